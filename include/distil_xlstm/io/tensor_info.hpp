@@ -1,0 +1,122 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/core/layout.hpp>
+#include <distil_xlstm/io/printable.hpp>
+
+namespace distil_xlstm::io {
+
+/// One tensor inside a file that some reader keeps mapped.
+struct tensor_info {
+  std::string name;
+  distil_xlstm::element element = distil_xlstm::element::f32;
+  std::string type;          ///< the type in the file's own words: "BF16", "Q4_1"
+  bool readable = true;      ///< false: a type this library has no `element` for; listed only
+  std::vector<index> shape;  ///< row-major, outermost first
+  /// The stored numbers: valid while the file object lives, and NOT aligned to anything (formats pack tensors
+  /// end to end). Read them with memcpy, or through `unpack`, `copy_to` and `values`, which do.
+  const std::byte* data = nullptr;
+  index bytes = 0;
+
+  /// Numbers in all.
+  index size() const {
+    index n = 1;
+    for (index d : shape) n *= d;
+    return n;
+  }
+  /// For binding by `frozen_layout`.
+  stored_tensor stored() const { return {data, element, shape}; }
+
+  /// Writes `size()` numbers to `out` as T: to a floating-point T from any floating-point or quantised type, to
+  /// an integer T from any integer type (range checked). Throws `error` naming the tensor otherwise.
+  template <class T>
+  void copy_to(T* out) const {
+    const index n = size();
+    const bool whole = element == distil_xlstm::element::i64 || element == distil_xlstm::element::i32 ||
+                       element == distil_xlstm::element::u16 || element == distil_xlstm::element::u8;
+    if constexpr (std::is_floating_point_v<T>) {
+      require(readable && !whole, "tensor ", detail::printable(name), " holds ", detail::printable(type),
+              ", numbers with a fraction are asked for");
+      unpack(element, data, n, out);
+    } else {
+      static_assert(std::is_integral_v<T>);
+      require(readable && whole, "tensor ", detail::printable(name), " holds ", detail::printable(type),
+              ", integers are asked for");
+      switch (element) {
+        case distil_xlstm::element::i64: return copy_integers<std::int64_t>(out, n);
+        case distil_xlstm::element::i32: return copy_integers<std::int32_t>(out, n);
+        case distil_xlstm::element::u16: return copy_integers<std::uint16_t>(out, n);
+        default: return copy_integers<std::uint8_t>(out, n);
+      }
+    }
+  }
+  /// `copy_to` a new vector.
+  template <class T>
+  std::vector<T> values() const {
+    std::vector<T> out(static_cast<std::size_t>(size()));
+    copy_to(out.data());
+    return out;
+  }
+
+ private:
+  template <class Stored, class T>
+  void copy_integers(T* out, index n) const {
+    const auto* p = reinterpret_cast<const std::uint8_t*>(data);
+    for (index i = 0; i < n; ++i) {
+      const auto x = distil_xlstm::detail::load_bytes<Stored>(p + i * static_cast<index>(sizeof(Stored)));
+      require(std::in_range<T>(x), "tensor ", detail::printable(name), ": number ", i, " is ", +x,
+              ", which does not fit the integers asked for");
+      out[i] = static_cast<T>(x);
+    }
+  }
+};
+
+namespace detail {
+
+/// a * b, or false when that is more than an `index` holds. Both must not be negative.
+inline bool multiply(index a, index b, index& product) { return !__builtin_mul_overflow(a, b, &product); }
+
+/// "[2, 3]"
+inline std::string shape_text(const std::vector<index>& shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size() && i < 8; ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + (shape.size() > 8 ? ", ...]" : "]");
+}
+
+/// Names to places in a list of tensors.
+class tensor_index {
+ public:
+  tensor_index() = default;
+  /// Throws naming `file` when two tensors have one name.
+  tensor_index(const std::vector<tensor_info>& tensors, std::string_view file) {
+    by_name_.reserve(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) by_name_.push_back(i);
+    std::sort(by_name_.begin(), by_name_.end(),
+              [&](std::size_t a, std::size_t b) { return tensors[a].name < tensors[b].name; });
+    for (std::size_t i = 1; i < by_name_.size(); ++i)
+      require(tensors[by_name_[i - 1]].name != tensors[by_name_[i]].name, file, ": tensor ",
+              printable(tensors[by_name_[i]].name), " is there twice");
+  }
+  const tensor_info* find(const std::vector<tensor_info>& tensors, std::string_view name) const {
+    const auto at = std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                                     [&](std::size_t i, std::string_view n) { return tensors[i].name < n; });
+    return at != by_name_.end() && tensors[*at].name == name ? &tensors[*at] : nullptr;
+  }
+
+ private:
+  std::vector<std::size_t> by_name_;
+};
+
+}  // namespace detail
+}  // namespace distil_xlstm::io

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/sha256.hpp>
+
+namespace distil_xlstm::io {
+
+namespace detail {
+
+/// Document starts of a text of n tokens: the first 0, strictly increasing, all below n (none or [0] when n =
+/// 0).
+inline void check_documents(std::span<const std::int64_t> documents, index n, std::string_view name) {
+  require(n == 0 || !documents.empty(), name, ": ", n, " tokens, but no document starts");
+  require(n > 0 || documents.size() <= 1, name, ": ", documents.size(), " documents, but no tokens");
+  require(documents.empty() || documents[0] == 0, name, ": the first document starts at ",
+          documents.empty() ? 0 : documents[0], ", not at 0");
+  for (std::size_t i = 1; i < documents.size(); ++i) {
+    require(documents[i] > documents[i - 1], name, ": document ", i, " starts at ", documents[i],
+            ", the one before at ", documents[i - 1]);
+    require(documents[i] < n, name, ": document ", i, " starts at ", documents[i], ", there are ", n,
+            " tokens");
+  }
+}
+
+/// Every id in 0 .. vocab_size - 1, or an error naming the first that is not.
+template <class Stored>
+void check_ids(const std::byte* ids, index n, std::int64_t vocab_size, std::string_view name) {
+  const auto* p = reinterpret_cast<const std::uint8_t*>(ids);
+  constexpr index width = sizeof(Stored);
+  bool good = true;  // no early way out, so that the loop vectorises
+  for (index i = 0; i < n; ++i) {
+    // a negative id, seen as unsigned, is above every vocabulary
+    good &= static_cast<std::uint32_t>(distil_xlstm::detail::load_bytes<Stored>(p + i * width)) <
+            static_cast<std::uint32_t>(vocab_size);
+  }
+  if (good) return;
+  for (index i = 0; i < n; ++i) {
+    const std::int64_t id = distil_xlstm::detail::load_bytes<Stored>(p + i * width);
+    require(id >= 0 && id < vocab_size, name, ": the id at position ", i, " is ", id, ", the vocabulary has ",
+            vocab_size);
+  }
+}
+
+}  // namespace detail
+
+/// A tokenised corpus: safetensors with `ids` (I32 or U16, [N]), `documents` (I64, [D]: where each document
+/// starts, the first at 0) and the metadata `vocab_size` and, where known, `tokenizer_sha256`. Memory-mapped.
+class token_file {
+ public:
+  /// Throws `error` naming the file when it cannot be read or is malformed; every id is checked (one linear
+  /// pass).
+  explicit token_file(const std::filesystem::path& path) : token_file(safetensors_file(path)) {}
+  /// Over memory that the caller keeps; `name` is what errors call it.
+  token_file(std::span<const std::byte> bytes, std::string name)
+      : token_file(safetensors_file(bytes, std::move(name))) {}
+  explicit token_file(safetensors_file file) : file_(std::move(file)) {
+    const std::string& name = file_.path();
+    const tensor_info &ids = file_.at("ids"), &documents = file_.at("documents");
+    require(ids.shape.size() == 1 && (ids.element == element::i32 || ids.element == element::u16), name,
+            ": ids must be I32 or U16 [N], not ", ids.type, " ", detail::shape_text(ids.shape));
+    require(documents.shape.size() == 1 && documents.element == element::i64, name,
+            ": documents must be I64 [D], not ", documents.type, " ", detail::shape_text(documents.shape));
+    ids_ = ids.data;
+    size_ = ids.shape[0];
+    narrow_ = ids.element == element::u16;
+    documents_ = documents.values<std::int64_t>();
+    detail::check_documents(documents_, size_, name);
+
+    const auto& metadata = file_.metadata();
+    const auto vocab = metadata.find("vocab_size");
+    require(vocab != metadata.end(), name, ": the metadata vocab_size is missing");
+    const char *first = vocab->second.data(), *last = first + vocab->second.size();
+    const auto [end, code] = std::from_chars(first, last, vocab_size_);
+    require(code == std::errc() && end == last && vocab_size_ >= 1 &&
+                vocab_size_ <= std::numeric_limits<std::int32_t>::max(),
+            name, ": vocab_size \"", detail::printable(vocab->second, 40), "\" is not a size of a vocabulary");
+    if (const auto hash = metadata.find("tokenizer_sha256"); hash != metadata.end())
+      tokenizer_sha256_ = hash->second;
+    if (narrow_)
+      detail::check_ids<std::uint16_t>(ids_, size_, vocab_size_, name);
+    else
+      detail::check_ids<std::int32_t>(ids_, size_, vocab_size_, name);
+  }
+
+  const std::string& path() const { return file_.path(); }
+  /// Tokens in all.
+  index size() const { return size_; }
+  std::int32_t operator[](index i) const {
+    const auto* p = reinterpret_cast<const std::uint8_t*>(ids_);
+    return narrow_ ? distil_xlstm::detail::load_bytes<std::uint16_t>(p + 2 * i)
+                   : distil_xlstm::detail::load_bytes<std::int32_t>(p + 4 * i);
+  }
+  /// ids[first .. first + n - 1] into `out`.
+  void copy(index first, index n, std::int32_t* out) const {
+    for (index i = 0; i < n; ++i) out[i] = (*this)[first + i];
+  }
+  /// Where each document starts.
+  std::span<const std::int64_t> documents() const { return documents_; }
+  /// The number of the document that position i (0 .. size() - 1) lies in. O(log D).
+  index document_of(index i) const {
+    return std::upper_bound(documents_.begin(), documents_.end(), i) - documents_.begin() - 1;
+  }
+  /// The position at which the document of position i starts.
+  index document_start(index i) const { return documents_[static_cast<std::size_t>(document_of(i))]; }
+  /// True where position i is the first of a document.
+  bool starts_at(index i) const { return std::binary_search(documents_.begin(), documents_.end(), i); }
+
+  index vocab_size() const { return vocab_size_; }
+  /// Empty where the file does not say.
+  const std::string& tokenizer_sha256() const { return tokenizer_sha256_; }
+  /// SHA-256 of the content whatever the width of the stored ids: N (u64), the ids (i32), D (u64), the document
+  /// starts (i64), all little endian. Computed at each call, in time linear in the file.
+  std::string data_sha256() const {
+    sha256 hash;
+    const auto number = [&](std::uint64_t n) { hash.update(&n, sizeof n); };
+    number(static_cast<std::uint64_t>(size_));
+    std::vector<std::int32_t> part(4096);
+    for (index i = 0; i < size_; i += 4096) {
+      const index n = std::min<index>(4096, size_ - i);
+      copy(i, n, part.data());
+      hash.update(part.data(), static_cast<std::size_t>(n) * sizeof(std::int32_t));
+    }
+    number(documents_.size());
+    hash.update(documents_.data(), documents_.size() * sizeof(std::int64_t));
+    return hash.hex();
+  }
+
+ private:
+  safetensors_file file_;
+  const std::byte* ids_ = nullptr;
+  index size_ = 0;
+  bool narrow_ = false;
+  std::vector<std::int64_t> documents_;
+  std::int64_t vocab_size_ = 0;
+  std::string tokenizer_sha256_;
+};
+
+/// Writes a token file (U16 ids when the vocabulary has at most 65536 entries, else I32), atomically. The
+/// content is checked as the reader checks it, before anything is written. `tokenizer_sha256` is left out when
+/// empty.
+inline void write_token_file(const std::filesystem::path& path, std::span<const std::int32_t> ids,
+                             std::span<const std::int64_t> documents, index vocab_size,
+                             std::string_view tokenizer_sha256 = {}) {
+  const std::string name = path.string();
+  const auto n = static_cast<index>(ids.size());
+  require(vocab_size >= 1 && vocab_size <= std::numeric_limits<std::int32_t>::max(), name, ": vocab_size ",
+          vocab_size, " is not a size of a vocabulary");
+  detail::check_documents(documents, n, name);
+  detail::check_ids<std::int32_t>(std::as_bytes(ids).data(), n, vocab_size, name);
+  const bool narrow = vocab_size <= 65536;
+  safetensors_writer writer;
+  writer.metadata("vocab_size", std::to_string(vocab_size));
+  if (!tokenizer_sha256.empty()) writer.metadata("tokenizer_sha256", std::string(tokenizer_sha256));
+  writer.declare("ids", narrow ? element::u16 : element::i32, {n});
+  writer.declare("documents", element::i64, {static_cast<index>(documents.size())});
+  writer.open(path);
+  if (narrow) {
+    std::vector<std::uint16_t> part(4096);
+    for (index i = 0; i < n; i += 4096) {
+      const index m = std::min<index>(4096, n - i);
+      std::transform(ids.begin() + i, ids.begin() + i + m, part.begin(),
+                     [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+      writer.append(part.data(), m);
+    }
+  } else {
+    writer.append(ids.data(), n);
+  }
+  writer.append(documents.data(), static_cast<index>(documents.size()));
+  writer.commit();
+}
+
+}  // namespace distil_xlstm::io
