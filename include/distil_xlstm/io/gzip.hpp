@@ -25,8 +25,8 @@ class gzip_line_reader {
     require(!std::filesystem::is_directory(path_), path_.string(), ": is a folder, not a file of lines");
     errno = 0;
     file_.reset(gzopen(path_.c_str(), "rb"));
-    require(file_ != nullptr, path_.string(), ": cannot be opened: ",
-            errno ? std::strerror(errno) : "out of memory");
+    require(file_ != nullptr, path_.string(),
+            ": cannot be opened: ", errno ? std::strerror(errno) : "out of memory");
     gzbuffer(file_.get(), 1u << 17);
     // zlib hands through what does not start like gzip; under this name that is a damaged file.
     require(path_.extension() != ".gz" || !gzdirect(file_.get()), path_.string(), ": is not a gzip file");

