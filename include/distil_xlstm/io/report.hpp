@@ -207,6 +207,7 @@ struct chart {
   std::string title, unit;
   std::vector<curve> curves;
   bool log_axis = false, from_zero = false;
+  bool measured = true;  ///< noisy, so that a long curve is smoothed; a schedule is drawn as it is
   std::vector<std::pair<std::string, double>> references = {};
 };
 
@@ -390,12 +391,12 @@ inline std::string draw(const chart& c, double first_step, double last_step) {
   for (std::size_t i = 0; i < c.curves.size(); ++i) {
     const auto& k = c.curves[i];
     const auto colour = std::to_string(i % 3);
-    const bool smooth = k.points.size() > smooth_above && !named;
+    const bool smooth = k.points.size() > smooth_above && c.measured;
     const auto line = smooth ? smoothed(k.points, c.log_axis) : k.points;
     if (smooth)
       body += "<path class=\"raw s" + colour + "\" d=\"" + path_of(thinned(k.points), x, y, f) + "\"/>";
     body += "<path class=\"l s" + colour + "\" d=\"" + path_of(thinned(line), x, y, f) + "\"/>";
-    if (k.points.size() <= 40)
+    if (k.points.size() == 1 || (k.points.size() <= 40 && c.measured))
       for (const auto& p : k.points)
         body += "<circle class=\"dot d" + colour + "\" r=\"3.5\" cx=\"" +
                 fixed(f.left + x.place(p.x) * (f.right - f.left), 1) + "\" cy=\"" +
@@ -490,7 +491,7 @@ inline std::string held_out_html(const held_out_table& t) {
 
 inline std::string curves_html(const report_data& run, const held_out_table& held_out) {
   const auto one = [&](const char* name, const char* title, const char* unit, bool log_scale, bool from_zero) {
-    return chart{title, unit, {curve_of(run.records, name, "", "", log_scale)}, log_scale, from_zero};
+    return chart{title, unit, {curve_of(run.records, name, "", "", log_scale)}, log_scale, from_zero, true};
   };
   std::vector<chart> charts{
       one("ce", "Cross-entropy", "nats per token", false, false),
@@ -504,8 +505,9 @@ inline std::string curves_html(const report_data& run, const held_out_table& hel
        {curve_of(run.records, "alpha", "alpha", "α", false), curve_of(run.records, "beta", "beta", "β", false),
         curve_of(run.records, "temperature", "temperature", "T", false)},
        false,
-       true},
-      one("lr", "Learning rate", "", false, true),
+       true,
+       false},
+      {"Learning rate", "", {curve_of(run.records, "lr", "", "", false)}, false, true, false},
       one("tokens_per_second", "Speed", "tokens per second", false, true)};
   for (const auto& [name, ppl] :
        {std::pair("teacher", held_out.teacher), std::pair("unigram", held_out.unigram)})
@@ -517,7 +519,7 @@ inline std::string curves_html(const report_data& run, const held_out_table& hel
     std::erase_if(c.curves, [](const curve& k) { return k.points.empty(); });
     for (const auto& k : c.curves) {
       first = std::min(first, k.points.front().x), last = std::max(last, k.points.back().x);
-      smooth = smooth || (k.points.size() > smooth_above && c.curves.size() == 1);
+      smooth = smooth || (k.points.size() > smooth_above && c.measured);
     }
   }
   std::string html;
@@ -526,7 +528,8 @@ inline std::string curves_html(const report_data& run, const held_out_table& hel
   if (html.empty()) return "<h2>Training</h2>\n<p class=\"note\">No step was logged.</p>\n";
   return "<h2>Training</h2>\n<div class=\"grid\">\n" + html + "</div>\n" +
          (smooth ? "<p class=\"note\">Faint: every logged step. Strong: its moving mean over 2 % of the run "
-                   "(geometric on a logarithmic axis). A value that was not finite leaves a gap.</p>\n"
+                   "(geometric on a logarithmic axis). The number is where it ends. "
+                   "A value that was not finite leaves a gap.</p>\n"
                  : "");
 }
 }  // namespace detail
