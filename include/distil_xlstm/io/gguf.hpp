@@ -173,6 +173,11 @@ class gguf_file {
             " bytes that follow");
   }
 
+  /// What to reserve for a count that is only claimed: the objects are larger than their bytes in the file.
+  static std::size_t cautious(std::uint64_t count) {
+    return static_cast<std::size_t>(std::min<std::uint64_t>(count, 65536));
+  }
+
   static bool is_integer(gguf_type t) {
     return t <= gguf_type::i32 || t == gguf_type::u64 || t == gguf_type::i64;
   }
@@ -229,7 +234,7 @@ class gguf_file {
     const auto key_count = read_count(8 + 4 + 1, "keys");
     check_count(tensor_count, 8 + 4 + 4 + 8, "tensors");
 
-    keys_.reserve(static_cast<std::size_t>(key_count));
+    keys_.reserve(cautious(key_count));
     for (std::uint64_t i = 0; i < key_count; ++i) {
       const std::string_view key = read_string();
       const gguf_type type = read_type(key);
@@ -248,8 +253,8 @@ class gguf_file {
             ": general.alignment is ", alignment_, ", it must be a power of two up to ", largest_alignment);
 
     std::vector<std::uint64_t> offsets;
-    tensors_.reserve(static_cast<std::size_t>(tensor_count));
-    offsets.reserve(static_cast<std::size_t>(tensor_count));
+    tensors_.reserve(cautious(tensor_count));
+    offsets.reserve(cautious(tensor_count));
     for (std::uint64_t i = 0; i < tensor_count; ++i) tensors_.push_back(read_tensor(offsets));
     index_ = detail::tensor_index(tensors_, name_);
     if (!tensors_.empty()) place_tensors(offsets);
@@ -273,7 +278,7 @@ class gguf_file {
         v.packed = take(v.count * width);
       } else if (v.of == gguf_type::string) {
         v.count = read_count(8, "strings");
-        v.strings.reserve(static_cast<std::size_t>(v.count));
+        v.strings.reserve(cautious(v.count));
         for (std::uint64_t i = 0; i < v.count; ++i) v.strings.push_back(read_string());
       } else {
         v.count = read_count(4 + 8, "arrays");
