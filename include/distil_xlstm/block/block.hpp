@@ -1,0 +1,44 @@
+#pragma once
+
+#include <concepts>
+#include <utility>
+
+#include <distil_xlstm/core/layout.hpp>
+#include <distil_xlstm/core/sequence.hpp>
+
+namespace distil_xlstm {
+
+/// What a block's description binds to: weights over a layout (trainable) or a frozen layout, state, tape.
+template <class B, class L>
+using params_t = decltype(std::declval<const B&>().params(std::declval<L&>()));
+template <class B, class T>
+using weights_t = params_t<B, layout<T>>;
+template <class B, class T>
+using state_t = decltype(std::declval<const B&>().state(std::declval<layout<T>&>()));
+template <class B, class T>
+using tape_t = decltype(std::declval<const B&>().tape(std::declval<layout<T>&>(), sequence_view{}));
+
+/// A block is a small value that describes memory and maps a sequence of vectors to another of the same rows.
+///
+/// Minimal definition:
+///   params(l)     takes its weights from a layout (trainable) or a frozen_layout; returns views
+///   state(l)      takes the recurrent state of one sequence; returns per_sequence views
+///   tape(l, seq)  takes what forward leaves for backward
+///   forward(device, seq, params, state, tape, x, y)            reads x [rows, in], writes y [rows, out],
+///   advances state backward(device, seq, params, gradients, tape, x, dy, dx)  adds to gradients, overwrites dx
+///   width_in(), width_out()
+/// Laws (testing/laws.hpp): the gradient is the finite difference; two halves with carried state are one whole;
+/// steps of one token are one forward; backward adds to gradients; nothing crosses a document boundary.
+template <class B>
+concept Block = std::semiregular<B> && requires(const B b, layout<float>& l, sequence_view seq) {
+  b.params(l);
+  b.state(l);
+  b.tape(l, seq);
+  { b.width_in() } -> std::convertible_to<index>;
+  { b.width_out() } -> std::convertible_to<index>;
+};
+
+/// What a stateless or tapeless block returns.
+struct nothing {};
+
+}  // namespace distil_xlstm

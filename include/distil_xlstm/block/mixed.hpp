@@ -1,0 +1,85 @@
+#pragma once
+
+#include <variant>
+
+#include <distil_xlstm/block/block.hpp>
+
+namespace distil_xlstm {
+
+/// One of several kinds of block, chosen when the program runs: a layer of a stack whose kinds a file lists.
+template <Block... Bs>
+struct mixed {
+  std::variant<Bs...> block{};
+
+  mixed() = default;
+  template <class B>
+  requires(std::same_as<std::remove_cvref_t<B>, Bs> || ...) mixed(B&& b) : block(std::forward<B>(b)) {}
+
+  /// Which of the kinds it is, by position in the list.
+  index kind() const { return static_cast<index>(block.index()); }
+  index width_in() const {
+    return visit([](const auto& b) -> index { return b.width_in(); });
+  }
+  index width_out() const {
+    return visit([](const auto& b) -> index { return b.width_out(); });
+  }
+  template <class L>
+  auto params(L& l) const {
+    return visit([&](const auto& b) {
+      return std::variant<params_t<Bs, L>...>(in_place<B_of<decltype(b)>>(), b.params(l));
+    });
+  }
+  template <class L>
+  auto state(L& l) const {
+    using T = typename L::scalar;
+    return visit([&](const auto& b) {
+      return std::variant<state_t<Bs, T>...>(in_place<B_of<decltype(b)>>(), b.state(l));
+    });
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    return visit([&](const auto& b) {
+      return std::variant<tape_t<Bs, T>...>(in_place<B_of<decltype(b)>>(), b.tape(l, seq));
+    });
+  }
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    visit([&](const auto& b) {
+      constexpr std::size_t I = position<B_of<decltype(b)>>;
+      b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y);
+    });
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    visit([&](const auto& b) {
+      constexpr std::size_t I = position<B_of<decltype(b)>>;
+      b.backward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&g), *std::get_if<I>(&k), x, dy, dx);
+    });
+  }
+
+ private:
+  template <class R>
+  using B_of = std::remove_cvref_t<R>;
+  template <class B>
+  static constexpr std::size_t position = [] {
+    std::size_t i = 0;
+    for (bool same : {std::same_as<B, Bs>...}) {
+      if (same) break;
+      ++i;
+    }
+    return i;
+  }();
+  template <class B>
+  static constexpr auto in_place() {
+    return std::in_place_index<position<B>>;
+  }
+  template <class F>
+  auto visit(F&& f) const {
+    return std::visit(f, block);
+  }
+};
+
+}  // namespace distil_xlstm

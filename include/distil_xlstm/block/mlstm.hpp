@@ -1,0 +1,285 @@
+#pragma once
+
+#include <cmath>
+
+#include <distil_xlstm/block/causal_conv1d.hpp>
+#include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/silu.hpp>
+#include <distil_xlstm/device/mlstm_scan.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// y = (norm(h) + skip a) SiLU(z)
+template <class T>
+struct mlstm_output {
+  using scalar = T;
+  norm_view<T> n;
+  matrix_view<const T> h, a, z;
+  const T *statistics, *skip;
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index row = n.row(r), column = n.column(r) + c;
+    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
+    const V inner =
+        n.template scale<V>(column) * u + math::load<V>(skip + column) * math::load<V>(a.row(row) + column);
+    const V gate = math::load<V>(z.row(row) + column);
+    math::store<V>(y.row(row) + column, inner * gate * math::sigmoid(gate));
+  }
+};
+
+/// Its gradients by norm(h), a and z.
+template <class T>
+struct mlstm_output_backward {
+  using scalar = T;
+  norm_view<T> n;
+  matrix_view<const T> h, a, z;
+  const T *statistics, *skip;
+  matrix_view<T> dy;  ///< in: dy; out: the gradient of norm(h)
+  matrix_view<T> da, dz;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index row = n.row(r), column = n.column(r) + c;
+    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
+    const V s = math::load<V>(skip + column);
+    const V inner = n.template scale<V>(column) * u + s * math::load<V>(a.row(row) + column);
+    const auto gate = math::silu(math::load<V>(z.row(row) + column));
+    T* p = dy.row(row) + column;
+    const V g = math::load<V>(p), dn = g * gate.value;
+    math::store<V>(p, dn);
+    math::store<V>(da.row(row) + column, dn * s);
+    math::store<V>(dz.row(row) + column, g * inner * gate.slope);
+  }
+};
+
+/// dskip += sum over rows of dn a
+template <class T>
+struct skip_gradient {
+  using scalar = T;
+  matrix_view<const T> dn, a;
+  T* dskip;
+  template <class V>
+  struct acc {
+    V sum;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& s, index r, index c) const {
+    s.sum = s.sum + math::load<V>(dn.row(r) + c) * math::load<V>(a.row(r) + c);
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void finish(index c, const acc<V>& s) const {
+    math::store<V>(dskip + c, math::load<V>(dskip + c) + s.sum);
+  }
+};
+
+}  // namespace detail
+
+template <class Matrix, class Pointer>
+struct mlstm_params {
+  linear_params<Matrix, Pointer> proj_up, proj_down;
+  headwise_params<Pointer> q_proj, k_proj, v_proj;
+  conv_params<Pointer> conv1d;
+  linear_params<Matrix, Pointer> igate, fgate;
+  norm_params<Pointer> outnorm;
+  Pointer learnable_skip;
+};
+template <class T>
+struct mlstm_layer_state {
+  conv_state<T> conv;
+  mlstm_state<T> cell;
+};
+template <class T>
+struct mlstm_tape {
+  matrix_view<T> up;  ///< [rows, 2 inner]: the cell's input, and z
+  conv_tape<T> conv;
+  matrix_view<T> u, a;  ///< convolution, and SiLU of it
+  matrix_view<T> qkv;   ///< [rows, 3 inner]
+  matrix_view<T> i, f, h;
+  T* kept;
+  norm_tape<T> norm;
+  matrix_view<T> y;  ///< what the down projection reads
+};
+
+/// The mLSTM layer of NX-AI/xlstm (Family A): up projection into cell input and output gate z, convolution and
+/// SiLU before q and k, gates from [q k v], the matrix memory, a norm per head, a learnable skip, down
+/// projection.
+struct mlstm {
+  index width = 0, heads = 1;
+  index inner = 0;  ///< reference: round_up(proj_factor width, 64)
+  index conv_window = 4;
+  index qkv_block = 4;  ///< block size of the q, k, v maps
+  bool bias = false;
+  index chunk = 64;
+  index block_count = 1;  ///< for the initial down projection
+  double empty_m = -std::numeric_limits<double>::infinity();
+
+  constexpr index width_in() const { return width; }
+  constexpr index width_out() const { return width; }
+
+  template <class L>
+  auto params(L& l) const {
+    require(heads > 0 && inner % heads == 0, "mlstm: ", heads, " heads do not divide the inner width ", inner);
+    require(qkv_block > 0 && inner % qkv_block == 0, "mlstm: q, k, v blocks of ", qkv_block,
+            " do not divide the inner width ", inner);
+    mlstm_params<typename L::matrix_type, typename L::pointer> p;
+    p.learnable_skip = l.tensor("learnable_skip", {inner}, initial::ones());
+    p.proj_up = l.scope("proj_up", [&] { return up().params(l); });
+    p.q_proj = l.scope("q_proj", [&] { return qkv().params(l); });
+    p.k_proj = l.scope("k_proj", [&] { return qkv().params(l); });
+    p.v_proj = l.scope("v_proj", [&] { return qkv().params(l); });
+    p.conv1d = l.scope("conv1d", [&] { return conv().params(l); });
+    l.scope("mlstm_cell", [&] {
+      p.igate =
+          l.scope("igate", [&] { return gate_params(l, [](index, rng& r) { return 0.1 * r.normal(); }); });
+      const index n = heads;
+      p.fgate = l.scope("fgate", [&] {
+        return gate_params(l, [n](index a, rng&) {
+          return n > 1 ? 3.0 + 3.0 * static_cast<double>(a) / static_cast<double>(n - 1) : 3.0;
+        });
+      });
+      p.outnorm = l.scope("outnorm", [&] { return outnorm().params(l); });
+      return nothing{};
+    });
+    p.proj_down = l.scope("proj_down", [&] { return down().params(l); });
+    return p;
+  }
+  template <class L>
+  auto state(L& l) const {
+    const index head = inner / heads;
+    mlstm_layer_state<typename L::scalar> s;
+    s.conv = l.scope("conv1d", [&] { return conv().state(l); });
+    l.scope("mlstm_cell", [&] {
+      s.cell.c = l.state("c", {heads, head, head});
+      s.cell.n = l.state("n", {heads, head});
+      s.cell.m = l.state("m", {heads}, initial::constant(empty_m));
+      return nothing{};
+    });
+    return s;
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    const index rows = seq.rows();
+    mlstm_tape<T> k{};
+    k.up = l.matrix("up", rows, 2 * inner);
+    k.conv = conv().tape(l, seq);
+    k.u = l.matrix("u", rows, inner);
+    k.a = l.matrix("a", rows, inner);
+    k.qkv = l.matrix("qkv", rows, 3 * inner);
+    k.i = l.matrix("i", rows, heads);
+    k.f = l.matrix("f", rows, heads);
+    k.h = l.matrix("h", rows, inner);
+    if (!l.transient()) k.kept = l.tensor("kept", {seq.batch, heads, shape().chunks(seq.time), shape().kept()});
+    k.norm = outnorm().tape(l, seq);
+    k.y = l.matrix("y", rows, inner);
+    return k;
+  }
+
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    const index rows = x.rows;
+    up().forward(d, p.proj_up, x, k.up);
+    const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner);
+    conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u);
+    map(d, rows, inner, detail::silu_map<T>{k.u, k.a});
+    const matrix_view<const T> a = k.a, kqkv = k.qkv;
+    qkv().forward(d, p.q_proj, a, k.qkv.columns(0, inner));
+    qkv().forward(d, p.k_proj, a, k.qkv.columns(inner, inner));
+    qkv().forward(d, p.v_proj, in, k.qkv.columns(2 * inner, inner));
+    gate().forward(d, p.igate, kqkv, k.i);
+    gate().forward(d, p.fgate, kqkv, k.f);
+    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
+                                        kqkv.columns(2 * inner, inner), k.i, k.f, k.h, s.cell, k.kept});
+    statistics(d, k, rows);
+    map(d, rows * heads, inner / heads,
+        detail::mlstm_output<T>{outnorm().template view<T>(p.outnorm.weight), k.h, a, z, k.norm.statistics,
+                                p.learnable_skip, k.y});
+    down().forward(d, p.proj_down, matrix_view<const T>(k.y), y);
+  }
+
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    const index rows = x.rows;
+    auto memory = d.template scratch<T>(rows * (8 * inner + 2 * heads));
+    T* at = memory.data();
+    auto take = [&](index columns) {
+      matrix_view<T> m(at, rows, columns);
+      at += rows * columns;
+      return m;
+    };
+    const auto dup = take(2 * inner), dn = take(inner), dqkv = take(3 * inner), da = take(inner),
+               dh = take(inner);
+    const auto di = take(heads), df = take(heads);
+    const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), a = k.a, h = k.h;
+    const matrix_view<const T> kqkv = k.qkv;
+    const auto norm = outnorm().template view<T>(p.outnorm.weight);
+
+    down().backward(d, p.proj_down, g.proj_down, matrix_view<const T>(k.y), dy, dn);
+    map(d, rows * heads, inner / heads,
+        detail::mlstm_output_backward<T>{norm, h, a, z, k.norm.statistics, p.learnable_skip, dn, da,
+                                         dup.columns(inner, inner)});
+    fold_columns(d, rows, inner, detail::skip_gradient<T>{dn, a, g.learnable_skip});
+    outnorm().backward(d, p.outnorm, g.outnorm, k.norm, h, matrix_view<const T>(dn), dh);
+    mlstm_backward(d, mlstm_backward_arguments<T>{
+                          seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
+                          kqkv.columns(2 * inner, inner), k.i, k.f, h, dh, k.kept, dqkv.columns(0, inner),
+                          dqkv.columns(inner, inner), dqkv.columns(2 * inner, inner), di, df});
+    gate_backward(d, p.igate, g.igate, kqkv, matrix_view<const T>(di), dqkv);
+    gate_backward(d, p.fgate, g.fgate, kqkv, matrix_view<const T>(df), dqkv);
+    const matrix_view<const T> dqkv_in = dqkv;
+    qkv().backward(d, p.q_proj, g.q_proj, a, dqkv_in.columns(0, inner), da, T(1));
+    qkv().backward(d, p.k_proj, g.k_proj, a, dqkv_in.columns(inner, inner), da, T(1));
+    qkv().backward(d, p.v_proj, g.v_proj, in, dqkv_in.columns(2 * inner, inner), dup.columns(0, inner));
+    map(d, rows, inner, detail::silu_backward_map<T>{k.u, da});
+    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, matrix_view<const T>(da), dup.columns(0, inner),
+                    true);
+    up().backward(d, p.proj_up, g.proj_up, x, matrix_view<const T>(dup), dx);
+  }
+
+  mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
+
+ private:
+  double small() const { return std::sqrt(2.0 / (5.0 * static_cast<double>(width))); }
+  linear<> up() const { return {width, 2 * inner, bias, small()}; }
+  linear<> down() const {
+    return {inner, width, bias,
+            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
+  }
+  headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
+  causal_conv1d conv() const { return {inner, conv_window}; }
+  linear<> gate() const { return {3 * inner, heads, true, 0.0}; }
+  layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }
+
+  template <class L, class Init>
+  auto gate_params(L& l, Init bias_init) const {
+    linear_params<typename L::matrix_type, typename L::pointer> p;
+    p.weight = l.matrix("weight", heads, 3 * inner, initial::zeros());
+    p.bias = l.tensor("bias", {heads}, bias_init);
+    return p;
+  }
+  /// dqkv += dgate W
+  template <class D, class P, class G, class T>
+  void gate_backward(D& d, const P& p, const G& g, matrix_view<const T> qkv_in, matrix_view<const T> dgate,
+                     matrix_view<T> dqkv) const {
+    gemm(d, dgate, p.weight, dqkv, T(1));
+    gemm(d, transposed(dgate), qkv_in, g.weight, T(1));
+    fold_columns(d, dgate.rows, heads, detail::add_column_sums<T>{dgate, g.bias});
+  }
+  template <class D, class T>
+  void statistics(D& d, const mlstm_tape<T>& k, index rows) const {
+    const auto n = outnorm().template view<T>(static_cast<const T*>(nullptr));
+    fold_rows(d, rows * heads, n.width, detail::norm_mean<T>{n, k.h, k.norm.statistics});
+    fold_rows(d, rows * heads, n.width, detail::norm_variance<T>{n, k.h, k.norm.statistics});
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/block/sequential.hpp>
+
+namespace distil_xlstm {
+
+/// Looks at nothing: the default of taps.
+struct no_taps {
+  template <class M>
+  void operator()(index, const M&) const {}
+};
+
+/// One block type N times (`dynamic`: as often as the program says), each its own value: depth stays out of the
+/// instantiation. Block outputs are taps: `forward` shows each to `on_output(i, y_i)`, `backward` lets
+/// `add_gradient(i, dy_i)` add to the gradient of each before it goes on.
+template <index N, Block Inner>
+struct repeat {
+  static_assert(N == dynamic || N > 0, "distil_xlstm::repeat: the count must be positive, or dynamic");
+  using storage =
+      std::conditional_t<N == dynamic, std::vector<Inner>, std::array<Inner, std::size_t(N < 0 ? 0 : N)>>;
+  storage blocks{};
+
+  index count() const { return static_cast<index>(blocks.size()); }
+  auto width_in() const { return blocks.front().width_in(); }
+  auto width_out() const { return blocks.back().width_out(); }
+
+  template <class L>
+  auto params(L& l) const {
+    require(count() > 0, "repeat: no blocks");
+    return many(l, [&](index i) { return at(i).params(l); });
+  }
+  template <class L>
+  auto state(L& l) const {
+    return many(l, [&](index i) { return at(i).state(l); });
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    using entry = slot<tape_t<Inner, T>, T>;
+    // No backward will look: members share their memory, outputs take turns in two buffers.
+    matrix_view<T> turns[2];
+    if (l.transient())
+      for (auto& m : turns) m = l.matrix("out", seq.rows(), width_out());
+    return many(l, [&](index i) {
+      const index mark = l.mark();
+      entry s{at(i).tape(l, seq), {}, {}};
+      if (l.transient()) {
+        l.rewind(mark);
+        s.out = turns[i % 2];
+      } else {
+        s.out = l.matrix("out", seq.rows(), width_out());
+        s.dout = l.matrix("dout", seq.rows(), width_out());
+      }
+      return s;
+    });
+  }
+  template <class D, class P, class S, class K, class T, class Taps = no_taps>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y, Taps&& on_output = {}) const {
+    for (index i = 0; i < count(); ++i) {
+      const auto j = static_cast<std::size_t>(i);
+      const matrix_view<T> out = i + 1 == count() ? y : k[j].out;
+      at(i).forward(d, seq, p[j], s[j], k[j].inner, x, out);
+      on_output(i, matrix_view<const T>(out));
+      x = out;
+    }
+  }
+  /// `dy` of the last block is written through by its tap, so it is taken as the caller's to change.
+  template <class D, class P, class G, class K, class T, class Taps = no_taps>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
+    for (index i = count() - 1; i >= 0; --i) {
+      const auto j = static_cast<std::size_t>(i);
+      add_gradient(i, matrix_view<T>(const_cast<T*>(dy.data), dy.rows, dy.cols, dy.stride));
+      const matrix_view<const T> in = i > 0 ? matrix_view<const T>(k[j - 1].out) : x;
+      const matrix_view<T> din = i > 0 ? k[j - 1].dout : dx;
+      at(i).backward(d, seq, p[j], g[j], k[j].inner, in, dy, din);
+      dy = din;
+    }
+  }
+
+ private:
+  const Inner& at(index i) const { return blocks[static_cast<std::size_t>(i)]; }
+  template <class L, class F>
+  auto many(L& l, F f) const {
+    using R = decltype(f(0));
+    std::vector<R> r;
+    r.reserve(blocks.size());
+    for (index i = 0; i < count(); ++i) r.push_back(l.scope(std::to_string(i), [&] { return f(i); }));
+    return r;
+  }
+};
+
+/// n equal blocks.
+template <Block Inner>
+repeat<dynamic, Inner> repeated(index n, Inner block) {
+  return {std::vector<Inner>(static_cast<std::size_t>(n), block)};
+}
+
+}  // namespace distil_xlstm

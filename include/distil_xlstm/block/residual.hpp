@@ -1,0 +1,45 @@
+#pragma once
+
+#include <distil_xlstm/block/linear.hpp>
+
+namespace distil_xlstm {
+
+/// y = x + inner(x). Owns its own skip: no tags, no numbers.
+template <Block Inner>
+struct residual {
+  [[no_unique_address]] Inner inner{};
+
+  constexpr auto width_in() const { return inner.width_in(); }
+  constexpr auto width_out() const { return inner.width_out(); }
+
+  template <class L>
+  auto params(L& l) const {
+    require(index(width_in()) == index(width_out()), "residual: the inner block maps width ", index(width_in()),
+            " to ", index(width_out()));
+    return inner.params(l);
+  }
+  template <class L>
+  auto state(L& l) const {
+    return inner.state(l);
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    return inner.tape(l, seq);
+  }
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    inner.forward(d, seq, p, s, k, x, y);
+    map(d, y.rows, y.cols, detail::add_to<T>{x, y});
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    inner.backward(d, seq, p, g, k, x, dy, dx);
+    map(d, dx.rows, dx.cols, detail::add_to<T>{dy, dx});
+  }
+};
+template <class Inner>
+residual(Inner) -> residual<Inner>;
+
+}  // namespace distil_xlstm

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+
+#include <distil_xlstm/block/block.hpp>
+
+namespace distil_xlstm {
+
+/// A name as a template argument: named<"xlstm_norm", layer_norm<>>.
+template <std::size_t N>
+struct fixed_string {
+  char text[N];
+  constexpr fixed_string(const char (&s)[N]) { std::copy_n(s, N, text); }
+  constexpr std::string_view view() const { return {text, N - 1}; }
+};
+
+/// `inner`, whose tensors are called Name.<...>.
+template <fixed_string Name, Block Inner>
+struct named : Inner {
+  static constexpr std::string_view name = Name.view();
+};
+
+namespace detail {
+template <class B>
+std::string name_of_member(std::size_t position) {
+  if constexpr (requires { B::name; })
+    return std::string(B::name);
+  else
+    return std::to_string(position);
+}
+/// Widths that the compiler knows must fit; the rest is checked when the block is bound.
+template <class A, class B>
+inline constexpr bool static_widths_fit = [] {
+  using out = decltype(std::declval<const A&>().width_out());
+  using in = decltype(std::declval<const B&>().width_in());
+  if constexpr (requires {
+                  out::is_static;
+                  in::is_static;
+                }) {
+    if constexpr (out::is_static && in::is_static) return index(out{}) == index(in{});
+  }
+  return true;
+}();
+template <class A, class... Rest>
+constexpr bool widths_fit() {
+  if constexpr (sizeof...(Rest) == 0)
+    return true;
+  else
+    return static_widths_fit<A, std::tuple_element_t<0, std::tuple<Rest...>>> && widths_fit<Rest...>();
+}
+}  // namespace detail
+
+/// What a composition keeps of one member: its tape, its output and the gradient of that.
+template <class Tape, class T>
+struct slot {
+  Tape inner;
+  matrix_view<T> out, dout;
+};
+
+/// First to last. Members are called by their name, or 0, 1, ...
+template <Block... Bs>
+struct sequential {
+  static_assert(sizeof...(Bs) > 0, "distil_xlstm::sequential: at least one block");
+  static_assert(detail::widths_fit<Bs...>(),
+                "distil_xlstm::sequential: a block's width_out must equal the next block's width_in");
+  std::tuple<Bs...> blocks{};
+
+  constexpr sequential() = default;
+  constexpr explicit sequential(Bs... bs) : blocks(std::move(bs)...) {}
+
+  constexpr auto width_in() const { return std::get<0>(blocks).width_in(); }
+  constexpr auto width_out() const { return std::get<sizeof...(Bs) - 1>(blocks).width_out(); }
+
+  template <class L>
+  auto params(L& l) const {
+    check_widths<1>();
+    return each(l, [&](const auto& b, auto) { return b.params(l); });
+  }
+  template <class L>
+  auto state(L& l) const {
+    return each(l, [&](const auto& b, auto) { return b.state(l); });
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    return each(l, [&](const auto& b, auto position) {
+      constexpr bool last = decltype(position)::value + 1 == sizeof...(Bs);
+      slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}, {}};
+      if (!last) {
+        s.out = l.matrix("out", seq.rows(), b.width_out());
+        if (!l.transient()) s.dout = l.matrix("dout", seq.rows(), b.width_out());
+      }
+      return s;
+    });
+  }
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    run_forward<0>(d, seq, p, s, k, x, y);
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    run_backward<sizeof...(Bs) - 1>(d, seq, p, g, k, x, dy, dx);
+  }
+
+ private:
+  template <std::size_t I>
+  void check_widths() const {
+    if constexpr (I < sizeof...(Bs)) {
+      const index out = std::get<I - 1>(blocks).width_out(), in = std::get<I>(blocks).width_in();
+      require(out == in, "sequential: block ", I - 1, " gives width ", out, ", block ", I, " takes ", in);
+      check_widths<I + 1>();
+    }
+  }
+  template <class L, class F>
+  auto each(L& l, F f) const {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+      // The tuple's type is spelled: deduction would unwrap a tuple of one tuple.
+      using result = std::tuple<decltype(f(std::get<I>(blocks), std::integral_constant<std::size_t, I>{}))...>;
+      return result{l.scope(detail::name_of_member<std::tuple_element_t<I, std::tuple<Bs...>>>(I), [&] {
+        return f(std::get<I>(blocks), std::integral_constant<std::size_t, I>{});
+      })...};
+    }
+    (std::index_sequence_for<Bs...>{});
+  }
+  template <std::size_t I, class D, class P, class S, class K, class T>
+  void run_forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+                   matrix_view<T> y) const {
+    constexpr bool last = I + 1 == sizeof...(Bs);
+    const matrix_view<T> out = last ? y : std::get<I>(k).out;
+    std::get<I>(blocks).forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out);
+    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, matrix_view<const T>(out), y);
+  }
+  template <std::size_t I, class D, class P, class G, class K, class T>
+  void run_backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                    matrix_view<const T> dy, matrix_view<T> dx) const {
+    matrix_view<const T> in = x;
+    matrix_view<T> din = dx;
+    if constexpr (I > 0) in = std::get<I - 1>(k).out, din = std::get<I - 1>(k).dout;
+    std::get<I>(blocks).backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
+    if constexpr (I > 0) run_backward<I - 1>(d, seq, p, g, k, x, matrix_view<const T>(din), dx);
+  }
+};
+
+}  // namespace distil_xlstm

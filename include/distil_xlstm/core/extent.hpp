@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+
+namespace distil_xlstm {
+
+/// Signed, so that differences and reverse loops are ordinary arithmetic.
+using index = std::ptrdiff_t;
+
+/// The value of `Eigen::Dynamic`; and diagnostics print -1 instead of 2^64 - 1.
+inline constexpr index dynamic = -1;
+
+/// A size known to the compiler, or (`dynamic`) only to the program.
+template <index N = dynamic>
+struct extent {
+  static_assert(N >= 0, "distil_xlstm::extent: a static size must not be negative");
+  static constexpr bool is_static = true;
+  constexpr extent() = default;
+  constexpr explicit extent(index) {}
+  constexpr operator index() const { return N; }
+};
+
+template <>
+struct extent<dynamic> {
+  static constexpr bool is_static = false;
+  index value = 0;
+  constexpr extent() = default;
+  constexpr extent(index n) : value(n) {}
+  constexpr operator index() const { return value; }
+};
+
+/// The static size of two that describe the same thing, `dynamic` where neither is static.
+template <index A, index B>
+inline constexpr index common_extent = A == dynamic ? B : A;
+
+/// True unless both sizes are static and differ.
+template <index A, index B>
+inline constexpr bool extents_agree = A == dynamic || B == dynamic || A == B;
+
+}  // namespace distil_xlstm

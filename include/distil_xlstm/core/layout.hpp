@@ -1,0 +1,169 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/core/view.hpp>
+
+namespace distil_xlstm {
+
+/// Where a number of a tensor starts: a function of its flat index and a random source.
+using initializer = std::function<double(index, rng&)>;
+
+namespace initial {
+inline auto constant(double value) {
+  return [value](index, rng&) { return value; };
+}
+inline auto zeros() { return constant(0); }
+inline auto ones() { return constant(1); }
+inline auto normal(double standard_deviation) {
+  return [standard_deviation](index, rng& r) { return standard_deviation * r.normal(); };
+}
+inline auto uniform(double bound) {
+  return [bound](index, rng& r) { return r.uniform(-bound, bound); };
+}
+}  // namespace initial
+
+/// One tensor of a description: its checkpoint name, shape and place.
+struct manifest_entry {
+  std::string name;
+  std::vector<index> shape;
+  index offset = 0;  ///< in numbers from the start of the arena
+  index size = 0;    ///< numbers
+  initializer initial;
+};
+using manifest = std::vector<manifest_entry>;
+
+/// Replays a block's description: over no memory it measures, over an arena it binds views, and with a
+/// manifest it names every tensor. One truth for weights, gradients, moments, states, tapes and files.
+template <class T>
+class layout {
+ public:
+  using scalar = T;
+  using matrix_type = matrix_view<T>;
+  using pointer = T*;
+  static constexpr index alignment = 64 / static_cast<index>(sizeof(T));
+
+  explicit layout(T* base = nullptr, manifest* names = nullptr) : base_(base), names_(names) {}
+
+  /// A matrix that products read: `rows` x `cols`, contiguous.
+  template <class Init = decltype(initial::zeros())>
+  matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros()) {
+    return {tensor(name, {rows, cols}, init), rows, cols};
+  }
+
+  /// Any other tensor, row-major.
+  template <class Init = decltype(initial::zeros())>
+  T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros()) {
+    index size = 1;
+    for (index n : shape) size *= n;
+    const index at = used_;
+    used_ += (size + alignment - 1) / alignment * alignment;
+    if (used_ > peak_) peak_ = used_;
+    if (names_) names_->push_back({prefix_ + std::string(name), shape, at, size, init});
+    return base_ ? base_ + at : nullptr;
+  }
+
+  /// A part of the recurrent state of one sequence; sequences lie `sequence_stride` numbers apart.
+  template <class Init = decltype(initial::zeros())>
+  per_sequence<T> state(std::string_view name, std::initializer_list<index> shape,
+                        Init init = initial::zeros()) {
+    return {tensor(name, shape, init), stride_};
+  }
+  void sequence_stride(index numbers) { stride_ = numbers; }
+
+  /// Names taken inside `f` get the prefix `name.`.
+  template <class F>
+  auto scope(std::string_view name, F&& f) {
+    const std::size_t keep = prefix_.size();
+    if (names_ && !name.empty()) (prefix_ += name) += '.';
+    auto result = f();
+    prefix_.resize(keep);
+    return result;
+  }
+
+  /// A tape that no backward will read may reuse memory: `rewind` gives back all that was taken since `mark`.
+  bool transient() const { return transient_; }
+  void transient(bool on) { transient_ = on; }
+  index mark() const { return used_; }
+  void rewind(index mark) { used_ = mark; }
+
+  /// Numbers needed in all.
+  index size() const { return peak_; }
+
+ private:
+  T* base_;
+  manifest* names_;
+  index used_ = 0, peak_ = 0, stride_ = 0;
+  bool transient_ = false;
+  std::string prefix_;
+};
+
+/// A tensor as a file holds it.
+struct stored_tensor {
+  const void* data = nullptr;
+  element kind = element::f32;
+  std::vector<index> shape;
+};
+
+/// Binds a description to frozen tensors found by name: matrices stay as stored (bf16, quantised), the small
+/// rest is widened to T into `arena`. Throws `error` naming the tensor when a shape differs.
+template <class T>
+class frozen_layout {
+ public:
+  using scalar = T;
+  using matrix_type = frozen_matrix;
+  using pointer = const T*;
+  using source = std::function<stored_tensor(const std::string&)>;
+
+  frozen_layout(source find, std::vector<std::vector<T>>& arena) : find_(std::move(find)), arena_(&arena) {}
+
+  template <class Init = int>
+  frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}) {
+    const stored_tensor t = lookup(name, {rows, cols});
+    return {t.data, t.kind, rows, cols};
+  }
+  template <class Init = int>
+  const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}) {
+    const stored_tensor t = lookup(name, shape);
+    index size = 1;
+    for (index n : shape) size *= n;
+    auto& memory = arena_->emplace_back(static_cast<std::size_t>(size));
+    unpack(t.kind, t.data, size, memory.data());
+    return memory.data();
+  }
+  template <class F>
+  auto scope(std::string_view name, F&& f) {
+    const std::size_t keep = prefix_.size();
+    if (!name.empty()) (prefix_ += name) += '.';
+    auto result = f();
+    prefix_.resize(keep);
+    return result;
+  }
+
+ private:
+  stored_tensor lookup(std::string_view name, std::initializer_list<index> shape) {
+    const std::string full = prefix_ + std::string(name);
+    stored_tensor t = find_(full);
+    const std::vector<index> wanted = shape;
+    if (t.shape != wanted) {
+      auto text = [](const std::vector<index>& s) {
+        std::string out = "[";
+        for (index n : s) out += (out.size() > 1 ? ", " : "") + std::to_string(n);
+        return out + "]";
+      };
+      fail("tensor ", full, " has shape ", text(t.shape), ", the configuration asks for ", text(wanted));
+    }
+    return t;
+  }
+  source find_;
+  std::vector<std::vector<T>>* arena_;
+  std::string prefix_;
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/core/extent.hpp>
+
+namespace distil_xlstm {
+
+/// What flows through blocks: `batch` sequences of `time` tokens, row b * time + t, and where documents begin.
+struct sequence_view {
+  index batch = 1, time = 1;
+  /// [batch * time], or null: the time index at which the document of each token starts in this call,
+  /// -1 if it started before (its past is in the state). Null means -1 everywhere.
+  const std::int32_t* start = nullptr;
+
+  DISTIL_XLSTM_HD constexpr index rows() const { return batch * time; }
+  DISTIL_XLSTM_HD constexpr index document_start(index b, index t) const {
+    return start ? static_cast<index>(start[b * time + t]) : -1;
+  }
+  /// True where token t is the first of its document.
+  DISTIL_XLSTM_HD constexpr bool begins(index b, index t) const { return document_start(b, t) == t; }
+};
+
+}  // namespace distil_xlstm

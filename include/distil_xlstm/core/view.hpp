@@ -1,0 +1,62 @@
+#pragma once
+
+#include <type_traits>
+
+#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/extent.hpp>
+
+namespace distil_xlstm {
+
+/// A row-major matrix somewhere: it never owns. Row r starts at data + r * stride.
+template <class T>
+struct matrix_view {
+  T* data = nullptr;
+  index rows = 0, cols = 0, stride = 0;
+
+  constexpr matrix_view() = default;
+  DISTIL_XLSTM_HD constexpr matrix_view(T* d, index r, index c) : data(d), rows(r), cols(c), stride(c) {}
+  DISTIL_XLSTM_HD constexpr matrix_view(T* d, index r, index c, index s)
+      : data(d), rows(r), cols(c), stride(s) {}
+  template <class U>
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
+      DISTIL_XLSTM_HD constexpr matrix_view(matrix_view<U> m)
+      : data(m.data), rows(m.rows), cols(m.cols), stride(m.stride) {}
+
+  DISTIL_XLSTM_HD constexpr T* row(index r) const { return data + r * stride; }
+  DISTIL_XLSTM_HD constexpr index size() const { return rows * cols; }
+  DISTIL_XLSTM_HD constexpr matrix_view columns(index first, index count) const {
+    return {data + first, rows, count, stride};
+  }
+  DISTIL_XLSTM_HD constexpr matrix_view slice(index first_row, index count) const {
+    return {row(first_row), count, cols, stride};
+  }
+};
+
+/// A frozen matrix, kept as its file stores it (rows x cols, rows contiguous); products unpack it as they go.
+struct frozen_matrix {
+  const void* data = nullptr;
+  element kind = element::f32;
+  index rows = 0, cols = 0;
+
+  const void* row(index r) const { return static_cast<const char*>(data) + r * row_bytes(kind, cols); }
+};
+
+/// Marks an operand of `gemm` that is read transposed.
+template <class M>
+struct transposed_matrix {
+  M matrix;
+};
+template <class M>
+constexpr transposed_matrix<M> transposed(M m) {
+  return {m};
+}
+
+/// One tensor of the recurrent state, for every sequence of a batch: sequence b's part starts at of(b).
+template <class T>
+struct per_sequence {
+  T* data = nullptr;
+  index stride = 0;  ///< in numbers of T, between sequences
+  DISTIL_XLSTM_HD constexpr T* of(index b) const { return data + b * stride; }
+};
+
+}  // namespace distil_xlstm

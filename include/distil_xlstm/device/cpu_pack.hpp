@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cmath>
+
+#include <Eigen/Core>
+#include <unsupported/Eigen/SpecialFunctions>
+
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm {
+namespace device {
+
+/// The CPU's numeric type: 64 bytes of T. Eigen maps it to whatever vectors the compiler was told of.
+template <class T>
+struct pack {
+  static constexpr index width = 64 / static_cast<index>(sizeof(T));
+  using array = Eigen::Array<T, static_cast<int>(width), 1>;
+  array v;
+
+  pack() = default;
+  explicit pack(T x) : v(array::Constant(x)) {}
+  template <class U>
+  requires std::is_arithmetic_v<U>
+  explicit pack(U x) : v(array::Constant(static_cast<T>(x))) {}
+  template <class Derived>
+  pack(const Eigen::ArrayBase<Derived>& a) : v(a) {}
+
+  static pack load(const T* p) {
+    pack r;
+    r.v = Eigen::Map<const array>(p);
+    return r;
+  }
+  void store(T* p) const {
+    Eigen::Map<array> out(p);
+    out = v;
+  }
+
+  friend pack operator+(const pack& a, const pack& b) { return a.v + b.v; }
+  friend pack operator-(const pack& a, const pack& b) { return a.v - b.v; }
+  friend pack operator*(const pack& a, const pack& b) { return a.v * b.v; }
+  friend pack operator/(const pack& a, const pack& b) { return a.v / b.v; }
+  friend pack operator-(const pack& a) { return -a.v; }
+  pack& operator+=(const pack& b) { return v += b.v, *this; }
+  pack& operator*=(const pack& b) { return v *= b.v, *this; }
+
+  friend pack exp(const pack& a) { return a.v.exp(); }
+  friend pack log(const pack& a) { return a.v.log(); }
+  friend pack log1p(const pack& a) { return a.v.log1p(); }
+  friend pack tanh(const pack& a) { return a.v.tanh(); }
+  friend pack sqrt(const pack& a) { return a.v.sqrt(); }
+  friend pack erf(const pack& a) { return a.v.erf(); }
+  friend pack abs(const pack& a) { return a.v.abs(); }
+  friend pack max(const pack& a, const pack& b) { return a.v.max(b.v); }
+  friend pack min(const pack& a, const pack& b) { return a.v.min(b.v); }
+  friend pack select_positive(const pack& x, const pack& a, const pack& b) {
+    return (x.v > T(0)).select(a.v, b.v);
+  }
+};
+
+}  // namespace device
+
+namespace math {
+template <class T>
+struct numeric_traits<device::pack<T>> {
+  using scalar = T;
+  static constexpr index width = device::pack<T>::width;
+};
+}  // namespace math
+}  // namespace distil_xlstm

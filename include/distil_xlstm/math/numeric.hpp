@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/core/extent.hpp>
+
+/// Scalar equations are written once over a numeric type V: a scalar in a CUDA thread, a SIMD pack on the CPU.
+/// A numeric type has + - * /, construction from its scalar, and exp, log, log1p, tanh, sqrt, erf, abs, min,
+/// max, select_positive by argument-dependent lookup. These are the scalar models.
+namespace distil_xlstm::math {
+
+/// The scalar below a numeric type, and the count of lanes.
+template <class V>
+struct numeric_traits {
+  using scalar = V;
+  static constexpr index width = 1;
+};
+template <class V>
+using scalar_of = typename numeric_traits<V>::scalar;
+template <class V>
+inline constexpr index width_of = numeric_traits<V>::width;
+
+/// Reads width_of<V> consecutive numbers.
+template <class V>
+DISTIL_XLSTM_HD V load(const scalar_of<V>* p) {
+  if constexpr (width_of<V> == 1)
+    return *p;
+  else
+    return V::load(p);
+}
+template <class V>
+DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
+  if constexpr (width_of<V> == 1)
+    *p = v;
+  else
+    v.store(p);
+}
+
+DISTIL_XLSTM_HD inline float max(float a, float b) { return a > b ? a : b; }
+DISTIL_XLSTM_HD inline double max(double a, double b) { return a > b ? a : b; }
+DISTIL_XLSTM_HD inline float min(float a, float b) { return a < b ? a : b; }
+DISTIL_XLSTM_HD inline double min(double a, double b) { return a < b ? a : b; }
+/// a where x > 0, else b.
+DISTIL_XLSTM_HD inline float select_positive(float x, float a, float b) { return x > 0 ? a : b; }
+DISTIL_XLSTM_HD inline double select_positive(double x, double a, double b) { return x > 0 ? a : b; }
+
+/// 1 / (1 + exp(-x))
+template <class V>
+DISTIL_XLSTM_HD V sigmoid(V x) {
+  using std::exp;
+  return V(1) / (V(1) + exp(-x));
+}
+
+/// log sigmoid(x) = min(x, 0) - log1p(exp(-|x|)): stable for every x. Its derivative is sigmoid(-x).
+template <class V>
+DISTIL_XLSTM_HD V log_sigmoid(V x) {
+  using std::abs;
+  using std::exp;
+  using std::log1p;
+  return min(x, V(0)) - log1p(exp(-abs(x)));
+}
+
+}  // namespace distil_xlstm::math

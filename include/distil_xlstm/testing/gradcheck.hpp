@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/device.hpp>
+
+namespace distil_xlstm::testing {
+
+/// How far two arrays are apart: max |a - b| / max |b|, b the reference.
+template <class A, class B>
+double relative_error(const A* a, const B* b, index n) {
+  double difference = 0, largest = 0;
+  for (index i = 0; i < n; ++i) {
+    const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    if (!(std::abs(x - y) <= 1e300)) return INFINITY;
+    difference = std::max(difference, std::abs(x - y));
+    largest = std::max(largest, std::abs(y));
+  }
+  return largest > 0 ? difference / largest : difference;
+}
+
+/// Random weights, state, input and output gradient for one block: all that a call of it needs.
+template <Block B, class T, class D>
+struct harness {
+  B block;
+  D& device;
+  sequence_view seq;
+  manifest names, state_names;
+  buffer<T, D> weights, gradients, states, tapes, x, dx, y, dy;
+  weights_t<B, T> p, g;
+  state_t<B, T> s;
+  tape_t<B, T> k;
+  index state_size = 0;
+
+  harness(B b, D& d, sequence_view sequence, std::uint64_t seed = 1, double weight_scale = 0.4)
+      : block(b), device(d), seq(sequence) {
+    rng random(seed);
+    layout<T> measure(nullptr, &names);
+    block.params(measure);
+    weights = buffer<T, D>(d, measure.size()), gradients = buffer<T, D>(d, measure.size());
+    layout<T> wl(weights.data()), gl(gradients.data());
+    p = block.params(wl), g = block.params(gl);
+    for (const auto& e : names)
+      for (index i = 0; i < e.size; ++i)
+        weights.data()[e.offset + i] = static_cast<T>(weight_scale * random.normal());
+    layout<T> state_measure(nullptr, &state_names);
+    block.state(state_measure);
+    state_size = state_measure.size();
+    states = buffer<T, D>(d, seq.batch * state_size);
+    layout<T> sl(states.data());
+    sl.sequence_stride(state_size);
+    s = block.state(sl);
+    reset_state();
+    layout<T> tape_measure;
+    block.tape(tape_measure, seq);
+    tapes = buffer<T, D>(d, tape_measure.size());
+    layout<T> tl(tapes.data());
+    k = block.tape(tl, seq);
+    x = buffer<T, D>(d, seq.rows() * block.width_in()), dx = buffer<T, D>(d, x.size());
+    y = buffer<T, D>(d, seq.rows() * block.width_out()), dy = buffer<T, D>(d, y.size());
+    for (index i = 0; i < x.size(); ++i) x.data()[i] = static_cast<T>(random.normal());
+    for (index i = 0; i < dy.size(); ++i) dy.data()[i] = static_cast<T>(random.normal());
+  }
+  void reset_state() {
+    rng none;
+    for (index b = 0; b < seq.batch; ++b)
+      for (const auto& e : state_names)
+        for (index i = 0; i < e.size; ++i)
+          states.data()[b * state_size + e.offset + i] = static_cast<T>(e.initial(i, none));
+  }
+  matrix_view<T> in() { return {x.data(), seq.rows(), block.width_in()}; }
+  matrix_view<T> out() { return {y.data(), seq.rows(), block.width_out()}; }
+  void forward() { block.forward(device, seq, p, s, k, matrix_view<const T>(in()), out()); }
+  void backward() {
+    const matrix_view<T> d_in(dx.data(), seq.rows(), block.width_in()),
+        d_out(dy.data(), seq.rows(), block.width_out());
+    block.backward(device, seq, p, g, k, matrix_view<const T>(in()), matrix_view<const T>(d_out), d_in);
+  }
+  /// sum(dy * y), summed in double.
+  double objective() {
+    reset();
+    forward();
+    double sum = 0;
+    for (index i = 0; i < y.size(); ++i)
+      sum += static_cast<double>(y.data()[i]) * static_cast<double>(dy.data()[i]);
+    return sum;
+  }
+  std::vector<T> initial_state;  ///< where set, each pass starts from it
+  void reset() {
+    if (initial_state.empty()) return reset_state();
+    for (std::size_t i = 0; i < initial_state.size(); ++i) states.data()[i] = initial_state[i];
+  }
+};
+
+/// The worst disagreement of one tensor's analytic gradient with central differences.
+struct gradient_report {
+  std::string worst_tensor;
+  double worst_error = 0;  ///< max |analytic - numeric| / max |numeric| over a tensor
+};
+
+/// Compares every weight's and the input's gradient of sum(dy * y) with central differences, in double.
+/// Gradients start from 1, so that a backward that assigns instead of adding is caught. At most `samples`
+/// numbers a tensor. Of several steps the best counts: a wide one may cross a kink (a maximum's), a narrow one
+/// drowns in rounding.
+template <Block B, class D>
+gradient_report check_gradients(harness<B, double, D>& h, index samples = 40) {
+  gradient_report report;
+  for (index i = 0; i < h.gradients.size(); ++i) h.gradients.data()[i] = 1.0;
+  h.reset();
+  h.forward();
+  h.backward();
+  auto check = [&](const std::string& name, double* value, const double* gradient, index n, double start) {
+    double worst = 0, largest = 0;
+    const index stride = n > samples ? n / samples : 1;
+    for (index i = 0; i < n; i += stride) {
+      const double keep = value[i];
+      auto at = [&](double shift) {
+        value[i] = keep + shift;
+        return h.objective();
+      };
+      double best = INFINITY, slope = 0;
+      for (double step : {3e-4, 3e-5, 3e-6}) {
+        // Fourth order: the error of the difference stays below 1e-9 of a smooth function's.
+        const double numeric = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
+        const double off = std::abs(numeric - (gradient[i] - start));
+        if (off < best) best = off, slope = numeric;
+      }
+      value[i] = keep;
+      worst = std::max(worst, best);
+      largest = std::max(largest, std::abs(slope));
+    }
+    const double e = largest > 1e-12 ? worst / largest : worst;
+    if (!(e <= report.worst_error)) report = {name, e};
+  };
+  std::vector<double> gradients(h.gradients.data(), h.gradients.data() + h.gradients.size());
+  std::vector<double> dx(h.dx.data(), h.dx.data() + h.dx.size());
+  for (const auto& e : h.names)
+    check(e.name, h.weights.data() + e.offset, gradients.data() + e.offset, e.size, 1.0);
+  check("input", h.x.data(), dx.data(), h.x.size(), 0.0);
+  return report;
+}
+
+}  // namespace distil_xlstm::testing
