@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+
+#include <distil_xlstm/schedule/constant.hpp>
+
+namespace distil_xlstm::schedule {
+
+/// Two schedules joined by an operation: what `1 - s`, `1 - a - b`, `s * c` and `a + b` are.
+template <class Operation, Schedule A, Schedule B>
+struct combined {
+  using scalar = std::common_type_t<typename A::scalar, typename B::scalar>;
+  A a;
+  B b;
+  constexpr scalar at(const clock& c) const {
+    return Operation{}(static_cast<scalar>(a.at(c)), static_cast<scalar>(b.at(c)));
+  }
+};
+
+namespace detail {
+template <class A, class B>
+concept AnyScheduled = NumberOrSchedule<A> && NumberOrSchedule<B> && (Schedule<A> || Schedule<B>);
+
+/// The scalar of the one that has one; a plain number takes it over.
+template <class A, class B>
+constexpr auto scalar_beside() {
+  if constexpr (Schedule<A>)
+    return typename A::scalar{};
+  else
+    return typename B::scalar{};
+}
+template <class Operation, class A, class B>
+constexpr auto combine(A a, B b) {
+  using S = decltype(scalar_beside<A, B>());
+  auto x = as_schedule<S>(a);
+  auto y = as_schedule<S>(b);
+  return combined<Operation, decltype(x), decltype(y)>{x, y};
+}
+}  // namespace detail
+
+template <class A, class B>
+  requires detail::AnyScheduled<A, B>
+constexpr auto operator-(A a, B b) {
+  return detail::combine<std::minus<>>(a, b);
+}
+template <class A, class B>
+  requires detail::AnyScheduled<A, B>
+constexpr auto operator+(A a, B b) {
+  return detail::combine<std::plus<>>(a, b);
+}
+template <class A, class B>
+  requires detail::AnyScheduled<A, B>
+constexpr auto operator*(A a, B b) {
+  return detail::combine<std::multiplies<>>(a, b);
+}
+
+}  // namespace distil_xlstm::schedule

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cmath>
+#include <numbers>
+
+#include <distil_xlstm/schedule/schedule.hpp>
+
+namespace distil_xlstm::schedule {
+
+/// to + (from - to) (1 + cos(pi p)) / 2, where p is the part of `steps` (0: of the whole run) that is over.
+template <class S>
+struct cosine {
+  using scalar = S;
+  S from, to;
+  index steps = 0;
+  S at(const clock& c) const {
+    return to + (from - to) * (S(1) + std::cos(std::numbers::pi_v<S> * detail::progress<S>(c, steps))) / S(2);
+  }
+};
+template <class S>
+cosine(S, S, index = 0) -> cosine<detail::floating<S>>;
+
+}  // namespace distil_xlstm::schedule

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string_view>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/schedule/cosine.hpp>
+
+namespace distil_xlstm::schedule {
+
+/// What a learning rate does after its warm-up.
+enum class annealing { constant, cosine };
+
+inline annealing annealing_named(std::string_view name) {
+  if (name == "constant") return annealing::constant;
+  if (name == "cosine") return annealing::cosine;
+  fail("learning-rate schedule '", name, "' is not known (constant, cosine are)");
+}
+
+/// Linear warm-up to `peak` over `warmup` steps, then `peak`, or a half cosine down to `floor` at the run's end.
+/// Step j of the warm-up (from 0) has peak (j + 1) / warmup; with `zero_start` peak j / warmup, as Hugging Face's
+/// schedules do (there the first step does not move the parameters).
+template <class S>
+struct learning_rate {
+  using scalar = S;
+  S peak;
+  S floor = S(0);
+  index warmup = 0;
+  annealing after = annealing::cosine;
+  bool zero_start = false;
+
+  S at(const clock& c) const {
+    if (c.step < warmup) return peak * static_cast<S>(c.step + (zero_start ? 0 : 1)) / static_cast<S>(warmup);
+    if (after == annealing::constant) return peak;
+    const index left = c.total_steps - warmup;
+    return cosine<S>{peak, floor, left > 0 ? left : 1}.at({c.step - warmup, left, 0});
+  }
+};
+
+}  // namespace distil_xlstm::schedule
