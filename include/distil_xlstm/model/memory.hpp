@@ -1,0 +1,109 @@
+#pragma once
+
+#include <vector>
+
+#include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/device.hpp>
+
+namespace distil_xlstm {
+
+/// Weights, or gradients, or a moment of them: one arena, and the block's views over it.
+template <Block B, class T, Device D>
+class weight_memory {
+ public:
+  weight_memory(D& device, const B& block) {
+    layout<T> measure;
+    block.params(measure);
+    arena_ = buffer<T, D>(device, measure.size());
+    layout<T> bind(arena_.data());
+    views_ = block.params(bind);
+  }
+  const weights_t<B, T>& views() const { return views_; }
+  T* data() const { return arena_.data(); }
+  index size() const { return arena_.size(); }
+
+ private:
+  buffer<T, D> arena_;
+  weights_t<B, T> views_;
+};
+
+/// The whole recurrent memory of `batch` sequences; sequence b is one run of numbers, so that sequences are
+/// reset, copied, saved and moved between batches one by one.
+template <Block B, class T, Device D>
+class state_memory {
+ public:
+  state_memory(D& device, const B& block, index batch) : device_(&device), batch_(batch) {
+    layout<T> measure(nullptr, &names_);
+    block.state(measure);
+    stride_ = measure.size();
+    arena_ = buffer<T, D>(device, batch * stride_);
+    layout<T> bind(arena_.data());
+    bind.sequence_stride(stride_);
+    views_ = block.state(bind);
+    // What an empty sequence holds is written once and copied ever after.
+    empty_.assign(static_cast<std::size_t>(stride_), T(0));
+    rng none;
+    for (const auto& e : names_)
+      for (index i = 0; i < e.size; ++i)
+        empty_[static_cast<std::size_t>(e.offset + i)] = static_cast<T>(e.initial(i, none));
+    reset();
+  }
+  const state_t<B, T>& views() const { return views_; }
+  index batch() const { return batch_; }
+  /// Numbers of one sequence.
+  index size() const { return stride_; }
+  const manifest& names() const { return names_; }
+
+  void reset() {
+    for (index b = 0; b < batch_; ++b) reset(b);
+  }
+  void reset(index b) { device_->upload(of(b), empty_.data(), bytes()); }
+  /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
+  std::vector<T> save(index b) const {
+    std::vector<T> out(static_cast<std::size_t>(stride_));
+    device_->download(out.data(), of(b), bytes());
+    return out;
+  }
+  void restore(index b, const std::vector<T>& saved) {
+    require(static_cast<index>(saved.size()) == stride_, "state: ", saved.size(),
+            " numbers where a sequence has ", stride_);
+    device_->upload(of(b), saved.data(), bytes());
+  }
+
+ private:
+  T* of(index b) const { return arena_.data() + b * stride_; }
+  index bytes() const { return stride_ * static_cast<index>(sizeof(T)); }
+  D* device_;
+  index batch_, stride_ = 0;
+  manifest names_;
+  buffer<T, D> arena_;
+  state_t<B, T> views_;
+  std::vector<T> empty_;
+};
+
+/// What one forward leaves for its backward, for sequences of one shape. Transient: no backward will follow,
+/// and layers share memory.
+template <Block B, class T, Device D>
+class tape_memory {
+ public:
+  tape_memory(D& device, const B& block, index batch, index time, bool transient) : batch_(batch), time_(time) {
+    const sequence_view seq{batch, time};
+    layout<T> measure;
+    measure.transient(transient);
+    block.tape(measure, seq);
+    arena_ = buffer<T, D>(device, measure.size());
+    layout<T> bind(arena_.data());
+    bind.transient(transient);
+    views_ = block.tape(bind, seq);
+  }
+  const tape_t<B, T>& views() const { return views_; }
+  bool fits(sequence_view seq) const { return seq.batch == batch_ && seq.time == time_; }
+  index size() const { return arena_.size(); }
+
+ private:
+  index batch_, time_;
+  buffer<T, D> arena_;
+  tape_t<B, T> views_;
+};
+
+}  // namespace distil_xlstm
