@@ -1,0 +1,300 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/loss/cross_entropy.hpp>
+#include <distil_xlstm/loss/objective.hpp>
+#include <distil_xlstm/loss/sums.hpp>
+
+namespace distil_xlstm::loss {
+
+/// Bytes of logits that a head holds at a time, unless told otherwise.
+inline constexpr index head_bytes = index{96} << 20;
+
+namespace detail {
+
+/// Rows of logits that a budget allows; it depends on sizes alone, so that results do not depend on threads.
+template <class T>
+index head_chunk(index rows, index vocabulary, index sides, index bytes) {
+  const index row = sides * vocabulary * static_cast<index>(sizeof(T));
+  return std::clamp(bytes / std::max(row, index{1}), index{1}, std::max(rows, index{1}));
+}
+
+/// Rows 0 .. n-1 of the student over rows 0 .. n-1 of the teacher.
+template <class T>
+struct stack_rows {
+  using scalar = T;
+  matrix_view<const T> student, teacher;
+  matrix_view<T> out;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const T* from = r < student.rows ? student.row(r) : teacher.row(r - student.rows);
+    math::store<V>(out.row(r) + c, math::load<V>(from + c));
+  }
+};
+
+template <class T>
+struct fill_zero {
+  using scalar = T;
+  matrix_view<T> out;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    math::store<V>(out.row(r) + c, V(0));
+  }
+};
+
+/// A chunk of logits; what is per row has been advanced to the chunk's first.
+template <class Term>
+struct head_chunk_view {
+  using T = typename Term::scalar;
+  using acc = typename Term::template acc<T>;
+  Term term;
+  matrix_view<T> student;
+  matrix_view<const T> teacher;
+  const std::int32_t* targets;
+  const std::uint8_t* scored;  ///< or null
+  acc* folded;
+  double* report;  ///< a row: [terms] raw values, the value, 1 if scored
+  T factor;
+
+  DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
+  DISTIL_XLSTM_HD target_logits<T> at_target(index r) const {
+    return {student.row(r)[targets[r]], teacher.row(r)[targets[r]]};
+  }
+};
+
+template <class Term>
+struct head_fold {
+  using scalar = typename Term::scalar;
+  template <class V>
+  using acc = typename Term::template acc<V>;
+  head_chunk_view<Term> h;
+
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return h.term.template init<V>();
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+    h.term.template visit<V>(a, math::load<V>(h.student.row(r) + c), math::load<V>(h.teacher.row(r) + c));
+  }
+  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { h.term.merge(into, from); }
+  DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a) const {
+    constexpr index n = Term::terms + 2;
+    double* report = h.report + r * n;
+    for (index i = 0; i < n; ++i) report[i] = 0;
+    h.folded[r] = a;
+    if (!h.takes(r)) return;
+    report[Term::terms] = h.term.report(a, h.at_target(r), report);
+    report[Term::terms + 1] = 1;
+  }
+};
+
+/// The gradient takes the place of the student's logits, but for the target's own part.
+template <class Term>
+struct head_gradient {
+  using scalar = typename Term::scalar;
+  head_chunk_view<Term> h;
+  const target_logits<scalar>* rows;
+
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    scalar* p = h.student.row(r) + c;
+    if (h.takes(r))
+      math::store<V>(p, V(h.factor) * h.term.template grad<V>(h.folded[r], rows[r], math::load<V>(p),
+                                                               math::load<V>(h.teacher.row(r) + c)));
+    else
+      math::store<V>(p, V(0));
+  }
+};
+/// Keeps the logits at the target, which the gradient overwrites.
+template <class Term>
+struct keep_targets {
+  head_chunk_view<Term> h;
+  target_logits<typename Term::scalar>* rows;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    if (h.takes(r)) rows[r] = h.at_target(r);
+  }
+};
+template <class Term>
+struct add_target_gradient {
+  head_chunk_view<Term> h;
+  const target_logits<typename Term::scalar>* rows;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    if (h.takes(r)) h.student.row(r)[h.targets[r]] += h.factor * h.term.target_grad(h.folded[r], rows[r]);
+  }
+};
+
+/// out[j] = sum over rows of report[row, j], in order: one task a column.
+struct sum_reports {
+  const double* report;
+  index rows, columns;
+  double* out;
+  DISTIL_XLSTM_HD void operator()(index j) const {
+    double sum = 0;
+    for (index r = 0; r < rows; ++r) sum += report[r * columns + j];
+    out[j] = sum;
+  }
+};
+
+template <class Head>
+void require_head(const Head& head, index width) {
+  require(head.cols == width, "loss: hidden states of width ", width, " do not fit a head of [", head.rows, ", ",
+          head.cols, "]");
+}
+
+}  // namespace detail
+
+/// The language-model head fused with the objective's logits term.
+///
+/// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no weight
+/// asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 .. V-1,
+/// scored [n] or null: rows with 0 have no loss, no gradient and are not counted.
+/// dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no gradient is made.
+/// Returns sums, not means, over the scored rows, and not multiplied by `factor`.
+///
+/// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher logits
+/// are one product. Throws `error` when shapes disagree or the teacher is missing.
+template <class D, class Term, class Head>
+sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
+                       matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
+                       const std::uint8_t* scored, typename Term::scalar factor,
+                       matrix_view<typename Term::scalar> dhs, index bytes = head_bytes) {
+  using T = typename Term::scalar;
+  sums<Term::terms> out;
+  const index n = hs.rows, d = hs.cols;
+  require(!dhs.data || (dhs.rows == n && dhs.cols == d), "loss: the hidden gradient is [", dhs.rows, ", ", dhs.cols,
+          "], the hidden states are [", n, ", ", d, "]");
+  if constexpr (Term::terms == 0) {
+    if (dhs.data) map(device, n, d, detail::fill_zero<T>{dhs});
+  } else {
+    using acc = typename Term::template acc<T>;
+    detail::require_head(head, d);
+    const bool teacher = ht.data && term.uses_teacher();
+    require(teacher || !term.uses_teacher(), "loss: the objective compares with the teacher, whose states are absent");
+    require(!teacher || (ht.rows == n && ht.cols == d), "loss: the teacher's states are [", ht.rows, ", ", ht.cols,
+            "], the student's [", n, ", ", d, "]");
+    if (n == 0) return out;
+    constexpr index columns = Term::terms + 2;
+    const index sides = teacher ? 2 : 1, vocabulary = head.rows;
+    const index chunk = detail::head_chunk<T>(n, vocabulary, sides, bytes);
+    auto report = device.template scratch<double>(n * columns);
+    auto totals = device.template scratch<double>(columns);
+    auto folded = device.template scratch<acc>(chunk);
+    auto at_target = device.template scratch<target_logits<T>>(chunk);
+    auto stacked = device.template scratch<T>(teacher ? 2 * chunk * d : 0);
+    auto logits = device.template scratch<T>(sides * chunk * vocabulary);
+    for (index first = 0; first < n; first += chunk) {
+      const index m = std::min(chunk, n - first);
+      matrix_view<const T> hidden = hs.slice(first, m);
+      if (teacher) {
+        const matrix_view<T> both(stacked.data(), 2 * m, d);
+        map(device, 2 * m, d, detail::stack_rows<T>{hidden, ht.slice(first, m), both});
+        hidden = both;
+      }
+      const matrix_view<T> all(logits.data(), sides * m, vocabulary);
+      gemm(device, hidden, transposed(head), all);
+      // A teacher that no weight asks for is the student itself: its divergence is 0.
+      const matrix_view<T> student = all.slice(0, m);
+      const detail::head_chunk_view<Term> h{term,
+                                            student,
+                                            teacher ? all.slice(m, m) : student,
+                                            targets + first,
+                                            scored ? scored + first : nullptr,
+                                            folded.data(),
+                                            report.data() + first * columns,
+                                            factor};
+      fold_rows(device, m, vocabulary, detail::head_fold<Term>{h});
+      if (!dhs.data) continue;
+      for_each(device, m, detail::keep_targets<Term>{h, at_target.data()});
+      map(device, m, vocabulary, detail::head_gradient<Term>{h, at_target.data()});
+      for_each(device, m, detail::add_target_gradient<Term>{h, at_target.data()});
+      gemm(device, matrix_view<const T>(student), head, dhs.slice(first, m));
+    }
+    for_each(device, columns, detail::sum_reports{report.data(), n, columns, totals.data()});
+    double host[columns];
+    device.download(host, totals.data(), static_cast<index>(sizeof host));
+    for (std::size_t i = 0; i < out.raw.size(); ++i) out.raw[i] = host[i];
+    out.value = host[Term::terms];
+    out.rows = static_cast<index>(host[Term::terms + 1]);
+  }
+  return out;
+}
+
+/// What scoring a text gives: nll in nats over the scored rows, how many they are, and of how many the target has
+/// the highest logit.
+struct token_scores {
+  double nll = 0;
+  index scored = 0, correct = 0;
+};
+
+namespace detail {
+template <class T>
+struct score_fold {
+  using scalar = T;
+  using term = cross_entropy_term<T>;
+  template <class V>
+  using acc = typename term::template acc<V>;
+  matrix_view<const T> logits;
+  const std::int32_t* targets;
+  const std::uint8_t* scored;
+  T* nll;
+  std::uint8_t* is_argmax;
+  double* report;  ///< a row: nll, 1 if scored, 1 if correct
+
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return term{}.template init<V>();
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+    const V x = math::load<V>(logits.row(r) + c);
+    term{}.template visit<V>(a, x, x);
+  }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { term{}.merge(into, from); }
+  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
+    const bool takes = !scored || scored[r] != 0;
+    const T target = takes ? logits.row(r)[targets[r]] : T(0);
+    const T value = takes ? term{}.value(a, {target, target}) : T(0);
+    const bool correct = takes && target >= a.student.max;
+    if (nll) nll[r] = value;
+    if (is_argmax) is_argmax[r] = correct;
+    report[3 * r] = static_cast<double>(value);
+    report[3 * r + 1] = takes;
+    report[3 * r + 2] = correct;
+  }
+};
+}  // namespace detail
+
+/// Negative log-likelihoods of targets under softmax(hs head^T), for evaluation: nll[n] and is_argmax[n] (either may
+/// be null; 0 where not scored; a target that shares the highest logit counts as the arg max). Sizes as in `head`.
+template <class D, class T, class Head>
+token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const std::int32_t* targets,
+                          const std::uint8_t* scored, T* nll = nullptr, std::uint8_t* is_argmax = nullptr,
+                          index bytes = head_bytes) {
+  const index n = hs.rows, vocabulary = head.rows;
+  detail::require_head(head, hs.cols);
+  if (n == 0) return {};
+  const index chunk = detail::head_chunk<T>(n, vocabulary, 1, bytes);
+  auto report = device.template scratch<double>(3 * n);
+  auto totals = device.template scratch<double>(3);
+  auto logits = device.template scratch<T>(chunk * vocabulary);
+  for (index first = 0; first < n; first += chunk) {
+    const index m = std::min(chunk, n - first);
+    const matrix_view<T> z(logits.data(), m, vocabulary);
+    gemm(device, hs.slice(first, m), transposed(head), z);
+    fold_rows(device, m, vocabulary,
+              detail::score_fold<T>{z, targets + first, scored ? scored + first : nullptr, nll ? nll + first : nullptr,
+                                    is_argmax ? is_argmax + first : nullptr, report.data() + 3 * first});
+  }
+  for_each(device, 3, detail::sum_reports{report.data(), n, 3, totals.data()});
+  double host[3];
+  device.download(host, totals.data(), static_cast<index>(sizeof host));
+  return {host[0], static_cast<index>(host[1]), static_cast<index>(host[2])};
+}
+
+}  // namespace distil_xlstm::loss

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <distil_xlstm/loss/frobenius.hpp>
+
+namespace distil_xlstm::loss {
+
+/// mean over all numbers of all pairs of (student - target)².
+template <class T>
+struct mse_term : detail::squared_difference<T> {
+  static constexpr const char* name = "mse";
+
+  template <class V>
+  using acc = detail::squares<V>;
+  static constexpr DISTIL_XLSTM_HD loss::scope scope() { return loss::scope::batch; }
+  DISTIL_XLSTM_HD T value(const acc<T>& a, const hidden_counts<T>& n) const { return a.sum / n.numbers; }
+  template <class V>
+  DISTIL_XLSTM_HD V grad(const acc<T>&, const hidden_counts<T>& n, V student, V target) const {
+    return (student - target) * V(T(2) / n.numbers);
+  }
+};
+
+}  // namespace distil_xlstm::loss

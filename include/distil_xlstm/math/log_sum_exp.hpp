@@ -1,0 +1,89 @@
+#pragma once
+
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm::math {
+
+/// Logits below this count as this, so that a logit of minus infinity has probability 0 and gives no NaN.
+inline constexpr double logit_floor = -1e9;
+
+/// x, or the floor where x is below it. NaN stays NaN.
+template <class V>
+DISTIL_XLSTM_HD V floored(V x) {
+  const V low(static_cast<scalar_of<V>>(logit_floor));
+  return select_positive(low - x, low, x);
+}
+
+/// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max).
+/// One lane each in a pack; lanes and parts are joined with `join`.
+template <class V>
+struct log_sum_exp {
+  V max, sum;
+
+  static DISTIL_XLSTM_HD log_sum_exp empty() {
+    return {V(static_cast<scalar_of<V>>(logit_floor)), V(0)};
+  }
+  DISTIL_XLSTM_HD V value() const {
+    using std::log;
+    return max + log(sum);
+  }
+  /// exp(x) / sum exp: the softmax of one of the numbers, without a logarithm.
+  template <class W>
+  DISTIL_XLSTM_HD W probability(W x) const {
+    using std::exp;
+    return exp(floored(x) - W(max)) * W(V(1) / sum);
+  }
+};
+
+/// What a new number does to the old sums, and its own weight: both exp(. - new max).
+template <class V>
+struct rescaling {
+  V keep, weight;
+};
+
+/// Takes x (floored) into `a`, with one exponential.
+template <class V>
+DISTIL_XLSTM_HD rescaling<V> push(log_sum_exp<V>& a, V x) {
+  using std::abs;
+  using std::exp;
+  const V d = x - a.max;
+  const V e = exp(-abs(d));
+  const rescaling<V> r{select_positive(d, e, V(1)), select_positive(d, V(1), e)};
+  a.max = select_positive(d, x, a.max);
+  a.sum = a.sum * r.keep + r.weight;
+  return r;
+}
+
+/// a <- a and b; the factors that bring sums of a and of b to the new max.
+template <class S>
+DISTIL_XLSTM_HD rescaling<S> join(log_sum_exp<S>& a, const log_sum_exp<S>& b) {
+  using std::exp;
+  const S m = b.max > a.max ? b.max : a.max;
+  const rescaling<S> r{exp(a.max - m), exp(b.max - m)};
+  a.max = m;
+  a.sum = a.sum * r.keep + b.sum * r.weight;
+  return r;
+}
+
+/// The mean of y under softmax(x), streamed beside the log-sum-exp of x: mean() = sum exp(x) y / sum exp(x).
+template <class V>
+struct softmax_mean {
+  log_sum_exp<V> x;
+  V dot;
+
+  static DISTIL_XLSTM_HD softmax_mean empty() { return {log_sum_exp<V>::empty(), V(0)}; }
+  DISTIL_XLSTM_HD V mean() const { return dot / x.sum; }
+};
+
+template <class V>
+DISTIL_XLSTM_HD void push(softmax_mean<V>& a, V x, V y) {
+  const rescaling<V> r = push(a.x, x);
+  a.dot = a.dot * r.keep + r.weight * y;
+}
+template <class S>
+DISTIL_XLSTM_HD void join(softmax_mean<S>& a, const softmax_mean<S>& b) {
+  const rescaling<S> r = join(a.x, b.x);
+  a.dot = a.dot * r.keep + b.dot * r.weight;
+}
+
+}  // namespace distil_xlstm::math
