@@ -1,0 +1,106 @@
+#define BOOST_TEST_MODULE optim
+#include <boost/test/unit_test.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/optim/adamw.hpp>
+#include <distil_xlstm/optim/gradient_norm.hpp>
+
+namespace distil_xlstm::optim {
+namespace {
+
+template <class T>
+std::vector<T> random(index n, std::uint64_t seed) {
+  rng r(seed);
+  std::vector<T> x(static_cast<std::size_t>(n));
+  for (auto& v : x) v = static_cast<T>(r.normal());
+  return x;
+}
+
+}  // namespace
+
+/// Two steps by hand: p = 1, g = 0.5 then -1, lr = 0.1, wd = 0.01, default betas.
+BOOST_AUTO_TEST_CASE(a_trace_by_hand) {
+  device::cpu cpu(1);
+  double p = 1, m = 0, v = 0, g = 0.5;
+  adamw_state<double> state{&m, &v};
+  const adamw h{.lr = 0.1, .weight_decay = 0.01};
+  step(cpu, h, h.lr, &p, &g, state, 1);
+  BOOST_TEST(m == 0.05, boost::test_tools::tolerance(1e-12));
+  BOOST_TEST(v == 0.00025, boost::test_tools::tolerance(1e-12));
+  // m / (1 - 0.9) = 0.5, sqrt(v / (1 - 0.999)) = 0.5
+  BOOST_TEST(p == 0.999 - 0.1 * 0.5 / (0.5 + 1e-8), boost::test_tools::tolerance(1e-14));
+  const double before = p;
+  g = -1;
+  step(cpu, h, h.lr, &p, &g, state, 1);
+  BOOST_TEST(state.step == 2);
+  BOOST_TEST(m == -0.055, boost::test_tools::tolerance(1e-12));
+  BOOST_TEST(v == 0.00124975, boost::test_tools::tolerance(1e-12));
+  const double root = std::sqrt(0.00124975 / (1 - 0.999 * 0.999));
+  BOOST_TEST(p == before * 0.999 + 0.1 * (0.055 / 0.19) / (root + 1e-8), boost::test_tools::tolerance(1e-13));
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple<float, double>{})) {
+  constexpr index n = 10007;
+  const std::vector<decay_range> ranges{{0, 100, true}, {112, 5000, true}, {5120, 77, false}, {5200, 4807, true}};
+  const adamw h{.lr = 1e-2, .weight_decay = 0.1};
+  const double clip = 0.25;
+  device::cpu cpu(2);
+  auto p = random<T>(n, 1);
+  std::vector<T> m(n, T(0)), v(n, T(0));
+  std::vector<double> q(p.begin(), p.end()), a(n, 0), b(n, 0);
+  adamw_state<T> state{m.data(), v.data()};
+  for (int t = 1; t <= 5; ++t) {
+    const auto g = random<T>(n, 10 + static_cast<std::uint64_t>(t));
+    const double lr = 1e-2 / t;
+    step(cpu, h, lr, p.data(), g.data(), state, n, ranges, clip);
+    for (std::size_t i = 0; i < n; ++i) {
+      const bool decays = i < 5120 || i >= 5200;
+      const double x = clip * static_cast<double>(g[i]);
+      if (decays) q[i] *= 1 - lr * 0.1;
+      a[i] = 0.9 * a[i] + 0.1 * x;
+      b[i] = 0.999 * b[i] + 0.001 * x * x;
+      q[i] -= lr * (a[i] / (1 - std::pow(0.9, t))) / (std::sqrt(b[i] / (1 - std::pow(0.999, t))) + 1e-8);
+    }
+  }
+  double worst = 0;
+  for (std::size_t i = 0; i < n; ++i) worst = std::max(worst, std::abs(static_cast<double>(p[i]) - q[i]));
+  BOOST_TEST(worst < (sizeof(T) == 8 ? 1e-13 : 2e-6));
+  BOOST_CHECK_THROW(step(cpu, h, 1e-2, p.data(), p.data(), state, 5300, ranges), error);
+  const std::vector<decay_range> overlapping{{0, 100, true}, {50, 100, true}};
+  BOOST_CHECK_THROW(step(cpu, h, 1e-2, p.data(), p.data(), state, n, overlapping), error);
+}
+
+BOOST_AUTO_TEST_CASE(norms) {
+  auto g = random<float>(100003, 3);
+  double sum = 0;
+  for (float x : g) sum += static_cast<double>(x) * static_cast<double>(x);
+  double one = 0;
+  for (int threads : {1, 2, 4}) {
+    device::cpu cpu(threads);
+    const auto got = global_norm(cpu, g.data(), static_cast<index>(g.size()));
+    BOOST_TEST(got.value == std::sqrt(sum), boost::test_tools::tolerance(1e-13));
+    BOOST_TEST(got.first_non_finite == -1);
+    if (one == 0) one = got.value;
+    BOOST_TEST(got.value == one);
+  }
+  device::cpu cpu(2);
+  BOOST_TEST(global_norm(cpu, g.data(), 0).value == 0);
+  g[0] = 3e38f;  // its square leaves float, not double
+  BOOST_TEST(global_norm(cpu, g.data(), 100003).finite());
+  g[70001] = std::numeric_limits<float>::infinity();
+  BOOST_TEST(!global_norm(cpu, g.data(), 100003).finite());
+  BOOST_TEST(global_norm(cpu, g.data(), 100003).first_non_finite == 70001);
+  g[555] = std::nanf("");
+  BOOST_TEST(global_norm(cpu, g.data(), 100003).first_non_finite == 555);
+
+  BOOST_TEST(clip_factor(0.5, 1.0) == 1.0);
+  BOOST_TEST(clip_factor(4.0, 1.0) == 1.0 / 4.000001, boost::test_tools::tolerance(1e-14));
+  BOOST_TEST(clip_factor(4.0, 0.0) == 1.0);
+}
+
+}  // namespace distil_xlstm::optim
