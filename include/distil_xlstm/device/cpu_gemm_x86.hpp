@@ -1,0 +1,361 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include <distil_xlstm/core/extent.hpp>
+
+/// The loops of the matrix product, written once and compiled for each instruction set.
+///
+/// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16 along k),
+/// the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, multiply_add, sum.
+/// `target` attributes are not inherited by what a function calls, so the text itself is repeated: as macros.
+///
+/// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in order
+/// of k. dots: the Rows x Columns scalar products of rows x with rows w of k numbers, lane l summing l, l + lanes, ...
+#define DISTIL_XLSTM_GEMM_LOOPS(TARGET)                                                                          \
+  template <class V, int Rows, int Vectors>                                                                      \
+  TARGET void tile(index k, const void* a_panel, const void* b_panel, typename V::number beta,                   \
+                   typename V::number* c, index ldc) {                                                           \
+    const auto* a = static_cast<const typename V::unit*>(a_panel);                                               \
+    const auto* b = static_cast<const typename V::unit*>(b_panel);                                               \
+    typename V::reg acc[Rows][Vectors];                                                                          \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] = V::zero();                          \
+    }                                                                                                            \
+    for (int r = 0; r < Rows; ++r) __builtin_prefetch(c + r * ldc, 1);                                           \
+    for (index p = 0; p < k; ++p, a += V::rows, b += V::lanes * V::vectors) {                                    \
+      typename V::reg column[Vectors];                                                                           \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                               \
+        column[v] = V::load(b + v * V::lanes);                                                                   \
+        __builtin_prefetch(b + V::prefetch * V::lanes * V::vectors + v * V::lanes);                              \
+      }                                                                                                          \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
+        const typename V::reg x = V::broadcast(a + r);                                                           \
+        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] =                                   \
+            V::multiply_add(x, column[v], acc[r][v]);                                                            \
+      }                                                                                                          \
+    }                                                                                                            \
+    if (beta == 0) {                                                                                             \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
+        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v)                                               \
+            V::store(c + r * ldc + v * V::lanes, acc[r][v]);                                                     \
+      }                                                                                                          \
+      return;                                                                                                    \
+    }                                                                                                            \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                               \
+        typename V::number* p = c + r * ldc + v * V::lanes;                                                      \
+        V::store(p, V::scale_add(beta, V::load_result(p), acc[r][v]));                                           \
+      }                                                                                                          \
+    }                                                                                                            \
+  }                                                                                                              \
+                                                                                                                 \
+  template <class V, class Stored, int Rows, int Columns>                                                        \
+  TARGET void dots(index k, const void* x_rows, index x_stride, const void* const* w, typename V::number* out) { \
+    const auto* x = static_cast<const typename V::unit*>(x_rows);                                                \
+    typename V::reg acc[Rows][Columns];                                                                          \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
+      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] = V::zero();                          \
+    }                                                                                                            \
+    const typename Stored::unit* row[Columns];                                                                   \
+    _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) row[j] =                                          \
+        static_cast<const typename Stored::unit*>(w[j]);                                                         \
+    index p = 0;                                                                                                 \
+    for (; p + V::lanes <= k; p += V::lanes) {                                                                   \
+      typename V::reg column[Columns];                                                                           \
+      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) column[j] = Stored::load(row[j] + p);           \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
+        const typename V::reg left = V::load(x + r * x_stride + p);                                              \
+        _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] =                                   \
+            V::multiply_add(left, column[j], acc[r][j]);                                                         \
+      }                                                                                                          \
+    }                                                                                                            \
+    if (p < k) {                                                                                                 \
+      alignas(64) typename Stored::unit rest[Columns][V::lanes] = {};                                            \
+      for (int j = 0; j < Columns; ++j)                                                                          \
+        std::memcpy(rest[j], row[j] + p, static_cast<std::size_t>(k - p) * sizeof(typename Stored::unit));       \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
+        const typename V::reg left = V::load(x + r * x_stride + p);                                              \
+        _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] =                                   \
+            V::multiply_add(left, Stored::load(rest[j]), acc[r][j]);                                             \
+      }                                                                                                          \
+    }                                                                                                            \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
+      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) out[r * Columns + j] = V::sum(acc[r][j]);       \
+    }                                                                                                            \
+  }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DISTIL_XLSTM_X86 1
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+namespace distil_xlstm::device::detail {
+
+inline bool has_avx2() {
+  unsigned a, b, c = 0, d;  // f16c: not among the names that every compiler's __builtin_cpu_supports knows
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+         (c >> 29 & 1u);
+}
+inline bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+inline bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+#define DISTIL_XLSTM_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define DISTIL_XLSTM_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+#define DISTIL_XLSTM_AVX512_BF16 \
+  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define DISTIL_XLSTM_INLINE [[gnu::always_inline]] static inline
+
+// Sums of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory, hence the
+// full masks here and below.)
+DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 float sum_lanes(__m256 x) {
+  __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+  return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 double sum_lanes(__m256d x) {
+  const __m128d h = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
+}
+DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 float sum_lanes(__m512 x) {
+  return sum_lanes(_mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0), _mm512_maskz_extractf32x8_ps(0xff, x, 1)));
+}
+DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 double sum_lanes(__m512d x) {
+  return sum_lanes(_mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1)));
+}
+
+/// 8 rows of `count` 4-byte units to `count` groups of 8, `panel` units apart.
+DISTIL_XLSTM_AVX2 inline void transpose8x4(const void* from, index stride, index count, void* to, index panel) {
+  const char* s = static_cast<const char*>(from);
+  char* d = static_cast<char*>(to);
+  index p = 0;
+  for (; p + 8 <= count; p += 8) {
+    __m256 half[8], pair[8];
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) {  // rows i and i + 4: their first, then their last four units
+      const char *low = s + i * stride + 4 * p, *high = s + (i + 4) * stride + 4 * p;
+      half[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(reinterpret_cast<const float*>(low))),
+                                     _mm_loadu_ps(reinterpret_cast<const float*>(high)), 1);
+      half[i + 4] =
+          _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(reinterpret_cast<const float*>(low + 16))),
+                               _mm_loadu_ps(reinterpret_cast<const float*>(high + 16)), 1);
+    }
+    _Pragma("GCC unroll 2") for (int h = 0; h < 8; h += 4) {
+      pair[h] = _mm256_unpacklo_ps(half[h], half[h + 1]);
+      pair[h + 1] = _mm256_unpackhi_ps(half[h], half[h + 1]);
+      pair[h + 2] = _mm256_unpacklo_ps(half[h + 2], half[h + 3]);
+      pair[h + 3] = _mm256_unpackhi_ps(half[h + 2], half[h + 3]);
+      char* q = d + 4 * (p + h) * panel;
+      const index step = 4 * panel;
+      _mm256_storeu_ps(reinterpret_cast<float*>(q), _mm256_shuffle_ps(pair[h], pair[h + 2], 0x44));
+      _mm256_storeu_ps(reinterpret_cast<float*>(q + step), _mm256_shuffle_ps(pair[h], pair[h + 2], 0xee));
+      _mm256_storeu_ps(reinterpret_cast<float*>(q + 2 * step), _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0x44));
+      _mm256_storeu_ps(reinterpret_cast<float*>(q + 3 * step), _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0xee));
+    }
+  }
+  for (; p < count; ++p)
+    for (int i = 0; i < 8; ++i) std::memcpy(d + 4 * (p * panel + i), s + i * stride + 4 * p, 4);
+}
+
+/// 4 rows of `count` 4-byte units to `count` groups of 4, `panel` units apart.
+DISTIL_XLSTM_AVX2 inline void transpose4x4(const void* from, index stride, index count, void* to, index panel) {
+  const char* s = static_cast<const char*>(from);
+  char* d = static_cast<char*>(to);
+  index p = 0;
+  for (; p + 4 <= count; p += 4) {
+    __m128 row[4];
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) row[i] =
+        _mm_loadu_ps(reinterpret_cast<const float*>(s + i * stride + 4 * p));
+    _MM_TRANSPOSE4_PS(row[0], row[1], row[2], row[3]);
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i)
+        _mm_storeu_ps(reinterpret_cast<float*>(d + 4 * (p + i) * panel), row[i]);
+  }
+  for (; p < count; ++p)
+    for (int i = 0; i < 4; ++i) std::memcpy(d + 4 * (p * panel + i), s + i * stride + 4 * p, 4);
+}
+
+/// 4 rows of `count` 8-byte units to `count` groups of 4, `panel` units apart.
+DISTIL_XLSTM_AVX2 inline void transpose4x8(const void* from, index stride, index count, void* to, index panel) {
+  const char* s = static_cast<const char*>(from);
+  char* d = static_cast<char*>(to);
+  index p = 0;
+  for (; p + 2 <= count; p += 2) {
+    __m256d low = _mm256_castpd128_pd256(_mm_loadu_pd(reinterpret_cast<const double*>(s + 8 * p)));
+    __m256d high = _mm256_castpd128_pd256(_mm_loadu_pd(reinterpret_cast<const double*>(s + stride + 8 * p)));
+    low = _mm256_insertf128_pd(low, _mm_loadu_pd(reinterpret_cast<const double*>(s + 2 * stride + 8 * p)), 1);
+    high = _mm256_insertf128_pd(high, _mm_loadu_pd(reinterpret_cast<const double*>(s + 3 * stride + 8 * p)), 1);
+    _mm256_storeu_pd(reinterpret_cast<double*>(d + 8 * p * panel), _mm256_unpacklo_pd(low, high));
+    _mm256_storeu_pd(reinterpret_cast<double*>(d + 8 * (p + 1) * panel), _mm256_unpackhi_pd(low, high));
+  }
+  for (; p < count; ++p)
+    for (int i = 0; i < 4; ++i) std::memcpy(d + 8 * (p * panel + i), s + i * stride + 8 * p, 8);
+}
+
+struct avx512_f32 {
+  using number = float;
+  using unit = float;
+  using reg = __m512;
+  static constexpr index rows = 8, lanes = 16, vectors = 3, prefetch = 12;
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_ps(); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_ps(*p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
+    return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+
+  struct bf16_memory {
+    using unit = std::uint16_t;
+    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+      return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, x), 16));
+    }
+  };
+  struct f16_memory {
+    using unit = std::uint16_t;
+    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) {
+      return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+  };
+};
+
+struct avx512_f64 {
+  using number = double;
+  using unit = double;
+  using reg = __m512d;
+  static constexpr index rows = 8, lanes = 8, vectors = 3, prefetch = 12;
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_pd(); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_pd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_pd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_pd(p, x); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_pd(*p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_pd(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
+    return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+};
+
+/// Pairs of bf16 along k, float sums. A pair counts as one unit.
+struct avx512_bf16 {
+  using number = float;
+  using unit = std::uint32_t;
+  using reg = __m512;
+  static constexpr index rows = 8, lanes = 16, vectors = 3, prefetch = 12;
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg zero() { return _mm512_setzero_ps(); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg load(const unit* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg broadcast(const unit* p) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*p)));
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg multiply_add(reg a, reg b, reg c) {
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg scale_add(number a, reg b, reg c) {
+    return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 number sum(reg x) { return sum_lanes(x); }
+};
+
+struct avx2_f32 {
+  using number = float;
+  using unit = float;
+  using reg = __m256;
+  static constexpr index rows = 4, lanes = 8, vectors = 3, prefetch = 16;
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_ps(); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_ps(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_ps(p, x); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_ss(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
+    return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+
+  struct bf16_memory {
+    using unit = std::uint16_t;
+    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) {
+      const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+    }
+  };
+  struct f16_memory {
+    using unit = std::uint16_t;
+    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) {
+      return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+  };
+};
+
+struct avx2_f64 {
+  using number = double;
+  using unit = double;
+  using reg = __m256d;
+  static constexpr index rows = 4, lanes = 4, vectors = 3, prefetch = 16;
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_pd(); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_pd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_pd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_pd(p, x); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_sd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_pd(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
+    return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
+  }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+};
+
+namespace avx512 {
+DISTIL_XLSTM_GEMM_LOOPS(DISTIL_XLSTM_AVX512)
+}
+namespace avx512bf16 {
+DISTIL_XLSTM_GEMM_LOOPS(DISTIL_XLSTM_AVX512_BF16)
+}
+namespace avx2 {
+DISTIL_XLSTM_GEMM_LOOPS(DISTIL_XLSTM_AVX2)
+}
+
+/// The first whole vectors of `count` numbers stored as bf16 or f16, as floats; how many that were.
+template <class Stored>
+DISTIL_XLSTM_AVX512 index widen_avx512(const std::uint16_t* from, index count, float* to) {
+  index i = 0;
+  for (; i + 16 <= count; i += 16) _mm512_storeu_ps(to + i, Stored::load(from + i));
+  return i;
+}
+template <class Stored>
+DISTIL_XLSTM_AVX2 index widen_avx2(const std::uint16_t* from, index count, float* to) {
+  index i = 0;
+  for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, Stored::load(from + i));
+  return i;
+}
+/// The first whole vectors of `count` floats rounded to bf16 (nearest even; denormals to zero); how many that were.
+DISTIL_XLSTM_AVX512_BF16 inline index narrow_avx512(const float* from, index count, std::uint16_t* to) {
+  index i = 0;
+  for (; i + 32 <= count; i += 32) {
+    const __m512bh pair = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i));
+    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(pair));
+  }
+  return i;
+}
+/// out[i] = the pair (even[i], odd[i]).
+inline void zip_pairs(const std::uint16_t* even, const std::uint16_t* odd, index count, std::uint16_t* out) {
+  index i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(even + i));
+    const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(odd + i));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i), _mm_unpacklo_epi16(x, y));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * i + 8), _mm_unpackhi_epi16(x, y));
+  }
+  for (; i < count; ++i) out[2 * i] = even[i], out[2 * i + 1] = odd[i];
+}
+
+}  // namespace distil_xlstm::device::detail
+#endif
