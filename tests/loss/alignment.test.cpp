@@ -88,7 +88,10 @@ void check(const Term& term, index count, double expected, bool masked) {
   stack x(count);
   const sequence_view sequence{batch, time};
   const auto* scored = masked ? x.scored.data() : nullptr;
-  const auto value = [&] { return align(cpu, term, sequence, std::span<const hidden_pair<double>>(x.pairs(false)), scored, 1.0).value; };
+  const auto value = [&] {
+    const auto pairs = x.pairs(false);
+    return align(cpu, term, sequence, std::span<const hidden_pair<double>>(pairs), scored, 1.0).value;
+  };
   const auto pairs = x.pairs(true);
   const auto got = align(cpu, term, sequence, std::span<const hidden_pair<double>>(pairs), scored, 0.5);
   BOOST_TEST(got.value == expected, boost::test_tools::tolerance(1e-12));
