@@ -122,20 +122,22 @@ void check(const Term& term, index count, double expected, bool masked) {
 
 BOOST_AUTO_TEST_CASE(every_form_is_its_definition) {
   for (bool masked : {false, true})
-    for (auto form : {alignment::average, alignment::ratio, alignment::block_wise, alignment::paper, alignment::cosine,
-                      alignment::mse})
+    for (auto form : {alignment::average, alignment::ratio, alignment::block_wise, alignment::paper,
+                      alignment::cosine, alignment::mse})
       for (index count : {index{1}, layers}) {
         if (count > 1 && form == alignment::average) continue;
         const double expected = naive(stack(count), form, masked);
         check(align_by(form).at<double>(now).hidden, count, expected, masked);
       }
   check(frobenius().at<double>(now).hidden, 1, naive(stack(1), alignment::average, true), true);
-  check(frobenius(scope::sequence).at<double>(now).hidden, 2, naive(stack(2), alignment::block_wise, true), true);
+  check(frobenius(scope::sequence).at<double>(now).hidden, 2, naive(stack(2), alignment::block_wise, true),
+        true);
 }
 
 BOOST_AUTO_TEST_CASE(sums_of_terms_with_different_scopes) {
   const stack x(layers);
-  const auto o = (0.5 * frobenius() + 0.25 * frobenius(scope::sequence) + 2 * cosine() + 0.1 * mse()).at<double>(now);
+  const auto o =
+      (0.5 * frobenius() + 0.25 * frobenius(scope::sequence) + 2 * cosine() + 0.1 * mse()).at<double>(now);
   check(o.hidden, layers,
         0.5 * naive(x, alignment::ratio, true) + 0.25 * naive(x, alignment::block_wise, true) +
             2 * naive(x, alignment::cosine, true) + 0.1 * naive(x, alignment::mse, true),

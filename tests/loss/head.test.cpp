@@ -74,7 +74,8 @@ naive_sums naive(const problem<T>& p, double alpha, double gamma, double t, doub
     out.ce -= std::log(p1[target]);
     for (std::size_t v = 0; v < ps.size(); ++v) {
       const double g = factor * (alpha * t * (ps[v] - pt[v]) + gamma * (p1[v] - (v == target)));
-      for (std::size_t c = 0; c < width; ++c) out.dhs[i * width + c] += g * static_cast<double>(p.head[v * width + c]);
+      for (std::size_t c = 0; c < width; ++c)
+        out.dhs[i * width + c] += g * static_cast<double>(p.head[v * width + c]);
     }
   }
   out.value = alpha * t * t * out.kl + gamma * out.ce;
@@ -84,7 +85,8 @@ naive_sums naive(const problem<T>& p, double alpha, double gamma, double t, doub
 template <class T>
 double distance(const std::vector<T>& a, const std::vector<double>& b) {
   double worst = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
+  for (std::size_t i = 0; i < a.size(); ++i)
+    worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
   return worst;
 }
 
@@ -101,15 +103,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(the_chunked_head_is_the_naive_one, T, decltype(std
         problem<T> p;
         const auto* scored = masked ? p.scored.data() : nullptr;
         const auto expected = naive(p, 0.4, 0.5, 1.7, 0.2, masked);
-        const auto got = head(cpu, o.logits, p.student(), p.teacher(), p.weight(), p.targets.data(), scored, T(0.2),
-                              p.gradient(), bytes);
+        const auto got = head(cpu, o.logits, p.student(), p.teacher(), p.weight(), p.targets.data(), scored,
+                              T(0.2), p.gradient(), bytes);
         BOOST_TEST(got.rows == (masked ? 5 : 7));
         BOOST_TEST(std::abs(got.raw[0] - expected.kl) < eps * 30);
         BOOST_TEST(std::abs(got.raw[1] - expected.ce) < eps * 30);
         BOOST_TEST(std::abs(got.value - expected.value) < eps * 30);
         BOOST_TEST(distance(p.dhs, expected.dhs) < eps);
-        const auto quiet = head(cpu, o.logits, p.student(), p.teacher(), p.weight(), p.targets.data(), scored, T(0.2),
-                                {}, bytes);
+        const auto quiet = head(cpu, o.logits, p.student(), p.teacher(), p.weight(), p.targets.data(), scored,
+                                T(0.2), {}, bytes);
         BOOST_TEST(quiet.value == got.value);
       }
 }
@@ -173,9 +175,10 @@ BOOST_AUTO_TEST_CASE(a_missing_teacher) {
   const auto only_hidden = mse().at<double>(now);
   head(cpu, only_hidden.logits, p.student(), {}, p.weight(), p.targets.data(), nullptr, 1.0, p.gradient());
   BOOST_TEST(distance(p.dhs, std::vector<double>(rows * width, 0)) == 0);
-  BOOST_CHECK_THROW(head(cpu, d.at<double>(now).logits, p.student(), {}, matrix_view<const double>(p.head.data(), 4, 3),
-                         p.targets.data(), nullptr, 1.0, p.gradient()),
-                    error);
+  BOOST_CHECK_THROW(
+      head(cpu, d.at<double>(now).logits, p.student(), {}, matrix_view<const double>(p.head.data(), 4, 3),
+           p.targets.data(), nullptr, 1.0, p.gradient()),
+      error);
 }
 
 /// Packs meet minus infinity and NaN as scalars do.

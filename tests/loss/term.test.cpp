@@ -36,7 +36,8 @@ acc_of<Term> fold(const Term& t, const numbers& s, const numbers& h, std::size_t
 template <class Term>
 typename Term::scalar row_value(const Term& t, const numbers& s, const numbers& h, std::size_t target) {
   using T = typename Term::scalar;
-  return t.value(fold(t, s, h, 0, s.size()), target_logits<T>{static_cast<T>(s[target]), static_cast<T>(h[target])});
+  return t.value(fold(t, s, h, 0, s.size()),
+                 target_logits<T>{static_cast<T>(s[target]), static_cast<T>(h[target])});
 }
 template <class Term>
 numbers row_gradient(const Term& t, const numbers& s, const numbers& h, std::size_t target) {
@@ -71,8 +72,8 @@ template <class Term>
 void check_logits_term(const Term& t) {
   static_assert(LogitsTerm<Term>);
   const numbers s = random(37, 1), h = random(37, 2);
-  BOOST_TEST(gradient_error(s, row_gradient(t, s, h, 5), [&](const numbers& x) { return row_value(t, x, h, 5); }) <
-             1e-7);
+  BOOST_TEST(gradient_error(s, row_gradient(t, s, h, 5),
+                            [&](const numbers& x) { return row_value(t, x, h, 5); }) < 1e-7);
 }
 
 /// merge is associative with init() as identity, and splits do not show.
@@ -123,7 +124,8 @@ BOOST_AUTO_TEST_CASE(values_are_the_naive_ones) {
   const numbers s = random(50, 7), t = random(50, 8);
   const auto tolerance = boost::test_tools::tolerance(1e-12);
   BOOST_TEST(row_value(cross_entropy_term<double>{}, s, t, 9) == -std::log(softmax(s, 1)[9]), tolerance);
-  const double forward = naive_kl(softmax(t, 2), softmax(s, 2)), reverse = naive_kl(softmax(s, 2), softmax(t, 2));
+  const double forward = naive_kl(softmax(t, 2), softmax(s, 2)),
+               reverse = naive_kl(softmax(s, 2), softmax(t, 2));
   BOOST_TEST(row_value(kl_term<double>(2), s, t, 0) == 4 * forward, tolerance);
   BOOST_TEST(row_value(reverse_kl_term<double>(2), s, t, 0) == 4 * reverse, tolerance);
   const auto kl2 = kl_term<double>(2);
@@ -154,16 +156,21 @@ BOOST_AUTO_TEST_CASE(laws_of_folds) {
 /// Logits that a mask has set to minus infinity, or that are huge, give finite losses and gradients.
 BOOST_AUTO_TEST_CASE_TEMPLATE(extreme_logits, T, decltype(std::tuple<float, double>{})) {
   const auto all = (kl(2) + cross_entropy() + reverse_kl(1)).at<T>(now).logits;
-  const numbers rows[] = {{0, -infinity, 3, -infinity}, {-infinity, 1, 2, 3}, {1e30, 0, -1e30, 5}, {-1e4, 1e4, 0, 88},
-                          {-infinity, -infinity, -infinity, -infinity}, {0, 0, 0, 0}};
+  const numbers rows[] = {{0, -infinity, 3, -infinity},
+                          {-infinity, 1, 2, 3},
+                          {1e30, 0, -1e30, 5},
+                          {-1e4, 1e4, 0, 88},
+                          {-infinity, -infinity, -infinity, -infinity},
+                          {0, 0, 0, 0}};
   for (const auto& s : rows)
     for (const auto& t : rows)
       for (std::size_t target = 0; target < 4; ++target) {
         BOOST_TEST(std::isfinite(row_value(all, s, t, target)));
         for (double g : row_gradient(all, s, t, target)) BOOST_TEST(std::isfinite(g));
       }
-  BOOST_TEST(row_value(cross_entropy_term<T>{}, rows[0], rows[0], 2) ==
-                 static_cast<T>(std::log1p(std::exp(-3.0))), boost::test_tools::tolerance(static_cast<T>(1e-6)));
+  BOOST_TEST(
+      row_value(cross_entropy_term<T>{}, rows[0], rows[0], 2) == static_cast<T>(std::log1p(std::exp(-3.0))),
+      boost::test_tools::tolerance(static_cast<T>(1e-6)));
   BOOST_TEST(row_gradient(cross_entropy_term<T>{}, rows[0], rows[0], 2)[1] == 0);
   BOOST_TEST(std::isnan(row_value(cross_entropy_term<T>{}, {0, std::nan(""), 1}, {0, 0, 0}, 0)));
 }
@@ -227,11 +234,17 @@ struct squared_logits {
   T target_grad(const acc<T>&, const target_logits<T>&) const { return 0; }
 };
 template <class X>
-concept Termable = requires(X x) { term(x); };
+concept Termable = requires(X x) {
+  term(x);
+};
 template <class X>
-concept Tempered = requires(X x) { kl(x); };
+concept Tempered = requires(X x) {
+  kl(x);
+};
 template <class X>
-concept Addable = requires(X x) { cross_entropy() + x; };
+concept Addable = requires(X x) {
+  cross_entropy() + x;
+};
 static_assert(Termable<squared_logits<double>> && !Termable<int> && !Termable<schedule::constant<double>>);
 static_assert(Tempered<int> && Tempered<schedule::any<double>> && !Tempered<const char*>);
 static_assert(Addable<decltype(mse())> && !Addable<double> && !Addable<schedule::constant<double>>);

@@ -46,7 +46,8 @@ BOOST_AUTO_TEST_CASE(a_trace_by_hand) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple<float, double>{})) {
   constexpr index n = 10007;
-  const std::vector<decay_range> ranges{{0, 100, true}, {112, 5000, true}, {5120, 77, false}, {5200, 4807, true}};
+  const std::vector<decay_range> ranges{
+      {0, 100, true}, {112, 5000, true}, {5120, 77, false}, {5200, 4807, true}};
   const adamw h{.lr = 1e-2, .weight_decay = 0.1};
   const double clip = 0.25;
   device::cpu cpu(2);

@@ -30,7 +30,8 @@ BOOST_AUTO_TEST_CASE(clock_counts_epochs_and_restarts) {
   BOOST_TEST(clock{7}.epoch() == 0);
 }
 
-// The published values of alpha 0.8 -> 0.5 and T 2 -> 1 with Delta = 0.05 and 312 steps an epoch, to their four digits.
+// The published values of alpha 0.8 -> 0.5 and T 2 -> 1 with Delta = 0.05 and 312 steps an epoch, to their four
+// digits.
 BOOST_AUTO_TEST_CASE(delta_rule_of_the_code) {
   const delta alpha{0.8, 0.5}, temperature{2.0, 1.0};
   const double ks[] = {0, 1, 10, 100, 311}, a[] = {.8, .6772, .5883, .5534, .5445},
@@ -106,7 +107,8 @@ BOOST_AUTO_TEST_CASE(any_is_the_shape_it_names) {
   BOOST_TEST(any<double>::named("cosine", 2, 1).at(c) == (cosine{2.0, 1.0}.at(c)));
   BOOST_TEST(any<double>::named("logarithmic", 2, 1).at(c) == (logarithmic{2.0, 1.0}.at(c)));
   BOOST_TEST(any<double>::named("delta", 2, 1).at(c) == (delta{2.0, 1.0}.at(c)));
-  BOOST_TEST(any<double>::named("delta-constant", 2, 1).at(c) == (delta{2.0, 1.0, 0.05, decrement::constant}.at(c)));
+  BOOST_TEST(any<double>::named("delta-constant", 2, 1).at(c) ==
+             (delta{2.0, 1.0, 0.05, decrement::constant}.at(c)));
   for (auto name : {"constant", "linear", "cosine", "logarithmic", "delta-relative", "delta-constant"})
     BOOST_TEST(any<double>::named(name, 2, 1).name() == name);
   BOOST_CHECK_THROW(any<double>::named("increasing", 2, 1), error);

@@ -132,21 +132,21 @@ struct hidden_gradient {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     if (!g.takes(r)) return;
-    const auto a = g.term.choose(g.rows[pair * g.batch * g.time + r],
-                                 g.sequences[pair * g.batch + r / g.time], g.batches[pair]);
+    const auto a = g.term.choose(g.rows[pair * g.batch * g.time + r], g.sequences[pair * g.batch + r / g.time],
+                                 g.batches[pair]);
     scalar* p = gradient.row(r) + c;
-    math::store<V>(p, math::load<V>(p) + V(factor) * g.term.template grad<V>(a, *counts,
-                                                                            math::load<V>(student.row(r) + c),
-                                                                            math::load<V>(target.row(r) + c)));
+    math::store<V>(
+        p, math::load<V>(p) + V(factor) * g.term.template grad<V>(a, *counts, math::load<V>(student.row(r) + c),
+                                                                  math::load<V>(target.row(r) + c)));
   }
 };
 
 }  // namespace detail
 
 /// Value of a hidden site's term over pairs of equal shape [sequence.rows(), d], and gradient += factor * its
-/// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none) count neither in sums nor in the
-/// numbers that divide them. The value is not multiplied by `factor`. Nothing is done, and all is 0, where the term
-/// is absent or its weights are 0. Throws `error` when shapes disagree.
+/// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none) count neither in sums nor in
+/// the numbers that divide them. The value is not multiplied by `factor`. Nothing is done, and all is 0, where
+/// the term is absent or its weights are 0. Throws `error` when shapes disagree.
 template <class D, class Term>
 sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
                         std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
@@ -164,8 +164,8 @@ sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
               "loss: alignment of [", p.student.rows, ", ", p.student.cols, "] with [", p.target.rows, ", ",
               p.target.cols, "], expected [", n, ", ", width, "] twice");
       require(!p.gradient.data || (p.gradient.rows == n && p.gradient.cols == width),
-              "loss: the gradient of an alignment is [", p.gradient.rows, ", ", p.gradient.cols, "], expected [", n,
-              ", ", width, "]");
+              "loss: the gradient of an alignment is [", p.gradient.rows, ", ", p.gradient.cols,
+              "], expected [", n, ", ", width, "]");
     }
     auto rows = device.template scratch<acc>(count * n);
     auto sequences = device.template scratch<acc>(count * sequence.batch);

@@ -33,7 +33,8 @@ constexpr std::string_view name_of(alignment a) {
   constexpr std::string_view names[] = {"none", "average", "ratio", "block_wise", "paper", "cosine", "mse"};
   return names[static_cast<int>(a)];
 }
-/// True where the form compares the output of every block, false where it compares the final hidden state alone.
+/// True where the form compares the output of every block, false where it compares the final hidden state
+/// alone.
 constexpr bool compares_blocks(alignment a) { return a == alignment::ratio || a == alignment::block_wise; }
 
 /// An alignment whose form is chosen when the program runs. `none` is 0 everywhere.

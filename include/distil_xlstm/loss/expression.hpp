@@ -10,14 +10,17 @@
 
 namespace distil_xlstm {
 
-/// What a user writes: `alpha * kl(T) + (1 - alpha - beta) * cross_entropy() + beta * frobenius()`, where alpha,
-/// beta and T are numbers or schedules. `.at<T>(clock)` gives the `loss::objective` of that step, in the scalar T.
+/// What a user writes: `alpha * kl(T) + (1 - alpha - beta) * cross_entropy() + beta * frobenius()`, where
+/// alpha, beta and T are numbers or schedules. `.at<T>(clock)` gives the `loss::objective` of that step, in the
+/// scalar T.
 ///
 /// Laws: at() is linear: (w * e).at(c) weighs every term of e.at(c) with w.at(c), (a + b).at(c) fuses both.
 /// Models: the functions of loss/expression.hpp, `loss::term` of a user's own, their sums and multiples;
 /// loss::distillation.
 template <class E>
-concept ObjectiveExpression = std::is_trivially_copyable_v<E> && requires { typename E::is_objective_expression; };
+concept ObjectiveExpression = std::is_trivially_copyable_v<E> && requires {
+  typename E::is_objective_expression;
+};
 
 namespace loss {
 

@@ -29,10 +29,12 @@ struct squared_difference {
 };
 }  // namespace detail
 
-/// mean over groups of ||student - target||_F, / sqrt(numbers in all pairs). The gradient is 0 where the norm is.
+/// mean over groups of ||student - target||_F, / sqrt(numbers in all pairs). The gradient is 0 where the norm
+/// is.
 ///
-/// One pair, scope batch: `average`, the root mean square of the difference. One pair a block, scope batch: `ratio`.
-/// One pair a layer, scope sequence: `block_wise`. One pair, scope sequence: the paper's mean_b ||.||_F / sqrt(BSD).
+/// One pair, scope batch: `average`, the root mean square of the difference. One pair a block, scope batch:
+/// `ratio`. One pair a layer, scope sequence: `block_wise`. One pair, scope sequence: the paper's mean_b
+/// ||.||_F / sqrt(BSD).
 template <class T>
 struct frobenius_term : detail::squared_difference<T> {
   static constexpr const char* name = "frobenius";

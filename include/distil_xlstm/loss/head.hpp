@@ -106,7 +106,7 @@ struct head_gradient {
     scalar* p = h.student.row(r) + c;
     if (h.takes(r))
       math::store<V>(p, V(h.factor) * h.term.template grad<V>(h.folded[r], rows[r], math::load<V>(p),
-                                                               math::load<V>(h.teacher.row(r) + c)));
+                                                              math::load<V>(h.teacher.row(r) + c)));
     else
       math::store<V>(p, V(0));
   }
@@ -143,22 +143,22 @@ struct sum_reports {
 
 template <class Head>
 void require_head(const Head& head, index width) {
-  require(head.cols == width, "loss: hidden states of width ", width, " do not fit a head of [", head.rows, ", ",
-          head.cols, "]");
+  require(head.cols == width, "loss: hidden states of width ", width, " do not fit a head of [", head.rows,
+          ", ", head.cols, "]");
 }
 
 }  // namespace detail
 
 /// The language-model head fused with the objective's logits term.
 ///
-/// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no weight
-/// asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 .. V-1,
-/// scored [n] or null: rows with 0 have no loss, no gradient and are not counted.
-/// dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no gradient is made.
-/// Returns sums, not means, over the scored rows, and not multiplied by `factor`.
+/// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no
+/// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 ..
+/// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted. dhs [n, d] <- d (factor
+/// * sum over scored rows of the term) / d hs; without data, no gradient is made. Returns sums, not means, over
+/// the scored rows, and not multiplied by `factor`.
 ///
-/// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher logits
-/// are one product. Throws `error` when shapes disagree or the teacher is missing.
+/// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher
+/// logits are one product. Throws `error` when shapes disagree or the teacher is missing.
 template <class D, class Term, class Head>
 sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
                        matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
@@ -167,17 +167,18 @@ sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename T
   using T = typename Term::scalar;
   sums<Term::terms> out;
   const index n = hs.rows, d = hs.cols;
-  require(!dhs.data || (dhs.rows == n && dhs.cols == d), "loss: the hidden gradient is [", dhs.rows, ", ", dhs.cols,
-          "], the hidden states are [", n, ", ", d, "]");
+  require(!dhs.data || (dhs.rows == n && dhs.cols == d), "loss: the hidden gradient is [", dhs.rows, ", ",
+          dhs.cols, "], the hidden states are [", n, ", ", d, "]");
   if constexpr (Term::terms == 0) {
     if (dhs.data) map(device, n, d, detail::fill_zero<T>{dhs});
   } else {
     using acc = typename Term::template acc<T>;
     detail::require_head(head, d);
     const bool teacher = ht.data && term.uses_teacher();
-    require(teacher || !term.uses_teacher(), "loss: the objective compares with the teacher, whose states are absent");
-    require(!teacher || (ht.rows == n && ht.cols == d), "loss: the teacher's states are [", ht.rows, ", ", ht.cols,
-            "], the student's [", n, ", ", d, "]");
+    require(teacher || !term.uses_teacher(),
+            "loss: the objective compares with the teacher, whose states are absent");
+    require(!teacher || (ht.rows == n && ht.cols == d), "loss: the teacher's states are [", ht.rows, ", ",
+            ht.cols, "], the student's [", n, ", ", d, "]");
     if (n == 0) return out;
     constexpr index columns = Term::terms + 2;
     const index sides = teacher ? 2 : 1, vocabulary = head.rows;
@@ -225,8 +226,8 @@ sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename T
   return out;
 }
 
-/// What scoring a text gives: nll in nats over the scored rows, how many they are, and of how many the target has
-/// the highest logit.
+/// What scoring a text gives: nll in nats over the scored rows, how many they are, and of how many the target
+/// has the highest logit.
 struct token_scores {
   double nll = 0;
   index scored = 0, correct = 0;
@@ -270,8 +271,9 @@ struct score_fold {
 };
 }  // namespace detail
 
-/// Negative log-likelihoods of targets under softmax(hs head^T), for evaluation: nll[n] and is_argmax[n] (either may
-/// be null; 0 where not scored; a target that shares the highest logit counts as the arg max). Sizes as in `head`.
+/// Negative log-likelihoods of targets under softmax(hs head^T), for evaluation: nll[n] and is_argmax[n]
+/// (either may be null; 0 where not scored; a target that shares the highest logit counts as the arg max).
+/// Sizes as in `head`.
 template <class D, class T, class Head>
 token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const std::int32_t* targets,
                           const std::uint8_t* scored, T* nll = nullptr, std::uint8_t* is_argmax = nullptr,
@@ -288,8 +290,9 @@ token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const s
     const matrix_view<T> z(logits.data(), m, vocabulary);
     gemm(device, hs.slice(first, m), transposed(head), z);
     fold_rows(device, m, vocabulary,
-              detail::score_fold<T>{z, targets + first, scored ? scored + first : nullptr, nll ? nll + first : nullptr,
-                                    is_argmax ? is_argmax + first : nullptr, report.data() + 3 * first});
+              detail::score_fold<T>{z, targets + first, scored ? scored + first : nullptr,
+                                    nll ? nll + first : nullptr, is_argmax ? is_argmax + first : nullptr,
+                                    report.data() + 3 * first});
   }
   for_each(device, 3, detail::sum_reports{report.data(), n, 3, totals.data()});
   double host[3];

@@ -5,7 +5,8 @@
 
 namespace distil_xlstm::loss {
 
-/// T² KL(softmax(t / T) || softmax(s / T)): forward, teacher || student, with Hinton's factor. Logged without T².
+/// T² KL(softmax(t / T) || softmax(s / T)): forward, teacher || student, with Hinton's factor. Logged without
+/// T².
 template <class T>
 struct kl_term {
   using site = logits_site;

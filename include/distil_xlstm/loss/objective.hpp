@@ -93,7 +93,8 @@ struct weighted {
 
 /// The sum of two terms is the product of their folds: one pass, whatever the length of the sum.
 template <class A, class B>
-  requires std::same_as<typename A::site, typename B::site> && std::same_as<typename A::scalar, typename B::scalar>
+requires std::same_as<typename A::site, typename B::site> &&
+    std::same_as<typename A::scalar, typename B::scalar>
 struct fused {
   using site = typename A::site;
   using scalar = typename A::scalar;

@@ -21,8 +21,8 @@ struct target_logits {
   T student, teacher;
 };
 
-/// Over how much a hidden term's accumulators are merged before its value is taken: each row for itself, the rows of
-/// a sequence, or all rows of a tensor. The term is the mean over these groups.
+/// Over how much a hidden term's accumulators are merged before its value is taken: each row for itself, the
+/// rows of a sequence, or all rows of a tensor. The term is the mean over these groups.
 enum class scope { row, sequence, batch };
 
 /// How much takes part in a hidden term; excluded rows count nowhere.
@@ -39,11 +39,11 @@ struct hidden_counts {
 namespace detail {
 template <class F>
 concept Fold = std::is_trivially_copyable_v<F> && std::floating_point<typename F::scalar> &&
-               requires(const F f, typename F::template acc<typename F::scalar> a, typename F::scalar x) {
-                 { f.template init<typename F::scalar>() } -> std::same_as<decltype(a)>;
-                 f.template visit<typename F::scalar>(a, x, x);
-                 f.merge(a, a);
-               };
+    requires(const F f, typename F::template acc<typename F::scalar> a, typename F::scalar x) {
+  { f.template init<typename F::scalar>() } -> std::same_as<decltype(a)>;
+  f.template visit<typename F::scalar>(a, x, x);
+  f.merge(a, a);
+};
 }  // namespace detail
 
 }  // namespace loss
@@ -63,12 +63,12 @@ concept Fold = std::is_trivially_copyable_v<F> && std::floating_point<typename F
 /// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, and weighted and fused of these.
 template <class F>
 concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::detail::Fold<F> &&
-                     requires(const F f, typename F::template acc<typename F::scalar> a,
-                              loss::target_logits<typename F::scalar> row, typename F::scalar x) {
-                       { f.value(a, row) } -> std::same_as<typename F::scalar>;
-                       { f.template grad<typename F::scalar>(a, row, x, x) } -> std::same_as<typename F::scalar>;
-                       { f.target_grad(a, row) } -> std::same_as<typename F::scalar>;
-                     };
+    requires(const F f, typename F::template acc<typename F::scalar> a,
+             loss::target_logits<typename F::scalar> row, typename F::scalar x) {
+  { f.value(a, row) } -> std::same_as<typename F::scalar>;
+  { f.template grad<typename F::scalar>(a, row, x, x) } -> std::same_as<typename F::scalar>;
+  { f.target_grad(a, row) } -> std::same_as<typename F::scalar>;
+};
 
 /// A term over pairs of hidden states: a fold over (student, target) numbers of a row, merged over its scope.
 ///
@@ -80,15 +80,15 @@ concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::
 /// Models: loss::frobenius_term, cosine_term, mse_term, any_alignment, and weighted and fused of these.
 template <class F>
 concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::detail::Fold<F> &&
-                     requires(const F f, typename F::template acc<typename F::scalar> a,
-                              loss::hidden_counts<typename F::scalar> n, typename F::scalar x) {
-                       { f.value(a, n) } -> std::same_as<typename F::scalar>;
-                       { f.template grad<typename F::scalar>(a, n, x, x) } -> std::same_as<typename F::scalar>;
-                     };
+    requires(const F f, typename F::template acc<typename F::scalar> a,
+             loss::hidden_counts<typename F::scalar> n, typename F::scalar x) {
+  { f.value(a, n) } -> std::same_as<typename F::scalar>;
+  { f.template grad<typename F::scalar>(a, n, x, x) } -> std::same_as<typename F::scalar>;
+};
 
 /// A term with a name of its own: what `loss::term` takes; sums and multiples of terms have several.
 template <class F>
-concept NamedTerm = (LogitsTerm<F> || HiddenTerm<F>) && requires {
+concept NamedTerm = (LogitsTerm<F> || HiddenTerm<F>)&&requires {
   { F::name } -> std::convertible_to<std::string_view>;
 };
 

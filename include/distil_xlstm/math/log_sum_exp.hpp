@@ -20,9 +20,7 @@ template <class V>
 struct log_sum_exp {
   V max, sum;
 
-  static DISTIL_XLSTM_HD log_sum_exp empty() {
-    return {V(static_cast<scalar_of<V>>(logit_floor)), V(0)};
-  }
+  static DISTIL_XLSTM_HD log_sum_exp empty() { return {V(static_cast<scalar_of<V>>(logit_floor)), V(0)}; }
   DISTIL_XLSTM_HD V value() const {
     using std::log;
     return max + log(sum);

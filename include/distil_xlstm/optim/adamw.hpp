@@ -12,8 +12,8 @@
 
 namespace distil_xlstm::optim {
 
-/// AdamW (Loshchilov, Hutter 2019): decoupled weight decay, bias correction, epsilon outside the root; the formula
-/// and the order of operations are PyTorch's.
+/// AdamW (Loshchilov, Hutter 2019): decoupled weight decay, bias correction, epsilon outside the root; the
+/// formula and the order of operations are PyTorch's.
 ///
 ///   p <- p (1 - lr wd);  m <- m + (1 - b1) (g - m);  v <- b2 v + (1 - b2) g²
 ///   p <- p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
@@ -24,7 +24,8 @@ struct adamw {
   double weight_decay = 0;
 };
 
-/// What AdamW remembers, owned by the caller: two moments as long as the parameters, 0 at first, and steps taken.
+/// What AdamW remembers, owned by the caller: two moments as long as the parameters, 0 at first, and steps
+/// taken.
 template <class T>
 struct adamw_state {
   T *m = nullptr, *v = nullptr;
@@ -79,10 +80,10 @@ void update_range(D& device, adamw_update<T> u, index offset, index size) {
 
 }  // namespace detail
 
-/// One step over a flat arena of n numbers: parameters p, gradients g (multiplied by `clip` as they are read), moments
-/// and count in `state`. `lr` is this step's. `ranges`, sorted by offset, say where weight decay applies; padding
-/// between them goes with the range before it; no ranges at all: everything decays. Runs of equal decay are one pass.
-/// Throws `error` when the ranges overlap, are not sorted or leave the arena.
+/// One step over a flat arena of n numbers: parameters p, gradients g (multiplied by `clip` as they are read),
+/// moments and count in `state`. `lr` is this step's. `ranges`, sorted by offset, say where weight decay
+/// applies; padding between them goes with the range before it; no ranges at all: everything decays. Runs of
+/// equal decay are one pass. Throws `error` when the ranges overlap, are not sorted or leave the arena.
 template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const decay_range> ranges = {}, double clip = 1.0) {
@@ -110,8 +111,8 @@ void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>
   index begin = 0, end = 0;
   bool decay = ranges.front().decay;
   for (const auto& r : ranges) {
-    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "weight decay: the range ", r.offset, " .. ",
-            r.offset + r.size, " follows ", end, " in an arena of ", n);
+    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "weight decay: the range ", r.offset,
+            " .. ", r.offset + r.size, " follows ", end, " in an arena of ", n);
     if (r.decay != decay) {
       run(begin, r.offset, decay);
       begin = r.offset, decay = r.decay;

@@ -11,7 +11,7 @@ namespace distil_xlstm::optim {
 
 /// The norm of all gradients, and where they stop being numbers.
 struct gradient_norm {
-  double value = 0;           ///< sqrt(sum g²), summed in double; not finite if a gradient is not
+  double value = 0;             ///< sqrt(sum g²), summed in double; not finite if a gradient is not
   index first_non_finite = -1;  ///< flat index of the first gradient that is infinite or NaN, -1 if none is
 
   bool finite() const { return std::isfinite(value); }
@@ -36,7 +36,8 @@ struct block_squares {
         lanes[j] += x * x;
       }
     for (; i < end; ++i) lanes[0] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-    sums[block] = ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+    sums[block] =
+        ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
   }
 };
 

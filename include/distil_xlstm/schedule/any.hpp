@@ -21,8 +21,8 @@ struct any {
   using scalar = S;
   schedule::shape shape = schedule::shape::constant;
   S from = 0, to = 0;
-  index steps = 0;           ///< linear, cosine: length, 0 = the whole run
-  S step = S(0.05);          ///< delta: Delta
+  index steps = 0;   ///< linear, cosine: length, 0 = the whole run
+  S step = S(0.05);  ///< delta: Delta
   decrement rule = decrement::relative;
   counter k = counter::per_epoch;
   update when = update::paper;
@@ -35,7 +35,13 @@ struct any {
   constexpr any(cosine<S> s) : shape(schedule::shape::cosine), from(s.from), to(s.to), steps(s.steps) {}
   constexpr any(logarithmic<S> s) : shape(schedule::shape::logarithmic), from(s.from), to(s.to) {}
   constexpr any(delta<S> s)
-      : shape(schedule::shape::delta), from(s.from), to(s.to), step(s.step), rule(s.rule), k(s.k), when(s.when) {}
+      : shape(schedule::shape::delta),
+        from(s.from),
+        to(s.to),
+        step(s.step),
+        rule(s.rule),
+        k(s.k),
+        when(s.when) {}
 
   /// By the names of a command line: constant, linear, cosine, logarithmic, delta (= delta-relative, as the
   /// authors' code), delta-constant (as the paper). Throws `error` on any other.

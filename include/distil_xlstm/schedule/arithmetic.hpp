@@ -19,7 +19,7 @@ struct combined {
 
 namespace detail {
 template <class A, class B>
-concept AnyScheduled = NumberOrSchedule<A> && NumberOrSchedule<B> && (Schedule<A> || Schedule<B>);
+concept AnyScheduled = NumberOrSchedule<A> && NumberOrSchedule<B> &&(Schedule<A> || Schedule<B>);
 
 /// The scalar of the one that has one; a plain number takes it over.
 template <class A, class B>
@@ -39,19 +39,13 @@ constexpr auto combine(A a, B b) {
 }  // namespace detail
 
 template <class A, class B>
-  requires detail::AnyScheduled<A, B>
-constexpr auto operator-(A a, B b) {
-  return detail::combine<std::minus<>>(a, b);
-}
+requires detail::AnyScheduled<A, B>
+constexpr auto operator-(A a, B b) { return detail::combine<std::minus<>>(a, b); }
 template <class A, class B>
-  requires detail::AnyScheduled<A, B>
-constexpr auto operator+(A a, B b) {
-  return detail::combine<std::plus<>>(a, b);
-}
+requires detail::AnyScheduled<A, B>
+constexpr auto operator+(A a, B b) { return detail::combine<std::plus<>>(a, b); }
 template <class A, class B>
-  requires detail::AnyScheduled<A, B>
-constexpr auto operator*(A a, B b) {
-  return detail::combine<std::multiplies<>>(a, b);
-}
+requires detail::AnyScheduled<A, B>
+constexpr auto operator*(A a, B b) { return detail::combine<std::multiplies<>>(a, b); }
 
 }  // namespace distil_xlstm::schedule

@@ -20,8 +20,8 @@ enum class counter {
 enum class update {
   paper,      ///< step j (from 0) uses k = j
   code,       ///< the value is renewed after a step, from the k before it: step j uses k = max(j - 1, 0)
-  code_stale  ///< as `code` before 10 January 2025: besides, the first step of every later epoch still uses the last
-              ///< value that the epoch before it computed
+  code_stale  ///< as `code` before 10 January 2025: besides, the first step of every later epoch still uses the
+              ///< last value that the epoch before it computed
 };
 
 /// Delta-distillation (Distil-xLSTM): within an epoch to + (from_e - to) / (1 + ln(1 + k)), between epochs

@@ -16,9 +16,9 @@ inline annealing annealing_named(std::string_view name) {
   fail("learning-rate schedule '", name, "' is not known (constant, cosine are)");
 }
 
-/// Linear warm-up to `peak` over `warmup` steps, then `peak`, or a half cosine down to `floor` at the run's end.
-/// Step j of the warm-up (from 0) has peak (j + 1) / warmup; with `zero_start` peak j / warmup, as Hugging Face's
-/// schedules do (there the first step does not move the parameters).
+/// Linear warm-up to `peak` over `warmup` steps, then `peak`, or a half cosine down to `floor` at the run's
+/// end. Step j of the warm-up (from 0) has peak (j + 1) / warmup; with `zero_start` peak j / warmup, as Hugging
+/// Face's schedules do (there the first step does not move the parameters).
 template <class S>
 struct learning_rate {
   using scalar = S;

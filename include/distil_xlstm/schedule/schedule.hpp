@@ -14,9 +14,9 @@ namespace distil_xlstm {
 /// Models: everything in schedule/, and arithmetic of schedules and numbers.
 template <class S>
 concept Schedule = std::is_trivially_copyable_v<S> && std::floating_point<typename S::scalar> &&
-                   requires(const S s, schedule::clock c) {
-                     { s.at(c) } -> std::same_as<typename S::scalar>;
-                   };
+    requires(const S s, schedule::clock c) {
+  { s.at(c) } -> std::same_as<typename S::scalar>;
+};
 
 /// What may stand where a weight or a temperature is asked for.
 template <class S>
