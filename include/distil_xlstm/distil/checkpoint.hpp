@@ -1,0 +1,167 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+
+namespace distil_xlstm {
+
+/// Folders step-00000042 of one run's checkpoints: everything that moves, weights, both moments and counters,
+/// as safetensors beside a manifest. A checkpoint is written aside, synced and renamed, so that it is whole or
+/// not there.
+class checkpoints {
+ public:
+  static constexpr index format = 1;
+  explicit checkpoints(std::filesystem::path folder, index keep = 2)
+      : folder_(std::move(folder)), keep_(keep) {}
+
+  /// Steps of the checkpoints that are there, oldest first.
+  std::vector<index> steps() const {
+    std::vector<index> out;
+    std::error_code none;
+    for (const auto& f : std::filesystem::directory_iterator(folder_, none)) {
+      const std::string name = f.path().filename().string();
+      if (name.size() == 13 && name.starts_with("step-") &&
+          name.find_first_not_of("0123456789", 5) == name.npos)
+        out.push_back(std::stol(name.substr(5)));
+    }
+    std::sort(out.begin(), out.end());
+    return out;
+  }
+
+  /// `run` is what must be the same when the run goes on: it is compared by `restore`.
+  template <class T, class D>
+  void save(const trainer<T, D>& t, const io::json& run) const {
+    const auto counters = t.count();
+    const auto final_folder = folder_of(counters.step), temporary = folder_ / "writing";
+    std::filesystem::create_directories(folder_);
+    std::filesystem::remove_all(temporary);
+    std::filesystem::create_directories(temporary);
+    try {
+      write(t, counters, run, temporary);
+      std::filesystem::remove_all(final_folder);
+      std::filesystem::rename(temporary, final_folder);
+    } catch (...) {
+      std::error_code none;
+      std::filesystem::remove_all(temporary, none);
+      throw;
+    }
+    const auto all = steps();
+    for (std::size_t i = 0; i + static_cast<std::size_t>(keep_) < all.size(); ++i)
+      std::filesystem::remove_all(folder_of(all[i]));
+  }
+
+  /// Restores the newest checkpoint and returns its `run`, or nothing where there is none. A damaged one is
+  /// passed over for the one before it; `warn` is told.
+  template <class T, class D, class Warn>
+  std::optional<io::json> restore(trainer<T, D>& t, const Warn& warn) const {
+    auto all = steps();
+    for (; !all.empty(); all.pop_back()) {
+      try {
+        return read(t, folder_of(all.back()));
+      } catch (const error& e) {
+        if (all.size() == 1) throw;
+        warn(std::string(e.what()));
+      }
+    }
+    return {};
+  }
+  /// The manifest's `run` of the newest checkpoint that can be read: to know a run before its trainer exists.
+  std::optional<io::json> newest_run() const {
+    auto all = steps();
+    for (; !all.empty(); all.pop_back()) {
+      const auto path = folder_of(all.back()) / "manifest.json";
+      try {
+        return io::member(io::read_json_file(path), "run", path.string());
+      } catch (const error&) {
+        if (all.size() == 1) throw;
+      }
+    }
+    return {};
+  }
+  std::filesystem::path folder_of(index step) const {
+    char name[32];
+    std::snprintf(name, sizeof name, "step-%08ld", static_cast<long>(step));
+    return folder_ / name;
+  }
+
+ private:
+  template <class T, class D>
+  static void write(const trainer<T, D>& t, const typename trainer<T, D>::counters& c, const io::json& run,
+                    const std::filesystem::path& folder) {
+    io::safetensors_writer file;
+    file.metadata("format", "distil_xlstm.checkpoint");
+    const auto& names = t.student().names();
+    const std::pair<const char*, const weight_memory<xlstm_stack, T, D>*> arenas[] = {
+        {"weight.", &t.student().weights()},
+        {"first_moment.", &t.first_moment()},
+        {"second_moment.", &t.second_moment()}};
+    for (const auto& [prefix, arena] : arenas)
+      for (const auto& e : names) file.declare(prefix + e.name, element_of<T>, e.shape);
+    file.open(folder / "state.safetensors");
+    std::vector<T> values;
+    for (const auto& [prefix, arena] : arenas)
+      for (const auto& e : names) {
+        values.resize(static_cast<std::size_t>(e.size));
+        t.device().download(values.data(), arena->data() + e.offset, e.size * static_cast<index>(sizeof(T)));
+        file.append(values.data(), e.size);
+      }
+    file.commit();
+    const io::json about = {{"format", format},
+                            {"step", c.step},
+                            {"updates", c.updates},
+                            {"skipped", c.skipped},
+                            {"unusable", c.unusable},
+                            {"total_steps", t.options().total_steps},
+                            {"precision", traits(element_of<T>).name},
+                            {"run", run}};
+    io::write_text_atomically(folder / "manifest.json", about.dump(2) + "\n");
+  }
+
+  template <class T, class D>
+  static io::json read(trainer<T, D>& t, const std::filesystem::path& folder) {
+    const std::string where = (folder / "manifest.json").string();
+    const io::json about = io::read_json_file(where);
+    const auto version = io::get<index>(about, "format", where);
+    require(version == format, where, ": checkpoint format ", version, ", this library reads ", format);
+    const auto precision = io::get<std::string>(about, "precision", where);
+    require(precision == traits(element_of<T>).name, where, ": a checkpoint in ", precision,
+            ", the run asks for ", traits(element_of<T>).name);
+    const io::safetensors_file file(folder / "state.safetensors");
+    const auto& names = t.student().names();
+    const std::pair<const char*, T*> arenas[] = {{"weight.", t.student().weights().data()},
+                                                 {"first_moment.", t.first_moment().data()},
+                                                 {"second_moment.", t.second_moment().data()}};
+    require(file.tensors().size() == 3 * names.size(), file.path(), ": ", file.tensors().size(),
+            " tensors, the student needs ", 3 * names.size());
+    for (const auto& [prefix, arena] : arenas)  // all are looked at before the first is taken
+      for (const auto& e : names) {
+        const auto& found = file.at(prefix + e.name);
+        require(found.shape == e.shape && found.element == element_of<T>, file.path(), ": tensor ", prefix,
+                e.name, " does not fit the student");
+      }
+    std::vector<T> values;
+    for (const auto& [prefix, arena] : arenas)
+      for (const auto& e : names) {
+        values.resize(static_cast<std::size_t>(e.size));
+        file.at(prefix + e.name).copy_to(values.data());
+        t.device().upload(arena + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+      }
+    t.count({io::get<index>(about, "step", where), io::get<std::int64_t>(about, "updates", where),
+             io::get<index>(about, "skipped", where), io::get<index>(about, "unusable", where)});
+    t.total_steps(io::get<index>(about, "total_steps", where));
+    return io::member(about, "run", where);
+  }
+
+  std::filesystem::path folder_;
+  index keep_;
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <vector>
+
+#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/distil/alignment_plan.hpp>
+#include <distil_xlstm/distil/windows.hpp>
+
+namespace distil_xlstm {
+
+/// What a teacher tells about a batch: its final hidden states, which with the shared head are its logits, and
+/// the alignment's targets.
+template <class T>
+struct teacher_signals {
+  matrix_view<T> last_hidden;
+  std::vector<matrix_view<T>> targets;
+};
+
+/// Where a student's lessons come from: a running teacher, or what one once said.
+template <class T, class D>
+class teacher_source {
+ public:
+  virtual ~teacher_source() = default;
+  /// Fills `out` for windows `which`, whose tokens are in `tokens`.
+  virtual void fill(D& device, const std::vector<index>& which, const token_batch& tokens,
+                    const teacher_signals<T>& out) = 0;
+};
+
+namespace detail {
+/// y = (first ? 0 : y) + weight x
+template <class T>
+struct accumulate_mean {
+  using scalar = T;
+  matrix_view<const T> x;
+  matrix_view<T> y;
+  T weight;
+  bool first;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const V term = V(weight) * math::load<V>(x.row(r) + c);
+    math::store<V>(y.row(r) + c, first ? term : math::load<V>(y.row(r) + c) + term);
+  }
+};
+}  // namespace detail
+
+/// A teacher that runs along. `Teacher` has forward(device, sequence, ids, last_hidden, on_layer(i, hidden)), i
+/// = 0 the embedding, i = L_t the last layer after the final norm.
+template <class T, class D, class Teacher>
+class live_teacher final : public teacher_source<T, D> {
+ public:
+  live_teacher(const Teacher& teacher, alignment_plan plan) : teacher_(&teacher), plan_(std::move(plan)) {}
+
+  void fill(D& device, const std::vector<index>&, const token_batch& tokens,
+            const teacher_signals<T>& out) override {
+    teacher_->forward(device, tokens.view(), tokens.ids.data(), out.last_hidden,
+                      [&](index layer, matrix_view<const T> h) {
+                        for (std::size_t g = 0; g < plan_.groups.size(); ++g) {
+                          const auto [first, last] = plan_.groups[g];
+                          if (layer < first || layer > last) continue;
+                          map(device, h.rows, h.cols,
+                              detail::accumulate_mean<T>{
+                                  h, out.targets[g], T(1) / static_cast<T>(last - first + 1), layer == first});
+                        }
+                      });
+  }
+
+ private:
+  const Teacher* teacher_;
+  alignment_plan plan_;
+};
+
+}  // namespace distil_xlstm

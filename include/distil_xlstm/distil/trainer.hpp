@@ -1,0 +1,250 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/distil/teacher_source.hpp>
+#include <distil_xlstm/loss/alignment.hpp>
+#include <distil_xlstm/loss/distillation.hpp>
+#include <distil_xlstm/loss/head.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/optim/adamw.hpp>
+#include <distil_xlstm/optim/gradient_norm.hpp>
+#include <distil_xlstm/schedule/learning_rate.hpp>
+
+namespace distil_xlstm {
+
+/// True for the tensors that the reference's optimiser groups decay: the name holds "weight", and not "norm".
+inline bool decays(std::string_view name) {
+  return name.find("weight") != name.npos && name.find("norm") == name.npos;
+}
+
+/// The numbers of a training run that its steps depend on.
+struct training_options {
+  index batch = 8, length = 128, accumulate = 1;
+  index total_steps = 0;
+  index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
+  window_order order = window_order::shuffled;
+  std::uint64_t seed = 0;
+  loss::distillation objective;
+  schedule::learning_rate<double> lr{1e-3};
+  optim::adamw optimiser;
+  double clip = 1.0;  ///< largest gradient norm; 0: no clipping
+};
+
+/// What one step did.
+struct step_metrics {
+  index step = 0;  ///< steps finished, this one included
+  index epoch = 0;
+  index tokens = 0;  ///< scored in this step
+  double ce = 0, kl = 0, alignment = 0, total = 0, grad_norm = 0;
+  double lr = 0, alpha = 0, beta = 0, temperature = 0;
+  bool skipped = false;  ///< a gradient was not finite: the weights stayed
+};
+
+/// Seconds that a step's parts took.
+struct step_times {
+  double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
+};
+
+/// Trains a student's stack: the frozen ends, the teacher's signals and the text are given. Everything a step
+/// needs is allocated by the first. One trainer is one caller's.
+template <class T, class D>
+class trainer {
+ public:
+  using student_type = xlstm<T, D>;
+
+  /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit.
+  trainer(D& device, student_type& student, const windows& text, teacher_source<T, D>& teacher,
+          alignment_plan plan, training_options options)
+      : device_(&device),
+        student_(&student),
+        text_(&text),
+        teacher_(&teacher),
+        plan_(std::move(plan)),
+        options_(std::move(options)),
+        order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
+        gradients_(device, student.stack()),
+        first_moment_(device, student.stack()),
+        second_moment_(device, student.stack()),
+        state_(student.make_state(device, options_.batch)),
+        tape_(student.make_tape(device, options_.batch, options_.length, false)) {
+    require(text.length() == options_.length, "trainer: windows of ", text.length(),
+            " tokens, the options say ", options_.length);
+    require(text.text().vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
+            text.text().vocab_size(), ", the student has ", student.vocabulary());
+    for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, decays(e.name)});
+    const index rows = options_.batch * options_.length, d = student.width();
+    const index targets = static_cast<index>(plan_.groups.size()), taps = plan_.blocks ? targets : 0;
+    memory_ = buffer<T, D>(device, rows * d * (5 + targets + taps));
+    T* at = memory_.data();
+    auto take = [&] {
+      const matrix_view<T> m(at, rows, d);
+      at += rows * d;
+      return m;
+    };
+    x_ = take(), hidden_ = take(), dhidden_ = take(), dx_ = take(), signals_.last_hidden = take();
+    for (index g = 0; g < targets; ++g) signals_.targets.push_back(take());
+    for (index g = 0; g < taps; ++g) tap_gradients_.push_back(take());
+  }
+
+  index step_count() const { return step_; }
+  index steps_per_epoch() const { return order_.steps_per_epoch(); }
+  const training_options& options() const { return options_; }
+  void total_steps(index n) { options_.total_steps = n; }
+  const step_times& times() const { return times_; }
+  /// The seconds since the last call are booked by `now()`, a clock of the caller's; null: nothing is timed.
+  void timer(double (*now)()) { now_ = now; }
+
+  /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
+  step_metrics step() {
+    step_metrics m = measure();
+    const auto norm = optim::global_norm(*device_, gradients_.data(), gradients_.size());
+    m.grad_norm = norm.value;
+    book(times_.backward);
+    if (norm.finite()) {
+      unusable_ = 0;
+      optim::adamw_state<T> moments{first_moment_.data(), second_moment_.data(), updates_};
+      optim::step(*device_, options_.optimiser, m.lr, student_->weights().data(), gradients_.data(), moments,
+                  gradients_.size(), decay_, optim::clip_factor(norm.value, options_.clip));
+      updates_ = moments.step;
+    } else {
+      m.skipped = true;
+      ++skipped_;
+      if (++unusable_ >= 10)
+        throw numeric_error("ten steps in a row had gradients that are not finite, first in " +
+                            tensor_at(norm.first_non_finite) + " at step " + std::to_string(step_ + 1));
+    }
+    book(times_.optimiser);
+    ++step_;
+    m.step = step_;
+    return m;
+  }
+
+  /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
+  step_metrics measure() {
+    const schedule::clock clock = this->clock();
+    const auto objective = options_.objective.template at<T>(clock);
+    const auto numbers = options_.objective.at_step(clock);
+    step_metrics m;
+    m.epoch = step_ / order_.steps_per_epoch();
+    m.lr = options_.lr.at(clock), m.alpha = numbers.alpha, m.beta = numbers.beta,
+    m.temperature = numbers.temperature;
+    if (now_) last_ = now_();
+    map(*device_, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
+    tokens_.resize(static_cast<std::size_t>(options_.accumulate));
+    for (index a = 0; a < options_.accumulate; ++a) {
+      auto& part = tokens_[static_cast<std::size_t>(a)];
+      text_->read(order_.rows_of(step_, a * options_.batch, options_.batch), part);
+      m.tokens += part.scored_tokens;
+    }
+    require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
+    for (index a = 0; a < options_.accumulate; ++a) micro_batch(a, objective, m);
+    return m;
+  }
+
+  schedule::clock clock() const {
+    const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
+    return options_.restart_epochs > 0 ? c.restarted(options_.restart_epochs) : c;
+  }
+
+  // What a checkpoint holds: arenas of `size()` numbers, and counters.
+  struct counters {
+    index step = 0;
+    std::int64_t updates = 0;
+    index skipped = 0, unusable = 0;
+  };
+  counters count() const { return {step_, updates_, skipped_, unusable_}; }
+  void count(const counters& c) {
+    step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable;
+  }
+  student_type& student() const { return *student_; }
+  const weight_memory<xlstm_stack, T, D>& gradients() const { return gradients_; }
+  const weight_memory<xlstm_stack, T, D>& first_moment() const { return first_moment_; }
+  const weight_memory<xlstm_stack, T, D>& second_moment() const { return second_moment_; }
+  D& device() const { return *device_; }
+
+ private:
+  template <class Objective>
+  void micro_batch(index a, const Objective& objective, step_metrics& m) {
+    D& d = *device_;
+    const auto& tokens = tokens_[static_cast<std::size_t>(a)];
+    const sequence_view seq = tokens.view();
+    const double whole = static_cast<double>(m.tokens);
+    teacher_->fill(d, order_.rows_of(step_, a * options_.batch, options_.batch), tokens, signals_);
+    book(times_.teacher);
+    state_.reset();
+    student_->forward(d, seq, tokens.ids.data(), state_, tape_, x_, hidden_);
+    book(times_.forward);
+
+    const auto logits = loss::head(
+        d, objective.logits, matrix_view<const T>(hidden_), matrix_view<const T>(signals_.last_hidden),
+        student_->head(), tokens.targets.data(), tokens.scored.data(), static_cast<T>(1.0 / whole), dhidden_);
+    const double share = static_cast<double>(tokens.scored_tokens) / whole;
+    pairs_.clear();
+    if (plan_.blocks) {
+      for (std::size_t i = 0; i < plan_.groups.size(); ++i) {
+        map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
+        pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)), signals_.targets[i],
+                          tap_gradients_[i]});
+      }
+    } else if (!plan_.groups.empty()) {
+      pairs_.push_back({hidden_, signals_.targets[0], dhidden_});
+    }
+    const auto aligned = loss::align<D>(d, objective.hidden, seq, std::span<const loss::hidden_pair<T>>(pairs_),
+                                        nullptr, static_cast<T>(share));
+    m.kl += logits.raw[0] / whole;
+    m.ce += logits.raw[1] / whole;
+    m.total += logits.value / whole;
+    if constexpr (requires { aligned.raw[0]; }) {
+      m.alignment += share * aligned.raw[0];
+      m.total += share * aligned.value;
+    }
+    book(times_.objective);
+    student_->stack().backward(
+        d, seq, student_->weights().views(), gradients_.views(), tape_.views(), matrix_view<const T>(x_),
+        matrix_view<const T>(dhidden_), dx_, [&](index i, matrix_view<T> dy) {
+          if (plan_.blocks)
+            map(d, dy.rows, dy.cols, detail::add_to<T>{tap_gradients_[static_cast<std::size_t>(i)], dy});
+        });
+    book(times_.backward);
+  }
+
+  void book(double& part) {
+    if (!now_) return;
+    const double t = now_();
+    part += t - last_;
+    last_ = t;
+  }
+  std::string tensor_at(index i) const {
+    for (const auto& e : student_->names())
+      if (i >= e.offset && i < e.offset + e.size) return e.name;
+    return "an unknown tensor";
+  }
+
+  D* device_;
+  student_type* student_;
+  const windows* text_;
+  teacher_source<T, D>* teacher_;
+  alignment_plan plan_;
+  training_options options_;
+  window_plan order_;
+  weight_memory<xlstm_stack, T, D> gradients_, first_moment_, second_moment_;
+  typename student_type::state_type state_;
+  typename student_type::tape_type tape_;
+  std::vector<optim::decay_range> decay_;
+  buffer<T, D> memory_;
+  matrix_view<T> x_, hidden_, dhidden_, dx_;
+  teacher_signals<T> signals_;
+  std::vector<matrix_view<T>> tap_gradients_;
+  std::vector<loss::hidden_pair<T>> pairs_;
+  std::vector<token_batch> tokens_;
+  index step_ = 0, skipped_ = 0, unusable_ = 0;
+  std::int64_t updates_ = 0;
+  step_times times_;
+  double (*now_)() = nullptr;
+  double last_ = 0;
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <string_view>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+
+namespace distil_xlstm {
+
+/// A few windows of a text, row after row: what one forward reads.
+struct token_batch {
+  index batch = 0, time = 0;
+  std::vector<std::int32_t> ids, targets, start;
+  std::vector<std::uint8_t> scored;
+  index scored_tokens = 0;
+
+  sequence_view view() const { return {batch, time, start.data()}; }
+};
+
+/// A token file cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and targets one
+/// further on. Windows that would run past the end are dropped. A target in another document than its input is
+/// not scored; where a document begins, recurrent state, convolution window and attention begin anew.
+class windows {
+ public:
+  /// Throws `error` when the text has not one window.
+  windows(const io::token_file& text, index length) : text_(&text), length_(length) {
+    require(length > 0, "windows of ", length, " tokens are not possible");
+    count_ = text.size() > length ? (text.size() - 1) / length : 0;
+    require(count_ > 0, "the text has ", text.size(), " tokens, too few for one window of ", length);
+  }
+  index count() const { return count_; }
+  index length() const { return length_; }
+  const io::token_file& text() const { return *text_; }
+
+  void read(const std::vector<index>& which, token_batch& out) const {
+    out.batch = static_cast<index>(which.size()), out.time = length_;
+    const auto rows = static_cast<std::size_t>(out.batch * length_);
+    out.ids.resize(rows), out.targets.resize(rows), out.start.resize(rows), out.scored.resize(rows);
+    out.scored_tokens = 0;
+    for (std::size_t b = 0; b < which.size(); ++b) {
+      const index first = which[b] * length_;
+      index document = text_->document_start(first);
+      bool begins = false;
+      for (index t = 0; t < length_; ++t) {
+        const std::size_t r = b * static_cast<std::size_t>(length_) + static_cast<std::size_t>(t);
+        if (begins) document = first + t;
+        begins = text_->starts_at(first + t + 1);
+        out.ids[r] = (*text_)[first + t];
+        out.targets[r] = (*text_)[first + t + 1];
+        out.start[r] = static_cast<std::int32_t>(document >= first ? document - first : -1);
+        out.scored[r] = !begins;
+        out.scored_tokens += out.scored[r];
+      }
+    }
+  }
+
+ private:
+  const io::token_file* text_;
+  index length_, count_ = 0;
+};
+
+/// In which order windows are read. Both are functions of (seed, step) alone, so that a resumed run goes on as
+/// if nothing had happened.
+enum class window_order { shuffled, sequential };
+
+inline window_order window_order_named(std::string_view name) {
+  if (name == "shuffled") return window_order::shuffled;
+  if (name == "sequential") return window_order::sequential;
+  fail("order '", name, "' is not known (shuffled, sequential are)");
+}
+
+/// Which windows a step reads: row i of step s is the (s mod steps_per_epoch) * rows + i -th of its epoch's
+/// order.
+class window_plan {
+ public:
+  /// `rows` windows a step (batch times accumulation). Throws `error` when the text has fewer.
+  window_plan(index windows, index rows, window_order order, std::uint64_t seed)
+      : windows_(windows), rows_(rows), order_(order), seed_(seed) {
+    require(rows > 0 && windows >= rows, "the text has ", windows, " windows, a step takes ", rows);
+  }
+  index steps_per_epoch() const { return windows_ / rows_; }
+
+  std::vector<index> rows_of(index step, index first, index count) {
+    const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
+    std::vector<index> out(static_cast<std::size_t>(count));
+    for (index i = 0; i < count; ++i)
+      out[static_cast<std::size_t>(i)] =
+          order_ == window_order::sequential ? at + i : shuffled(epoch)[static_cast<std::size_t>(at + i)];
+    return out;
+  }
+
+ private:
+  const std::vector<index>& shuffled(index epoch) {
+    if (epoch == epoch_) return permutation_;
+    epoch_ = epoch;
+    permutation_.resize(static_cast<std::size_t>(windows_));
+    std::iota(permutation_.begin(), permutation_.end(), index{0});
+    rng random(seed_ ^ (static_cast<std::uint64_t>(epoch) + 1) * 0x9e3779b97f4a7c15u);
+    for (index i = windows_ - 1; i > 0; --i)
+      std::swap(permutation_[static_cast<std::size_t>(i)],
+                permutation_[static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(i) + 1))]);
+    return permutation_;
+  }
+  index windows_, rows_;
+  window_order order_;
+  std::uint64_t seed_;
+  index epoch_ = -1;
+  std::vector<index> permutation_;
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,243 @@
+#define BOOST_TEST_MODULE trainer
+#include <boost/test/unit_test.hpp>
+
+#include <filesystem>
+
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+
+namespace distil_xlstm {
+namespace {
+
+namespace fs = std::filesystem;
+using cpu = device::cpu;
+
+constexpr index vocabulary = 23, width = 16, layers = 5;
+
+/// A folder that goes when the test does.
+struct temporary_folder {
+  static inline int count = 0;
+  fs::path path = fs::temp_directory_path() /
+                  ("distil_xlstm-trainer-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
+  temporary_folder() { fs::create_directories(path); }
+  ~temporary_folder() { fs::remove_all(path); }
+};
+
+/// Hidden states made of the token and its place: a teacher whose lessons are known without running one.
+template <class T>
+struct invented_teacher final : teacher_source<T, cpu> {
+  void fill(cpu&, const std::vector<index>& which, const token_batch& tokens,
+            const teacher_signals<T>& out) override {
+    for (std::size_t s = 0; s <= out.targets.size(); ++s)
+      for (index r = 0; r < tokens.batch * tokens.time; ++r)
+        for (index c = 0; c < width; ++c) {
+          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / tokens.time)] * 1000003 +
+                                                r % tokens.time * 1009 + c * 31 + static_cast<index>(s) * 7));
+          (s == 0 ? out.last_hidden : out.targets[s - 1]).row(r)[c] = static_cast<T>(number.normal());
+        }
+  }
+};
+
+struct text_file {
+  temporary_folder folder;
+  io::token_file file;
+  explicit text_file(index n = 400) : file(make(folder.path / "text.safetensors", n)) {}
+  static io::token_file make(const fs::path& path, index n) {
+    rng random(5);
+    std::vector<std::int32_t> ids;
+    for (index i = 0; i < n; ++i) ids.push_back(static_cast<std::int32_t>(random.below(vocabulary)));
+    const std::vector<std::int64_t> documents = {0, 13, 14, 40, 55, 90, 300};
+    io::write_token_file(path, ids, documents, vocabulary);
+    return io::token_file(path);
+  }
+};
+
+template <class T>
+struct ends {
+  std::vector<T> embedding;
+  ends() {
+    rng random(11);
+    for (index i = 0; i < vocabulary * width; ++i) embedding.push_back(static_cast<T>(random.normal()));
+  }
+  frozen_matrix matrix() const { return {embedding.data(), element_of<T>, vocabulary, width}; }
+};
+
+xlstm_config shape() {
+  xlstm_config c;
+  c.vocabulary = vocabulary, c.width = width, c.blocks = 3, c.slstm_at = {0}, c.mlstm_heads = c.slstm_heads = 2,
+  c.tied = true;
+  return c;
+}
+
+template <class T>
+struct setting {
+  cpu device{2};
+  text_file text;
+  ends<T> memory;
+  windows cut;
+  xlstm<T, cpu> student;
+  invented_teacher<T> teacher;
+  training_options options;
+  alignment_plan plan;
+  std::unique_ptr<trainer<T, cpu>> run;
+
+  explicit setting(loss::alignment form, index batch = 2, index accumulate = 1)
+      : cut(text.file, 9), student(device, shape(), memory.matrix(), memory.matrix(), nullptr) {
+    student.initialise(device, 3);
+    // Weights that start from 0 would hide their gradients' errors.
+    rng random(17);
+    for (index i = 0; i < student.weights().size(); ++i)
+      student.weights().data()[i] += static_cast<T>(0.1 * random.normal());
+    options.batch = batch, options.length = 9, options.accumulate = accumulate, options.total_steps = 12;
+    options.objective.alpha = schedule::any<double>(0.5), options.objective.beta = schedule::any<double>(0.3);
+    options.objective.temperature = schedule::any<double>(1.7);
+    options.objective.form = form;
+    options.optimiser.weight_decay = 0.1, options.seed = 4;
+    plan = alignment_plan::make(form, layers, shape().blocks);
+    run = std::make_unique<trainer<T, cpu>>(device, student, cut, teacher, plan, options);
+  }
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(gradient_of_the_whole_objective) {
+  for (auto form :
+       {loss::alignment::average, loss::alignment::ratio, loss::alignment::cosine, loss::alignment::none}) {
+    setting<double> s(form);
+    s.run->measure();
+    const std::vector<double> gradient(s.run->gradients().data(),
+                                       s.run->gradients().data() + s.run->gradients().size());
+    double* w = s.student.weights().data();
+    for (const auto& e : s.student.names()) {
+      double worst = 0, largest = 0;
+      for (index i = e.offset; i < e.offset + e.size; i += std::max<index>(1, e.size / 5)) {
+        const double keep = w[i];
+        double best = INFINITY, slope = 0;
+        for (double h : {1e-4, 1e-5}) {
+          auto at = [&](double x) {
+            w[i] = keep + x;
+            const double total = s.run->measure().total;
+            w[i] = keep;
+            return total;
+          };
+          const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+          const double off = std::abs(numeric - gradient[static_cast<std::size_t>(i)]);
+          if (off < best) best = off, slope = numeric;
+        }
+        worst = std::max(worst, best), largest = std::max(largest, std::abs(slope));
+      }
+      BOOST_TEST_CONTEXT(loss::name_of(form) << " " << e.name)
+      BOOST_TEST(worst <= 1e-7 * std::max(largest, 1e-3));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(token_means_do_not_depend_on_the_split) {
+  setting<double> whole(loss::alignment::none, 4, 1), split(loss::alignment::none, 1, 4);
+  for (int i = 0; i < 3; ++i) {
+    const auto a = whole.run->step(), b = split.run->step();
+    BOOST_TEST(a.tokens == b.tokens);
+    BOOST_TEST(std::abs(a.ce - b.ce) <= 1e-12 * a.ce);
+    BOOST_TEST(std::abs(a.kl - b.kl) <= 1e-12 * a.kl);
+    BOOST_TEST(std::abs(a.grad_norm - b.grad_norm) <= 1e-10 * a.grad_norm);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_resumed_run_is_the_same_run_bit_for_bit) {
+  temporary_folder folder;
+  const checkpoints store(folder.path / "checkpoints");
+  std::vector<double> uninterrupted;
+  {
+    setting<float> s(loss::alignment::average);
+    for (int i = 0; i < 8; ++i) {
+      uninterrupted.push_back(s.run->step().total);
+      if (i == 2 || i == 3 || i == 4) store.save(*s.run, {{"seed", 4}});
+    }
+  }
+  BOOST_TEST(store.steps().size() == 2u);
+  const auto refuse = [](const std::string& why) { BOOST_ERROR(why); };
+  {
+    setting<float> s(loss::alignment::average);
+    const auto run = store.restore(*s.run, refuse);
+    BOOST_REQUIRE(run);
+    BOOST_TEST(s.run->step_count() == 5);
+    for (std::size_t i = 5; i < 8; ++i) BOOST_TEST(s.run->step().total == uninterrupted[i]);
+  }
+  // A damaged newest checkpoint: the one before it takes its place.
+  fs::resize_file(store.folder_of(5) / "state.safetensors", 1000);
+  setting<float> s(loss::alignment::average);
+  int warnings = 0;
+  BOOST_REQUIRE(store.restore(*s.run, [&](const std::string&) { ++warnings; }));
+  BOOST_TEST(warnings == 1);
+  BOOST_TEST(s.run->step_count() == 4);
+  BOOST_TEST(s.run->step().total == uninterrupted[4]);
+}
+
+BOOST_AUTO_TEST_CASE(a_run_is_the_same_whatever_the_number_of_threads) {
+  std::vector<double> totals;
+  for (int threads : {1, 2, 3}) {
+    cpu device(threads);
+    setting<float> s(loss::alignment::ratio);
+    trainer<float, cpu> run(device, s.student, s.cut, s.teacher, s.plan, s.options);
+    for (int i = 0; i < 3; ++i) run.step();
+    totals.push_back(run.step().total);
+  }
+  BOOST_TEST(totals[1] == totals[0]);
+  BOOST_TEST(totals[2] == totals[0]);
+}
+
+BOOST_AUTO_TEST_CASE(gradients_that_are_not_numbers_skip_the_step_and_ten_stop_the_run) {
+  setting<float> s(loss::alignment::average);
+  s.run->step();
+  float& broken = s.student.weights().data()[s.student.names()[0].offset];
+  const float keep = broken;
+  broken = NAN;
+  const std::vector<float> before(s.student.weights().data() + 64,
+                                  s.student.weights().data() + s.student.weights().size());
+  BOOST_TEST(s.run->step().skipped);
+  for (std::size_t i = 0; i < before.size(); ++i)
+    BOOST_REQUIRE(before[i] == s.student.weights().data()[i + 64]);
+  broken = keep;
+  BOOST_TEST(!s.run->step().skipped);
+  broken = NAN;
+  for (int i = 0; i < 9; ++i) s.run->step();
+  BOOST_CHECK_EXCEPTION(s.run->step(), numeric_error, [](const error& e) {
+    return std::string(e.what()).find("blocks.0") != std::string::npos;
+  });
+}
+
+BOOST_AUTO_TEST_CASE(a_cache_gives_the_losses_of_the_live_run) {
+  temporary_folder folder;
+  setting<float> live(loss::alignment::ratio);
+  const auto tokens = live.text.file.data_sha256();
+  const index targets = static_cast<index>(live.plan.groups.size());
+  {
+    cache_writer out(folder.path / "cache",
+                     {"invented", "00", tokens, live.cut.count(), 9, width, layers, "ratio", targets},
+                     element::f32);
+    std::vector<float> memory(static_cast<std::size_t>((1 + targets) * 9 * width));
+    teacher_signals<float> s{{memory.data(), 9, width}, {}};
+    for (index g = 0; g < targets; ++g) s.targets.push_back({memory.data() + (g + 1) * 9 * width, 9, width});
+    token_batch batch;
+    for (index w = 0; w < live.cut.count(); ++w) {
+      live.cut.read({w}, batch);
+      live.teacher.fill(live.device, {w}, batch, s);
+      out.append(s);
+    }
+    out.finish(live.memory.matrix(), live.memory.matrix());
+  }
+  const teacher_cache cache(folder.path / "cache");
+  cache.verify(tokens, live.cut.count(), 9, live.plan);
+  BOOST_CHECK_THROW(cache.verify("other", live.cut.count(), 9, live.plan), error);
+  BOOST_CHECK_THROW(cache.verify(tokens, live.cut.count(), 8, live.plan), error);
+  BOOST_CHECK_THROW(cache.verify_teacher("11"), error);
+  cached_teacher<float, cpu> source(cache);
+  setting<float> other(loss::alignment::ratio);
+  trainer<float, cpu> run(other.device, other.student, other.cut, source, other.plan, other.options);
+  for (int i = 0; i < 4; ++i) BOOST_TEST(run.step().total == live.run->step().total);
+}
+
+}  // namespace distil_xlstm
