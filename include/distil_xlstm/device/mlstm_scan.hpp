@@ -130,6 +130,7 @@ struct mlstm_chunkwise {
     T* shifted = rows + 7 * L;  // i~_s - b_s
     double sum = 0;
     for (index t = 0; t < z.length; ++t) {
+      if (begin_of(first + t) == first + t) sum = 0;  // so that not even rounding crosses a boundary
       sum += static_cast<double>(math::log_sigmoid(f[(first + t) * ldf]));
       z.b[t] = static_cast<T>(sum);
       shifted[t] = static_cast<T>(static_cast<double>(i[(first + t) * ldi]) - sum);
@@ -141,8 +142,7 @@ struct mlstm_chunkwise {
       const index start = begin_of(first + t) - first;
       const bool carried = start <= 0;
       const index low = carried ? 0 : start;
-      const T before = low > 0 ? z.b[low - 1] : T(0);
-      T entering = carried ? z.b[t] + m : z.b[t] - before + static_cast<T>(shape.empty_m);
+      const T entering = z.b[t] + (carried ? m : static_cast<T>(shape.empty_m));
       T best = entering;
       index from = -1;
       for (index u = low; u <= t; ++u)
