@@ -333,7 +333,7 @@ class tokenizer {
     merges_ = detail::merge_table(data_.merges.size());
     std::string whole;
     for (std::size_t i = 0; i < data_.merges.size(); ++i) {
-      const auto& [left, right] = data_.merges[i];
+      const std::string &left = data_.merges[i].first, &right = data_.merges[i].second;
       const auto id = [&](std::string_view text) {
         const auto at = ids.find(text);
         if (at == ids.end())
