@@ -1,0 +1,191 @@
+#pragma once
+
+#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/block/rotary.hpp>
+#include <distil_xlstm/device/attention_scan.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// Appends each token's key and value to its sequence's cache, from its beginning where a document began.
+template <class T>
+struct cache_rows {
+  using scalar = T;
+  sequence_view seq;
+  matrix_view<const T> k, v;
+  per_sequence<T> keys, values, position;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index b = r / seq.time, t = r % seq.time, last = seq.document_start(b, seq.time - 1);
+    if (t < last) return;
+    const index at = position_of(seq, position, b, t) * k.cols + c;
+    math::store<V>(keys.of(b) + at, math::load<V>(k.row(r) + c));
+    math::store<V>(values.of(b) + at, math::load<V>(v.row(r) + c));
+  }
+};
+
+}  // namespace detail
+
+template <class Matrix, class Pointer>
+struct attention_params {
+  linear_params<Matrix, Pointer> q_proj, k_proj, v_proj, o_proj;
+};
+/// The keys (turned) and values of the document so far. A capacity of 0 keeps nothing.
+template <class T>
+struct attention_state {
+  per_sequence<T> keys, values;  ///< [capacity, kv_heads * head_dim]
+  per_sequence<T> position;      ///< [1]: how many there are
+  index capacity = 0;
+};
+template <class T>
+struct attention_tape {
+  matrix_view<T> q, k, v;  ///< q and k turned
+  rotary_tape<T> rotary;
+  matrix_view<T> y;         ///< what the output projection reads
+  attention_state<T> past;  ///< the state before the call, where a backward may follow
+};
+
+/// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
+/// likewise, y = softmax(q kᵀ / sqrt(head_dim)) v of each head, then Woᵀ (+ bo). It sees no other document.
+///
+/// `capacity` is how many tokens of a document the state can hold; a call that would exceed it throws `error` and
+/// changes nothing. With capacity 0 there is no state: a document that began before the call counts from the
+/// call's first token, which is how windows of a text are trained and scored.
+struct attention {
+  index width = 0, heads = 1, kv_heads = 1;
+  index head_dim = 0;  ///< need not be width / heads
+  double theta = 10000;
+  bool bias = false;         ///< of q, k and v
+  bool output_bias = false;  ///< of o
+  index capacity = 0;
+  double standard_deviation = 0.02;  ///< of the initial weights
+
+  constexpr index width_in() const { return width; }
+  constexpr index width_out() const { return width; }
+
+  template <class L>
+  auto params(L& l) const {
+    require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: ", kv_heads,
+            " key heads do not divide the ", heads, " heads");
+    rope().params(l);
+    attention_params<typename L::matrix_type, typename L::pointer> p;
+    p.q_proj = l.scope("q_proj", [&] { return query().params(l); });
+    p.k_proj = l.scope("k_proj", [&] { return key().params(l); });
+    p.v_proj = l.scope("v_proj", [&] { return key().params(l); });
+    p.o_proj = l.scope("o_proj", [&] { return output().params(l); });
+    return p;
+  }
+  template <class L>
+  auto state(L& l) const {
+    attention_state<typename L::scalar> s;
+    if (capacity == 0) return s;
+    s.position = l.state("position", {1});
+    s.keys = l.state("keys", {capacity, kv_width()});
+    s.values = l.state("values", {capacity, kv_width()});
+    s.capacity = capacity;
+    return s;
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    attention_tape<T> k{};
+    k.q = l.matrix("q", seq.rows(), heads * head_dim);
+    k.k = l.matrix("k", seq.rows(), kv_width());
+    k.v = l.matrix("v", seq.rows(), kv_width());
+    k.rotary = rope().tape(l, seq);
+    k.y = l.matrix("y", seq.rows(), heads * head_dim);
+    if (capacity > 0 && !l.transient()) {
+      k.past.position = {l.tensor("past_length", {seq.batch}), 1};
+      const index each = capacity * kv_width();
+      k.past.keys = {l.tensor("past_keys", {seq.batch, each}), each};
+      k.past.values = {l.tensor("past_values", {seq.batch, each}), each};
+      k.past.capacity = capacity;
+    }
+    return k;
+  }
+
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    if (s.capacity > 0) check_capacity(d, seq, s);
+    if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
+    query().forward(d, p.q_proj, x, k.q);
+    key().forward(d, p.k_proj, x, k.k);
+    key().forward(d, p.v_proj, x, k.v);
+    rope().tables(d, seq, s.position, k.rotary);
+    rope().turn(d, k.rotary, matrix_view<const T>(k.q), k.q);
+    rope().turn(d, k.rotary, matrix_view<const T>(k.k), k.k);
+    attention_forward(d, arguments(seq, s, k));
+    if (s.capacity > 0) {
+      map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, k.k, k.v, s.keys, s.values, s.position});
+      rope().advance(d, seq, s.position);
+    }
+    output().forward(d, p.o_proj, matrix_view<const T>(k.y), y);
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    const index rows = x.rows, q_width = heads * head_dim;
+    auto memory = d.template scratch<T>(rows * (2 * q_width + 2 * kv_width()));
+    const matrix_view<T> dout(memory.data(), rows, q_width), dq(dout.data + dout.size(), rows, q_width),
+        dk(dq.data + dq.size(), rows, kv_width()), dv(dk.data + dk.size(), rows, kv_width());
+    output().backward(d, p.o_proj, g.o_proj, matrix_view<const T>(k.y), dy, dout);
+    attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
+    rope().turn_back(d, k.rotary, matrix_view<const T>(dq), dq);
+    rope().turn_back(d, k.rotary, matrix_view<const T>(dk), dk);
+    query().backward(d, p.q_proj, g.q_proj, x, matrix_view<const T>(dq), dx);
+    add_backward(d, p.k_proj, g.k_proj, x, matrix_view<const T>(dk), dx);
+    add_backward(d, p.v_proj, g.v_proj, x, matrix_view<const T>(dv), dx);
+  }
+
+ private:
+  index kv_width() const { return kv_heads * head_dim; }
+  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
+  linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
+  linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
+  linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
+
+  template <class T>
+  attention_arguments<T> arguments(sequence_view seq, const attention_state<T>& past,
+                                   const attention_tape<T>& k) const {
+    attention_arguments<T> a{seq, {heads, kv_heads, head_dim}, k.q, k.k, k.v, {}, k.y};
+    if (past.capacity > 0)
+      a.past = {{past.keys.data, past.keys.stride},
+                {past.values.data, past.values.stride},
+                {past.position.data, past.position.stride}};
+    return a;
+  }
+  /// Positions lie in the device's memory, and so do the documents' starts.
+  template <class D, class T>
+  void check_capacity(D& d, sequence_view seq, const attention_state<T>& s) const {
+    for (index b = 0; b < seq.batch; ++b) {
+      T position = 0;
+      std::int32_t last = -1;
+      d.download(&position, s.position.of(b), sizeof position);
+      if (seq.start) d.download(&last, seq.start + b * seq.time + seq.time - 1, sizeof last);
+      const index length = last < 0 ? static_cast<index>(position) + seq.time : seq.time - last;
+      require(length <= s.capacity, "attention: sequence ", b, " would hold ", length,
+              " tokens, the capacity of its state is ", s.capacity);
+    }
+  }
+  template <class D, class T>
+  void keep_past(D& d, sequence_view seq, const attention_state<T>& s, const attention_state<T>& past) const {
+    const index bytes = static_cast<index>(sizeof(T));
+    for (index b = 0; b < seq.batch; ++b) {
+      d.copy(past.position.of(b), s.position.of(b), bytes);
+      d.copy(past.keys.of(b), s.keys.of(b), capacity * kv_width() * bytes);
+      d.copy(past.values.of(b), s.values.of(b), capacity * kv_width() * bytes);
+    }
+  }
+  /// A linear map's backward that adds to dx.
+  template <class D, class P, class G, class T>
+  void add_backward(D& d, const P& p, const G& g, matrix_view<const T> x, matrix_view<const T> dy,
+                    matrix_view<T> dx) const {
+    gemm(d, dy, p.weight, dx, T(1));
+    gemm(d, transposed(dy), x, g.weight, T(1));
+    if (g.bias) fold_columns(d, dy.rows, dy.cols, detail::add_column_sums<T>{dy, g.bias});
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,153 @@
+#pragma once
+
+#include <cmath>
+
+#include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// frequency[i] = theta^(-2i / head_dim)
+struct rotary_frequencies {
+  double theta;
+  index half;
+  double* frequency;
+  DISTIL_XLSTM_HD void operator()(index i) const {
+    using std::pow;
+    frequency[i] = pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+  }
+};
+
+/// The place of token t in its document: counted from its start, or on from the carried position.
+template <class T>
+DISTIL_XLSTM_HD index position_of(sequence_view seq, per_sequence<T> carried, index b, index t) {
+  const index start = seq.document_start(b, t);
+  if (start >= 0) return t - start;
+  return t + (carried.data ? static_cast<index>(*carried.of(b)) : 0);
+}
+
+/// cos and sin of one row's angles, in double.
+template <class T>
+struct rotary_table_rows {
+  sequence_view seq;
+  per_sequence<T> carried;
+  const double* frequency;
+  matrix_view<T> cosines, sines;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    using std::cos;
+    using std::sin;
+    const auto position = static_cast<double>(position_of(seq, carried, r / seq.time, r % seq.time));
+    for (index i = 0; i < cosines.cols; ++i) {
+      cosines.row(r)[i] = static_cast<T>(cos(position * frequency[i]));
+      sines.row(r)[i] = static_cast<T>(sin(position * frequency[i]));
+    }
+  }
+};
+
+/// (y_i, y_{i+half}) = (x_i c - x_{i+half} s, x_{i+half} c + x_i s), each head of each row; y may be x.
+/// `direction` -1 turns back, which is the gradient.
+template <class T>
+struct rotary_turn {
+  using scalar = T;
+  index heads;
+  matrix_view<const T> cosines, sines;
+  T direction;
+  matrix_view<const T> x;
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index row = r / heads, half = cosines.cols, column = r % heads * 2 * half + c;
+    const V cosine = math::load<V>(cosines.row(row) + c);
+    const V sine = V(direction) * math::load<V>(sines.row(row) + c);
+    const V low = math::load<V>(x.row(row) + column), high = math::load<V>(x.row(row) + column + half);
+    math::store<V>(y.row(row) + column, low * cosine - high * sine);
+    math::store<V>(y.row(row) + column + half, high * cosine + low * sine);
+  }
+};
+
+/// Where the next call goes on.
+template <class T>
+struct advance_position {
+  sequence_view seq;
+  per_sequence<T> position;
+  DISTIL_XLSTM_HD void operator()(index b) const {
+    *position.of(b) = static_cast<T>(position_of(seq, position, b, seq.time - 1) + 1);
+  }
+};
+
+}  // namespace detail
+
+template <class T>
+struct rotary_state {
+  per_sequence<T> position;  ///< [1]: tokens of the document so far
+};
+template <class T>
+struct rotary_tape {
+  matrix_view<T> cosines, sines;  ///< [rows, head_dim / 2]
+};
+
+/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotated form of Hugging Face and
+/// NeoX: the pair (i, i + head_dim / 2) of each head turns by position * theta^(-2i / head_dim). Positions begin
+/// anew with each document. Angles, cosines and sines are computed in double.
+struct rotary {
+  index width = 0, head_dim = 0;
+  double theta = 10000;
+
+  constexpr index width_in() const { return width; }
+  constexpr index width_out() const { return width; }
+
+  template <class L>
+  nothing params(L&) const {
+    require(head_dim > 0 && head_dim % 2 == 0 && width % head_dim == 0, "rotary: heads of ", head_dim,
+            " must be even and divide the width ", width);
+    return {};
+  }
+  template <class L>
+  auto state(L& l) const {
+    return rotary_state<typename L::scalar>{l.state("position", {1})};
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    return rotary_tape<typename L::scalar>{l.matrix("cosines", seq.rows(), head_dim / 2),
+                                           l.matrix("sines", seq.rows(), head_dim / 2)};
+  }
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P&, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    tables(d, seq, s.position, k);
+    turn(d, k, x, y);
+    advance(d, seq, s.position);
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view, const P&, const G&, const K& k, matrix_view<const T>, matrix_view<const T> dy,
+                matrix_view<T> dx) const {
+    turn_back(d, k, dy, dx);
+  }
+
+  /// The parts, for a block that turns several matrices with one table. `carried` may be null.
+  template <class D, class T>
+  void tables(D& d, sequence_view seq, per_sequence<T> carried, const rotary_tape<T>& k) const {
+    auto frequency = d.template scratch<double>(head_dim / 2);
+    scan(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
+    scan(d, seq.rows(), detail::rotary_table_rows<T>{seq, carried, frequency.data(), k.cosines, k.sines});
+  }
+  /// Any number of heads; y may be x.
+  template <class D, class T>
+  void turn(D& d, const rotary_tape<T>& k, matrix_view<const T> x, matrix_view<T> y, T direction = 1) const {
+    const index heads = x.cols / head_dim;
+    map(d, x.rows * heads, head_dim / 2,
+        detail::rotary_turn<T>{heads, k.cosines, k.sines, direction, x, y});
+  }
+  template <class D, class T>
+  void turn_back(D& d, const rotary_tape<T>& k, matrix_view<const T> dy, matrix_view<T> dx) const {
+    turn(d, k, dy, dx, T(-1));
+  }
+  template <class D, class T>
+  void advance(D& d, sequence_view seq, per_sequence<T> position) const {
+    scan(d, seq.batch, detail::advance_position<T>{seq, position});
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,254 @@
+#define BOOST_TEST_MODULE attention
+#include <boost/test/unit_test.hpp>
+
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/testing/gradcheck.hpp>
+
+namespace distil_xlstm {
+namespace {
+
+device::cpu& cpu() {
+  static device::cpu device(2);
+  return device;
+}
+
+/// q, k, v, a past of other lengths for each sequence, and an output gradient, all random.
+template <class T>
+struct problem {
+  sequence_view seq;
+  attention_shape shape;
+  index capacity;
+  std::vector<T> q, k, v, keys, values, length, y, dy, dq, dk, dv;
+
+  problem(sequence_view s, attention_shape a, index past, std::uint64_t seed = 3)
+      : seq(s), shape(a), capacity(past) {
+    rng random(seed);
+    auto make = [&](index n) {
+      std::vector<T> out(static_cast<std::size_t>(n));
+      for (auto& x : out) x = static_cast<T>(random.normal());
+      return out;
+    };
+    const index kv = a.kv_heads * a.width, all = a.heads * a.width;
+    q = make(s.rows() * all), k = make(s.rows() * kv), v = make(s.rows() * kv), dy = make(s.rows() * all);
+    keys = make(s.batch * past * kv), values = make(s.batch * past * kv);
+    for (index b = 0; b < s.batch; ++b) length.push_back(static_cast<T>(past > b ? past - b : 0));
+    y.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(k.size());
+  }
+  attention_arguments<T> forward() {
+    const index all = shape.heads * shape.width, kv = shape.kv_heads * shape.width, rows = seq.rows();
+    attention_arguments<T> a{seq, shape, {q.data(), rows, all}, {k.data(), rows, kv}, {v.data(), rows, kv},
+                             {},  {y.data(), rows, all}};
+    if (capacity > 0)
+      a.past = {{keys.data(), capacity * kv}, {values.data(), capacity * kv}, {length.data(), 1}};
+    return a;
+  }
+  attention_backward_arguments<T> backward() {
+    const index all = shape.heads * shape.width, kv = shape.kv_heads * shape.width, rows = seq.rows();
+    return {forward(), {dy.data(), rows, all}, {dq.data(), rows, all}, {dk.data(), rows, kv}, {dv.data(), rows, kv}};
+  }
+  /// The formula, in double, with nothing clever.
+  std::vector<double> naive() const {
+    std::vector<double> out(y.size());
+    const index n = shape.width, kv = shape.kv_heads * n, all = shape.heads * n;
+    for (index b = 0; b < seq.batch; ++b)
+      for (index t = 0; t < seq.time; ++t)
+        for (index h = 0; h < shape.heads; ++h) {
+          const index g = h / shape.group();
+          const index past = capacity > 0 ? static_cast<index>(length[static_cast<std::size_t>(b)]) : 0;
+          const index start = seq.document_start(b, t);
+          std::vector<double> w;
+          std::vector<const T*> rows;
+          double sum = 0;
+          for (index s = start < 0 ? -past : start; s <= t; ++s) {
+            const index at = (s < 0 ? (b * capacity + past + s) : b * seq.time + s) * kv + g * n;
+            const T* key = (s < 0 ? keys.data() : k.data()) + at;
+            rows.push_back((s < 0 ? values.data() : v.data()) + at);
+            double score = 0;
+            for (index c = 0; c < n; ++c)
+              score += static_cast<double>(q[static_cast<std::size_t>((b * seq.time + t) * all + h * n + c)]) *
+                       static_cast<double>(key[c]);
+            w.push_back(std::exp(score / std::sqrt(static_cast<double>(n))));
+            sum += w.back();
+          }
+          for (std::size_t s = 0; s < w.size(); ++s)
+            for (index c = 0; c < n; ++c)
+              out[static_cast<std::size_t>((b * seq.time + t) * all + h * n + c)] +=
+                  w[s] / sum * static_cast<double>(rows[s][c]);
+        }
+    return out;
+  }
+};
+
+/// Documents of changing length; the first goes on from the past where the time allows.
+std::vector<std::int32_t> some_starts(index batch, index time) {
+  std::vector<std::int32_t> start;
+  for (index b = 0; b < batch; ++b) {
+    std::int32_t at = b % 2 ? 0 : -1;
+    for (index t = 0; t < time; ++t) {
+      if (t > 0 && t % (23 + 31 * b) == 0) at = static_cast<std::int32_t>(t);
+      start.push_back(at);
+    }
+  }
+  return start;
+}
+
+template <class T>
+double apart(const std::vector<T>& a, const std::vector<T>& b) {
+  return testing::relative_error(a.data(), b.data(), static_cast<index>(a.size()));
+}
+
+template <class T>
+void fused_is_oracle(double limit) {
+  for (const attention_shape shape : {attention_shape{6, 2, 64}, attention_shape{3, 3, 10}, attention_shape{9, 3, 16}})
+    for (const index time : {index{1}, index{2}, index{7}, index{64}, index{131}})
+      for (const index past : {index{0}, index{5}, index{90}})
+        for (const bool documents : {false, true}) {
+          const auto start = some_starts(2, time);
+          problem<T> a({2, time, documents ? start.data() : nullptr}, shape, past), b = a;
+          attention_forward(cpu(), a.forward());
+          distil_xlstm::attention_forward(cpu(), b.forward());
+          attention_backward(cpu(), a.backward());
+          distil_xlstm::attention_backward(cpu(), b.backward());
+          const auto want = a.naive();
+          BOOST_TEST_CONTEXT("heads " << shape.heads << ", width " << shape.width << ", time " << time << ", past "
+                                      << past << ", documents " << documents) {
+            BOOST_TEST(testing::relative_error(a.y.data(), want.data(), static_cast<index>(want.size())) <= limit);
+            BOOST_TEST(apart(a.y, b.y) <= limit);
+            BOOST_TEST(apart(a.dq, b.dq) <= 10 * limit);
+            BOOST_TEST(apart(a.dk, b.dk) <= 10 * limit);
+            BOOST_TEST(apart(a.dv, b.dv) <= 10 * limit);
+          }
+        }
+}
+
+struct documents {
+  std::vector<std::int32_t> start;
+  sequence_view view;
+  explicit documents(index time = 11) {
+    start.assign(static_cast<std::size_t>(2 * time), -1);
+    for (index t = time / 2; t < time; ++t)
+      start[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(time / 2);
+    for (index t = 0; t < time; ++t) start[static_cast<std::size_t>(time + t)] = 0;
+    view = {2, time, start.data()};
+  }
+};
+
+template <class B>
+void check_gradient(B block, bool past) {
+  for (bool boundaries : {false, true}) {
+    documents docs;
+    if (!boundaries) docs.view.start = nullptr;
+    testing::harness<B, double, device::cpu> h(block, cpu(), docs.view);
+    if (past) {
+      h.seq.start = nullptr;
+      h.forward();
+      h.initial_state.assign(h.states.data(), h.states.data() + h.states.size());
+      h.seq = docs.view;
+      rng random(5);
+      for (index i = 0; i < h.x.size(); ++i) h.x.data()[i] = random.normal();
+    }
+    const auto report = testing::check_gradients(h);
+    BOOST_TEST_CONTEXT("past " << past << ", documents " << boundaries << ", worst " << report.worst_tensor)
+    BOOST_TEST(report.worst_error <= 1e-7);
+  }
+}
+
+const attention grouped{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .bias = true, .output_bias = true};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(the_fused_form_is_the_formula) {
+  fused_is_oracle<double>(1e-13);
+  fused_is_oracle<float>(3e-6);
+}
+
+BOOST_AUTO_TEST_CASE(gradients) {
+  check_gradient(grouped, false);
+  attention cached = grouped;
+  cached.capacity = 30;
+  check_gradient(cached, false);
+  check_gradient(cached, true);
+  check_gradient(swiglu{10, 17}, false);
+  check_gradient(rotary{24, 8, 100.0}, false);
+  check_gradient(rotary{24, 8, 100.0}, true);
+}
+
+BOOST_AUTO_TEST_CASE(rotary_turns_pairs) {
+  testing::harness<rotary, double, device::cpu> h(rotary{4, 4, 100.0}, cpu(), sequence_view{1, 3});
+  h.forward();
+  const double *x = h.x.data() + 8, *y = h.y.data() + 8;  // position 2
+  for (int i = 0; i < 2; ++i) {
+    const double angle = 2 * std::pow(100.0, -i / 2.0);
+    BOOST_TEST(std::abs(y[i] - (x[i] * std::cos(angle) - x[i + 2] * std::sin(angle))) < 1e-15);
+    BOOST_TEST(std::abs(y[i + 2] - (x[i + 2] * std::cos(angle) + x[i] * std::sin(angle))) < 1e-15);
+  }
+  BOOST_TEST(h.states.data()[0] == 3);
+}
+
+BOOST_AUTO_TEST_CASE(parts_with_a_carried_state_are_the_whole) {
+  attention block = grouped;
+  block.capacity = 40;
+  documents docs(37);
+  for (const bool boundaries : {false, true}) {
+    sequence_view seq = docs.view;
+    if (!boundaries) seq.start = nullptr;
+    testing::harness<attention, double, device::cpu> whole(block, cpu(), seq);
+    whole.forward();
+    for (const index step : {1, 5, 36}) {
+      whole.reset_state();
+      double worst = 0;
+      for (index at = 0; at < seq.time; at += step) {
+        const index n = std::min(step, seq.time - at);
+        std::vector<std::int32_t> start;
+        for (index b = 0; b < 2; ++b)
+          for (index t = at; t < at + n; ++t) {
+            const index s = seq.document_start(b, t);
+            start.push_back(static_cast<std::int32_t>(s < at ? -1 : s - at));
+          }
+        testing::harness<attention, double, device::cpu> part(block, cpu(), {2, n, start.data()});
+        for (index b = 0; b < 2; ++b)
+          std::copy_n(whole.x.data() + (b * seq.time + at) * 12, n * 12, part.x.data() + b * n * 12);
+        part.block.forward(cpu(), part.seq, whole.p, whole.s, part.k, matrix_view<const double>(part.in()), part.out());
+        for (index b = 0; b < 2; ++b)
+          worst = std::max(worst, testing::relative_error(part.y.data() + b * n * 12,
+                                                          whole.y.data() + (b * seq.time + at) * 12, n * 12));
+      }
+      BOOST_TEST(worst <= 1e-13);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_document_does_not_see_another) {
+  for (const index capacity : {0, 200}) {
+    attention block = grouped;
+    block.capacity = capacity;
+    const index time = 150, cut = 70;
+    std::vector<std::int32_t> start(time, -1);
+    std::fill(start.begin() + cut, start.end(), static_cast<std::int32_t>(cut));
+    testing::harness<attention, float, device::cpu> h(block, cpu(), {1, time, start.data()});
+    h.forward();
+    const std::vector<float> before(h.y.data(), h.y.data() + h.y.size());
+    h.reset_state();
+    for (index i = 0; i < cut * 12; ++i) h.x.data()[i] = -2 * h.x.data()[i] + 1;
+    h.forward();
+    BOOST_TEST(std::equal(before.begin() + cut * 12, before.end(), h.y.data() + cut * 12));
+    BOOST_TEST(!std::equal(before.begin(), before.begin() + cut * 12, h.y.data()));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_capacity_is_declared) {
+  attention block = grouped;
+  block.capacity = 12;
+  testing::harness<attention, float, device::cpu> h(block, cpu(), sequence_view{1, 7});
+  h.forward();
+  BOOST_CHECK_EXCEPTION(h.forward(), error, [](const error& e) {
+    return std::string(e.what()).find("would hold 14 tokens, the capacity of its state is 12") != std::string::npos;
+  });
+  const std::vector<std::int32_t> begins(7, 0);
+  h.seq.start = begins.data();
+  h.forward();  // a new document needs only its own place
+}
+
+}  // namespace distil_xlstm
