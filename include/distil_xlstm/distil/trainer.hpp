@@ -93,6 +93,7 @@ class trainer {
   index steps_per_epoch() const { return order_.steps_per_epoch(); }
   const training_options& options() const { return options_; }
   void total_steps(index n) { options_.total_steps = n; }
+  void warmup(index steps) { options_.lr.warmup = steps; }
   const step_times& times() const { return times_; }
   /// The seconds since the last call are booked by `now()`, a clock of the caller's; null: nothing is timed.
   void timer(double (*now)()) { now_ = now; }

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/loss/head.hpp>
+
+namespace distil_xlstm {
+
+/// What reading a text gives: nats over the tokens scored.
+struct text_score {
+  index tokens = 0, scored = 0;
+  double nll = 0;
+  double perplexity() const { return scored > 0 ? std::exp(nll / static_cast<double>(scored)) : 0.0; }
+};
+
+/// Calls use(first, n) for the consecutive windows of `window` tokens that a text is cut into, the last as long as it is.
+template <class F>
+void for_each_window(index tokens, index window, const F& use) {
+  require(window >= 2, "perplexity: windows of ", window, " tokens score nothing");
+  for (index first = 0; first < tokens; first += window) use(first, std::min(window, tokens - first));
+}
+
+/// Scores a text in consecutive windows, the state empty at each window's start; a window's first token is context only,
+/// and so is a document's. `forward(sequence, ids, hidden)` writes the vectors that `head` reads, from an empty state;
+/// up to `batch` windows of one length are given at a time.
+template <class T, class D, class Forward>
+text_score score_text(D& device, const io::token_file& text, index window, index batch, frozen_matrix head,
+                      const Forward& forward) {
+  text_score total;
+  total.tokens = text.size();
+  std::vector<std::int32_t> ids, targets, start;
+  std::vector<std::uint8_t> scored;
+  index rows_a_window = 0, count = 0;
+  buffer<T, D> hidden(device, std::max<index>(1, batch * (std::min(window, text.size()) - 1)) * head.cols);
+  auto flush = [&] {
+    if (count == 0) return;
+    const sequence_view seq{count, rows_a_window, start.data()};
+    const matrix_view<T> h(hidden.data(), seq.rows(), head.cols);
+    forward(seq, ids.data(), h);
+    const auto s = loss::score_tokens(device, matrix_view<const T>(h), head, targets.data(), scored.data());
+    total.nll += s.nll, total.scored += s.scored;
+    ids.clear(), targets.clear(), start.clear(), scored.clear(), count = 0;
+  };
+  for_each_window(text.size(), window, [&](index first, index n) {
+    if (n < 2) return;
+    if (count > 0 && n - 1 != rows_a_window) flush();
+    rows_a_window = n - 1;
+    for (index t = 0; t + 1 < n; ++t) {
+      const index document = text.document_start(first + t);
+      ids.push_back(text[first + t]);
+      targets.push_back(text[first + t + 1]);
+      start.push_back(static_cast<std::int32_t>(document >= first ? document - first : -1));
+      scored.push_back(!text.starts_at(first + t + 1));
+    }
+    if (++count == batch) flush();
+  });
+  flush();
+  return total;
+}
+
+/// The same positions under the add-one unigram counts of another text: what a model must beat.
+inline text_score score_unigram(const io::token_file& counted, const io::token_file& text, index window) {
+  std::vector<double> counts(static_cast<std::size_t>(std::max(counted.vocab_size(), text.vocab_size())), 1.0);
+  for (index i = 0; i < counted.size(); ++i) counts[static_cast<std::size_t>(counted[i])] += 1.0;
+  const double total = static_cast<double>(counted.size()) + static_cast<double>(counts.size());
+  text_score out;
+  out.tokens = text.size();
+  for_each_window(text.size(), window, [&](index first, index n) {
+    for (index t = 1; t < n; ++t)
+      if (!text.starts_at(first + t)) {
+        out.nll -= std::log(counts[static_cast<std::size_t>(text[first + t])] / total);
+        ++out.scored;
+      }
+  });
+  return out;
+}
+
+}  // namespace distil_xlstm
