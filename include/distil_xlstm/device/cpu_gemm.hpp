@@ -13,8 +13,9 @@
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/cpu_gemm_x86.hpp>
 
-/// The matrix product of one thread: the blocking of Goto and van de Geijn (ACM TOMS 34, 2008). Both operands are
-/// packed into panels, and unpacked from their stored kind on the way; a register kernel multiplies the panels.
+/// The matrix product of one thread: the blocking of Goto and van de Geijn (ACM TOMS 34, 2008). Both operands
+/// are packed into panels, and unpacked from their stored kind on the way; a register kernel multiplies the
+/// panels.
 namespace distil_xlstm::device::detail {
 
 /// A matrix operand as it lies in memory: element (r, c) is number r * ld + c of `data`, or c * ld + r if
@@ -36,7 +37,8 @@ class gemm_scratch {
     if (bytes > s.size) {
       s.memory.reset();
       s.size = 0;
-      s.memory.reset(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), std::align_val_t{64})));
+      s.memory.reset(
+          static_cast<std::byte*>(::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64})));
       s.size = bytes;
     }
     return s.memory.get();
@@ -44,7 +46,7 @@ class gemm_scratch {
 
  private:
   struct deleter {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
+    void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{64}); }
   };
   struct slot {
     std::unique_ptr<std::byte, deleter> memory;
@@ -58,7 +60,7 @@ class gemm_scratch {
 template <class T>
 struct gemm_target {
   using tile_function = void (*)(index, const void*, const void*, T, T*, index);
-  using dots_function = void (*)(index, const void*, index, const void* const*, T*);
+  using dots_function = void (*)(index, index, const void*, index, const void*, index, T*);
 
   const char* name;
   index rows, lanes, vectors;
@@ -71,10 +73,9 @@ struct gemm_target {
   /// `group` rows of `count` units, `stride` bytes apart, into `count` groups, `panel` units apart.
   void (*transpose)(const void* from, index stride, index count, void* to, index panel);
   void (*transpose_wide)(const void* from, index stride, index count, void* to, index panel);
-  index group, group_wide;          ///< transpose_wide is for panels of a multiple of group_wide numbers
-  tile_function tiles[4][2];        ///< for rows >> i rows; all vectors, or one
-  dots_function dots[3][4];         ///< for 1 << i rows; memory that is direct, bf16, f16 (null: fetched first)
-  index columns[4];                 ///< of dots[.][i]
+  index group, group_wide;    ///< transpose_wide is for panels of a multiple of group_wide numbers
+  tile_function tiles[4][2];  ///< for rows >> i rows; all vectors, or one
+  dots_function dots[3][3];   ///< for 1 << i rows; memory that is direct, bf16, f16 (null: fetched first)
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -96,6 +97,7 @@ struct portable_vector {
   static reg load_result(const number* p) { return load(p); }
   static void store(number* p, reg x) { std::memcpy(p, &x, sizeof x); }
   static reg broadcast(const unit* p) { return reg{} + *p; }
+  static reg add(reg a, reg b) { return a + b; }
   static reg multiply_add(reg a, reg b, reg c) { return a * b + c; }
   static reg scale_add(number a, reg b, reg c) { return a * b + c; }
   static number sum(reg x) {
@@ -155,9 +157,8 @@ constexpr gemm_target<T> portable_target() {
   t.tiles[0][0] = tile<V, 4, V::vectors>, t.tiles[0][1] = tile<V, 4, 1>;
   t.tiles[1][0] = tile<V, 2, V::vectors>, t.tiles[1][1] = tile<V, 2, 1>;
   t.tiles[2][0] = tile<V, 1, V::vectors>, t.tiles[2][1] = tile<V, 1, 1>;
-  t.dots[0][0] = dots<V, V, 1, 4>, t.dots[0][1] = dots<V, V, 2, 4>;
-  t.dots[0][2] = dots<V, V, 4, 2>, t.dots[0][3] = dots<V, V, 8, 1>;
-  t.columns[0] = t.columns[1] = 4, t.columns[2] = 2, t.columns[3] = 1;
+  t.dots[0][0] = dots<V, V, 1>, t.dots[0][1] = dots<V, V, 2>;
+  t.dots[0][2] = dots<V, V, 4>;
   return t;
 }
 
@@ -224,17 +225,16 @@ constexpr gemm_target<typename V::number> avx2_target() {
   t.tiles[0][0] = tile<V, 4, V::vectors>, t.tiles[0][1] = tile<V, 4, 1>;
   t.tiles[1][0] = tile<V, 2, V::vectors>, t.tiles[1][1] = tile<V, 2, 1>;
   t.tiles[2][0] = tile<V, 1, V::vectors>, t.tiles[2][1] = tile<V, 1, 1>;
-  t.dots[0][0] = dots<V, V, 1, 4>, t.dots[0][1] = dots<V, V, 2, 4>;
-  t.dots[0][2] = dots<V, V, 4, 2>, t.dots[0][3] = dots<V, V, 8, 1>;
-  t.columns[0] = t.columns[1] = 4, t.columns[2] = 2, t.columns[3] = 1;
+  t.dots[0][0] = dots<V, V, 1>, t.dots[0][1] = dots<V, V, 2>;
+  t.dots[0][2] = dots<V, V, 4>;
   if constexpr (sizeof(T) == 4) {
     t.fetch = fetch_avx2;
     using B = typename V::bf16_memory;
     using H = typename V::f16_memory;
-    t.dots[1][0] = dots<V, B, 1, 4>, t.dots[1][1] = dots<V, B, 2, 4>;
-    t.dots[1][2] = dots<V, B, 4, 2>, t.dots[1][3] = dots<V, B, 8, 1>;
-    t.dots[2][0] = dots<V, H, 1, 4>, t.dots[2][1] = dots<V, H, 2, 4>;
-    t.dots[2][2] = dots<V, H, 4, 2>, t.dots[2][3] = dots<V, H, 8, 1>;
+    t.dots[1][0] = dots<V, B, 1>, t.dots[1][1] = dots<V, B, 2>;
+    t.dots[1][2] = dots<V, B, 4>;
+    t.dots[2][0] = dots<V, H, 1>, t.dots[2][1] = dots<V, H, 2>;
+    t.dots[2][2] = dots<V, H, 4>;
   } else {
     t.fetch = fetch_portable<T>;
   }
@@ -253,17 +253,16 @@ constexpr gemm_target<typename V::number> avx512_target() {
   t.tiles[1][0] = tile<V, 4, V::vectors>, t.tiles[1][1] = tile<V, 4, 1>;
   t.tiles[2][0] = tile<V, 2, V::vectors>, t.tiles[2][1] = tile<V, 2, 1>;
   t.tiles[3][0] = tile<V, 1, V::vectors>, t.tiles[3][1] = tile<V, 1, 1>;
-  t.dots[0][0] = dots<V, V, 1, 4>, t.dots[0][1] = dots<V, V, 2, 4>;
-  t.dots[0][2] = dots<V, V, 4, 4>, t.dots[0][3] = dots<V, V, 8, 2>;
-  t.columns[0] = t.columns[1] = t.columns[2] = 4, t.columns[3] = 2;
+  t.dots[0][0] = dots<V, V, 1>, t.dots[0][1] = dots<V, V, 2>;
+  t.dots[0][2] = dots<V, V, 4>;
   if constexpr (sizeof(T) == 4) {
     t.fetch = fetch_avx512;
     using B = typename V::bf16_memory;
     using H = typename V::f16_memory;
-    t.dots[1][0] = dots<V, B, 1, 4>, t.dots[1][1] = dots<V, B, 2, 4>;
-    t.dots[1][2] = dots<V, B, 4, 4>, t.dots[1][3] = dots<V, B, 8, 2>;
-    t.dots[2][0] = dots<V, H, 1, 4>, t.dots[2][1] = dots<V, H, 2, 4>;
-    t.dots[2][2] = dots<V, H, 4, 4>, t.dots[2][3] = dots<V, H, 8, 2>;
+    t.dots[1][0] = dots<V, B, 1>, t.dots[1][1] = dots<V, B, 2>;
+    t.dots[1][2] = dots<V, B, 4>;
+    t.dots[2][0] = dots<V, H, 1>, t.dots[2][1] = dots<V, H, 2>;
+    t.dots[2][2] = dots<V, H, 4>;
   } else {
     t.fetch = fetch_portable<T>;
   }
@@ -283,9 +282,8 @@ constexpr gemm_target<float> avx512_bf16_target() {
   t.tiles[1][0] = tile<V, 4, V::vectors>, t.tiles[1][1] = tile<V, 4, 1>;
   t.tiles[2][0] = tile<V, 2, V::vectors>, t.tiles[2][1] = tile<V, 2, 1>;
   t.tiles[3][0] = tile<V, 1, V::vectors>, t.tiles[3][1] = tile<V, 1, 1>;
-  t.dots[0][0] = dots<V, V, 1, 4>, t.dots[0][1] = dots<V, V, 2, 4>;
-  t.dots[0][2] = dots<V, V, 4, 4>, t.dots[0][3] = dots<V, V, 8, 2>;
-  t.columns[0] = t.columns[1] = t.columns[2] = 4, t.columns[3] = 2;
+  t.dots[0][0] = dots<V, V, 1>, t.dots[0][1] = dots<V, V, 2>;
+  t.dots[0][2] = dots<V, V, 4>;
   return t;
 }
 #endif
@@ -305,7 +303,8 @@ const gemm_target<T>& native_target() {
   return best;
 }
 
-/// The best target for operands of bf16: a machine without such products rounds the operands and multiplies floats.
+/// The best target for operands of bf16: a machine without such products rounds the operands and multiplies
+/// floats.
 inline const gemm_target<float>& native_bf16_target() {
   static const gemm_target<float> best = [] {
 #if defined(DISTIL_XLSTM_X86)
@@ -346,11 +345,11 @@ inline void copy_groups(const char* from, index stride, index count, char* to, i
     for (index b = 0; b < bytes; b += 16, to += 16) std::memcpy(to, from + b, 16);
 }
 
-/// Vectors [first, first + count) at k in [k0, k0 + depth) to panels of `width`, each [units of k][width]. What a last
-/// panel has too many is zero.
+/// Vectors [first, first + count) at k in [k0, k0 + depth) to panels of `width`, each [units of k][width]. What
+/// a last panel has too many is zero.
 template <class T>
-void pack_panels(const gemm_target<T>& t, const gemm_side& side, index width, index first, index count, index k0,
-                 index k, char* out) {
+void pack_panels(const gemm_target<T>& t, const gemm_side& side, index width, index first, index count,
+                 index k0, index k, char* out) {
   const index units = (k + t.depth - 1) / t.depth, number = t.unit / t.depth;
   gemm_strip strip;
   if (side.along) {
@@ -366,7 +365,8 @@ void pack_panels(const gemm_target<T>& t, const gemm_side& side, index width, in
         continue;
       }
       for (index u = 0; u < units; u += gemm_strip::piece) {
-        const index n = std::min(gemm_strip::piece, units - u), numbers = std::min(n * t.depth, k - u * t.depth);
+        const index n = std::min(gemm_strip::piece, units - u),
+                    numbers = std::min(n * t.depth, k - u * t.depth);
         for (index i = 0; i < group; ++i) {
           const index good = i < have ? numbers : 0;
           if (good > 0) t.fetch(side.kind, side.row(first + v + i), k0 + u * t.depth, good, strip.row[i]);
@@ -414,8 +414,8 @@ void pack_panels(const gemm_target<T>& t, const gemm_side& side, index width, in
 
 /// c[rows x cols] = beta c + panel of A * panel of B.
 template <class T>
-void multiply_panels(const gemm_target<T>& t, index rows, index cols, index units, const char* a, const char* b, T beta,
-                     T* c, index ldc) {
+void multiply_panels(const gemm_target<T>& t, index rows, index cols, index units, const char* a, const char* b,
+                     T beta, T* c, index ldc) {
   const index width = t.lanes * t.vectors;
   index r = 0;
   for (int i = 0; r < rows; ++i) {
@@ -444,39 +444,40 @@ void multiply_panels(const gemm_target<T>& t, index rows, index cols, index unit
 
 /// Few rows: scalar products with the rows of B's memory, each read once.
 template <class T>
-void multiply_rows(const gemm_target<T>& t, index m, index n, index k, const gemm_side& a, const gemm_side& b, T beta,
-                   T* c, index ldc, gemm_scratch<T>& scratch) {
+void multiply_rows(const gemm_target<T>& t, index m, index n, index k, const gemm_side& a, const gemm_side& b,
+                   T beta, T* c, index ldc, gemm_scratch<T>& scratch) {
+  constexpr index block = 16;  // rows of B that stay in cache while the rows of A pass, four at a time
   const index units = (k + t.depth - 1) / t.depth, stride = (units + t.lanes - 1) / t.lanes * t.lanes;
   const index row = stride * t.unit;
-  const int size = m > 4 ? 3 : m > 2 ? 2 : m > 1 ? 1 : 0;
-  const index padded = index{1} << size, columns = t.columns[size];
-  char* x = static_cast<char*>(scratch.take(gemm_scratch<T>::a_panels, padded * row));
-  std::memset(x, 0, static_cast<std::size_t>(padded * row));
+  char* x = static_cast<char*>(scratch.take(gemm_scratch<T>::a_panels, (m + 3) * row));
+  std::memset(x, 0, static_cast<std::size_t>((m + 3) * row));
   for (index i = 0; i < m; ++i) t.fetch(a.kind, a.row(i), 0, k, x + i * row);
 
-  const int stored = b.kind == t.direct || t.depth > 1 ? 0 : b.kind == element::bf16 ? 1 : b.kind == element::f16 ? 2 : 0;
-  const bool as_it_lies = stored == 0 ? b.kind == t.direct && k % t.depth == 0
-                                      : t.direct == element_of<T> && t.dots[stored][size] != nullptr;
-  const auto dots = t.dots[as_it_lies ? stored : 0][size];
+  const bool floats = t.direct == element::f32;
+  const int stored = floats && t.dots[1][0] && b.kind == element::bf16  ? 1
+                     : floats && t.dots[2][0] && b.kind == element::f16 ? 2
+                                                                        : 0;
+  const bool as_it_lies = stored > 0 || (b.kind == t.direct && k % t.depth == 0);
   char* fetched = nullptr;
   if (!as_it_lies) {
-    fetched = static_cast<char*>(scratch.take(gemm_scratch<T>::rows, columns * row));
-    std::memset(fetched, 0, static_cast<std::size_t>(columns * row));
+    fetched = static_cast<char*>(scratch.take(gemm_scratch<T>::rows, block * row));
+    std::memset(fetched, 0, static_cast<std::size_t>(block * row));
   }
-  for (index j = 0; j < n; j += columns) {
-    const void* w[4];
-    T out[32];
-    for (index q = 0; q < columns; ++q) {
-      const char* from = b.row(std::min(j + q, n - 1));
-      if (!as_it_lies && j + q < n) t.fetch(b.kind, from, 0, k, fetched + q * row);
-      w[q] = as_it_lies ? from : fetched + q * row;
+  for (index j = 0; j < n; j += block) {
+    const index cols = std::min(block, n - j);
+    for (index q = 0; q < cols && !as_it_lies; ++q) t.fetch(b.kind, b.row(j + q), 0, k, fetched + q * row);
+    for (index i = 0; i < m;) {
+      int size = 0;
+      while (size < 2 && (index{1} << size) < m - i) ++size;
+      T out[4 * block];
+      t.dots[stored][size](cols, units, x + i * row, stride, as_it_lies ? b.row(j) : fetched,
+                           as_it_lies ? b.stride : row, out);
+      for (index r = 0; r < index{1} << size && i < m; ++r, ++i)
+        for (index q = 0; q < cols; ++q) {
+          T& y = c[i * ldc + j + q];
+          y = beta == T(0) ? out[r * cols + q] : beta * y + out[r * cols + q];
+        }
     }
-    dots(units, x, stride, w, out);
-    for (index i = 0; i < m; ++i)
-      for (index q = 0; q < columns && j + q < n; ++q) {
-        T& y = c[i * ldc + j + q];
-        y = beta == T(0) ? out[i * columns + q] : beta * y + out[i * columns + q];
-      }
   }
 }
 
@@ -485,8 +486,8 @@ inline constexpr index direct_rows = 8;
 
 /// `gemm_block` on a given target.
 template <class T>
-void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_operand a, gemm_operand b, T beta, T* c,
-                   index ldc, gemm_scratch<T>& scratch) {
+void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_operand a, gemm_operand b, T beta,
+                   T* c, index ldc, gemm_scratch<T>& scratch) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
     for (index r = 0; r < m; ++r)
@@ -497,8 +498,8 @@ void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_oper
   if (m <= direct_rows && left.along && right.along)
     return multiply_rows(t, m, n, k, left, right, beta, c, ldc, scratch);
 
-  // A panel of A (16 kB) stays in L1 while it meets a block of B (about 590 kB), which stays in L2. The parts of k
-  // depend on k alone, for the same sums whatever the blocks.
+  // A panel of A (16 kB) stays in L1 while it meets a block of B (about 590 kB), which stays in L2. The parts
+  // of k depend on k alone, for the same sums whatever the blocks.
   const index width = t.lanes * t.vectors;
   const index k_limit = 512 * 4 / t.unit * t.depth, k_parts = (k + k_limit - 1) / k_limit;
   const index k_block = ((k + k_parts - 1) / k_parts + 31) / 32 * 32;
@@ -529,10 +530,10 @@ void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_oper
   }
 }
 
-/// C[m x n] (rows ldc apart) = beta C + A[m x k] B[k x n] on the calling thread; beta 0 overwrites whatever C held.
-/// An element's sum runs over k in an order that depends on k alone, so a caller may split m and n as it likes,
-/// within either of two ways: up to 8 rows with A as it lies and B transposed are summed in vector lanes, larger
-/// products in order of k within blocks of it.
+/// C[m x n] (rows ldc apart) = beta C + A[m x k] B[k x n] on the calling thread; beta 0 overwrites whatever C
+/// held. An element's sum runs over k in an order that depends on k alone, so a caller may split m and n as it
+/// likes, within either of two ways: up to 8 rows with A as it lies and B transposed are summed in vector
+/// lanes, larger products in order of k within blocks of it.
 template <class T>
 void gemm_block(index m, index n, index k, gemm_operand a, gemm_operand b, T beta, T* c, index ldc,
                 gemm_scratch<T>& scratch) {
@@ -540,8 +541,8 @@ void gemm_block(index m, index n, index k, gemm_operand a, gemm_operand b, T bet
 }
 
 /// The same with the numbers of A and B rounded to bf16 (nearest even) and float sums.
-inline void gemm_block_bf16(index m, index n, index k, gemm_operand a, gemm_operand b, float beta, float* c, index ldc,
-                            gemm_scratch<float>& scratch) {
+inline void gemm_block_bf16(index m, index n, index k, gemm_operand a, gemm_operand b, float beta, float* c,
+                            index ldc, gemm_scratch<float>& scratch) {
   gemm_block_on(native_bf16_target(), m, n, k, a, b, beta, c, ldc, scratch);
 }
 

@@ -8,11 +8,12 @@
 /// The loops of the matrix product, written once and compiled for each instruction set.
 ///
 /// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16 along k),
-/// the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, multiply_add, sum.
+/// the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, add, multiply_add, sum.
 /// `target` attributes are not inherited by what a function calls, so the text itself is repeated: as macros.
 ///
 /// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in order
-/// of k. dots: the Rows x Columns scalar products of rows x with rows w of k numbers, lane l summing l, l + lanes, ...
+/// of k. dots: out[Rows x n], the scalar products of rows x with n rows w of k units; x is padded with zeros to whole
+/// vectors. Lane l of two sums takes every other unit l + i * lanes. (A row of w at a time: memory likes it best.)
 #define DISTIL_XLSTM_GEMM_LOOPS(TARGET)                                                                          \
   template <class V, int Rows, int Vectors>                                                                      \
   TARGET void tile(index k, const void* a_panel, const void* b_panel, typename V::number beta,                   \
@@ -51,38 +52,36 @@
     }                                                                                                            \
   }                                                                                                              \
                                                                                                                  \
-  template <class V, class Stored, int Rows, int Columns>                                                        \
-  TARGET void dots(index k, const void* x_rows, index x_stride, const void* const* w, typename V::number* out) { \
+  template <class V, class Stored, int Rows>                                                                     \
+  TARGET void dots(index n, index k, const void* x_rows, index x_stride, const void* w_rows, index w_stride,     \
+                   typename V::number* out) {                                                                    \
     const auto* x = static_cast<const typename V::unit*>(x_rows);                                                \
-    typename V::reg acc[Rows][Columns];                                                                          \
-    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
-      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] = V::zero();                          \
-    }                                                                                                            \
-    const typename Stored::unit* row[Columns];                                                                   \
-    _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) row[j] =                                          \
-        static_cast<const typename Stored::unit*>(w[j]);                                                         \
-    index p = 0;                                                                                                 \
-    for (; p + V::lanes <= k; p += V::lanes) {                                                                   \
-      typename V::reg column[Columns];                                                                           \
-      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) column[j] = Stored::load(row[j] + p);           \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
-        const typename V::reg left = V::load(x + r * x_stride + p);                                              \
-        _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] =                                   \
-            V::multiply_add(left, column[j], acc[r][j]);                                                         \
+    for (index j = 0; j < n; ++j) {                                                                              \
+      const auto* w = reinterpret_cast<const typename Stored::unit*>(static_cast<const char*>(w_rows) + j * w_stride);\
+      typename V::reg even[Rows], odd[Rows];                                                                     \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) even[r] = odd[r] = V::zero();                      \
+      index p = 0;                                                                                               \
+      for (; p + 2 * V::lanes <= k; p += 2 * V::lanes) {                                                         \
+        const typename V::reg first = Stored::load(w + p), second = Stored::load(w + p + V::lanes);              \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
+          even[r] = V::multiply_add(V::load(x + r * x_stride + p), first, even[r]);                              \
+          odd[r] = V::multiply_add(V::load(x + r * x_stride + p + V::lanes), second, odd[r]);                    \
+        }                                                                                                        \
       }                                                                                                          \
-    }                                                                                                            \
-    if (p < k) {                                                                                                 \
-      alignas(64) typename Stored::unit rest[Columns][V::lanes] = {};                                            \
-      for (int j = 0; j < Columns; ++j)                                                                          \
-        std::memcpy(rest[j], row[j] + p, static_cast<std::size_t>(k - p) * sizeof(typename Stored::unit));       \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
-        const typename V::reg left = V::load(x + r * x_stride + p);                                              \
-        _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) acc[r][j] =                                   \
-            V::multiply_add(left, Stored::load(rest[j]), acc[r][j]);                                             \
+      for (bool again = false; p < k; p += V::lanes, again = true) {                                             \
+        typename Stored::unit rest[V::lanes] = {};                                                               \
+        const index left = k - p < V::lanes ? k - p : V::lanes;                                                  \
+        std::memcpy(rest, w + p, static_cast<std::size_t>(left) * sizeof(typename Stored::unit));                \
+        const typename V::reg last = Stored::load(rest);                                                         \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
+          const typename V::reg both = V::load(x + r * x_stride + p);                                            \
+          if (again)                                                                                             \
+            odd[r] = V::multiply_add(both, last, odd[r]);                                                        \
+          else                                                                                                   \
+            even[r] = V::multiply_add(both, last, even[r]);                                                      \
+        }                                                                                                        \
       }                                                                                                          \
-    }                                                                                                            \
-    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
-      _Pragma("GCC unroll 16") for (int j = 0; j < Columns; ++j) out[r * Columns + j] = V::sum(acc[r][j]);       \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j] = V::sum(V::add(even[r], odd[r]));  \
     }                                                                                                            \
   }
 
@@ -205,6 +204,7 @@ struct avx512_f32 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_ps(*p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
@@ -236,6 +236,7 @@ struct avx512_f64 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_pd(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_pd(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_pd(*p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_pd(a, b); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_pd(a, b, c); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
@@ -256,6 +257,7 @@ struct avx512_bf16 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg broadcast(const unit* p) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*p)));
   }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg multiply_add(reg a, reg b, reg c) {
     return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
@@ -275,6 +277,7 @@ struct avx2_f32 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_ps(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_ps(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_ss(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
@@ -306,6 +309,7 @@ struct avx2_f64 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_pd(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_pd(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_sd(p); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_pd(a, b); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_pd(a, b, c); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
