@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <queue>
@@ -607,14 +608,19 @@ class tokenizer {
       std::int32_t left, left_id, right_id, id;
       bool operator>(const candidate& o) const { return std::tie(rank, left) > std::tie(o.rank, o.left); }
     };
-    std::priority_queue<candidate, std::vector<candidate>, std::greater<>> queue;
-    const auto offer = [&](std::int32_t left) {
-      if (left < 0 || at(left).next >= n) return;
+    const auto candidate_at = [&](std::int32_t left) -> candidate {
       const std::int32_t a = at(left).id, b = at(at(left).next).id;
       const auto m = merges_.find(a, b);
-      if (m.rank != detail::merge_table::none) queue.push({m.rank, left, a, b, m.id});
+      return {m.rank, left, a, b, m.id};
     };
-    for (std::int32_t i = 0; i + 1 < n; ++i) offer(i);
+    std::vector<candidate> first;
+    for (std::int32_t i = 0; i + 1 < n; ++i)
+      if (const auto c = candidate_at(i); c.rank != detail::merge_table::none) first.push_back(c);
+    std::priority_queue queue(std::greater<candidate>(), std::move(first));
+    const auto offer = [&](std::int32_t left) {
+      if (left < 0 || at(left).next >= n) return;
+      if (const auto c = candidate_at(left); c.rank != detail::merge_table::none) queue.push(c);
+    };
     while (!queue.empty()) {
       const candidate c = queue.top();
       queue.pop();
