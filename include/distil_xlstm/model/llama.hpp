@@ -1,0 +1,375 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/block/embedding.hpp>
+#include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/llama_config.hpp>
+
+namespace distil_xlstm {
+
+/// The keys and values of `batch` sequences, each of its own length up to `capacity` tokens: a value that can be
+/// copied (the text so far is then continued twice).
+template <class T, Device D>
+class llama_state {
+ public:
+  llama_state(D& device, const llama_config& config, index batch, index capacity)
+      : device_(&device), layer_(config.layer(capacity)), layers_(config.layers), batch_(batch), capacity_(capacity) {
+    require(batch > 0 && capacity > 0, "llama: a state of ", batch, " sequences of ", capacity,
+            " tokens is not possible");
+    layout<T> measure;
+    for (index i = 0; i < layers_; ++i) layer_.state(measure);
+    stride_ = measure.size();
+    bind();
+  }
+  llama_state(const llama_state& other)
+      : device_(other.device_),
+        layer_(other.layer_),
+        layers_(other.layers_),
+        batch_(other.batch_),
+        capacity_(other.capacity_),
+        stride_(other.stride_) {
+    bind();
+    device_->copy(arena_.data(), other.arena_.data(), batch_ * bytes());
+  }
+  llama_state(llama_state&&) noexcept = default;
+  llama_state& operator=(llama_state&&) noexcept = default;
+  llama_state& operator=(const llama_state& other) {
+    if (this != &other) *this = llama_state(other);
+    return *this;
+  }
+
+  index batch() const { return batch_; }
+  index capacity() const { return capacity_; }
+  /// Numbers of one sequence.
+  index size() const { return stride_; }
+  /// Tokens of sequence b's document so far.
+  index position(index b) const {
+    T n = 0;
+    device_->download(&n, cache(0).position.of(b), sizeof n);
+    return static_cast<index>(n);
+  }
+  void reset() {
+    for (index b = 0; b < batch_; ++b) reset(b);
+  }
+  /// Sequence b is empty again.
+  void reset(index b) {
+    const T none = 0;
+    for (index i = 0; i < layers_; ++i) device_->upload(cache(i).position.of(b), &none, sizeof none);
+  }
+  /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
+  std::vector<T> save(index b) const {
+    std::vector<T> out(static_cast<std::size_t>(stride_));
+    device_->download(out.data(), arena_.data() + b * stride_, bytes());
+    return out;
+  }
+  void restore(index b, const std::vector<T>& saved) {
+    require(static_cast<index>(saved.size()) == stride_, "llama: ", saved.size(), " numbers where a sequence has ",
+            stride_);
+    device_->upload(arena_.data() + b * stride_, saved.data(), bytes());
+  }
+  const state_t<llama_layer, T>& views(index layer) const { return views_[static_cast<std::size_t>(layer)]; }
+
+ private:
+  index bytes() const { return stride_ * static_cast<index>(sizeof(T)); }
+  const attention_state<T>& cache(index layer) const { return std::get<1>(std::get<0>(views(layer))); }
+  void bind() {
+    arena_ = buffer<T, D>(*device_, batch_ * stride_);
+    layout<T> l(arena_.data());
+    l.sequence_stride(stride_);
+    for (index i = 0; i < layers_; ++i) views_.push_back(layer_.state(l));
+  }
+  D* device_;
+  llama_layer layer_;
+  index layers_, batch_, capacity_, stride_ = 0;
+  buffer<T, D> arena_;
+  std::vector<state_t<llama_layer, T>> views_;
+};
+
+struct llama_load_options {
+  /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory.
+  bool unpack_quantised = true;
+};
+
+/// The teacher: a frozen transformer of the Llama and Qwen2 family. Matrices stay as their files store them,
+/// mapped (BF16, F16, F32, and quantised ones by choice); the norms and biases are widened to T. Copies share the
+/// weights. Const use from several threads is safe, each with its own device and state.
+template <class T, Device D>
+class llama {
+ public:
+  using scalar = T;
+  using state_type = llama_state<T, D>;
+
+  /// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
+  /// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing, unused
+  /// or misshapen.
+  static llama load(D& device, const std::filesystem::path& path, llama_load_options options = {}) {
+    auto m = std::make_shared<memory>();
+    if (std::filesystem::is_directory(path)) {
+      const auto config = path / "config.json";
+      m->config = read_llama_config(io::read_json_file(config), config.string());
+      open_folder(*m, path);
+    } else {
+      m->gguf = std::make_unique<io::gguf_file>(path);
+      m->config = read_llama_config(*m->gguf);
+      for (const auto& t : m->gguf->tensors()) m->tensors[t.name] = &t;
+    }
+    check_tensors(*m, path.string());
+    bind(device, *m, options);
+    m->tensors.clear();
+    return llama(std::move(m));
+  }
+
+  const llama_config& config() const { return memory_->config; }
+  index width() const { return config().width; }
+  index vocabulary() const { return config().vocabulary; }
+  /// [vocabulary, width] both; one matrix where the model ties them. They live as long as `owner`.
+  frozen_matrix embedding() const { return memory_->embedding; }
+  frozen_matrix head() const { return memory_->head; }
+  std::shared_ptr<const void> owner() const { return memory_; }
+
+  /// An empty state for sequences of up to `capacity` tokens.
+  state_type make_state(D& device, index batch, index capacity) const {
+    return state_type(device, config(), batch, capacity);
+  }
+
+  /// last_hidden [rows, width] = norm(layers(embedding[ids])), the vectors that the head reads; logits are
+  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, the last one (i =
+  /// layers) after the final norm. Documents that began before the call count from its first token. Temporary
+  /// memory is the device's scratch.
+  template <class OnLayer = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> last_hidden,
+               OnLayer&& on_layer = {}) const {
+    run(device, seq, ids, nullptr, last_hidden, on_layer);
+  }
+  /// The same, going on from `state` and advancing it: whole prompts or single tokens, each sequence at its own
+  /// position. Throws `error`, before anything changes, when a sequence would exceed the capacity.
+  template <class OnLayer = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state, matrix_view<T> last_hidden,
+               OnLayer&& on_layer = {}) const {
+    require(state.batch() == seq.batch, "llama: a state of ", state.batch(), " sequences for a batch of ", seq.batch);
+    run(device, seq, ids, &state, last_hidden, on_layer);
+  }
+
+ private:
+  using layer_weights = params_t<llama_layer, frozen_layout<T>>;
+  struct memory {
+    llama_config config;
+    std::unique_ptr<io::gguf_file> gguf;
+    std::vector<std::unique_ptr<io::safetensors_file>> shards;
+    std::map<std::string, const io::tensor_info*> tensors;  ///< while loading
+    std::vector<std::vector<T>> small;
+    std::vector<std::vector<float>> unpacked;
+    std::vector<std::vector<std::byte>> reordered;
+    frozen_matrix embedding, head;
+    std::vector<layer_weights> layers;
+    norm_params<const T*> norm;
+  };
+  explicit llama(std::shared_ptr<const memory> m) : memory_(std::move(m)) {}
+
+  // ---- forward -----------------------------------------------------------------------------------------------
+  struct temporaries {
+    matrix_view<T> hidden[2];
+    norm_tape<T> norm;
+    tape_t<llama_layer, T> layer;
+  };
+  temporaries describe(layout<T>& l, const llama_layer& layer, sequence_view seq) const {
+    l.transient(true);
+    temporaries t;
+    for (auto& h : t.hidden) h = l.matrix("hidden", seq.rows(), width());
+    t.norm = config().final_norm().tape(l, seq);
+    t.layer = layer.tape(l, seq);
+    return t;
+  }
+  template <class OnLayer>
+  void run(D& device, sequence_view seq, const std::int32_t* ids, state_type* state, matrix_view<T> last_hidden,
+           OnLayer& on_layer) const {
+    require(last_hidden.rows == seq.rows() && last_hidden.cols == width(), "llama: last_hidden is [",
+            last_hidden.rows, ", ", last_hidden.cols, "], the call needs [", seq.rows(), ", ", width(), "]");
+    if (seq.rows() == 0) return;
+    const llama_layer layer = config().layer();
+    const state_t<llama_layer, T> stateless{};
+    layout<T> measure;
+    describe(measure, layer, seq);
+    auto scratch = device.template scratch<T>(measure.size());
+    layout<T> l(scratch.data());
+    const temporaries t = describe(l, layer, seq);
+
+    embed(device, memory_->embedding, ids, t.hidden[0]);
+    on_layer(0, matrix_view<const T>(t.hidden[0]));
+    for (index i = 0; i < config().layers; ++i) {
+      const matrix_view<const T> x = t.hidden[i % 2];
+      const matrix_view<T> y = t.hidden[(i + 1) % 2];
+      layer.forward(device, seq, memory_->layers[static_cast<std::size_t>(i)], state ? state->views(i) : stateless,
+                    t.layer, x, y);
+      if (i + 1 < config().layers) on_layer(i + 1, matrix_view<const T>(y));
+    }
+    config().final_norm().forward(device, memory_->norm, t.norm,
+                                  matrix_view<const T>(t.hidden[config().layers % 2]), last_hidden);
+    on_layer(config().layers, matrix_view<const T>(last_hidden));
+  }
+
+  // ---- loading -----------------------------------------------------------------------------------------------
+  static void open_folder(memory& m, const std::filesystem::path& folder) {
+    namespace fs = std::filesystem;
+    std::vector<std::string> files;
+    const auto index_file = folder / "model.safetensors.index.json";
+    if (fs::exists(folder / "model.safetensors") || !fs::exists(index_file)) {
+      files.push_back("model.safetensors");
+    } else {
+      const io::json list = io::read_json_file(index_file);
+      const io::json& weights = io::member(list, "weight_map", index_file.string());
+      require(weights.is_object(), index_file.string(), ": weight_map must be an object");
+      for (const auto& [tensor, value] : weights.items()) {
+        const auto file = io::get<std::string>(weights, tensor, index_file.string());
+        require(!file.empty() && fs::path(file).filename() == file && file != "..", index_file.string(), ": '",
+                io::detail::printable(file), "' is not the name of a file in the folder");
+        if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
+      }
+    }
+    for (const auto& file : files) {
+      m.shards.push_back(std::make_unique<io::safetensors_file>(folder / file));
+      for (const auto& t : m.shards.back()->tensors())
+        require(m.tensors.emplace(t.name, &t).second, m.shards.back()->path(), ": tensor ",
+                io::detail::printable(t.name), " is in two shards");
+    }
+  }
+
+  /// What a GGUF file calls a tensor of Hugging Face.
+  static std::string gguf_name(const std::string& name) {
+    static const std::map<std::string, std::string> parts = {
+        {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
+        {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+        {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
+        {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+        {"mlp.down_proj", "ffn_down"},       {"model.embed_tokens", "token_embd"},
+        {"model.norm", "output_norm"},       {"lm_head", "output"},
+    };
+    const std::string_view prefix = "model.layers.";
+    const auto end = name.rfind('.');
+    if (!name.starts_with(prefix)) return parts.at(name.substr(0, end)) + name.substr(end);
+    const auto dot = name.find('.', prefix.size());
+    return "blk." + name.substr(prefix.size(), dot - prefix.size()) + "." +
+           parts.at(name.substr(dot + 1, end - dot - 1)) + name.substr(end);
+  }
+  static const io::tensor_info* find(const memory& m, const std::string& name) {
+    const auto at = m.tensors.find(m.gguf ? gguf_name(name) : name);
+    return at == m.tensors.end() ? nullptr : at->second;
+  }
+
+  /// Describes the whole model over any layout.
+  template <class L>
+  static void describe_model(L& l, const llama_config& c, frozen_matrix* embedding, frozen_matrix* head,
+                             std::vector<params_t<llama_layer, L>>& layers, norm_params<typename L::pointer>& norm) {
+    const llama_layer layer = c.layer();
+    const auto table = [&](frozen_matrix* to) {
+      const auto m = l.matrix("weight", c.vocabulary, c.width);
+      if constexpr (std::is_same_v<typename L::matrix_type, frozen_matrix>) *to = m;
+      return nothing{};
+    };
+    l.scope("model", [&] {
+      l.scope("embed_tokens", [&] { return table(embedding); });
+      l.scope("layers", [&] {
+        for (index i = 0; i < c.layers; ++i)
+          layers.push_back(l.scope(std::to_string(i), [&] { return layer.params(l); }));
+        return nothing{};
+      });
+      norm = l.scope("norm", [&] { return c.final_norm().params(l); });
+      return nothing{};
+    });
+    if (!c.tied) l.scope("lm_head", [&] { return table(head); });
+  }
+
+  static void check_tensors(const memory& m, const std::string& path) {
+    manifest wanted;
+    layout<T> names(nullptr, &wanted);
+    std::vector<params_t<llama_layer, layout<T>>> layers;
+    norm_params<T*> norm;
+    describe_model(names, m.config, nullptr, nullptr, layers, norm);
+    std::vector<std::string> complaints;
+    std::map<std::string, const io::tensor_info*> unused = m.tensors;
+    for (const auto& e : wanted) {
+      const std::string name = m.gguf ? gguf_name(e.name) : e.name;
+      const io::tensor_info* t = find(m, e.name);
+      unused.erase(name);
+      if (!t)
+        complaints.push_back(name + " is missing");
+      else if (!t->readable || t->element >= element::i64)
+        complaints.push_back(name + " holds " + io::detail::printable(t->type) + ", which is not supported");
+      else if (t->shape != e.shape)
+        complaints.push_back(name + " has shape " + io::detail::shape_text(t->shape) + " instead of " +
+                             io::detail::shape_text(e.shape));
+    }
+    for (const auto& [name, t] : unused) {
+      const bool same_again = m.config.tied && name == "lm_head.weight";
+      if (!same_again && !name.ends_with("rotary_emb.inv_freq"))
+        complaints.push_back(io::detail::printable(name) + " is not used");
+    }
+    if (complaints.empty()) return;
+    std::string all;
+    for (const auto& c : complaints) all += (all.empty() ? "" : "; ") + c;
+    fail(path, ": ", all);
+  }
+
+  static void bind(D& device, memory& m, llama_load_options options) {
+    // llama.cpp's converter stores the q and k rows of llama models with each rotary pair side by side.
+    const bool paired = m.gguf && m.config.model_type == "llama";
+    frozen_layout<T> l(
+        [&](const std::string& name) -> stored_tensor {
+          stored_tensor t = find(m, name)->stored();
+          const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
+          const bool widen = traits(t.kind).numbers > 1 && options.unpack_quantised && t.shape.size() == 2;
+          if (reorder || widen) convert(device, m, t, reorder ? m.config.head_dim : 0, widen);
+          return t;
+        },
+        m.small);
+    describe_model(l, m.config, &m.embedding, &m.head, m.layers, m.norm);
+    if (m.config.tied) m.head = m.embedding;
+  }
+
+  /// Row r of a converted matrix.
+  struct convert_row {
+    stored_tensor from;
+    index head_dim;  ///< 0: rows keep their order
+    bool widen;
+    std::byte* to;
+    void operator()(index r) const {
+      index source = r;
+      if (head_dim > 0) {
+        const index half = head_dim / 2, within = r % head_dim;
+        source = r - within + 2 * (within % half) + within / half;
+      }
+      const index cols = from.shape[1], bytes = row_bytes(from.kind, cols);
+      const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
+      if (widen)
+        unpack(from.kind, row, cols, reinterpret_cast<float*>(to) + r * cols);
+      else
+        std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
+    }
+  };
+  static void convert(D& device, memory& m, stored_tensor& t, index head_dim, bool widen) {
+    const index rows = t.shape[0], cols = t.shape[1];
+    std::byte* to;
+    if (widen)
+      to = reinterpret_cast<std::byte*>(m.unpacked.emplace_back(static_cast<std::size_t>(rows * cols)).data());
+    else
+      to = m.reordered.emplace_back(static_cast<std::size_t>(rows * row_bytes(t.kind, cols))).data();
+    for_each(device, rows, convert_row{t, head_dim, widen, to});
+    t.data = to;
+    if (widen) t.kind = element::f32;
+  }
+
+  std::shared_ptr<const memory> memory_;
+};
+
+}  // namespace distil_xlstm
