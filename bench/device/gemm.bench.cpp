@@ -43,6 +43,11 @@ void product(benchmark::State& state, form f) {
       benchmark::Counter(2.0 * static_cast<double>(m * n * k), benchmark::Counter::kIsIterationInvariantRate);
 }
 
+void ours(benchmark::State& state, form f) { product<float, false>(state, f); }
+void ours_bf16(benchmark::State& state, form f) { product<bf16, false>(state, f); }  // weights stored as bf16
+void rounded(benchmark::State& state, form f) { product<float, true>(state, f); }    // gemm_block_bf16
+void rounded_bf16(benchmark::State& state, form f) { product<bf16, true>(state, f); }
+
 void eigen(benchmark::State& state, form f) {
   using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const index m = state.range(0), n = state.range(1), k = state.range(2);
@@ -77,16 +82,16 @@ void input_shapes(benchmark::internal::Benchmark* b) { b->Args({128, 576, 49152}
 void weight_shapes(benchmark::internal::Benchmark* b) { b->Args({1152, 576, 2048}); }
 
 BENCHMARK_CAPTURE(eigen, forward, form::forward)->Apply(forward_shapes);
-BENCHMARK_CAPTURE((product<float, false>), forward, form::forward)->Apply(forward_shapes);
-BENCHMARK_CAPTURE((product<bf16, false>), forward_bf16_weights, form::forward)->Apply(forward_shapes);
-BENCHMARK_CAPTURE((product<float, true>), forward_rounded, form::forward)->Apply(forward_shapes);
-BENCHMARK_CAPTURE((product<bf16, true>), forward_rounded_bf16_weights, form::forward)->Apply(forward_shapes);
+BENCHMARK_CAPTURE(ours, forward, form::forward)->Apply(forward_shapes);
+BENCHMARK_CAPTURE(ours_bf16, forward, form::forward)->Apply(forward_shapes);
+BENCHMARK_CAPTURE(rounded, forward, form::forward)->Apply(forward_shapes);
+BENCHMARK_CAPTURE(rounded_bf16, forward, form::forward)->Apply(forward_shapes);
 BENCHMARK_CAPTURE(eigen, input_gradient, form::input_gradient)->Apply(input_shapes);
-BENCHMARK_CAPTURE((product<float, false>), input_gradient, form::input_gradient)->Apply(input_shapes);
-BENCHMARK_CAPTURE((product<float, true>), input_gradient_rounded, form::input_gradient)->Apply(input_shapes);
+BENCHMARK_CAPTURE(ours, input_gradient, form::input_gradient)->Apply(input_shapes);
+BENCHMARK_CAPTURE(rounded, input_gradient, form::input_gradient)->Apply(input_shapes);
 BENCHMARK_CAPTURE(eigen, weight_gradient, form::weight_gradient)->Apply(weight_shapes);
-BENCHMARK_CAPTURE((product<float, false>), weight_gradient, form::weight_gradient)->Apply(weight_shapes);
-BENCHMARK_CAPTURE((product<float, true>), weight_gradient_rounded, form::weight_gradient)->Apply(weight_shapes);
+BENCHMARK_CAPTURE(ours, weight_gradient, form::weight_gradient)->Apply(weight_shapes);
+BENCHMARK_CAPTURE(rounded, weight_gradient, form::weight_gradient)->Apply(weight_shapes);
 
 }  // namespace
 }  // namespace distil_xlstm::device::detail
