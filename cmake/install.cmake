@@ -1,0 +1,20 @@
+if(NOT DISTIL_XLSTM_INSTALL)
+  return()
+endif()
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/distil_xlstm)
+
+install(TARGETS distil_xlstm EXPORT distil_xlstm-targets FILE_SET HEADERS)
+install(EXPORT distil_xlstm-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
+if(DISTIL_XLSTM_IO)
+  install(TARGETS distil_xlstm_io EXPORT distil_xlstm-io-targets FILE_SET HEADERS)
+  install(EXPORT distil_xlstm-io-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
+  install(FILES cmake/io_dependencies.cmake DESTINATION ${package})
+endif()
+configure_package_config_file(cmake/distil_xlstm-config.cmake.in distil_xlstm-config.cmake
+                              INSTALL_DESTINATION ${package})
+write_basic_package_version_file(distil_xlstm-config-version.cmake COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/distil_xlstm-config.cmake
+              ${CMAKE_CURRENT_BINARY_DIR}/distil_xlstm-config-version.cmake DESTINATION ${package})
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
