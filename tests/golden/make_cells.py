@@ -109,7 +109,8 @@ def mlstm_case(seed, B=1, H=2, S=19, DQ=4, DV=6, i_mean=0.0, i_scale=1.0, f_mean
         i, f = gates(g, B, H, S, limit=limit), gates(g, B, H, S, limit=limit)
     else:
         i, f = randn(g, B, H, S, scale=i_scale, mean=i_mean), randn(g, B, H, S, scale=f_scale, mean=f_mean)
-    C0, n0, m0 = torch.zeros(B, H, DQ, DV).double(), torch.zeros(B, H, DQ).double(), torch.full((B, H), -math.inf).double()
+    C0, n0 = torch.zeros(B, H, DQ, DV).double(), torch.zeros(B, H, DQ).double()
+    m0 = torch.full((B, H), -math.inf).double()
     if state:
         C0, n0, m0 = randn(g, B, H, DQ, DV), randn(g, B, H, DQ), randn(g, B, H, scale=2.0)
     dH, dC, dn = randn(g, B, H, S, DV), randn(g, B, H, DQ, DV), randn(g, B, H, DQ)

@@ -12,8 +12,9 @@ Made with Python 3.11, torch 2.15.0 (CPU), transformers 5.23.0 (teacher), xlstm 
     steps.json             the options, and ce, kl, alignment, total, grad_norm of each step
     expected.safetensors   ids, targets I32 [8,2,12]; F64: teacher.last_hidden, teacher.average [8,2,12,16],
                            initial.NAME, first_gradient.NAME (before clipping), final.NAME
-Objective: alpha T^2 KL(teacher || student at T) + (1 - alpha - beta) CE + beta * alignment, means over tokens; alignment is the
-root mean square of the student's normed output minus the mean of the teacher's layer outputs 1..L, the last one normed.
+Objective: alpha T^2 KL(teacher || student at T) + (1 - alpha - beta) CE + beta * alignment, means over tokens;
+alignment is the root mean square of the student's normed output minus the mean of the teacher's layer outputs 1..L,
+the last one normed.
 AdamW decays what has "weight" and not "norm" in its name.
 """
 import dataclasses
@@ -30,8 +31,8 @@ from xlstm import (FeedForwardConfig, mLSTMBlockConfig, mLSTMLayerConfig, sLSTMB
                    xLSTMLMModel, xLSTMLMModelConfig)
 
 VOCABULARY, WIDTH, BATCH, LENGTH, STEPS = 32, 16, 2, 12, 8
-OPTIONS = dict(alpha=0.6, beta=0.1, temperature=2.0, lr=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, clip=0.25,
-               batch=BATCH, length=LENGTH, steps=STEPS, alignment="average", order="sequential")
+OPTIONS = dict(alpha=0.6, beta=0.1, temperature=2.0, lr=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1,
+               clip=0.25, batch=BATCH, length=LENGTH, steps=STEPS, alignment="average", order="sequential")
 
 
 def numbers(random, shape, scale, mean=0.0):
@@ -53,9 +54,9 @@ def make_teacher(random, folder):
         for name, p in model.named_parameters():
             p.copy_(weights[name].double())
     folder.mkdir(parents=True)
-    written = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": WIDTH,
-               "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1,
-               "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": True,
+    written = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY,
+               "hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
+               "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "tie_word_embeddings": True,
                "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2,
                "torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(written, indent=1) + "\n")
@@ -70,9 +71,13 @@ def make_teacher(random, folder):
         return angles.cos(), angles.sin()
 
     model.model.rotary_emb.forward = rotary
+
+    def rms_norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
     for module in model.modules():
         if type(module).__name__ == "LlamaRMSNorm":
-            module.forward = lambda x, m=module: m.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
+            module.forward = rms_norm.__get__(module)
     return model
 
 
@@ -127,8 +132,8 @@ def main():
     embedding = teacher.model.embed_tokens.weight.detach()
     student = make_student(random, embedding.float(), root / "student")
     tokens = random.integers(0, VOCABULARY, STEPS * BATCH * LENGTH + 1).astype(np.int32)
-    save_file({"ids": torch.from_numpy(tokens), "documents": torch.zeros(1, dtype=torch.int64)}, root / "tokens.safetensors",
-              metadata={"vocab_size": str(VOCABULARY)})
+    save_file({"ids": torch.from_numpy(tokens), "documents": torch.zeros(1, dtype=torch.int64)},
+              root / "tokens.safetensors", metadata={"vocab_size": str(VOCABULARY)})
     ids = torch.from_numpy(tokens[:-1].reshape(STEPS, BATCH, LENGTH).copy())
     targets = torch.from_numpy(tokens[1:].reshape(STEPS, BATCH, LENGTH).copy())
 
@@ -139,8 +144,8 @@ def main():
     reference_decay, _ = student.get_weight_decay_optim_groups()
     assert {id(p) for p in decay} == {id(p) for p in reference_decay if p.requires_grad}
     o = OPTIONS
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": o["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
-                                  lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["epsilon"], foreach=False)
+    groups = [{"params": decay, "weight_decay": o["weight_decay"]}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=o["lr"], betas=(o["beta1"], o["beta2"]), eps=o["epsilon"], foreach=False)
     expected = {"ids": ids, "targets": targets} | {f"initial.{name}": p.detach().clone() for name, p in trained.items()}
     T, log = o["temperature"], []
     signals = []
@@ -161,15 +166,16 @@ def main():
         norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), o["clip"])
         assert norm > o["clip"] and total.dtype == torch.float64
         optimiser.step()
-        log.append({"step": s + 1, "ce": ce.item(), "kl": kl.item(), "alignment": alignment.item(), "total": total.item(),
-                    "grad_norm": norm.item()})
+        log.append({"step": s + 1, "ce": ce.item(), "kl": kl.item(), "alignment": alignment.item(),
+                    "total": total.item(), "grad_norm": norm.item()})
         print(log[-1])
     expected["teacher.last_hidden"] = torch.stack([last for last, _ in signals])
     expected["teacher.average"] = torch.stack([target for _, target in signals])
     expected |= {f"final.{name}": p.detach() for name, p in trained.items()}
     save_file({name: x.contiguous() for name, x in expected.items()}, root / "expected.safetensors")
-    (root / "steps.json").write_text(json.dumps({"options": OPTIONS, "decayed": sorted(n for n, p in trained.items() if any(
-        p is q for q in decay)), "steps": log}, indent=1) + "\n")
+    decayed = sorted(name for name, p in trained.items() if any(p is q for q in decay))
+    (root / "steps.json").write_text(
+        json.dumps({"options": OPTIONS, "decayed": decayed, "steps": log}, indent=1) + "\n")
     for file in root.rglob("*"):
         if file.is_file():
             file.chmod(0o644)

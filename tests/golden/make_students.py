@@ -8,7 +8,8 @@
 The reference is the PyPI package xlstm 2.0.6 (backend vanilla) under torch 2.15.0 (CPU), Python 3.11. Each folder has
     config.json            xlstm_cfg = dataclasses.asdict(xLSTMLMModelConfig)
     model.safetensors      weights from a hash of their names (below)
-    expected.safetensors   ids I32 [B,S]; F64: logits, last_hidden (after the final norm), W, and grad.NAME of sum(W * logits)
+    expected.safetensors   ids I32 [B,S]; F64: logits, last_hidden (after the final norm), W, and grad.NAME of
+                           sum(W * logits)
 All but the first round widths up to a multiple of 16, not 64, to be small.
 """
 import copy
@@ -103,7 +104,8 @@ def config(v):
                                      round_proj_up_to_multiple_of=v["multiple"])
     slstm = sLSTMBlockConfig(
         slstm=sLSTMLayerConfig(backend="vanilla", num_heads=v["slstm_heads"], conv1d_kernel_size=v["slstm_conv"],
-                               bias_init="powerlaw_blockdependent", dtype="float32", enable_automatic_mixed_precision=False),
+                               bias_init="powerlaw_blockdependent", dtype="float32",
+                               enable_automatic_mixed_precision=False),
         feedforward=feed_forward if v["feed_forward"] else None)
     everywhere = len(v["slstm_at"]) == v["blocks"]
     return xLSTMLMModelConfig(

@@ -4,10 +4,10 @@
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python make_teachers.py
 
-The reference is transformers 5.23.0 under torch 2.15.0 (CPU), Python 3.11. Each folder has config.json, the weights and
-expected.safetensors: ids I32 [B,S]; F64: logits, hidden.0 (embedding), hidden.1 .. hidden.N (each layer's output, before the
-final norm), last_hidden (after it). No tokenizer. transformers keeps the rotary table and the norms in float32 even in a
-float64 model: both are replaced here, and the model is loaded back from the folder that was written.
+The reference is transformers 5.23.0 under torch 2.15.0 (CPU), Python 3.11. Each folder has config.json, the weights
+and expected.safetensors: ids I32 [B,S]; F64: logits, hidden.0 (embedding), hidden.1 .. hidden.N (each layer's output,
+before the final norm), last_hidden (after it). No tokenizer. transformers keeps the rotary table and the norms in
+float32 even in a float64 model: both are replaced here, and the model is loaded back from the folder that was written.
 """
 import json
 import pathlib
@@ -59,7 +59,8 @@ def states(model, ids):
     def keep(name):
         return lambda module, args, out: found.__setitem__(name, (out[0] if isinstance(out, tuple) else out).clone())
 
-    hooks = [inner.embed_tokens.register_forward_hook(keep("hidden.0")), inner.norm.register_forward_hook(keep("last_hidden"))]
+    hooks = [inner.embed_tokens.register_forward_hook(keep("hidden.0")),
+             inner.norm.register_forward_hook(keep("last_hidden"))]
     hooks += [layer.register_forward_hook(keep(f"hidden.{n}")) for n, layer in enumerate(inner.layers, 1)]
     found["logits"] = model(ids.long(), use_cache=False).logits
     for hook in hooks:
@@ -80,9 +81,9 @@ def write(folder, config, seed, spelling, stored=torch.float32, shards=1):
     folder.mkdir(parents=True)
 
     written = json.loads(config.to_json_string(use_diff=False))
-    for key in ("dtype", "torch_dtype", "rope_parameters", "_name_or_path", "transformers_version", "id2label", "label2id",
-                "problem_type", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
-                "is_encoder_decoder"):
+    for key in ("dtype", "torch_dtype", "rope_parameters", "_name_or_path", "transformers_version", "id2label",
+                "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
+                "chunk_size_feed_forward", "is_encoder_decoder"):
         written.pop(key, None)
     rope = {k: v for k, v in config.rope_parameters.items() if v is not None}
     dtype = str(stored).removeprefix("torch.")
@@ -131,17 +132,18 @@ def main():
     torch.set_num_threads(1)
     root = pathlib.Path(__file__).resolve().parent / "teacher"
     shutil.rmtree(root, ignore_errors=True)
-    write(root / "qwen2_tied", Qwen2Config(**SHAPE, rope_parameters=rope(1e6), tie_word_embeddings=True, rms_norm_eps=1e-6),
-          1, "new")
+    write(root / "qwen2_tied", Qwen2Config(**SHAPE, rope_parameters=rope(1e6), tie_word_embeddings=True,
+                                           rms_norm_eps=1e-6), 1, "new")
     write(root / "qwen2_rope_theta", Qwen2Config(**SHAPE, rope_parameters=rope(3e4), tie_word_embeddings=False,
                                                  rms_norm_eps=1e-5), 2, "old")
     write(root / "llama_sharded_head_dim", LlamaConfig(**SHAPE, head_dim=12, rope_parameters=rope(1e4),
-                                                       tie_word_embeddings=False, rms_norm_eps=1e-5), 3, "old", shards=2)
+                                                       tie_word_embeddings=False, rms_norm_eps=1e-5), 3, "old",
+          shards=2)
     write(root / "llama_rope_parameters", LlamaConfig(**SHAPE, rope_parameters=rope(1e5), tie_word_embeddings=True,
                                                       rms_norm_eps=1e-5), 4, "new")
     write(root / "llama_bf16", LlamaConfig(**SHAPE | dict(num_hidden_layers=3, num_key_value_heads=4),
-                                           rope_parameters=rope(1e4), tie_word_embeddings=False, rms_norm_eps=1e-6), 5, "new",
-          stored=torch.bfloat16)
+                                           rope_parameters=rope(1e4), tie_word_embeddings=False, rms_norm_eps=1e-6), 5,
+          "new", stored=torch.bfloat16)
 
 
 if __name__ == "__main__":
