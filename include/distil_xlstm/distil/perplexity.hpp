@@ -18,16 +18,17 @@ struct text_score {
   double perplexity() const { return scored > 0 ? std::exp(nll / static_cast<double>(scored)) : 0.0; }
 };
 
-/// Calls use(first, n) for the consecutive windows of `window` tokens that a text is cut into, the last as long as it is.
+/// Calls use(first, n) for the consecutive windows of `window` tokens that a text is cut into, the last as long
+/// as it is.
 template <class F>
 void for_each_window(index tokens, index window, const F& use) {
   require(window >= 2, "perplexity: windows of ", window, " tokens score nothing");
   for (index first = 0; first < tokens; first += window) use(first, std::min(window, tokens - first));
 }
 
-/// Scores a text in consecutive windows, the state empty at each window's start; a window's first token is context only,
-/// and so is a document's. `forward(sequence, ids, hidden)` writes the vectors that `head` reads, from an empty state;
-/// up to `batch` windows of one length are given at a time.
+/// Scores a text in consecutive windows, the state empty at each window's start; a window's first token is
+/// context only, and so is a document's. `forward(sequence, ids, hidden)` writes the vectors that `head` reads,
+/// from an empty state; up to `batch` windows of one length are given at a time.
 template <class T, class D, class Forward>
 text_score score_text(D& device, const io::token_file& text, index window, index batch, frozen_matrix head,
                       const Forward& forward) {

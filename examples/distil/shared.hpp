@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/sha256.hpp>
+#include <distil_xlstm/io/tokenizer.hpp>
+
+namespace program {
+
+namespace dx = distil_xlstm;
+
+/// The command line is wrong: exit status 2.
+class usage_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Four significant digits, for people.
+inline std::string short_number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, x >= 1000 ? "%.0f" : "%.4g", x);
+  return text;
+}
+
+/// The tokenizer that a model carries: a GGUF's keys, or the tokenizer.json of a folder; nothing where there is
+/// none.
+inline std::optional<dx::io::tokenizer_data> tokenizer_of(const std::filesystem::path& model) {
+  if (std::filesystem::is_directory(model)) {
+    if (!std::filesystem::exists(model / "tokenizer.json")) return {};
+    return dx::io::read_tokenizer(model / "tokenizer.json");
+  }
+  if (model.extension() == ".json") return dx::io::read_tokenizer(model);
+  return dx::io::read_tokenizer(dx::io::gguf_file(model));
+}
+
+/// What tells one model from another: the hash of its file, or of its folder's weights and configuration.
+inline std::string hash_of(const std::filesystem::path& model) {
+  std::vector<std::filesystem::path> files;
+  if (std::filesystem::is_directory(model)) {
+    for (const auto& f : std::filesystem::directory_iterator(model))
+      if (f.path().extension() == ".safetensors" || f.path().filename() == "config.json")
+        files.push_back(f.path());
+    std::sort(files.begin(), files.end());
+  } else {
+    files.push_back(model);
+  }
+  dx::io::sha256 hash;
+  for (const auto& f : files) hash.update(dx::io::mapped_file(f).bytes());
+  return hash.hex();
+}
+
+}  // namespace program

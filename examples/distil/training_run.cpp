@@ -1,0 +1,593 @@
+#include "training_run.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/io/metrics_log.hpp>
+#include <distil_xlstm/io/report.hpp>
+#include <distil_xlstm/io/tensorboard.hpp>
+#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/model/llama.hpp>
+
+#include "shared.hpp"
+
+namespace program {
+namespace {
+
+namespace fs = std::filesystem;
+using dx::io::json;
+using cpu = dx::device::cpu;
+
+volatile std::sig_atomic_t interrupted = 0;
+extern "C" void on_signal(int signal) { interrupted = signal; }
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Keeps two runs out of one folder.
+class folder_lock {
+ public:
+  explicit folder_lock(const fs::path& folder) {
+    fs::create_directories(folder);
+    const auto path = (folder / ".lock").string();
+    file_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+    dx::require(file_ >= 0, path, ": cannot be created");
+    dx::require(::flock(file_, LOCK_EX | LOCK_NB) == 0, folder.string(), ": another run is writing there");
+  }
+  ~folder_lock() { ::close(file_); }
+  folder_lock(const folder_lock&) = delete;
+  folder_lock& operator=(const folder_lock&) = delete;
+
+ private:
+  int file_ = -1;
+};
+
+/// "0.8" or "0.8:0.5", from and to.
+std::pair<double, double> range_of(const std::string& text, const char* option) {
+  const auto colon = text.find(':');
+  auto number = [&](const std::string& s) {
+    try {
+      std::size_t used = 0;
+      const double x = std::stod(s, &used);
+      if (used == s.size() && std::isfinite(x)) return x;
+    } catch (const std::exception&) {
+    }
+    throw usage_error(std::string("--") + option + ": '" + text + "' is neither a number nor two as 0.8:0.5");
+  };
+  const double from = number(text.substr(0, colon));
+  return {from, colon == text.npos ? from : number(text.substr(colon + 1))};
+}
+
+/// What a method means: the objective, its schedules, the optimiser.
+struct method {
+  dx::training_options options;
+  double warmup_ratio = 0.05;
+};
+
+method method_named(const std::string& name) {
+  using dx::schedule::delta;
+  method m;
+  auto& o = m.options;
+  if (name == "default") {
+    o.batch = 8, o.length = 128;
+    o.objective.alpha = 0.5, o.objective.beta = 0.0, o.objective.temperature = 1.0;
+    o.objective.form = dx::loss::alignment::average;
+    o.lr = {3e-3}, o.lr.floor = 0.0;
+    o.optimiser = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1};
+    return m;
+  }
+  if (name != "paper" && name != "code")
+    throw usage_error("--method: '" + name + "' is not known (default, paper, code are)");
+  const bool paper = name == "paper";
+  o.batch = 8, o.length = 512, o.accumulate = 4;
+  delta<double> alpha{0.8, 0.5}, temperature{2.0, 1.0};
+  for (auto* d : {&alpha, &temperature}) {
+    d->step = 0.05;
+    d->rule = paper ? dx::schedule::decrement::constant : dx::schedule::decrement::relative;
+    d->when = paper ? dx::schedule::update::paper : dx::schedule::update::code;
+  }
+  o.objective.alpha = alpha, o.objective.temperature = temperature, o.objective.beta = 0.1;
+  o.objective.form = paper ? dx::loss::alignment::paper : dx::loss::alignment::average;
+  o.restart_epochs = paper ? 0 : 2;
+  o.lr = {2e-4}, o.lr.zero_start = true;
+  o.optimiser = {.beta1 = 0.9, .beta2 = 0.999, .weight_decay = 0.0};
+  m.warmup_ratio = 0.1;
+  return m;
+}
+
+method resolved(const training_request& r) {
+  method m = method_named(r.method);
+  auto& o = m.options;
+  if (r.batch > 0) o.batch = r.batch;
+  if (r.length > 0) o.length = r.length;
+  if (r.accumulate > 0) o.accumulate = r.accumulate;
+  auto set = [&](dx::schedule::any<double>& s, const std::string& text, const char* option) {
+    const std::string shape = r.schedule.empty() ? std::string(s.name()) : r.schedule;
+    const auto [from, to] = text.empty() ? std::pair(s.from, s.to) : range_of(text, option);
+    if (text.empty() && r.schedule.empty()) return;
+    const auto old = s;
+    s = dx::schedule::any<double>::named(from == to            ? "constant"
+                                         : shape == "constant" ? "linear"
+                                                               : shape,
+                                         from, to);
+    s.when = old.when, s.step = old.step;
+  };
+  set(o.objective.alpha, r.alpha, "alpha"), set(o.objective.beta, r.beta, "beta");
+  set(o.objective.temperature, r.temperature, "temperature");
+  if (!r.alignment.empty()) o.objective.form = dx::loss::alignment_named(r.alignment);
+  for (const auto* t : {&o.objective.temperature})
+    if (!(t->from > 0) || !(t->to > 0)) throw usage_error("--temperature: must be positive");
+  if (r.lr > 0) o.lr.peak = r.lr;
+  if (!r.lr_schedule.empty()) o.lr.after = dx::schedule::annealing_named(r.lr_schedule);
+  if (r.weight_decay >= 0) o.optimiser.weight_decay = r.weight_decay;
+  if (r.clip >= 0) o.clip = r.clip;
+  o.order = dx::window_order_named(r.order);
+  o.seed = r.seed;
+  return m;
+}
+
+json schedule_json(const dx::schedule::any<double>& s) {
+  return {{"shape", s.name()}, {"from", s.from}, {"to", s.to}, {"delta", s.step}};
+}
+
+std::string clock_text(double seconds) {
+  const auto s = static_cast<long>(std::max(0.0, seconds));
+  char text[48];
+  if (s >= 3600)
+    std::snprintf(text, sizeof text, "%ld h %02ld min", s / 3600, s / 60 % 60);
+  else
+    std::snprintf(text, sizeof text, "%ld min %02ld s", s / 60, s % 60);
+  return text;
+}
+
+/// Continues a prompt token by token at temperature 0.7, out of the 40 likeliest: a look at what the student
+/// has learnt.
+template <class T>
+std::string sample_text(cpu& device, const dx::xlstm<T, cpu>& student, const dx::io::tokenizer& t,
+                        const std::string& prompt, dx::index tokens, std::uint64_t seed) {
+  auto state = student.make_state(device, 1);
+  const auto tape = student.make_tape(device, 1, 1);
+  const dx::index d = student.width(), v = student.vocabulary();
+  dx::buffer<T, cpu> memory(device, 2 * d + v);
+  const dx::matrix_view<T> x(memory.data(), 1, d), hidden(x.data + d, 1, d), logits(hidden.data + d, 1, v);
+  dx::rng random(seed);
+  dx::io::stream_decoder decoder(t, true);
+  std::string text;
+  auto feed = [&](std::int32_t id) { student.forward(device, {1, 1}, &id, state, tape, x, hidden); };
+  feed(0);
+  for (std::int32_t id : t.encode(prompt, false).ids) feed(id);
+  std::vector<std::pair<double, std::int32_t>> best(static_cast<std::size_t>(v));
+  for (dx::index i = 0; i < tokens; ++i) {
+    gemm(device, dx::matrix_view<const T>(hidden), dx::transposed(student.head()), logits);
+    for (dx::index j = 0; j < v; ++j)
+      best[static_cast<std::size_t>(j)] = {-static_cast<double>(logits.data[j]), static_cast<std::int32_t>(j)};
+    const std::size_t keep = std::min<std::size_t>(40, best.size());
+    std::partial_sort(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(keep), best.end());
+    double sum = 0;
+    for (std::size_t j = 0; j < keep; ++j) sum += std::exp((best[0].first - best[j].first) / 0.7);
+    double left = random.uniform() * sum;
+    std::size_t chosen = 0;
+    while (chosen + 1 < keep && (left -= std::exp((best[0].first - best[chosen].first) / 0.7)) > 0) ++chosen;
+    const std::int32_t id = best[chosen].second;
+    if (t.is_end_of_text(id)) break;
+    text += decoder.put(id);
+    feed(id);
+  }
+  return text + decoder.finish();
+}
+
+/// One run: what it was asked, what it reads, what it writes.
+template <class T>
+class training_run {
+ public:
+  explicit training_run(const training_request& r)
+      : request_(r), method_(resolved(r)), lock_(r.out), device_(r.threads), tokens_(r.tokens) {
+    device_.bf16_products = r.precision == "bf16";
+    if (!r.held_out.empty()) held_out_.emplace(r.held_out);
+    open_teacher();
+    windows_.emplace(tokens_, method_.options.length);
+    make_student();
+  }
+
+  int run() {
+    auto& o = method_.options;
+    dx::trainer<T, cpu> trainer(device_, *student_, *windows_, *source_, plan_, o);
+    const dx::checkpoints store(request_.out / "checkpoints");
+    const json identity = this->identity();
+    const bool fresh = !restore(trainer, store, identity);
+    if (fresh) choose_length(trainer);
+    const dx::index total = trainer.options().total_steps;
+    set_warmup(trainer, total);
+
+    dx::io::metrics_log log(request_.out / "metrics.jsonl");
+    log.truncate_after(trainer.step_count());
+    dx::io::tensorboard_writer board(request_.out, trainer.step_count() + 1);
+    if (fresh) {
+      write_run(identity, total);
+      store.save(trainer, identity);
+      if (held_out_) {
+        const auto before = score_student();
+        const auto teacher = score_teacher();
+        const auto unigram = dx::score_unigram(tokens_, *held_out_, window());
+        dx::io::record line{{"step", 0}, {"held_out_ppl", before.perplexity()}};
+        if (teacher) line["teacher_ppl"] = *teacher;
+        line["unigram_ppl"] = unigram.perplexity();
+        line["held_out_scored"] = before.scored;
+        log.append(line);
+        say("held-out perplexity before training " + short_number(before.perplexity()) +
+            (teacher ? ", teacher " + short_number(*teacher) : "") + ", unigram " +
+            short_number(unigram.perplexity()));
+      }
+    }
+    const double started = now();
+    const dx::index first = trainer.step_count();
+    dx::index tokens_seen = first * o.batch * o.length * o.accumulate;
+    while (trainer.step_count() < total) {
+      const double t0 = now();
+      const auto m = trainer.step();
+      const double seconds = now() - t0;
+      tokens_seen += o.batch * o.length * o.accumulate;
+      const double rate = static_cast<double>(o.batch * o.length * o.accumulate) / seconds;
+      const bool last = m.step == total;
+      if (m.step % request_.log_every == 0 || last || m.skipped) record(log, board, m, tokens_seen, rate);
+      progress(m, rate,
+               (now() - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
+               total);
+      if (interrupted) {
+        log.sync();
+        store.save(trainer, identity);
+        end_progress();
+        std::cerr << "distil: stopped by a signal at step " << m.step << ", checkpoint written\n";
+        return 128 + static_cast<int>(interrupted);
+      }
+      if (request_.evaluate_every > 0 && m.step % request_.evaluate_every == 0 && !last && held_out_)
+        evaluate(log, board, m.step);
+      if (m.step % request_.checkpoint_every == 0 || last) {
+        if (last && held_out_) evaluate(log, board, m.step);
+        log.sync();
+        store.save(trainer, identity);
+      }
+    }
+    end_progress();
+    finish(trainer.count().skipped, tokens_seen, identity);
+    return 0;
+  }
+
+ private:
+  using student_type = dx::xlstm<T, cpu>;
+  using teacher_type = dx::llama<T, cpu>;
+
+  void open_teacher() {
+    const bool live = request_.cache.empty();
+    if (live) {
+      teacher_.emplace(teacher_type::load(device_, request_.teacher));
+      teacher_name_ = request_.teacher.filename().string();
+      tokenizer_data_ = tokenizer_of(request_.teacher);
+      layers_ = teacher_->config().layers, teacher_heads_ = teacher_->config().heads;
+      embedding_ = teacher_->embedding(), head_ = teacher_->head(), owner_ = teacher_->owner();
+    } else {
+      cache_.emplace(request_.cache);
+      teacher_name_ = cache_->identity().teacher;
+      if (fs::exists(request_.cache / "tokenizer.json")) tokenizer_data_ = tokenizer_of(request_.cache);
+      layers_ = cache_->identity().layers;
+      embedding_ = cache_->embedding(), head_ = cache_->head(), owner_ = cache_->owner();
+    }
+    for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})
+      if (text) check_vocabulary(*text);
+  }
+  void check_vocabulary(const dx::io::token_file& text) const {
+    dx::require(text.vocab_size() <= embedding_.rows, request_.tokens.string(), ": made with a vocabulary of ",
+                text.vocab_size(), ", the teacher has ", embedding_.rows);
+    if (tokenizer_data_ && !text.tokenizer_sha256().empty())
+      dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*tokenizer_data_).fingerprint(),
+                  request_.tokens.string(), ": made with another tokenizer than the teacher's");
+  }
+
+  void make_student() {
+    const auto& r = request_;
+    if (!r.init.empty()) {
+      student_.emplace(student_type::load(device_, r.init));
+    } else {
+      auto c = dx::xlstm_architecture(r.architecture, embedding_.rows, embedding_.cols, layers_, teacher_heads_,
+                                      embedding_.data == head_.data);
+      if (r.blocks > 0) {
+        c.blocks = r.blocks;
+        c.slstm_at.clear();
+        for (dx::index b = 0; b < c.blocks; b += 2) c.slstm_at.push_back(b);
+      }
+      if (r.heads > 0) c.mlstm_heads = c.slstm_heads = r.heads;
+      if (!r.slstm_at.empty()) c.slstm_at = blocks_of(r.slstm_at, c.blocks);
+      c.context_length = method_.options.length;
+      student_.emplace(device_, c, embedding_, head_, owner_);
+      student_->initialise(device_, r.seed);
+    }
+    dx::require(student_->width() == embedding_.cols && student_->vocabulary() == embedding_.rows,
+                r.init.string(), ": a student of width ", student_->width(), " and vocabulary ",
+                student_->vocabulary(), ", the teacher has ", embedding_.cols, " and ", embedding_.rows);
+    auto& o = method_.options;
+    const bool unused = o.objective.beta.from == 0 && o.objective.beta.to == 0;
+    plan_ = dx::alignment_plan::make(unused ? dx::loss::alignment::none : o.objective.form, layers_,
+                                     student_->config().blocks);
+    if (unused) o.objective.form = dx::loss::alignment::none;
+    if (teacher_) {
+      source_ = std::make_unique<dx::live_teacher<T, cpu, teacher_type>>(*teacher_, plan_);
+    } else {
+      cache_->verify(tokens_.data_sha256(), windows_->count(), o.length, plan_);
+      source_ = std::make_unique<dx::cached_teacher<T, cpu>>(*cache_);
+    }
+  }
+  static std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
+    std::vector<dx::index> out;
+    if (text == "none") return out;
+    if (text == "all") {
+      for (dx::index b = 0; b < blocks; ++b) out.push_back(b);
+      return out;
+    }
+    std::stringstream in(text);
+    for (std::string part; std::getline(in, part, ',');) {
+      if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != part.npos)
+        throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4");
+      out.push_back(std::stol(part));
+    }
+    return out;
+  }
+
+  /// What must be the same when a run goes on.
+  json identity() const {
+    const auto& o = method_.options;
+    const json teacher = {{"name", teacher_name_},
+                          {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(request_.teacher)}};
+    return {{"teacher", teacher},
+            {"tokens_sha256", tokens_.data_sha256()},
+            {"method", request_.method},
+            {"precision", request_.precision},
+            {"seed", request_.seed},
+            {"order", request_.order},
+            {"batch", o.batch},
+            {"length", o.length},
+            {"accumulate", o.accumulate},
+            {"student", dx::write_xlstm_config(student_->config())["xlstm_cfg"]},
+            {"objective",
+             {{"alpha", schedule_json(o.objective.alpha)},
+              {"beta", schedule_json(o.objective.beta)},
+              {"temperature", schedule_json(o.objective.temperature)},
+              {"alignment", dx::loss::name_of(o.objective.form)}}},
+            {"optimiser",
+             {{"lr", o.lr.peak},
+              {"lr_schedule", o.lr.after == dx::schedule::annealing::cosine ? "cosine" : "constant"},
+              {"warmup", request_.warmup},
+              {"beta1", o.optimiser.beta1},
+              {"beta2", o.optimiser.beta2},
+              {"weight_decay", o.optimiser.weight_decay},
+              {"clip", o.clip}}}};
+  }
+
+  bool restore(dx::trainer<T, cpu>& trainer, const dx::checkpoints& store, const json& identity) {
+    if (!request_.resume) {
+      dx::require(store.steps().empty(), (request_.out / "checkpoints").string(),
+                  ": a run is there already; give --resume to go on with it, or another --out");
+      return false;
+    }
+    const auto run =
+        store.restore(trainer, [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; });
+    if (!run) return false;
+    for (const auto& [key, value] : identity.items())
+      dx::require(run->contains(key) && run->at(key) == value, (request_.out / "checkpoints").string(),
+                  ": the run there has another ", key, ": ", run->value(key, json()).dump(),
+                  ", this one asks for ", value.dump());
+    return true;
+  }
+
+  /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
+  void choose_length(dx::trainer<T, cpu>& trainer) {
+    dx::index total = request_.steps;
+    if (total == 0 && request_.epochs > 0)
+      total = std::max<dx::index>(
+          1, std::llround(request_.epochs * static_cast<double>(trainer.steps_per_epoch())));
+    if (total == 0) {
+      trainer.total_steps(1);
+      trainer.measure();  // warms memory up
+      const double t0 = now();
+      int times = 0;
+      do {
+        trainer.measure();
+        ++times;
+      } while (times < 3 && now() - t0 < 10);
+      const double each = (now() - t0) / times;
+      total = std::max<dx::index>(1, static_cast<dx::index>(request_.minutes * 60 / each));
+    }
+    trainer.total_steps(total);
+  }
+  void set_warmup(dx::trainer<T, cpu>& trainer, dx::index total) {
+    trainer.warmup(request_.warmup >= 0
+                       ? request_.warmup
+                       : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
+  }
+
+  dx::index window() const { return std::max<dx::index>(2, std::min<dx::index>(512, method_.options.length)); }
+
+  dx::text_score score_student() {
+    std::optional<typename student_type::tape_type> tape;
+    std::optional<typename student_type::state_type> state;
+    dx::buffer<T, cpu> x;
+    return dx::score_text<T>(device_, *held_out_, window(), 8, student_->head(),
+                             [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
+                               if (!tape || !tape->fits(seq)) {
+                                 tape.emplace(student_->make_tape(device_, seq.batch, seq.time));
+                                 state.emplace(student_->make_state(device_, seq.batch));
+                                 x = dx::buffer<T, cpu>(device_, seq.rows() * student_->width());
+                               }
+                               state->reset();
+                               student_->forward(device_, seq, ids, *state, *tape,
+                                                 {x.data(), seq.rows(), student_->width()}, hidden);
+                             });
+  }
+  std::optional<double> score_teacher() {
+    if (!teacher_) return {};
+    return dx::score_text<T>(device_, *held_out_, window(), 8, teacher_->head(),
+                             [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
+                               teacher_->forward(device_, seq, ids, hidden);
+                             })
+        .perplexity();
+  }
+  void evaluate(dx::io::metrics_log& log, dx::io::tensorboard_writer& board, dx::index step) {
+    const auto s = score_student();
+    log.append({{"step", step}, {"held_out_ppl", s.perplexity()}, {"held_out_scored", s.scored}});
+    board.scalar(step, "held_out/perplexity", s.perplexity());
+    end_progress();
+    say("step " + std::to_string(step) + ": held-out perplexity " + short_number(s.perplexity()));
+  }
+
+  void record(dx::io::metrics_log& log, dx::io::tensorboard_writer& board, const dx::step_metrics& m,
+              dx::index tokens, double rate) {
+    dx::io::record line{{"step", m.step},
+                        {"epoch", m.epoch},
+                        {"tokens", tokens},
+                        {"tokens_per_second", dx::io::significant(rate, 4)},
+                        {"ce", m.ce},
+                        {"kl", m.kl},
+                        {"alignment", m.alignment},
+                        {"total", m.total},
+                        {"grad_norm", m.grad_norm},
+                        {"lr", m.lr},
+                        {"alpha", m.alpha},
+                        {"beta", m.beta},
+                        {"temperature", m.temperature}};
+    if (m.skipped) line["skipped"] = true;
+    log.append(line);
+    board.scalars(m.step, {{"loss/ce", m.ce},
+                           {"loss/kl", m.kl},
+                           {"loss/alignment", m.alignment},
+                           {"loss/total", m.total},
+                           {"optimiser/grad_norm", m.grad_norm},
+                           {"optimiser/lr", m.lr},
+                           {"schedule/alpha", m.alpha},
+                           {"schedule/beta", m.beta},
+                           {"schedule/temperature", m.temperature},
+                           {"speed/tokens_per_second", rate}});
+  }
+
+  void progress(const dx::step_metrics& m, double rate, double left, dx::index total) {
+    if (!::isatty(2)) return;
+    char line[256];
+    std::snprintf(line, sizeof line,
+                  "\r\033[Kstep %ld/%ld epoch %ld  %.0f tok/s  left %s  ce %.3f kl %.3f align %.3f total %.3f  "
+                  "|g| %.2f  lr %.2e  "
+                  "alpha %.2f T %.2f",
+                  static_cast<long>(m.step), static_cast<long>(total), static_cast<long>(m.epoch), rate,
+                  clock_text(left).c_str(), m.ce, m.kl, m.alignment, m.total, m.grad_norm, m.lr, m.alpha,
+                  m.temperature);
+    std::cerr << line << std::flush;
+    line_open_ = true;
+  }
+  void end_progress() {
+    if (std::exchange(line_open_, false)) std::cerr << "\n";
+  }
+  static void say(const std::string& text) {
+    if (::isatty(2)) std::cerr << text << "\n";
+  }
+
+  void write_run(const json& identity, dx::index total) const {
+    json run = identity;
+    run["total_steps"] = total;
+    run["command"] = {{"teacher", request_.teacher.string()}, {"cache", request_.cache.string()},
+                      {"tokens", request_.tokens.string()},   {"held_out", request_.held_out.string()},
+                      {"init", request_.init.string()},       {"minutes", request_.minutes},
+                      {"threads", device_.threads()},         {"checkpoint_every", request_.checkpoint_every}};
+    run["parameters"] = {{"trainable", student_->config().trainable()}, {"total", student_->config().total()}};
+    dx::io::write_text_atomically(request_.out / "run.json", run.dump(2) + "\n");
+  }
+
+  void finish(dx::index skipped, dx::index tokens_seen, const json& identity) {
+    const fs::path folder = request_.out / "student";
+    student_->save(device_, folder);
+    json about = identity;
+    about["tokens_seen"] = tokens_seen;
+    about["skipped_steps"] = skipped;
+    dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
+    std::string sample;
+    if (tokenizer_data_) {
+      dx::io::write_tokenizer(folder, *tokenizer_data_);
+      sample = sample_text<T>(device_, *student_, dx::io::tokenizer(*tokenizer_data_), request_.prompt, 120,
+                              request_.seed);
+    }
+    write_report(sample, tokens_seen);
+  }
+
+  void write_report(const std::string& sample, dx::index tokens_seen) const {
+    dx::io::report_data d;
+    d.title = "Distil-xLSTM: " + teacher_name_;
+    const auto& c = student_->config();
+    d.subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
+                 std::to_string(c.trainable()) + " trainable parameters";
+    d.records = dx::io::read_metrics(request_.out / "metrics.jsonl");
+    for (const auto& r : d.records) {
+      if (!r.contains("held_out_ppl") || !r["held_out_ppl"].is_number()) continue;
+      if (!d.held_out.student_before) d.held_out.student_before = r["held_out_ppl"].template get<double>();
+      d.held_out.student_after = r["held_out_ppl"].template get<double>();
+    }
+    d.figures = {{"tokens seen", std::to_string(tokens_seen)}, {"steps", std::to_string(steps_in(d.records))}};
+    d.prompt = request_.prompt, d.sample = sample;
+    const json run = dx::io::read_json_file(request_.out / "run.json");
+    for (const auto& [key, value] : run.items())
+      if (key != "student")
+        d.configuration.emplace_back(key, value.is_string() ? value.template get<std::string>() : value.dump());
+    dx::io::write_report(request_.out / "report.html", d);
+  }
+  static long steps_in(const std::vector<dx::io::record>& records) {
+    long last = 0;
+    for (const auto& r : records)
+      if (r.contains("step")) last = std::max(last, r["step"].template get<long>());
+    return last;
+  }
+
+  training_request request_;
+  method method_;
+  folder_lock lock_;
+  cpu device_;
+  dx::io::token_file tokens_;
+  std::optional<dx::io::token_file> held_out_;
+  std::optional<teacher_type> teacher_;
+  std::optional<dx::teacher_cache> cache_;
+  std::optional<dx::io::tokenizer_data> tokenizer_data_;
+  std::string teacher_name_;
+  dx::index layers_ = 0, teacher_heads_ = 0;
+  dx::frozen_matrix embedding_, head_;
+  std::shared_ptr<const void> owner_;
+  std::optional<dx::windows> windows_;
+  std::optional<student_type> student_;
+  dx::alignment_plan plan_;
+  std::unique_ptr<dx::teacher_source<T, cpu>> source_;
+  bool line_open_ = false;
+};
+
+}  // namespace
+
+template <class T>
+int run_training(const training_request& request) {
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  training_run<T> run(request);
+  return run.run();
+}
+
+template int run_training<float>(const training_request&);
+template int run_training<double>(const training_request&);
+
+}  // namespace program
