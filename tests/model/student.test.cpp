@@ -7,6 +7,7 @@
 #include <distil_xlstm/device/cpu_slstm.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 namespace distil_xlstm {
 namespace {
@@ -15,7 +16,7 @@ namespace fs = std::filesystem;
 
 /// Forward (and, where the file has gradients, backward) of a student folder against the reference's numbers.
 template <class T>
-void compare(const fs::path& folder, double limit) {
+void compare(const fs::path& folder) {
   device::cpu cpu(2);
   const auto model = xlstm<T, device::cpu>::load(cpu, folder);
   const io::safetensors_file expected(folder / "expected.safetensors");
@@ -34,7 +35,7 @@ void compare(const fs::path& folder, double limit) {
   const auto want = expected.at("logits").template values<double>();
   const double off = testing::relative_error(logits.data, want.data(), logits.size());
   BOOST_TEST_MESSAGE(folder.filename().string() << ": logits " << off);
-  BOOST_TEST_CONTEXT(folder.filename().string()) BOOST_TEST(off <= limit);
+  BOOST_TEST_CONTEXT(folder.filename().string()) BOOST_TEST(off <= testing::tolerance<T>::reference_forward);
 
   const io::tensor_info* cotangent = expected.find("W");
   if (!cotangent) cotangent = expected.find("cotangent");
@@ -49,7 +50,8 @@ void compare(const fs::path& folder, double limit) {
     BOOST_REQUIRE_MESSAGE(t, "no gradient of " << e.name);
     const auto g = t->template values<double>();
     const double error = testing::relative_error(gradients.data() + e.offset, g.data(), e.size);
-    BOOST_TEST_CONTEXT(folder.filename().string() << " " << e.name) BOOST_TEST(error <= limit);
+    BOOST_TEST_CONTEXT(folder.filename().string() << " " << e.name)
+    BOOST_TEST(error <= testing::tolerance<T>::reference_gradient);
   }
 }
 
@@ -65,10 +67,10 @@ std::vector<fs::path> folders() {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(students_of_the_reference_in_double) {
-  for (const auto& f : folders()) compare<double>(f, 1e-10);
+  for (const auto& f : folders()) compare<double>(f);
 }
 BOOST_AUTO_TEST_CASE(students_of_the_reference_in_float) {
-  for (const auto& f : folders()) compare<float>(f, 2e-5);
+  for (const auto& f : folders()) compare<float>(f);
 }
 BOOST_AUTO_TEST_CASE(the_shapes_of_the_paper) {
   const auto paper = xlstm_architecture("paper", 151936, 1536, 28, 12, false);
