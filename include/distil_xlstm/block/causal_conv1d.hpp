@@ -15,11 +15,16 @@ struct window_view {
   matrix_view<const T> x;
   const T* past;  ///< [batch, window - 1, width], oldest first, zeros where there is none
 
-  /// The input at time `t` of sequence b, seen from a token whose document starts at `start`; null beyond it.
-  DISTIL_XLSTM_HD const T* input(index b, index t, index start) const {
-    if (t < start) return nullptr;
-    if (t >= 0) return x.row(b * seq.time + t);
-    return past + (b * (window - 1) + t + window - 1) * width;
+  /// The first tap that the token at time t of sequence b sees: those before it lie in another document, or
+  /// further back than the past that is kept (which holds zeros where there was nothing).
+  DISTIL_XLSTM_HD index first_tap(index b, index t) const {
+    const index start = seq.document_start(b, t), back = start < 0 ? window - 1 : t - start;
+    return back < window - 1 ? window - 1 - back : 0;
+  }
+  /// The input that tap j of the token at time t reads.
+  DISTIL_XLSTM_HD const T* input(index b, index t, index j) const {
+    const index from = t - (window - 1) + j;
+    return from >= 0 ? x.row(b * seq.time + from) : past + (b * (window - 1) + from + window - 1) * width;
   }
 };
 
@@ -44,13 +49,10 @@ struct conv_forward {
   matrix_view<T> y;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index b = r / in.seq.time, t = r % in.seq.time, start = in.seq.document_start(b, t);
+    const index b = r / in.seq.time, t = r % in.seq.time;
     V sum = math::load<V>(bias + c);
-    for (index j = 0; j < in.window; ++j) {
-      const index from = t - (in.window - 1) + j;
-      const T* p = in.input(b, from, start < 0 ? -(in.window - 1) : start);
-      if (p) sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(p + c);
-    }
+    for (index j = in.first_tap(b, t); j < in.window; ++j)
+      sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(in.input(b, t, j) + c);
     math::store<V>(y.row(r) + c, sum);
   }
 };
@@ -66,12 +68,10 @@ struct conv_input_gradient {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / in.seq.time, s = r % in.seq.time;
-    V sum = accumulate ? math::load<V>(dx.row(r) + c) : V(0);
-    for (index j = 0; j < in.window; ++j) {
-      const index t = s + (in.window - 1) - j;
-      if (t < in.seq.time && s >= in.seq.document_start(b, t))
-        sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(dy.row(b * in.seq.time + t) + c);
-    }
+    V sum = math::load_if<V>(accumulate, dx.row(r) + c);
+    // Tokens that see this one: up to window - 1 later, and of its document.
+    for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t); --j, ++t)
+      sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(dy.row(b * in.seq.time + t) + c);
     math::store<V>(dx.row(r) + c, sum);
   }
 };
@@ -94,9 +94,9 @@ struct conv_tap_gradient {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    const index b = r / in.seq.time, t = r % in.seq.time, start = in.seq.document_start(b, t);
-    const T* p = in.input(b, t - (in.window - 1) + tap, start < 0 ? -(in.window - 1) : start);
-    if (p) a.sum = a.sum + math::load<V>(dy.row(r) + c) * math::load<V>(p + c);
+    const index b = r / in.seq.time, t = r % in.seq.time;
+    if (tap >= in.first_tap(b, t))
+      a.sum = a.sum + math::load<V>(dy.row(r) + c) * math::load<V>(in.input(b, t, tap) + c);
   }
   template <class V>
   DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
@@ -122,14 +122,10 @@ struct conv_keep_past {
     const index last = seq.document_start(b, seq.time - 1);
     for (index i = 0; i < window - 1; ++i) {
       const index t = seq.time - (window - 1) + i;
-      for (index c = 0; c < width; ++c) {
-        T value = 0;
-        if (t >= 0 && t >= last)
-          value = x.row(b * seq.time + t)[c];
-        else if (t < 0 && last < 0)
-          value = old[(t + window - 1) * width + c];
-        now[i * width + c] = value;
-      }
+      const T* from = t >= 0 && t >= last  ? x.row(b * seq.time + t)
+                      : t < 0 && last < 0 ? old + (t + window - 1) * width
+                                          : nullptr;  // another document's
+      for (index c = 0; c < width; ++c) now[i * width + c] = from ? from[c] : T(0);
     }
   }
 };

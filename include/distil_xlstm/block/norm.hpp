@@ -18,8 +18,7 @@ struct norm_view {
   DISTIL_XLSTM_HD index column(index r) const { return r % groups * width; }
   template <class V>
   DISTIL_XLSTM_HD V scale(index column) const {
-    const V w = math::load<V>(weight + column);
-    return residual_weight ? V(1) + w : w;
+    return V(residual_weight ? T(1) : T(0)) + math::load<V>(weight + column);
   }
 };
 

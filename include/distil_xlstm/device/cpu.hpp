@@ -279,9 +279,10 @@ void lane_of(const Wide& wide, index lane, Narrow& narrow) {
   constexpr std::size_t members = sizeof(Narrow) / sizeof(T);
   static_assert(sizeof(Wide) == members * sizeof(pack<T>),
                 "an accumulator must be an aggregate of numeric values only");
-  T* out = reinterpret_cast<T*>(&narrow);
-  const T* in = reinterpret_cast<const T*>(&wide);
-  for (std::size_t m = 0; m < members; ++m) out[m] = in[static_cast<index>(m) * pack<T>::width + lane];
+  auto* out = reinterpret_cast<std::byte*>(&narrow);
+  const auto* in = reinterpret_cast<const std::byte*>(&wide) + static_cast<std::size_t>(lane) * sizeof(T);
+  for (std::size_t m = 0; m < members; ++m)
+    std::memcpy(out + m * sizeof(T), in + m * sizeof(pack<T>), sizeof(T));
 }
 }  // namespace detail
 

@@ -88,28 +88,36 @@ struct portable_vector {
   using unit = T;
   typedef T reg __attribute__((vector_size(16)));
   static constexpr index rows = 4, lanes = 16 / static_cast<index>(sizeof(T)), vectors = 2, prefetch = 16;
-  static reg zero() { return reg{}; }
-  static reg load(const unit* p) {
+  [[gnu::always_inline]] static inline reg zero() { return reg{}; }
+  [[gnu::always_inline]] static inline reg load(const unit* p) {
     reg x;
     std::memcpy(&x, p, sizeof x);
     return x;
   }
-  static reg load_result(const number* p) { return load(p); }
-  static void store(number* p, reg x) { std::memcpy(p, &x, sizeof x); }
-  static reg broadcast(const unit* p) { return reg{} + *p; }
-  static reg add(reg a, reg b) { return a + b; }
-  static reg multiply_add(reg a, reg b, reg c) { return a * b + c; }
-  static reg scale_add(number a, reg b, reg c) { return a * b + c; }
-  static number sum(reg x) {
+  [[gnu::always_inline]] static inline reg load_result(const number* p) { return load(p); }
+  [[gnu::always_inline]] static inline void store(number* p, reg x) { std::memcpy(p, &x, sizeof x); }
+  [[gnu::always_inline]] static inline reg broadcast(const unit* p) { return reg{} + *p; }
+  [[gnu::always_inline]] static inline reg add(reg a, reg b) { return a + b; }
+  [[gnu::always_inline]] static inline reg multiply_add(reg a, reg b, reg c) { return a * b + c; }
+  [[gnu::always_inline]] static inline reg scale_add(number a, reg b, reg c) { return a * b + c; }
+  [[gnu::always_inline]] static inline number sum(reg x) {
     number total = x[0];
     for (index i = 1; i < lanes; ++i) total += x[i];
     return total;
   }
 };
 
+// g++ would fuse a product and a sum in one loop and not in another, by the processor it tunes for, and the
+// sums would depend on the shape of a tile. clang decides by the expression alone.
+#if defined(__GNUC__) && !defined(__clang__)
+#define DISTIL_XLSTM_PORTABLE __attribute__((optimize("fp-contract=off")))
+#else
+#define DISTIL_XLSTM_PORTABLE
+#endif
 namespace portable {
-DISTIL_XLSTM_GEMM_LOOPS()
+DISTIL_XLSTM_GEMM_LOOPS(DISTIL_XLSTM_PORTABLE)
 }
+#undef DISTIL_XLSTM_PORTABLE
 
 template <class T>
 void fetch_portable(element kind, const void* row, index first, index count, void* out) {
@@ -412,6 +420,16 @@ void pack_panels(const gemm_target<T>& t, const gemm_side& side, index width, in
 // ---------------------------------------------------------------------------------------------------------------------
 // The product.
 
+/// y = beta y + x, rounded once; beta 0 overwrites whatever y held.
+template <class T>
+void store_scaled(const T* x, index n, T beta, T* y) {
+  if (beta == T(0)) {
+    std::memcpy(y, x, static_cast<std::size_t>(n) * sizeof(T));
+    return;
+  }
+  for (index i = 0; i < n; ++i) y[i] = std::fma(beta, y[i], x[i]);
+}
+
 /// c[rows x cols] = beta c + panel of A * panel of B.
 template <class T>
 void multiply_panels(const gemm_target<T>& t, index rows, index cols, index units, const char* a, const char* b,
@@ -432,12 +450,7 @@ void multiply_panels(const gemm_target<T>& t, index rows, index cols, index unit
       if (j == cols) continue;
       alignas(64) T edge[8 * 16];
       t.tiles[i][1](units, ar, b + j * t.unit, T(0), edge, t.lanes);
-      for (index p = 0; p < step; ++p)
-        for (index q = j; q < cols; ++q) {
-          const T x = edge[p * t.lanes + q - j];
-          T& y = cr[p * ldc + q];
-          y = beta == T(0) ? x : beta == T(1) ? y + x : std::fma(beta, y, x);
-        }
+      for (index p = 0; p < step; ++p) store_scaled(edge + p * t.lanes, cols - j, beta, cr + p * ldc + j);
     }
   }
 }
@@ -473,10 +486,7 @@ void multiply_rows(const gemm_target<T>& t, index m, index n, index k, const gem
       t.dots[stored][size](cols, units, x + i * row, stride, as_it_lies ? b.row(j) : fetched,
                            as_it_lies ? b.stride : row, out);
       for (index r = 0; r < index{1} << size && i < m; ++r, ++i)
-        for (index q = 0; q < cols; ++q) {
-          T& y = c[i * ldc + j + q];
-          y = beta == T(0) ? out[r * cols + q] : beta * y + out[r * cols + q];
-        }
+        store_scaled(out + r * cols, cols, beta, c + i * ldc + j);
     }
   }
 }

@@ -30,6 +30,11 @@ struct pack {
     r.v = Eigen::Map<const array>(p);
     return r;
   }
+  /// `width` zeros in memory.
+  static const T* zeros() {
+    alignas(64) static constexpr T none[width] = {};
+    return none;
+  }
   void store(T* p) const {
     Eigen::Map<array> out(p);
     out = v;

@@ -347,7 +347,7 @@ struct mlstm_chunkwise {
       T* row = c + d * dv;
       const T write = input * k[d], read = q[d];
       columns(0, dv, [&]<class W>(index x) {
-        const W old = forget > 0 ? W(forget) * math::load<W>(row + x) : W(0);
+        const W old = W(forget) * math::load_if<W>(forget > 0, row + x);
         const W now = old + W(write) * math::load<W>(v + x);
         math::store<W>(row + x, now);
         math::store<W>(h + x, math::load<W>(h + x) + W(read) * now);

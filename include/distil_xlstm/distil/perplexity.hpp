@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -26,18 +27,35 @@ void for_each_window(index tokens, index window, const F& use) {
   for (index first = 0; first < tokens; first += window) use(first, std::min(window, tokens - first));
 }
 
-/// Scores a text in consecutive windows, the state empty at each window's start; a window's first token is
-/// context only, and so is a document's. `forward(sequence, ids, hidden)` writes the vectors that `head` reads,
-/// from an empty state; up to `batch` windows of one length are given at a time.
-template <class T, class D, class Forward>
-text_score score_text(D& device, const io::token_file& text, index window, index batch, frozen_matrix head,
-                      const Forward& forward) {
+/// A text in memory, one document: what `score_text` reads beside a token file.
+struct token_text {
+  std::vector<std::int32_t> ids;
+  index size() const { return std::ssize(ids); }
+  std::int32_t operator[](index i) const { return ids[static_cast<std::size_t>(i)]; }
+  index document_start(index) const { return 0; }
+  bool starts_at(index i) const { return i == 0; }
+};
+
+/// What is known at a window's start.
+enum class window_state {
+  empty,  ///< nothing: windows are independent, and read several at a time
+  carried ///< the text so far: windows are read one by one, whole, by a `forward` that goes on from its state
+};
+
+/// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
+/// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length are
+/// given at a time. `text` is a token file or a `token_text`.
+template <class T, class D, class Text, class Forward>
+text_score score_text(D& device, const Text& text, index window, index batch, frozen_matrix head,
+                      const Forward& forward, window_state state = window_state::empty) {
+  const bool carried = state == window_state::carried;
+  if (carried) batch = 1;
   text_score total;
   total.tokens = text.size();
   std::vector<std::int32_t> ids, targets, start;
   std::vector<std::uint8_t> scored;
   index rows_a_window = 0, count = 0;
-  buffer<T, D> hidden(device, std::max<index>(1, batch * (std::min(window, text.size()) - 1)) * head.cols);
+  buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
   auto flush = [&] {
     if (count == 0) return;
     const sequence_view seq{count, rows_a_window, start.data()};
@@ -48,15 +66,17 @@ text_score score_text(D& device, const io::token_file& text, index window, index
     ids.clear(), targets.clear(), start.clear(), scored.clear(), count = 0;
   };
   for_each_window(text.size(), window, [&](index first, index n) {
-    if (n < 2) return;
-    if (count > 0 && n - 1 != rows_a_window) flush();
-    rows_a_window = n - 1;
-    for (index t = 0; t + 1 < n; ++t) {
+    const index rows = carried ? n : n - 1;  // the last token predicts nothing, but it is remembered
+    if (rows == 0) return;
+    if (count > 0 && rows != rows_a_window) flush();
+    rows_a_window = rows;
+    for (index t = 0; t < rows; ++t) {
       const index document = text.document_start(first + t);
+      const bool inside = t + 1 < n;
       ids.push_back(text[first + t]);
-      targets.push_back(text[first + t + 1]);
+      targets.push_back(inside ? text[first + t + 1] : 0);
       start.push_back(static_cast<std::int32_t>(document >= first ? document - first : -1));
-      scored.push_back(!text.starts_at(first + t + 1));
+      scored.push_back(inside && !text.starts_at(first + t + 1));
     }
     if (++count == batch) flush();
   });

@@ -38,8 +38,8 @@ struct accumulate_mean {
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const V term = V(weight) * math::load<V>(x.row(r) + c);
-    math::store<V>(y.row(r) + c, first ? term : math::load<V>(y.row(r) + c) + term);
+    math::store<V>(y.row(r) + c,
+                   math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
   }
 };
 }  // namespace detail

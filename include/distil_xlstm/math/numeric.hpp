@@ -30,6 +30,15 @@ DISTIL_XLSTM_HD V load(const scalar_of<V>* p) {
   else
     return V::load(p);
 }
+/// The same where they are `there`, else zeros. (A choice between two values of V would do, but g++ 12 compiles
+/// a choice between packs by a run-time bool wrongly under -O3 with AVX-512: choose addresses or scalars.)
+template <class V>
+DISTIL_XLSTM_HD V load_if(bool there, const scalar_of<V>* p) {
+  if constexpr (width_of<V> == 1)
+    return there ? *p : V(0);
+  else
+    return V::load(there ? p : V::zeros());
+}
 template <class V>
 DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
   if constexpr (width_of<V> == 1)

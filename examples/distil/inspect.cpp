@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <cstdio>
+
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/model/language_model.hpp>
+
+#include "command.hpp"
+
+namespace program {
+namespace {
+
+using dx::io::json;
+
+constexpr const char* usage =
+    "distil inspect FILE or FOLDER\n\n"
+    "What is in a GGUF file, a safetensors file (weights, tokens, logits, a cache's or a checkpoint's part), or a\n"
+    "folder of such files: metadata, tensors with shapes and types, counts of numbers.\n";
+
+std::string grouped(dx::index n) {
+  std::string s = std::to_string(n);
+  for (auto i = static_cast<std::ptrdiff_t>(s.size()) - 3; i > 0; i -= 3)
+    s.insert(static_cast<std::size_t>(i), ",");
+  return s;
+}
+
+void print_pair(const std::string& key, const std::string& value) {
+  std::cout << "  " << dx::io::detail::printable(key, 60) << std::string(key.size() < 38 ? 38 - key.size() : 1, ' ')
+            << dx::io::detail::printable(value, 100) << "\n";
+}
+
+/// The table of tensors; returns how many numbers they hold.
+dx::index print_tensors(const std::vector<dx::io::tensor_info>& tensors) {
+  std::size_t wide = 8;
+  for (const auto& t : tensors) wide = std::max(wide, std::min<std::size_t>(72, t.name.size()));
+  dx::index numbers = 0, bytes = 0;
+  std::cout << "tensors\n";
+  for (const auto& t : tensors) {
+    const std::string name = dx::io::detail::printable(t.name, 72);
+    std::cout << "  " << name << std::string(name.size() < wide ? wide - name.size() : 0, ' ') << "  " << t.type
+              << std::string(t.type.size() < 6 ? 6 - t.type.size() : 1, ' ')
+              << dx::io::detail::shape_text(t.shape) << "\n";
+    numbers += t.size(), bytes += t.bytes;
+  }
+  std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(numbers) << " numbers, "
+            << grouped(bytes) << " bytes\n";
+  return numbers;
+}
+
+std::string text_of(const dx::io::gguf_value& v) {
+  using dx::io::gguf_type;
+  double x;
+  switch (v.type) {
+    case gguf_type::string: return std::string(v.text);
+    case gguf_type::array: return "array of " + grouped(static_cast<dx::index>(v.count));
+    case gguf_type::boolean: return v.bits ? "true" : "false";
+    case gguf_type::f32:
+    case gguf_type::f64:
+      std::memcpy(&x, &v.bits, sizeof x);
+      return json(x).dump();
+    default: return std::to_string(static_cast<std::int64_t>(v.bits));
+  }
+}
+
+void inspect_gguf(const fs::path& path) {
+  const dx::io::gguf_file file(path);
+  std::cout << path.string() << ": GGUF\n";
+  for (const auto& [key, value] : file.keys()) print_pair(std::string(key), text_of(value));
+  print_tensors(file.tensors());
+}
+
+void inspect_safetensors(const fs::path& path) {
+  const dx::io::safetensors_file file(path);
+  std::cout << path.string() << ": safetensors\n";
+  for (const auto& [key, value] : file.metadata()) print_pair(key, value);
+  print_tensors(file.tensors());
+  if (file.names() == std::vector<std::string>{"ids", "documents"} ||
+      file.names() == std::vector<std::string>{"documents", "ids"}) {
+    const dx::io::token_file tokens(path);
+    std::cout << "a token file: " << grouped(tokens.size()) << " tokens in "
+              << grouped(std::ssize(tokens.documents())) << " documents, vocabulary " << grouped(tokens.vocab_size())
+              << "\n";
+  }
+}
+
+void inspect_json(const fs::path& path) {
+  std::cout << path.string() << "\n" << dx::io::read_json_file(path).dump(2) << "\n";
+}
+
+void inspect_folder(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& f : fs::directory_iterator(folder)) files.push_back(f.path());
+  std::sort(files.begin(), files.end());
+  bool any = false;
+  const std::string shown[] = {"config.json", "distil_xlstm.json", "manifest.json", "run.json"};
+  for (const auto& f : files)
+    if (std::find(std::begin(shown), std::end(shown), f.filename().string()) != std::end(shown))
+      any = true, inspect_json(f);
+  for (const auto& f : files)
+    if (f.extension() == ".safetensors") any = true, inspect_safetensors(f);
+  dx::require(any, folder.string(), ": holds neither a configuration nor tensors");
+  if (dx::is_student(folder)) {
+    const auto config = dx::read_xlstm_config(dx::io::read_json_file(folder / "config.json"),
+                                              (folder / "config.json").string());
+    std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable()) << " trainable of "
+              << grouped(config.total()) << " parameters\n";
+  }
+}
+
+}  // namespace
+
+int inspect(const arguments& given) {
+  fs::path path;
+  po::options_description options("Options");
+  options.add_options()("path", po::value(&path)->value_name("PATH"), "the file or folder; --path may be left out");
+  po::variables_map values;
+  if (!parse(given, usage, options, values, "path")) return 0;
+  need(path, "path");
+  dx::require(fs::exists(path), path.string(), ": no such file or folder");
+  if (fs::is_directory(path)) {
+    inspect_folder(path);
+  } else if (path.extension() == ".safetensors") {
+    inspect_safetensors(path);
+  } else if (path.extension() == ".json") {
+    inspect_json(path);
+  } else {
+    inspect_gguf(path);
+  }
+  return 0;
+}
+
+}  // namespace program

@@ -1,0 +1,82 @@
+// The program: reads the command line, runs a subcommand, turns errors into one line and an exit status.
+
+#include <csignal>
+#include <cstring>
+#include <new>
+
+#include <distil_xlstm/version.hpp>
+
+#include "command.hpp"
+
+namespace {
+
+struct command {
+  const char* name;
+  int (*run)(const program::arguments&);
+  const char* about;
+};
+constexpr command commands[] = {
+    {"tokenize", program::tokenize, "turn texts into a token file; print ids, or the text of ids"},
+    {"cache", program::cache, "write down what a teacher says about a text"},
+    {"train", program::train, "distil a student from a teacher, or from a cache"},
+    {"generate", program::generate, "continue a text"},
+    {"evaluate", program::evaluate, "perplexity of a text; accuracy on an evaluation set"},
+    {"logits", program::logits, "logits and hidden states of given ids"},
+    {"inspect", program::inspect, "what is in a model, token file, cache or checkpoint"},
+};
+
+void print_help(std::ostream& out) {
+  out << "distil turns a transformer into a recurrent language model.\n\n"
+         "distil SUBCOMMAND [options]; `distil SUBCOMMAND --help` explains one.\n\n";
+  for (const auto& c : commands)
+    out << "  " << c.name << std::string(12 - std::strlen(c.name), ' ') << c.about << "\n";
+  out << "\nA model is a GGUF file, a Hugging Face folder, or the folder of a student.\n"
+         "Exit status: 0 done, 1 the job failed, 2 the command line is wrong.\n";
+}
+
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (c == '\n' || c == '\r') c = ' ';
+  return text;
+}
+
+int report(const std::string& what, int status) {
+  std::cerr << "distil: " << one_line(what) << "\n";
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the stream, reported below
+  const program::arguments given(argv + 1, argv + argc);
+  if (given.empty()) {
+    print_help(std::cerr);
+    return 2;
+  }
+  if (given[0] == "--help" || given[0] == "help") {
+    print_help(std::cout);
+    return 0;
+  }
+  if (given[0] == "--version") {
+    std::cout << "distil " << distil_xlstm::version_major << "." << distil_xlstm::version_minor << "."
+              << distil_xlstm::version_patch << "\n";
+    return 0;
+  }
+  for (const auto& c : commands) {
+    if (given[0] != c.name) continue;
+    try {
+      const int status = c.run({given.begin() + 1, given.end()});
+      std::cout.flush();
+      if (status == 0 && !std::cout) return report("stdout: cannot be written", 1);
+      return status;
+    } catch (const program::usage_error& e) {
+      return report(std::string(c.name) + ": " + e.what() + " (`distil " + c.name + " --help` lists the options)", 2);
+    } catch (const std::bad_alloc&) {
+      return report(std::string(c.name) + ": not enough memory", 1);
+    } catch (const std::exception& e) {
+      return report(e.what(), 1);
+    }
+  }
+  return report("'" + given[0] + "' is not a subcommand (`distil --help` lists them)", 2);
+}

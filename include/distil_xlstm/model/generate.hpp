@@ -1,0 +1,107 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+
+namespace distil_xlstm {
+
+/// How the next token is chosen from softmax(logits / temperature).
+struct sampling {
+  double temperature = 1;  ///< 0: the likeliest token, always
+  index top_k = 0;         ///< among the k likeliest; 0: all
+  double top_p = 1;        ///< among the likeliest that together reach this probability (nucleus sampling)
+  std::uint64_t seed = 0;
+};
+
+/// Chooses tokens. The same seed and logits give the same choices.
+class sampler {
+ public:
+  /// Throws `error` naming the number that makes no sense.
+  explicit sampler(sampling how = {}) : how_(how), random_(how.seed) {
+    require(how.temperature >= 0 && std::isfinite(how.temperature), "sampling: a temperature of ",
+            how.temperature, " is not possible");
+    require(how.top_k >= 0, "sampling: the ", how.top_k, " likeliest tokens are not possible");
+    require(how.top_p > 0 && how.top_p <= 1, "sampling: top-p must be above 0 and at most 1, not ", how.top_p);
+  }
+
+  /// Throws `numeric_error` when no logit is a finite number.
+  template <class T>
+  std::int32_t operator()(std::span<const T> logits) {
+    ranked_.clear();
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      if (std::isfinite(static_cast<double>(logits[i])))
+        ranked_.emplace_back(static_cast<double>(logits[i]), static_cast<std::int32_t>(i));
+    if (ranked_.empty()) throw numeric_error("sampling: no logit is a finite number");
+    const auto likelier = [](const auto& a, const auto& b) {
+      return a.first > b.first || (a.first == b.first && a.second < b.second);
+    };
+    if (how_.temperature == 0 || how_.top_k == 1)
+      return std::min_element(ranked_.begin(), ranked_.end(), likelier)->second;
+    auto keep = ranked_.size();
+    if (how_.top_k > 0) keep = std::min(keep, static_cast<std::size_t>(how_.top_k));
+    const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(keep);
+    if (keep < ranked_.size() || how_.top_p < 1)
+      std::partial_sort(ranked_.begin(), end, ranked_.end(), likelier);
+    const double highest = std::max_element(ranked_.begin(), end)->first;
+    double sum = 0;
+    for (auto at = ranked_.begin(); at != end; ++at) sum += at->first = weight(at->first - highest);
+    if (how_.top_p < 1) {
+      double reached = 0;
+      std::size_t n = 0;
+      while (n < keep && reached < how_.top_p * sum) reached += ranked_[n++].first;
+      keep = std::max<std::size_t>(1, n), sum = reached;
+    }
+    double left = random_.uniform() * sum;
+    std::size_t chosen = 0;
+    while (chosen + 1 < keep && (left -= ranked_[chosen].first) >= 0) ++chosen;
+    return ranked_[chosen].second;
+  }
+
+ private:
+  double weight(double below) const { return std::exp(below / how_.temperature); }
+  sampling how_;
+  rng random_;
+  std::vector<std::pair<double, std::int32_t>> ranked_;
+};
+
+/// Continues a text: reads `prompt`, then draws up to `most` tokens and gives each to `on_token(id)`, which
+/// returns whether to go on (false at the end of text, say; that token has not been read then). Memory does not
+/// depend on `most`. `Session` has read(ids, hidden) and head(). Returns how many tokens were drawn.
+template <class D, class Session, class OnToken>
+index generate(D& device, Session& session, std::span<const std::int32_t> prompt, index most, sampler& choose,
+               OnToken&& on_token) {
+  using T = typename Session::scalar;
+  require(!prompt.empty(), "generation needs a token to begin with");
+  const frozen_matrix head = session.head();
+  const index n = std::ssize(prompt), rows = std::min<index>(n, 256);
+  const buffer<T, D> memory(device, rows * head.cols + head.rows);
+  const matrix_view<T> logits(memory.data() + rows * head.cols, 1, head.rows);
+  std::vector<T> host(static_cast<std::size_t>(head.rows));
+  matrix_view<T> hidden;
+  for (index first = 0; first < n; first += rows) {
+    const index m = std::min(rows, n - first);
+    hidden = {memory.data(), m, head.cols};
+    session.read(prompt.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(m)), hidden);
+  }
+  for (index drawn = 0;;) {
+    if (drawn == most) return drawn;
+    gemm(device, matrix_view<const T>(hidden.slice(hidden.rows - 1, 1)), transposed(head), logits);
+    device.download(host.data(), logits.data, head.rows * static_cast<index>(sizeof(T)));
+    const std::int32_t id = choose(std::span<const T>(host));
+    ++drawn;
+    if (!on_token(id) || drawn == most) return drawn;
+    hidden = {memory.data(), 1, head.cols};
+    session.read({&id, 1}, hidden);
+  }
+}
+
+}  // namespace distil_xlstm

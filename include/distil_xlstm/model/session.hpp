@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+inline void require_ids(std::span<const std::int32_t> ids, index vocabulary) {
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    require(ids[i] >= 0 && ids[i] < vocabulary, "the id at position ", i, " is ", ids[i], ", the vocabulary has ",
+            vocabulary);
+}
+}  // namespace detail
+
+/// One text that a student reads as it comes: a state of constant size and a little working memory. The model must
+/// outlive the session.
+template <class T, Device D>
+class xlstm_session {
+ public:
+  using scalar = T;
+  xlstm_session(D& device, const xlstm<T, D>& model)
+      : device_(&device), model_(&model), state_(model.make_state(device, 1)) {}
+
+  frozen_matrix head() const { return model_->head(); }
+
+  /// hidden [ids, width]: the vectors that the head reads after each of the next tokens. Throws `error` naming an
+  /// id that the vocabulary does not have; nothing has changed then.
+  void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
+    detail::require_ids(ids, model_->vocabulary());
+    // A long prompt goes through in parts, so that memory stays constant.
+    for (index first = 0, n; first < std::ssize(ids); first += n) {
+      n = std::min<index>(longest, std::ssize(ids) - first);
+      part& p = n == 1 ? single_ : several_;
+      if (!p.tape || !p.tape->fits({1, n})) {
+        p.tape.emplace(model_->make_tape(*device_, 1, n));
+        p.x = buffer<T, D>(*device_, n * model_->width());
+      }
+      model_->forward(*device_, {1, n}, ids.data() + first, state_, *p.tape, {p.x.data(), n, model_->width()},
+                      hidden.slice(first, n));
+    }
+  }
+  /// The text is empty again.
+  void reset() { state_.reset(); }
+  /// The whole memory of the text so far, to be kept, forked or shipped, and back.
+  std::vector<T> save() const { return state_.save(0); }
+  void restore(const std::vector<T>& saved) { state_.restore(0, saved); }
+
+ private:
+  static constexpr index longest = 256;
+  struct part {
+    std::optional<typename xlstm<T, D>::tape_type> tape;
+    buffer<T, D> x;
+  };
+  D* device_;
+  const xlstm<T, D>* model_;
+  typename xlstm<T, D>::state_type state_;
+  part single_, several_;
+};
+
+/// One text that a transformer reads as it comes, up to `capacity` tokens: its keys and values.
+template <class T, Device D>
+class llama_session {
+ public:
+  using scalar = T;
+  llama_session(D& device, const llama<T, D>& model, index capacity)
+      : device_(&device), model_(&model), state_(model.make_state(device, 1, capacity)) {}
+
+  frozen_matrix head() const { return model_->head(); }
+  /// As `xlstm_session::read`; throws `error`, too, when the text exceeds the capacity.
+  void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
+    detail::require_ids(ids, model_->vocabulary());
+    model_->forward(*device_, {1, std::ssize(ids)}, ids.data(), state_, hidden);
+  }
+  void reset() { state_.reset(); }
+  std::vector<T> save() const { return state_.save(0); }
+  void restore(const std::vector<T>& saved) { state_.restore(0, saved); }
+
+ private:
+  D* device_;
+  const llama<T, D>* model_;
+  typename llama<T, D>::state_type state_;
+};
+
+}  // namespace distil_xlstm
