@@ -110,9 +110,16 @@ struct mlstm_tape {
 /// The mLSTM layer of NX-AI/xlstm (Family A): up projection into cell input and output gate z, convolution and
 /// SiLU before q and k, gates from [q k v], the matrix memory, a norm per head, a learnable skip, down
 /// projection.
-struct mlstm {
-  index width = 0, heads = 1;
-  index inner = 0;  ///< reference: round_up(proj_factor width, 64)
+///
+/// Width, heads and inner width may be known to the compiler, which then refuses those that do not fit; `mlstm`
+/// takes all when the program runs.
+template <index Width = dynamic, index Heads = dynamic, index Inner = dynamic>
+struct basic_mlstm {
+  static_assert(Inner == dynamic || Heads == dynamic || (Heads > 0 && Inner % (Heads > 0 ? Heads : 1) == 0),
+                "distil_xlstm::mlstm: the heads share the inner width equally; write an Inner that Heads divides");
+  [[no_unique_address]] extent<Width> width{};
+  [[no_unique_address]] extent<Heads> heads{1};
+  [[no_unique_address]] extent<Inner> inner{};  ///< reference: round_up(proj_factor width, 64)
   index conv_window = 4;
   index qkv_block = 4;  ///< block size of the q, k, v maps
   bool bias = false;
@@ -120,8 +127,8 @@ struct mlstm {
   index block_count = 1;  ///< for the initial down projection
   double empty_m = -std::numeric_limits<double>::infinity();
 
-  constexpr index width_in() const { return width; }
-  constexpr index width_out() const { return width; }
+  constexpr auto width_in() const { return width; }
+  constexpr auto width_out() const { return width; }
 
   template <class L>
   auto params(L& l) const {
@@ -281,5 +288,6 @@ struct mlstm {
     fold_rows(d, rows * heads, n.width, detail::norm_variance<T>{n, k.h, k.norm.statistics});
   }
 };
+using mlstm = basic_mlstm<>;
 
 }  // namespace distil_xlstm

@@ -36,13 +36,20 @@ struct slstm_tape {
 ///
 /// As there, the weight named `fgate` feeds the input gate and `igate` the forget gate; the cell's bias is not
 /// swapped.
-struct slstm {
-  index width = 0, heads = 1;
+///
+/// Width and heads may be known to the compiler, which then refuses those that do not fit; `slstm` takes both when
+/// the program runs.
+template <index Width = dynamic, index Heads = dynamic>
+struct basic_slstm {
+  static_assert(Width == dynamic || Heads == dynamic || (Heads > 0 && Width % (Heads > 0 ? Heads : 1) == 0),
+                "distil_xlstm::slstm: the heads share the width equally; write a width that Heads divides");
+  [[no_unique_address]] extent<Width> width{};
+  [[no_unique_address]] extent<Heads> heads{1};
   index conv_window = 4;                   ///< 0: no convolution, the gates read the bare input
   index block_index = 0, block_count = 1;  ///< for the forget bias' initial values
 
-  constexpr index width_in() const { return width; }
-  constexpr index width_out() const { return width; }
+  constexpr auto width_in() const { return width; }
+  constexpr auto width_out() const { return width; }
 
   template <class L>
   auto params(L& l) const {
@@ -160,5 +167,6 @@ struct slstm {
     };
   }
 };
+using slstm = basic_slstm<>;
 
 }  // namespace distil_xlstm
