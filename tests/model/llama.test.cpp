@@ -14,6 +14,8 @@
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
+#include "write_gguf.hpp"
+
 namespace distil_xlstm {
 namespace {
 
@@ -70,9 +72,10 @@ void compare(const fs::path& folder, double limit) {
   };
   model.forward(cpu, seq, ids.data(), last, [&](index layer, matrix_view<const T> h) {
     BOOST_TEST(layer == seen++);
-    check(layer == model.config().layers ? "last_hidden" : "hidden." + std::to_string(layer), h.data, h.size());
+    check("hidden." + std::to_string(layer), h.data, h.size());
   });
   BOOST_TEST(seen == model.config().layers + 1);
+  check("last_hidden", hidden.data(), last.size());
   std::vector<T> memory(static_cast<std::size_t>(seq.rows() * model.vocabulary()));
   const matrix_view<T> logits(memory.data(), seq.rows(), model.vocabulary());
   gemm(cpu, matrix_view<const T>(last), transposed(model.head()), logits);
@@ -86,72 +89,6 @@ std::vector<fs::path> folders() {
   std::sort(out.begin(), out.end());
   BOOST_REQUIRE(out.size() >= 5);
   return out;
-}
-
-/// Writes a Hugging Face folder's model as llama.cpp's converter would; the embedding in Q8_0 where asked.
-void write_gguf(const fs::path& folder, const fs::path& to, bool quantised) {
-  const auto c = read_llama_config(io::read_json_file(folder / "config.json"), "config.json");
-  const io::safetensors_file file(folder / "model.safetensors");
-  std::string head, data;
-  std::uint64_t keys = 0, tensors = 0;
-  const auto put = [](std::string& s, auto x) { s.append(reinterpret_cast<const char*>(&x), sizeof x); };
-  const auto text = [&](std::string& s, const std::string& t) { put(s, std::uint64_t(t.size())), s += t; };
-  const auto number = [&](const std::string& key, index n) {
-    text(head, key), put(head, std::uint32_t(4)), put(head, std::uint32_t(n)), ++keys;
-  };
-  const auto real = [&](const std::string& key, double x) {
-    text(head, key), put(head, std::uint32_t(12)), put(head, x), ++keys;
-  };
-  const std::string a = c.model_type + ".";
-  text(head, "general.architecture"), put(head, std::uint32_t(8)), text(head, c.model_type), ++keys;
-  number(a + "embedding_length", c.width), number(a + "block_count", c.layers);
-  number(a + "attention.head_count", c.heads), number(a + "attention.head_count_kv", c.kv_heads);
-  number(a + "feed_forward_length", c.intermediate), number(a + "context_length", c.context);
-  number(a + "attention.key_length", c.head_dim), number(a + "attention.value_length", c.head_dim);
-  real(a + "attention.layer_norm_rms_epsilon", c.epsilon), real(a + "rope.freq_base", c.theta);
-  const auto tensor = [&](const std::string& name, const std::string& hf, bool pairs = false, bool q8 = false) {
-    const auto& t = file.at(hf);
-    text(head, name), put(head, std::uint32_t(t.shape.size()));
-    for (std::size_t i = t.shape.size(); i-- > 0;) put(head, std::uint64_t(t.shape[i]));
-    put(head, std::uint32_t(q8 ? 8 : 0)), put(head, std::uint64_t(data.size())), ++tensors;
-    auto v = t.template values<float>();
-    if (q8) {
-      for (std::size_t i = 0; i < v.size(); i += 32) {
-        put(data, std::uint16_t(0x1c00));  // 2^-8
-        for (std::size_t j = 0; j < 32; ++j)
-          put(data, static_cast<std::int8_t>(std::clamp(std::lround(v[i + j] * 256), -127l, 127l)));
-      }
-    } else {
-      const std::size_t cols = static_cast<std::size_t>(t.shape.back()), half = static_cast<std::size_t>(c.head_dim / 2);
-      for (std::size_t r = 0; r < v.size() / cols; ++r) {
-        // Row 2 i + j of a head is row j * half + i of Hugging Face's.
-        const std::size_t w = r % (2 * half), from = pairs ? r - w + (w % 2) * half + w / 2 : r;
-        data.append(reinterpret_cast<const char*>(v.data() + from * cols), cols * sizeof(float));
-      }
-    }
-    data.resize((data.size() + 31) / 32 * 32);
-  };
-  tensor("token_embd.weight", "model.embed_tokens.weight", false, quantised);
-  tensor("output_norm.weight", "model.norm.weight");
-  if (!c.tied) tensor("output.weight", "lm_head.weight");
-  const bool pairs = c.model_type == "llama";
-  for (index i = 0; i < c.layers; ++i) {
-    const std::string g = "blk." + std::to_string(i) + ".", h = "model.layers." + std::to_string(i) + ".";
-    tensor(g + "attn_norm.weight", h + "input_layernorm.weight");
-    tensor(g + "ffn_norm.weight", h + "post_attention_layernorm.weight");
-    for (const char* x : {"q", "k", "v"}) {
-      tensor(g + "attn_" + x + ".weight", h + "self_attn." + x + "_proj.weight", pairs && *x != 'v');
-      if (c.qkv_bias) tensor(g + "attn_" + x + ".bias", h + "self_attn." + x + "_proj.bias");
-    }
-    tensor(g + "attn_output.weight", h + "self_attn.o_proj.weight");
-    for (const char* x : {"gate", "up", "down"})
-      tensor(g + "ffn_" + x + ".weight", h + "mlp." + x + "_proj.weight");
-  }
-  std::string all = "GGUF";
-  put(all, std::uint32_t(3)), put(all, tensors), put(all, keys);
-  all += head;
-  all.resize((all.size() + 31) / 32 * 32);
-  std::ofstream(to, std::ios::binary) << all << data;
 }
 
 auto says(std::string part) {
@@ -178,13 +115,13 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   device::cpu cpu(2);
   for (const char* name : {"llama_rope_parameters", "llama_bf16", "qwen2_rope_theta", "qwen2_tied"}) {
     const auto file = folder.path / "model.gguf";
-    write_gguf(golden(name), file, false);
+    testing::write_gguf(golden(name), file, false);
     const auto a = teacher<double>::load(cpu, golden(name)), b = teacher<double>::load(cpu, file);
     const auto ids = some_ids(26, a.vocabulary());
     BOOST_TEST(apart(hidden_of(b, cpu, {2, 13}, ids), hidden_of(a, cpu, {2, 13}, ids)) <= 1e-14);
     BOOST_TEST(b.config().tied == a.config().tied);
 
-    write_gguf(golden(name), file, true);
+    testing::write_gguf(golden(name), file, true);
     const auto wide = teacher<float>::load(cpu, file), stored = teacher<float>::load(cpu, file, {false});
     BOOST_TEST((wide.embedding().kind == element::f32));
     BOOST_TEST((stored.embedding().kind == element::q8_0));

@@ -45,7 +45,8 @@ struct accumulate_mean {
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has forward(device, sequence, ids, last_hidden, on_layer(i, hidden)), i
-/// = 0 the embedding, i = L_t the last layer after the final norm.
+/// = 0 the embedding, i = 1 .. L_t the layers' outputs; in the alignment the last of them counts after the final
+/// norm.
 template <class T, class D, class Teacher>
 class live_teacher final : public teacher_source<T, D> {
  public:
@@ -53,16 +54,20 @@ class live_teacher final : public teacher_source<T, D> {
 
   void fill(D& device, const std::vector<index>&, const token_batch& tokens,
             const teacher_signals<T>& out) override {
+    const index top = plan_.groups.empty() ? 0 : plan_.groups.back().second;
+    const auto add = [&](index layer, matrix_view<const T> h) {
+      for (std::size_t g = 0; g < plan_.groups.size(); ++g) {
+        const auto [first, last] = plan_.groups[g];
+        if (layer < first || layer > last) continue;
+        map(device, h.rows, h.cols,
+            detail::accumulate_mean<T>{h, out.targets[g], T(1) / static_cast<T>(last - first + 1), layer == first});
+      }
+    };
     teacher_->forward(device, tokens.view(), tokens.ids.data(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
-                        for (std::size_t g = 0; g < plan_.groups.size(); ++g) {
-                          const auto [first, last] = plan_.groups[g];
-                          if (layer < first || layer > last) continue;
-                          map(device, h.rows, h.cols,
-                              detail::accumulate_mean<T>{
-                                  h, out.targets[g], T(1) / static_cast<T>(last - first + 1), layer == first});
-                        }
+                        if (layer < top) add(layer, h);
                       });
+    if (top > 0) add(top, out.last_hidden);
   }
 
  private:

@@ -54,7 +54,7 @@ class language_model {
    public:
     reader(D& device, const language_model& model) : device_(&device), model_(&model) {}
     /// hidden [rows, width], the vectors that the head reads. on_layer(i, h) sees the embedding (i = 0) and each
-    /// block's output; of a transformer the last one after the final norm.
+    /// block's output, before the final norm.
     template <class OnLayer = no_taps>
     void operator()(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden, OnLayer&& on_layer = {}) {
       detail::require_ids({ids, static_cast<std::size_t>(seq.rows())}, model_->vocabulary());

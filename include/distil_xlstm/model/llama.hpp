@@ -144,9 +144,8 @@ class llama {
   }
 
   /// last_hidden [rows, width] = norm(layers(embedding[ids])), the vectors that the head reads; logits are
-  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, the last one (i =
-  /// layers) after the final norm. Documents that began before the call count from its first token. Temporary
-  /// memory is the device's scratch.
+  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, before the final norm.
+  /// Documents that began before the call count from its first token. Temporary memory is the device's scratch.
   template <class OnLayer = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> last_hidden,
                OnLayer&& on_layer = {}) const {
@@ -212,11 +211,10 @@ class llama {
       const matrix_view<T> y = t.hidden[(i + 1) % 2];
       layer.forward(device, seq, memory_->layers[static_cast<std::size_t>(i)], state ? state->views(i) : stateless,
                     t.layer, x, y);
-      if (i + 1 < config().layers) on_layer(i + 1, matrix_view<const T>(y));
+      on_layer(i + 1, matrix_view<const T>(y));
     }
     config().final_norm().forward(device, memory_->norm, t.norm,
                                   matrix_view<const T>(t.hidden[config().layers % 2]), last_hidden);
-    on_layer(config().layers, matrix_view<const T>(last_hidden));
   }
 
   // ---- loading -----------------------------------------------------------------------------------------------
