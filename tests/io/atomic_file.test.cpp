@@ -130,6 +130,18 @@ BOOST_AUTO_TEST_CASE(places_that_cannot_be_written) {
   BOOST_TEST(f.files() == 1u);
 }
 
+BOOST_AUTO_TEST_CASE(devices_are_written_and_not_replaced) {
+  folder f;
+  // By other names: what replaced its target would replace the link.
+  fs::create_symlink("/dev/null", f.path / "null");
+  fs::create_symlink("/dev/full", f.path / "full");
+  write_text_atomically(f.path / "null", "x");
+  BOOST_CHECK_EXCEPTION(write_text_atomically(f.path / "full", "x"), error, says("full", "cannot write"));
+  BOOST_TEST(fs::is_symlink(f.path / "null"));
+  BOOST_TEST(fs::is_symlink(f.path / "full"));
+  BOOST_TEST(f.files() == 2u);
+}
+
 BOOST_AUTO_TEST_CASE(mapping) {
   folder f;
   const auto path = f.path / "m";

@@ -258,6 +258,9 @@ BOOST_AUTO_TEST_CASE(stream_of_characters) {
   BOOST_TEST(s.put('a') == "\ufffda");
   BOOST_TEST(s.put(0xe2) == "");
   BOOST_TEST(s.finish() == "\ufffd");
+  // A model may have more rows than its tokenizer has tokens.
+  BOOST_TEST(s.put(260) == "");
+  BOOST_TEST(s.finish() == "");
 }
 
 BOOST_AUTO_TEST_CASE(text_that_is_not_utf8) {

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -22,11 +23,17 @@ namespace distil_xlstm::io {
 /// `path.tmp-<pid>` beside it, and `commit` flushes, syncs and renames. A failure anywhere (a full disk, an I/O
 /// error) throws `error` naming the file and the reason, removes the temporary and leaves the old file as it
 /// was. Without `commit` the destructor removes the temporary. One writer a path and process at a time.
+/// What is there and is no regular file, a device or a pipe, is written to as it is and never replaced.
 class atomic_file {
  public:
-  explicit atomic_file(const std::filesystem::path& path)
-      : path_(path.string()), temporary_(path_ + ".tmp-" + std::to_string(::getpid())) {
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  explicit atomic_file(const std::filesystem::path& path) : path_(path.string()) {
+    std::error_code none;
+    if (const auto there = std::filesystem::status(path, none); std::filesystem::is_other(there)) {
+      fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    } else {
+      temporary_ = path_ + ".tmp-" + std::to_string(::getpid());
+      fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    }
     if (fd_ < 0) fail(path_, ": cannot create: ", detail::errno_text(errno));
     buffer_.reserve(capacity);
   }
@@ -55,9 +62,10 @@ class atomic_file {
   void commit() {
     require(fd_ >= 0, path_, ": committed after it was committed or had failed");
     flush();
-    if (::fsync(fd_) != 0) give_up("cannot sync");
+    if (::fsync(fd_) != 0 && !(temporary_.empty() && errno == EINVAL)) give_up("cannot sync");
     const int fd = std::exchange(fd_, -1);
     if (::close(fd) != 0) give_up("cannot close");
+    if (temporary_.empty()) return;
     if (std::rename(temporary_.c_str(), path_.c_str()) != 0) give_up("cannot rename");
     sync_folder();
   }
@@ -81,13 +89,13 @@ class atomic_file {
   [[noreturn]] void give_up(const char* what) {
     const int code = errno;
     discard();
-    ::unlink(temporary_.c_str());
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
     fail(path_, ": ", what, ": ", detail::errno_text(code));
   }
   void discard() noexcept {
     if (fd_ < 0) return;
     ::close(fd_);
-    ::unlink(temporary_.c_str());
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
     fd_ = -1;
   }
   /// The rename itself is durable only once the folder is. Some file systems cannot sync folders (EINVAL).
@@ -101,7 +109,8 @@ class atomic_file {
     require(code == 0 || code == EINVAL, path_, ": cannot sync the folder: ", detail::errno_text(code));
   }
 
-  std::string path_, temporary_;
+  std::string path_;
+  std::string temporary_;  // empty where `path_` itself is written
   int fd_ = -1;
   std::vector<char> buffer_;
   std::uint64_t size_ = 0;

@@ -655,8 +655,10 @@ class stream_decoder {
   explicit stream_decoder(const tokenizer& t, bool skip_special = false)
       : tokenizer_(&t), skip_(skip_special) {}
 
-  /// The text that one more id completes; often empty.
+  /// The text that one more id completes; often empty. An id beyond the vocabulary, where a model has more rows
+  /// than its tokenizer has tokens, is no text.
   std::string put(std::int32_t id) {
+    if (id >= tokenizer_->vocab_size()) return {};
     if (skip_ && tokenizer_->is_control(id)) return {};
     held_ += tokenizer_->bytes(id);
     const std::size_t whole = held_.size() - incomplete_utf8_tail(held_);
