@@ -8,10 +8,10 @@ function(distil_xlstm_program name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE distil_xlstm::io)
   target_compile_options(${name} PRIVATE -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})
-  # g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector of bytes that
-  # grows for an overflow.
+  # g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector
+  # or a string that grows for an overflow.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(${name} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-stringop-overflow)
+    target_compile_options(${name} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-restrict)
   endif()
 endfunction()
 

@@ -25,7 +25,8 @@ struct request {
 template <class T>
 int run(const request& r, const common_options& common) {
   using cpu = dx::device::cpu;
-  auto device = common.open();
+  dx::device::cpu device(common.threads);
+  common.apply(device);
   const dx::io::token_file tokens(r.tokens);
   const dx::windows text(tokens, r.length);
   const auto teacher = dx::llama<T, cpu>::load(device, r.teacher);
@@ -87,6 +88,7 @@ int cache(const arguments& given) {
   common.check();
   need(r.teacher, "teacher"), need(r.tokens, "tokens"), need(r.out, "out");
   if (r.length < 1) throw usage_error(values.count("length") ? "--length: must be at least 1" : "--length is missing");
+  of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
   if (r.batch < 1 || r.blocks < 1) throw usage_error("--batch and --blocks must be at least 1");
   if (r.store != "bf16" && r.store != "fp32")
     throw usage_error("--store: '" + r.store + "' is not known (bf16, fp32 are)");

@@ -12,6 +12,14 @@
 
 #include "shared.hpp"
 
+namespace boost {
+/// A path is the argument as it is; the stream that Boost would read it from stops at a blank.
+inline void validate(any& value, const std::vector<std::string>& given, std::filesystem::path*, int) {
+  program_options::validators::check_first_occurrence(value);
+  value = std::filesystem::path(program_options::validators::get_single_string(given, true));
+}
+}  // namespace boost
+
 namespace program {
 
 namespace po = boost::program_options;
@@ -48,11 +56,7 @@ struct common_options {
       throw usage_error("--precision: '" + precision + "' is not known (fp32, bf16, fp64 are)");
     if (threads < 0 || threads > 4096) throw usage_error("--threads: " + std::to_string(threads) + " is not possible");
   }
-  dx::device::cpu open() const {
-    dx::device::cpu d(threads);
-    d.bf16_products = precision == "bf16";
-    return d;
-  }
+  void apply(dx::device::cpu& d) const { d.bf16_products = precision == "bf16"; }
   /// use(T{}) with the type that --precision asks for.
   template <class F>
   int with_scalar(const F& use) const {

@@ -33,7 +33,9 @@ template <class T>
 class evaluation {
  public:
   evaluation(const request& r, const common_options& common)
-      : request_(r), device_(common.open()), model_(model_type::load(device_, r.model)), read_(device_, model_) {}
+      : request_(r), device_(common.threads), model_(model_type::load(device_, r.model)), read_(device_, model_) {
+    common.apply(device_);
+  }
 
   json perplexity() {
     if (!request_.tokens.empty()) {
@@ -98,7 +100,8 @@ class evaluation {
       s = dx::score_text<T>(device_, text, request_.window, 8, model_.head(), read_);
     }
     dx::require(s.scored > 0, name.string(), ": no token to score");
-    dx::require(std::isfinite(s.nll), name.string(), ": the model gives probabilities that are not numbers");
+    dx::require(std::isfinite(s.nll), request_.model.string(), ": gives probabilities that are not numbers to ",
+                name.string());
     return {{"tokens", s.tokens}, {"scored", s.scored}, {"nll", s.nll}, {"ppl", s.perplexity()}};
   }
 

@@ -36,7 +36,8 @@ std::vector<std::int32_t> prompt_ids(const request& r, const dx::io::tokenizer& 
 
 template <class T>
 int run(const request& r, const common_options& common) {
-  auto device = common.open();
+  dx::device::cpu device(common.threads);
+  common.apply(device);
   const auto model = dx::language_model<T, dx::device::cpu>::load(device, r.model);
   const auto tokenizer = need_tokenizer(r.model);
   require_same_vocabulary(tokenizer, model.vocabulary(), r.model);
@@ -44,11 +45,15 @@ int run(const request& r, const common_options& common) {
   typename dx::language_model<T, dx::device::cpu>::session session(device, model, std::ssize(ids) + r.tokens);
   dx::sampler choose(r.how);
   dx::io::stream_decoder decoder(tokenizer, true);
-  dx::generate(device, session, ids, r.tokens, choose, [&](std::int32_t id) {
-    if (tokenizer.is_end_of_text(id)) return false;
-    std::cout << decoder.put(id) << std::flush;
-    return std::cout.good();
-  });
+  try {
+    dx::generate(device, session, ids, r.tokens, choose, [&](std::int32_t id) {
+      if (tokenizer.is_end_of_text(id)) return false;
+      std::cout << decoder.put(id) << std::flush;
+      return std::cout.good();
+    });
+  } catch (const dx::numeric_error& e) {
+    dx::fail(r.model.string(), ": ", e.what());
+  }
   std::cout << decoder.finish() << "\n";
   return 0;
 }

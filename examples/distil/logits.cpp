@@ -9,8 +9,8 @@ namespace {
 constexpr const char* usage =
     "distil logits --model MODEL --ids FILE --out FILE [--precision fp64]\n\n"
     "FILE holds an I32 tensor `ids` [B, S]. Written are `logits` [B, S, V], `last_hidden` [B, S, d] (after the final\n"
-    "norm, what the head reads) and `hidden.0` to `hidden.N` [B, S, d]: the embedding, then each block's output (a\n"
-    "transformer's last one after its final norm, as transformers' hidden_states). F32; F64 under --precision fp64.\n";
+    "norm, what the head reads) and `hidden.0` to `hidden.N` [B, S, d]: the embedding, then each block's output. F32;\n"
+    "F64 under --precision fp64.\n";
 
 template <class T>
 int run(const fs::path& path, const fs::path& ids_path, const fs::path& out, const common_options& common) {
@@ -19,7 +19,8 @@ int run(const fs::path& path, const fs::path& ids_path, const fs::path& out, con
   dx::require(given.element == dx::element::i32 && given.shape.size() == 2 && given.size() > 0, ids_file.path(),
               ": ids must be I32 [B, S], not ", given.type, " ", dx::io::detail::shape_text(given.shape));
   const auto ids = given.template values<std::int32_t>();
-  auto device = common.open();
+  dx::device::cpu device(common.threads);
+  common.apply(device);
   const auto model = dx::language_model<T, dx::device::cpu>::load(device, path);
   const dx::sequence_view seq{given.shape[0], given.shape[1]};
   const dx::index rows = seq.rows(), d = model.width(), v = model.vocabulary();

@@ -49,6 +49,7 @@ int report(const std::string& what, int status) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of the stream, reported below
+  std::signal(SIGXFSZ, SIG_IGN);  // so is a file that may not grow
   const program::arguments given(argv + 1, argv + argc);
   if (given.empty()) {
     print_help(std::cerr);

@@ -23,6 +23,16 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// use(), where what it throws is the fault of an option.
+template <class F>
+auto of_option(const char* option, const F& use) {
+  try {
+    return use();
+  } catch (const dx::error& e) {
+    throw usage_error(std::string("--") + option + ": " + e.what());
+  }
+}
+
 /// Four significant digits, for people.
 inline std::string short_number(double x) {
   char text[32];

@@ -20,7 +20,8 @@ constexpr const char* usage =
 std::string slurp(std::istream& in) { return {std::istreambuf_iterator<char>(in), {}}; }
 
 void print_ids(const dx::io::tokenizer& t) {
-  const auto ids = t.encode(slurp(std::cin)).ids;
+  const std::string text = slurp(std::cin);
+  const auto ids = text.empty() ? std::vector<std::int32_t>() : encode_text(t, text, "stdin", true);
   for (std::size_t i = 0; i < ids.size(); ++i) std::cout << (i ? " " : "") << ids[i];
   std::cout << "\n";
 }

@@ -78,8 +78,11 @@ int train(const arguments& given) {
       throw usage_error(std::string("--") + option + ": " + std::to_string(values[option].as<dx::index>()) +
                         " is not possible");
   for (const char* option : {"lr"})
-    if (values.count(option) && !(values[option].as<double>() > 0))
-      throw usage_error(std::string("--") + option + ": must be above 0");
+    if (values.count(option) && !(values[option].as<double>() > 0 && std::isfinite(values[option].as<double>())))
+      throw usage_error(std::string("--") + option + ": must be above 0, and a number");
+  for (const char* option : {"warmup", "evaluate-every"})
+    if (values.count(option) && values[option].as<dx::index>() < 0)
+      throw usage_error(std::string("--") + option + ": must not be negative");
   for (const char* option : {"clip", "weight-decay"})
     if (values.count(option) && !(values[option].as<double>() >= 0))
       throw usage_error(std::string("--") + option + ": must not be negative");

@@ -22,7 +22,9 @@
 #include <distil_xlstm/io/report.hpp>
 #include <distil_xlstm/io/tensorboard.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/session.hpp>
 
 #include "shared.hpp"
 
@@ -122,22 +124,29 @@ method resolved(const training_request& r) {
     const auto [from, to] = text.empty() ? std::pair(s.from, s.to) : range_of(text, option);
     if (text.empty() && r.schedule.empty()) return;
     const auto old = s;
-    s = dx::schedule::any<double>::named(from == to            ? "constant"
-                                         : shape == "constant" ? "linear"
-                                                               : shape,
-                                         from, to);
+    const bool flat = from == to, ramp = !flat && shape == "constant";
+    s = of_option("schedule", [&, first = from, last = to] {
+      dx::schedule::any<double>::named(shape, first, last);  // a name that is not known is refused even if flat
+      return dx::schedule::any<double>::named(flat ? "constant" : ramp ? "linear" : shape, first, last);
+    });
     s.when = old.when, s.step = old.step;
   };
   set(o.objective.alpha, r.alpha, "alpha"), set(o.objective.beta, r.beta, "beta");
   set(o.objective.temperature, r.temperature, "temperature");
-  if (!r.alignment.empty()) o.objective.form = dx::loss::alignment_named(r.alignment);
-  for (const auto* t : {&o.objective.temperature})
-    if (!(t->from > 0) || !(t->to > 0)) throw usage_error("--temperature: must be positive");
+  const auto &alpha = o.objective.alpha, &beta = o.objective.beta, &temperature = o.objective.temperature;
+  for (const auto& [a, b] : {std::pair(alpha.from, beta.from), std::pair(alpha.to, beta.to)})
+    if (!(a >= 0 && b >= 0 && a + b <= 1))
+      throw usage_error("--alpha, --beta: " + short_number(a) + " and " + short_number(b) +
+                        " must not be negative, nor above 1 together");
+  if (!(temperature.from > 0 && temperature.to > 0)) throw usage_error("--temperature: must be positive");
+  if (!r.alignment.empty())
+    o.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
   if (r.lr > 0) o.lr.peak = r.lr;
-  if (!r.lr_schedule.empty()) o.lr.after = dx::schedule::annealing_named(r.lr_schedule);
+  if (!r.lr_schedule.empty())
+    o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(r.lr_schedule); });
   if (r.weight_decay >= 0) o.optimiser.weight_decay = r.weight_decay;
   if (r.clip >= 0) o.clip = r.clip;
-  o.order = dx::window_order_named(r.order);
+  o.order = of_option("order", [&] { return dx::window_order_named(r.order); });
   o.seed = r.seed;
   return m;
 }
@@ -156,39 +165,22 @@ std::string clock_text(double seconds) {
   return text;
 }
 
-/// Continues a prompt token by token at temperature 0.7, out of the 40 likeliest: a look at what the student
-/// has learnt.
+/// Continues a prompt at temperature 0.7, out of the 40 likeliest: a look at what the student has learnt.
 template <class T>
 std::string sample_text(cpu& device, const dx::xlstm<T, cpu>& student, const dx::io::tokenizer& t,
                         const std::string& prompt, dx::index tokens, std::uint64_t seed) {
-  auto state = student.make_state(device, 1);
-  const auto tape = student.make_tape(device, 1, 1);
-  const dx::index d = student.width(), v = student.vocabulary();
-  dx::buffer<T, cpu> memory(device, 2 * d + v);
-  const dx::matrix_view<T> x(memory.data(), 1, d), hidden(x.data + d, 1, d), logits(hidden.data + d, 1, v);
-  dx::rng random(seed);
+  auto ids = t.encode(prompt, false).ids;
+  if (t.document_start() >= 0) ids.insert(ids.begin(), t.document_start());
+  if (ids.empty()) return {};
+  dx::xlstm_session<T, cpu> session(device, student);
+  dx::sampler choose({.temperature = 0.7, .top_k = 40, .seed = seed});
   dx::io::stream_decoder decoder(t, true);
   std::string text;
-  auto feed = [&](std::int32_t id) { student.forward(device, {1, 1}, &id, state, tape, x, hidden); };
-  feed(0);
-  for (std::int32_t id : t.encode(prompt, false).ids) feed(id);
-  std::vector<std::pair<double, std::int32_t>> best(static_cast<std::size_t>(v));
-  for (dx::index i = 0; i < tokens; ++i) {
-    gemm(device, dx::matrix_view<const T>(hidden), dx::transposed(student.head()), logits);
-    for (dx::index j = 0; j < v; ++j)
-      best[static_cast<std::size_t>(j)] = {-static_cast<double>(logits.data[j]), static_cast<std::int32_t>(j)};
-    const std::size_t keep = std::min<std::size_t>(40, best.size());
-    std::partial_sort(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(keep), best.end());
-    double sum = 0;
-    for (std::size_t j = 0; j < keep; ++j) sum += std::exp((best[0].first - best[j].first) / 0.7);
-    double left = random.uniform() * sum;
-    std::size_t chosen = 0;
-    while (chosen + 1 < keep && (left -= std::exp((best[0].first - best[chosen].first) / 0.7)) > 0) ++chosen;
-    const std::int32_t id = best[chosen].second;
-    if (t.is_end_of_text(id)) break;
+  dx::generate(device, session, ids, tokens, choose, [&](std::int32_t id) {
+    if (t.is_end_of_text(id)) return false;
     text += decoder.put(id);
-    feed(id);
-  }
+    return true;
+  });
   return text + decoder.finish();
 }
 
@@ -216,11 +208,10 @@ class training_run {
     set_warmup(trainer, total);
 
     dx::io::metrics_log log(request_.out / "metrics.jsonl");
-    log.truncate_after(trainer.step_count());
+    log.truncate_after(fresh ? -1 : trainer.step_count());
     dx::io::tensorboard_writer board(request_.out, trainer.step_count() + 1);
     if (fresh) {
       write_run(identity, total);
-      store.save(trainer, identity);
       if (held_out_) {
         const auto before = score_student();
         const auto teacher = score_teacher();
@@ -234,6 +225,8 @@ class training_run {
             (teacher ? ", teacher " + short_number(*teacher) : "") + ", unigram " +
             short_number(unigram.perplexity()));
       }
+      log.sync();
+      store.save(trainer, identity);
     }
     const double started = now();
     const dx::index first = trainer.step_count();
@@ -249,22 +242,22 @@ class training_run {
       progress(m, rate,
                (now() - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
                total);
-      if (interrupted) {
+      const bool due = request_.evaluate_every > 0 && m.step % request_.evaluate_every == 0;
+      if (held_out_ && (due || last)) evaluate(log, board, m.step);
+      const int stopped = interrupted;
+      if (stopped || last || m.step % request_.checkpoint_every == 0) {
         log.sync();
         store.save(trainer, identity);
+      }
+      if (stopped) {
         end_progress();
         std::cerr << "distil: stopped by a signal at step " << m.step << ", checkpoint written\n";
-        return 128 + static_cast<int>(interrupted);
-      }
-      if (request_.evaluate_every > 0 && m.step % request_.evaluate_every == 0 && !last && held_out_)
-        evaluate(log, board, m.step);
-      if (m.step % request_.checkpoint_every == 0 || last) {
-        if (last && held_out_) evaluate(log, board, m.step);
-        log.sync();
-        store.save(trainer, identity);
+        return 128 + stopped;
       }
     }
     end_progress();
+    dx::require(trainer.count().updates > 0, request_.out.string(), ": none of ", total,
+                " steps had a finite gradient; the student has learnt nothing");
     finish(trainer.count().skipped, tokens_seen, identity);
     return 0;
   }
@@ -283,6 +276,7 @@ class training_run {
       embedding_ = teacher_->embedding(), head_ = teacher_->head(), owner_ = teacher_->owner();
     } else {
       cache_.emplace(request_.cache);
+      if (!request_.teacher.empty()) cache_->verify_teacher(hash_of(request_.teacher));
       teacher_name_ = cache_->identity().teacher;
       if (fs::exists(request_.cache / "tokenizer.json")) tokenizer_data_ = tokenizer_of(request_.cache);
       layers_ = cache_->identity().layers;
@@ -292,11 +286,11 @@ class training_run {
       if (text) check_vocabulary(*text);
   }
   void check_vocabulary(const dx::io::token_file& text) const {
-    dx::require(text.vocab_size() <= embedding_.rows, request_.tokens.string(), ": made with a vocabulary of ",
+    dx::require(text.vocab_size() <= embedding_.rows, text.path(), ": made with a vocabulary of ",
                 text.vocab_size(), ", the teacher has ", embedding_.rows);
     if (tokenizer_data_ && !text.tokenizer_sha256().empty())
       dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*tokenizer_data_).fingerprint(),
-                  request_.tokens.string(), ": made with another tokenizer than the teacher's");
+                  text.path(), ": made with another tokenizer than the teacher's");
   }
 
   void make_student() {
@@ -304,8 +298,12 @@ class training_run {
     if (!r.init.empty()) {
       student_.emplace(student_type::load(device_, r.init));
     } else {
-      auto c = dx::xlstm_architecture(r.architecture, embedding_.rows, embedding_.cols, layers_, teacher_heads_,
+      auto c = of_option("architecture", [&] {
+        return dx::xlstm_architecture(r.architecture, embedding_.rows, embedding_.cols, layers_, teacher_heads_,
                                       embedding_.data == head_.data);
+      });
+      dx::require(c.mlstm_heads > 0 || r.heads > 0, "--architecture ", r.architecture,
+                  ": needs the teacher's number of heads, which a cache does not hold: give --heads");
       if (r.blocks > 0) {
         c.blocks = r.blocks;
         c.slstm_at.clear();
@@ -384,22 +382,30 @@ class training_run {
                   ": a run is there already; give --resume to go on with it, or another --out");
       return false;
     }
-    const auto run =
-        store.restore(trainer, [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; });
+    const auto run = store.newest_run();  // compared before the tensors, which differ where the run does
     if (!run) return false;
+    const std::string where = (request_.out / "checkpoints").string();
     for (const auto& [key, value] : identity.items())
-      dx::require(run->contains(key) && run->at(key) == value, (request_.out / "checkpoints").string(),
-                  ": the run there has another ", key, ": ", run->value(key, json()).dump(),
-                  ", this one asks for ", value.dump());
+      dx::require(run->contains(key) && run->at(key) == value, where, ": the run there has another ", key, ": ",
+                  run->value(key, json()).dump(), ", this one asks for ", value.dump());
+    if (!store.restore(trainer, [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }))
+      return false;
+    const dx::index total = trainer.options().total_steps, asked = asked_length(trainer);
+    dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
+                " steps, which its schedules depend on, this one asks for ", asked);
     return true;
   }
 
+  /// The steps that --steps or --epochs ask for; 0: --minutes decides.
+  dx::index asked_length(const dx::trainer<T, cpu>& trainer) const {
+    if (request_.epochs > 0)
+      return std::max<dx::index>(
+          1, std::llround(request_.epochs * static_cast<double>(trainer.steps_per_epoch())));
+    return request_.steps;
+  }
   /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
   void choose_length(dx::trainer<T, cpu>& trainer) {
-    dx::index total = request_.steps;
-    if (total == 0 && request_.epochs > 0)
-      total = std::max<dx::index>(
-          1, std::llround(request_.epochs * static_cast<double>(trainer.steps_per_epoch())));
+    dx::index total = asked_length(trainer);
     if (total == 0) {
       trainer.total_steps(1);
       trainer.measure();  // warms memory up
@@ -508,8 +514,10 @@ class training_run {
     run["total_steps"] = total;
     run["command"] = {{"teacher", request_.teacher.string()}, {"cache", request_.cache.string()},
                       {"tokens", request_.tokens.string()},   {"held_out", request_.held_out.string()},
-                      {"init", request_.init.string()},       {"minutes", request_.minutes},
-                      {"threads", device_.threads()},         {"checkpoint_every", request_.checkpoint_every}};
+                      {"init", request_.init.string()},       {"architecture", request_.architecture},
+                      {"minutes", request_.minutes},          {"threads", device_.threads()},
+                      {"log_every", request_.log_every},      {"checkpoint_every", request_.checkpoint_every},
+                      {"evaluate_every", request_.evaluate_every}, {"prompt", request_.prompt}};
     run["parameters"] = {{"trainable", student_->config().trainable()}, {"total", student_->config().total()}};
     dx::io::write_text_atomically(request_.out / "run.json", run.dump(2) + "\n");
   }

@@ -47,7 +47,7 @@ enum class window_state {
 /// given at a time. `text` is a token file or a `token_text`.
 template <class T, class D, class Text, class Forward>
 text_score score_text(D& device, const Text& text, index window, index batch, frozen_matrix head,
-                      const Forward& forward, window_state state = window_state::empty) {
+                      Forward&& forward, window_state state = window_state::empty) {
   const bool carried = state == window_state::carried;
   if (carried) batch = 1;
   text_score total;

@@ -1,0 +1,549 @@
+#define BOOST_TEST_MODULE contract
+#include <boost/test/unit_test.hpp>
+
+#include <zlib.h>
+
+#include <cmath>
+#include <span>
+
+#include <distil_xlstm/io/json.hpp>
+
+#include "../model/write_gguf.hpp"
+#include "material.hpp"
+
+namespace distil_xlstm::program {
+namespace {
+
+using io::json;
+using ids_type = std::vector<std::int32_t>;
+
+const char* const subcommands[] = {"tokenize", "cache", "train", "generate", "evaluate", "logits", "inspect"};
+
+const io::tokenizer& tokenizer() {
+  static const io::tokenizer t(tiny_tokenizer());
+  return t;
+}
+ids_type encode(const std::string& text) { return tokenizer().encode(text, false).ids; }
+
+std::vector<fs::path> folders(const std::string& kind, std::size_t least) {
+  std::vector<fs::path> out;
+  for (const auto& f : fs::directory_iterator(golden(kind)))
+    if (fs::exists(f.path() / "expected.safetensors")) out.push_back(f.path());
+  std::sort(out.begin(), out.end());
+  BOOST_REQUIRE(out.size() >= least);
+  return out;
+}
+
+/// Every tensor of expected.safetensors that `distil logits` writes, too.
+void compare_logits(const fs::path& model, const std::string& precision, double limit) {
+  const temporary_folder folder;
+  const auto out = folder / "out.safetensors";
+  done(arguments("logits --precision", precision, "--model", model, "--ids", model / "expected.safetensors",
+                 "--out", out));
+  const io::safetensors_file got(out), expected(model / "expected.safetensors");
+  const auto shape = expected.at("ids").shape;
+  index hidden = 0;
+  for (const auto& t : got.tensors()) {
+    BOOST_TEST(t.type == (precision == "fp64" ? "F64" : "F32"));
+    BOOST_TEST((t.shape.size() == 3 && t.shape[0] == shape[0] && t.shape[1] == shape[1]));
+    hidden += t.name.starts_with("hidden.");
+    const auto* want = expected.find(t.name);
+    BOOST_TEST_CONTEXT(model.filename().string() << " " << t.name << " " << precision) {
+      if (want) BOOST_TEST(apart(t.values<double>(), want->values<double>()) <= limit);
+      if (t.name == "logits" || t.name == "last_hidden") BOOST_TEST((want || t.name == "last_hidden"));
+    }
+  }
+  const auto c = io::read_json_file(model / "config.json");
+  const auto depth = c.contains("xlstm_cfg") ? c["xlstm_cfg"]["num_blocks"] : c["num_hidden_layers"];
+  BOOST_TEST(hidden == depth.get<index>() + 1);
+  BOOST_TEST(std::ssize(got.tensors()) == hidden + 2);
+}
+
+/// nll and tokens scored of a text in windows, from logits: a window's first token is context only.
+std::pair<double, index> score(const fs::path& model, const ids_type& ids, index window) {
+  double nll = 0;
+  index scored = 0;
+  const auto read = [&](std::span<const std::int32_t> part, index rows) {
+    const index n = std::ssize(part) / rows;
+    if (rows == 0 || n < 2) return;
+    const logits_of l(model, {part.begin(), part.end()}, rows, "fp64");
+    for (index b = 0; b < rows; ++b)
+      for (index t = 0; t + 1 < n; ++t, ++scored)
+        nll -= l.log_p(b, t, part[static_cast<std::size_t>(b * n + t + 1)]);
+  };
+  const std::span<const std::int32_t> all(ids);
+  const auto whole = static_cast<std::size_t>(std::ssize(ids) / window * window);
+  if (whole > 0) read(all.first(whole), std::ssize(ids) / window);
+  if (whole < ids.size()) read(all.subspan(whole), 1);
+  return {nll, scored};
+}
+
+json evaluate(const std::vector<std::string>& given) {
+  return json::parse(done(arguments("evaluate --json", given)));
+}
+std::vector<std::string> keys(const json& object) {
+  std::vector<std::string> out;
+  for (const auto& [key, value] : object.items()) out.push_back(key);
+  return out;
+}
+bool close(double a, double b, double limit) { return std::abs(a - b) <= limit * std::abs(b); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(help_explains) {
+  for (const std::string name : subcommands) {
+    const outcome o = run({name, "--help"});
+    BOOST_TEST(o.status == 0);
+    BOOST_TEST(o.err == "");
+    BOOST_TEST(o.out.starts_with("distil " + name));
+    BOOST_TEST((o.out.find("--help") != std::string::npos));
+    BOOST_TEST((done({"--help"}).find(name) != std::string::npos));
+  }
+  const std::string train = done({"train", "--help"});
+  for (const char* option :
+       {"teacher",    "cache",     "tokens",    "held-out",    "method", "architecture", "blocks",
+        "heads",      "slstm-at",  "batch",     "length",      "steps",  "minutes",      "epochs",
+        "out",        "resume",    "init",      "order",       "alpha",  "beta",         "temperature",
+        "schedule",   "alignment", "lr",        "lr-schedule", "warmup", "weight-decay", "clip",
+        "accumulate", "device",    "precision", "threads",     "seed",   "log-every",    "checkpoint-every"})
+    BOOST_TEST_CONTEXT(option) BOOST_TEST((train.find("--" + std::string(option) + " ") != std::string::npos));
+  BOOST_TEST(done({"--version"}).starts_with("distil "));
+}
+
+BOOST_AUTO_TEST_CASE(a_wrong_command_line_is_status_2) {
+  const auto& m = material::get();
+  refused({"distill"}, 2, {"'distill' is not a subcommand"});
+  for (const std::string name : subcommands) {
+    refused({name, "--nonsense", "1"}, 2, {name, "nonsense"});
+    refused({name}, 2, {name, "missing"});
+  }
+  BOOST_TEST(run({}).status == 2);
+  const auto train = arguments("train --teacher", m.teacher, "--tokens", m.tokens, "--out", m.folder / "none");
+  refused(train, 2, {"--steps"});
+  const auto all = arguments(train, "--steps 1");
+  for (const auto& [option, value] :
+       std::vector<std::pair<std::string, std::string>>{{"--device", "gpu"},
+                                                        {"--device", "cuda"},
+                                                        {"--precision", "fp8"},
+                                                        {"--threads", "-1"},
+                                                        {"--threads", "two"},
+                                                        {"--slstm-at", "first"},
+                                                        {"--slstm-at", "0,,1"},
+                                                        {"--temperature", "0"},
+                                                        {"--temperature", "-1"},
+                                                        {"--alpha", "much"},
+                                                        {"--alpha", "0.8:0.5:0.1"},
+                                                        {"--alpha", "1.5"},
+                                                        {"--beta", "-0.1"},
+                                                        {"--schedule", "steep"},
+                                                        {"--alignment", "loose"},
+                                                        {"--order", "random"},
+                                                        {"--method", "other"},
+                                                        {"--architecture", "tall"},
+                                                        {"--lr-schedule", "up"},
+                                                        {"--lr", "0"},
+                                                        {"--lr", "inf"},
+                                                        {"--clip", "-1"},
+                                                        {"--batch", "0"},
+                                                        {"--length", "-4"},
+                                                        {"--warmup", "-3"},
+                                                        {"--blocks", "0"},
+                                                        {"--accumulate", "0"},
+                                                        {"--minutes", "1"},
+                                                        {"--log-every", "0"},
+                                                        {"--evaluate-every", "-1"},
+                                                        {"--checkpoint-every", "0"}})
+    refused(arguments(all, option, value), 2, {option});
+  BOOST_TEST(!fs::exists(m.folder / "none" / "run.json"));
+  const auto generate = arguments("generate --model", m.teacher, "--prompt a");
+  refused(arguments(generate, "--temperature -1"), 2, {"temperature"});
+  refused(arguments(generate, "--top-k -1"), 2, {"likeliest"});
+  refused(arguments(generate, "--top-p 0"), 2, {"top-p"});
+  refused(arguments(generate, "--tokens -1"), 2, {"--tokens"});
+  const auto evaluate = arguments("evaluate --model", m.teacher);
+  refused(evaluate, 2, {"--text"});
+  refused(arguments(evaluate, "--text", m.text, "--tokens", m.tokens), 2, {"--text"});
+  refused(arguments(evaluate, "--text", m.text, "--window 1"), 2, {"--window"});
+  refused(arguments(evaluate, "--requests", m.text, "--limit 0"), 2, {"--limit"});
+  const auto cache = arguments("cache --teacher", m.teacher, "--tokens", m.tokens, "--out", m.folder / "none");
+  refused(cache, 2, {"--length"});
+  refused(arguments(cache, "--length 8 --store fp8"), 2, {"--store"});
+  refused(arguments(cache, "--length 8 --alignment loose"), 2, {"--alignment"});
+}
+
+BOOST_AUTO_TEST_CASE(texts_become_token_files) {
+  const auto& m = material::get();
+  const io::token_file tokens(m.tokens);
+  ids_type want = {0};
+  const auto second = encode(content(m.text)), third = encode(content(m.other_text));
+  want.insert(want.end(), second.begin(), second.end());
+  const std::vector<std::int64_t> documents = {0, std::ssize(want)};
+  want.push_back(0);
+  want.insert(want.end(), third.begin(), third.end());
+  ids_type got(static_cast<std::size_t>(tokens.size()));
+  tokens.copy(0, tokens.size(), got.data());
+  BOOST_TEST(got == want, boost::test_tools::per_element());
+  BOOST_TEST(tokens.documents() == documents, boost::test_tools::per_element());
+  BOOST_TEST(tokens.vocab_size() == tokenizer().vocab_size());
+  BOOST_TEST(tokens.tokenizer_sha256() == tokenizer().fingerprint());
+
+  const auto bare = m.folder / "bare.safetensors";
+  const outcome o = run(
+      arguments("tokenize --bare --tokenizer", m.teacher / "tokenizer.json", "--text", m.text, "--out", bare));
+  BOOST_TEST(o.status == 0);
+  BOOST_TEST(o.out == "");
+  BOOST_TEST(io::token_file(bare).size() == std::ssize(second));
+}
+
+BOOST_AUTO_TEST_CASE(ids_and_back) {
+  const auto& m = material::get();
+  const std::string text = "The other singing, the rain\n";
+  const auto ids = done(arguments("tokenize --ids --tokenizer", m.teacher), {.input = text});
+  std::string want;
+  for (const auto id : encode(text)) want += (want.empty() ? "" : " ") + std::to_string(id);
+  BOOST_TEST(ids == want + "\n");
+  BOOST_TEST(done(arguments("tokenize --decode --tokenizer", m.teacher), {.input = ids}) == text);
+  BOOST_TEST(done(arguments("tokenize --ids --tokenizer", m.teacher), {.input = "a<|im_end|>"}) == "3 2\n");
+  BOOST_TEST(done(arguments("tokenize --ids --tokenizer", m.teacher)) == "\n");
+  const outcome o = run(arguments("tokenize --ids --tokenizer", m.teacher), {.input = "a\xc3\xa9"});
+  BOOST_TEST(o.status == 0);
+  BOOST_TEST(o.out == "3\n");
+  BOOST_TEST(o.err.starts_with("distil: warning: stdin: 2 bytes"));
+}
+
+BOOST_AUTO_TEST_CASE(logits_of_the_golden_students) {
+  for (const auto& f : folders("student", 20)) {
+    compare_logits(f, "fp64", 1e-10);
+    compare_logits(f, "fp32", 1e-5);
+  }
+}
+BOOST_AUTO_TEST_CASE(logits_of_the_golden_teachers) {
+  for (const auto& f : folders("teacher", 5)) {
+    compare_logits(f, "fp64", 1e-10);
+    compare_logits(f, "fp32", 1e-5);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_file_is_a_model) {
+  const auto& m = material::get();
+  const auto file = m.folder / "model.gguf";
+  const auto words = tiny_tokenizer();
+  testing::write_gguf(m.teacher, file, false, &words);
+  BOOST_TEST(done(arguments("tokenize --ids --tokenizer", file), {.input = "the rain"}) ==
+             done(arguments("tokenize --ids --tokenizer", m.teacher), {.input = "the rain"}));
+  const auto a = evaluate(arguments("--precision fp64 --model", file, "--tokens", m.held_out)),
+             b = evaluate(arguments("--precision fp64 --model", m.teacher, "--tokens", m.held_out));
+  BOOST_TEST(close(a["ppl"].get<double>(), b["ppl"].get<double>(), 1e-12));
+  const auto generate = arguments("generate --tokens 12 --prompt river --model");
+  BOOST_TEST(done(arguments(generate, file)) == done(arguments(generate, m.teacher)));
+  const auto train = [&](const fs::path& teacher, const fs::path& out) {
+    done(arguments("train --blocks 2 --batch 2 --length 16 --steps 2 --teacher", teacher, "--tokens", m.tokens,
+                   "--out", out));
+    return metrics(out).steps.back();
+  };
+  const auto c = train(file, m.folder / "from a file"), d = train(m.teacher, m.folder / "from a folder");
+  BOOST_TEST(close(number(c, "total"), number(d, "total"), 1e-6));
+  BOOST_TEST(fs::exists(m.folder / "from a file/student/tokenizer.json"));
+}
+
+BOOST_AUTO_TEST_CASE(perplexity_is_that_of_the_logits) {
+  const auto& m = material::get();
+  const auto ids = encode(content(m.other_text));
+  for (const fs::path& model : {m.teacher, m.student()})
+    for (const index window : {7, 32, 10000}) {
+      const auto [nll, scored] = score(model, ids, window);
+      const auto arg = arguments("--window", std::to_string(window), "--model", model, "--text", m.other_text);
+      const json wide = evaluate(arguments("--precision fp64", arg)), narrow = evaluate(arg);
+      BOOST_TEST(keys(wide) == (std::vector<std::string>{"nll", "ppl", "scored", "tokens"}),
+                 boost::test_tools::per_element());
+      BOOST_TEST(wide["tokens"].get<index>() == std::ssize(ids));
+      BOOST_TEST(wide["scored"].get<index>() == scored);
+      BOOST_TEST(close(wide["nll"].get<double>(), nll, 1e-10));
+      BOOST_TEST(close(wide["ppl"].get<double>(), std::exp(nll / static_cast<double>(scored)), 1e-10));
+      BOOST_TEST(close(narrow["ppl"].get<double>(), wide["ppl"].get<double>(), 1e-6));
+      const json rough = evaluate(arguments("--precision bf16", arg));
+      BOOST_TEST(close(rough["ppl"].get<double>(), wide["ppl"].get<double>(), 0.05));
+    }
+  // A text in a token file of one document is the same text; without --json a person reads it.
+  const auto bare = m.folder / "one.safetensors";
+  done(arguments("tokenize --bare --tokenizer", m.teacher, "--text", m.other_text, "--out", bare));
+  BOOST_TEST(evaluate(arguments("--model", m.teacher, "--tokens", bare)) ==
+             evaluate(arguments("--model", m.teacher, "--text", m.other_text)));
+  BOOST_TEST(done(arguments("evaluate --model", m.teacher, "--tokens", bare)).find("ppl ") !=
+             std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(documents_are_scored_apart) {
+  const auto& m = material::get();
+  const io::token_file tokens(m.tokens);
+  double nll = 0;
+  index scored = 0;
+  for (std::size_t d = 0; d < 2; ++d) {
+    const index from = tokens.documents()[d], to = d == 0 ? tokens.documents()[1] : tokens.size();
+    ids_type ids(static_cast<std::size_t>(to - from));
+    tokens.copy(from, to - from, ids.data());
+    const auto [n, s] = score(m.student(), ids, 1 << 20);
+    nll += n, scored += s;
+  }
+  const json got =
+      evaluate(arguments("--precision fp64 --window 100000 --model", m.student(), "--tokens", m.tokens));
+  BOOST_TEST(got["scored"].get<index>() == scored);
+  BOOST_TEST(close(got["nll"].get<double>(), nll, 1e-10));
+}
+
+BOOST_AUTO_TEST_CASE(a_carried_state_is_that_of_the_whole_text) {
+  const auto& m = material::get();
+  const auto ids = encode(content(m.other_text));
+  constexpr index window = 16;
+  const logits_of l(m.student(), ids, 1, "fp64");
+  double nll = 0;
+  index scored = 0;
+  for (index t = 0; t + 1 < std::ssize(ids); ++t)
+    if ((t + 1) % window != 0) nll -= l.log_p(0, t, ids[static_cast<std::size_t>(t + 1)]), ++scored;
+  const auto arg = arguments("--precision fp64 --window 16 --model", m.student(), "--text", m.other_text);
+  const json carried = evaluate(arguments(arg, "--carry")), empty = evaluate(arg);
+  BOOST_TEST(carried["scored"].get<index>() == scored);
+  BOOST_TEST(empty["scored"].get<index>() == scored);
+  BOOST_TEST(close(carried["nll"].get<double>(), nll, 1e-10));
+  BOOST_TEST(!close(carried["nll"].get<double>(), empty["nll"].get<double>(), 1e-4));
+  refused(arguments("evaluate --carry --model", m.teacher, "--text", m.text), 1, {"--carry", "transformer"});
+}
+
+BOOST_AUTO_TEST_CASE(cloze_requests) {
+  const auto& m = material::get();
+  // One that the model gets right is looked for: its own arg max after some context, read as that token again.
+  std::vector<std::pair<std::string, std::string>> asked = {
+      {"In winter the river", " sings"}, {"The other teacher", " thinks."}, {"small light under", " the rain"}};
+  for (std::uint64_t seed = 1; asked.size() == 3 && seed < 50; ++seed) {
+    const std::string context = some_text(5, seed) + "x";
+    const auto ids = encode(context);
+    const auto next = logits_of(m.teacher, ids, 1, "fp64").likeliest(0, std::ssize(ids) - 1);
+    if (next >= tokenizer().vocab_size()) continue;
+    auto both = ids;
+    both.push_back(next);
+    const std::string continuation(tokenizer().bytes(next));
+    if (tokenizer().encode(context + continuation).ids == both) asked.emplace_back(context, continuation);
+  }
+  BOOST_REQUIRE(asked.size() == 4);
+
+  double sum = 0;
+  int right = 0;
+  std::string lines;
+  for (std::size_t d = 0; d < asked.size(); ++d) {
+    const auto& [context, continuation] = asked[d];
+    const auto ids = encode(context + continuation);
+    const auto known = std::ssize(encode(context));
+    const logits_of l(m.teacher, ids, 1, "fp64");
+    bool all = true;
+    for (index t = known; t < std::ssize(ids); ++t) {
+      const auto id = ids[static_cast<std::size_t>(t)];
+      sum += l.log_p(0, t - 1, id);
+      all = all && l.likeliest(0, t - 1) == id;
+    }
+    right += all;
+    lines += json{{"doc_id", d},
+                  {"idx", 0},
+                  {"label", continuation},
+                  {"request", {{"context", context}, {"continuation", continuation}}}}
+                 .dump() +
+             "\n";
+  }
+  BOOST_TEST(right >= 1);
+  const auto file = m.folder / "cloze.jsonl", packed = m.folder / "cloze.jsonl.gz";
+  write_file(file, lines);
+  const auto arg = arguments("--precision fp64 --model", m.teacher, "--requests");
+  const json got = evaluate(arguments(arg, file));
+  BOOST_TEST(keys(got) == (std::vector<std::string>{"acc", "acc_norm", "documents", "ppl"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(got["documents"] == 4);
+  BOOST_TEST(got["acc"].get<double>() == right / 4.0);
+  BOOST_TEST(got["acc_norm"].is_null());
+  BOOST_TEST(close(got["ppl"].get<double>(), std::exp(-sum / 4), 1e-10));
+  const auto gz = ::gzopen(packed.c_str(), "wb");
+  ::gzwrite(gz, lines.data(), static_cast<unsigned>(lines.size()));
+  ::gzclose(gz);
+  BOOST_TEST(evaluate(arguments(arg, packed)) == got);
+  BOOST_TEST(evaluate(arguments(arg, packed, "--limit 2"))["documents"] == 2);
+}
+
+BOOST_AUTO_TEST_CASE(multiple_choice_requests) {
+  const auto& m = material::get();
+  const std::vector<std::string> contexts = {"In winter", "The small teacher", "Under the light the rain",
+                                             "A river"};
+  const std::vector<std::string> choices = {" thinks under the other", " a", " 7 sings, 7",
+                                            " the singing rain."};
+  std::string lines;
+  const auto add = [&](std::size_t id, std::size_t c, std::size_t i, std::size_t label) {
+    lines += json{{"doc_id", id},
+                  {"idx", i},
+                  {"label", label},
+                  {"request", {{"context", contexts[c]}, {"continuation", choices[i]}}}}
+                 .dump() +
+             "\n";
+  };
+  int right = 0, right_by_character = 0;
+  for (std::size_t d = 0; d < contexts.size(); ++d) {
+    std::vector<double> sums, by_character;
+    for (const auto& choice : choices) {
+      const auto ids = encode(contexts[d] + choice);
+      const logits_of l(m.student(), ids, 1, "fp64");
+      double sum = 0;
+      for (index t = std::ssize(encode(contexts[d])); t < std::ssize(ids); ++t)
+        sum += l.log_p(0, t - 1, ids[static_cast<std::size_t>(t)]);
+      sums.push_back(sum), by_character.push_back(sum / static_cast<double>(choice.size() - 1));
+    }
+    const auto best = [](const std::vector<double>& x) {
+      return std::max_element(x.begin(), x.end()) - x.begin();
+    };
+    // The label is the best, by turns that of the sums, that of the characters and neither.
+    const auto label = static_cast<std::size_t>(d == 3  ? (best(sums) + 1) % 4
+                                                : d % 2 ? best(by_character)
+                                                        : best(sums));
+    right += best(sums) == static_cast<std::ptrdiff_t>(label);
+    right_by_character += best(by_character) == static_cast<std::ptrdiff_t>(label);
+    for (std::size_t i = 0; i < choices.size(); ++i) add(d, d, i, label);
+  }
+  for (std::size_t i = 0; i < choices.size(); ++i) add(1000000, 0, i, 0);
+  const auto file = m.folder / "choice.jsonl";
+  write_file(file, lines);
+  const json got = evaluate(arguments("--precision fp64 --model", m.student(), "--requests", file));
+  BOOST_TEST(got["documents"] == 4);
+  BOOST_TEST(got["acc"].get<double>() == right / 4.0);
+  BOOST_TEST(got["acc_norm"].get<double>() == right_by_character / 4.0);
+  BOOST_TEST(got["ppl"].is_null());
+}
+
+BOOST_AUTO_TEST_CASE(greedy_text_is_the_arg_max) {
+  const auto& m = material::get();
+  const std::string prompt = "In the rain";
+  for (const fs::path& model : {m.teacher, m.student()}) {
+    auto ids = encode(prompt);
+    io::stream_decoder decoder(tokenizer(), true);
+    std::string want;
+    for (int i = 0; i < 12; ++i) {
+      const auto next = logits_of(model, ids, 1, "fp64").likeliest(0, std::ssize(ids) - 1);
+      if (tokenizer().is_end_of_text(next)) break;
+      want += decoder.put(next);
+      ids.push_back(next);
+    }
+    const outcome o = run(
+        {"generate", "--model", model.string(), "--prompt", prompt, "--tokens", "12", "--precision", "fp64"});
+    BOOST_TEST(o.status == 0);
+    BOOST_TEST(o.err == "");
+    BOOST_TEST(o.out == want + decoder.finish() + "\n");
+    BOOST_TEST(done({"generate", "--model", model.string(), "--prompt", prompt, "--tokens", "12", "--precision",
+                     "fp64", "--temperature", "0"}) == o.out);
+    BOOST_TEST(done({"generate", "--model", model.string(), "--prompt", prompt, "--tokens", "0"}) == "\n");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_seed_is_a_text) {
+  const auto& m = material::get();
+  for (const fs::path& model : {m.teacher, m.student()}) {
+    const auto text = [&](const char* more) {
+      return done(arguments("generate --tokens 40 --prompt rain --temperature 0.9 --model", model, more));
+    };
+    const std::string one = text("--seed 1");
+    BOOST_TEST(text("--seed 1") == one);
+    BOOST_TEST(text("--seed 2") != one);
+    BOOST_TEST(text("--seed 1 --top-k 1") ==
+               done(arguments("generate --tokens 40 --prompt rain --model", model)));
+    BOOST_TEST(text("--seed 3 --top-k 5 --top-p 0.8") == text("--seed 3 --top-k 5 --top-p 0.8"));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_chat_needs_a_template) {
+  const auto& m = material::get();
+  refused(arguments("generate --chat --prompt rain --model", m.teacher), 1,
+          {(m.teacher / "tokenizer.json").string(), "chat template"});
+  const temporary_folder folder;
+  const auto model = folder / "model";
+  make_teacher("qwen2_tied", model);
+  auto words = tiny_tokenizer();
+  words.chat_template =
+      "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+      "'<|im_end|>' + '\n'}}{% endfor %}";
+  io::write_tokenizer(model, words);
+  const auto text = [&](std::vector<std::string> more) {
+    return done(arguments("generate --tokens 10 --temperature 1 --seed 4 --model", model, more));
+  };
+  BOOST_TEST(text({"--chat", "--prompt", "rain"}) ==
+             text({"--prompt", "<|im_start|>user\nrain<|im_end|>\n<|im_start|>assistant\n"}));
+}
+
+BOOST_AUTO_TEST_CASE(inspect_shows_every_kind_of_file) {
+  const auto& m = material::get();
+  const auto shows = [](const fs::path& path, const std::vector<std::string>& parts) {
+    const std::string text = done(arguments("inspect", path));
+    for (const auto& part : parts)
+      BOOST_TEST_CONTEXT(path.string() << ": " << part) BOOST_TEST((text.find(part) != std::string::npos));
+  };
+  const auto gguf = m.folder / "inspected.gguf", cache = m.folder / "inspected";
+  testing::write_gguf(m.teacher, gguf, true);
+  done(arguments("cache --length 16 --teacher", m.teacher, "--tokens", m.tokens, "--out", cache));
+  shows(gguf,
+        {"general.architecture", "llama", "token_embd.weight", "Q8_0", "[96, 32]", "blk.1.ffn_down.weight"});
+  shows(m.teacher, {"\"hidden_size\": 32", "model.embed_tokens.weight", "[96, 32]", "F32"});
+  shows(golden("teacher/llama_sharded_head_dim"), {"model-00001-of-00002", "model-00002-of-00002"});
+  shows(golden("teacher/llama_bf16") / "model.safetensors", {"BF16", "model.layers.2."});
+  shows(m.tokens, {"vocab_size", "tokenizer_sha256", "U16", "a token file", "2 documents"});
+  shows(m.student(),
+        {"xlstm_cfg", "token_embedding.weight", "a student of 2 blocks", "trainable", "parameters"});
+  shows(m.student().parent_path(), {"total_steps"});
+  shows(m.student().parent_path() / "checkpoints/step-00000012", {"second_moment.", "\"step\": 12"});
+  shows(cache, {"teacher_sha256", "last_hidden.safetensors", "BF16", "ends.safetensors"});
+  shows(golden("student/base/expected.safetensors"), {"grad.", "F64"});
+  shows(m.teacher / "tokenizer.json", {"added_tokens"});
+  // The counts: the trainable numbers are those of run.json.
+  const auto parameters = io::read_json_file(m.student().parent_path() / "run.json")["parameters"];
+  std::string total = std::to_string(parameters["total"].get<index>());
+  total.insert(total.size() - 3, ",");
+  shows(m.student(), {"of " + total + " parameters"});
+  BOOST_TEST(done(arguments("inspect --path", m.tokens)) == done(arguments("inspect", m.tokens)));
+}
+
+BOOST_AUTO_TEST_CASE(a_cache_stands_for_its_teacher) {
+  const auto& m = material::get();
+  const temporary_folder folder;
+  const auto other = folder / "other";
+  make_teacher("qwen2_tied", other);
+  const std::string options = "--blocks 2 --batch 3 --length 16 --steps 6 --beta 0.1 --lr 0.01";
+  const auto train = [&](const std::vector<std::string>& from, const fs::path& out, const std::string& more) {
+    return arguments("train", options, more, from, "--tokens", m.tokens, "--out", out);
+  };
+  const auto cached = [](const fs::path& cache) { return arguments("--cache", cache); };
+  for (const std::string form : {"average", "block_wise"}) {
+    const std::string more = "--alignment " + form;
+    done(train(arguments("--teacher", m.teacher), folder / ("live " + form), more));
+    const metrics live(folder / ("live " + form));
+    BOOST_REQUIRE(live.steps.size() == 6);
+    for (const auto& [store, limit] : {std::pair("fp32", 1e-6), std::pair("bf16", 1e-2)}) {
+      const auto cache = folder / (form + store), out = folder / (form + store + " run");
+      done(arguments("cache --blocks 2 --length 16 --store", store, more, "--teacher", m.teacher, "--tokens",
+                     m.tokens, "--out", cache));
+      done(train(cached(cache), out, more));
+      const metrics got(out);
+      BOOST_REQUIRE(got.steps.size() == 6);
+      for (std::size_t i = 0; i < 6; ++i)
+        for (const char* key : {"ce", "kl", "alignment", "total"})
+          BOOST_TEST_CONTEXT(form << " " << store << " step " << i + 1 << " " << key)
+      BOOST_TEST(close(number(got.steps[i], key), number(live.steps[i], key), limit));
+      BOOST_TEST(fs::exists(out / "student/tokenizer.json"));
+    }
+  }
+  const auto cache = folder / "averagefp32", none = folder / "none";
+  const std::string average = "--alignment average";
+  refused(arguments(train(cached(cache), none, average), "--teacher", other), 1,
+          {cache.string(), "teacher_sha256"});
+  refused(arguments("train --blocks 2 --batch 3 --length 8 --steps 6 --cache", cache, "--tokens", m.tokens,
+                    "--out", none),
+          1, {cache.string(), "length", "16", "8"});
+  refused(arguments("train", options, "--cache", cache, "--tokens", m.held_out, "--out", none), 1,
+          {cache.string(), "tokens_sha256"});
+  refused(train(cached(cache), none, "--alignment block_wise"), 1, {cache.string(), "alignment"});
+  refused(train(cached(cache), none, "--architecture heuristic"), 1, {"heuristic", "--heads"});
+  fs::remove(cache / "manifest.json");
+  refused(train(cached(cache), none, average), 1, {cache.string(), "not a cache"});
+}
+
+}  // namespace distil_xlstm::program
