@@ -12,8 +12,10 @@ namespace {
 
 constexpr const char* usage =
     "distil cache --teacher MODEL --tokens FILE --length L --out FOLDER [--alignment A --blocks N]\n\n"
-    "Runs a teacher over a text once, in windows of L tokens, and writes down its final hidden states, the layer means\n"
-    "that the alignment needs, and its embedding and head: `train --cache` then needs no teacher, and has the whole\n"
+    "Runs a teacher over a text once, in windows of L tokens, and writes down its final hidden states, the "
+    "layer means\n"
+    "that the alignment needs, and its embedding and head: `train --cache` then needs no teacher, and has the "
+    "whole\n"
     "vocabulary's logits from d numbers a token. --store says as what.\n";
 
 struct request {
@@ -44,7 +46,7 @@ int run(const request& r, const common_options& common) {
                          {r.teacher.filename().string(), hash_of(r.teacher), tokens.data_sha256(), text.count(),
                           r.length, teacher.width(), teacher.config().layers, r.alignment, targets},
                          r.store == "bf16" ? dx::element::bf16 : dx::element::f32);
-  dx::live_teacher<T, cpu, dx::llama<T, cpu>> source(teacher, plan);
+  dx::live_teacher source(teacher, plan);
   const dx::index rows = r.batch * r.length, d = teacher.width();
   const dx::buffer<T, cpu> memory(device, rows * d * (1 + targets));
   dx::token_batch batch;
@@ -55,7 +57,8 @@ int run(const request& r, const common_options& common) {
     const dx::index n = batch.batch * r.length;
     dx::teacher_signals<T> signals;
     signals.last_hidden = {memory.data(), n, d};
-    for (dx::index g = 0; g < targets; ++g) signals.targets.emplace_back(memory.data() + (g + 1) * rows * d, n, d);
+    for (dx::index g = 0; g < targets; ++g)
+      signals.targets.emplace_back(memory.data() + (g + 1) * rows * d, n, d);
     source.fill(device, which, batch, signals);
     cache.append(signals);
     if (::isatty(2)) std::cerr << "\r" << which.back() + 1 << "/" << text.count() << " windows" << std::flush;
@@ -72,22 +75,23 @@ int cache(const arguments& given) {
   request r;
   common_options common;
   po::options_description options("Options");
-  options.add_options()                                                                                        //
-      ("teacher", po::value(&r.teacher)->value_name("MODEL"), "the frozen transformer")                        //
-      ("tokens", po::value(&r.tokens)->value_name("FILE"), "what it reads (`distil tokenize`)")                //
-      ("length", po::value(&r.length)->value_name("L"), "tokens in a window: the --length of `train`")         //
-      ("out", po::value(&r.out)->value_name("FOLDER"), "where it is written")                                  //
+  options.add_options()                                                                                 //
+      ("teacher", po::value(&r.teacher)->value_name("MODEL"), "the frozen transformer")                 //
+      ("tokens", po::value(&r.tokens)->value_name("FILE"), "what it reads (`distil tokenize`)")         //
+      ("length", po::value(&r.length)->value_name("L"), "tokens in a window: the --length of `train`")  //
+      ("out", po::value(&r.out)->value_name("FOLDER"), "where it is written")                           //
       ("alignment", po::value(&r.alignment)->default_value(r.alignment),
        "average, ratio, block_wise, cosine, mse, paper, none: what is needed beside the final hidden states")  //
-      ("blocks", po::value(&r.blocks)->default_value(r.blocks), "of the student, for ratio and block_wise")    //
-      ("batch", po::value(&r.batch)->default_value(r.batch), "windows at a time")                              //
+      ("blocks", po::value(&r.blocks)->default_value(r.blocks), "of the student, for ratio and block_wise")  //
+      ("batch", po::value(&r.batch)->default_value(r.batch), "windows at a time")                            //
       ("store", po::value(&r.store)->default_value(r.store), "as bf16 or fp32");
   options.add(common.description("fp32, bf16 (products of bf16, sums of fp32), fp64"));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
   common.check();
   need(r.teacher, "teacher"), need(r.tokens, "tokens"), need(r.out, "out");
-  if (r.length < 1) throw usage_error(values.count("length") ? "--length: must be at least 1" : "--length is missing");
+  if (r.length < 1)
+    throw usage_error(values.count("length") ? "--length: must be at least 1" : "--length is missing");
   of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
   if (r.batch < 1 || r.blocks < 1) throw usage_error("--batch and --blocks must be at least 1");
   if (r.store != "bf16" && r.store != "fp32")

@@ -78,6 +78,7 @@ std::pair<double, double> range_of(const std::string& text, const char* option) 
 
 /// What a method means: the objective, its schedules, the optimiser.
 struct method {
+  dx::loss::distillation objective;
   dx::training_options options;
   double warmup_ratio = 0.05;
 };
@@ -88,8 +89,8 @@ method method_named(const std::string& name) {
   auto& o = m.options;
   if (name == "default") {
     o.batch = 8, o.length = 128;
-    o.objective.alpha = 0.5, o.objective.beta = 0.0, o.objective.temperature = 1.0;
-    o.objective.form = dx::loss::alignment::average;
+    m.objective.alpha = 0.5, m.objective.beta = 0.0, m.objective.temperature = 1.0;
+    m.objective.form = dx::loss::alignment::average;
     o.lr = {3e-3}, o.lr.floor = 0.0;
     o.optimiser = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1};
     return m;
@@ -104,8 +105,8 @@ method method_named(const std::string& name) {
     d->rule = paper ? dx::schedule::decrement::constant : dx::schedule::decrement::relative;
     d->when = paper ? dx::schedule::update::paper : dx::schedule::update::code;
   }
-  o.objective.alpha = alpha, o.objective.temperature = temperature, o.objective.beta = 0.1;
-  o.objective.form = paper ? dx::loss::alignment::paper : dx::loss::alignment::average;
+  m.objective.alpha = alpha, m.objective.temperature = temperature, m.objective.beta = 0.1;
+  m.objective.form = paper ? dx::loss::alignment::paper : dx::loss::alignment::average;
   o.restart_epochs = paper ? 0 : 2;
   o.lr = {2e-4}, o.lr.zero_start = true;
   o.optimiser = {.beta1 = 0.9, .beta2 = 0.999, .weight_decay = 0.0};
@@ -131,16 +132,16 @@ method resolved(const training_request& r) {
     });
     s.when = old.when, s.step = old.step;
   };
-  set(o.objective.alpha, r.alpha, "alpha"), set(o.objective.beta, r.beta, "beta");
-  set(o.objective.temperature, r.temperature, "temperature");
-  const auto &alpha = o.objective.alpha, &beta = o.objective.beta, &temperature = o.objective.temperature;
+  set(m.objective.alpha, r.alpha, "alpha"), set(m.objective.beta, r.beta, "beta");
+  set(m.objective.temperature, r.temperature, "temperature");
+  const auto &alpha = m.objective.alpha, &beta = m.objective.beta, &temperature = m.objective.temperature;
   for (const auto& [a, b] : {std::pair(alpha.from, beta.from), std::pair(alpha.to, beta.to)})
     if (!(a >= 0 && b >= 0 && a + b <= 1))
       throw usage_error("--alpha, --beta: " + short_number(a) + " and " + short_number(b) +
                         " must not be negative, nor above 1 together");
   if (!(temperature.from > 0 && temperature.to > 0)) throw usage_error("--temperature: must be positive");
   if (!r.alignment.empty())
-    o.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
+    m.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
   if (r.lr > 0) o.lr.peak = r.lr;
   if (!r.lr_schedule.empty())
     o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(r.lr_schedule); });
@@ -199,7 +200,7 @@ class training_run {
 
   int run() {
     auto& o = method_.options;
-    dx::trainer<T, cpu> trainer(device_, *student_, *windows_, *source_, plan_, o);
+    trainer_type trainer(device_, *student_, *windows_, *source_, plan_, method_.objective, o);
     const dx::checkpoints store(request_.out / "checkpoints");
     const json identity = this->identity();
     const bool fresh = !restore(trainer, store, identity);
@@ -233,13 +234,15 @@ class training_run {
     dx::index tokens_seen = first * o.batch * o.length * o.accumulate;
     while (trainer.step_count() < total) {
       const double t0 = now();
+      const auto weights = method_.objective.at_step(trainer.clock());
       const auto m = trainer.step();
       const double seconds = now() - t0;
       tokens_seen += o.batch * o.length * o.accumulate;
       const double rate = static_cast<double>(o.batch * o.length * o.accumulate) / seconds;
       const bool last = m.step == total;
-      if (m.step % request_.log_every == 0 || last || m.skipped) record(log, board, m, tokens_seen, rate);
-      progress(m, rate,
+      if (m.step % request_.log_every == 0 || last || m.skipped)
+        record(log, board, m, weights, tokens_seen, rate);
+      progress(m, weights, rate,
                (now() - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
                total);
       const bool due = request_.evaluate_every > 0 && m.step % request_.evaluate_every == 0;
@@ -264,6 +267,8 @@ class training_run {
 
  private:
   using student_type = dx::xlstm<T, cpu>;
+  using trainer_type = dx::trainer<student_type, dx::loss::distillation>;
+  using weights_type = dx::loss::distillation::numbers;
   using teacher_type = dx::llama<T, cpu>;
 
   void open_teacher() {
@@ -289,8 +294,8 @@ class training_run {
     dx::require(text.vocab_size() <= embedding_.rows, text.path(), ": made with a vocabulary of ",
                 text.vocab_size(), ", the teacher has ", embedding_.rows);
     if (tokenizer_data_ && !text.tokenizer_sha256().empty())
-      dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*tokenizer_data_).fingerprint(),
-                  text.path(), ": made with another tokenizer than the teacher's");
+      dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*tokenizer_data_).fingerprint(), text.path(),
+                  ": made with another tokenizer than the teacher's");
   }
 
   void make_student() {
@@ -318,15 +323,15 @@ class training_run {
     dx::require(student_->width() == embedding_.cols && student_->vocabulary() == embedding_.rows,
                 r.init.string(), ": a student of width ", student_->width(), " and vocabulary ",
                 student_->vocabulary(), ", the teacher has ", embedding_.cols, " and ", embedding_.rows);
-    auto& o = method_.options;
-    const bool unused = o.objective.beta.from == 0 && o.objective.beta.to == 0;
-    plan_ = dx::alignment_plan::make(unused ? dx::loss::alignment::none : o.objective.form, layers_,
+    auto& objective = method_.objective;
+    const bool unused = objective.beta.from == 0 && objective.beta.to == 0;
+    plan_ = dx::alignment_plan::make(unused ? dx::loss::alignment::none : objective.form, layers_,
                                      student_->config().blocks);
-    if (unused) o.objective.form = dx::loss::alignment::none;
+    if (unused) objective.form = dx::loss::alignment::none;
     if (teacher_) {
-      source_ = std::make_unique<dx::live_teacher<T, cpu, teacher_type>>(*teacher_, plan_);
+      source_ = std::make_unique<dx::live_teacher<teacher_type>>(*teacher_, plan_);
     } else {
-      cache_->verify(tokens_.data_sha256(), windows_->count(), o.length, plan_);
+      cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length, plan_);
       source_ = std::make_unique<dx::cached_teacher<T, cpu>>(*cache_);
     }
   }
@@ -349,6 +354,7 @@ class training_run {
   /// What must be the same when a run goes on.
   json identity() const {
     const auto& o = method_.options;
+    const auto& objective = method_.objective;
     const json teacher = {{"name", teacher_name_},
                           {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(request_.teacher)}};
     return {{"teacher", teacher},
@@ -362,10 +368,10 @@ class training_run {
             {"accumulate", o.accumulate},
             {"student", dx::write_xlstm_config(student_->config())["xlstm_cfg"]},
             {"objective",
-             {{"alpha", schedule_json(o.objective.alpha)},
-              {"beta", schedule_json(o.objective.beta)},
-              {"temperature", schedule_json(o.objective.temperature)},
-              {"alignment", dx::loss::name_of(o.objective.form)}}},
+             {{"alpha", schedule_json(objective.alpha)},
+              {"beta", schedule_json(objective.beta)},
+              {"temperature", schedule_json(objective.temperature)},
+              {"alignment", dx::loss::name_of(objective.form)}}},
             {"optimiser",
              {{"lr", o.lr.peak},
               {"lr_schedule", o.lr.after == dx::schedule::annealing::cosine ? "cosine" : "constant"},
@@ -376,7 +382,7 @@ class training_run {
               {"clip", o.clip}}}};
   }
 
-  bool restore(dx::trainer<T, cpu>& trainer, const dx::checkpoints& store, const json& identity) {
+  bool restore(trainer_type& trainer, const dx::checkpoints& store, const json& identity) {
     if (!request_.resume) {
       dx::require(store.steps().empty(), (request_.out / "checkpoints").string(),
                   ": a run is there already; give --resume to go on with it, or another --out");
@@ -388,7 +394,8 @@ class training_run {
     for (const auto& [key, value] : identity.items())
       dx::require(run->contains(key) && run->at(key) == value, where, ": the run there has another ", key, ": ",
                   run->value(key, json()).dump(), ", this one asks for ", value.dump());
-    if (!store.restore(trainer, [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }))
+    if (!store.restore(trainer,
+                       [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }))
       return false;
     const dx::index total = trainer.options().total_steps, asked = asked_length(trainer);
     dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
@@ -397,14 +404,14 @@ class training_run {
   }
 
   /// The steps that --steps or --epochs ask for; 0: --minutes decides.
-  dx::index asked_length(const dx::trainer<T, cpu>& trainer) const {
+  dx::index asked_length(const trainer_type& trainer) const {
     if (request_.epochs > 0)
       return std::max<dx::index>(
           1, std::llround(request_.epochs * static_cast<double>(trainer.steps_per_epoch())));
     return request_.steps;
   }
   /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
-  void choose_length(dx::trainer<T, cpu>& trainer) {
+  void choose_length(trainer_type& trainer) {
     dx::index total = asked_length(trainer);
     if (total == 0) {
       trainer.total_steps(1);
@@ -420,7 +427,7 @@ class training_run {
     }
     trainer.total_steps(total);
   }
-  void set_warmup(dx::trainer<T, cpu>& trainer, dx::index total) {
+  void set_warmup(trainer_type& trainer, dx::index total) {
     trainer.warmup(request_.warmup >= 0
                        ? request_.warmup
                        : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
@@ -461,35 +468,36 @@ class training_run {
   }
 
   void record(dx::io::metrics_log& log, dx::io::tensorboard_writer& board, const dx::step_metrics& m,
-              dx::index tokens, double rate) {
+              const weights_type& weights, dx::index tokens, double rate) {
     dx::io::record line{{"step", m.step},
                         {"epoch", m.epoch},
                         {"tokens", tokens},
                         {"tokens_per_second", dx::io::significant(rate, 4)},
-                        {"ce", m.ce},
-                        {"kl", m.kl},
-                        {"alignment", m.alignment},
+                        {"ce", m["ce"]},
+                        {"kl", m["kl"]},
+                        {"alignment", m["alignment"]},
                         {"total", m.total},
                         {"grad_norm", m.grad_norm},
                         {"lr", m.lr},
-                        {"alpha", m.alpha},
-                        {"beta", m.beta},
-                        {"temperature", m.temperature}};
+                        {"alpha", weights.alpha},
+                        {"beta", weights.beta},
+                        {"temperature", weights.temperature}};
     if (m.skipped) line["skipped"] = true;
     log.append(line);
-    board.scalars(m.step, {{"loss/ce", m.ce},
-                           {"loss/kl", m.kl},
-                           {"loss/alignment", m.alignment},
+    board.scalars(m.step, {{"loss/ce", m["ce"]},
+                           {"loss/kl", m["kl"]},
+                           {"loss/alignment", m["alignment"]},
                            {"loss/total", m.total},
                            {"optimiser/grad_norm", m.grad_norm},
                            {"optimiser/lr", m.lr},
-                           {"schedule/alpha", m.alpha},
-                           {"schedule/beta", m.beta},
-                           {"schedule/temperature", m.temperature},
+                           {"schedule/alpha", weights.alpha},
+                           {"schedule/beta", weights.beta},
+                           {"schedule/temperature", weights.temperature},
                            {"speed/tokens_per_second", rate}});
   }
 
-  void progress(const dx::step_metrics& m, double rate, double left, dx::index total) {
+  void progress(const dx::step_metrics& m, const weights_type& weights, double rate, double left,
+                dx::index total) {
     if (!::isatty(2)) return;
     char line[256];
     std::snprintf(line, sizeof line,
@@ -497,8 +505,8 @@ class training_run {
                   "|g| %.2f  lr %.2e  "
                   "alpha %.2f T %.2f",
                   static_cast<long>(m.step), static_cast<long>(total), static_cast<long>(m.epoch), rate,
-                  clock_text(left).c_str(), m.ce, m.kl, m.alignment, m.total, m.grad_norm, m.lr, m.alpha,
-                  m.temperature);
+                  clock_text(left).c_str(), m["ce"], m["kl"], m["alignment"], m.total, m.grad_norm, m.lr,
+                  weights.alpha, weights.temperature);
     std::cerr << line << std::flush;
     line_open_ = true;
   }
@@ -512,12 +520,18 @@ class training_run {
   void write_run(const json& identity, dx::index total) const {
     json run = identity;
     run["total_steps"] = total;
-    run["command"] = {{"teacher", request_.teacher.string()}, {"cache", request_.cache.string()},
-                      {"tokens", request_.tokens.string()},   {"held_out", request_.held_out.string()},
-                      {"init", request_.init.string()},       {"architecture", request_.architecture},
-                      {"minutes", request_.minutes},          {"threads", device_.threads()},
-                      {"log_every", request_.log_every},      {"checkpoint_every", request_.checkpoint_every},
-                      {"evaluate_every", request_.evaluate_every}, {"prompt", request_.prompt}};
+    run["command"] = {{"teacher", request_.teacher.string()},
+                      {"cache", request_.cache.string()},
+                      {"tokens", request_.tokens.string()},
+                      {"held_out", request_.held_out.string()},
+                      {"init", request_.init.string()},
+                      {"architecture", request_.architecture},
+                      {"minutes", request_.minutes},
+                      {"threads", device_.threads()},
+                      {"log_every", request_.log_every},
+                      {"checkpoint_every", request_.checkpoint_every},
+                      {"evaluate_every", request_.evaluate_every},
+                      {"prompt", request_.prompt}};
     run["parameters"] = {{"trainable", student_->config().trainable()}, {"total", student_->config().total()}};
     dx::io::write_text_atomically(request_.out / "run.json", run.dump(2) + "\n");
   }

@@ -26,6 +26,8 @@ struct extent<dynamic> {
   index value = 0;
   constexpr extent() = default;
   constexpr extent(index n) : value(n) {}
+  template <index N>
+  constexpr extent(extent<N>) : value(N) {}
   constexpr operator index() const { return value; }
 };
 

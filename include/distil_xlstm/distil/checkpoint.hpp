@@ -37,8 +37,8 @@ class checkpoints {
   }
 
   /// `run` is what must be the same when the run goes on: it is compared by `restore`.
-  template <class T, class D>
-  void save(const trainer<T, D>& t, const io::json& run) const {
+  template <class S, class O>
+  void save(const trainer<S, O>& t, const io::json& run) const {
     const auto counters = t.count();
     const auto final_folder = folder_of(counters.step), temporary = folder_ / "writing";
     std::filesystem::create_directories(folder_);
@@ -60,8 +60,8 @@ class checkpoints {
 
   /// Restores the newest checkpoint and returns its `run`, or nothing where there is none. A damaged one is
   /// passed over for the one before it; `warn` is told.
-  template <class T, class D, class Warn>
-  std::optional<io::json> restore(trainer<T, D>& t, const Warn& warn) const {
+  template <class S, class O, class Warn>
+  std::optional<io::json> restore(trainer<S, O>& t, const Warn& warn) const {
     auto all = steps();
     for (; !all.empty(); all.pop_back()) {
       try {
@@ -93,13 +93,14 @@ class checkpoints {
   }
 
  private:
-  template <class T, class D>
-  static void write(const trainer<T, D>& t, const typename trainer<T, D>::counters& c, const io::json& run,
+  template <class S, class O>
+  static void write(const trainer<S, O>& t, const typename trainer<S, O>::counters& c, const io::json& run,
                     const std::filesystem::path& folder) {
+    using T = typename S::scalar;
     io::safetensors_writer file;
     file.metadata("format", "distil_xlstm.checkpoint");
     const auto& names = t.student().names();
-    const std::pair<const char*, const weight_memory<xlstm_stack, T, D>*> arenas[] = {
+    const std::pair<const char*, const typename trainer<S, O>::weights_type*> arenas[] = {
         {"weight.", &t.student().weights()},
         {"first_moment.", &t.first_moment()},
         {"second_moment.", &t.second_moment()}};
@@ -125,8 +126,9 @@ class checkpoints {
     io::write_text_atomically(folder / "manifest.json", about.dump(2) + "\n");
   }
 
-  template <class T, class D>
-  static io::json read(trainer<T, D>& t, const std::filesystem::path& folder) {
+  template <class S, class O>
+  static io::json read(trainer<S, O>& t, const std::filesystem::path& folder) {
+    using T = typename S::scalar;
     const std::string where = (folder / "manifest.json").string();
     const io::json about = io::read_json_file(where);
     const auto version = io::get<index>(about, "format", where);

@@ -44,11 +44,14 @@ struct accumulate_mean {
 };
 }  // namespace detail
 
-/// A teacher that runs along. `Teacher` has forward(device, sequence, ids, last_hidden, on_layer(i, hidden)), i
-/// = 0 the embedding, i = 1 .. L_t the layers' outputs; in the alignment the last of them counts after the final
-/// norm.
-template <class T, class D, class Teacher>
-class live_teacher final : public teacher_source<T, D> {
+/// A teacher that runs along. `Teacher` has scalar, device_type and forward(device, sequence, ids, last_hidden,
+/// on_layer(i, hidden)), i = 0 the embedding, i = 1 .. L_t the layers' outputs; in the alignment the last of
+/// them counts after the final norm.
+template <class Teacher>
+class live_teacher final : public teacher_source<typename Teacher::scalar, typename Teacher::device_type> {
+  using T = typename Teacher::scalar;
+  using D = typename Teacher::device_type;
+
  public:
   live_teacher(const Teacher& teacher, alignment_plan plan) : teacher_(&teacher), plan_(std::move(plan)) {}
 
@@ -60,7 +63,8 @@ class live_teacher final : public teacher_source<T, D> {
         const auto [first, last] = plan_.groups[g];
         if (layer < first || layer > last) continue;
         map(device, h.rows, h.cols,
-            detail::accumulate_mean<T>{h, out.targets[g], T(1) / static_cast<T>(last - first + 1), layer == first});
+            detail::accumulate_mean<T>{h, out.targets[g], T(1) / static_cast<T>(last - first + 1),
+                                       layer == first});
       }
     };
     teacher_->forward(device, tokens.view(), tokens.ids.data(), out.last_hidden,

@@ -1,14 +1,17 @@
 #pragma once
 
+#include <array>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
-#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 #include <distil_xlstm/schedule/learning_rate.hpp>
@@ -27,7 +30,6 @@ struct training_options {
   index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
   window_order order = window_order::shuffled;
   std::uint64_t seed = 0;
-  loss::distillation objective;
   schedule::learning_rate<double> lr{1e-3};
   optim::adamw optimiser;
   double clip = 1.0;  ///< largest gradient norm; 0: no clipping
@@ -35,12 +37,38 @@ struct training_options {
 
 /// What one step did.
 struct step_metrics {
+  struct term {
+    std::string_view name;
+    double value;  ///< mean over tokens (logits) or as the alignment defines it; unweighted
+  };
   index step = 0;  ///< steps finished, this one included
   index epoch = 0;
   index tokens = 0;  ///< scored in this step
-  double ce = 0, kl = 0, alignment = 0, total = 0, grad_norm = 0;
-  double lr = 0, alpha = 0, beta = 0, temperature = 0;
+  double total = 0;  ///< the weighted objective
+  double grad_norm = 0, lr = 0;
   bool skipped = false;  ///< a gradient was not finite: the weights stayed
+
+  std::span<const term> terms() const { return {terms_.data(), count_}; }
+  /// A term by its name: `metrics["kl"]`. Throws `error` that lists the names there are.
+  double operator[](std::string_view name) const {
+    for (const term& t : terms())
+      if (t.name == name) return t.value;
+    std::string known;
+    for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
+    fail("metrics: no term is called '", name, "' (", known, " are)");
+  }
+  void add(std::string_view name, double value) {
+    for (term& t : std::span(terms_.data(), count_))
+      if (t.name == name) {
+        t.value += value;
+        return;
+      }
+    if (count_ < terms_.size()) terms_[count_++] = {name, value};
+  }
+
+ private:
+  std::array<term, 16> terms_{};
+  std::size_t count_ = 0;
 };
 
 /// Seconds that a step's parts took.
@@ -50,19 +78,30 @@ struct step_times {
 
 /// Trains a student's stack: the frozen ends, the teacher's signals and the text are given. Everything a step
 /// needs is allocated by the first. One trainer is one caller's.
-template <class T, class D>
+///
+/// `Student` is a `student` or derived from one; `Objective` an expression of terms and schedules, such as
+/// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius()`.
+template <class Student, ObjectiveExpression Objective>
 class trainer {
+  using T = typename Student::scalar;
+  using D = typename Student::device_type;
+  using Stack = typename Student::stack_type;
+  /// Its layers' outputs can be compared with the teacher's.
+  static constexpr bool tapped = requires(const Stack& s, const tape_t<Stack, T>& k) { s.output(k, index{0}); };
+
  public:
-  using student_type = xlstm<T, D>;
+  using student_type = Student;
+  using weights_type = weight_memory<Stack, T, D>;
 
   /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit.
-  trainer(D& device, student_type& student, const windows& text, teacher_source<T, D>& teacher,
-          alignment_plan plan, training_options options)
+  trainer(D& device, Student& student, const windows& text, teacher_source<T, D>& teacher, alignment_plan plan,
+          Objective objective, training_options options)
       : device_(&device),
         student_(&student),
         text_(&text),
         teacher_(&teacher),
         plan_(std::move(plan)),
+        objective_(objective),
         options_(std::move(options)),
         order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
         gradients_(device, student.stack()),
@@ -74,6 +113,12 @@ class trainer {
             " tokens, the options say ", options_.length);
     require(text.text().vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
             text.text().vocab_size(), ", the student has ", student.vocabulary());
+    require(tapped || !plan_.blocks, "trainer: alignment ", loss::name_of(plan_.form),
+            " compares layers, which the student's stack does not show: make it a distil_xlstm::stack");
+    if constexpr (tapped)
+      require(!plan_.blocks || std::ssize(plan_.groups) == student.stack().count(),
+              "trainer: the alignment has ", plan_.groups.size(), " targets, the student's stack ",
+              student.stack().count(), " layers");
     for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, decays(e.name)});
     const index rows = options_.batch * options_.length, d = student.width();
     const index targets = static_cast<index>(plan_.groups.size()), taps = plan_.blocks ? targets : 0;
@@ -126,18 +171,17 @@ class trainer {
   /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
   step_metrics measure() {
     const schedule::clock clock = this->clock();
-    const auto objective = options_.objective.template at<T>(clock);
-    const auto numbers = options_.objective.at_step(clock);
+    const auto objective = objective_.template at<T>(clock);
     step_metrics m;
     m.epoch = step_ / order_.steps_per_epoch();
-    m.lr = options_.lr.at(clock), m.alpha = numbers.alpha, m.beta = numbers.beta,
-    m.temperature = numbers.temperature;
+    m.lr = options_.lr.at(clock);
     if (now_) last_ = now_();
     map(*device_, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
     tokens_.resize(static_cast<std::size_t>(options_.accumulate));
     for (index a = 0; a < options_.accumulate; ++a) {
       auto& part = tokens_[static_cast<std::size_t>(a)];
-      text_->read(order_.rows_of(step_, a * options_.batch, options_.batch), part);
+      order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+      text_->read(which_, part);
       m.tokens += part.scored_tokens;
     }
     require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
@@ -160,20 +204,22 @@ class trainer {
   void count(const counters& c) {
     step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable;
   }
-  student_type& student() const { return *student_; }
-  const weight_memory<xlstm_stack, T, D>& gradients() const { return gradients_; }
-  const weight_memory<xlstm_stack, T, D>& first_moment() const { return first_moment_; }
-  const weight_memory<xlstm_stack, T, D>& second_moment() const { return second_moment_; }
+  Student& student() const { return *student_; }
+  const Objective& objective() const { return objective_; }
+  const weights_type& gradients() const { return gradients_; }
+  const weights_type& first_moment() const { return first_moment_; }
+  const weights_type& second_moment() const { return second_moment_; }
   D& device() const { return *device_; }
 
  private:
-  template <class Objective>
-  void micro_batch(index a, const Objective& objective, step_metrics& m) {
+  template <class StepObjective>
+  void micro_batch(index a, const StepObjective& objective, step_metrics& m) {
     D& d = *device_;
     const auto& tokens = tokens_[static_cast<std::size_t>(a)];
     const sequence_view seq = tokens.view();
     const double whole = static_cast<double>(m.tokens);
-    teacher_->fill(d, order_.rows_of(step_, a * options_.batch, options_.batch), tokens, signals_);
+    order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+    teacher_->fill(d, which_, tokens, signals_);
     book(times_.teacher);
     state_.reset();
     student_->forward(d, seq, tokens.ids.data(), state_, tape_, x_, hidden_);
@@ -185,33 +231,40 @@ class trainer {
     const double share = static_cast<double>(tokens.scored_tokens) / whole;
     pairs_.clear();
     if (plan_.blocks) {
-      for (std::size_t i = 0; i < plan_.groups.size(); ++i) {
-        map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
-        pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)), signals_.targets[i],
-                          tap_gradients_[i]});
-      }
+      if constexpr (tapped)
+        for (std::size_t i = 0; i < plan_.groups.size(); ++i) {
+          map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
+          pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)), signals_.targets[i],
+                            tap_gradients_[i]});
+        }
     } else if (!plan_.groups.empty()) {
       pairs_.push_back({hidden_, signals_.targets[0], dhidden_});
     }
     const auto aligned = loss::align<D>(d, objective.hidden, seq, std::span<const loss::hidden_pair<T>>(pairs_),
                                         nullptr, static_cast<T>(share));
-    m.kl += logits.raw[0] / whole;
-    m.ce += logits.raw[1] / whole;
-    m.total += logits.value / whole;
-    if constexpr (requires { aligned.raw[0]; }) {
-      m.alignment += share * aligned.raw[0];
-      m.total += share * aligned.value;
-    }
+    add_terms(m, objective.logits, logits.raw, 1.0 / whole);
+    add_terms(m, objective.hidden, aligned.raw, share);
+    m.total += logits.value / whole + share * aligned.value;
     book(times_.objective);
-    student_->stack().backward(
-        d, seq, student_->weights().views(), gradients_.views(), tape_.views(), matrix_view<const T>(x_),
-        matrix_view<const T>(dhidden_), dx_, [&](index i, matrix_view<T> dy) {
-          if (plan_.blocks)
-            map(d, dy.rows, dy.cols, detail::add_to<T>{tap_gradients_[static_cast<std::size_t>(i)], dy});
-        });
+    const auto backward = [&](auto&&... taps) {
+      student_->stack().backward(d, seq, student_->weights().views(), gradients_.views(), tape_.views(),
+                                 matrix_view<const T>(x_), matrix_view<const T>(dhidden_), dx_, taps...);
+    };
+    if constexpr (tapped)
+      backward([&](index i, matrix_view<T> dy) {
+        if (plan_.blocks)
+          map(d, dy.rows, dy.cols, detail::add_to<T>{tap_gradients_[static_cast<std::size_t>(i)], dy});
+      });
+    else
+      backward();
     book(times_.backward);
   }
 
+  template <class Term, std::size_t N>
+  static void add_terms(step_metrics& m, const Term&, const std::array<double, N>& raw, double weight) {
+    constexpr auto names = Term::names();
+    for (std::size_t i = 0; i < N; ++i) m.add(names[i], weight * raw[i]);
+  }
   void book(double& part) {
     if (!now_) return;
     const double t = now_();
@@ -225,15 +278,16 @@ class trainer {
   }
 
   D* device_;
-  student_type* student_;
+  Student* student_;
   const windows* text_;
   teacher_source<T, D>* teacher_;
   alignment_plan plan_;
+  Objective objective_;
   training_options options_;
   window_plan order_;
-  weight_memory<xlstm_stack, T, D> gradients_, first_moment_, second_moment_;
-  typename student_type::state_type state_;
-  typename student_type::tape_type tape_;
+  weights_type gradients_, first_moment_, second_moment_;
+  typename Student::state_type state_;
+  typename Student::tape_type tape_;
   std::vector<optim::decay_range> decay_;
   buffer<T, D> memory_;
   matrix_view<T> x_, hidden_, dhidden_, dx_;
@@ -241,6 +295,7 @@ class trainer {
   std::vector<matrix_view<T>> tap_gradients_;
   std::vector<loss::hidden_pair<T>> pairs_;
   std::vector<token_batch> tokens_;
+  std::vector<index> which_;
   index step_ = 0, skipped_ = 0, unusable_ = 0;
   std::int64_t updates_ = 0;
   step_times times_;

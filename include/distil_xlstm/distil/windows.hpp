@@ -85,13 +85,13 @@ class window_plan {
   }
   index steps_per_epoch() const { return windows_ / rows_; }
 
-  std::vector<index> rows_of(index step, index first, index count) {
+  /// Rows first .. first + count - 1 of a step, into `out`.
+  void rows_of(index step, index first, index count, std::vector<index>& out) {
     const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
-    std::vector<index> out(static_cast<std::size_t>(count));
+    out.resize(static_cast<std::size_t>(count));
     for (index i = 0; i < count; ++i)
       out[static_cast<std::size_t>(i)] =
           order_ == window_order::sequential ? at + i : shuffled(epoch)[static_cast<std::size_t>(at + i)];
-    return out;
   }
 
  private:

@@ -18,13 +18,17 @@
 
 namespace distil_xlstm {
 
-/// The keys and values of `batch` sequences, each of its own length up to `capacity` tokens: a value that can be
-/// copied (the text so far is then continued twice).
+/// The keys and values of `batch` sequences, each of its own length up to `capacity` tokens: a value that can
+/// be copied (the text so far is then continued twice).
 template <class T, Device D>
 class llama_state {
  public:
   llama_state(D& device, const llama_config& config, index batch, index capacity)
-      : device_(&device), layer_(config.layer(capacity)), layers_(config.layers), batch_(batch), capacity_(capacity) {
+      : device_(&device),
+        layer_(config.layer(capacity)),
+        layers_(config.layers),
+        batch_(batch),
+        capacity_(capacity) {
     require(batch > 0 && capacity > 0, "llama: a state of ", batch, " sequences of ", capacity,
             " tokens is not possible");
     layout<T> measure;
@@ -74,8 +78,8 @@ class llama_state {
     return out;
   }
   void restore(index b, const std::vector<T>& saved) {
-    require(static_cast<index>(saved.size()) == stride_, "llama: ", saved.size(), " numbers where a sequence has ",
-            stride_);
+    require(static_cast<index>(saved.size()) == stride_, "llama: ", saved.size(),
+            " numbers where a sequence has ", stride_);
     device_->upload(arena_.data() + b * stride_, saved.data(), bytes());
   }
   const state_t<llama_layer, T>& views(index layer) const { return views_[static_cast<std::size_t>(layer)]; }
@@ -102,17 +106,18 @@ struct llama_load_options {
 };
 
 /// The teacher: a frozen transformer of the Llama and Qwen2 family. Matrices stay as their files store them,
-/// mapped (BF16, F16, F32, and quantised ones by choice); the norms and biases are widened to T. Copies share the
-/// weights. Const use from several threads is safe, each with its own device and state.
+/// mapped (BF16, F16, F32, and quantised ones by choice); the norms and biases are widened to T. Copies share
+/// the weights. Const use from several threads is safe, each with its own device and state.
 template <class T, Device D>
 class llama {
  public:
   using scalar = T;
+  using device_type = D;
   using state_type = llama_state<T, D>;
 
   /// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
-  /// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing, unused
-  /// or misshapen.
+  /// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing,
+  /// unused or misshapen.
   static llama load(D& device, const std::filesystem::path& path, llama_load_options options = {}) {
     auto m = std::make_shared<memory>();
     if (std::filesystem::is_directory(path)) {
@@ -144,8 +149,9 @@ class llama {
   }
 
   /// last_hidden [rows, width] = norm(layers(embedding[ids])), the vectors that the head reads; logits are
-  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, before the final norm.
-  /// Documents that began before the call count from its first token. Temporary memory is the device's scratch.
+  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, before the final
+  /// norm. Documents that began before the call count from its first token. Temporary memory is the device's
+  /// scratch.
   template <class OnLayer = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> last_hidden,
                OnLayer&& on_layer = {}) const {
@@ -154,9 +160,10 @@ class llama {
   /// The same, going on from `state` and advancing it: whole prompts or single tokens, each sequence at its own
   /// position. Throws `error`, before anything changes, when a sequence would exceed the capacity.
   template <class OnLayer = no_taps>
-  void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state, matrix_view<T> last_hidden,
-               OnLayer&& on_layer = {}) const {
-    require(state.batch() == seq.batch, "llama: a state of ", state.batch(), " sequences for a batch of ", seq.batch);
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state,
+               matrix_view<T> last_hidden, OnLayer&& on_layer = {}) const {
+    require(state.batch() == seq.batch, "llama: a state of ", state.batch(), " sequences for a batch of ",
+            seq.batch);
     run(device, seq, ids, &state, last_hidden, on_layer);
   }
 
@@ -176,7 +183,8 @@ class llama {
   };
   explicit llama(std::shared_ptr<const memory> m) : memory_(std::move(m)) {}
 
-  // ---- forward -----------------------------------------------------------------------------------------------
+  // ---- forward
+  // -----------------------------------------------------------------------------------------------
   struct temporaries {
     matrix_view<T> hidden[2];
     norm_tape<T> norm;
@@ -209,15 +217,16 @@ class llama {
     for (index i = 0; i < config().layers; ++i) {
       const matrix_view<const T> x = t.hidden[i % 2];
       const matrix_view<T> y = t.hidden[(i + 1) % 2];
-      layer.forward(device, seq, memory_->layers[static_cast<std::size_t>(i)], state ? state->views(i) : stateless,
-                    t.layer, x, y);
+      layer.forward(device, seq, memory_->layers[static_cast<std::size_t>(i)],
+                    state ? state->views(i) : stateless, t.layer, x, y);
       on_layer(i + 1, matrix_view<const T>(y));
     }
     config().final_norm().forward(device, memory_->norm, t.norm,
                                   matrix_view<const T>(t.hidden[config().layers % 2]), last_hidden);
   }
 
-  // ---- loading -----------------------------------------------------------------------------------------------
+  // ---- loading
+  // -----------------------------------------------------------------------------------------------
   static void open_folder(memory& m, const std::filesystem::path& folder) {
     namespace fs = std::filesystem;
     std::vector<std::string> files;
@@ -246,12 +255,12 @@ class llama {
   /// What a GGUF file calls a tensor of Hugging Face.
   static std::string gguf_name(const std::string& name) {
     static const std::map<std::string, std::string> parts = {
-        {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
-        {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
-        {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
-        {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-        {"mlp.down_proj", "ffn_down"},       {"model.embed_tokens", "token_embd"},
-        {"model.norm", "output_norm"},       {"lm_head", "output"},
+        {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
+        {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
+        {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
+        {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
+        {"mlp.down_proj", "ffn_down"},    {"model.embed_tokens", "token_embd"},
+        {"model.norm", "output_norm"},    {"lm_head", "output"},
     };
     const std::string_view prefix = "model.layers.";
     const auto end = name.rfind('.');
@@ -268,7 +277,8 @@ class llama {
   /// Describes the whole model over any layout.
   template <class L>
   static void describe_model(L& l, const llama_config& c, frozen_matrix* embedding, frozen_matrix* head,
-                             std::vector<params_t<llama_layer, L>>& layers, norm_params<typename L::pointer>& norm) {
+                             std::vector<params_t<llama_layer, L>>& layers,
+                             norm_params<typename L::pointer>& norm) {
     const llama_layer layer = c.layer();
     const auto table = [&](frozen_matrix* to) {
       const auto m = l.matrix("weight", c.vocabulary, c.width);

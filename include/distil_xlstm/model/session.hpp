@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 namespace distil_xlstm {
@@ -14,24 +15,27 @@ namespace distil_xlstm {
 namespace detail {
 inline void require_ids(std::span<const std::int32_t> ids, index vocabulary) {
   for (std::size_t i = 0; i < ids.size(); ++i)
-    require(ids[i] >= 0 && ids[i] < vocabulary, "the id at position ", i, " is ", ids[i], ", the vocabulary has ",
-            vocabulary);
+    require(ids[i] >= 0 && ids[i] < vocabulary, "the id at position ", i, " is ", ids[i],
+            ", the vocabulary has ", vocabulary);
 }
 }  // namespace detail
 
-/// One text that a student reads as it comes: a state of constant size and a little working memory. The model must
-/// outlive the session.
-template <class T, Device D>
-class xlstm_session {
+/// One text that a student reads as it comes: a state of constant size and a little working memory. The model
+/// must outlive the session.
+template <class Student>
+class student_session {
+  using T = typename Student::scalar;
+  using D = typename Student::device_type;
+
  public:
   using scalar = T;
-  xlstm_session(D& device, const xlstm<T, D>& model)
+  student_session(D& device, const Student& model)
       : device_(&device), model_(&model), state_(model.make_state(device, 1)) {}
 
   frozen_matrix head() const { return model_->head(); }
 
-  /// hidden [ids, width]: the vectors that the head reads after each of the next tokens. Throws `error` naming an
-  /// id that the vocabulary does not have; nothing has changed then.
+  /// hidden [ids, width]: the vectors that the head reads after each of the next tokens. Throws `error` naming
+  /// an id that the vocabulary does not have; nothing has changed then.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
     detail::require_ids(ids, model_->vocabulary());
     // A long prompt goes through in parts, so that memory stays constant.
@@ -55,14 +59,16 @@ class xlstm_session {
  private:
   static constexpr index longest = 256;
   struct part {
-    std::optional<typename xlstm<T, D>::tape_type> tape;
+    std::optional<typename Student::tape_type> tape;
     buffer<T, D> x;
   };
   D* device_;
-  const xlstm<T, D>* model_;
-  typename xlstm<T, D>::state_type state_;
+  const Student* model_;
+  typename Student::state_type state_;
   part single_, several_;
 };
+template <class T, Device D>
+using xlstm_session = student_session<xlstm<T, D>>;
 
 /// One text that a transformer reads as it comes, up to `capacity` tokens: its keys and values.
 template <class T, Device D>
@@ -73,7 +79,7 @@ class llama_session {
       : device_(&device), model_(&model), state_(model.make_state(device, 1, capacity)) {}
 
   frozen_matrix head() const { return model_->head(); }
-  /// As `xlstm_session::read`; throws `error`, too, when the text exceeds the capacity.
+  /// As `student_session::read`; throws `error`, too, when the text exceeds the capacity.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
     detail::require_ids(ids, model_->vocabulary());
     model_->forward(*device_, {1, std::ssize(ids)}, ids.data(), state_, hidden);

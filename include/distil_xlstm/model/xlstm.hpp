@@ -3,82 +3,32 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/model/memory.hpp>
+#include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
 
 namespace distil_xlstm {
 
-/// A recurrent language model: a frozen embedding, a stack of sLSTM and mLSTM blocks, a frozen head. The
-/// stack's weights are its own; embedding and head are borrowed, from a teacher or from the file that it was
-/// loaded from. Const use from several threads is safe, each with its own device, state and tape.
+/// The student that a config.json of NX-AI/xlstm (Family A) describes: sLSTM and mLSTM blocks chosen when the
+/// program runs, in the reference's names and layouts.
 template <class T, Device D>
-class xlstm {
- public:
-  using scalar = T;
-  using state_type = state_memory<xlstm_stack, T, D>;
-  using tape_type = tape_memory<xlstm_stack, T, D>;
-  using weights_type = weight_memory<xlstm_stack, T, D>;
+class xlstm : public student<xlstm_stack, T, D> {
+  using base = student<xlstm_stack, T, D>;
 
-  /// `owner` keeps the memory of `embedding` and `head` alive. Weights are zero until initialised or loaded.
+ public:
   xlstm(D& device, const xlstm_config& config, frozen_matrix embedding, frozen_matrix head,
         std::shared_ptr<const void> owner)
-      : config_(config),
-        stack_(config.stack()),
-        weights_(device, stack_),
-        embedding_(embedding),
-        head_(head),
-        owner_(std::move(owner)) {
-    for (const auto* m : {&embedding_, &head_})
-      require(m->rows == config.vocabulary && m->cols == config.width, "xlstm: the ",
-              m == &embedding_ ? "embedding" : "head", " is [", m->rows, ", ", m->cols,
-              "], the student needs [", config.vocabulary, ", ", config.width, "]");
-    layout<T> names(nullptr, &names_);
-    names.scope("xlstm_block_stack", [&] { return stack_.params(names); });
+      : base(device, config.stack(), embedding, head, std::move(owner), "xlstm_block_stack"), config_(config) {
+    require(embedding.rows == config.vocabulary, "xlstm: the embedding has ", embedding.rows,
+            " rows, the configuration asks for ", config.vocabulary);
+    require(config.tied == (embedding.data == head.data), "xlstm: the configuration says tie_weights ",
+            config.tied ? "true" : "false", ", but embedding and head are ",
+            config.tied ? "two matrices" : "one");
   }
-
   const xlstm_config& config() const { return config_; }
-  const xlstm_stack& stack() const { return stack_; }
-  /// Checkpoint names, shapes and places of the stack's tensors.
-  const manifest& names() const { return names_; }
-  const weights_type& weights() const { return weights_; }
-  frozen_matrix embedding() const { return embedding_; }
-  frozen_matrix head() const { return head_; }
-  index width() const { return config_.width; }
-  index vocabulary() const { return config_.vocabulary; }
-
-  /// The reference's reset_parameters, from a seed.
-  void initialise(D& device, std::uint64_t seed) {
-    rng random(seed);
-    std::vector<T> values;
-    for (const auto& e : names_) {
-      values.resize(static_cast<std::size_t>(e.size));
-      for (index i = 0; i < e.size; ++i)
-        values[static_cast<std::size_t>(i)] = static_cast<T>(e.initial(i, random));
-      device.upload(weights_.data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
-    }
-  }
-
-  state_type make_state(D& device, index batch) const { return {device, stack_, batch}; }
-  tape_type make_tape(D& device, index batch, index time, bool transient = true) const {
-    return {device, stack_, batch, time, transient};
-  }
-
-  /// hidden = norm(stack(embedding[ids])), the vectors that the head reads. `x` is where the embeddings go.
-  /// Advances state.
-  template <class Taps = no_taps>
-  void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
-               const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
-    require(tape.fits(seq) && state.batch() == seq.batch, "xlstm: tape or state was made for another shape");
-    embed(device, embedding_, ids, x);
-    stack_.forward(device, seq, weights_.views(), state.views(), tape.views(), matrix_view<const T>(x), hidden,
-                   on_output);
-  }
 
   /// Loads a student folder (config.json, model.safetensors). Throws `error` that lists every tensor that is
   /// missing, unused or misshapen.
@@ -120,7 +70,7 @@ class xlstm {
     const frozen_matrix head = config.tied ? embedding : frozen("lm_head.weight");
     xlstm model(device, config, embedding, head, file);
     std::vector<const io::tensor_info*> found;
-    for (const auto& e : model.names_) found.push_back(take(e.name, e.shape));
+    for (const auto& e : model.names()) found.push_back(take(e.name, e.shape));
     for (const auto& [name, t] : tensors) complaints.push_back(name + " is not used");
     if (!complaints.empty()) {
       std::string all;
@@ -130,7 +80,7 @@ class xlstm {
     std::vector<T> values, turned;
     bool cuda = false;
     for (std::size_t n = 0; n < found.size(); ++n) {
-      const auto& e = model.names_[n];
+      const auto& e = model.names()[n];
       values.resize(static_cast<std::size_t>(e.size));
       unpack(found[n]->element, found[n]->data, e.size, values.data());
       for (const T v : values)
@@ -143,7 +93,7 @@ class xlstm {
       } else if (e.name.ends_with("_bias_") && cuda) {
         values = from_cuda_bias(values, config.slstm_heads, config.width / config.slstm_heads);
       }
-      device.upload(model.weights_.data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+      device.upload(model.weights().data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
     }
     return model;
   }
@@ -152,28 +102,7 @@ class xlstm {
   /// in proofs).
   void save(D& device, const std::filesystem::path& folder, element kind = element::f32) const {
     std::filesystem::create_directories(folder);
-    io::safetensors_writer file;
-    file.metadata("format", "pt");
-    file.declare("token_embedding.weight", kind, {config_.vocabulary, config_.width});
-    for (const auto& e : names_) file.declare(e.name, kind, e.shape);
-    if (!config_.tied) file.declare("lm_head.weight", kind, {config_.vocabulary, config_.width});
-    file.open(folder / "model.safetensors");
-    std::vector<T> values;
-    auto frozen = [&](const frozen_matrix& m) {
-      values.resize(static_cast<std::size_t>(m.cols));
-      for (index r = 0; r < m.rows; ++r) {
-        unpack(m.kind, m.row(r), m.cols, values.data());
-        file.append(values.data(), m.cols);
-      }
-    };
-    frozen(embedding_);
-    for (const auto& e : names_) {
-      values.resize(static_cast<std::size_t>(e.size));
-      device.download(values.data(), weights_.data() + e.offset, e.size * static_cast<index>(sizeof(T)));
-      file.append(values.data(), e.size);
-    }
-    if (!config_.tied) frozen(head_);
-    file.commit();
+    this->save_tensors(device, folder / "model.safetensors", kind);
     io::write_text_atomically(folder / "config.json", write_xlstm_config(config_).dump(2) + "\n");
   }
 
@@ -214,11 +143,6 @@ class xlstm {
   }
 
   xlstm_config config_;
-  xlstm_stack stack_;
-  manifest names_;
-  weights_type weights_;
-  frozen_matrix embedding_, head_;
-  std::shared_ptr<const void> owner_;
 };
 
 }  // namespace distil_xlstm

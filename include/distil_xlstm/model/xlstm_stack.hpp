@@ -3,9 +3,9 @@
 #include <distil_xlstm/block/feed_forward.hpp>
 #include <distil_xlstm/block/mixed.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
-#include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/slstm.hpp>
+#include <distil_xlstm/block/stack.hpp>
 
 namespace distil_xlstm {
 
@@ -20,79 +20,7 @@ using slstm_block =
 /// A layer of a student, its kind chosen when the program runs.
 using xlstm_layer = mixed<mlstm_block, slstm_block, bare_slstm_block>;
 
-template <class Layers, class Norm>
-struct stack_params {
-  Layers blocks;
-  Norm post_blocks_norm;
-};
-template <class Layers, class T>
-struct stack_tape {
-  Layers blocks;
-  norm_tape<T> post_blocks_norm;
-  matrix_view<T> before_norm, dbefore;  ///< the last block's output
-};
-
-/// xLSTMBlockStack of NX-AI/xlstm: blocks, then a norm where the configuration asks for one.
-struct xlstm_stack {
-  repeat<dynamic, xlstm_layer> blocks;
-  bool post_blocks_norm = true;
-
-  index width_in() const { return blocks.width_in(); }
-  index width_out() const { return blocks.width_out(); }
-  index count() const { return blocks.count(); }
-
-  template <class L>
-  auto params(L& l) const {
-    stack_params<params_t<decltype(blocks), L>, norm_params<typename L::pointer>> p;
-    p.blocks = l.scope("blocks", [&] { return blocks.params(l); });
-    if (post_blocks_norm) p.post_blocks_norm = l.scope("post_blocks_norm", [&] { return norm().params(l); });
-    return p;
-  }
-  template <class L>
-  auto state(L& l) const {
-    return l.scope("blocks", [&] { return blocks.state(l); });
-  }
-  template <class L>
-  auto tape(L& l, sequence_view seq) const {
-    using T = typename L::scalar;
-    stack_tape<tape_t<decltype(blocks), T>, T> k{};
-    // Before the blocks: a transient tape gives their memory back, and the last of them writes here.
-    if (post_blocks_norm) {
-      k.post_blocks_norm = norm().tape(l, seq);
-      k.before_norm = l.matrix("before_norm", seq.rows(), width_out());
-    }
-    if (!l.transient()) k.dbefore = l.matrix("dbefore", seq.rows(), width_out());
-    k.blocks = l.scope("blocks", [&] { return blocks.tape(l, seq); });
-    return k;
-  }
-  template <class D, class P, class S, class K, class T, class Taps = no_taps>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
-               matrix_view<T> y, Taps&& on_output = {}) const {
-    const matrix_view<T> out = post_blocks_norm ? k.before_norm : y;
-    blocks.forward(d, seq, p.blocks, s, k.blocks, x, out, on_output);
-    if (post_blocks_norm)
-      norm().forward(d, p.post_blocks_norm, k.post_blocks_norm, matrix_view<const T>(out), y);
-  }
-  template <class D, class P, class G, class K, class T, class Taps = no_taps>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
-    if (post_blocks_norm)
-      norm().backward(d, p.post_blocks_norm, g.post_blocks_norm, k.post_blocks_norm,
-                      matrix_view<const T>(k.before_norm), dy, k.dbefore);
-    else
-      d.copy(k.dbefore.data, dy.data, dy.size() * static_cast<index>(sizeof(T)));
-    blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, matrix_view<const T>(k.dbefore), dx, add_gradient);
-  }
-
-  /// Output of block i after a training forward: a tap.
-  template <class K>
-  auto output(const K& k, index i) const {
-    const bool last = i + 1 == count();
-    return last && post_blocks_norm ? k.before_norm : k.blocks[static_cast<std::size_t>(i)].out;
-  }
-
- private:
-  layer_norm<> norm() const { return {extent<>(width_out())}; }
-};
+/// xLSTMBlockStack of NX-AI/xlstm.
+using xlstm_stack = stack<xlstm_layer>;
 
 }  // namespace distil_xlstm

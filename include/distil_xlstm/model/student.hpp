@@ -1,0 +1,168 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/block/embedding.hpp>
+#include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/memory.hpp>
+
+namespace distil_xlstm {
+
+/// A language model with a frozen embedding, a stack of one's own, and a frozen head: logits =
+/// stack(embedding[ids]) headᵀ. The stack's weights are its own; embedding and head are borrowed, from a
+/// teacher or from a file. Const use from several threads is safe, each with its own device, state and tape.
+///
+/// `Stack` is any block that maps the embedding's width to itself, such as `stack<Layer, N>`; its sizes may be
+/// known to the compiler or only to the program. `xlstm` is the student that a config.json describes.
+template <Block Stack, class T, Device D>
+class student {
+ public:
+  using scalar = T;
+  using device_type = D;
+  using stack_type = Stack;
+  using state_type = state_memory<Stack, T, D>;
+  using tape_type = tape_memory<Stack, T, D>;
+  using weights_type = weight_memory<Stack, T, D>;
+
+  /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive; the stack's tensors are
+  /// called `prefix`.<...>. Weights are zero until initialised or loaded. Throws `error` when the widths
+  /// differ.
+  student(D& device, Stack stack, frozen_matrix embedding, frozen_matrix head,
+          std::shared_ptr<const void> owner, std::string_view prefix = "stack")
+      : stack_(std::move(stack)),
+        weights_(device, stack_),
+        embedding_(embedding),
+        head_(head),
+        owner_(std::move(owner)) {
+    require(embedding.rows == head.rows && embedding.cols == head.cols, "student: the embedding is [",
+            embedding.rows, ", ", embedding.cols, "], the head [", head.rows, ", ", head.cols, "]");
+    require(index(stack_.width_in()) == embedding.cols && index(stack_.width_out()) == head.cols,
+            "student: the stack maps width ", index(stack_.width_in()), " to ", index(stack_.width_out()),
+            ", embedding and head have width ", embedding.cols);
+    layout<T> names(nullptr, &names_);
+    names.scope(prefix, [&] { return stack_.params(names); });
+  }
+
+  const Stack& stack() const { return stack_; }
+  /// Checkpoint names, shapes and places of the stack's tensors.
+  const manifest& names() const { return names_; }
+  const weights_type& weights() const { return weights_; }
+  frozen_matrix embedding() const { return embedding_; }
+  frozen_matrix head() const { return head_; }
+  index width() const { return embedding_.cols; }
+  index vocabulary() const { return embedding_.rows; }
+
+  /// Every tensor as its block says a new one begins, from a seed.
+  void initialise(D& device, std::uint64_t seed) {
+    rng random(seed);
+    std::vector<T> values;
+    for (const auto& e : names_) {
+      values.resize(static_cast<std::size_t>(e.size));
+      for (index i = 0; i < e.size; ++i)
+        values[static_cast<std::size_t>(i)] = static_cast<T>(e.initial(i, random));
+      device.upload(weights_.data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+    }
+  }
+
+  state_type make_state(D& device, index batch) const { return {device, stack_, batch}; }
+  tape_type make_tape(D& device, index batch, index time, bool transient = true) const {
+    return {device, stack_, batch, time, transient};
+  }
+
+  /// hidden = stack(embedding[ids]), the vectors that the head reads. `x` is where the embeddings go. Advances
+  /// state. `on_output(i, y_i)` sees each layer's output where the stack shows them.
+  template <class Taps = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
+               const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
+    require(tape.fits(seq) && state.batch() == seq.batch, "student: tape or state was made for another shape");
+    embed(device, embedding_, ids, x);
+    const matrix_view<const T> in = x;
+    if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
+      stack_.forward(device, seq, weights_.views(), state.views(), tape.views(), in, hidden);
+    else
+      stack_.forward(device, seq, weights_.views(), state.views(), tape.views(), in, hidden, on_output);
+  }
+
+  /// Writes every tensor, embedding and head included, as `kind`: F32 or BF16 (F64 in proofs).
+  void save_tensors(D& device, const std::filesystem::path& path, element kind = element::f32) const {
+    const bool tied = embedding_.data == head_.data;
+    io::safetensors_writer file;
+    file.metadata("format", "pt");
+    file.declare("token_embedding.weight", kind, {vocabulary(), width()});
+    for (const auto& e : names_) file.declare(e.name, kind, e.shape);
+    if (!tied) file.declare("lm_head.weight", kind, {vocabulary(), width()});
+    file.open(path);
+    std::vector<T> values;
+    auto frozen = [&](const frozen_matrix& m) {
+      values.resize(static_cast<std::size_t>(m.cols));
+      for (index r = 0; r < m.rows; ++r) {
+        unpack(m.kind, m.row(r), m.cols, values.data());
+        file.append(values.data(), m.cols);
+      }
+    };
+    frozen(embedding_);
+    for (const auto& e : names_) {
+      values.resize(static_cast<std::size_t>(e.size));
+      device.download(values.data(), weights_.data() + e.offset, e.size * static_cast<index>(sizeof(T)));
+      file.append(values.data(), e.size);
+    }
+    if (!tied) frozen(head_);
+    file.commit();
+  }
+
+  /// Reads the stack's tensors back from such a file. Throws `error` that lists every tensor that is missing,
+  /// unused, misshapen or not finite; nothing has changed then.
+  void load_tensors(D& device, const std::filesystem::path& path) {
+    const io::safetensors_file file(path);
+    std::map<std::string, const io::tensor_info*> tensors;
+    for (const auto& t : file.tensors()) tensors[t.name] = &t;
+    for (const char* end : {"token_embedding.weight", "lm_head.weight"}) tensors.erase(end);
+    std::string complaints;
+    auto complain = [&](const std::string& what) { complaints += (complaints.empty() ? "" : "; ") + what; };
+    std::vector<std::vector<T>> values(names_.size());
+    for (std::size_t n = 0; n < names_.size(); ++n) {
+      const auto& e = names_[n];
+      const auto at = tensors.find(e.name);
+      if (at == tensors.end()) {
+        complain(e.name + " is missing");
+        continue;
+      }
+      const io::tensor_info& t = *at->second;
+      tensors.erase(at);
+      if (t.shape != e.shape) {
+        complain(e.name + " has shape " + io::detail::shape_text(t.shape) + " instead of " +
+                 io::detail::shape_text(e.shape));
+        continue;
+      }
+      values[n] = t.template values<T>();
+      for (const T v : values[n])
+        if (!std::isfinite(static_cast<double>(v))) {
+          complain(e.name + " holds a number that is not finite");
+          break;
+        }
+    }
+    for (const auto& [name, t] : tensors) complain(name + " is not used");
+    require(complaints.empty(), file.path(), ": ", complaints);
+    for (std::size_t n = 0; n < names_.size(); ++n)
+      device.upload(weights_.data() + names_[n].offset, values[n].data(),
+                    names_[n].size * static_cast<index>(sizeof(T)));
+  }
+
+ private:
+  Stack stack_;
+  manifest names_;
+  weights_type weights_;
+  frozen_matrix embedding_, head_;
+  std::shared_ptr<const void> owner_;
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,242 @@
+#define BOOST_TEST_MODULE own_student
+#include <boost/test/unit_test.hpp>
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <new>
+#include <span>
+
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/sequential.hpp>
+#include <distil_xlstm/block/stack.hpp>
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/loss/expression.hpp>
+#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/schedule/linear.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
+
+namespace {
+std::atomic<long> allocations{0};
+}
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  ++allocations;
+  if (void* p = std::malloc(n)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) {
+  ++allocations;
+  const auto align = static_cast<std::size_t>(a);
+  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace distil_xlstm {
+namespace {
+
+using cpu = device::cpu;
+constexpr index vocabulary = 19, width = 16, heads = 2, inner = 32, length = 7;
+
+template <index Width, index Heads, index Inner>
+using layer_of = residual<sequential<layer_norm<Width>, basic_mlstm<Width, Heads, Inner>>>;
+
+template <index Width, index Heads, index Inner>
+layer_of<Width, Heads, Inner> layer() {
+  basic_mlstm<Width, Heads, Inner> cell;
+  if constexpr (Width == dynamic) cell.width = width, cell.heads = heads, cell.inner = inner;
+  return {sequential<layer_norm<Width>, basic_mlstm<Width, Heads, Inner>>{{extent<Width>(width)}, cell}};
+}
+auto fixed_stack() {
+  stack<layer_of<width, heads, inner>, 2> s;
+  s.blocks.blocks.fill(layer<width, heads, inner>());
+  return s;
+}
+auto run_time_stack() {
+  stack<layer_of<dynamic, dynamic, dynamic>> s;
+  s.blocks.blocks.assign(2, layer<dynamic, dynamic, dynamic>());
+  return s;
+}
+/// No layer of it can be looked at.
+auto plain_stack() {
+  const auto l = layer<width, heads, inner>();
+  return sequential{l, l};
+}
+
+/// Hidden states made of the window and the place.
+template <class T>
+struct invented_teacher final : teacher_source<T, cpu> {
+  void fill(cpu&, const std::vector<index>& which, const token_batch& tokens,
+            const teacher_signals<T>& out) override {
+    for (std::size_t s = 0; s <= out.targets.size(); ++s)
+      for (index r = 0; r < tokens.batch * tokens.time; ++r)
+        for (index c = 0; c < width; ++c) {
+          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / tokens.time)] * 1000003 +
+                                                r % tokens.time * 1009 + c * 31 + static_cast<index>(s) * 7));
+          (s == 0 ? out.last_hidden : out.targets[s - 1]).row(r)[c] = static_cast<T>(number.normal());
+        }
+  }
+};
+
+template <class T>
+struct world {
+  cpu device{2};
+  std::filesystem::path path = std::filesystem::temp_directory_path() /
+                               ("distil_xlstm-own-student-" + std::to_string(::getpid()) + ".safetensors");
+  io::token_file file;
+  windows text;
+  std::vector<T> embedding;
+  invented_teacher<T> teacher;
+  training_options options;
+
+  world() : file(make(path)), text(file, length) {
+    rng random(11);
+    for (index i = 0; i < vocabulary * width; ++i) embedding.push_back(static_cast<T>(random.normal()));
+    options.batch = 3, options.length = length, options.total_steps = 10, options.seed = 2;
+  }
+  ~world() { std::filesystem::remove(path); }
+  static io::token_file make(const std::filesystem::path& path) {
+    rng random(5);
+    std::vector<std::int32_t> ids;
+    for (index i = 0; i < 300; ++i) ids.push_back(static_cast<std::int32_t>(random.below(vocabulary)));
+    io::write_token_file(path, ids, std::vector<std::int64_t>{0, 13, 14, 120}, vocabulary);
+    return io::token_file(path);
+  }
+  frozen_matrix ends() const { return {embedding.data(), element_of<T>, vocabulary, width}; }
+  template <class Stack>
+  student<Stack, T, cpu> make_student(Stack s) {
+    student<Stack, T, cpu> made(device, s, ends(), ends(), nullptr);
+    made.initialise(device, 3);
+    return made;
+  }
+};
+
+auto objective() {
+  using namespace loss;
+  const schedule::linear alpha{0.8, 0.2};
+  return alpha * kl(1.5) + (1 - alpha) * cross_entropy() + 0.3 * frobenius() + 0.1 * cosine();
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(sizes_of_the_compiler_and_of_the_program_are_one_student) {
+  world<float> w;
+  const auto plan = alignment_plan::make(loss::alignment::average, 5, 2);
+  auto fixed = w.make_student(fixed_stack());
+  auto open = w.make_student(run_time_stack());
+  auto plain = w.make_student(plain_stack());
+  BOOST_TEST(sizeof(layer<width, heads, inner>()) < sizeof(layer<dynamic, dynamic, dynamic>()));
+  trainer a(w.device, fixed, w.text, w.teacher, plan, objective(), w.options);
+  trainer b(w.device, open, w.text, w.teacher, plan, objective(), w.options);
+  for (int i = 0; i < 4; ++i) {
+    const auto x = a.step(), y = b.step();
+    BOOST_TEST(x.total == y.total);
+    BOOST_TEST(x.grad_norm == y.grad_norm);
+    BOOST_TEST(x["kl"] == y["kl"]);
+    const double alpha = 0.8 - 0.6 * i / 10.0;
+    const double total =
+        alpha * 1.5 * 1.5 * x["kl"] + (1 - alpha) * x["ce"] + 0.3 * x["frobenius"] + 0.1 * x["cosine"];
+    BOOST_TEST(std::abs(x.total - total) <= 1e-5 * total);
+    BOOST_CHECK_EXCEPTION(x["perplexity"], error, [](const error& e) {
+      return std::string(e.what()).find("kl, ce, frobenius, cosine") != std::string::npos;
+    });
+  }
+  // Without taps, everything but a comparison of layers.
+  trainer c(w.device, plain, w.text, w.teacher, plan, objective(), w.options);
+  const double first = c.step().total;
+  for (int i = 0; i < 8; ++i) c.step();
+  BOOST_TEST(c.step().total < first);
+  BOOST_CHECK_EXCEPTION(trainer(w.device, plain, w.text, w.teacher,
+                                alignment_plan::make(loss::alignment::ratio, 4, 2), objective(), w.options),
+                        error, [](const error& e) {
+                          return std::string(e.what()).find("distil_xlstm::stack") != std::string::npos;
+                        });
+}
+
+BOOST_AUTO_TEST_CASE(gradient_of_an_expression_over_an_own_student) {
+  world<double> w;
+  auto s = w.make_student(fixed_stack());
+  rng random(17);
+  for (index i = 0; i < s.weights().size(); ++i) s.weights().data()[i] += 0.1 * random.normal();
+  trainer run(w.device, s, w.text, w.teacher, alignment_plan::make(loss::alignment::ratio, 4, 2), objective(),
+              w.options);
+  run.measure();
+  const std::vector<double> gradient(run.gradients().data(), run.gradients().data() + run.gradients().size());
+  for (const auto& e : s.names()) {
+    double worst = 0, largest = 0;
+    for (index i = e.offset; i < e.offset + e.size; i += std::max<index>(1, e.size / 5)) {
+      double& weight = s.weights().data()[i];
+      const double keep = weight;
+      double best = INFINITY, slope = 0;
+      for (double h : {1e-4, 1e-5}) {
+        auto at = [&](double x) {
+          weight = keep + x;
+          const double total = run.measure().total;
+          weight = keep;
+          return total;
+        };
+        const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+        const double off = std::abs(numeric - gradient[static_cast<std::size_t>(i)]);
+        if (off < best) best = off, slope = numeric;
+      }
+      worst = std::max(worst, best), largest = std::max(largest, std::abs(slope));
+    }
+    BOOST_TEST_CONTEXT(e.name)
+    BOOST_TEST(worst <= testing::tolerance<double>::gradient_check * std::max(largest, 1e-3));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_step_allocates_nothing_after_the_first) {
+  world<float> w;
+  auto s = w.make_student(fixed_stack());
+  trainer run(w.device, s, w.text, w.teacher, alignment_plan::make(loss::alignment::ratio, 4, 2), objective(),
+              w.options);
+  run.step();
+  const long before = allocations;
+  for (int i = 0; i < 5; ++i) run.step();
+  BOOST_TEST(allocations - before == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_student_is_saved_loaded_and_read_token_by_token) {
+  world<float> w;
+  auto s = w.make_student(fixed_stack());
+  const auto path = std::filesystem::path(w.path) += ".student";
+  s.save_tensors(w.device, path);
+  auto t = w.make_student(fixed_stack());
+  t.initialise(w.device, 99);
+  t.load_tensors(w.device, path);
+  for (index i = 0; i < s.weights().size(); ++i) BOOST_REQUIRE(s.weights().data()[i] == t.weights().data()[i]);
+
+  stack<layer_of<width, heads, inner>, 3> deeper;
+  deeper.blocks.blocks.fill(layer<width, heads, inner>());
+  auto other = w.make_student(deeper);
+  BOOST_CHECK_EXCEPTION(other.load_tensors(w.device, path), error, [](const error& e) {
+    return std::string(e.what()).find("stack.blocks.2.1.proj_up.weight is missing") != std::string::npos;
+  });
+
+  // The same text at once and as it comes.
+  const std::vector<std::int32_t> ids = {1, 4, 2, 18, 0, 7};
+  std::vector<float> whole(ids.size() * width), single(whole.size());
+  student_session at_once(w.device, s), as_it_comes(w.device, s);
+  at_once.read(ids, {whole.data(), std::ssize(ids), width});
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    as_it_comes.read(std::span(ids).subspan(i, 1), {single.data() + i * width, 1, width});
+  for (std::size_t i = 0; i < whole.size(); ++i) BOOST_TEST(std::abs(whole[i] - single[i]) <= 1e-4f);
+  sampler choose({.temperature = 0});
+  index drawn = 0;
+  generate(w.device, at_once, std::span<const std::int32_t>(ids), 5, choose, [&](std::int32_t id) {
+    BOOST_TEST((id >= 0 && id < vocabulary));
+    ++drawn;
+    return true;
+  });
+  BOOST_TEST(drawn == 5);
+  std::filesystem::remove(path);
+}
+
+}  // namespace distil_xlstm
