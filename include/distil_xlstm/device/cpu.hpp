@@ -51,15 +51,24 @@ class scratch_stack {
   }
   void release(place to) {
     top_ = to;
-    if (top_.chunk == 0 && top_.used == 0 && chunks_.size() > 1) {
-      index total = 0;
-      for (const auto& c : chunks_) total += c.size;
-      chunks_.clear();
-      chunks_.push_back({allocate_aligned(total), total});
-    }
+    if (top_.chunk == 0 && top_.used == 0 && chunks_.size() > 1) replace(size());
+  }
+  /// Bytes at hand.
+  index size() const {
+    index total = 0;
+    for (const auto& c : chunks_) total += c.size;
+    return total;
+  }
+  /// At least so many bytes in one piece; nothing may be on lease.
+  void reserve(index bytes) {
+    if (bytes > size()) replace(bytes);
   }
 
  private:
+  void replace(index bytes) {
+    chunks_.clear();
+    chunks_.push_back({allocate_aligned(bytes), bytes});
+  }
   static constexpr index minimum = index{1} << 20;
   struct chunk {
     aligned_bytes memory;
@@ -124,6 +133,7 @@ class cpu {
     detail::gemm_scratch<float> pack32;
     detail::gemm_scratch<double> pack64;
     detail::scratch_stack stack;
+    index levelled = 0;  ///< bytes when all workers had the same
     template <class T>
     detail::gemm_scratch<T>& packing() {
       if constexpr (sizeof(T) == 4)
@@ -135,12 +145,14 @@ class cpu {
     scratch_lease<T> scratch(index n) {
       return {stack, n};
     }
+    index size() const { return stack.size() + pack32.size() + pack64.size(); }
   };
   worker& worker_of(int thread) { return workers_[static_cast<std::size_t>(thread)]; }
 
   /// f(task, worker&) for each of n tasks: the CPU's own fused kernels are written with it.
   template <class F>
   void tasks(index n, const F& f) {
+    level();
     pool_.run(n, [&](index i, int thread) { f(i, worker_of(thread)); });
   }
 
@@ -149,6 +161,25 @@ class cpu {
   bool bf16_products = false;
 
  private:
+  /// Gives every worker what one of them needed: which thread gets a task is chance, and a later step shall not
+  /// find one that has yet to grow.
+  void level() {
+    bool grown = false;
+    for (const worker& w : workers_) grown |= w.size() != w.levelled;
+    if (!grown || workers_.size() < 2) return;
+    index stack = 0;
+    detail::gemm_scratch<float>::sizes most32{};
+    detail::gemm_scratch<double>::sizes most64{};
+    for (const worker& w : workers_) {
+      stack = std::max(stack, w.stack.size());
+      w.pack32.raise(most32), w.pack64.raise(most64);
+    }
+    for (worker& w : workers_) {
+      w.stack.reserve(stack);
+      w.pack32.reserve(most32), w.pack64.reserve(most64);
+      w.levelled = w.size();
+    }
+  }
   thread_pool pool_;
   std::vector<worker> workers_;
   detail::scratch_stack scratch_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +43,16 @@ class gemm_scratch {
       s.size = bytes;
     }
     return s.memory.get();
+  }
+  using sizes = std::array<index, places>;
+  /// Bytes at hand.
+  index size() const { return slots_[a_panels].size + slots_[b_panels].size + slots_[rows].size; }
+  /// most[p] = max(most[p], bytes at hand there)
+  void raise(sizes& most) const {
+    for (std::size_t p = 0; p < places; ++p) most[p] = std::max(most[p], slots_[p].size);
+  }
+  void reserve(const sizes& bytes) {
+    for (std::size_t p = 0; p < places; ++p) take(static_cast<place>(p), bytes[p]);
   }
 
  private:

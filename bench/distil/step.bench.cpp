@@ -1,0 +1,125 @@
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include <unistd.h>
+
+#include <benchmark/benchmark.h>
+
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/loss/distillation.hpp>
+#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+
+// A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The teacher is
+// the file that DISTIL_XLSTM_TEACHER names, or the one that examples/quickstart.sh fetches.
+
+namespace distil_xlstm {
+namespace {
+
+using cpu = device::cpu;
+namespace fs = std::filesystem;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+fs::path teacher_path() {
+  const char* given = std::getenv("DISTIL_XLSTM_TEACHER");
+  return given ? given : "build/quickstart/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+/// Random ids in a file that goes at once.
+io::token_file random_text(index tokens, index vocabulary) {
+  const auto path = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()) + ".safetensors");
+  rng random(1);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
+  for (auto& id : ids) id = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary)));
+  io::write_token_file(path, ids, std::vector<std::int64_t>{0}, vocabulary);
+  io::token_file file(path);
+  fs::remove(path);
+  return file;
+}
+
+/// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
+void step(benchmark::State& state, bool bf16) {
+  if (!fs::exists(teacher_path())) {
+    state.SkipWithError(("no teacher at " + teacher_path().string()).c_str());
+    return;
+  }
+  const index batch = state.range(0), length = state.range(1);
+  cpu device;
+  device.bf16_products = bf16;
+  const auto teacher = llama<float, cpu>::load(device, teacher_path());
+  xlstm<float, cpu> student(
+      device, xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
+                                 teacher.config().heads, teacher.embedding().data == teacher.head().data),
+      teacher.embedding(), teacher.head(), teacher.owner());
+  student.initialise(device, 1);
+  const io::token_file text = random_text(4 * batch * length + 1, teacher.vocabulary());
+  const windows cut(text, length);
+  const auto plan =
+      alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
+  live_teacher source(teacher, plan);
+  loss::distillation objective;
+  objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
+  training_options options;
+  options.batch = batch, options.length = length, options.total_steps = 1000000;
+  options.lr = {1e-4};
+  trainer run(device, student, cut, source, plan, objective, options);
+  run.step();  // allocates
+  run.timer(now);
+  const step_times before = run.times();
+  double steps = 0;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(run.step().total);
+    ++steps;
+  }
+  const step_times& t = run.times();
+  const double tokens = static_cast<double>(batch * length);
+  state.counters["tokens/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsIterationInvariantRate);
+  const auto part = [&](const char* name, double seconds) { state.counters[name] = 1e3 * seconds / steps; };
+  part("teacher_ms", t.teacher - before.teacher), part("forward_ms", t.forward - before.forward);
+  part("objective_ms", t.objective - before.objective), part("backward_ms", t.backward - before.backward);
+  part("optimiser_ms", t.optimiser - before.optimiser);
+}
+
+/// One token at a time, head and choice included.
+void decode(benchmark::State& state, bool bf16) {
+  const index vocabulary = 49152, width = 576;
+  cpu device;
+  device.bf16_products = bf16;
+  rng random(1);
+  std::vector<distil_xlstm::bf16> ends(static_cast<std::size_t>(vocabulary * width));
+  for (auto& x : ends) x = distil_xlstm::bf16(static_cast<float>(0.1 * random.normal()));
+  const frozen_matrix matrix{ends.data(), element::bf16, vocabulary, width};
+  xlstm<float, cpu> student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
+                            nullptr);
+  student.initialise(device, 1);
+  xlstm_session<float, cpu> session(device, student);
+  sampler choose({.temperature = 0});
+  std::int32_t last = 1;
+  for (auto _ : state)
+    generate(device, session, std::span<const std::int32_t>(&last, 1), 1, choose, [&](std::int32_t id) {
+      last = id;
+      return true;
+    });
+  state.counters["tokens/s"] = benchmark::Counter(1, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+BENCHMARK_CAPTURE(step, fp32, false)->Args({4, 512})->Args({8, 128})->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(step, bf16, true)->Args({4, 512})->Args({8, 128})->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode, fp32, false)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode, bf16, true)->UseRealTime()->Unit(benchmark::kMillisecond);
+
+}  // namespace
+}  // namespace distil_xlstm
+
+BENCHMARK_MAIN();
