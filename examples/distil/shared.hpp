@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/sha256.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 
@@ -43,12 +43,8 @@ inline std::string short_number(double x) {
 /// The tokenizer that a model carries: a GGUF's keys, or the tokenizer.json of a folder; nothing where there is
 /// none.
 inline std::optional<dx::io::tokenizer_data> tokenizer_of(const std::filesystem::path& model) {
-  if (std::filesystem::is_directory(model)) {
-    if (!std::filesystem::exists(model / "tokenizer.json")) return {};
-    return dx::io::read_tokenizer(model / "tokenizer.json");
-  }
-  if (model.extension() == ".json") return dx::io::read_tokenizer(model);
-  return dx::io::read_tokenizer(dx::io::gguf_file(model));
+  if (std::filesystem::is_directory(model) && !std::filesystem::exists(model / "tokenizer.json")) return {};
+  return dx::io::read_tokenizer(model);
 }
 
 /// What tells one model from another: the hash of its file, or of its folder's weights and configuration.

@@ -38,6 +38,7 @@
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/distil/windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <new>
+#include <optional>
 #include <span>
 
 #include <distil_xlstm/block/mlstm.hpp>
@@ -157,6 +159,51 @@ BOOST_AUTO_TEST_CASE(sizes_of_the_compiler_and_of_the_program_are_one_student) {
                         error, [](const error& e) {
                           return std::string(e.what()).find("distil_xlstm::stack") != std::string::npos;
                         });
+}
+
+BOOST_AUTO_TEST_CASE(a_text_in_memory_is_the_file_of_one_document) {
+  token_text text;
+  rng random(5);
+  for (index i = 0; i < 40; ++i) text.ids.push_back(static_cast<std::int32_t>(random.below(vocabulary)));
+  text.ids[7] = vocabulary - 1;
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("distil_xlstm-text-" + std::to_string(::getpid()) + ".safetensors");
+  io::write_token_file(path, text.ids, std::vector<std::int64_t>{0}, vocabulary);
+  const io::token_file file(path);
+  std::filesystem::remove(path);
+  const windows a(text, length), b(file, length);
+  BOOST_TEST(a.count() == b.count());
+  BOOST_TEST(a.vocab_size() == vocabulary);
+  token_batch x, y;
+  a.read({0, 3}, x), b.read({0, 3}, y);
+  BOOST_TEST((x.ids == y.ids && x.targets == y.targets && x.start == y.start && x.scored == y.scored));
+  BOOST_TEST(x.scored_tokens == 2 * length);
+  text.ids[3] = -1;
+  BOOST_CHECK_EXCEPTION(windows(text, length), error,
+                        [](const error& e) { return std::string(e.what()).find("-1") != std::string::npos; });
+}
+
+BOOST_AUTO_TEST_CASE(a_student_takes_the_ends_of_a_teacher) {
+  struct ends_of_a_teacher {
+    using scalar = double;
+    std::shared_ptr<std::vector<double>> numbers =
+        std::make_shared<std::vector<double>>(vocabulary * width, 0.5);
+    frozen_matrix embedding() const { return {numbers->data(), element::f64, vocabulary, width}; }
+    frozen_matrix head() const { return embedding(); }
+  };
+  cpu device{1};
+  std::weak_ptr<std::vector<double>> alive;
+  {
+    auto teacher = std::make_optional<ends_of_a_teacher>();
+    alive = teacher->numbers;
+    student s(device, stack{repeated(2, layer<dynamic, dynamic, dynamic>())}, *teacher);
+    static_assert(std::same_as<decltype(s)::scalar, double>);
+    teacher.reset();
+    BOOST_TEST(!alive.expired());
+    BOOST_TEST(s.vocabulary() == vocabulary);
+    BOOST_TEST(s.stack().count() == 2);
+  }
+  BOOST_TEST(alive.expired());
 }
 
 BOOST_AUTO_TEST_CASE(gradient_of_an_expression_over_an_own_student) {

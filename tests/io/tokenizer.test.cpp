@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <span>
 #include <string>
@@ -324,6 +325,15 @@ BOOST_AUTO_TEST_CASE(written_files_read_back) {
         BOOST_TEST(b.encode(s).ids == a.encode(s).ids, boost::test_tools::per_element());
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_file_by_its_path) {
+  const tokenizer_data d = small();
+  const folder f;
+  const std::string bytes = gguf_of(d, "gpt-2");
+  std::ofstream(f.path / "model.gguf", std::ios::binary) << bytes;
+  BOOST_TEST(tokenizer(read_tokenizer(f.path / "model.gguf")).fingerprint() ==
+             tokenizer(read_gguf(bytes)).fingerprint());
 }
 
 BOOST_AUTO_TEST_CASE(configuration_beside_the_tokenizer) {

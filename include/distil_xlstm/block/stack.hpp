@@ -82,5 +82,7 @@ struct stack {
  private:
   layer_norm<> norm() const { return {extent<>(width_out())}; }
 };
+template <index N, Block Layer>
+stack(repeat<N, Layer>, bool = true) -> stack<Layer, N>;
 
 }  // namespace distil_xlstm

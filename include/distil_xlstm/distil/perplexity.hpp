@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/loss/head.hpp>
 
@@ -27,24 +28,15 @@ void for_each_window(index tokens, index window, const F& use) {
   for (index first = 0; first < tokens; first += window) use(first, std::min(window, tokens - first));
 }
 
-/// A text in memory, one document: what `score_text` reads beside a token file.
-struct token_text {
-  std::vector<std::int32_t> ids;
-  index size() const { return std::ssize(ids); }
-  std::int32_t operator[](index i) const { return ids[static_cast<std::size_t>(i)]; }
-  index document_start(index) const { return 0; }
-  bool starts_at(index i) const { return i == 0; }
-};
-
 /// What is known at a window's start.
 enum class window_state {
-  empty,  ///< nothing: windows are independent, and read several at a time
-  carried ///< the text so far: windows are read one by one, whole, by a `forward` that goes on from its state
+  empty,   ///< nothing: windows are independent, and read several at a time
+  carried  ///< the text so far: windows are read one by one, whole, by a `forward` that goes on from its state
 };
 
 /// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
-/// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length are
-/// given at a time. `text` is a token file or a `token_text`.
+/// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
+/// are given at a time. `text` is a token file or a `token_text`.
 template <class T, class D, class Text, class Forward>
 text_score score_text(D& device, const Text& text, index window, index batch, frozen_matrix head,
                       Forward&& forward, window_state state = window_state::empty) {

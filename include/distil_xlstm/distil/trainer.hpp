@@ -31,7 +31,7 @@ struct training_options {
   window_order order = window_order::shuffled;
   std::uint64_t seed = 0;
   schedule::learning_rate<double> lr{1e-3};
-  optim::adamw optimiser;
+  optim::adamw optimiser{};
   double clip = 1.0;  ///< largest gradient norm; 0: no clipping
 };
 
@@ -111,8 +111,8 @@ class trainer {
         tape_(student.make_tape(device, options_.batch, options_.length, false)) {
     require(text.length() == options_.length, "trainer: windows of ", text.length(),
             " tokens, the options say ", options_.length);
-    require(text.text().vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
-            text.text().vocab_size(), ", the student has ", student.vocabulary());
+    require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
+            text.vocab_size(), ", the student has ", student.vocabulary());
     require(tapped || !plan_.blocks, "trainer: alignment ", loss::name_of(plan_.form),
             " compares layers, which the student's stack does not show: make it a distil_xlstm::stack");
     if constexpr (tapped)

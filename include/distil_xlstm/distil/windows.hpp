@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <numeric>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 
 namespace distil_xlstm {
@@ -22,36 +24,52 @@ struct token_batch {
   sequence_view view() const { return {batch, time, start.data()}; }
 };
 
-/// A token file cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and targets one
-/// further on. Windows that would run past the end are dropped. A target in another document than its input is
-/// not scored; where a document begins, recurrent state, convolution window and attention begin anew.
+/// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and
+/// targets one further on. Windows that would run past the end are dropped. A target in another document than
+/// its input is not scored; where a document begins, recurrent state, convolution window and attention begin
+/// anew.
 class windows {
  public:
-  /// Throws `error` when the text has not one window.
-  windows(const io::token_file& text, index length) : text_(&text), length_(length) {
+  /// Refers to `text`. Throws `error` when it has not one window.
+  windows(const io::token_file& text, index length) : windows(&text, text, length) {}
+  windows(const token_text& text, index length) : windows(&text, text, length) {}
+
+  index count() const { return count_; }
+  index length() const { return length_; }
+  /// Of the text: every id is below it.
+  index vocab_size() const { return vocab_size_; }
+
+  void read(const std::vector<index>& which, token_batch& out) const {
+    std::visit([&](const auto* text) { read_from(*text, which, out); }, text_);
+  }
+
+ private:
+  using any_text = std::variant<const io::token_file*, const token_text*>;
+
+  template <class Text>
+  windows(any_text any, const Text& text, index length)
+      : text_(any), length_(length), vocab_size_(text.vocab_size()) {
     require(length > 0, "windows of ", length, " tokens are not possible");
     count_ = text.size() > length ? (text.size() - 1) / length : 0;
     require(count_ > 0, "the text has ", text.size(), " tokens, too few for one window of ", length);
   }
-  index count() const { return count_; }
-  index length() const { return length_; }
-  const io::token_file& text() const { return *text_; }
 
-  void read(const std::vector<index>& which, token_batch& out) const {
+  template <class Text>
+  void read_from(const Text& text, const std::vector<index>& which, token_batch& out) const {
     out.batch = static_cast<index>(which.size()), out.time = length_;
     const auto rows = static_cast<std::size_t>(out.batch * length_);
     out.ids.resize(rows), out.targets.resize(rows), out.start.resize(rows), out.scored.resize(rows);
     out.scored_tokens = 0;
     for (std::size_t b = 0; b < which.size(); ++b) {
       const index first = which[b] * length_;
-      index document = text_->document_start(first);
+      index document = text.document_start(first);
       bool begins = false;
       for (index t = 0; t < length_; ++t) {
         const std::size_t r = b * static_cast<std::size_t>(length_) + static_cast<std::size_t>(t);
         if (begins) document = first + t;
-        begins = text_->starts_at(first + t + 1);
-        out.ids[r] = (*text_)[first + t];
-        out.targets[r] = (*text_)[first + t + 1];
+        begins = text.starts_at(first + t + 1);
+        out.ids[r] = text[first + t];
+        out.targets[r] = text[first + t + 1];
         out.start[r] = static_cast<std::int32_t>(document >= first ? document - first : -1);
         out.scored[r] = !begins;
         out.scored_tokens += out.scored[r];
@@ -59,9 +77,8 @@ class windows {
     }
   }
 
- private:
-  const io::token_file* text_;
-  index length_, count_ = 0;
+  any_text text_;
+  index length_, count_ = 0, vocab_size_;
 };
 
 /// In which order windows are read. Both are functions of (seed, step) alone, so that a resumed run goes on as

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -64,6 +65,8 @@ class mapped_file {
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+  /// The bytes as they are, UTF-8 or not.
+  std::string_view text() const { return {static_cast<const char*>(data_), size_}; }
 
  private:
   std::string path_;

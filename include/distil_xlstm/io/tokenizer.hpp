@@ -998,16 +998,16 @@ inline tokenizer_data parse_tokenizer_json(std::string_view text, std::string_vi
   return detail::tokenizer_json_reader(root, name).read();
 }
 
-/// The same from a file, or from the tokenizer.json of a folder, with what tokenizer_config.json,
-/// generation_config.json and chat_template.jinja beside it say about bos, eos and chat template.
+/// The tokenizer that a path holds: the keys of a GGUF file, or the tokenizer.json of a folder or of its own
+/// (its name ends in .json), with what tokenizer_config.json, generation_config.json and chat_template.jinja
+/// beside it say about bos, eos and chat template.
 inline tokenizer_data read_tokenizer(const std::filesystem::path& path) {
-  const auto file = std::filesystem::is_directory(path) ? path / "tokenizer.json" : path;
-  const auto text_of = [](const mapped_file& f) {
-    return std::string_view(reinterpret_cast<const char*>(f.bytes().data()), f.bytes().size());
-  };
+  const bool folder = std::filesystem::is_directory(path);
+  if (!folder && path.extension() != ".json") return read_tokenizer(gguf_file(path));
+  const auto file = folder ? path / "tokenizer.json" : path;
   tokenizer_data d = [&] {
     const mapped_file mapped(file);
-    return parse_tokenizer_json(text_of(mapped), mapped.path());
+    return parse_tokenizer_json(mapped.text(), mapped.path());
   }();
   const auto beside = [&](const char* name) { return file.parent_path() / name; };
   if (const auto config = beside("tokenizer_config.json"); std::filesystem::exists(config))
@@ -1027,7 +1027,7 @@ inline tokenizer_data read_tokenizer(const std::filesystem::path& path) {
     }
   }
   if (const auto chat = beside("chat_template.jinja"); std::filesystem::exists(chat) && d.chat_template.empty())
-    d.chat_template = text_of(mapped_file(chat));
+    d.chat_template = mapped_file(chat).text();
   detail::collect_ends(d);
   return d;
 }

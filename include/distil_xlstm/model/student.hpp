@@ -52,6 +52,12 @@ class student {
     names.scope(prefix, [&] { return stack_.params(names); });
   }
 
+  /// Between the embedding and the head of `teacher`, whose memory it keeps alive.
+  template <class Teacher>
+  student(D& device, Stack stack, const Teacher& teacher)
+      : student(device, std::move(stack), teacher.embedding(), teacher.head(),
+                std::make_shared<const Teacher>(teacher)) {}
+
   const Stack& stack() const { return stack_; }
   /// Checkpoint names, shapes and places of the stack's tensors.
   const manifest& names() const { return names_; }
@@ -164,5 +170,7 @@ class student {
   frozen_matrix embedding_, head_;
   std::shared_ptr<const void> owner_;
 };
+template <Block Stack, class Teacher, Device D>
+student(D&, Stack, const Teacher&) -> student<Stack, typename Teacher::scalar, D>;
 
 }  // namespace distil_xlstm

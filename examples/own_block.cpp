@@ -1,0 +1,215 @@
+// A block of one's own. The library's blocks are no different from this one: small values that describe their
+// memory, and own none. Here is a minGRU (Feng et al. 2024, arXiv 2410.01201), about the least a recurrent
+// layer can be:
+//
+//   z = sigmoid(Wz x),  u = Wu x,  h = (1 - z) h' + z u
+//
+// Written down once, it is proved by the library's gradient check, stacked, trained, saved and run like any
+// other.
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <vector>
+
+#include <distil_xlstm/distil_xlstm.hpp>
+#include <distil_xlstm/testing/gradcheck.hpp>
+
+namespace dx = distil_xlstm;
+using cpu = dx::device::cpu;
+
+// What the descriptions below bind to. `L::matrix_type` is a view where the weights are trained and a frozen
+// matrix where a file is mapped: one description serves both.
+template <class Linear>
+struct mingru_params {
+  Linear gate, candidate;
+};
+template <class T>
+struct mingru_tape {
+  dx::matrix_view<T> z, u, h;  // [rows, width]
+  T* initial;                  // [batch, width]: the h that came in
+};
+
+// The loop over time, one task a sequence. Where a document begins, the past is nothing: whatever lies in the
+// state or before in the row belongs to another text.
+template <class T>
+struct remember {
+  dx::sequence_view seq;
+  mingru_tape<T> k;
+  dx::per_sequence<T> state;
+  void operator()(dx::index b) const {
+    const dx::index width = k.h.cols;
+    T* h = state.of(b);
+    for (dx::index c = 0; c < width; ++c) k.initial[b * width + c] = h[c];
+    for (dx::index t = 0; t < seq.time; ++t) {
+      const dx::index r = b * seq.time + t;
+      for (dx::index c = 0; c < width; ++c) {
+        const T before = seq.begins(b, t) ? T(0) : h[c];
+        T& z = k.z.row(r)[c];
+        z = dx::math::sigmoid(z);
+        h[c] = k.h.row(r)[c] = (1 - z) * before + z * k.u.row(r)[c];
+      }
+    }
+  }
+};
+// And back: what reaches h from later times is carried in dh. z and u give their places to their gradients.
+template <class T>
+struct remember_backward {
+  dx::sequence_view seq;
+  mingru_tape<T> k;
+  dx::matrix_view<const T> dy;
+  void operator()(dx::index b) const {
+    const dx::index width = k.h.cols;
+    for (dx::index c = 0; c < width; ++c) {
+      T dh = 0;
+      for (dx::index t = seq.time - 1; t >= 0; --t) {
+        const dx::index r = b * seq.time + t;
+        const T before = seq.begins(b, t) ? T(0) : t > 0 ? k.h.row(r - 1)[c] : k.initial[b * width + c];
+        T &z = k.z.row(r)[c], &u = k.u.row(r)[c];
+        dh += dy.row(r)[c];
+        const T du = dh * z, dz = dh * (u - before) * z * (1 - z);
+        dh = seq.begins(b, t) ? T(0) : dh * (1 - z);
+        z = dz, u = du;
+      }
+    }
+  }
+};
+
+struct mingru {
+  dx::index width = 0;
+
+  dx::index width_in() const { return width; }
+  dx::index width_out() const { return width; }
+
+  // Replayed over no memory this measures; over an arena it binds; over a manifest it names. The names are
+  // those of the checkpoint, and of an error message.
+  template <class L>
+  auto params(L& l) const {
+    mingru_params<dx::params_t<dx::linear<>, L>> p;
+    p.gate = l.scope("gate", [&] { return map().params(l); });
+    p.candidate = l.scope("candidate", [&] { return map().params(l); });
+    return p;
+  }
+  // All that one sequence remembers, in one place for each: to be kept, forked, or moved to another batch.
+  template <class L>
+  auto state(L& l) const {
+    return l.state("h", {width});
+  }
+  template <class L>
+  auto tape(L& l, dx::sequence_view seq) const {
+    mingru_tape<typename L::scalar> k;
+    k.z = l.matrix("z", seq.rows(), width);
+    k.u = l.matrix("u", seq.rows(), width);
+    k.h = l.matrix("h", seq.rows(), width);
+    k.initial = l.tensor("initial", {seq.batch, width});
+    return k;
+  }
+
+  // Reads x, writes y, advances the state.
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, dx::sequence_view seq, const P& p, const S& s, const K& k, dx::matrix_view<const T> x,
+               dx::matrix_view<T> y) const {
+    map().forward(d, p.gate, x, k.z);
+    map().forward(d, p.candidate, x, k.u);
+    for_each(d, seq.batch, remember<T>{seq, k, s});
+    d.copy(y.data, k.h.data, y.size() * static_cast<dx::index>(sizeof(T)));
+  }
+  // Adds to the gradients g, and writes dinput.
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, dx::sequence_view seq, const P& p, const G& g, const K& k, dx::matrix_view<const T> x,
+                dx::matrix_view<const T> dy, dx::matrix_view<T> dinput) const {
+    for_each(d, seq.batch, remember_backward<T>{seq, k, dy});
+    const dx::matrix_view<const T> dz = k.z, du = k.u;
+    map().backward(d, p.gate, g.gate, x, dz, dinput);
+    // Two paths lead to x: the second adds to what the first has written.
+    gemm(d, du, p.candidate.weight, dinput, T(1));
+    gemm(d, transposed(du), x, g.candidate.weight, T(1));
+  }
+
+ private:
+  dx::linear<> map() const {
+    return {.in = width, .out = width, .standard_deviation = 1 / std::sqrt(static_cast<double>(width))};
+  }
+};
+static_assert(dx::Block<mingru>);
+
+// The proofs, in double: every gradient is the finite difference, over a batch with document boundaries in it;
+// and two halves, the state carried from one to the other, are the whole.
+bool proved(cpu& device) {
+  using harness = dx::testing::harness<mingru, double, cpu>;
+  const std::int32_t starts[] = {-1, -1, 2, 2, 2, 2, /* the second sequence */ 0, 0, 0, 0, 4, 4};
+  harness checked(mingru{5}, device, {2, 6, starts});
+  const auto report = dx::testing::check_gradients(checked);
+  std::cout << "worst gradient: " << report.worst_tensor << ", off by " << report.worst_error << '\n';
+
+  harness whole(mingru{5}, device, {1, 8}), half(mingru{5}, device, {1, 4});
+  whole.forward();
+  double apart = 0;
+  for (const dx::index at : {dx::index{0}, half.x.size()}) {
+    std::copy_n(whole.x.data() + at, half.x.size(), half.x.data());
+    half.forward();
+    apart = std::max(apart, dx::testing::relative_error(half.y.data(), whole.y.data() + at, half.y.size()));
+  }
+  std::cout << "two halves are off the whole by " << apart << '\n';
+  return report.worst_error < 1e-7 && apart < 1e-12;
+}
+
+// A toy language that takes a memory: a digit, a chatter of five equal signs until the last of them, "?", comes
+// up, then the digit again, as a letter. Nothing but the answer can be known beforehand.
+struct toy_language {
+  static constexpr std::int32_t digits = 8, signs = 5, vocabulary = 2 * digits + signs;
+  dx::token_text text;
+  double with_memory = 0, without = 0;  // the best cross entropy that there is, a token
+
+  explicit toy_language(int sentences) {
+    dx::rng random(1);
+    for (int i = 0; i < sentences; ++i) {
+      const auto digit = static_cast<std::int32_t>(random.below(digits));
+      text.ids.push_back(digit);
+      do {
+        text.ids.push_back(2 * digits + static_cast<std::int32_t>(random.below(signs)));
+      } while (text.ids.back() != vocabulary - 1);
+      text.ids.push_back(digits + digit);
+    }
+    const double n = static_cast<double>(text.size()), surprise = sentences * std::log(digits);
+    with_memory = (surprise + (n - 2 * sentences) * std::log(signs)) / n;
+    without = with_memory + surprise / n;
+  }
+};
+struct no_teacher final : dx::teacher_source<float, cpu> {
+  void fill(cpu&, const std::vector<dx::index>&, const dx::token_batch&,
+            const dx::teacher_signals<float>&) override {}
+};
+
+int main() {
+  cpu device;
+  if (!proved(device)) return 1;
+
+  const toy_language language(6000);
+  constexpr dx::index width = 32, vocabulary = toy_language::vocabulary, steps = 400;
+  std::vector<float> ends(2 * vocabulary * width);
+  dx::rng random(2);
+  for (float& x : ends) x = static_cast<float>(random.normal());
+  const dx::frozen_matrix embedding{ends.data(), dx::element::f32, vocabulary, width},
+      head{ends.data() + vocabulary * width, dx::element::f32, vocabulary, width};
+
+  // Two of them, each beside a skip.
+  const auto layers =
+      dx::stack{dx::repeated(2, dx::residual{dx::sequential{dx::layer_norm<>{width}, mingru{width}}})};
+  dx::student<std::remove_const_t<decltype(layers)>, float, cpu> student(device, layers, embedding, head,
+                                                                         nullptr);
+  student.initialise(device, 3);
+
+  const dx::windows windows(language.text, 64);
+  no_teacher nobody;
+  dx::trainer trainer(device, student, windows, nobody,
+                      dx::alignment_plan::make(dx::loss::alignment::none, 0, 0), dx::loss::cross_entropy(),
+                      {.batch = 16, .length = 64, .total_steps = steps, .lr = {.peak = 1e-2}});
+  const double before = trainer.step()["ce"];
+  double after = 0;
+  while (trainer.step_count() < steps) after = trainer.step()["ce"];
+  std::cout << "cross entropy " << before << " before, " << after << " after " << steps
+            << " steps; without memory " << language.without << " were the best, with it "
+            << language.with_memory << '\n';
+  return after < 0.3 * language.without + 0.7 * language.with_memory ? 0 : 1;
+}

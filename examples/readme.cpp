@@ -1,0 +1,47 @@
+#include <distil_xlstm/distil_xlstm.hpp>
+
+#include <iostream>
+
+namespace dx = distil_xlstm;
+using namespace dx::loss;
+
+int main(int argc, char** argv) {
+  if (argc != 3) return std::cerr << "usage: readme <teacher: GGUF or folder> <text>\n", 2;
+  dx::device::cpu device;
+  const auto teacher = dx::llama<float, dx::device::cpu>::load(device, argv[1]);
+  const dx::io::tokenizer tokenizer(dx::io::read_tokenizer(argv[1]));
+  const dx::token_text text{tokenizer.encode(dx::io::mapped_file(argv[2]).text()).ids};
+
+  // The student: twice an mLSTM and an sLSTM, between the teacher's own embedding and head.
+  const dx::index d = teacher.width();
+  auto layer = [d](auto cell) { return dx::residual{dx::sequential{dx::layer_norm<>{d}, cell}}; };
+  const auto m = layer(dx::mlstm{.width = d, .heads = 4, .inner = 2 * d});
+  const auto s = layer(dx::slstm{.width = d, .heads = 4});
+  dx::student student(device, dx::stack{dx::repeated(2, dx::sequential{m, s})}, teacher);
+  student.initialise(device, 1);
+
+  // What it learns: to predict as the teacher does, more and more the text, and to think alike.
+  const dx::schedule::linear alpha{0.9, 0.3}, T{4.0, 1.0};
+  const auto objective = alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius();
+  const auto plan = dx::alignment_plan::make(alignment::average, teacher.config().layers, 2);
+  const dx::windows windows(text, 32);
+  dx::live_teacher lessons(teacher, plan);
+  dx::trainer trainer(device, student, windows, lessons, plan, objective,
+                      {.batch = 8, .length = 32, .total_steps = 40, .lr = {.peak = 3e-3}});
+  for (int step = 0; step < 40; ++step) {
+    const auto now = trainer.step();
+    std::cout << now.step << ": kl " << now["kl"] << ", ce " << now["ce"] << '\n';
+  }
+
+  // The text goes on: a state of constant size, however long it becomes.
+  const auto prompt = std::span(text.ids).first(8);
+  dx::student_session session(device, student);
+  dx::sampler choose({.temperature = 0.8, .seed = 1});
+  dx::io::stream_decoder as_text(tokenizer);
+  std::cout << tokenizer.decode(prompt);
+  dx::generate(device, session, prompt, 60, choose, [&](auto id) {
+    std::cout << as_text.put(id);
+    return !tokenizer.is_end_of_text(id);
+  });
+  std::cout << '\n';
+}
