@@ -557,19 +557,23 @@ class training_run {
     d.title = "Distil-xLSTM: " + teacher_name_;
     const auto& c = student_->config();
     d.subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
-                 std::to_string(c.trainable()) + " trainable parameters";
+                 grouped(c.trainable()) + " trainable parameters";
     d.records = dx::io::read_metrics(request_.out / "metrics.jsonl");
     for (const auto& r : d.records) {
       if (!r.contains("held_out_ppl") || !r["held_out_ppl"].is_number()) continue;
       if (!d.held_out.student_before) d.held_out.student_before = r["held_out_ppl"].template get<double>();
       d.held_out.student_after = r["held_out_ppl"].template get<double>();
     }
-    d.figures = {{"tokens seen", std::to_string(tokens_seen)}, {"steps", std::to_string(steps_in(d.records))}};
+    d.figures = {{"tokens seen", grouped(tokens_seen)}, {"steps", grouped(steps_in(d.records))}};
     d.prompt = request_.prompt, d.sample = sample;
-    const json run = dx::io::read_json_file(request_.out / "run.json");
-    for (const auto& [key, value] : run.items())
-      if (key != "student")
-        d.configuration.emplace_back(key, value.is_string() ? value.template get<std::string>() : value.dump());
+    json run = dx::io::read_json_file(request_.out / "run.json");
+    run.erase("student");
+    const json flat = run.flatten();
+    for (const auto& [pointer, value] : flat.items()) {
+      std::string name = pointer.substr(1);
+      std::replace(name.begin(), name.end(), '/', ' ');
+      if (!value.is_null()) d.configuration.emplace_back(name, value.is_string() ? value.template get<std::string>() : value.dump());
+    }
     dx::io::write_report(request_.out / "report.html", d);
   }
   static long steps_in(const std::vector<dx::io::record>& records) {
