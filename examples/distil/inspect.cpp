@@ -18,13 +18,6 @@ constexpr const char* usage =
     "What is in a GGUF file, a safetensors file (weights, tokens, logits, a cache's or a checkpoint's part), or a\n"
     "folder of such files: metadata, tensors with shapes and types, counts of numbers.\n";
 
-std::string grouped(dx::index n) {
-  std::string s = std::to_string(n);
-  for (auto i = static_cast<std::ptrdiff_t>(s.size()) - 3; i > 0; i -= 3)
-    s.insert(static_cast<std::size_t>(i), ",");
-  return s;
-}
-
 void print_pair(const std::string& key, const std::string& value) {
   std::cout << "  " << dx::io::detail::printable(key, 60) << std::string(key.size() < 38 ? 38 - key.size() : 1, ' ')
             << dx::io::detail::printable(value, 100) << "\n";

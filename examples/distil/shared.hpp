@@ -40,6 +40,14 @@ inline std::string short_number(double x) {
   return text;
 }
 
+/// 12,115,608
+inline std::string grouped(dx::index n) {
+  std::string s = std::to_string(n);
+  for (auto i = static_cast<std::ptrdiff_t>(s.size()) - 3; i > 0; i -= 3)
+    s.insert(static_cast<std::size_t>(i), ",");
+  return s;
+}
+
 /// The tokenizer that a model carries: a GGUF's keys, or the tokenizer.json of a folder; nothing where there is
 /// none.
 inline std::optional<dx::io::tokenizer_data> tokenizer_of(const std::filesystem::path& model) {

@@ -1,0 +1,41 @@
+// Any text as the config.json of a student or a teacher: refused with `error`, or a shape that can be measured.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/model/llama_config.hpp>
+#include <distil_xlstm/model/xlstm_config.hpp>
+
+namespace {
+
+using namespace distil_xlstm;
+
+template <class F>
+void attempt(F&& f) {
+  try {
+    f();
+  } catch (const error&) {
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  attempt([&] {
+    const io::json file = io::parse_json(text, "input");
+    attempt([&] { (void)read_llama_config(file, "input"); });
+    attempt([&] {
+      const xlstm_config c = read_xlstm_config(file, "input");
+      // What we write is what we read.
+      const xlstm_config back = read_xlstm_config(write_xlstm_config(c), "written");
+      if (c.blocks > 64) return;
+      const distil_xlstm::index trainable = c.trainable();
+      if (trainable <= 0 || back.trainable() != trainable) std::abort();
+    });
+  });
+  return 0;
+}
