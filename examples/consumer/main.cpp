@@ -13,7 +13,7 @@ using student = dx::xlstm<float, dx::device::cpu>;
 
 int main() {
   dx::device::cpu device;
-  const auto folder = std::filesystem::temp_directory_path() / "distil_xlstm-consumer";
+  const std::filesystem::path folder = "consumer.student";
 
   // Somebody trained it ...
   {
