@@ -134,17 +134,18 @@ constexpr auto term(Term t) {
   return detail::term_expression<Term>{t};
 }
 
-namespace detail {
-// The operators are found beside the expressions they join.
 template <NumberOrSchedule W, ObjectiveExpression E>
 constexpr auto operator*(W weight, E e) {
   auto w = schedule::as_schedule(weight);
-  return multiple<decltype(w), E>{w, e};
+  return detail::multiple<decltype(w), E>{w, e};
 }
 template <ObjectiveExpression A, ObjectiveExpression B>
 constexpr auto operator+(A a, B b) {
-  return sum<A, B>{a, b};
+  return detail::sum<A, B>{a, b};
 }
+namespace detail {
+// So that they are found beside the library's own expressions.
+using loss::operator*, loss::operator+;
 }  // namespace detail
 
 }  // namespace loss
