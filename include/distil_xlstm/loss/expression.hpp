@@ -14,7 +14,8 @@ namespace distil_xlstm {
 /// alpha, beta and T are numbers or schedules. `.at<T>(clock)` gives the `loss::objective` of that step, in the
 /// scalar T.
 ///
-/// Laws: at() is linear: (w * e).at(c) weighs every term of e.at(c) with w.at(c), (a + b).at(c) fuses both.
+/// Laws (testing/check_expression.hpp): at() is linear: (w * e).at(c) weighs every term of e.at(c) with
+/// w.at(c), (a + b).at(c) fuses both.
 /// Models: the functions of loss/expression.hpp, `loss::term` of a user's own, their sums and multiples;
 /// loss::distillation.
 template <class E>

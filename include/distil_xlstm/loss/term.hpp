@@ -58,8 +58,8 @@ concept Fold = std::is_trivially_copyable_v<F> && std::floating_point<typename F
 ///   grad<V>(acc<T>, target_logits<T>, V student, V teacher) -> V   d value / d student, but for ...
 ///   target_grad(acc<T>, target_logits<T>) -> T            ... what the target's column has besides
 /// Optional: raw(acc<T>, target_logits<T>) -> T, what is logged (value where absent).
-/// Laws: merge is associative with init() as identity; visiting a then b equals merging the two visits;
-/// grad + target_grad is the derivative of value.
+/// Laws (testing/check_term.hpp): merge is associative with init() as identity; visiting a then b equals
+/// merging the two visits; grad + target_grad is the derivative of value; over packs as over scalars.
 /// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, and weighted and fused of these.
 template <class F>
 concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::detail::Fold<F> &&
