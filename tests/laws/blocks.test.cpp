@@ -105,5 +105,18 @@ BOOST_AUTO_TEST_CASE(compositions) {
   check("mixed, the other", map);
   check("repeat of mixed", repeat<dynamic, either>{{conv, map, conv}});
 }
+BOOST_AUTO_TEST_CASE(widths_that_do_not_fit_are_named_when_a_block_is_bound) {
+  const auto says = [](const auto& block, const char* text) {
+    layout<float> measure;
+    BOOST_CHECK_EXCEPTION(block.params(measure), error,
+                          [&](const error& e) { return e.what() == std::string(text); });
+  };
+  const linear<> narrow{6, 4}, same{6, 6};
+  says(residual{narrow}, "residual: the inner block maps width 6 to 4");
+  says(sequential{same, narrow, same}, "sequential: block 1 gives width 4, block 2 takes 6");
+  says(repeat<dynamic, linear<>>{{same, narrow, same}}, "repeat: block 1 gives width 4, block 2 takes 6");
+  says(repeat<dynamic, linear<>>{}, "repeat: no blocks");
+  says(layer_norm<>{8, 3}, "norm: 3 groups do not divide the width 8");
+}
 
 }  // namespace distil_xlstm
