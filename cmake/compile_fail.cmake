@@ -3,6 +3,7 @@
 set(ENV{LC_ALL} C)
 file(STRINGS "${FILE}" expected REGEX "^// expect: ")
 string(REGEX REPLACE "^// expect: " "" expected "${expected}")
+string(REPLACE "\\;" ";" expected "${expected}")  # file(STRINGS) escapes what separates a list
 if(NOT expected)
   message(FATAL_ERROR "${FILE}: no line `// expect: message`")
 endif()

@@ -2,7 +2,6 @@
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/block/attention.hpp>
-#include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
@@ -123,38 +122,6 @@ void fused_is_oracle(double limit) {
         }
 }
 
-struct documents {
-  std::vector<std::int32_t> start;
-  sequence_view view;
-  explicit documents(index time = 11) {
-    start.assign(static_cast<std::size_t>(2 * time), -1);
-    for (index t = time / 2; t < time; ++t)
-      start[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(time / 2);
-    for (index t = 0; t < time; ++t) start[static_cast<std::size_t>(time + t)] = 0;
-    view = {2, time, start.data()};
-  }
-};
-
-template <class B>
-void check_gradient(B block, bool past) {
-  for (bool boundaries : {false, true}) {
-    documents docs;
-    if (!boundaries) docs.view.start = nullptr;
-    testing::harness<B, double, device::cpu> h(block, cpu(), docs.view);
-    if (past) {
-      h.seq.start = nullptr;
-      h.forward();
-      h.initial_state.assign(h.states.data(), h.states.data() + h.states.size());
-      h.seq = docs.view;
-      rng random(5);
-      for (index i = 0; i < h.x.size(); ++i) h.x.data()[i] = random.normal();
-    }
-    const auto report = testing::check_gradients(h);
-    BOOST_TEST_CONTEXT("past " << past << ", documents " << boundaries << ", worst " << report.worst_tensor)
-    BOOST_TEST(report.worst_error <= 1e-7);
-  }
-}
-
 const attention grouped{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .bias = true, .output_bias = true};
 
 }  // namespace
@@ -162,17 +129,6 @@ const attention grouped{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .
 BOOST_AUTO_TEST_CASE(the_fused_form_is_the_formula) {
   fused_is_oracle<double>(1e-13);
   fused_is_oracle<float>(3e-6);
-}
-
-BOOST_AUTO_TEST_CASE(gradients) {
-  check_gradient(grouped, false);
-  attention cached = grouped;
-  cached.capacity = 30;
-  check_gradient(cached, false);
-  check_gradient(cached, true);
-  check_gradient(swiglu{10, 17}, false);
-  check_gradient(rotary{24, 8, 100.0}, false);
-  check_gradient(rotary{24, 8, 100.0}, true);
 }
 
 BOOST_AUTO_TEST_CASE(rotary_turns_pairs) {
@@ -185,39 +141,6 @@ BOOST_AUTO_TEST_CASE(rotary_turns_pairs) {
     BOOST_TEST(std::abs(y[i + 2] - (x[i + 2] * std::cos(angle) + x[i] * std::sin(angle))) < 1e-15);
   }
   BOOST_TEST(h.states.data()[0] == 3);
-}
-
-BOOST_AUTO_TEST_CASE(parts_with_a_carried_state_are_the_whole) {
-  attention block = grouped;
-  block.capacity = 40;
-  documents docs(37);
-  for (const bool boundaries : {false, true}) {
-    sequence_view seq = docs.view;
-    if (!boundaries) seq.start = nullptr;
-    testing::harness<attention, double, device::cpu> whole(block, cpu(), seq);
-    whole.forward();
-    for (const index step : {1, 5, 36}) {
-      whole.reset_state();
-      double worst = 0;
-      for (index at = 0; at < seq.time; at += step) {
-        const index n = std::min(step, seq.time - at);
-        std::vector<std::int32_t> start;
-        for (index b = 0; b < 2; ++b)
-          for (index t = at; t < at + n; ++t) {
-            const index s = seq.document_start(b, t);
-            start.push_back(static_cast<std::int32_t>(s < at ? -1 : s - at));
-          }
-        testing::harness<attention, double, device::cpu> part(block, cpu(), {2, n, start.data()});
-        for (index b = 0; b < 2; ++b)
-          std::copy_n(whole.x.data() + (b * seq.time + at) * 12, n * 12, part.x.data() + b * n * 12);
-        part.block.forward(cpu(), part.seq, whole.p, whole.s, part.k, matrix_view<const double>(part.in()), part.out());
-        for (index b = 0; b < 2; ++b)
-          worst = std::max(worst, testing::relative_error(part.y.data() + b * n * 12,
-                                                          whole.y.data() + (b * seq.time + at) * 12, n * 12));
-      }
-      BOOST_TEST(worst <= 1e-13);
-    }
-  }
 }
 
 BOOST_AUTO_TEST_CASE(a_document_does_not_see_another) {

@@ -1,9 +1,10 @@
 #define BOOST_TEST_MODULE forms
 #include <boost/test/unit_test.hpp>
 
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/device/cpu_mlstm.hpp>
 #include <distil_xlstm/device/cpu_slstm.hpp>
-#include <distil_xlstm/model/xlstm_stack.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
 namespace distil_xlstm {
@@ -91,27 +92,6 @@ BOOST_AUTO_TEST_CASE(chunks_are_the_parallel_form) {
     for (const auto& e : a.names)
       BOOST_TEST(testing::relative_error(a.gradients.data() + e.offset, b.gradients.data() + e.offset, e.size) <= 1e-10);
   }
-}
-
-BOOST_AUTO_TEST_CASE(a_document_knows_nothing_of_the_one_before) {
-  xlstm_stack stack;
-  stack.blocks.blocks.push_back(
-      bare_slstm_block{sequential{named<"xlstm_norm", layer_norm<>>{{extent<>(8)}}, named<"xlstm", slstm>{slstm{8, 2}}}});
-  stack.blocks.blocks.push_back(
-      mlstm_block{sequential{named<"xlstm_norm", layer_norm<>>{{extent<>(8)}}, named<"xlstm", mlstm>{small_mlstm(16, 2, 4)}}});
-  const index time = 23, begin = 10;
-  std::vector<std::int32_t> start(static_cast<std::size_t>(time), -1);
-  for (index t = begin; t < time; ++t) start[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(begin);
-  double_harness<xlstm_stack> h(stack, cpu(), {1, time, start.data()});
-  for (index i = 0; i < begin * 8; ++i) h.dy.data()[i] = 0;  // only the second document is asked
-  h.reset(), h.forward(), h.backward();
-  const std::vector<double> y(h.y.data(), h.y.data() + h.y.size()), g(h.gradients.data(), h.gradients.data() + h.gradients.size());
-  for (index i = 0; i < begin * 8; ++i) BOOST_REQUIRE(h.dx.data()[i] == 0.0);
-  for (index i = 0; i < begin * 8; ++i) h.x.data()[i] = -3 * h.x.data()[i] + 1;
-  for (index i = 0; i < h.gradients.size(); ++i) h.gradients.data()[i] = 0;
-  h.reset(), h.forward(), h.backward();
-  for (index i = begin * 8; i < time * 8; ++i) BOOST_REQUIRE(h.y.data()[i] == y[static_cast<std::size_t>(i)]);
-  BOOST_TEST(testing::relative_error(h.gradients.data(), g.data(), h.gradients.size()) <= 1e-15);
 }
 
 BOOST_AUTO_TEST_CASE(fused_cells_are_their_defaults) {

@@ -18,6 +18,11 @@ using state_t = decltype(std::declval<const B&>().state(std::declval<layout<T>&>
 template <class B, class T>
 using tape_t = decltype(std::declval<const B&>().tape(std::declval<layout<T>&>(), sequence_view{}));
 
+namespace detail {
+/// Stands for every device where only the presence of a block's functions is asked.
+struct some_device;
+}  // namespace detail
+
 /// A block is a small value that describes memory and maps a sequence of vectors to another of the same rows.
 ///
 /// Minimal definition:
@@ -36,7 +41,31 @@ concept Block = std::semiregular<B> && requires(const B b, layout<float>& l, seq
   b.tape(l, seq);
   { b.width_in() } -> std::convertible_to<index>;
   { b.width_out() } -> std::convertible_to<index>;
+} && requires(const B b, detail::some_device& device, sequence_view seq, const weights_t<B, float>& params,
+              const state_t<B, float>& state, const tape_t<B, float>& tape, matrix_view<const float> x,
+              matrix_view<float> y) {
+  b.forward(device, seq, params, state, tape, x, y);
+  b.backward(device, seq, params, params, tape, x, x, y);
 };
+
+namespace detail {
+/// Widths that the compiler knows must fit, those of A's output and B's input; the rest is checked when a block
+/// is bound.
+template <class A, class B>
+inline constexpr bool static_widths_fit = [] {
+  if constexpr (Block<A> && Block<B>) {
+    using out = decltype(std::declval<const A&>().width_out());
+    using in = decltype(std::declval<const B&>().width_in());
+    if constexpr (requires {
+                    out::is_static;
+                    in::is_static;
+                  }) {
+      if constexpr (out::is_static && in::is_static) return index(out{}) == index(in{});
+    }
+  }
+  return true;
+}();
+}  // namespace detail
 
 /// What a stateless or tapeless block returns.
 struct nothing {};

@@ -6,9 +6,21 @@
 
 namespace distil_xlstm {
 
+namespace detail {
+template <class B>
+struct mixed_takes {
+  static_assert(
+      Block<B>,
+      "distil_xlstm::mixed<A, B, ...>: one of them is no block; give it params, state, tape, forward, "
+      "backward, width_in and width_out, as block/block.hpp says");
+};
+}  // namespace detail
+
 /// One of several kinds of block, chosen when the program runs: a layer of a stack whose kinds a file lists.
-template <Block... Bs>
+template <class... Bs>
 struct mixed {
+  static_assert(sizeof...(Bs) > 0, "distil_xlstm::mixed: at least one kind of block");
+  static_assert((sizeof(detail::mixed_takes<Bs>) && ...));
   std::variant<Bs...> block{};
 
   mixed() = default;

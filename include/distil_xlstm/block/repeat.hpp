@@ -17,9 +17,15 @@ struct no_taps {
 /// One block type N times (`dynamic`: as often as the program says), each its own value: depth stays out of the
 /// instantiation. Block outputs are taps: `forward` shows each to `on_output(i, y_i)`, `backward` lets
 /// `add_gradient(i, dy_i)` add to the gradient of each before it goes on.
-template <index N, Block Inner>
+template <index N, class Inner>
 struct repeat {
   static_assert(N == dynamic || N > 0, "distil_xlstm::repeat: the count must be positive, or dynamic");
+  static_assert(
+      Block<Inner>,
+      "distil_xlstm::repeat<N, Inner>: Inner is no block; give it params, state, tape, forward, backward, "
+      "width_in and width_out, as block/block.hpp says");
+  static_assert(N == 1 || detail::static_widths_fit<Inner, Inner>,
+                "distil_xlstm::repeat: a block that follows itself needs a width_out that is its width_in");
   using storage =
       std::conditional_t<N == dynamic, std::vector<Inner>, std::array<Inner, std::size_t(N < 0 ? 0 : N)>>;
   storage blocks{};
@@ -31,6 +37,10 @@ struct repeat {
   template <class L>
   auto params(L& l) const {
     require(count() > 0, "repeat: no blocks");
+    for (index i = 1; i < count(); ++i) {
+      const index out = at(i - 1).width_out(), in = at(i).width_in();
+      require(out == in, "repeat: block ", i - 1, " gives width ", out, ", block ", i, " takes ", in);
+    }
     return many(l, [&](index i) { return at(i).params(l); });
   }
   template <class L>
@@ -96,7 +106,7 @@ struct repeat {
 };
 
 /// n equal blocks.
-template <Block Inner>
+template <class Inner>
 repeat<dynamic, Inner> repeated(index n, Inner block) {
   return {std::vector<Inner>(static_cast<std::size_t>(n), block)};
 }

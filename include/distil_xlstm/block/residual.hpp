@@ -5,8 +5,14 @@
 namespace distil_xlstm {
 
 /// y = x + inner(x). Owns its own skip: no tags, no numbers.
-template <Block Inner>
+template <class Inner>
 struct residual {
+  static_assert(
+      Block<Inner>,
+      "distil_xlstm::residual<Inner>: Inner is no block; give it params, state, tape, forward, backward, "
+      "width_in and width_out, as block/block.hpp says");
+  static_assert(detail::static_widths_fit<Inner, Inner>,
+                "distil_xlstm::residual: x + inner(x) needs an inner block whose width_out is its width_in");
   [[no_unique_address]] Inner inner{};
 
   constexpr auto width_in() const { return inner.width_in(); }

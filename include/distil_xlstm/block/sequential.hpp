@@ -17,8 +17,12 @@ struct fixed_string {
 };
 
 /// `inner`, whose tensors are called Name.<...>.
-template <fixed_string Name, Block Inner>
+template <fixed_string Name, class Inner>
 struct named : Inner {
+  static_assert(
+      Block<Inner>,
+      "distil_xlstm::named<Name, Inner>: Inner is no block; give it params, state, tape, forward, backward, "
+      "width_in and width_out, as block/block.hpp says");
   static constexpr std::string_view name = Name.view();
 };
 
@@ -30,19 +34,13 @@ std::string name_of_member(std::size_t position) {
   else
     return std::to_string(position);
 }
-/// Widths that the compiler knows must fit; the rest is checked when the block is bound.
-template <class A, class B>
-inline constexpr bool static_widths_fit = [] {
-  using out = decltype(std::declval<const A&>().width_out());
-  using in = decltype(std::declval<const B&>().width_in());
-  if constexpr (requires {
-                  out::is_static;
-                  in::is_static;
-                }) {
-    if constexpr (out::is_static && in::is_static) return index(out{}) == index(in{});
-  }
-  return true;
-}();
+template <class B>
+struct sequential_takes {
+  static_assert(
+      Block<B>,
+      "distil_xlstm::sequential{a, b, ...}: one of them is no block; give it params, state, tape, forward, "
+      "backward, width_in and width_out, as block/block.hpp says");
+};
 template <class A, class... Rest>
 constexpr bool widths_fit() {
   if constexpr (sizeof...(Rest) == 0)
@@ -60,11 +58,14 @@ struct slot {
 };
 
 /// First to last. Members are called by their name, or 0, 1, ...
-template <Block... Bs>
+template <class... Bs>
 struct sequential {
   static_assert(sizeof...(Bs) > 0, "distil_xlstm::sequential: at least one block");
-  static_assert(detail::widths_fit<Bs...>(),
-                "distil_xlstm::sequential: a block's width_out must equal the next block's width_in");
+  static_assert((sizeof(detail::sequential_takes<Bs>) && ...));
+  static_assert(
+      detail::widths_fit<Bs...>(),
+      "distil_xlstm::sequential: a block's width_out must equal the next block's width_in; write the same "
+      "number for both");
   std::tuple<Bs...> blocks{};
 
   constexpr sequential() = default;

@@ -20,8 +20,12 @@ struct stack_tape {
 /// N layers (`dynamic`: as many as the program says) one after another, then a layer norm unless it is switched
 /// off: what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
 /// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks.
-template <Block Layer, index N = dynamic>
+template <class Layer, index N = dynamic>
 struct stack {
+  static_assert(
+      Block<Layer>,
+      "distil_xlstm::stack<Layer, N>: Layer is no block; give it params, state, tape, forward, backward, "
+      "width_in and width_out, as block/block.hpp says");
   repeat<N, Layer> blocks;
   bool post_blocks_norm = true;
 

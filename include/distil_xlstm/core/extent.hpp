@@ -13,7 +13,9 @@ inline constexpr index dynamic = -1;
 /// A size known to the compiler, or (`dynamic`) only to the program.
 template <index N = dynamic>
 struct extent {
-  static_assert(N >= 0, "distil_xlstm::extent: a static size must not be negative");
+  static_assert(N >= 0,
+                "distil_xlstm::extent: a static size must not be negative; write dynamic for one that the "
+                "program chooses");
   static constexpr bool is_static = true;
   constexpr extent() = default;
   constexpr explicit extent(index) {}

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -280,6 +281,8 @@ void gemm_batched(cpu& device, index count, A a, index step_a, B b, index step_b
 }
 
 namespace detail {
+template <class F>
+concept HasScalar = std::floating_point<typename F::scalar>;
 /// Enough elements that a task is worth handing out.
 inline constexpr index task_elements = 16384;
 inline index rows_a_task(index cols) {
@@ -290,6 +293,10 @@ inline index rows_a_task(index cols) {
 /// f.operator()<V>(r, c) for every element. `Scalar` names the number type, so that the pack's width is known.
 template <class F>
 void map(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) and "
+      "`template <class V> void operator()(index r, index c) const`");
   using T = typename F::scalar;
   using V = pack<T>;
   const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
@@ -308,8 +315,10 @@ namespace detail {
 template <class Wide, class Narrow, class T>
 void lane_of(const Wide& wide, index lane, Narrow& narrow) {
   constexpr std::size_t members = sizeof(Narrow) / sizeof(T);
-  static_assert(sizeof(Wide) == members * sizeof(pack<T>),
-                "an accumulator must be an aggregate of numeric values only");
+  static_assert(
+      sizeof(Wide) == members * sizeof(pack<T>),
+      "distil_xlstm::fold_rows(device, rows, cols, f): f's acc<V> must hold V's only; write V instead of "
+      "float or int");
   auto* out = reinterpret_cast<std::byte*>(&narrow);
   const auto* in = reinterpret_cast<const std::byte*>(&wide) + static_cast<std::size_t>(lane) * sizeof(T);
   for (std::size_t m = 0; m < members; ++m)
@@ -320,6 +329,10 @@ void lane_of(const Wide& wide, index lane, Narrow& narrow) {
 /// One fold a row.
 template <class F>
 void fold_rows(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or double), "
+      "init, visit, merge and finish, as device/device.hpp says");
   using T = typename F::scalar;
   using V = pack<T>;
   const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
@@ -346,6 +359,10 @@ void fold_rows(cpu& device, index rows, index cols, const F& f) {
 /// One fold a column, rows in order.
 template <class F>
 void fold_columns(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
+      "double), init, visit and finish, as device/device.hpp says");
   using T = typename F::scalar;
   using V = pack<T>;
   constexpr index block = 4 * V::width;  // whole cache lines, and few enough accumulators for registers

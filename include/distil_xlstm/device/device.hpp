@@ -14,14 +14,16 @@ namespace distil_xlstm {
 ///   d.allocate(bytes), d.release(pointer)   memory that the device reads and writes, 64-byte aligned
 ///   d.upload / d.download / d.copy(destination, source, bytes)
 ///   d.scratch<T>(n)                         a lease of temporary memory, last in first out, free once warm
-///   gemm(d, a, b, c, beta)                  c = beta c + a b; operands plain, frozen (unpacked as read),
-///   transposed() map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, width_of<V>
-///   columns at a time fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then
-///   f.finish(r, acc) fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c) in row order,
-///   then f.finish<V>(c, acc) scan(d, n, f)                           f(i): n independent sequential tasks
+///   gemm(d, a, b, c, beta)                  c = beta c + a b; operands plain, transposed() or frozen
+///   gemm_batched(d, n, a, step_a, b, step_b, c, step_c, beta)   n products of one shape
+///   map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, a pack of columns at once
+///   fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then f.finish(r, acc)
+///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c) in row order, f.finish<V>(c, acc)
+///   scan(d, n, f)                           f(i): n independent sequential tasks
 ///
-/// Laws: each verb gives what the naive loop gives, to rounding; results do not depend on the number of
-/// workers. Models: device::cpu.
+/// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
+/// depend on the number of workers.
+/// Models: device::cpu.
 template <class D>
 concept Device = requires(D d, void* p, const void* q, index n) {
   { d.allocate(n) } -> std::same_as<void*>;

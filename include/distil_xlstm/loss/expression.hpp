@@ -14,7 +14,8 @@ namespace distil_xlstm {
 /// alpha, beta and T are numbers or schedules. `.at<T>(clock)` gives the `loss::objective` of that step, in the
 /// scalar T.
 ///
-/// Laws: at() is linear: (w * e).at(c) weighs every term of e.at(c) with w.at(c), (a + b).at(c) fuses both.
+/// Laws (testing/check_expression.hpp): at() is linear: (w * e).at(c) weighs every term of e.at(c) with
+/// w.at(c), (a + b).at(c) fuses both.
 /// Models: the functions of loss/expression.hpp, `loss::term` of a user's own, their sums and multiples;
 /// loss::distillation.
 template <class E>
@@ -106,19 +107,48 @@ struct sum {
   }
 };
 
+template <class...>
+inline constexpr bool never = false;
+template <class Term, class Site>
+inline constexpr bool at_site = [] {
+  if constexpr (requires { typename Term::site; })
+    return std::same_as<typename Term::site, Site>;
+  else
+    return false;
+}();
+/// An accumulator's lanes are told apart by size: over a wider number, it must be as much wider.
+template <class Term>
+inline constexpr bool holds_packs = [] {
+  using T = typename Term::scalar;
+  struct pair {
+    T lanes[2];
+  };
+  using narrow = typename Term::template acc<T>;
+  using wide = typename Term::template acc<pair>;
+  return std::is_trivially_copyable_v<narrow> && sizeof(narrow) % sizeof(T) == 0 &&
+         sizeof(wide) == 2 * sizeof(narrow);
+}();
+
 }  // namespace detail
 
 /// -log softmax(s)[target].
 constexpr auto cross_entropy() { return detail::plain_expression<cross_entropy_term>{}; }
 /// T² KL(teacher || student) at temperature T.
-template <NumberOrSchedule X>
+template <class X>
 constexpr auto kl(X temperature) {
-  return detail::tempered<kl_term>(temperature);
+  static_assert(
+      NumberOrSchedule<X>,
+      "distil_xlstm::loss::kl(T): T is a number or a schedule; write kl(2.0) or kl(schedule::linear{4.0, "
+      "1.0})");
+  if constexpr (NumberOrSchedule<X>) return detail::tempered<kl_term>(temperature);
 }
 /// T² KL(student || teacher) at temperature T.
-template <NumberOrSchedule X>
+template <class X>
 constexpr auto reverse_kl(X temperature) {
-  return detail::tempered<reverse_kl_term>(temperature);
+  static_assert(NumberOrSchedule<X>,
+                "distil_xlstm::loss::reverse_kl(T): T is a number or a schedule; write reverse_kl(2.0) or "
+                "reverse_kl(schedule::linear{4.0, 1.0})");
+  if constexpr (NumberOrSchedule<X>) return detail::tempered<reverse_kl_term>(temperature);
 }
 /// Mean over groups of ||h_s - target||_F, / sqrt(numbers): see frobenius_term for the forms.
 constexpr auto frobenius(scope groups = scope::batch) { return detail::frobenius_expression{groups}; }
@@ -129,22 +159,84 @@ constexpr auto mse() { return detail::plain_expression<mse_term>{}; }
 /// An alignment chosen at run time.
 constexpr auto align_by(alignment form) { return detail::alignment_expression{form}; }
 /// A term of one's own.
-template <NamedTerm Term>
+template <class Term>
 constexpr auto term(Term t) {
-  return detail::term_expression<Term>{t};
+  constexpr bool logits = detail::at_site<Term, logits_site>, hidden = detail::at_site<Term, hidden_site>;
+  static_assert(logits || hidden,
+                "distil_xlstm::loss::term(t): t says nothing of where it acts; write `using site = "
+                "distil_xlstm::loss::logits_site;` or hidden_site in it");
+  static_assert(
+      !logits || LogitsTerm<Term>,
+      "distil_xlstm::loss::term(t): a term at logits_site needs scalar, acc, init, visit, merge, value, grad "
+      "and target_grad, as loss/term.hpp says");
+  static_assert(
+      !logits || detail::KnowsItsTeacher<Term>,
+      "distil_xlstm::loss::term(t): write `static constexpr bool uses_teacher = true;` (or false) in t");
+  static_assert(
+      !hidden || HiddenTerm<Term>,
+      "distil_xlstm::loss::term(t): a term at hidden_site needs scalar, acc, init, visit, merge, value and "
+      "grad, as loss/term.hpp says");
+  static_assert(
+      !hidden || detail::Scoped<Term>,
+      "distil_xlstm::loss::term(t): a term at hidden_site needs a function `loss::scope scope() const`");
+  static_assert(
+      detail::Named<Term>,
+      "distil_xlstm::loss::term(t): write `static constexpr const char* name = \"...\";` in t; it is what "
+      "is logged");
+  if constexpr (NamedTerm<Term>) {
+    static_assert(
+        detail::holds_packs<Term>,
+        "distil_xlstm::loss::term(t): t's acc<V> must hold V's only; write V instead of double or int");
+    return detail::term_expression<Term>{t};
+  }
 }
 
-namespace detail {
-// The operators are found beside the expressions they join.
 template <NumberOrSchedule W, ObjectiveExpression E>
 constexpr auto operator*(W weight, E e) {
   auto w = schedule::as_schedule(weight);
-  return multiple<decltype(w), E>{w, e};
+  return detail::multiple<decltype(w), E>{w, e};
 }
 template <ObjectiveExpression A, ObjectiveExpression B>
 constexpr auto operator+(A a, B b) {
-  return sum<A, B>{a, b};
+  return detail::sum<A, B>{a, b};
 }
+
+// What else one might write is answered with what to write.
+template <class W, ObjectiveExpression E>
+requires(!NumberOrSchedule<W> && !ObjectiveExpression<W>) void operator*(const W&, const E&) {
+  static_assert(
+      detail::never<W>,
+      "distil_xlstm::loss: weight * term: the weight is a number or a schedule; write 0.5 * kl(2.0), or "
+      "loss::term(t) for a term of your own");
+}
+template <ObjectiveExpression E, class W>
+void operator*(const E&, const W&) {
+  static_assert(
+      detail::never<W>,
+      "distil_xlstm::loss: term * weight: a weight stands on the left and terms have no product; write 0.5 "
+      "* kl(2.0)");
+}
+template <ObjectiveExpression E, class W>
+void operator/(const E&, const W&) {
+  static_assert(detail::never<W>,
+                "distil_xlstm::loss: terms are not divided; write 0.5 * kl(2.0) for kl(2.0) / 2");
+}
+template <class A, class B>
+requires(ObjectiveExpression<A> != ObjectiveExpression<B>) void operator+(const A&, const B&) {
+  static_assert(
+      detail::never<A>,
+      "distil_xlstm::loss: a + b: only terms are summed; write 0.5 * kl(2.0) + 0.5 * cross_entropy(), or "
+      "loss::term(t) for a term of your own");
+}
+template <class A, class B>
+requires(ObjectiveExpression<A> || ObjectiveExpression<B>) void operator-(const A&, const B&) {
+  static_assert(detail::never<A>,
+                "distil_xlstm::loss: a - b: terms are summed with weights; write a + -1.0 * b");
+}
+
+namespace detail {
+// So that they are found beside the library's own expressions.
+using loss::operator*, loss::operator+, loss::operator-, loss::operator/;
 }  // namespace detail
 
 }  // namespace loss

@@ -174,7 +174,10 @@ inline constexpr bool is_none<none<Site, T>> = true;
 
 template <class T, class Term>
 constexpr auto lift(Term t) {
-  static_assert(std::same_as<typename Term::scalar, T>, "a term's scalar must be that of the objective");
+  static_assert(
+      std::same_as<typename Term::scalar, T>,
+      "distil_xlstm::loss: a term's scalar must be that of the objective; make the term a template on its "
+      "scalar, or write at<float>() for terms of float");
   if constexpr (std::same_as<typename Term::site, logits_site>)
     return objective<weighted<Term>, none<hidden_site, T>>{{T(1), t}, {}};
   else

@@ -58,8 +58,8 @@ concept Fold = std::is_trivially_copyable_v<F> && std::floating_point<typename F
 ///   grad<V>(acc<T>, target_logits<T>, V student, V teacher) -> V   d value / d student, but for ...
 ///   target_grad(acc<T>, target_logits<T>) -> T            ... what the target's column has besides
 /// Optional: raw(acc<T>, target_logits<T>) -> T, what is logged (value where absent).
-/// Laws: merge is associative with init() as identity; visiting a then b equals merging the two visits;
-/// grad + target_grad is the derivative of value.
+/// Laws (testing/check_term.hpp): merge is associative with init() as identity; visiting a then b equals
+/// merging the two visits; grad + target_grad is the derivative of value; over packs as over scalars.
 /// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, and weighted and fused of these.
 template <class F>
 concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::detail::Fold<F> &&
@@ -86,10 +86,26 @@ concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::
   { f.template grad<typename F::scalar>(a, n, x, x) } -> std::same_as<typename F::scalar>;
 };
 
-/// A term with a name of its own: what `loss::term` takes; sums and multiples of terms have several.
+namespace loss::detail {
 template <class F>
-concept NamedTerm = (LogitsTerm<F> || HiddenTerm<F>)&&requires {
+concept Named = requires {
   { F::name } -> std::convertible_to<std::string_view>;
 };
+/// A logits term that says whether it reads the teacher's numbers.
+template <class F>
+concept KnowsItsTeacher = requires {
+  { F::uses_teacher } -> std::convertible_to<bool>;
+};
+/// A hidden term that says over how much it is merged.
+template <class F>
+concept Scoped = requires(const F f) {
+  { f.scope() } -> std::same_as<loss::scope>;
+};
+}  // namespace loss::detail
+
+/// A term with a name of its own: what `loss::term` takes; sums and multiples of terms have several.
+template <class F>
+concept NamedTerm = loss::detail::Named<F> &&
+    ((LogitsTerm<F> && loss::detail::KnowsItsTeacher<F>) || (HiddenTerm<F> && loss::detail::Scoped<F>));
 
 }  // namespace distil_xlstm

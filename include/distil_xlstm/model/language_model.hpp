@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -22,8 +23,11 @@ inline bool is_student(const std::filesystem::path& path) {
 }
 
 /// A teacher or a student, whichever a path holds: for programs that take either.
-template <class T, Device D>
+template <class T, class D>
 class language_model {
+  static_assert(std::floating_point<T> && Device<D>,
+                "distil_xlstm::language_model<T, D>: T is float or double, and D a device; write language_model<float, device::cpu>");
+
  public:
   using scalar = T;
   using teacher_type = llama<T, D>;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -20,7 +21,7 @@ namespace distil_xlstm {
 
 /// The keys and values of `batch` sequences, each of its own length up to `capacity` tokens: a value that can
 /// be copied (the text so far is then continued twice).
-template <class T, Device D>
+template <class T, class D>
 class llama_state {
  public:
   llama_state(D& device, const llama_config& config, index batch, index capacity)
@@ -108,8 +109,12 @@ struct llama_load_options {
 /// The teacher: a frozen transformer of the Llama and Qwen2 family. Matrices stay as their files store them,
 /// mapped (BF16, F16, F32, and quantised ones by choice); the norms and biases are widened to T. Copies share
 /// the weights. Const use from several threads is safe, each with its own device and state.
-template <class T, Device D>
+template <class T, class D>
 class llama {
+  static_assert(
+      std::floating_point<T> && Device<D>,
+      "distil_xlstm::llama<T, D>: T is float or double, and D a device; write llama<float, device::cpu>");
+
  public:
   using scalar = T;
   using device_type = D;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <vector>
 
 #include <distil_xlstm/block/block.hpp>
@@ -8,8 +9,12 @@
 namespace distil_xlstm {
 
 /// Weights, or gradients, or a moment of them: one arena, and the block's views over it.
-template <Block B, class T, Device D>
+template <class B, class T, class D>
 class weight_memory {
+  static_assert(Block<B> && std::floating_point<T> && Device<D>,
+                "distil_xlstm::weight_memory<B, T, D>: B is a block, T float or double, and D a device; write "
+                "weight_memory<slstm, float, device::cpu>");
+
  public:
   weight_memory(D& device, const B& block) {
     layout<T> measure;
@@ -29,8 +34,12 @@ class weight_memory {
 
 /// The whole recurrent memory of `batch` sequences; sequence b is one run of numbers, so that sequences are
 /// reset, copied, saved and moved between batches one by one.
-template <Block B, class T, Device D>
+template <class B, class T, class D>
 class state_memory {
+  static_assert(Block<B> && std::floating_point<T> && Device<D>,
+                "distil_xlstm::state_memory<B, T, D>: B is a block, T float or double, and D a device; write "
+                "state_memory<slstm, float, device::cpu>");
+
  public:
   state_memory(D& device, const B& block, index batch) : device_(&device), batch_(batch) {
     layout<T> measure(nullptr, &names_);
@@ -83,8 +92,12 @@ class state_memory {
 
 /// What one forward leaves for its backward, for sequences of one shape. Transient: no backward will follow,
 /// and layers share memory.
-template <Block B, class T, Device D>
+template <class B, class T, class D>
 class tape_memory {
+  static_assert(Block<B> && std::floating_point<T> && Device<D>,
+                "distil_xlstm::tape_memory<B, T, D>: B is a block, T float or double, and D a device; write "
+                "tape_memory<slstm, float, device::cpu>");
+
  public:
   tape_memory(D& device, const B& block, index batch, index time, bool transient) : batch_(batch), time_(time) {
     const sequence_view seq{batch, time};

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -23,8 +24,13 @@ namespace distil_xlstm {
 ///
 /// `Stack` is any block that maps the embedding's width to itself, such as `stack<Layer, N>`; its sizes may be
 /// known to the compiler or only to the program. `xlstm` is the student that a config.json describes.
-template <Block Stack, class T, Device D>
+template <class Stack, class T, class D>
 class student {
+  static_assert(
+      Block<Stack> && std::floating_point<T> && Device<D>,
+      "distil_xlstm::student<Stack, T, D>: Stack is a block, T float or double, and D a device; write "
+      "student<stack<layer>, float, device::cpu>");
+
  public:
   using scalar = T;
   using device_type = D;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -14,8 +15,12 @@ namespace distil_xlstm {
 
 /// The student that a config.json of NX-AI/xlstm (Family A) describes: sLSTM and mLSTM blocks chosen when the
 /// program runs, in the reference's names and layouts.
-template <class T, Device D>
+template <class T, class D>
 class xlstm : public student<xlstm_stack, T, D> {
+  static_assert(
+      std::floating_point<T> && Device<D>,
+      "distil_xlstm::xlstm<T, D>: T is float or double, and D a device; write xlstm<float, device::cpu>");
+
   using base = student<xlstm_stack, T, D>;
 
  public:

@@ -48,4 +48,14 @@ template <class A, class B>
 requires detail::AnyScheduled<A, B>
 constexpr auto operator*(A a, B b) { return detail::combine<std::multiplies<>>(a, b); }
 
+// What else one might write is answered with what to write.
+template <class A, class B>
+requires(Schedule<A> || Schedule<B>) void operator/(const A&, const B&) {
+  static_assert(sizeof(A) == 0, "distil_xlstm::schedule: schedules have +, - and *; write 0.5 * s for s / 2");
+}
+template <Schedule A>
+void operator-(const A&) {
+  static_assert(sizeof(A) == 0, "distil_xlstm::schedule: schedules have no sign; write -1 * s for -s");
+}
+
 }  // namespace distil_xlstm::schedule

@@ -10,7 +10,8 @@ namespace distil_xlstm {
 /// A number that depends on the training step.
 ///
 /// Minimal definition: `scalar`, a floating type, and `at(clock) -> scalar`.
-/// Laws: at() is a pure function of the clock; the value is trivially copyable (it is saved with a run).
+/// Laws (testing/check_schedule.hpp): at() is a pure function of the clock; the value is trivially copyable
+/// (it is saved with a run); 1 - (1 - s) is s.
 /// Models: everything in schedule/, and arithmetic of schedules and numbers.
 template <class S>
 concept Schedule = std::is_trivially_copyable_v<S> && std::floating_point<typename S::scalar> &&

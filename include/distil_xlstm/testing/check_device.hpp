@@ -1,0 +1,297 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/testing/law_report.hpp>
+
+namespace distil_xlstm::testing {
+
+namespace detail {
+
+/// Random numbers as a file stores them, and what they are.
+struct stored_numbers {
+  std::vector<char> bytes;
+  std::vector<double> values;
+  index rows, cols;
+  element kind;
+
+  stored_numbers(index r, index c, element e, rng& random) : rows(r), cols(c), kind(e) {
+    const auto [numbers, block, name] = traits(e);
+    bytes.resize(static_cast<std::size_t>(rows * row_bytes(e, cols)));
+    values.resize(static_cast<std::size_t>(rows * cols));
+    for (char* p = bytes.data(); p < bytes.data() + bytes.size(); p += block) {
+      if (numbers == 1) {
+        const double x = random.uniform(-1, 1);
+        const auto f = static_cast<float>(x);
+        const bf16 b(f);
+        // A half of any sign and digits, and an exponent that keeps it small.
+        const auto h = static_cast<std::uint16_t>((random() & 0x83ffu) | (10 + random.below(5)) << 10);
+        const void* from = e == element::f64   ? static_cast<const void*>(&x)
+                           : e == element::f32 ? static_cast<const void*>(&f)
+                           : e == element::f16 ? static_cast<const void*>(&h)
+                                               : static_cast<const void*>(&b);
+        std::memcpy(p, from, static_cast<std::size_t>(block));
+      } else {
+        for (index j = 0; j < block; ++j) p[j] = static_cast<char>(random());
+        // The scales, halves: small and finite.
+        const std::uint16_t scales[2] = {0x1c00, 0x1800};
+        const bool two = e == element::q4_1 || e == element::q4_k;
+        std::memcpy(e == element::q6_k ? p + 208 : p, scales, two ? 4 : 2);
+      }
+    }
+    unpack(e, bytes.data(), rows * cols, values.data());
+  }
+  double operator()(index r, index c) const { return values[static_cast<std::size_t>(r * cols + c)]; }
+  template <class T>
+  matrix_view<const T> view() const {
+    return {reinterpret_cast<const T*>(bytes.data()), rows, cols};
+  }
+  frozen_matrix frozen() const { return {bytes.data(), kind, rows, cols}; }
+};
+
+/// y[r, c] = x[r, c]² - c
+template <class T>
+struct try_map {
+  using scalar = T;
+  matrix_view<const T> x;
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    T columns[static_cast<std::size_t>(math::width_of<V>)];
+    for (index i = 0; i < math::width_of<V>; ++i) columns[i] = static_cast<T>(c + i);
+    const V v = math::load<V>(x.row(r) + c);
+    math::store<V>(y.row(r) + c, v * v - math::load<V>(columns));
+  }
+};
+/// out = the sum, and the largest number, of a row or a column.
+template <class T>
+struct try_fold {
+  using scalar = T;
+  matrix_view<const T> x;
+  T *sum, *largest;
+  template <class V>
+  struct acc {
+    V sum, largest;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0), V(-1e30)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+    using math::max;
+    const V v = math::load<V>(x.row(r) + c);
+    a.sum = a.sum + v;
+    a.largest = max(a.largest, v);
+  }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
+    into.sum += from.sum;
+    into.largest = from.largest > into.largest ? from.largest : into.largest;
+  }
+  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const { sum[r] = a.sum, largest[r] = a.largest; }
+};
+template <class T>
+struct try_column_fold : try_fold<T> {
+  template <class V>
+  DISTIL_XLSTM_HD void finish(index c, const typename try_fold<T>::template acc<V>& a) const {
+    math::store<V>(this->sum + c, a.sum);
+    math::store<V>(this->largest + c, a.largest);
+  }
+};
+/// Each row's prefix sums.
+template <class T>
+struct try_scan {
+  matrix_view<const T> x;
+  matrix_view<T> y;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    T sum = 0;
+    for (index c = 0; c < x.cols; ++c) y.row(r)[c] = sum += x.row(r)[c];
+  }
+};
+
+/// Runs the verbs of a device one after another, each against the naive loop.
+template <class T, class D>
+class device_trial {
+ public:
+  explicit device_trial(D& device) : device_(device) {}
+  std::vector<T> results;  ///< all that the verbs gave, in order
+  law_report report;       ///< the first that is not the naive loop's
+
+  void run() {
+    products();
+    batched_products();
+    elements();
+  }
+
+ private:
+  static constexpr double epsilon = static_cast<double>(std::numeric_limits<T>::epsilon());
+
+  /// Device memory with `slack` more numbers a row than needed, which no verb may touch.
+  struct output {
+    buffer<T, D> memory;
+    matrix_view<T> view;
+    output(D& d, index rows, index cols, index slack = 3)
+        : memory(d, rows * (cols + slack)), view(memory.data(), rows, cols, cols + slack) {
+      for (index i = 0; i < memory.size(); ++i) memory.data()[i] = T(0.25);
+    }
+  };
+  /// `want(r, c)` gives the number and the size by which its error counts.
+  template <class Want>
+  void compare(const std::string& law, const output& y, double digits, const Want& want) {
+    for (index r = 0; r < y.view.rows; ++r)
+      for (index c = 0; c < y.view.stride; ++c) {
+        const T got = y.view.row(r)[c];
+        results.push_back(got);
+        if (!report.ok()) continue;
+        const auto [value, size] = c < y.view.cols ? want(r, c) : std::pair{0.25, 0.0};
+        report = judge(law, std::abs(static_cast<double>(got) - value), digits * epsilon * size, "row ", r,
+                       ", column ", c, " of [", y.view.rows, ", ", y.view.cols, "], scalar of ", sizeof(T),
+                       " bytes");
+      }
+  }
+
+  /// c = beta c + a b, where at(r, p) and bt(p, c) are the operands' numbers.
+  template <class A, class B, class At, class Bt>
+  void product(const std::string& what, index m, index n, index k, A a, B b, T beta, const At& at,
+               const Bt& bt) {
+    output y(device_, m, n);
+    gemm(device_, a, b, y.view, beta);
+    compare("gemm is the naive product (" + what + ")", y, 8 + std::sqrt(static_cast<double>(k)),
+            [&](index r, index c) {
+              double sum = 0.25 * static_cast<double>(beta), size = std::abs(sum);
+              for (index p = 0; p < k; ++p) sum += at(r, p) * bt(p, c), size += std::abs(at(r, p) * bt(p, c));
+              return std::pair{sum, size};
+            });
+  }
+  void products() {
+    const element plain = element_of<T>;
+    // Several tasks a product, odd remainders, and the single row of a decoder.
+    const index sizes[][3] = {{1, 1, 1}, {1, 600, 70}, {5, 7, 3}, {33, 65, 130}, {600, 40, 17}};
+    for (const auto& [m, n, k] : sizes)
+      for (const T beta : {T(0), T(1), T(-0.5)}) {
+        const stored_numbers a(m, k, plain, random_), b(k, n, plain, random_), at(k, m, plain, random_),
+            bt(n, k, plain, random_);
+        const auto turned = [](const stored_numbers& x) { return [&x](index r, index c) { return x(c, r); }; };
+        product("plain", m, n, k, a.view<T>(), b.view<T>(), beta, a, b);
+        product("transposed right", m, n, k, a.view<T>(), transposed(bt.view<T>()), beta, a, turned(bt));
+        product("transposed left", m, n, k, transposed(at.view<T>()), b.view<T>(), beta, turned(at), b);
+        product("transposed both", m, n, k, transposed(at.view<T>()), transposed(bt.view<T>()), beta,
+                turned(at), turned(bt));
+      }
+    for (const element kind : {element::f64, element::f32, element::bf16, element::f16, element::q4_0,
+                               element::q4_1, element::q5_0, element::q8_0, element::q4_k, element::q6_k})
+      for (const auto& [m, n, k] : {std::array<index, 3>{1, 65, 512}, {9, 34, 256}}) {
+        const stored_numbers a(m, k, plain, random_), w(n, k, kind, random_), dy(m, n, plain, random_);
+        const std::string what = std::string("frozen ") + traits(kind).name;
+        product(what + ", transposed", m, n, k, a.view<T>(), transposed(w.frozen()), T(0), a,
+                [&](index p, index c) { return w(c, p); });
+        product(what, m, k, n, dy.view<T>(), w.frozen(), T(1), dy, w);
+      }
+  }
+  void batched_products() {
+    const index count = 5, m = 7, n = 6, k = 9;
+    const stored_numbers a(count * m, k, element_of<T>, random_), b(count * n, k, element_of<T>, random_);
+    for (const T beta : {T(0), T(1)}) {
+      output y(device_, count * m, n);
+      gemm_batched(device_, count, a.view<T>().slice(0, m), m * k, transposed(b.view<T>().slice(0, n)), n * k,
+                   y.view.slice(0, m), m * y.view.stride, beta);
+      compare("gemm_batched is many products", y, 8 + std::sqrt(static_cast<double>(k)), [&](index r, index c) {
+        double sum = 0.25 * static_cast<double>(beta), size = std::abs(sum);
+        for (index p = 0; p < k; ++p) {
+          const double term = a(r, p) * b(r / m * n + c, p);
+          sum += term, size += std::abs(term);
+        }
+        return std::pair{sum, size};
+      });
+    }
+  }
+  void elements() {
+    const index sizes[][2] = {{1, 1}, {3, 5}, {130, 1}, {70, 301}, {2, 20000}};
+    for (const auto& size : sizes) {
+      const index rows = size[0], cols = size[1];
+      const stored_numbers x(rows, cols, element_of<T>, random_);
+      const auto view = x.view<T>();
+      output y(device_, rows, cols);
+      map(device_, rows, cols, try_map<T>{view, y.view});
+      compare("map is the loop over elements", y, 2, [&](index r, index c) {
+        const double v = x(r, c) * x(r, c) - static_cast<double>(c);
+        return std::pair{v, 1 + static_cast<double>(c)};
+      });
+
+      output sums(device_, 1, rows), largest(device_, 1, rows);
+      fold_rows(device_, rows, cols, try_fold<T>{view, sums.view.data, largest.view.data});
+      compare("fold_rows is the loop over columns", sums, 8 + std::sqrt(static_cast<double>(cols)),
+              [&](index, index r) { return sum_of(cols, [&](index c) { return x(r, c); }); });
+      compare("fold_rows is the loop over columns", largest, 0,
+              [&](index, index r) { return largest_of(cols, [&](index c) { return x(r, c); }); });
+
+      output column_sums(device_, 1, cols), column_largest(device_, 1, cols);
+      fold_columns(device_, rows, cols,
+                   try_column_fold<T>{{view, column_sums.view.data, column_largest.view.data}});
+      compare("fold_columns is the loop over rows", column_sums, 8 + std::sqrt(static_cast<double>(rows)),
+              [&](index, index c) { return sum_of(rows, [&](index r) { return x(r, c); }); });
+      compare("fold_columns is the loop over rows", column_largest, 0,
+              [&](index, index c) { return largest_of(rows, [&](index r) { return x(r, c); }); });
+
+      output prefix(device_, rows, cols);
+      scan(device_, rows, try_scan<T>{view, prefix.view});
+      std::vector<double> before(static_cast<std::size_t>(rows)), absolute = before;
+      compare("scan is the loop over tasks", prefix, 1 + static_cast<double>(cols), [&](index r, index c) {
+        const auto i = static_cast<std::size_t>(r);
+        before[i] += x(r, c), absolute[i] += std::abs(x(r, c));
+        return std::pair{before[i], absolute[i]};
+      });
+    }
+  }
+  template <class F>
+  static std::pair<double, double> sum_of(index n, const F& f) {
+    double sum = 0, size = 0;
+    for (index i = 0; i < n; ++i) sum += f(i), size += std::abs(f(i));
+    return {sum, size};
+  }
+  template <class F>
+  static std::pair<double, double> largest_of(index n, const F& f) {
+    double largest = -1e30;
+    for (index i = 0; i < n; ++i) largest = std::max(largest, f(i));
+    return {largest, 1};
+  }
+
+  D& device_;
+  rng random_{1};
+};
+
+}  // namespace detail
+
+/// Tries a device's verbs against the naive loops, in the scalar T. The device's memory must be the host's.
+template <class T, Device D>
+law_report check_device(D& device) {
+  detail::device_trial<T, D> trial(device);
+  trial.run();
+  return trial.report;
+}
+
+/// Two devices give the same numbers, bit by bit: one with another number of workers, for instance.
+template <class T, Device D>
+law_report check_same_results(D& a, D& b) {
+  detail::device_trial<T, D> x(a), y(b);
+  x.run(), y.run();
+  for (std::size_t i = 0; i < x.results.size(); ++i)
+    if (std::memcmp(&x.results[i], &y.results[i], sizeof(T)) != 0)
+      return detail::judge("results do not depend on the number of workers", INFINITY, 0, "number ", i, " of ",
+                           x.results.size());
+  return {};
+}
+
+}  // namespace distil_xlstm::testing

@@ -1,0 +1,13 @@
+// expect: language_model<T, D>: T is float or double, and D a device; write language_model<float,
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/model/language_model.hpp>
+
+namespace dx = distil_xlstm;
+
+#if defined(EXPECT_FAILURE)
+using model = dx::language_model<float, float>;
+static_assert(sizeof(model));
+#else
+using model = dx::language_model<float, dx::device::cpu>;
+static_assert(sizeof(model));
+#endif

@@ -1,0 +1,13 @@
+// expect: llama<T, D>: T is float or double, and D a device; write llama<float, device::cpu>
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/model/llama.hpp>
+
+namespace dx = distil_xlstm;
+
+#if defined(EXPECT_FAILURE)
+using teacher = dx::llama<dx::device::cpu, float>;
+static_assert(sizeof(teacher));
+#else
+using teacher = dx::llama<float, dx::device::cpu>;
+static_assert(sizeof(teacher));
+#endif

@@ -1,0 +1,19 @@
+// expect: named<Name, Inner>: Inner is no block; give it params, state, tape, forward, backward, width_in
+#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/block/sequential.hpp>
+
+namespace dx = distil_xlstm;
+
+/// A function, where a block is asked for.
+struct relu {
+  template <class T>
+  T operator()(T x) const {
+    return x > 0 ? x : 0;
+  }
+};
+
+#if defined(EXPECT_FAILURE)
+dx::named<"act", relu> layer;
+#else
+dx::named<"act", dx::linear<> > layer;
+#endif

@@ -1,0 +1,10 @@
+// expect: slstm: the heads share the width equally; write a width that Heads divides
+#include <distil_xlstm/block/slstm.hpp>
+
+namespace dx = distil_xlstm;
+
+#if defined(EXPECT_FAILURE)
+dx::basic_slstm<64, 3> cell;
+#else
+dx::basic_slstm<64, 4> cell;
+#endif

@@ -1,0 +1,69 @@
+#define BOOST_TEST_MODULE laws_cells
+#include <boost/test/unit_test.hpp>
+
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/model/xlstm_stack.hpp>
+#include <distil_xlstm/testing/check_block.hpp>
+
+// The laws of Block, for sLSTM, mLSTM and the layers that a student stacks.
+namespace distil_xlstm {
+namespace {
+
+template <class B>
+void check(const char* what, const B& block, const testing::block_options& options = {}) {
+  static device::cpu device(1);
+  const auto report = testing::check_block(device, block, options);
+  BOOST_TEST(report.ok(), what << ": " << report.text);
+}
+
+named<"xlstm_norm", layer_norm<>> norm_of(index width) { return {{extent<>(width)}}; }
+bare_slstm_block bare_slstm(index width, index heads) {
+  return {sequential{norm_of(width), named<"xlstm", slstm>{{width, heads}}}};
+}
+slstm_block with_feed_forward(index width, index heads) {
+  return slstm_block{{bare_slstm(width, heads)},
+                     {{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
+                                  named<"ffn", feed_forward>{{width, 2 * width, activation::gelu}}}}}};
+}
+mlstm_block with_mlstm(index width, index heads, index chunk = 4) {
+  return {sequential{norm_of(width),
+                     named<"xlstm", mlstm>{
+                         {.width = width, .heads = heads, .inner = 2 * width, .bias = true, .chunk = chunk}}}};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(slstms) {
+  check("three heads", slstm{12, 3});
+  check("one head, no convolution", slstm{20, 1, 0});
+  check("window of 2", slstm{36, 2, 2}, {.samples = 12});
+  check("heads of one", slstm{5, 5});
+  check("static sizes", basic_slstm<12, 3>{});
+}
+BOOST_AUTO_TEST_CASE(mlstms) {
+  check("two heads, chunks of 4", mlstm{.width = 8, .heads = 2, .inner = 16, .chunk = 4});
+  check("one head, one chunk",
+        mlstm{.width = 8, .heads = 1, .inner = 24, .conv_window = 2, .qkv_block = 8, .bias = true});
+  check("three heads, an empty m of 0", mlstm{.width = 8, .heads = 3, .inner = 12, .chunk = 3, .empty_m = 0});
+  check("heads of one", mlstm{.width = 4, .heads = 3, .inner = 3, .qkv_block = 1, .chunk = 2});
+  check("static sizes", basic_mlstm<8, 3, 12>{.chunk = 4});
+}
+BOOST_AUTO_TEST_CASE(layers) {
+  const testing::block_options few{.samples = 6};
+  check("bare sLSTM", bare_slstm(6, 3), few);
+  check("sLSTM", with_feed_forward(6, 1), few);
+  check("mLSTM", with_mlstm(6, 3), few);
+  for (const xlstm_layer& layer :
+       {xlstm_layer(with_mlstm(8, 2)), xlstm_layer(with_feed_forward(8, 2)), xlstm_layer(bare_slstm(8, 2))})
+    check("a layer chosen at run time", layer, few);
+}
+BOOST_AUTO_TEST_CASE(stacks) {
+  xlstm_stack stack;
+  stack.blocks.blocks = {with_feed_forward(8, 2), with_mlstm(8, 2), bare_slstm(8, 4), with_mlstm(8, 1)};
+  check("stack", stack, {.samples = 4});
+  stack.post_blocks_norm = false;
+  check("stack without a norm", stack, {.samples = 2});
+}
+
+}  // namespace distil_xlstm

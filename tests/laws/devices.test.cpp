@@ -1,0 +1,45 @@
+#define BOOST_TEST_MODULE laws_devices
+#include <boost/test/unit_test.hpp>
+
+#include <tuple>
+
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/testing/check_device.hpp>
+
+namespace distil_xlstm {
+using scalars = std::tuple<float, double>;
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(every_verb_is_its_naive_loop, T, scalars) {
+  device::cpu device(2);
+  const auto report = testing::check_device<T>(device);
+  BOOST_TEST(report.ok(), report.text);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(results_do_not_depend_on_the_threads, T, scalars) {
+  device::cpu one(1);
+  for (const int threads : {2, 3, 5}) {
+    device::cpu several(threads);
+    const auto report = testing::check_same_results<T>(one, several);
+    BOOST_TEST(report.ok(), threads << " threads: " << report.text);
+  }
+}
+
+/// The CPU with one verb that is wrong.
+struct forgetful : device::cpu {
+  forgetful() : device::cpu(1) {}
+};
+template <class F>
+void fold_rows(forgetful& d, index rows, index cols, const F& f) {
+  device::fold_rows(static_cast<device::cpu&>(d), rows, cols - 1, f);
+}
+
+BOOST_AUTO_TEST_CASE(a_fault_is_found_under_its_law) {
+  forgetful device;
+  BOOST_TEST(testing::check_device<double>(device).law == "fold_rows is the loop over columns");
+  device::cpu exact(1), rounding(1);
+  rounding.bf16_products = true;
+  BOOST_TEST(testing::check_device<float>(rounding).law == "gemm is the naive product (plain)");
+  BOOST_TEST(!testing::check_same_results<float>(exact, rounding).ok());
+}
+
+}  // namespace distil_xlstm
