@@ -226,11 +226,12 @@ inline gemm_operand at(gemm_operand o, index row, index col) {
   return o;
 }
 
-/// Parts of nearly equal size, none above `limit`; the split depends on the size alone, never on the threads.
+/// Parts of nearly equal size, none much above `limit`, which begin at a multiple of `unit` (of a quantised kind's
+/// block, say); the split depends on the size alone, never on the threads.
 struct even_split {
-  index size, parts;
-  even_split(index n, index limit) : size(n), parts((n + limit - 1) / limit) {}
-  index begin(index part) const { return size * part / parts; }
+  index size, parts, unit;
+  even_split(index n, index limit, index u = 1) : size(n), parts((n + limit - 1) / limit), unit(u) {}
+  index begin(index part) const { return part == parts ? size : size * part / parts / unit * unit; }
 };
 
 /// One product on the calling worker.
@@ -238,11 +239,35 @@ template <class T>
 void gemm_on(cpu& device, cpu::worker& w, index m, index n, index k, gemm_operand a, gemm_operand b, T beta,
              T* c, index ldc) {
   if constexpr (sizeof(T) == 4) {
-    if (device.bf16_products) return gemm_block_bf16(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
+    // A few rows wait for memory, which rounding a float matrix on the way would not save.
+    if (device.bf16_products && (m > direct_rows || b.kind == element::bf16))
+      return gemm_block_bf16(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
   }
   gemm_block<T>(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
 }
 
+}  // namespace detail
+
+template <class F>
+void map(cpu& device, index rows, index cols, const F& f);
+
+namespace detail {
+/// c = beta c + the sum of `parts` matrices, one after another in memory.
+template <class T>
+struct sum_parts {
+  using scalar = T;
+  const T* part;
+  index parts, size, cols;
+  T beta;
+  matrix_view<T> c;
+  template <class V>
+  void operator()(index r, index col) const {
+    T* to = c.row(r) + col;
+    V sum = V(beta) * math::load_if<V>(beta != T(0), to);
+    for (index p = 0; p < parts; ++p) sum = sum + math::load<V>(part + p * size + r * cols + col);
+    math::store<V>(to, sum);
+  }
+};
 }  // namespace detail
 
 /// c = beta c + a b.
@@ -253,7 +278,20 @@ void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta 
           detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
   if (m == 0 || n == 0) return;
   const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
-  const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048);
+  const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
+  // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their sum.
+  const detail::even_split parts(k, 4096, 256);
+  if (rows.parts * cols.parts < 8 && parts.parts > 1) {
+    auto partial = device.template scratch<T>(parts.parts * m * n);
+    device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu::worker& w) {
+      const index p = task % parts.parts, r = task / parts.parts % rows.parts, q = task / parts.parts / rows.parts;
+      const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
+      const index k0 = parts.begin(p), k1 = parts.begin(p + 1);
+      detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0), T(0),
+                         partial.data() + p * m * n + r0 * n + c0, n);
+    });
+    return map(device, m, n, detail::sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
+  }
   device.tasks(rows.parts * cols.parts, [&](index task, cpu::worker& w) {
     const index r = task % rows.parts, q = task / rows.parts;
     const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
