@@ -136,6 +136,17 @@ class checkpoints {
     const auto precision = io::get<std::string>(about, "precision", where);
     require(precision == traits(element_of<T>).name, where, ": a checkpoint in ", precision,
             ", the run asks for ", traits(element_of<T>).name);
+    // All is looked at before the first number is taken.
+    const auto counter = [&](const char* key) {
+      const auto n = io::get<index>(about, key, where);
+      require(n >= 0, where, ": ", key, " is ", n);
+      return n;
+    };
+    const typename trainer<S, O>::counters counters{counter("step"), counter("updates"), counter("skipped"),
+                                                    counter("unusable")};
+    const index total = counter("total_steps");
+    require(counters.step <= total, where, ": step ", counters.step, " of ", total);
+    const io::json& run = io::member(about, "run", where);
     const io::safetensors_file file(folder / "state.safetensors");
     const auto& names = t.student().names();
     const std::pair<const char*, T*> arenas[] = {{"weight.", t.student().weights().data()},
@@ -143,7 +154,7 @@ class checkpoints {
                                                  {"second_moment.", t.second_moment().data()}};
     require(file.tensors().size() == 3 * names.size(), file.path(), ": ", file.tensors().size(),
             " tensors, the student needs ", 3 * names.size());
-    for (const auto& [prefix, arena] : arenas)  // all are looked at before the first is taken
+    for (const auto& [prefix, arena] : arenas)
       for (const auto& e : names) {
         const auto& found = file.at(prefix + e.name);
         require(found.shape == e.shape && found.element == element_of<T>, file.path(), ": tensor ", prefix,
@@ -156,10 +167,9 @@ class checkpoints {
         file.at(prefix + e.name).copy_to(values.data());
         t.device().upload(arena + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
       }
-    t.count({io::get<index>(about, "step", where), io::get<std::int64_t>(about, "updates", where),
-             io::get<index>(about, "skipped", where), io::get<index>(about, "unusable", where)});
-    t.total_steps(io::get<index>(about, "total_steps", where));
-    return io::member(about, "run", where);
+    t.count(counters);
+    t.total_steps(total);
+    return run;
   }
 
   std::filesystem::path folder_;
