@@ -1,9 +1,37 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs every test.
+#
+#   bash tests/run.sh          g++, optimised for this machine
+#   bash tests/run.sh --ci     and besides: each header by itself; a part under clang and under the address and
+#                              undefined-behaviour sanitizers; each fuzz target for 20 seconds
+#   bash tests/run.sh --all    and besides: everything under both; each fuzz target for 10 minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash cmake/install_packages.sh g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev \
-  libutf8proc-dev zlib1g-dev libboost-test-dev libboost-program-options-dev
+case ${1:-} in
+  "") part=none ;;
+  --ci) part='^(distil.own_student|distil.steps|io|laws.check_block|laws.terms|loss|model)' seconds=20 ;;
+  --all) part= seconds=600 ;;
+  *) echo "run.sh: unknown option '$1' (--ci, --all)" >&2; exit 2 ;;
+esac
+packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev
+          libboost-test-dev libboost-program-options-dev libbenchmark-dev)
+[ "$part" = none ] || packages+=(clang libclang-rt-dev python3)
+bash cmake/install_packages.sh "${packages[@]}"
+
 cmake --preset release -DDISTIL_XLSTM_TESTS=ON -DDISTIL_XLSTM_BENCH=ON
 cmake --build --preset release
 ctest --test-dir build/release --output-on-failure -j2
+[ "$part" = none ] && exit 0
+
+echo "== each header by itself"
+cmake --build --preset release --target all_verify_interface_header_sets
+
+for preset in clang asan-ubsan; do
+  echo "== $preset"
+  cmake --preset $preset "-DDISTIL_XLSTM_TEST_FILTER=$part" -DDISTIL_XLSTM_INSTALL=OFF \
+    -DDISTIL_XLSTM_EXAMPLES=$([ -z "$part" ] && echo ON || echo OFF)
+  cmake --build --preset $preset
+  ctest --test-dir build/$preset --output-on-failure -j2 -E '^compile_fail'
+done
+echo "== fuzz targets, $seconds s each"
+bash tests/fuzz/run.sh build/clang $seconds
