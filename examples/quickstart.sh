@@ -78,7 +78,7 @@ held_out=$out/text/20-Eccl.txt
 
 say "training for about $minutes minutes, $precision"
 $distil train --teacher $teacher --tokens $out/train.safetensors --held-out $out/held_out.safetensors \
-  --minutes "$minutes" --precision "$precision" --checkpoint-every 100 --out $out/run --resume \
+  --minutes "$minutes" --precision "$precision" --checkpoint-every 100 --evaluate-every 75 --out $out/run --resume \
   --prompt "And the king said unto his servants," >&2
 
 say "a paragraph by the student"

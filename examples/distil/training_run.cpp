@@ -572,7 +572,9 @@ class training_run {
     for (const auto& [pointer, value] : flat.items()) {
       std::string name = pointer.substr(1);
       std::replace(name.begin(), name.end(), '/', ' ');
-      if (!value.is_null()) d.configuration.emplace_back(name, value.is_string() ? value.template get<std::string>() : value.dump());
+      if (!value.is_null() && value != "")
+        d.configuration.emplace_back(name,
+                                     value.is_string() ? value.template get<std::string>() : value.dump());
     }
     dx::io::write_report(request_.out / "report.html", d);
   }
