@@ -61,12 +61,11 @@ struct pack {
   /// Eigen 3.4 selects number by number; the compilers' own vectors do it at once.
   friend pack select_positive(const pack& x, const pack& a, const pack& b) {
     typedef T lanes __attribute__((vector_size(64)));
-    const auto of = [](const pack& p) {
-      lanes l;
-      std::memcpy(&l, p.v.data(), sizeof l);
-      return l;
-    };
-    const lanes chosen = of(x) > T(0) ? of(a) : of(b);
+    lanes at, yes, no;
+    std::memcpy(&at, x.v.data(), sizeof at);
+    std::memcpy(&yes, a.v.data(), sizeof yes);
+    std::memcpy(&no, b.v.data(), sizeof no);
+    const lanes chosen = at > T(0) ? yes : no;
     pack r;
     std::memcpy(r.v.data(), &chosen, sizeof chosen);
     return r;
