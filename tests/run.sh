@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs every test.
 #
-#   bash tests/run.sh          g++, optimised for this machine
-#   bash tests/run.sh --ci     and besides: each header by itself; a part under clang and under the address and
-#                              undefined-behaviour sanitizers; each fuzz target for 20 seconds
-#   bash tests/run.sh --all    and besides: everything under both; each fuzz target for 10 minutes
+#   bash tests/run.sh            g++, optimised for this machine
+#   bash tests/run.sh --python   and besides: files exchanged with the Python packages that know them (tests/python)
+#   bash tests/run.sh --ci       and besides: each header by itself; a part under clang and under the address and
+#                                undefined-behaviour sanitizers; each fuzz target for 20 seconds
+#   bash tests/run.sh --all      and besides: everything under both; each fuzz target for 10 minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case ${1:-} in
-  "") part=none ;;
-  --ci) part='^(distil.own_student|distil.steps|io|laws.check_block|laws.terms|loss|model)' seconds=20 ;;
-  --all) part= seconds=600 ;;
-  *) echo "run.sh: unknown option '$1' (--ci, --all)" >&2; exit 2 ;;
-esac
+part=none python=
+for option in "$@"; do
+  case $option in
+    --python) python=yes ;;
+    --ci) part='^(distil.own_student|distil.steps|io|laws.check_block|laws.terms|loss|model)' seconds=20 ;;
+    --all) part= seconds=600 ;;
+    *) echo "run.sh: unknown option '$option' (--python, --ci, --all)" >&2; exit 2 ;;
+  esac
+done
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev
           libboost-test-dev libboost-program-options-dev libbenchmark-dev)
 [ "$part" = none ] || packages+=(clang libclang-rt-dev python3)
@@ -21,6 +25,10 @@ bash cmake/install_packages.sh "${packages[@]}"
 cmake --preset release -DDISTIL_XLSTM_TESTS=ON -DDISTIL_XLSTM_BENCH=ON
 cmake --build --preset release
 ctest --test-dir build/release --output-on-failure -j2
+if [ -n "$python" ]; then
+  echo "== Python"
+  bash tests/python/run.sh
+fi
 [ "$part" = none ] && exit 0
 
 echo "== each header by itself"

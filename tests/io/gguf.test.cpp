@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
 
 using namespace distil_xlstm;
 using namespace distil_xlstm::io;
@@ -333,6 +335,26 @@ BOOST_AUTO_TEST_CASE(dequantisation) {
       for (std::size_t i = 0; i < values.size(); ++i)
         BOOST_REQUIRE(static_cast<double>(values[i]) ==
                       number(q.kind, b + i / 32 * static_cast<std::size_t>(width), static_cast<int>(i % 32)));
+  }
+}
+
+/// golden/make_gguf.py: blocks of each type, and what another implementation makes of them.
+BOOST_AUTO_TEST_CASE(floats_of_the_package_gguf_bit_for_bit) {
+  const auto golden = std::filesystem::path(DISTIL_XLSTM_TEST_DATA) / "golden/gguf";
+  const gguf_file file(golden / "every_type.gguf");
+  const safetensors_file expected(golden / "expected.safetensors");
+  BOOST_TEST(file.tensors().size() == 8u);
+  BOOST_TEST(expected.tensors().size() == 8u);
+  for (const auto& t : file.tensors()) {
+    BOOST_TEST_CONTEXT(t.name) {
+      const auto& want = expected.at(t.name);
+      BOOST_TEST(t.type == t.name);
+      BOOST_REQUIRE((want.shape == t.shape && want.element == element::f32));
+      const auto floats = t.values<float>();
+      BOOST_TEST(std::memcmp(floats.data(), want.data, floats.size() * sizeof(float)) == 0);
+      const auto wanted = want.values<float>();
+      BOOST_TEST((t.values<double>() == std::vector<double>(wanted.begin(), wanted.end())));
+    }
   }
 }
 

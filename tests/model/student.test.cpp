@@ -1,6 +1,7 @@
 #define BOOST_TEST_MODULE student
 #include <boost/test/unit_test.hpp>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include <distil_xlstm/device/cpu_mlstm.hpp>
@@ -71,6 +72,32 @@ BOOST_AUTO_TEST_CASE(students_of_the_reference_in_double) {
 }
 BOOST_AUTO_TEST_CASE(students_of_the_reference_in_float) {
   for (const auto& f : folders()) compare<float>(f);
+}
+BOOST_AUTO_TEST_CASE(saved_and_loaded_in_every_type) {
+  device::cpu cpu(1);
+  const auto from = folders().front();
+  const io::safetensors_file before(from / "model.safetensors");
+  std::string name = (fs::temp_directory_path() / "student XXXXXX").string();
+  BOOST_REQUIRE(::mkdtemp(name.data()));
+  for (const element kind : {element::f32, element::bf16, element::f64}) {
+    BOOST_TEST_CONTEXT(traits(kind).name) {
+      xlstm<double, device::cpu>::load(cpu, from).save(cpu, name, kind);
+      const auto again = xlstm<double, device::cpu>::load(cpu, name);
+      const io::safetensors_file after(fs::path(name) / "model.safetensors");
+      BOOST_TEST(after.tensors().size() == before.tensors().size());
+      for (const auto& t : after.tensors()) {
+        BOOST_TEST((t.element == kind));
+        auto want = before.at(t.name).values<double>();
+        if (kind == element::bf16)
+          for (double& x : want) x = static_cast<double>(static_cast<float>(bf16(static_cast<float>(x))));
+        BOOST_TEST_CONTEXT(t.name) BOOST_TEST((t.values<double>() == want));
+      }
+    }
+  }
+  // Typed readers of the reference's configuration take no null for a block's number.
+  BOOST_TEST(
+      (io::read_json_file(fs::path(name) / "config.json").dump().find("_block_idx") == std::string::npos));
+  fs::remove_all(name);
 }
 BOOST_AUTO_TEST_CASE(the_shapes_of_the_paper) {
   const auto paper = xlstm_architecture("paper", 151936, 1536, 28, 12, false);

@@ -196,7 +196,8 @@ inline xlstm_config read_xlstm_config(const io::json& file, const std::string& n
   return x;
 }
 
-/// A whole config.json that the reference's Python can instantiate as it is.
+/// A whole config.json that the reference's Python can instantiate as it is, types checked: `_block_idx`, null in
+/// the reference's own dictionaries but an int by its annotation, is left out.
 inline io::json write_xlstm_config(const xlstm_config& x) {
   io::json mlstm_json = nullptr, slstm_json = nullptr;
   const bool any_slstm = !x.slstm_at.empty(), any_mlstm = static_cast<index>(x.slstm_at.size()) < x.blocks;
@@ -215,8 +216,7 @@ inline io::json write_xlstm_config(const xlstm_config& x) {
                     {"context_length", x.context_length},
                     {"_num_blocks", x.blocks},
                     {"_inner_embedding_dim", x.mlstm_inner()}}},
-                  {"_num_blocks", x.blocks},
-                  {"_block_idx", nullptr}};
+                  {"_num_blocks", x.blocks}};
   if (any_slstm) {
     io::json ffn = nullptr;
     if (x.feed_forward)
@@ -238,7 +238,6 @@ inline io::json write_xlstm_config(const xlstm_config& x) {
                     {"function", "slstm"},
                     {"bias_init", "powerlaw_blockdependent"},
                     {"recurrent_weight_init", "zeros"},
-                    {"_block_idx", nullptr},
                     {"_num_blocks", x.blocks},
                     {"num_gates", 4},
                     {"gradient_recurrent_cut", false},
@@ -263,8 +262,7 @@ inline io::json write_xlstm_config(const xlstm_config& x) {
                     {"group_norm_weight", true},
                     {"dropout", 0.0}}},
                   {"feedforward", ffn},
-                  {"_num_blocks", x.blocks},
-                  {"_block_idx", nullptr}};
+                  {"_num_blocks", x.blocks}};
   }
   std::string map;
   for (index b = 0; b < x.blocks; ++b) map += std::string(b ? "," : "") + (x.is_slstm(b) ? "1" : "0");
