@@ -12,8 +12,9 @@
 
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/testing/gradcheck.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
+#include "../comparison/teacher.hpp"
 #include "write_gguf.hpp"
 
 namespace distil_xlstm {
@@ -54,41 +55,17 @@ double apart(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 template <class T>
-void compare(const fs::path& folder, double limit) {
+void compare() {
   device::cpu cpu(2);
-  const auto model = teacher<T>::load(cpu, folder);
-  const io::safetensors_file expected(folder / "expected.safetensors");
-  const auto& info = expected.at("ids");
-  const auto ids = info.template values<std::int32_t>();
-  const sequence_view seq{info.shape[0], info.shape[1]};
-  std::vector<T> hidden(static_cast<std::size_t>(seq.rows() * model.width()));
-  const matrix_view<T> last(hidden.data(), seq.rows(), model.width());
-  index seen = 0;
-  const auto check = [&](const std::string& name, const T* got, index n) {
-    const auto want = expected.at(name).template values<double>();
-    BOOST_REQUIRE(static_cast<index>(want.size()) == n);
-    BOOST_TEST_CONTEXT(folder.filename().string() << " " << name)
-    BOOST_TEST(testing::relative_error(got, want.data(), n) <= limit);
-  };
-  model.forward(cpu, seq, ids.data(), last, [&](index layer, matrix_view<const T> h) {
-    BOOST_TEST(layer == seen++);
-    check("hidden." + std::to_string(layer), h.data, h.size());
-  });
-  BOOST_TEST(seen == model.config().layers + 1);
-  check("last_hidden", hidden.data(), last.size());
-  std::vector<T> memory(static_cast<std::size_t>(seq.rows() * model.vocabulary()));
-  const matrix_view<T> logits(memory.data(), seq.rows(), model.vocabulary());
-  gemm(cpu, matrix_view<const T>(last), transposed(model.head()), logits);
-  check("logits", logits.data, logits.size());
-}
-
-std::vector<fs::path> folders() {
-  std::vector<fs::path> out;
-  for (const auto& f : fs::directory_iterator(golden("")))
-    if (fs::exists(f.path() / "expected.safetensors")) out.push_back(f.path());
-  std::sort(out.begin(), out.end());
-  BOOST_REQUIRE(out.size() >= 5);
-  return out;
+  const auto folders = testing::golden_models(golden(""));
+  BOOST_REQUIRE(folders.size() >= 5);
+  for (const auto& folder : folders) {
+    const auto errors = testing::teacher_errors<T>(cpu, folder);
+    BOOST_TEST(errors.size() > 3u);
+    for (const auto& e : errors)
+      BOOST_TEST(e.error <= testing::tolerance<T>::reference_forward,
+                 folder.filename().string() << " " << e.name << ": off by " << e.error);
+  }
 }
 
 auto says(std::string part) {
@@ -104,10 +81,10 @@ io::json small_config() { return io::read_json_file(golden("llama_rope_parameter
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(teachers_in_double) {
-  for (const auto& f : folders()) compare<double>(f, 1e-10);
+  compare<double>();
 }
 BOOST_AUTO_TEST_CASE(teachers_in_float) {
-  for (const auto& f : folders()) compare<float>(f, 1e-5);
+  compare<float>();
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
