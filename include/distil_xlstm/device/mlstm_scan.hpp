@@ -128,7 +128,8 @@ struct mlstm_chunkwise {
     T* rows = memory + 3 * L * L;  // the third square is dS
     z.b = rows, z.mu = rows + L, z.beta = rows + 2 * L, z.r = rows + 3 * L, z.n = rows + 4 * L,
     z.low = rows + 5 * L, z.origin = rows + 6 * L;
-    // i~_s - b_s, and what rounds off: b_t - b_s cancels, so that b's own rounding would be D's error.
+    // i~_s - b_s, and what rounds off: b_t - b_s cancels, so that b's own rounding would be D's error. What
+    // rounds off b itself lies in mu until its row has one.
     T *shifted = rows + 7 * L, *rest = rows + 8 * L;
     double sum = 0;
     for (index t = 0; t < z.length; ++t) {
