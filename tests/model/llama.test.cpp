@@ -80,12 +80,8 @@ io::json small_config() { return io::read_json_file(golden("llama_rope_parameter
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(teachers_in_double) {
-  compare<double>();
-}
-BOOST_AUTO_TEST_CASE(teachers_in_float) {
-  compare<float>();
-}
+BOOST_AUTO_TEST_CASE(teachers_in_double) { compare<double>(); }
+BOOST_AUTO_TEST_CASE(teachers_in_float) { compare<float>(); }
 
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   const temporary_folder folder;
@@ -123,8 +119,8 @@ BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
       model.forward(cpu, {2, n}, part.data(), s, {out.data(), 2 * n, d});
       double worst = 0;
       for (index b = 0; b < 2; ++b)
-        worst = std::max(worst, testing::relative_error(out.data() + b * n * d, whole.data() + (b * time + from) * d,
-                                                        n * d));
+        worst = std::max(worst, testing::relative_error(out.data() + b * n * d,
+                                                        whole.data() + (b * time + from) * d, n * d));
       return worst;
     };
     BOOST_TEST(run(state, 0, 11) <= 1e-13);
@@ -193,7 +189,8 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
   };
   refused("model_type", "mistral", "model_type 'mistral' is not supported");
   refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}, "rope type 'linear' is not supported");
-  refused("rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}}, "rope type 'llama3' is not supported");
+  refused("rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}},
+          "rope type 'llama3' is not supported");
   refused("use_sliding_window", true, "use_sliding_window true is not supported");
   refused("hidden_act", "gelu", "hidden_act 'gelu' is not supported");
   refused("attention_bias", true, "attention_bias true is not supported");
@@ -214,9 +211,9 @@ BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {
   c["tie_word_embeddings"] = false;
   io::write_text_atomically(folder.path / "config.json", c.dump());
   fs::copy_file(golden("llama_rope_parameters") / "model.safetensors", folder.path / "model.safetensors");
-  for (const char* part :
-       {"lm_head.weight is missing", "model.layers.0.mlp.down_proj.weight has shape [32, 48] instead of [32, 40]",
-        "model.layers.1.self_attn.q_proj.weight is not used"})
+  for (const char* part : {"lm_head.weight is missing",
+                           "model.layers.0.mlp.down_proj.weight has shape [32, 48] instead of [32, 40]",
+                           "model.layers.1.self_attn.q_proj.weight is not used"})
     BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says(part));
   fs::remove(folder.path / "model.safetensors");
   io::write_text_atomically(folder.path / "model.safetensors.index.json",
