@@ -12,8 +12,9 @@
 
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/testing/gradcheck.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
+#include "../comparison/teacher.hpp"
 #include "write_gguf.hpp"
 
 namespace distil_xlstm {
@@ -54,41 +55,17 @@ double apart(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 template <class T>
-void compare(const fs::path& folder, double limit) {
+void compare() {
   device::cpu cpu(2);
-  const auto model = teacher<T>::load(cpu, folder);
-  const io::safetensors_file expected(folder / "expected.safetensors");
-  const auto& info = expected.at("ids");
-  const auto ids = info.template values<std::int32_t>();
-  const sequence_view seq{info.shape[0], info.shape[1]};
-  std::vector<T> hidden(static_cast<std::size_t>(seq.rows() * model.width()));
-  const matrix_view<T> last(hidden.data(), seq.rows(), model.width());
-  index seen = 0;
-  const auto check = [&](const std::string& name, const T* got, index n) {
-    const auto want = expected.at(name).template values<double>();
-    BOOST_REQUIRE(static_cast<index>(want.size()) == n);
-    BOOST_TEST_CONTEXT(folder.filename().string() << " " << name)
-    BOOST_TEST(testing::relative_error(got, want.data(), n) <= limit);
-  };
-  model.forward(cpu, seq, ids.data(), last, [&](index layer, matrix_view<const T> h) {
-    BOOST_TEST(layer == seen++);
-    check("hidden." + std::to_string(layer), h.data, h.size());
-  });
-  BOOST_TEST(seen == model.config().layers + 1);
-  check("last_hidden", hidden.data(), last.size());
-  std::vector<T> memory(static_cast<std::size_t>(seq.rows() * model.vocabulary()));
-  const matrix_view<T> logits(memory.data(), seq.rows(), model.vocabulary());
-  gemm(cpu, matrix_view<const T>(last), transposed(model.head()), logits);
-  check("logits", logits.data, logits.size());
-}
-
-std::vector<fs::path> folders() {
-  std::vector<fs::path> out;
-  for (const auto& f : fs::directory_iterator(golden("")))
-    if (fs::exists(f.path() / "expected.safetensors")) out.push_back(f.path());
-  std::sort(out.begin(), out.end());
-  BOOST_REQUIRE(out.size() >= 5);
-  return out;
+  const auto folders = testing::golden_models(golden(""));
+  BOOST_REQUIRE(folders.size() >= 5);
+  for (const auto& folder : folders) {
+    const auto errors = testing::teacher_errors<T>(cpu, folder);
+    BOOST_TEST(errors.size() > 3u);
+    for (const auto& e : errors)
+      BOOST_TEST(e.error <= testing::tolerance<T>::reference_forward,
+                 folder.filename().string() << " " << e.name << ": off by " << e.error);
+  }
 }
 
 auto says(std::string part) {
@@ -103,12 +80,8 @@ io::json small_config() { return io::read_json_file(golden("llama_rope_parameter
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(teachers_in_double) {
-  for (const auto& f : folders()) compare<double>(f, 1e-10);
-}
-BOOST_AUTO_TEST_CASE(teachers_in_float) {
-  for (const auto& f : folders()) compare<float>(f, 1e-5);
-}
+BOOST_AUTO_TEST_CASE(teachers_in_double) { compare<double>(); }
+BOOST_AUTO_TEST_CASE(teachers_in_float) { compare<float>(); }
 
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   const temporary_folder folder;
@@ -146,8 +119,8 @@ BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
       model.forward(cpu, {2, n}, part.data(), s, {out.data(), 2 * n, d});
       double worst = 0;
       for (index b = 0; b < 2; ++b)
-        worst = std::max(worst, testing::relative_error(out.data() + b * n * d, whole.data() + (b * time + from) * d,
-                                                        n * d));
+        worst = std::max(worst, testing::relative_error(out.data() + b * n * d,
+                                                        whole.data() + (b * time + from) * d, n * d));
       return worst;
     };
     BOOST_TEST(run(state, 0, 11) <= 1e-13);
@@ -216,7 +189,8 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
   };
   refused("model_type", "mistral", "model_type 'mistral' is not supported");
   refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}, "rope type 'linear' is not supported");
-  refused("rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}}, "rope type 'llama3' is not supported");
+  refused("rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}},
+          "rope type 'llama3' is not supported");
   refused("use_sliding_window", true, "use_sliding_window true is not supported");
   refused("hidden_act", "gelu", "hidden_act 'gelu' is not supported");
   refused("attention_bias", true, "attention_bias true is not supported");
@@ -237,9 +211,9 @@ BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {
   c["tie_word_embeddings"] = false;
   io::write_text_atomically(folder.path / "config.json", c.dump());
   fs::copy_file(golden("llama_rope_parameters") / "model.safetensors", folder.path / "model.safetensors");
-  for (const char* part :
-       {"lm_head.weight is missing", "model.layers.0.mlp.down_proj.weight has shape [32, 48] instead of [32, 40]",
-        "model.layers.1.self_attn.q_proj.weight is not used"})
+  for (const char* part : {"lm_head.weight is missing",
+                           "model.layers.0.mlp.down_proj.weight has shape [32, 48] instead of [32, 40]",
+                           "model.layers.1.self_attn.q_proj.weight is not used"})
     BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says(part));
   fs::remove(folder.path / "model.safetensors");
   io::write_text_atomically(folder.path / "model.safetensors.index.json",

@@ -75,9 +75,10 @@ struct mlstm_chunkwise {
   Products products;
   T* memory;  ///< scratch(shape, time) numbers
 
+  static constexpr index row_numbers = 9;  ///< of each row of a chunk, after three squares
   static index scratch(const mlstm_shape& s, index time) {
     const index wide = s.query > s.value ? s.query : s.value;
-    return 3 * s.chunk * s.chunk + 3 * s.chunk * wide + 8 * s.chunk + time;
+    return 3 * s.chunk * s.chunk + 3 * s.chunk * wide + row_numbers * s.chunk + time;
   }
 
   template <class F>
@@ -127,13 +128,18 @@ struct mlstm_chunkwise {
     T* rows = memory + 3 * L * L;  // the third square is dS
     z.b = rows, z.mu = rows + L, z.beta = rows + 2 * L, z.r = rows + 3 * L, z.n = rows + 4 * L,
     z.low = rows + 5 * L, z.origin = rows + 6 * L;
-    T* shifted = rows + 7 * L;  // i~_s - b_s
+    // i~_s - b_s, and what rounds off: b_t - b_s cancels, so that b's own rounding would be D's error. What
+    // rounds off b itself lies in mu until its row has one.
+    T *shifted = rows + 7 * L, *rest = rows + 8 * L;
     double sum = 0;
     for (index t = 0; t < z.length; ++t) {
       if (begin_of(first + t) == first + t) sum = 0;  // so that not even rounding crosses a boundary
       sum += static_cast<double>(math::log_sigmoid(f[(first + t) * ldf]));
-      z.b[t] = static_cast<T>(sum);
-      shifted[t] = static_cast<T>(static_cast<double>(i[(first + t) * ldi]) - sum);
+      const double difference = static_cast<double>(i[(first + t) * ldi]) - sum;
+      z.b[t] = static_cast<T>(sum), z.mu[t] = static_cast<T>(sum - static_cast<double>(z.b[t]));
+      shifted[t] = static_cast<T>(difference);
+      const bool finite = shifted[t] > -std::numeric_limits<T>::infinity();
+      rest[t] = finite ? static_cast<T>(difference - static_cast<double>(shifted[t])) : T(0);
     }
     products.multiply(z.length, z.length, shape.query, q + first * ldq, ldq, false, k + first * ldk, ldk, true,
                       T(0), z.gated, L);
@@ -142,22 +148,26 @@ struct mlstm_chunkwise {
       const index start = begin_of(first + t) - first;
       const bool carried = start <= 0;
       const index low = carried ? 0 : start;
-      const T entering = z.b[t] + (carried ? m : static_cast<T>(shape.empty_m));
-      T best = entering;
+      const double b = static_cast<double>(z.b[t]) + static_cast<double>(z.mu[t]);
+      const double entering = b + (carried ? static_cast<double>(m) : shape.empty_m);
+      T best = static_cast<T>(entering);
       index from = -1;
       for (index u = low; u <= t; ++u)
         if (z.b[t] + shifted[u] > best) best = z.b[t] + shifted[u], from = u;
       z.low[t] = static_cast<T>(low);
       z.origin[t] = from >= 0 ? static_cast<T>(first + from) : carried ? origin : T(-1);
       z.mu[t] = best;
-      z.beta[t] = carried && entering > -std::numeric_limits<T>::infinity() ? exp(entering - best) : T(0);
+      z.beta[t] = carried && entering > -std::numeric_limits<double>::infinity()
+                      ? exp(static_cast<T>(entering - static_cast<double>(best)))
+                      : T(0);
       T* decay = z.decay + t * L;
       T* gated = z.gated + t * L;
-      const T offset = z.b[t] - best;
+      const double offset = b - static_cast<double>(best);
+      const T high = static_cast<T>(offset), low_part = static_cast<T>(offset - static_cast<double>(high));
       for (index u = 0; u < low; ++u) decay[u] = gated[u] = 0;
       columns(low, t + 1, [&]<class W>(index u) {
         using std::exp;
-        const W d = exp(math::load<W>(shifted + u) + W(offset));
+        const W d = exp((math::load<W>(shifted + u) + W(high)) + (math::load<W>(rest + u) + W(low_part)));
         math::store<W>(decay + u, d);
         math::store<W>(gated + u, math::load<W>(gated + u) * d * W(s));
       });
@@ -175,7 +185,8 @@ struct mlstm_chunkwise {
   DISTIL_XLSTM_HD void forward(T* c, T* n, T* m, T* h, index ldh, T* kept) const {
     const index L = shape.chunk, dq = shape.query, dv = shape.value;
     const index wide = dq > dv ? dq : dv;
-    T* weighted = memory + 3 * L * L + 8 * L;  // [L, value] Cᵀ q, then [L, query] keys times their decay
+    T* weighted =
+        memory + 3 * L * L + row_numbers * L;  // [L, value] Cᵀ q, then [L, query] keys times their decay
     T origin = -1;
     const T s = scale();
     for (index first = 0; first < time; first += L, kept = kept ? kept + shape.kept() : nullptr) {
@@ -228,8 +239,8 @@ struct mlstm_chunkwise {
     const index L = shape.chunk, dq = shape.query, dv = shape.value, wide = dq > dv ? dq : dv;
     const T s = scale(), epsilon = static_cast<T>(shape.epsilon);
     T* ds = memory + 2 * L * L;
-    T* du = memory + 3 * L * L + 8 * L;  // dU, [L, value]
-    T* scaled = du + L * wide;           // keys times decay, then beta dU
+    T* du = memory + 3 * L * L + row_numbers * L;  // dU, [L, value]
+    T* scaled = du + L * wide;                     // keys times decay, then beta dU
     T* spare = scaled + L * wide;
     T* e = spare + L * wide;  // q dq - k dk of each position
     for (index t = 0; t < time; ++t) di[t * lddi] = 0, e[t] = 0;

@@ -37,7 +37,6 @@ struct slstm_backward_arguments {
   matrix_view<const T> states;
   const T* initial;
   matrix_view<const T> dh;  ///< [rows, width]
-  T* dstate = nullptr;  ///< [batch, 3 width] in: gradient of the last h, c, n; out: of the initial. May be null
   DISTIL_XLSTM_HD index width() const { return heads * head; }
 };
 
@@ -135,7 +134,8 @@ void slstm_forward(D& d, const slstm_arguments<T>& a) {
   scan(d, a.seq.batch * a.heads, detail::slstm_forward_scan<T>{a});
 }
 
-/// Its way back: pre-activation gradients into `raw`, and through time into `carry` (dh, dc, dn).
+/// Its way back: pre-activation gradients into `raw`, and through time into `carry`, [batch, 3 width] dh, dc,
+/// dn: in, of the last state; out, of the initial one.
 template <class D, class T>
 void slstm_backward(D& d, const slstm_backward_arguments<T>& a, T* carry) {
   scan(d, a.seq.batch * a.heads, detail::slstm_backward_scan<T>{a, carry});

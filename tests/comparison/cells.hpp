@@ -1,0 +1,269 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+
+#include "tensor_error.hpp"
+
+namespace distil_xlstm::testing {
+
+/// Whose kernels run a cell: the CPU's, or the scans that any device has, which are the oracle.
+enum class kernels { cpu, scan };
+
+namespace detail {
+/// Rows first .. last - 1 of each of `batch` sequences of `time` rows.
+template <class T>
+std::vector<T> rows_of(const std::vector<T>& x, index batch, index time, index first, index last) {
+  std::vector<T> out;
+  const index row = static_cast<index>(x.size()) / (batch * time);
+  for (index b = 0; b < batch; ++b)
+    out.insert(out.end(), x.begin() + (b * time + first) * row, x.begin() + (b * time + last) * row);
+  return out;
+}
+inline std::vector<std::int32_t> starts_of(const std::vector<std::int32_t>& start, index batch, index time,
+                                           index first, index last) {
+  auto out = rows_of(start, batch, time, first, last);
+  for (auto& s : out) s = s >= first ? static_cast<std::int32_t>(s - first) : -1;
+  return out;
+}
+template <class T>
+matrix_view<T> matrix_of(std::vector<T>& x, index rows) {
+  return {x.data(), rows, static_cast<index>(x.size()) / rows};
+}
+template <class T>
+void sized(std::vector<T>& x, index n) {
+  x.assign(static_cast<std::size_t>(n), T(0));
+}
+template <class T>
+void noise(rng& random, std::vector<T>& x, index n, double scale = 1, double mean = 0) {
+  sized(x, n);
+  for (auto& v : x) v = static_cast<T>(mean + scale * random.normal());
+}
+}  // namespace detail
+
+/// The mLSTM cell over `batch` sequences: its inputs, and what forward and backward make of them.
+template <class T>
+struct mlstm_run {
+  index batch = 1, time = 1;
+  mlstm_shape shape;
+  std::vector<std::int32_t> start;   ///< of each token's document
+  std::vector<T> q, k, v, i, f, dh;  ///< rows
+  std::vector<T> c, n, m, dstate;    ///< the state before, then after; its gradient after, then before
+  std::vector<T> h, dq, dk, dv, di, df, kept;
+
+  index rows() const { return batch * time; }
+  sequence_view seq() const { return {batch, time, start.data()}; }
+  void empty_state() {
+    detail::sized(c, batch * shape.heads * shape.query * shape.value);
+    detail::sized(n, batch * shape.heads * shape.query);
+    m.assign(static_cast<std::size_t>(batch * shape.heads), static_cast<T>(shape.empty_m));
+    detail::sized(dstate, batch * shape.heads * shape.query * (shape.value + 1));
+  }
+  /// Random inputs; from a past, with a document that begins at `begins` in the first sequence.
+  static mlstm_run random(index batch, index time, mlstm_shape shape, index begins, std::uint64_t seed = 1) {
+    mlstm_run r;
+    r.batch = batch, r.time = time, r.shape = shape;
+    rng random(seed);
+    const index rows = r.rows(), heads = shape.heads;
+    for (auto* x : {&r.q, &r.k}) detail::noise(random, *x, rows * heads * shape.query);
+    for (auto* x : {&r.v, &r.dh}) detail::noise(random, *x, rows * heads * shape.value);
+    detail::noise(random, r.i, rows * heads), detail::noise(random, r.f, rows * heads, 2, 2);
+    r.empty_state();
+    detail::noise(random, r.c, static_cast<index>(r.c.size()));
+    detail::noise(random, r.n, static_cast<index>(r.n.size()));
+    detail::noise(random, r.m, static_cast<index>(r.m.size()));
+    detail::noise(random, r.dstate, static_cast<index>(r.dstate.size()));
+    r.start.assign(static_cast<std::size_t>(rows), -1);
+    for (index t = begins; t < time; ++t)
+      r.start[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(begins);
+    return r;
+  }
+  /// Tokens first .. last - 1, with this state.
+  mlstm_run part(index first, index last) const {
+    mlstm_run p;
+    p.batch = batch, p.time = last - first, p.shape = shape;
+    p.start = detail::starts_of(start, batch, time, first, last);
+    for (const auto x :
+         {&mlstm_run::q, &mlstm_run::k, &mlstm_run::v, &mlstm_run::i, &mlstm_run::f, &mlstm_run::dh})
+      p.*x = detail::rows_of(this->*x, batch, time, first, last);
+    p.c = c, p.n = n, p.m = m, p.dstate = dstate;
+    return p;
+  }
+  /// `keep`: a backward follows. One token without is the recurrent form, more are the chunkwise form.
+  void forward(device::cpu& cpu, kernels which = kernels::cpu, bool keep = true) {
+    const index heads = shape.heads;
+    detail::sized(h, rows() * heads * shape.value);
+    if (keep) detail::sized(kept, batch * heads * shape.chunks(time) * shape.kept());
+    const mlstm_arguments<T> a{seq(),
+                               shape,
+                               detail::matrix_of(q, rows()),
+                               detail::matrix_of(k, rows()),
+                               detail::matrix_of(v, rows()),
+                               detail::matrix_of(i, rows()),
+                               detail::matrix_of(f, rows()),
+                               detail::matrix_of(h, rows()),
+                               state(),
+                               keep ? kept.data() : nullptr};
+    if (which == kernels::cpu)
+      device::mlstm_forward(cpu, a);
+    else
+      distil_xlstm::mlstm_forward(cpu, a);
+  }
+  void backward(device::cpu& cpu, kernels which = kernels::cpu) {
+    dq = dk = q, dv = v, di = df = i;
+    mlstm_backward_arguments<T> a{seq(),
+                                  shape,
+                                  detail::matrix_of(q, rows()),
+                                  detail::matrix_of(k, rows()),
+                                  detail::matrix_of(v, rows()),
+                                  detail::matrix_of(i, rows()),
+                                  detail::matrix_of(f, rows()),
+                                  detail::matrix_of(h, rows()),
+                                  detail::matrix_of(dh, rows()),
+                                  kept.data(),
+                                  detail::matrix_of(dq, rows()),
+                                  detail::matrix_of(dk, rows()),
+                                  detail::matrix_of(dv, rows()),
+                                  detail::matrix_of(di, rows()),
+                                  detail::matrix_of(df, rows())};
+    a.dstate = dstate.data(), a.last = state();
+    if (which == kernels::cpu)
+      device::mlstm_backward(cpu, a);
+    else
+      distil_xlstm::mlstm_backward(cpu, a);
+  }
+  /// All that the two directions give.
+  static auto results() {
+    using r = mlstm_run;
+    return std::vector<std::pair<const char*, std::vector<T> r::*>>{
+        {"h", &r::h},   {"c", &r::c},   {"n", &r::n},   {"m", &r::m},   {"dq", &r::dq},
+        {"dk", &r::dk}, {"dv", &r::dv}, {"di", &r::di}, {"df", &r::df}, {"dstate", &r::dstate}};
+  }
+  /// Those that have a row a token.
+  static bool by_row(std::vector<T> mlstm_run::*x) {
+    using r = mlstm_run;
+    return x != &r::c && x != &r::n && x != &r::m && x != &r::dstate;
+  }
+  static auto inputs() {
+    using r = mlstm_run;
+    return std::vector<std::vector<T> r::*>{&r::q, &r::k, &r::v, &r::i, &r::f};
+  }
+  static auto memory() {
+    using r = mlstm_run;
+    return std::vector<std::vector<T> r::*>{&r::c, &r::n, &r::m};
+  }
+
+ private:
+  mlstm_state<T> state() {
+    const index heads = shape.heads, dq_ = shape.query, dv_ = shape.value;
+    return {{c.data(), heads * dq_ * dv_}, {n.data(), heads * dq_}, {m.data(), heads}};
+  }
+};
+
+/// The sLSTM cell likewise.
+template <class T>
+struct slstm_run {
+  index batch = 1, time = 1, heads = 1, head = 1;
+  std::vector<std::int32_t> start;
+  std::vector<T> r, bias, x, dh;    ///< x: what the layer's maps give the gates, rows
+  std::vector<T> state, dstate;     ///< [batch, 4 width] before, then after; [batch, 3 width] its gradient
+  std::vector<T> h, dx, dr, dbias;  ///< h of each row, and gradients
+  std::vector<T> raw, states, initial;
+
+  index rows() const { return batch * time; }
+  index width() const { return heads * head; }
+  sequence_view seq() const { return {batch, time, start.data()}; }
+
+  static slstm_run random(index batch, index time, index heads, index head, index begins,
+                          std::uint64_t seed = 1) {
+    slstm_run s;
+    s.batch = batch, s.time = time, s.heads = heads, s.head = head;
+    rng random(seed);
+    const index width = s.width();
+    detail::noise(random, s.r, heads * 4 * head * head, 1 / std::sqrt(static_cast<double>(head)));
+    detail::noise(random, s.bias, 4 * width), detail::noise(random, s.x, s.rows() * 4 * width, 2);
+    detail::noise(random, s.dh, s.rows() * width), detail::noise(random, s.state, batch * 4 * width, 0.5);
+    detail::noise(random, s.dstate, batch * 3 * width);
+    for (index b = 0; b < batch; ++b)  // n is positive
+      for (index j = 0; j < width; ++j) {
+        auto& n = s.state[static_cast<std::size_t>((4 * b + 2) * width + j)];
+        n = 1 + std::abs(n);
+      }
+    s.start.assign(static_cast<std::size_t>(s.rows()), -1);
+    for (index t = begins; t < time; ++t)
+      s.start[static_cast<std::size_t>(t)] = static_cast<std::int32_t>(begins);
+    return s;
+  }
+  slstm_run part(index first, index last) const {
+    slstm_run p;
+    p.batch = batch, p.time = last - first, p.heads = heads, p.head = head;
+    p.start = detail::starts_of(start, batch, time, first, last);
+    p.r = r, p.bias = bias, p.state = state, p.dstate = dstate;
+    p.x = detail::rows_of(x, batch, time, first, last), p.dh = detail::rows_of(dh, batch, time, first, last);
+    return p;
+  }
+  void forward(device::cpu& cpu, kernels which = kernels::cpu, bool = true) {
+    raw = x;
+    detail::sized(states, rows() * 4 * width()), detail::sized(initial, batch * 4 * width());
+    const slstm_arguments<T> a{seq(),
+                               heads,
+                               head,
+                               r.data(),
+                               bias.data(),
+                               detail::matrix_of(raw, rows()),
+                               detail::matrix_of(states, rows()),
+                               initial.data(),
+                               {state.data(), 4 * width()}};
+    if (which == kernels::cpu)
+      device::slstm_forward(cpu, a);
+    else
+      distil_xlstm::slstm_forward(cpu, a);
+    h.clear();
+    for (index row = 0; row < rows(); ++row)
+      h.insert(h.end(), states.begin() + row * 4 * width(), states.begin() + (row * 4 + 1) * width());
+  }
+  void backward(device::cpu& cpu, kernels which = kernels::cpu) {
+    dx = raw;
+    const slstm_backward_arguments<T> a{seq(),
+                                        heads,
+                                        head,
+                                        r.data(),
+                                        detail::matrix_of(dx, rows()),
+                                        detail::matrix_of(states, rows()),
+                                        initial.data(),
+                                        detail::matrix_of(dh, rows())};
+    if (which == kernels::cpu)
+      device::slstm_backward(cpu, a, dstate.data());
+    else
+      distil_xlstm::slstm_backward(cpu, a, dstate.data());
+    // As the layer does it, one number at a time.
+    detail::sized(dr, static_cast<index>(r.size())), detail::sized(dbias, static_cast<index>(bias.size()));
+    for (index b = 0; b < batch; ++b)
+      for (index t = 0; t < time; ++t) {
+        const T* g = dx.data() + (b * time + t) * 4 * width();
+        for (index j = 0; j < 4 * width(); ++j) dbias[static_cast<std::size_t>(j)] += g[j];
+        const T* before = distil_xlstm::detail::slstm_before<T>(a, b, t);
+        if (!before) continue;
+        T* to = dr.data();
+        for (index e = 0; e < heads; ++e)
+          for (index q = 0; q < 4; ++q)
+            for (index o = 0; o < head; ++o, to += head)
+              for (index j = 0; j < head; ++j) to[j] += g[q * width() + e * head + o] * before[e * head + j];
+      }
+  }
+  static auto results() {
+    using s = slstm_run;
+    return std::vector<std::pair<const char*, std::vector<T> s::*>>{
+        {"h", &s::h},   {"state", &s::state}, {"dx", &s::dx},
+        {"dr", &s::dr}, {"dbias", &s::dbias}, {"dstate", &s::dstate}};
+  }
+  static bool by_row(std::vector<T> slstm_run::*x) { return x == &slstm_run::h || x == &slstm_run::dx; }
+  static auto inputs() { return std::vector<std::vector<T> slstm_run::*>{&slstm_run::x}; }
+  static auto memory() { return std::vector<std::vector<T> slstm_run::*>{&slstm_run::state}; }
+};
+
+}  // namespace distil_xlstm::testing

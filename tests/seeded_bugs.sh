@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Plants one fault at a time in a copy of the headers and says which tests notice. Run by hand; takes minutes.
+#
+#   bash tests/seeded_bugs.sh            every fault
+#   bash tests/seeded_bugs.sh KL         those whose name holds KL
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# name | header | sed script | tests to build
+faults=(
+  "sLSTM backward: a sign in dn|math/slstm_cell.hpp|s/dnt = dn - dh/dnt = dn + dh/|device/cells"
+  "sLSTM: the n = 0 rule dropped|math/slstm_cell.hpp|s/select_positive(n0, max(raw_i, lf), raw_i)/max(raw_i, lf)/|device/cells model/student"
+  "sLSTM: weights of input and forget gate swapped|block/slstm.hpp|s/p.fgate = l.scope(\"fgate\"/p.fgate = l.scope(\"igate\"/; s/p.igate = l.scope(\"igate\"/p.igate = l.scope(\"fgate\"/|model/student"
+  "mLSTM backward: the normaliser's gradient dropped|device/mlstm_scan.hpp|s/dr\[t\] = by_r ? .*;/dr[t] = by_r ? T(0) : T(0);/|device/cells"
+  "mLSTM backward: the stabiliser's share dropped|device/mlstm_scan.hpp|s/const T dmu = -along \* epsilon;/const T dmu = 0 * along;/|device/cells"
+  "mLSTM: epsilon inside the maximum|device/mlstm_scan.hpp|s/over = T(1) \/ (z.n\[t\] + static_cast<T>(shape.epsilon))/over = T(1) \/ math::max(z.n[t], static_cast<T>(shape.epsilon))/|device/cells"
+  "mLSTM: a chunk forgets that a document began|device/mlstm_scan.hpp|s/const bool carried = start <= 0;/const bool carried = true;/|block/forms"
+  "mLSTM: the step reads the state of the document before|device/mlstm_scan.hpp|s/const T forget = begins .. m0/const T forget = m0/|block/forms"
+  "norm: epsilon outside the root|block/norm.hpp|s/sqrt(a.sum \/ static_cast<T>(n.width) + n.epsilon)/(sqrt(a.sum \/ static_cast<T>(n.width)) + n.epsilon)/|model/student"
+  "norm: the unbiased variance|block/norm.hpp|s/sqrt(a.sum \/ static_cast<T>(n.width) + n.epsilon)/sqrt(a.sum \/ static_cast<T>(n.width - 1) + n.epsilon)/|model/student"
+  "convolution: taps in the other order|block/causal_conv1d.hpp|s/taps\[j \* width + c\] = weight\[c \* window + j\]/taps[j * width + c] = weight[c * window + window - 1 - j]/; s/dweight\[(c + l) \* in.window + tap\]/dweight[(c + l) * in.window + in.window - 1 - tap]/|model/student"
+  "convolution backward: a tap off by one|block/causal_conv1d.hpp|s/index j = in.window - 1, t = s;/index j = in.window - 2, t = s;/|laws/blocks"
+  "convolution: a document's past is not cut off|block/causal_conv1d.hpp|s/back = start < 0 ? window - 1 : t - start/back = start < -1 ? window : window - 1/|laws/blocks"
+  "Delta rule: a step too late|schedule/delta.hpp|s/n > 0 ? n - 1 : 0);/n);/|schedule/schedule"
+  "warm-up: a step too late|schedule/learning_rate.hpp|s/zero_start ? 0 : 1/zero_start ? 0 : 0/|schedule/schedule"
+  "AdamW: bias correction off by one|optim/adamw.hpp|s/t = static_cast<double>(state.step);/t = static_cast<double>(state.step + 1);/|optim/optim"
+  "AdamW: decay before the update, scaled by beta|optim/adamw.hpp|s/1 - lr \* h.weight_decay/1 - h.beta1 * lr * h.weight_decay/|optim/optim"
+  "KL: the factor T squared missing in the value|loss/kl.hpp|s/return temperature \* temperature \* raw/return raw/|laws/terms"
+  "KL: missing in value and gradient|loss/kl.hpp|s/return temperature \* temperature \* raw/return raw/; s/return V(temperature) \*/return V(inverse) */|laws/terms loss/term distil/steps"
+)
+
+cxx=${CXX:-g++}
+flags="-std=c++20 -O1 -march=native -mtune=generic -w -DBOOST_TEST_DYN_LINK -DDISTIL_XLSTM_TEST_DATA=\"$PWD/tests\""
+libraries="-lboost_unit_test_framework -lpcre2-8 -lutf8proc -lz -lpthread"
+missed=0
+echo "| fault | noticed by |"
+echo "|---|---|"
+for fault in "${faults[@]}"; do
+  IFS='|' read -r name header script tests <<<"$fault"
+  [[ $name == *${1:-}* ]] || continue
+  rm -rf "$scratch/include"
+  cp -r include "$scratch/include"
+  file=$scratch/include/distil_xlstm/$header
+  sed -i "$script" "$file"
+  if cmp -s "$file" "include/distil_xlstm/$header"; then
+    echo "seeded_bugs.sh: '$name' changes nothing in $header any more" >&2
+    exit 2
+  fi
+  noticed=
+  for test in $tests; do
+    if ! nice $cxx $flags -I "$scratch/include" -isystem /usr/include/eigen3 "tests/$test.test.cpp" \
+      -o "$scratch/test" $libraries; then
+      echo "seeded_bugs.sh: '$name' does not compile" >&2
+      exit 2
+    fi
+    if ! timeout 120 "$scratch/test" --log_level=error >"$scratch/log" 2>&1; then
+      cases=$(sed -n 's/.*error: in "\([^"]*\)".*/\1/p' "$scratch/log" | sort -u | paste -sd ' ' | sed 's/ /, /g')
+      noticed+="${noticed:+; }${test/\//.}: ${cases:-crash}"
+    fi
+  done
+  echo "| $name | ${noticed:-**nothing**} |"
+  [ -n "$noticed" ] || missed=$((missed + 1))
+done
+[ $missed -eq 0 ] || { echo "seeded_bugs.sh: $missed faults went unnoticed" >&2; exit 1; }
