@@ -237,6 +237,65 @@ BOOST_AUTO_TEST_CASE(wherever_logits_are_read_they_are_capped) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(fused_weights_are_the_same_model) {
+  const temporary_folder folder;
+  device::cpu cpu(1);
+  const io::safetensors_file single(golden("caps") / "model.safetensors");
+  io::json c = io::read_json_file(golden("caps") / "config.json");
+  c["weight_mode"] = "fused";
+  io::write_text_atomically(folder.path / "config.json", c.dump());
+  // What lies in one tensor, by the ends of the names.
+  const std::pair<std::string, std::vector<std::string>> fused[] = {
+      {"mlstm_layer.qkv_opreact.weight",
+       {"mlstm_layer.q.weight", "mlstm_layer.k.weight", "mlstm_layer.v.weight",
+        "mlstm_layer.ogate_preact.weight"}},
+      {"mlstm_layer.ifgate_preact.weight",
+       {"mlstm_layer.igate_preact.weight", "mlstm_layer.fgate_preact.weight"}},
+      {"mlstm_layer.ifgate_preact.bias", {"mlstm_layer.igate_preact.bias", "mlstm_layer.fgate_preact.bias"}},
+      {"ffn.proj_up_gate_z.weight", {"ffn.proj_up_gate.weight", "ffn.proj_up.weight"}}};
+  const auto write = [&](bool whole) {
+    std::vector<std::pair<std::string, std::vector<const io::tensor_info*>>> out;
+    for (const auto& [name, parts] : fused) {
+      out.push_back({"backbone.blocks.0." + name, {}});
+      for (const auto& p : parts) out.back().second.push_back(&single.at("backbone.blocks.0." + p));
+      if (!whole) out.back().second.pop_back();
+    }
+    for (const auto& t : single.tensors())
+      if (std::none_of(std::begin(fused), std::end(fused), [&](const auto& f) {
+            return std::any_of(f.second.begin(), f.second.end(),
+                               [&](const auto& p) { return t.name.ends_with("." + p); });
+          }))
+        out.push_back({t.name, {&t}});
+    io::safetensors_writer file;
+    for (const auto& [name, parts] : out) {
+      auto shape = parts[0]->shape;
+      shape[0] = 0;
+      for (const auto* p : parts) shape[0] += p->shape[0];
+      file.declare(name, element::f32, shape);
+    }
+    file.open(folder.path / "model.safetensors");
+    for (const auto& [name, parts] : out)
+      for (const auto* p : parts) file.append(p->values<float>().data(), p->size());
+    file.commit();
+  };
+  write(true);
+  const auto a = large<double>::load(cpu, golden("caps")), b = large<double>::load(cpu, folder.path);
+  const reference want("caps");
+  const auto hidden = [&](const auto& model) {
+    std::vector<double> y(want["last_hidden"].size()), x = y;
+    const index rows = want.seq.rows(), d = model.width();
+    model.forward(cpu, want.seq, want.ids.data(), model.make_state(cpu, want.seq.batch),
+                  model.make_tape(cpu, want.seq.batch, want.seq.time), {x.data(), rows, d},
+                  {y.data(), rows, d});
+    return y;
+  };
+  BOOST_TEST((hidden(a) == hidden(b)));
+  write(false);
+  for (const char* part : {"qkv_opreact.weight has shape [32, 8] instead of 48 rows",
+                           "backbone.blocks.0.mlstm_layer.fgate_preact.bias is missing"})
+    BOOST_CHECK_EXCEPTION(large<double>::load(cpu, folder.path), error, says(part));
+}
+
 BOOST_AUTO_TEST_CASE(the_shape_of_7b) {
   io::json nothing_given;
   nothing_given["model_type"] = "xlstm";
@@ -262,7 +321,7 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
   };
   refused("model_type", "mamba", "model_type 'mamba' is not xlstm");
   refused("use_bias", true, "use_bias true is not supported");
-  refused("weight_mode", "fused", "weight_mode 'fused' is not supported");
+  refused("weight_mode", "packed", "weight_mode 'packed' is not supported");
   refused("quantization_config", {{"bits", 4}}, "quantization_config is not supported");
   refused("embedding_dim", 16, "hidden_size is 8, embedding_dim is 16");
   refused("num_blocks", 3, "num_hidden_layers is 2, num_blocks is 3");

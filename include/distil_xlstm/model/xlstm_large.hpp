@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -80,6 +81,7 @@ class xlstm_large {
     xlstm_large_config config;
     stack_type stack;
     io::tensor_folder folder;
+    std::deque<io::tensor_info> parts;  ///< of fused tensors
     std::vector<std::vector<T>> small;
     frozen_matrix embedding, head;
     params_t<stack_type, frozen_layout<T>> weights;
@@ -98,12 +100,59 @@ class xlstm_large {
     return name;
   }
 
+  using tensor_map = std::map<std::string, const io::tensor_info*>;
+
+  /// Puts the parts of fused tensors in their place: rows under rows, in the order of the reference.
+  static void split(memory& m, tensor_map& tensors, std::vector<std::string>& complaints) {
+    struct rows_of {
+      std::string name;
+      index rows;
+    };
+    const auto& c = m.config;
+    const auto take = [&](const std::string& name, const std::vector<rows_of>& parts) {
+      const auto at = tensors.find(name);
+      if (at == tensors.end()) {
+        complaints.push_back(name + " is missing");
+        return;
+      }
+      const io::tensor_info& whole = *at->second;
+      index rows = 0, first = 0;
+      for (const auto& p : parts) rows += p.rows;
+      if (whole.shape.empty() || whole.shape[0] != rows) {
+        complaints.push_back(name + " has shape " + io::detail::shape_text(whole.shape) + " instead of " +
+                             std::to_string(rows) + " rows");
+        return;
+      }
+      tensors.erase(at);
+      for (const auto& p : parts) {
+        io::tensor_info& part = m.parts.emplace_back(whole);
+        part.name = p.name, part.shape[0] = p.rows;
+        part.data += whole.bytes / rows * first, part.bytes = whole.bytes / rows * p.rows;
+        if (!tensors.emplace(p.name, &part).second) complaints.push_back(p.name + " is there twice");
+        first += p.rows;
+      }
+    };
+    for (index i = 0; i < c.blocks; ++i) {
+      const std::string block = "backbone.blocks." + std::to_string(i) + ".", cell = block + "mlstm_layer.";
+      take(cell + "qkv_opreact.weight", {{cell + "q.weight", c.query()},
+                                         {cell + "k.weight", c.query()},
+                                         {cell + "v.weight", c.value()},
+                                         {cell + "ogate_preact.weight", c.value()}});
+      for (const std::string end : {"weight", "bias"})
+        take(cell + "ifgate_preact." + end,
+             {{cell + "igate_preact." + end, c.heads}, {cell + "fgate_preact." + end, c.heads}});
+      take(block + "ffn.proj_up_gate_z.weight", {{block + "ffn.proj_up_gate.weight", c.feed_forward()},
+                                                 {block + "ffn.proj_up.weight", c.feed_forward()}});
+    }
+  }
+
   static void bind(memory& m, const std::string& path) {
-    std::map<std::string, const io::tensor_info*> tensors;
+    tensor_map tensors;
     std::vector<std::string> complaints;
     for (const auto& [name, t] : m.folder.tensors())
       if (!tensors.emplace(canonical(name), t).second)
         complaints.push_back(io::detail::printable(name) + " is there twice");
+    if (m.config.fused) split(m, tensors, complaints);
     // Hugging Face ties nothing where a file has a head of its own.
     const bool own_head = !m.config.tied || tensors.contains(head_name);
 

@@ -27,7 +27,8 @@ struct xlstm_large_config {
   index feed_forward_multiple = 64;
   double gate_cap = 15, logit_cap = 30;  ///< soft caps; 0: none
   double norm_epsilon = 1e-6, cell_epsilon = 1e-6;
-  bool tied = false;  ///< the head is the embedding, unless a file has a head of its own
+  bool fused = false;  ///< files hold q, k, v and gates, and the two up projections, end to end in one tensor
+  bool tied = false;   ///< the head is the embedding, unless a file has a head of its own
 
   index query() const { return static_cast<index>(static_cast<double>(width) * query_factor); }
   index value() const { return static_cast<index>(static_cast<double>(width) * value_factor); }
@@ -126,8 +127,9 @@ inline xlstm_large_config read_xlstm_large_config(const io::json& c, const std::
   cap("output_logit_soft_cap", x.logit_cap);
   require(!get_or<bool>(c, "use_bias", name, false), name, ": use_bias true is not supported");
   const auto mode = get_or<std::string>(c, "weight_mode", name, "single");
-  require(mode == "single", name, ": weight_mode '", io::detail::printable(mode),
-          "' is not supported (single is)");
+  require(mode == "single" || mode == "fused", name, ": weight_mode '", io::detail::printable(mode),
+          "' is not supported (single and fused are)");
+  x.fused = mode == "fused";
   require(!given("quantization_config"), name, ": quantization_config is not supported");
   x.check(name);
   return x;
