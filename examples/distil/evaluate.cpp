@@ -78,24 +78,29 @@ class evaluation {
     return t;
   }
 
+  /// The score of a text that a recurrent model reads without a break.
+  template <class Model, class Text>
+  dx::text_score carried(const Model& model, const Text& text) {
+    auto state = model.make_state(device_, 1);
+    std::optional<typename Model::tape_type> tape;
+    dx::buffer<T, dx::device::cpu> x(device_, request_.window * model.width());
+    return dx::score_text<T>(
+        device_, text, request_.window, 1, model_.head(),
+        [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
+          if (!tape || !tape->fits(seq)) tape.emplace(model.make_tape(device_, seq.batch, seq.time));
+          model.forward(device_, seq, ids, state, *tape, {x.data(), seq.rows(), model.width()}, hidden);
+        },
+        dx::window_state::carried);
+  }
+
   template <class Text>
   json perplexity_of(const Text& text, const fs::path& name) {
     dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
     dx::text_score s;
     if (request_.carry) {
-      dx::require(model_.student(), "--carry: ", request_.model.string(),
-                  " is a transformer; only a student carries a state from window to window");
-      const auto& student = *model_.student();
-      auto state = student.make_state(device_, 1);
-      std::optional<typename model_type::student_type::tape_type> tape;
-      dx::buffer<T, dx::device::cpu> x(device_, request_.window * student.width());
-      s = dx::score_text<T>(
-          device_, text, request_.window, 1, model_.head(),
-          [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
-            if (!tape || !tape->fits(seq)) tape.emplace(student.make_tape(device_, seq.batch, seq.time));
-            student.forward(device_, seq, ids, state, *tape, {x.data(), seq.rows(), student.width()}, hidden);
-          },
-          dx::window_state::carried);
+      dx::require(!model_.teacher(), "--carry: ", request_.model.string(),
+                  " is a transformer; only a recurrent model carries a state from window to window");
+      s = model_.student() ? carried(*model_.student(), text) : carried(*model_.large(), text);
     } else {
       s = dx::score_text<T>(device_, text, request_.window, 8, model_.head(), read_);
     }

@@ -50,8 +50,8 @@ int run(const fs::path& path, const fs::path& ids_path, const fs::path& out, con
   dx::buffer<T, dx::device::cpu> logits(device, part * v);
   for (dx::index first = 0; first < rows; first += part) {
     const dx::index n = std::min(part, rows - first);
-    gemm(device, dx::matrix_view<const T>(last.data() + first * d, n, d), dx::transposed(model.head()),
-         dx::matrix_view<T>(logits.data(), n, v));
+    dx::write_logits(device, dx::matrix_view<const T>(last.data() + first * d, n, d), model.head(),
+                     dx::matrix_view<T>(logits.data(), n, v));
     file.append(logits.data(), n * v);
   }
   file.commit();

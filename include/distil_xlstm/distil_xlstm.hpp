@@ -12,6 +12,7 @@
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mixed.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/mlstm_large.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/residual.hpp>
@@ -32,6 +33,8 @@
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cpu_mlstm.hpp>
 #include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
+#include <distil_xlstm/device/soft_cap.hpp>
 #include <distil_xlstm/distil/alignment_plan.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
@@ -48,6 +51,7 @@
 #include <distil_xlstm/io/report.hpp>
 #include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/io/tensorboard.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
@@ -79,6 +83,8 @@
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
+#include <distil_xlstm/model/xlstm_large.hpp>
+#include <distil_xlstm/model/xlstm_large_config.hpp>
 #include <distil_xlstm/model/xlstm_stack.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>

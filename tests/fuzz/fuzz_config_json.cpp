@@ -1,4 +1,5 @@
-// Any text as the config.json of a student or a teacher: refused with `error`, or a shape that can be measured.
+// Any text as the config.json of a student, a teacher or an xLSTM-7B: refused with `error`, or a shape that can
+// be measured.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -8,6 +9,7 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
+#include <distil_xlstm/model/xlstm_large_config.hpp>
 
 namespace {
 
@@ -28,6 +30,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   attempt([&] {
     const io::json file = io::parse_json(text, "input");
     attempt([&] { (void)read_llama_config(file, "input"); });
+    attempt([&] {
+      const xlstm_large_config c = read_xlstm_large_config(file, "input");
+      if (c.blocks <= 64 && c.total() <= 0) std::abort();
+    });
     attempt([&] {
       const xlstm_config c = read_xlstm_config(file, "input");
       // What we write is what we read.

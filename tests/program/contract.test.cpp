@@ -54,7 +54,9 @@ void compare_logits(const fs::path& model, const std::string& precision, double 
     }
   }
   const auto c = io::read_json_file(model / "config.json");
-  const auto depth = c.contains("xlstm_cfg") ? c["xlstm_cfg"]["num_blocks"] : c["num_hidden_layers"];
+  const auto depth = c.contains("xlstm_cfg")    ? c["xlstm_cfg"]["num_blocks"]
+                     : c.contains("num_blocks") ? c["num_blocks"]
+                                                : c["num_hidden_layers"];
   BOOST_TEST(hidden == depth.get<index>() + 1);
   BOOST_TEST(std::ssize(got.tensors()) == hidden + 2);
 }
@@ -222,6 +224,29 @@ BOOST_AUTO_TEST_CASE(logits_of_the_golden_teachers) {
     compare_logits(f, "fp64", 1e-10);
     compare_logits(f, "fp32", 1e-5);
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_large_xlstm_is_read) {
+  for (const auto& f : folders("large", 3)) {
+    compare_logits(f, "fp64", 1e-10);
+    compare_logits(f, "fp32", 1e-5);
+  }
+  const temporary_folder folder;
+  const auto model = golden("large/caps"), tokens = folder / "tokens.safetensors";
+  const io::safetensors_file expected(model / "expected.safetensors");
+  auto ids = expected.at("ids").values<std::int32_t>();
+  ids.resize(static_cast<std::size_t>(expected.at("ids").shape[1]));
+  const index start[] = {0};
+  io::write_token_file(tokens, ids, start, 24);
+  const auto [nll, scored] = score(model, ids, 8);
+  const auto arg = arguments("--precision fp64 --window 8 --model", model, "--tokens", tokens);
+  const json got = evaluate(arg);
+  BOOST_TEST(got["scored"].get<index>() == scored);
+  BOOST_TEST(close(got["nll"].get<double>(), nll, 1e-10));
+  BOOST_TEST(!close(evaluate(arguments(arg, "--carry"))["nll"].get<double>(), nll, 1e-4));
+  BOOST_TEST(done(arguments("inspect", model)).find("logits capped at 2") != std::string::npos);
+  refused(arguments("train --steps 1 --teacher", model, "--tokens", tokens, "--out", folder / "out"), 1,
+          {"config.json", "model_type 'xlstm' is not supported"});
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_a_model) {

@@ -17,10 +17,10 @@ struct stack_tape {
   matrix_view<T> before_norm, dbefore;  ///< the last block's output
 };
 
-/// N layers (`dynamic`: as many as the program says) one after another, then a layer norm unless it is switched
-/// off: what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
-/// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks.
-template <class Layer, index N = dynamic>
+/// N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
+/// what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
+/// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm.
+template <class Layer, index N = dynamic, class Norm = named<"post_blocks_norm", layer_norm<>>>
 struct stack {
   static_assert(
       Block<Layer>,
@@ -28,6 +28,7 @@ struct stack {
       "width_in and width_out, as block/block.hpp says");
   repeat<N, Layer> blocks;
   bool post_blocks_norm = true;
+  double norm_epsilon = Norm{}.epsilon;
 
   auto width_in() const { return blocks.width_in(); }
   auto width_out() const { return blocks.width_out(); }
@@ -37,7 +38,7 @@ struct stack {
   auto params(L& l) const {
     stack_params<params_t<decltype(blocks), L>, norm_params<typename L::pointer>> p;
     p.blocks = l.scope("blocks", [&] { return blocks.params(l); });
-    if (post_blocks_norm) p.post_blocks_norm = l.scope("post_blocks_norm", [&] { return norm().params(l); });
+    if (post_blocks_norm) p.post_blocks_norm = l.scope(Norm::name, [&] { return norm().params(l); });
     return p;
   }
   template <class L>
@@ -84,7 +85,12 @@ struct stack {
   }
 
  private:
-  layer_norm<> norm() const { return {extent<>(width_out())}; }
+  Norm norm() const {
+    Norm n{};
+    n.width = extent<>(width_out());
+    n.epsilon = norm_epsilon;
+    return n;
+  }
 };
 template <index N, Block Layer>
 stack(repeat<N, Layer>, bool = true) -> stack<Layer, N>;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/block/feed_forward.hpp>
+#include <distil_xlstm/block/sequential.hpp>
 
 namespace distil_xlstm {
 
@@ -13,8 +14,10 @@ struct swiglu_tape {
   matrix_view<T> gate, up, y;  ///< [rows, inner]
 };
 
-/// The feed-forward of Llama and Qwen2: y = (SiLU(x Wgᵀ) * (x Wuᵀ)) Wdᵀ (Shazeer 2020, arXiv 2002.05202).
-struct swiglu {
+/// The feed-forward of Llama, Qwen2 and xLSTM-7B: y = (SiLU(x Wgᵀ) * (x Wuᵀ)) Wdᵀ (Shazeer 2020, arXiv
+/// 2002.05202), under the names that a family of models gives its three matrices.
+template <fixed_string Gate = "gate_proj", fixed_string Up = "up_proj", fixed_string Down = "down_proj">
+struct basic_swiglu {
   index width = 0, inner = 0;
   double standard_deviation = 0.02;  ///< of the initial weights
 
@@ -24,9 +27,9 @@ struct swiglu {
   template <class L>
   auto params(L& l) const {
     swiglu_params<typename L::matrix_type, typename L::pointer> p;
-    p.gate_proj = l.scope("gate_proj", [&] { return up().params(l); });
-    p.up_proj = l.scope("up_proj", [&] { return up().params(l); });
-    p.down_proj = l.scope("down_proj", [&] { return down().params(l); });
+    p.gate_proj = l.scope(Gate.view(), [&] { return up().params(l); });
+    p.up_proj = l.scope(Up.view(), [&] { return up().params(l); });
+    p.down_proj = l.scope(Down.view(), [&] { return down().params(l); });
     return p;
   }
   template <class L>
@@ -68,5 +71,6 @@ struct swiglu {
   linear<> up() const { return {width, inner, false, standard_deviation}; }
   linear<> down() const { return {inner, width, false, standard_deviation}; }
 };
+using swiglu = basic_swiglu<>;
 
 }  // namespace distil_xlstm

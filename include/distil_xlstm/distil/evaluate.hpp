@@ -10,6 +10,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/loss/head.hpp>
@@ -23,7 +24,7 @@ namespace distil_xlstm {
 /// looks at. `on_progress(done, all)` is called after each batch.
 template <class T, class D, class Read, class OnProgress>
 std::vector<io::request_score> score_requests(D& device, const std::vector<io::document>& documents,
-                                              const io::tokenizer& tokenizer, frozen_matrix head, index batch,
+                                              const io::tokenizer& tokenizer, logit_head head, index batch,
                                               Read&& read, OnProgress&& on_progress) {
   struct item {
     std::vector<std::int32_t> ids;

@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/loss/head.hpp>
@@ -38,7 +39,7 @@ enum class window_state {
 /// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
 /// are given at a time. `text` is a token file or a `token_text`.
 template <class T, class D, class Text, class Forward>
-text_score score_text(D& device, const Text& text, index window, index batch, frozen_matrix head,
+text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
                       Forward&& forward, window_state state = window_state::empty) {
   const bool carried = state == window_state::carried;
   if (carried) batch = 1;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
@@ -164,6 +166,10 @@ sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename T
                        matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
                        const std::uint8_t* scored, typename Term::scalar factor,
                        matrix_view<typename Term::scalar> dhs, index bytes = head_bytes) {
+  static_assert(
+      !std::is_same_v<Head, logit_head>,
+      "distil_xlstm::loss::head: a cap on logits has no gradient here; give the head's matrix, and train "
+      "without a cap");
   using T = typename Term::scalar;
   sums<Term::terms> out;
   const index n = hs.rows, d = hs.cols;
@@ -271,9 +277,9 @@ struct score_fold {
 };
 }  // namespace detail
 
-/// Negative log-likelihoods of targets under softmax(hs head^T), for evaluation: nll[n] and is_argmax[n]
-/// (either may be null; 0 where not scored; a target that shares the highest logit counts as the arg max).
-/// Sizes as in `head`.
+/// Negative log-likelihoods of targets under softmax(logits), logits = hs head^T (or a `logit_head`'s), for
+/// evaluation: nll[n] and is_argmax[n] (either may be null; 0 where not scored; a target that shares the
+/// highest logit counts as the arg max). Sizes as in `head`.
 template <class D, class T, class Head>
 token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const std::int32_t* targets,
                           const std::uint8_t* scored, T* nll = nullptr, std::uint8_t* is_argmax = nullptr,
@@ -288,7 +294,7 @@ token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const s
   for (index first = 0; first < n; first += chunk) {
     const index m = std::min(chunk, n - first);
     const matrix_view<T> z(logits.data(), m, vocabulary);
-    gemm(device, hs.slice(first, m), transposed(head), z);
+    write_logits(device, hs.slice(first, m), head, z);
     fold_rows(device, m, vocabulary,
               detail::score_fold<T>{z, targets + first, scored ? scored + first : nullptr,
                                     nll ? nll + first : nullptr, is_argmax ? is_argmax + first : nullptr,

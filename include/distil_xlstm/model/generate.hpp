@@ -11,6 +11,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
 
 namespace distil_xlstm {
 
@@ -81,7 +82,7 @@ index generate(D& device, Session& session, std::span<const std::int32_t> prompt
                OnToken&& on_token) {
   using T = typename Session::scalar;
   require(!prompt.empty(), "generation needs a token to begin with");
-  const frozen_matrix head = session.head();
+  const auto head = session.head();
   const index n = std::ssize(prompt), rows = std::min<index>(n, 256);
   const buffer<T, D> memory(device, rows * head.cols + head.rows);
   const matrix_view<T> logits(memory.data() + rows * head.cols, 1, head.rows);
@@ -94,7 +95,7 @@ index generate(D& device, Session& session, std::span<const std::int32_t> prompt
   }
   for (index drawn = 0;;) {
     if (drawn == most) return drawn;
-    gemm(device, matrix_view<const T>(hidden.slice(hidden.rows - 1, 1)), transposed(head), logits);
+    write_logits(device, matrix_view<const T>(hidden.slice(hidden.rows - 1, 1)), head, logits);
     device.download(host.data(), logits.data, head.rows * static_cast<index>(sizeof(T)));
     const std::int32_t id = choose(std::span<const T>(host));
     ++drawn;

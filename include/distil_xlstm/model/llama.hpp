@@ -14,7 +14,7 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/io/gguf.hpp>
-#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm {
@@ -128,7 +128,8 @@ class llama {
     if (std::filesystem::is_directory(path)) {
       const auto config = path / "config.json";
       m->config = read_llama_config(io::read_json_file(config), config.string());
-      open_folder(*m, path);
+      m->folder = io::tensor_folder(path);
+      m->tensors = m->folder.tensors();
     } else {
       m->gguf = std::make_unique<io::gguf_file>(path);
       m->config = read_llama_config(*m->gguf);
@@ -177,7 +178,7 @@ class llama {
   struct memory {
     llama_config config;
     std::unique_ptr<io::gguf_file> gguf;
-    std::vector<std::unique_ptr<io::safetensors_file>> shards;
+    io::tensor_folder folder;
     std::map<std::string, const io::tensor_info*> tensors;  ///< while loading
     std::vector<std::vector<T>> small;
     std::vector<std::vector<float>> unpacked;
@@ -232,31 +233,6 @@ class llama {
 
   // ---- loading
   // -----------------------------------------------------------------------------------------------
-  static void open_folder(memory& m, const std::filesystem::path& folder) {
-    namespace fs = std::filesystem;
-    std::vector<std::string> files;
-    const auto index_file = folder / "model.safetensors.index.json";
-    if (fs::exists(folder / "model.safetensors") || !fs::exists(index_file)) {
-      files.push_back("model.safetensors");
-    } else {
-      const io::json list = io::read_json_file(index_file);
-      const io::json& weights = io::member(list, "weight_map", index_file.string());
-      require(weights.is_object(), index_file.string(), ": weight_map must be an object");
-      for (const auto& [tensor, value] : weights.items()) {
-        const auto file = io::get<std::string>(weights, tensor, index_file.string());
-        require(!file.empty() && fs::path(file).filename() == file && file != "..", index_file.string(), ": '",
-                io::detail::printable(file), "' is not the name of a file in the folder");
-        if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(file);
-      }
-    }
-    for (const auto& file : files) {
-      m.shards.push_back(std::make_unique<io::safetensors_file>(folder / file));
-      for (const auto& t : m.shards.back()->tensors())
-        require(m.tensors.emplace(t.name, &t).second, m.shards.back()->path(), ": tensor ",
-                io::detail::printable(t.name), " is in two shards");
-    }
-  }
-
   /// What a GGUF file calls a tensor of Hugging Face.
   static std::string gguf_name(const std::string& name) {
     static const std::map<std::string, std::string> parts = {

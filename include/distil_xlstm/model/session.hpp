@@ -32,7 +32,7 @@ class student_session {
   student_session(D& device, const Student& model)
       : device_(&device), model_(&model), state_(model.make_state(device, 1)) {}
 
-  frozen_matrix head() const { return model_->head(); }
+  auto head() const { return model_->head(); }
 
   /// hidden [ids, width]: the vectors that the head reads after each of the next tokens. Throws `error` naming
   /// an id that the vocabulary does not have; nothing has changed then.

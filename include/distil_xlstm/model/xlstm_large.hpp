@@ -1,0 +1,200 @@
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/block/embedding.hpp>
+#include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/model/memory.hpp>
+#include <distil_xlstm/model/xlstm_large_config.hpp>
+
+namespace distil_xlstm {
+
+/// A frozen recurrent language model like xLSTM-7B: logits = cap tanh(stack(embedding[ids]) headᵀ / cap).
+/// Matrices stay as their files store them, mapped (BF16, F16, F32); norms and biases are widened to T. Copies
+/// share the weights. Const use from several threads is safe, each with its own device, state and tape. It is
+/// read as a `student` is: by `student_session`, for one.
+///
+/// To train one, put its `config().stack()` into a `student`.
+template <class T, class D>
+class xlstm_large {
+  static_assert(
+      std::floating_point<T> && Device<D>,
+      "distil_xlstm::xlstm_large<T, D>: T is float or double, and D a device; write xlstm_large<float, "
+      "device::cpu>");
+
+ public:
+  using scalar = T;
+  using device_type = D;
+  using stack_type = xlstm_large_stack;
+  using state_type = state_memory<stack_type, T, D>;
+  using tape_type = tape_memory<stack_type, T, D>;
+
+  /// Loads a Hugging Face folder (config.json with model.safetensors, or with model.safetensors.index.json and
+  /// its shards). Throws `error` that lists every tensor that is missing, unused or misshapen.
+  static xlstm_large load(D&, const std::filesystem::path& folder) {
+    const auto config = folder / "config.json";
+    auto m = std::make_shared<memory>();
+    m->config = read_xlstm_large_config(io::read_json_file(config), config.string());
+    m->stack = m->config.stack();
+    m->folder = io::tensor_folder(folder);
+    bind(*m, folder.string());
+    return xlstm_large(std::move(m));
+  }
+
+  const xlstm_large_config& config() const { return memory_->config; }
+  const stack_type& stack() const { return memory_->stack; }
+  index width() const { return config().width; }
+  index vocabulary() const { return config().vocabulary; }
+  /// [vocabulary, width]; it lives as long as `owner`.
+  frozen_matrix embedding() const { return memory_->embedding; }
+  logit_head head() const { return {memory_->head, config().logit_cap}; }
+  std::shared_ptr<const void> owner() const { return memory_; }
+
+  state_type make_state(D& device, index batch) const { return {device, stack(), batch}; }
+  tape_type make_tape(D& device, index batch, index time, bool transient = true) const {
+    return {device, stack(), batch, time, transient};
+  }
+
+  /// As `student::forward`.
+  template <class Taps = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
+               const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
+    require(tape.fits(seq) && state.batch() == seq.batch,
+            "xlstm_large: tape or state was made for another shape");
+    embed(device, memory_->embedding, ids, x);
+    stack().forward(device, seq, memory_->weights, state.views(), tape.views(), matrix_view<const T>(x), hidden,
+                    on_output);
+  }
+
+ private:
+  struct memory {
+    xlstm_large_config config;
+    stack_type stack;
+    io::tensor_folder folder;
+    std::deque<io::tensor_info> parts;  ///< of fused tensors
+    std::vector<std::vector<T>> small;
+    frozen_matrix embedding, head;
+    params_t<stack_type, frozen_layout<T>> weights;
+  };
+  explicit xlstm_large(std::shared_ptr<const memory> m) : memory_(std::move(m)) {}
+
+  static constexpr const char* embedding_name = "backbone.embeddings.weight";
+  static constexpr const char* head_name = "lm_head.weight";
+
+  /// The names of NX-AI's xLSTMLarge, and of other commits of transformers, in today's.
+  static std::string canonical(std::string name) {
+    if (name == "embedding.weight" || name == "backbone.embedding.weight") return embedding_name;
+    for (const auto& [other, ours] : {std::pair{".query.", ".q."}, {".key.", ".k."}, {".value.", ".v."}})
+      if (const auto at = name.find(std::string(".mlstm_layer") + other); at != name.npos)
+        name.replace(at + 12, std::string(other).size(), ours);
+    return name;
+  }
+
+  using tensor_map = std::map<std::string, const io::tensor_info*>;
+
+  /// Puts the parts of fused tensors in their place: rows under rows, in the order of the reference.
+  static void split(memory& m, tensor_map& tensors, std::vector<std::string>& complaints) {
+    struct rows_of {
+      std::string name;
+      index rows;
+    };
+    const auto& c = m.config;
+    const auto take = [&](const std::string& name, const std::vector<rows_of>& parts) {
+      const auto at = tensors.find(name);
+      if (at == tensors.end()) {
+        complaints.push_back(name + " is missing");
+        return;
+      }
+      const io::tensor_info& whole = *at->second;
+      index rows = 0, first = 0;
+      for (const auto& p : parts) rows += p.rows;
+      if (whole.shape.empty() || whole.shape[0] != rows) {
+        complaints.push_back(name + " has shape " + io::detail::shape_text(whole.shape) + " instead of " +
+                             std::to_string(rows) + " rows");
+        return;
+      }
+      tensors.erase(at);
+      for (const auto& p : parts) {
+        io::tensor_info& part = m.parts.emplace_back(whole);
+        part.name = p.name, part.shape[0] = p.rows;
+        part.data += whole.bytes / rows * first, part.bytes = whole.bytes / rows * p.rows;
+        if (!tensors.emplace(p.name, &part).second) complaints.push_back(p.name + " is there twice");
+        first += p.rows;
+      }
+    };
+    for (index i = 0; i < c.blocks; ++i) {
+      const std::string block = "backbone.blocks." + std::to_string(i) + ".", cell = block + "mlstm_layer.";
+      take(cell + "qkv_opreact.weight", {{cell + "q.weight", c.query()},
+                                         {cell + "k.weight", c.query()},
+                                         {cell + "v.weight", c.value()},
+                                         {cell + "ogate_preact.weight", c.value()}});
+      for (const std::string end : {"weight", "bias"})
+        take(cell + "ifgate_preact." + end,
+             {{cell + "igate_preact." + end, c.heads}, {cell + "fgate_preact." + end, c.heads}});
+      take(block + "ffn.proj_up_gate_z.weight", {{block + "ffn.proj_up_gate.weight", c.feed_forward()},
+                                                 {block + "ffn.proj_up.weight", c.feed_forward()}});
+    }
+  }
+
+  static void bind(memory& m, const std::string& path) {
+    tensor_map tensors;
+    std::vector<std::string> complaints;
+    for (const auto& [name, t] : m.folder.tensors())
+      if (!tensors.emplace(canonical(name), t).second)
+        complaints.push_back(io::detail::printable(name) + " is there twice");
+    if (m.config.fused) split(m, tensors, complaints);
+    // Hugging Face ties nothing where a file has a head of its own.
+    const bool own_head = !m.config.tied || tensors.contains(head_name);
+
+    manifest wanted;
+    layout<T> names(nullptr, &wanted);
+    names.scope("backbone", [&] { return m.stack.params(names); });
+    const std::vector<index> table = {m.config.vocabulary, m.config.width};
+    wanted.push_back({embedding_name, table, 0, 0, {}});
+    if (own_head) wanted.push_back({head_name, table, 0, 0, {}});
+    auto unused = tensors;
+    for (const auto& e : wanted) {
+      const auto at = unused.find(e.name);
+      if (at == unused.end()) {
+        complaints.push_back(e.name + " is missing");
+        continue;
+      }
+      const io::tensor_info& t = *at->second;
+      unused.erase(at);
+      if (!t.readable || t.element >= element::i64)
+        complaints.push_back(e.name + " holds " + io::detail::printable(t.type) + ", which is not supported");
+      else if (t.shape != e.shape)
+        complaints.push_back(e.name + " has shape " + io::detail::shape_text(t.shape) + " instead of " +
+                             io::detail::shape_text(e.shape));
+    }
+    for (const auto& [name, t] : unused) complaints.push_back(io::detail::printable(t->name) + " is not used");
+    if (!complaints.empty()) {
+      std::string all;
+      for (const auto& c : complaints) all += (all.empty() ? "" : "; ") + c;
+      fail(path, ": ", all);
+    }
+
+    frozen_layout<T> l([&](const std::string& name) { return tensors.at(name)->stored(); }, m.small);
+    m.weights = l.scope("backbone", [&] { return m.stack.params(l); });
+    const auto frozen = [&](const char* name) {
+      const io::tensor_info& t = *tensors.at(name);
+      return frozen_matrix{t.data, t.element, m.config.vocabulary, m.config.width};
+    };
+    m.embedding = frozen(embedding_name);
+    m.head = own_head ? frozen(head_name) : m.embedding;
+  }
+
+  std::shared_ptr<const memory> memory_;
+};
+
+}  // namespace distil_xlstm
