@@ -112,18 +112,18 @@ void compare(const std::string& name) {
                            matrix_view<const T>(x), matrix_view<const T>(dhidden), dx);
   for (const auto& e : trained.names())
     check(name + " gradient of " + e.name, gradients.data() + e.offset, want["grad." + e.name],
-          tolerance<T>::reference_gradient);
+          tolerance<T>::reference_gradient(name));
   gemm(cpu, transposed(matrix_view<const T>(dlogits)), matrix_view<const T>(hidden), dhead);
   const bool tied = model.head().matrix.data == model.embedding().data;
   if (tied)
     std::copy_n(dhead.data, dhead.size(), dembedding.data);
   else
     check(name + " gradient of the head", dhead.data, want["grad.lm_head.weight"],
-          tolerance<T>::reference_gradient);
+          tolerance<T>::reference_gradient(name));
   for (index r = 0; r < rows; ++r)
     for (index c = 0; c < d; ++c) dembedding.row(want.ids[static_cast<std::size_t>(r)])[c] += dx.row(r)[c];
   check(name + " gradient of the embedding", dembedding.data, want["grad.backbone.embeddings.weight"],
-        tolerance<T>::reference_gradient);
+        tolerance<T>::reference_gradient(name));
 }
 
 auto says(std::string part) {

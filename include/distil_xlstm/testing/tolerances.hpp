@@ -31,10 +31,11 @@ struct tolerance<float> {
   static constexpr double a_million_steps = 1e-4;  ///< h from float64, of the largest |h|
 
   /// Golden students whose gradients have few digits in float: PyTorch in float is off by up to 1.4e-4 there,
-  /// too (tests/README.md says why).
-  static constexpr std::string_view ill_conditioned[] = {"act_relu", "conv_3",      "heads_2_and_4",
-                                                         "heads_8",  "length_1",    "qkv_16",
-                                                         "qkv_8",    "stored_bf16", "stored_f16"};
+  /// too (tests/README.md says why). The last two are of xLSTM-7B's kind: behind the norm of a head the sum
+  /// that is the gradient of its input gate's bias nearly cancels.
+  static constexpr std::string_view ill_conditioned[] = {
+      "act_relu", "conv_3",      "heads_2_and_4", "heads_8", "length_1",         "qkv_16",
+      "qkv_8",    "stored_bf16", "stored_f16",    "sample",  "tied_sharded_bf16"};
   static constexpr double reference_gradient(std::string_view student) {
     return std::find(std::begin(ill_conditioned), std::end(ill_conditioned), student) ==
                    std::end(ill_conditioned)
