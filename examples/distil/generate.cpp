@@ -10,7 +10,8 @@ namespace {
 
 constexpr const char* usage =
     "distil generate --model MODEL --prompt TEXT [options]\n\n"
-    "Continues a text on stdout, as it comes. Without --temperature, --top-k or --top-p it takes the likeliest token\n"
+    "Continues a text on stdout, as it comes. Without --temperature, --top-k or --top-p it takes the likeliest "
+    "token\n"
     "each time. A student's memory does not grow with the text.\n";
 
 struct request {
@@ -64,14 +65,14 @@ int generate(const arguments& given) {
   request r;
   common_options common;
   po::options_description options("Options");
-  options.add_options()                                                                                   //
-      ("model", po::value(&r.model)->value_name("MODEL"), "a teacher or a student")                       //
-      ("prompt", po::value(&r.prompt)->value_name("TEXT"), "what to continue; special tokens are parsed") //
-      ("chat", po::bool_switch(&r.chat), "the prompt is a question: put it in the model's chat template") //
-      ("tokens", po::value(&r.tokens)->default_value(r.tokens), "how many at most")                       //
-      ("temperature", po::value(&r.how.temperature), "of the choice; 0: the likeliest")                   //
-      ("top-k", po::value(&r.how.top_k), "choose among the k likeliest")                                  //
-      ("top-p", po::value(&r.how.top_p), "choose among the likeliest that together reach p")              //
+  options.add_options()                                                                                    //
+      ("model", po::value(&r.model)->value_name("MODEL"), "a teacher or a student")                        //
+      ("prompt", po::value(&r.prompt)->value_name("TEXT"), "what to continue; special tokens are parsed")  //
+      ("chat", po::bool_switch(&r.chat), "the prompt is a question: put it in the model's chat template")  //
+      ("tokens", po::value(&r.tokens)->default_value(r.tokens), "how many at most")                        //
+      ("temperature", po::value(&r.how.temperature), "of the choice; 0: the likeliest")                    //
+      ("top-k", po::value(&r.how.top_k), "choose among the k likeliest")                                   //
+      ("top-p", po::value(&r.how.top_p), "choose among the likeliest that together reach p")               //
       ("seed", po::value(&r.how.seed)->default_value(0), "of the choice");
   options.add(common.description("fp32, bf16 (products of bf16, sums of fp32), fp64"));
   po::variables_map values;

@@ -15,12 +15,14 @@ using dx::io::json;
 
 constexpr const char* usage =
     "distil inspect FILE or FOLDER\n\n"
-    "What is in a GGUF file, a safetensors file (weights, tokens, logits, a cache's or a checkpoint's part), or a\n"
+    "What is in a GGUF file, a safetensors file (weights, tokens, logits, a cache's or a checkpoint's part), "
+    "or a\n"
     "folder of such files: metadata, tensors with shapes and types, counts of numbers.\n";
 
 void print_pair(const std::string& key, const std::string& value) {
-  std::cout << "  " << dx::io::detail::printable(key, 60) << std::string(key.size() < 38 ? 38 - key.size() : 1, ' ')
-            << dx::io::detail::printable(value, 100) << "\n";
+  std::cout << "  " << dx::io::detail::printable(key, 60)
+            << std::string(key.size() < 38 ? 38 - key.size() : 1, ' ') << dx::io::detail::printable(value, 100)
+            << "\n";
 }
 
 /// The table of tensors; returns how many numbers they hold.
@@ -36,8 +38,8 @@ dx::index print_tensors(const std::vector<dx::io::tensor_info>& tensors) {
               << dx::io::detail::shape_text(t.shape) << "\n";
     numbers += t.size(), bytes += t.bytes;
   }
-  std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(numbers) << " numbers, "
-            << grouped(bytes) << " bytes\n";
+  std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(numbers)
+            << " numbers, " << grouped(bytes) << " bytes\n";
   return numbers;
 }
 
@@ -49,9 +51,7 @@ std::string text_of(const dx::io::gguf_value& v) {
     case gguf_type::array: return "array of " + grouped(static_cast<dx::index>(v.count));
     case gguf_type::boolean: return v.bits ? "true" : "false";
     case gguf_type::f32:
-    case gguf_type::f64:
-      std::memcpy(&x, &v.bits, sizeof x);
-      return json(x).dump();
+    case gguf_type::f64: std::memcpy(&x, &v.bits, sizeof x); return json(x).dump();
     default: return std::to_string(static_cast<std::int64_t>(v.bits));
   }
 }
@@ -72,8 +72,8 @@ void inspect_safetensors(const fs::path& path) {
       file.names() == std::vector<std::string>{"documents", "ids"}) {
     const dx::io::token_file tokens(path);
     std::cout << "a token file: " << grouped(tokens.size()) << " tokens in "
-              << grouped(std::ssize(tokens.documents())) << " documents, vocabulary " << grouped(tokens.vocab_size())
-              << "\n";
+              << grouped(std::ssize(tokens.documents())) << " documents, vocabulary "
+              << grouped(tokens.vocab_size()) << "\n";
   }
 }
 
@@ -96,13 +96,13 @@ void inspect_folder(const fs::path& folder) {
   if (dx::is_student(folder)) {
     const auto config = dx::read_xlstm_config(dx::io::read_json_file(folder / "config.json"),
                                               (folder / "config.json").string());
-    std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable()) << " trainable of "
-              << grouped(config.total()) << " parameters\n";
+    std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable())
+              << " trainable of " << grouped(config.total()) << " parameters\n";
   } else if (dx::is_xlstm_large(folder)) {
     const auto config = dx::read_xlstm_large_config(dx::io::read_json_file(folder / "config.json"),
                                                     (folder / "config.json").string());
-    std::cout << "a frozen xLSTM of " << config.blocks << " blocks and " << config.heads << " heads: "
-              << grouped(config.total()) << " parameters";
+    std::cout << "a frozen xLSTM of " << config.blocks << " blocks and " << config.heads
+              << " heads: " << grouped(config.total()) << " parameters";
     if (config.logit_cap > 0) std::cout << ", logits capped at " << short_number(config.logit_cap);
     std::cout << "\n";
   }
@@ -113,7 +113,8 @@ void inspect_folder(const fs::path& folder) {
 int inspect(const arguments& given) {
   fs::path path;
   po::options_description options("Options");
-  options.add_options()("path", po::value(&path)->value_name("PATH"), "the file or folder; --path may be left out");
+  options.add_options()("path", po::value(&path)->value_name("PATH"),
+                        "the file or folder; --path may be left out");
   po::variables_map values;
   if (!parse(given, usage, options, values, "path")) return 0;
   need(path, "path");

@@ -8,8 +8,10 @@ namespace {
 
 constexpr const char* usage =
     "distil logits --model MODEL --ids FILE --out FILE [--precision fp64]\n\n"
-    "FILE holds an I32 tensor `ids` [B, S]. Written are `logits` [B, S, V], `last_hidden` [B, S, d] (after the final\n"
-    "norm, what the head reads) and `hidden.0` to `hidden.N` [B, S, d]: the embedding, then each block's output. F32;\n"
+    "FILE holds an I32 tensor `ids` [B, S]. Written are `logits` [B, S, V], `last_hidden` [B, S, d] (after the "
+    "final\n"
+    "norm, what the head reads) and `hidden.0` to `hidden.N` [B, S, d]: the embedding, then each block's "
+    "output. F32;\n"
     "F64 under --precision fp64.\n";
 
 template <class T>
@@ -33,7 +35,8 @@ int run(const fs::path& path, const fs::path& ids_path, const fs::path& out, con
   dx::buffer<T, dx::device::cpu> last(device, rows * d);
   typename dx::language_model<T, dx::device::cpu>::reader read(device, model);
   read(seq, ids.data(), {last.data(), rows, d}, [&](dx::index i, dx::matrix_view<const T> h) {
-    device.copy(hidden[static_cast<std::size_t>(i)].data(), h.data, h.size() * static_cast<dx::index>(sizeof(T)));
+    device.copy(hidden[static_cast<std::size_t>(i)].data(), h.data,
+                h.size() * static_cast<dx::index>(sizeof(T)));
   });
 
   const auto kind = std::is_same_v<T, double> ? dx::element::f64 : dx::element::f32;
@@ -64,9 +67,9 @@ int logits(const arguments& given) {
   fs::path model, ids, out;
   common_options common;
   po::options_description options("Options");
-  options.add_options()                                                             //
-      ("model", po::value(&model)->value_name("MODEL"), "a teacher or a student")   //
-      ("ids", po::value(&ids)->value_name("FILE"), "safetensors with `ids`")        //
+  options.add_options()                                                            //
+      ("model", po::value(&model)->value_name("MODEL"), "a teacher or a student")  //
+      ("ids", po::value(&ids)->value_name("FILE"), "safetensors with `ids`")       //
       ("out", po::value(&out)->value_name("FILE"), "safetensors to write");
   options.add(common.description("fp32, bf16 (products of bf16, sums of fp32), fp64"));
   po::variables_map values;

@@ -72,7 +72,8 @@ int main(int argc, char** argv) {
       if (status == 0 && !std::cout) return report("stdout: cannot be written", 1);
       return status;
     } catch (const program::usage_error& e) {
-      return report(std::string(c.name) + ": " + e.what() + " (`distil " + c.name + " --help` lists the options)", 2);
+      return report(
+          std::string(c.name) + ": " + e.what() + " (`distil " + c.name + " --help` lists the options)", 2);
     } catch (const std::bad_alloc&) {
       return report(std::string(c.name) + ": not enough memory", 1);
     } catch (const std::exception& e) {

@@ -11,10 +11,13 @@ namespace {
 
 constexpr const char* usage =
     "distil tokenize --tokenizer MODEL --text FILE... --out FILE\n"
-    "distil tokenize --tokenizer MODEL --ids < TEXT      the ids of a text, one line; special tokens are parsed\n"
+    "distil tokenize --tokenizer MODEL --ids < TEXT      the ids of a text, one line; special tokens are "
+    "parsed\n"
     "distil tokenize --tokenizer MODEL --decode < IDS    and back\n\n"
-    "Turns texts into a token file for `cache`, `train` and `evaluate`. Each file is a document; a document begins\n"
-    "with the model's token for that (<|endoftext|>, say), unless --bare. MODEL is a GGUF file, a folder with a\n"
+    "Turns texts into a token file for `cache`, `train` and `evaluate`. Each file is a document; a document "
+    "begins\n"
+    "with the model's token for that (<|endoftext|>, say), unless --bare. MODEL is a GGUF file, a folder with "
+    "a\n"
     "tokenizer.json, or a tokenizer.json.\n";
 
 std::string slurp(std::istream& in) { return {std::istreambuf_iterator<char>(in), {}}; }
@@ -33,7 +36,8 @@ void print_text(const dx::io::tokenizer& t) {
     const bool number = word.size() <= 9 && word.find_first_not_of("0123456789") == word.npos;
     dx::require(number, "stdin: '", dx::io::detail::printable(word, 40), "' is not an id");
     ids.push_back(static_cast<std::int32_t>(std::stol(word)));
-    dx::require(ids.back() < t.vocab_size(), "stdin: the id ", word, " is not in the vocabulary of ", t.vocab_size());
+    dx::require(ids.back() < t.vocab_size(), "stdin: the id ", word, " is not in the vocabulary of ",
+                t.vocab_size());
   }
   std::cout << t.decode(ids);
 }
@@ -70,12 +74,12 @@ int tokenize(const arguments& given) {
   std::vector<std::string> texts;
   bool ids = false, decode = false, bare = false;
   po::options_description options("Options");
-  options.add_options()                                                                       //
-      ("tokenizer", po::value(&model)->value_name("MODEL"), "whose tokenizer")                //
-      ("text", po::value(&texts)->multitoken()->value_name("FILE..."), "texts, UTF-8")        //
-      ("out", po::value(&out)->value_name("FILE"), "the token file to write (safetensors)")   //
-      ("bare", po::bool_switch(&bare), "add no token at the beginning of a document")         //
-      ("ids", po::bool_switch(&ids), "print the ids of stdin")                                //
+  options.add_options()                                                                      //
+      ("tokenizer", po::value(&model)->value_name("MODEL"), "whose tokenizer")               //
+      ("text", po::value(&texts)->multitoken()->value_name("FILE..."), "texts, UTF-8")       //
+      ("out", po::value(&out)->value_name("FILE"), "the token file to write (safetensors)")  //
+      ("bare", po::bool_switch(&bare), "add no token at the beginning of a document")        //
+      ("ids", po::bool_switch(&ids), "print the ids of stdin")                               //
       ("decode", po::bool_switch(&decode), "print the text of the ids on stdin");
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;

@@ -37,15 +37,24 @@ struct problem {
   }
   attention_arguments<T> forward() {
     const index all = shape.heads * shape.width, kv = shape.kv_heads * shape.width, rows = seq.rows();
-    attention_arguments<T> a{seq, shape, {q.data(), rows, all}, {k.data(), rows, kv}, {v.data(), rows, kv},
-                             {},  {y.data(), rows, all}};
+    attention_arguments<T> a{seq,
+                             shape,
+                             {q.data(), rows, all},
+                             {k.data(), rows, kv},
+                             {v.data(), rows, kv},
+                             {},
+                             {y.data(), rows, all}};
     if (capacity > 0)
       a.past = {{keys.data(), capacity * kv}, {values.data(), capacity * kv}, {length.data(), 1}};
     return a;
   }
   attention_backward_arguments<T> backward() {
     const index all = shape.heads * shape.width, kv = shape.kv_heads * shape.width, rows = seq.rows();
-    return {forward(), {dy.data(), rows, all}, {dq.data(), rows, all}, {dk.data(), rows, kv}, {dv.data(), rows, kv}};
+    return {forward(),
+            {dy.data(), rows, all},
+            {dq.data(), rows, all},
+            {dk.data(), rows, kv},
+            {dv.data(), rows, kv}};
   }
   /// The formula, in double, with nothing clever.
   std::vector<double> naive() const {
@@ -100,7 +109,8 @@ double apart(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <class T>
 void fused_is_oracle(double limit) {
-  for (const attention_shape shape : {attention_shape{6, 2, 64}, attention_shape{3, 3, 10}, attention_shape{9, 3, 16}})
+  for (const attention_shape shape :
+       {attention_shape{6, 2, 64}, attention_shape{3, 3, 10}, attention_shape{9, 3, 16}})
     for (const index time : {index{1}, index{2}, index{7}, index{64}, index{131}})
       for (const index past : {index{0}, index{5}, index{90}})
         for (const bool documents : {false, true}) {
@@ -111,9 +121,10 @@ void fused_is_oracle(double limit) {
           attention_backward(cpu(), a.backward());
           distil_xlstm::attention_backward(cpu(), b.backward());
           const auto want = a.naive();
-          BOOST_TEST_CONTEXT("heads " << shape.heads << ", width " << shape.width << ", time " << time << ", past "
-                                      << past << ", documents " << documents) {
-            BOOST_TEST(testing::relative_error(a.y.data(), want.data(), static_cast<index>(want.size())) <= limit);
+          BOOST_TEST_CONTEXT("heads " << shape.heads << ", width " << shape.width << ", time " << time
+                                      << ", past " << past << ", documents " << documents) {
+            BOOST_TEST(testing::relative_error(a.y.data(), want.data(), static_cast<index>(want.size())) <=
+                       limit);
             BOOST_TEST(apart(a.y, b.y) <= limit);
             BOOST_TEST(apart(a.dq, b.dq) <= 10 * limit);
             BOOST_TEST(apart(a.dk, b.dk) <= 10 * limit);
@@ -122,7 +133,8 @@ void fused_is_oracle(double limit) {
         }
 }
 
-const attention grouped{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .bias = true, .output_bias = true};
+const attention grouped{
+    .width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .bias = true, .output_bias = true};
 
 }  // namespace
 
@@ -167,7 +179,8 @@ BOOST_AUTO_TEST_CASE(the_capacity_is_declared) {
   testing::harness<attention, float, device::cpu> h(block, cpu(), sequence_view{1, 7});
   h.forward();
   BOOST_CHECK_EXCEPTION(h.forward(), error, [](const error& e) {
-    return std::string(e.what()).find("would hold 14 tokens, the capacity of its state is 12") != std::string::npos;
+    return std::string(e.what()).find("would hold 14 tokens, the capacity of its state is 12") !=
+           std::string::npos;
   });
   const std::vector<std::int32_t> begins(7, 0);
   h.seq.start = begins.data();

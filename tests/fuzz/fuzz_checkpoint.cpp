@@ -1,5 +1,5 @@
-// Any bytes as one file of a checkpoint (the first byte says which), a good one as the other: restored, or refused
-// with `error`; and then nothing of the trainer has changed.
+// Any bytes as one file of a checkpoint (the first byte says which), a good one as the other: restored, or
+// refused with `error`; and then nothing of the trainer has changed.
 #include <unistd.h>
 
 #include <cstddef>
@@ -24,7 +24,8 @@ using cpu = dx::device::cpu;
 using student_type = dx::student<dx::linear<4, 4>, float, cpu>;
 
 struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::token_batch&, const dx::teacher_signals<float>&) override {}
+  void fill(cpu&, const std::vector<dx::index>&, const dx::token_batch&,
+            const dx::teacher_signals<float>&) override {}
 };
 
 struct world {
@@ -49,9 +50,7 @@ struct world {
   }
 };
 
-void put(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
+void put(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 std::string get(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};

@@ -49,9 +49,9 @@ struct attention_tape {
 /// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
 /// likewise, y = softmax(q kᵀ / sqrt(head_dim)) v of each head, then Woᵀ (+ bo). It sees no other document.
 ///
-/// `capacity` is how many tokens of a document the state can hold; a call that would exceed it throws `error` and
-/// changes nothing. With capacity 0 there is no state: a document that began before the call counts from the
-/// call's first token, which is how windows of a text are trained and scored.
+/// `capacity` is how many tokens of a document the state can hold; a call that would exceed it throws `error`
+/// and changes nothing. With capacity 0 there is no state: a document that began before the call counts from
+/// the call's first token, which is how windows of a text are trained and scored.
 struct attention {
   index width = 0, heads = 1, kv_heads = 1;
   index head_dim = 0;  ///< need not be width / heads

@@ -70,7 +70,8 @@ struct conv_input_gradient {
     const index b = r / in.seq.time, s = r % in.seq.time;
     V sum = math::load_if<V>(accumulate, dx.row(r) + c);
     // Tokens that see this one: up to window - 1 later, and of its document.
-    for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t); --j, ++t)
+    for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t);
+         --j, ++t)
       sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(dy.row(b * in.seq.time + t) + c);
     math::store<V>(dx.row(r) + c, sum);
   }
@@ -122,7 +123,7 @@ struct conv_keep_past {
     const index last = seq.document_start(b, seq.time - 1);
     for (index i = 0; i < window - 1; ++i) {
       const index t = seq.time - (window - 1) + i;
-      const T* from = t >= 0 && t >= last  ? x.row(b * seq.time + t)
+      const T* from = t >= 0 && t >= last ? x.row(b * seq.time + t)
                       : t < 0 && last < 0 ? old + (t + window - 1) * width
                                           : nullptr;  // another document's
       for (index c = 0; c < width; ++c) now[i * width + c] = from ? from[c] : T(0);

@@ -115,8 +115,9 @@ struct mlstm_tape {
 /// takes all when the program runs.
 template <index Width = dynamic, index Heads = dynamic, index Inner = dynamic>
 struct basic_mlstm {
-  static_assert(Inner == dynamic || Heads == dynamic || (Heads > 0 && Inner % (Heads > 0 ? Heads : 1) == 0),
-                "distil_xlstm::mlstm: the heads share the inner width equally; write an Inner that Heads divides");
+  static_assert(
+      Inner == dynamic || Heads == dynamic || (Heads > 0 && Inner % (Heads > 0 ? Heads : 1) == 0),
+      "distil_xlstm::mlstm: the heads share the inner width equally; write an Inner that Heads divides");
   [[no_unique_address]] extent<Width> width{};
   [[no_unique_address]] extent<Heads> heads{1};
   [[no_unique_address]] extent<Inner> inner{};  ///< reference: round_up(proj_factor width, 64)

@@ -89,8 +89,8 @@ struct rotary_tape {
 };
 
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotated form of Hugging Face and
-/// NeoX: the pair (i, i + head_dim / 2) of each head turns by position * theta^(-2i / head_dim). Positions begin
-/// anew with each document. Angles, cosines and sines are computed in double.
+/// NeoX: the pair (i, i + head_dim / 2) of each head turns by position * theta^(-2i / head_dim). Positions
+/// begin anew with each document. Angles, cosines and sines are computed in double.
 struct rotary {
   index width = 0, head_dim = 0;
   double theta = 10000;
@@ -121,8 +121,8 @@ struct rotary {
     advance(d, seq, s.position);
   }
   template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P&, const G&, const K& k, matrix_view<const T>, matrix_view<const T> dy,
-                matrix_view<T> dx) const {
+  void backward(D& d, sequence_view, const P&, const G&, const K& k, matrix_view<const T>,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
     turn_back(d, k, dy, dx);
   }
 
@@ -137,8 +137,7 @@ struct rotary {
   template <class D, class T>
   void turn(D& d, const rotary_tape<T>& k, matrix_view<const T> x, matrix_view<T> y, T direction = 1) const {
     const index heads = x.cols / head_dim;
-    map(d, x.rows * heads, head_dim / 2,
-        detail::rotary_turn<T>{heads, k.cosines, k.sines, direction, x, y});
+    map(d, x.rows * heads, head_dim / 2, detail::rotary_turn<T>{heads, k.cosines, k.sines, direction, x, y});
   }
   template <class D, class T>
   void turn_back(D& d, const rotary_tape<T>& k, matrix_view<const T> dy, matrix_view<T> dx) const {

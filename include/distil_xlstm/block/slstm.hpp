@@ -37,8 +37,8 @@ struct slstm_tape {
 /// As there, the weight named `fgate` feeds the input gate and `igate` the forget gate; the cell's bias is not
 /// swapped.
 ///
-/// Width and heads may be known to the compiler, which then refuses those that do not fit; `slstm` takes both when
-/// the program runs.
+/// Width and heads may be known to the compiler, which then refuses those that do not fit; `slstm` takes both
+/// when the program runs.
 template <index Width = dynamic, index Heads = dynamic>
 struct basic_slstm {
   static_assert(Width == dynamic || Heads == dynamic || (Heads > 0 && Width % (Heads > 0 ? Heads : 1) == 0),

@@ -22,8 +22,8 @@ struct attention_past {
   per_sequence<const T> length;        ///< [1]: how many there are
 };
 
-/// y_t = sum_s p_ts v_s, p_t = softmax over s of q_t.k_s / sqrt(width), where s runs from the first token of t's
-/// document, in the past too if it began there, to t.
+/// y_t = sum_s p_ts v_s, p_t = softmax over s of q_t.k_s / sqrt(width), where s runs from the first token of
+/// t's document, in the past too if it began there, to t.
 template <class T>
 struct attention_arguments {
   sequence_view seq;
@@ -40,13 +40,15 @@ struct attention_arguments {
     const index start = seq.document_start(b, t);
     return start < 0 ? -past_length(b) : start;
   }
-  DISTIL_XLSTM_HD const T* row_of(matrix_view<const T> now, per_sequence<const T> before, index b, index kv_head,
-                                  index s) const {
+  DISTIL_XLSTM_HD const T* row_of(matrix_view<const T> now, per_sequence<const T> before, index b,
+                                  index kv_head, index s) const {
     const index column = kv_head * shape.width;
     if (s >= 0) return now.row(b * seq.time + s) + column;
     return before.of(b) + (past_length(b) + s) * shape.kv_heads * shape.width + column;
   }
-  DISTIL_XLSTM_HD const T* key(index b, index kv_head, index s) const { return row_of(k, past.keys, b, kv_head, s); }
+  DISTIL_XLSTM_HD const T* key(index b, index kv_head, index s) const {
+    return row_of(k, past.keys, b, kv_head, s);
+  }
   DISTIL_XLSTM_HD const T* value(index b, index kv_head, index s) const {
     return row_of(v, past.values, b, kv_head, s);
   }
@@ -94,7 +96,8 @@ struct attention_forward_scan {
 };
 
 /// One sequence and key head a task: with p_t recomputed, g_ts = dy_t.v_s and d_t = dy_t.y_t,
-/// ds_ts = p_ts (g_ts - d_t) / sqrt(width); dq_t = sum_s ds_ts k_s; dk_s = sum_t ds_ts q_t; dv_s = sum_t p_ts dy_t.
+/// ds_ts = p_ts (g_ts - d_t) / sqrt(width); dq_t = sum_s ds_ts k_s; dk_s = sum_t ds_ts q_t; dv_s = sum_t p_ts
+/// dy_t.
 template <class T>
 struct attention_backward_scan {
   attention_backward_arguments<T> g;
@@ -103,8 +106,7 @@ struct attention_backward_scan {
     const index b = task / a.shape.kv_heads, kv = task % a.shape.kv_heads, n = a.shape.width;
     const index origin = b * a.seq.time;
     for (index t = 0; t < a.seq.time; ++t)
-      for (index c = 0; c < n; ++c)
-        g.dk.row(origin + t)[kv * n + c] = g.dv.row(origin + t)[kv * n + c] = 0;
+      for (index c = 0; c < n; ++c) g.dk.row(origin + t)[kv * n + c] = g.dv.row(origin + t)[kv * n + c] = 0;
     for (index head = kv * a.shape.group(); head < (kv + 1) * a.shape.group(); ++head)
       for (index t = 0; t < a.seq.time; ++t) {
         const T *q = a.q.row(origin + t) + head * n, *dy = g.dy.row(origin + t) + head * n;

@@ -226,8 +226,8 @@ inline gemm_operand at(gemm_operand o, index row, index col) {
   return o;
 }
 
-/// Parts of nearly equal size, none much above `limit`, which begin at a multiple of `unit` (of a quantised kind's
-/// block, say); the split depends on the size alone, never on the threads.
+/// Parts of nearly equal size, none much above `limit`, which begin at a multiple of `unit` (of a quantised
+/// kind's block, say); the split depends on the size alone, never on the threads.
 struct even_split {
   index size, parts, unit;
   even_split(index n, index limit, index u = 1) : size(n), parts((n + limit - 1) / limit), unit(u) {}
@@ -279,16 +279,18 @@ void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta 
   if (m == 0 || n == 0) return;
   const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
   const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
-  // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their sum.
+  // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
+  // sum.
   const detail::even_split parts(k, 4096, 256);
   if (rows.parts * cols.parts < 8 && parts.parts > 1) {
     auto partial = device.template scratch<T>(parts.parts * m * n);
     device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu::worker& w) {
-      const index p = task % parts.parts, r = task / parts.parts % rows.parts, q = task / parts.parts / rows.parts;
+      const index p = task % parts.parts, r = task / parts.parts % rows.parts,
+                  q = task / parts.parts / rows.parts;
       const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
       const index k0 = parts.begin(p), k1 = parts.begin(p + 1);
-      detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0), T(0),
-                         partial.data() + p * m * n + r0 * n + c0, n);
+      detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0),
+                         T(0), partial.data() + p * m * n + r0 * n + c0, n);
     });
     return map(device, m, n, detail::sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
   }

@@ -50,7 +50,8 @@ struct attention_rows {
   void against(const T* x, index ldx, matrix_view<const T> m, per_sequence<const T> before, T* out) const {
     const index n = a.shape.width;
     if (past > 0)
-      gemm_on<T>(device, worker, count, past, n, plain(x, ldx), turned(past_of(before), past_stride()), T(0), out, ld);
+      gemm_on<T>(device, worker, count, past, n, plain(x, ldx), turned(past_of(before), past_stride()), T(0),
+                 out, ld);
     gemm_on<T>(device, worker, count, now, n, plain(x, ldx), turned(now_of(m), m.stride), T(0), out + past, ld);
   }
   /// out[count, width] = w m, w [count, keys].
@@ -62,8 +63,10 @@ struct attention_rows {
       return;
     }
     if (past > 0)
-      gemm_on<T>(device, worker, count, n, past, plain(w, ld), plain(past_of(before), past_stride()), T(0), out, ldout);
-    gemm_on<T>(device, worker, count, n, now, plain(w + past, ld), plain(now_of(m), m.stride), T(past > 0), out, ldout);
+      gemm_on<T>(device, worker, count, n, past, plain(w, ld), plain(past_of(before), past_stride()), T(0), out,
+                 ldout);
+    gemm_on<T>(device, worker, count, n, now, plain(w + past, ld), plain(now_of(m), m.stride), T(past > 0), out,
+               ldout);
   }
 
   /// w = exp(score / sqrt(width) - max) in place; inverse[i] = 1 / its sum.
@@ -127,8 +130,10 @@ struct attention_rows {
       }
     }
     combine(ds, a.k, a.past.keys, dq, lddq);
-    gemm_on<T>(device, worker, now, n, count, turned(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk, lddk);
-    gemm_on<T>(device, worker, now, n, count, turned(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv, lddv);
+    gemm_on<T>(device, worker, now, n, count, turned(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk,
+               lddk);
+    gemm_on<T>(device, worker, now, n, count, turned(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv,
+               lddv);
   }
 
  private:
@@ -143,7 +148,8 @@ struct attention_rows {
     }
   }
   template <int Rows>
-  void combine_some(const T* w, matrix_view<const T> m, per_sequence<const T> before, T* out, index ldout) const {
+  void combine_some(const T* w, matrix_view<const T> m, per_sequence<const T> before, T* out,
+                    index ldout) const {
     const index n = a.shape.width;
     index c = 0;
     for (; c + V::width <= n; c += V::width) combine_columns<Rows, V>(c, w, m, before, out, ldout);
@@ -168,8 +174,8 @@ struct attention_rows {
 
 }  // namespace detail
 
-/// One sequence, head and block of queries a task; for single tokens one sequence and key head, so that a cached
-/// key is read once for all the queries that share it. At most a block's scores are stored.
+/// One sequence, head and block of queries a task; for single tokens one sequence and key head, so that a
+/// cached key is read once for all the queries that share it. At most a block's scores are stored.
 template <class T>
 void attention_forward(cpu& device, const attention_arguments<T>& a) {
   const index n = a.shape.width, group = a.shape.group();
@@ -185,19 +191,13 @@ void attention_forward(cpu& device, const attention_arguments<T>& a) {
   const index blocks = (a.seq.time + block - 1) / block;
   device.tasks(a.seq.batch * a.shape.heads * blocks, [&](index task, cpu::worker& w) {
     // Late blocks see the most keys: they go first.
-    const index part = blocks - 1 - task / (a.seq.batch * a.shape.heads), rest = task % (a.seq.batch * a.shape.heads);
+    const index part = blocks - 1 - task / (a.seq.batch * a.shape.heads),
+                rest = task % (a.seq.batch * a.shape.heads);
     const index b = rest / a.shape.heads, head = rest % a.shape.heads, t = part * block;
     const index row = b * a.seq.time + t;
-    detail::attention_rows<T>{device,
-                              w,
-                              a,
-                              b,
-                              head / group,
-                              t,
-                              1,
-                              std::min(block, a.seq.time - t),
-                              a.q.row(row) + head * n,
-                              a.q.stride}
+    detail::attention_rows<T>{
+        device,    w, a, b, head / group, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + head * n,
+        a.q.stride}
         .forward(a.y.row(row) + head * n, a.y.stride);
   });
 }
@@ -218,8 +218,8 @@ void attention_backward(cpu& device, const attention_backward_arguments<T>& g) {
     for (index head = kv * group; head < (kv + 1) * group; ++head)
       for (index t = 0; t < a.seq.time; t += block) {
         const index row = origin + t, column = head * n;
-        detail::attention_rows<T>{device, w, a, b, kv, t, 1, std::min(block, a.seq.time - t),
-                                  a.q.row(row) + column, a.q.stride}
+        detail::attention_rows<T>{
+            device, w, a, b, kv, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + column, a.q.stride}
             .backward(a.y.row(row) + column, a.y.stride, g.dy.row(row) + column, g.dy.stride,
                       g.dq.row(row) + column, g.dq.stride, dk, g.dk.stride, dv, g.dv.stride);
       }

@@ -7,82 +7,86 @@
 
 /// The loops of the matrix product, written once and compiled for each instruction set.
 ///
-/// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16 along k),
-/// the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, add, multiply_add, sum.
-/// `target` attributes are not inherited by what a function calls, so the text itself is repeated: as macros.
+/// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16
+/// along k), the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, add,
+/// multiply_add, sum. `target` attributes are not inherited by what a function calls, so the text itself is
+/// repeated: as macros.
 ///
-/// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in order
-/// of k. dots: out[Rows x n], the scalar products of rows x with n rows w of k units; x is padded with zeros to whole
-/// vectors. Lane l of two sums takes every other unit l + i * lanes. (A row of w at a time: memory likes it best.)
-#define DISTIL_XLSTM_GEMM_LOOPS(TARGET)                                                                          \
-  template <class V, int Rows, int Vectors>                                                                      \
-  TARGET void tile(index k, const void* a_panel, const void* b_panel, typename V::number beta,                   \
-                   typename V::number* c, index ldc) {                                                           \
-    const auto* a = static_cast<const typename V::unit*>(a_panel);                                               \
-    const auto* b = static_cast<const typename V::unit*>(b_panel);                                               \
-    typename V::reg acc[Rows][Vectors];                                                                          \
-    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
-      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] = V::zero();                          \
-    }                                                                                                            \
-    for (int r = 0; r < Rows; ++r) __builtin_prefetch(c + r * ldc, 1);                                           \
-    for (index p = 0; p < k; ++p, a += V::rows, b += V::lanes * V::vectors) {                                    \
-      typename V::reg column[Vectors];                                                                           \
-      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                               \
-        column[v] = V::load(b + v * V::lanes);                                                                   \
-        __builtin_prefetch(b + V::prefetch * V::lanes * V::vectors + v * V::lanes);                              \
-      }                                                                                                          \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
-        const typename V::reg x = V::broadcast(a + r);                                                           \
-        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] =                                   \
-            V::multiply_add(x, column[v], acc[r][v]);                                                            \
-      }                                                                                                          \
-    }                                                                                                            \
-    if (beta == 0) {                                                                                             \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                  \
-        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v)                                               \
-            V::store(c + r * ldc + v * V::lanes, acc[r][v]);                                                     \
-      }                                                                                                          \
-      return;                                                                                                    \
-    }                                                                                                            \
-    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                    \
-      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                               \
-        typename V::number* p = c + r * ldc + v * V::lanes;                                                      \
-        V::store(p, V::scale_add(beta, V::load_result(p), acc[r][v]));                                           \
-      }                                                                                                          \
-    }                                                                                                            \
-  }                                                                                                              \
-                                                                                                                 \
-  template <class V, class Stored, int Rows>                                                                     \
-  TARGET void dots(index n, index k, const void* x_rows, index x_stride, const void* w_rows, index w_stride,     \
-                   typename V::number* out) {                                                                    \
-    const auto* x = static_cast<const typename V::unit*>(x_rows);                                                \
-    for (index j = 0; j < n; ++j) {                                                                              \
-      const auto* w = reinterpret_cast<const typename Stored::unit*>(static_cast<const char*>(w_rows) + j * w_stride);\
-      typename V::reg even[Rows], odd[Rows];                                                                     \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) even[r] = odd[r] = V::zero();                      \
-      index p = 0;                                                                                               \
-      for (; p + 2 * V::lanes <= k; p += 2 * V::lanes) {                                                         \
-        const typename V::reg first = Stored::load(w + p), second = Stored::load(w + p + V::lanes);              \
-        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
-          even[r] = V::multiply_add(V::load(x + r * x_stride + p), first, even[r]);                              \
-          odd[r] = V::multiply_add(V::load(x + r * x_stride + p + V::lanes), second, odd[r]);                    \
-        }                                                                                                        \
-      }                                                                                                          \
-      for (bool again = false; p < k; p += V::lanes, again = true) {                                             \
-        typename Stored::unit rest[V::lanes] = {};                                                               \
-        const index left = k - p < V::lanes ? k - p : V::lanes;                                                  \
-        std::memcpy(rest, w + p, static_cast<std::size_t>(left) * sizeof(typename Stored::unit));                \
-        const typename V::reg last = Stored::load(rest);                                                         \
-        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
-          const typename V::reg both = V::load(x + r * x_stride + p);                                            \
-          if (again)                                                                                             \
-            odd[r] = V::multiply_add(both, last, odd[r]);                                                        \
-          else                                                                                                   \
-            even[r] = V::multiply_add(both, last, even[r]);                                                      \
-        }                                                                                                        \
-      }                                                                                                          \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j] = V::sum(V::add(even[r], odd[r]));  \
-    }                                                                                                            \
+/// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in
+/// order of k. dots: out[Rows x n], the scalar products of rows x with n rows w of k units; x is padded with
+/// zeros to whole vectors. Lane l of two sums takes every other unit l + i * lanes. (A row of w at a time:
+/// memory likes it best.)
+#define DISTIL_XLSTM_GEMM_LOOPS(TARGET)                                                                      \
+  template <class V, int Rows, int Vectors>                                                                  \
+  TARGET void tile(index k, const void* a_panel, const void* b_panel, typename V::number beta,               \
+                   typename V::number* c, index ldc) {                                                       \
+    const auto* a = static_cast<const typename V::unit*>(a_panel);                                           \
+    const auto* b = static_cast<const typename V::unit*>(b_panel);                                           \
+    typename V::reg acc[Rows][Vectors];                                                                      \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] = V::zero();                      \
+    }                                                                                                        \
+    for (int r = 0; r < Rows; ++r) __builtin_prefetch(c + r * ldc, 1);                                       \
+    for (index p = 0; p < k; ++p, a += V::rows, b += V::lanes * V::vectors) {                                \
+      typename V::reg column[Vectors];                                                                       \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                           \
+        column[v] = V::load(b + v * V::lanes);                                                               \
+        __builtin_prefetch(b + V::prefetch * V::lanes * V::vectors + v * V::lanes);                          \
+      }                                                                                                      \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                              \
+        const typename V::reg x = V::broadcast(a + r);                                                       \
+        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) acc[r][v] =                               \
+            V::multiply_add(x, column[v], acc[r][v]);                                                        \
+      }                                                                                                      \
+    }                                                                                                        \
+    if (beta == 0) {                                                                                         \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                              \
+        _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v)                                           \
+            V::store(c + r * ldc + v * V::lanes, acc[r][v]);                                                 \
+      }                                                                                                      \
+      return;                                                                                                \
+    }                                                                                                        \
+    _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                                \
+      _Pragma("GCC unroll 16") for (int v = 0; v < Vectors; ++v) {                                           \
+        typename V::number* p = c + r * ldc + v * V::lanes;                                                  \
+        V::store(p, V::scale_add(beta, V::load_result(p), acc[r][v]));                                       \
+      }                                                                                                      \
+    }                                                                                                        \
+  }                                                                                                          \
+                                                                                                             \
+  template <class V, class Stored, int Rows>                                                                 \
+  TARGET void dots(index n, index k, const void* x_rows, index x_stride, const void* w_rows, index w_stride, \
+                   typename V::number* out) {                                                                \
+    const auto* x = static_cast<const typename V::unit*>(x_rows);                                            \
+    for (index j = 0; j < n; ++j) {                                                                          \
+      const auto* w =                                                                                        \
+          reinterpret_cast<const typename Stored::unit*>(static_cast<const char*>(w_rows) + j * w_stride);   \
+      typename V::reg even[Rows], odd[Rows];                                                                 \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) even[r] = odd[r] = V::zero();                  \
+      index p = 0;                                                                                           \
+      for (; p + 2 * V::lanes <= k; p += 2 * V::lanes) {                                                     \
+        const typename V::reg first = Stored::load(w + p), second = Stored::load(w + p + V::lanes);          \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                            \
+          even[r] = V::multiply_add(V::load(x + r * x_stride + p), first, even[r]);                          \
+          odd[r] = V::multiply_add(V::load(x + r * x_stride + p + V::lanes), second, odd[r]);                \
+        }                                                                                                    \
+      }                                                                                                      \
+      for (bool again = false; p < k; p += V::lanes, again = true) {                                         \
+        typename Stored::unit rest[V::lanes] = {};                                                           \
+        const index left = k - p < V::lanes ? k - p : V::lanes;                                              \
+        std::memcpy(rest, w + p, static_cast<std::size_t>(left) * sizeof(typename Stored::unit));            \
+        const typename V::reg last = Stored::load(rest);                                                     \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                            \
+          const typename V::reg both = V::load(x + r * x_stride + p);                                        \
+          if (again)                                                                                         \
+            odd[r] = V::multiply_add(both, last, odd[r]);                                                    \
+          else                                                                                               \
+            even[r] = V::multiply_add(both, last, even[r]);                                                  \
+        }                                                                                                    \
+      }                                                                                                      \
+      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j] =                               \
+          V::sum(V::add(even[r], odd[r]));                                                                   \
+    }                                                                                                        \
   }
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -110,8 +114,8 @@ inline bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("a
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define DISTIL_XLSTM_INLINE [[gnu::always_inline]] static inline
 
-// Sums of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory, hence the
-// full masks here and below.)
+// Sums of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory,
+// hence the full masks here and below.)
 DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 float sum_lanes(__m256 x) {
   __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   h = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -122,10 +126,12 @@ DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 double sum_lanes(__m256d x) {
   return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }
 DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 float sum_lanes(__m512 x) {
-  return sum_lanes(_mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0), _mm512_maskz_extractf32x8_ps(0xff, x, 1)));
+  return sum_lanes(
+      _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0), _mm512_maskz_extractf32x8_ps(0xff, x, 1)));
 }
 DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 double sum_lanes(__m512d x) {
-  return sum_lanes(_mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1)));
+  return sum_lanes(
+      _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1)));
 }
 
 /// 8 rows of `count` 4-byte units to `count` groups of 8, `panel` units apart.
@@ -135,7 +141,8 @@ DISTIL_XLSTM_AVX2 inline void transpose8x4(const void* from, index stride, index
   index p = 0;
   for (; p + 8 <= count; p += 8) {
     __m256 half[8], pair[8];
-    _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) {  // rows i and i + 4: their first, then their last four units
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4;
+                                 ++i) {  // rows i and i + 4: their first, then their last four units
       const char *low = s + i * stride + 4 * p, *high = s + (i + 4) * stride + 4 * p;
       half[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(reinterpret_cast<const float*>(low))),
                                      _mm_loadu_ps(reinterpret_cast<const float*>(high)), 1);
@@ -152,8 +159,10 @@ DISTIL_XLSTM_AVX2 inline void transpose8x4(const void* from, index stride, index
       const index step = 4 * panel;
       _mm256_storeu_ps(reinterpret_cast<float*>(q), _mm256_shuffle_ps(pair[h], pair[h + 2], 0x44));
       _mm256_storeu_ps(reinterpret_cast<float*>(q + step), _mm256_shuffle_ps(pair[h], pair[h + 2], 0xee));
-      _mm256_storeu_ps(reinterpret_cast<float*>(q + 2 * step), _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0x44));
-      _mm256_storeu_ps(reinterpret_cast<float*>(q + 3 * step), _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0xee));
+      _mm256_storeu_ps(reinterpret_cast<float*>(q + 2 * step),
+                       _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0x44));
+      _mm256_storeu_ps(reinterpret_cast<float*>(q + 3 * step),
+                       _mm256_shuffle_ps(pair[h + 1], pair[h + 3], 0xee));
     }
   }
   for (; p < count; ++p)
@@ -205,7 +214,9 @@ struct avx512_f32 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_ps(*p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_ps(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
+    return _mm512_fmadd_ps(a, b, c);
+  }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
   }
@@ -237,7 +248,9 @@ struct avx512_f64 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_pd(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_pd(*p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_pd(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) { return _mm512_fmadd_pd(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
+    return _mm512_fmadd_pd(a, b, c);
+  }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
   }
@@ -278,7 +291,9 @@ struct avx2_f32 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_ps(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_ss(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
+    return _mm256_fmadd_ps(a, b, c);
+  }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
   }
@@ -310,7 +325,9 @@ struct avx2_f64 {
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_pd(p, x); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_sd(p); }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_pd(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) { return _mm256_fmadd_pd(a, b, c); }
+  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
+    return _mm256_fmadd_pd(a, b, c);
+  }
   DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
   }
@@ -340,7 +357,8 @@ DISTIL_XLSTM_AVX2 index widen_avx2(const std::uint16_t* from, index count, float
   for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, Stored::load(from + i));
   return i;
 }
-/// The first whole vectors of `count` floats rounded to bf16 (nearest even; denormals to zero); how many that were.
+/// The first whole vectors of `count` floats rounded to bf16 (nearest even; denormals to zero); how many that
+/// were.
 DISTIL_XLSTM_AVX512_BF16 inline index narrow_avx512(const float* from, index count, std::uint16_t* to) {
   index i = 0;
   for (; i + 32 <= count; i += 32) {

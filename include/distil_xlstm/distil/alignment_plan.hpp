@@ -14,8 +14,8 @@ namespace distil_xlstm {
 struct alignment_plan {
   loss::alignment form = loss::alignment::average;
   bool blocks = false;  ///< every block's output is compared; false: the final hidden state
-  std::vector<std::pair<index, index>>
-      groups;  ///< of each target: first and last layer, 1 .. layers, both included; the last group ends at the top
+  std::vector<std::pair<index, index>> groups;  ///< of each target: first and last layer, 1 .. layers, both
+                                                ///< included; the last group ends at the top
 
   /// average, paper, mse: one target, the mean of layers 1 .. L_t. ratio, cosine: L_s targets of floor(L_t /
   /// L_s) layers, the last takes what is left. block_wise: a layer a block. Throws `error` when the counts do

@@ -18,10 +18,10 @@
 namespace distil_xlstm {
 
 /// Scores the requests of an evaluation set, document after document: context and continuation are tokenised
-/// together, and the continuation is what lies beyond the number of tokens of the context alone. An empty context
-/// is the token that begins a document. `read(sequence, ids, hidden)` writes the vectors that `head` reads, from an
-/// empty state; up to `batch` requests of about one length are given at a time, filled up with tokens that nothing
-/// looks at. `on_progress(done, all)` is called after each batch.
+/// together, and the continuation is what lies beyond the number of tokens of the context alone. An empty
+/// context is the token that begins a document. `read(sequence, ids, hidden)` writes the vectors that `head`
+/// reads, from an empty state; up to `batch` requests of about one length are given at a time, filled up with
+/// tokens that nothing looks at. `on_progress(done, all)` is called after each batch.
 template <class T, class D, class Read, class OnProgress>
 std::vector<io::request_score> score_requests(D& device, const std::vector<io::document>& documents,
                                               const io::tokenizer& tokenizer, logit_head head, index batch,
@@ -53,7 +53,8 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
   // Those of one length together, the longest first: what does not fit fails at once.
   std::vector<std::size_t> order(items.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return items[a].ids.size() > items[b].ids.size(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return items[a].ids.size() > items[b].ids.size(); });
   std::vector<std::int32_t> ids, targets;
   std::vector<std::size_t> owner;
   std::vector<std::uint8_t> is_argmax;
@@ -81,7 +82,8 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
     const matrix_view<T> h(hidden.data(), seq.rows(), head.cols), wanted(gathered.data(), n, head.cols);
     read(seq, ids.data(), h);
     for (index r = 0; r < n; ++r)
-      device.copy(wanted.row(r), h.row(rows[static_cast<std::size_t>(r)]), head.cols * static_cast<index>(sizeof(T)));
+      device.copy(wanted.row(r), h.row(rows[static_cast<std::size_t>(r)]),
+                  head.cols * static_cast<index>(sizeof(T)));
     nll.resize(rows.size()), is_argmax.resize(rows.size());
     loss::score_tokens(device, matrix_view<const T>(wanted), head, targets.data(), nullptr, nll.data(),
                        is_argmax.data());

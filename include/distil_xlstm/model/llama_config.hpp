@@ -50,12 +50,12 @@ struct llama_config {
   void check(const std::string& name) const {
     require(vocabulary > 0 && width > 0 && layers > 0 && heads > 0 && kv_heads > 0 && intermediate > 0 &&
                 head_dim > 0,
-            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads, " and ",
-            kv_heads, " of ", head_dim, " and feed-forward ", intermediate, " must be positive");
+            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
+            " and ", kv_heads, " of ", head_dim, " and feed-forward ", intermediate, " must be positive");
     require(vocabulary <= (1 << 28) && width <= (1 << 20) && layers <= 4096 && heads <= (1 << 16) &&
                 head_dim <= (1 << 16) && intermediate <= (1 << 24),
-            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads, " of ",
-            head_dim, " or feed-forward ", intermediate, " is too large");
+            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
+            " of ", head_dim, " or feed-forward ", intermediate, " is too large");
     require(heads % kv_heads == 0, name, ": ", kv_heads, " key heads do not divide the ", heads, " heads");
     require(head_dim % 2 == 0, name, ": a head of ", head_dim, " has no pairs for the rotary embedding");
     require(epsilon > 0 && theta > 0, name, ": the norms' epsilon ", epsilon, " and the rotary base ", theta,
@@ -97,12 +97,14 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
     if (!given(key)) continue;
     const io::json& rope = c.at(key);
     require(rope.is_object(), name, ": ", key, " must be an object");
-    const auto type = get_or<std::string>(rope, "rope_type", name, get_or<std::string>(rope, "type", name, "default"));
+    const auto type =
+        get_or<std::string>(rope, "rope_type", name, get_or<std::string>(rope, "type", name, "default"));
     require(type == "default", name, ": ", key, ": rope type '", io::detail::printable(type),
             "' is not supported (default is)");
     for (const auto& [field, value] : rope.items())
-      require(field == "rope_type" || field == "type" || field == "rope_theta" || field == "partial_rotary_factor",
-              name, ": ", key, ": ", io::detail::printable(field), " is not supported");
+      require(
+          field == "rope_type" || field == "type" || field == "rope_theta" || field == "partial_rotary_factor",
+          name, ": ", key, ": ", io::detail::printable(field), " is not supported");
     require(get_or<double>(rope, "partial_rotary_factor", name, 1.0) == 1.0, name, ": ", key,
             ": partial_rotary_factor other than 1 is not supported");
     x.theta = get_or<double>(rope, "rope_theta", name, x.theta);
@@ -116,7 +118,8 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
           "' is not supported (silu is)");
   for (const char* key : {"attention_bias", "mlp_bias"})
     require(!get_or<bool>(c, key, name, false), name, ": ", key, " true is not supported");
-  require(!get_or<bool>(c, "use_sliding_window", name, false), name, ": use_sliding_window true is not supported");
+  require(!get_or<bool>(c, "use_sliding_window", name, false), name,
+          ": use_sliding_window true is not supported");
   if (given("layer_types"))
     for (const auto& type : get<std::vector<std::string>>(c, "layer_types", name))
       require(type == "full_attention", name, ": layer_types: '", io::detail::printable(type),
@@ -125,8 +128,8 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
   for (const char* key : {"torch_dtype", "dtype"}) {
     if (!given(key)) continue;
     const auto type = get<std::string>(c, key, name);
-    require(type == "float32" || type == "bfloat16" || type == "float16" || type == "float64" || type == "auto", name,
-            ": ", key, " '", io::detail::printable(type), "' is not supported");
+    require(type == "float32" || type == "bfloat16" || type == "float16" || type == "float64" || type == "auto",
+            name, ": ", key, " '", io::detail::printable(type), "' is not supported");
   }
   x.check(name);
   return x;
@@ -163,8 +166,8 @@ inline llama_config read_llama_config(const io::gguf_file& file) {
   require(x.heads > 0, name, ": ", a, "attention.head_count is ", x.heads);
   x.head_dim = size_or("attention.key_length", x.width / x.heads);
   for (const char* key : {"attention.value_length", "rope.dimension_count"})
-    require(size_or(key, x.head_dim) == x.head_dim, name, ": ", a, key, " is ", size_or(key, 0), ", a head has ",
-            x.head_dim, ": that is not supported");
+    require(size_or(key, x.head_dim) == x.head_dim, name, ": ", a, key, " is ", size_or(key, 0),
+            ", a head has ", x.head_dim, ": that is not supported");
   const auto scaling = file.get_string_or(a + "rope.scaling.type", "none");
   require(scaling == "none", name, ": ", a, "rope.scaling.type '", io::detail::printable(scaling),
           "' is not supported (none is)");

@@ -196,8 +196,8 @@ inline xlstm_config read_xlstm_config(const io::json& file, const std::string& n
   return x;
 }
 
-/// A whole config.json that the reference's Python can instantiate as it is, types checked: `_block_idx`, null in
-/// the reference's own dictionaries but an int by its annotation, is left out.
+/// A whole config.json that the reference's Python can instantiate as it is, types checked: `_block_idx`, null
+/// in the reference's own dictionaries but an int by its annotation, is left out.
 inline io::json write_xlstm_config(const xlstm_config& x) {
   io::json mlstm_json = nullptr, slstm_json = nullptr;
   const bool any_slstm = !x.slstm_at.empty(), any_mlstm = static_cast<index>(x.slstm_at.size()) < x.blocks;
