@@ -173,11 +173,14 @@ class block_trial {
           start.push_back(static_cast<std::int32_t>(s >= first ? s - first : -1));
         }
       const sequence_view seq{batch, n, h_.seq.start ? start.data() : nullptr};
+      // No backward follows: blocks may take the ways that they keep for reading.
       layout<double> measure;
+      measure.transient(true);
       h_.block.tape(measure, seq);
       buffer<double, D> tape(h_.device, measure.size()), x(h_.device, batch * n * in),
           z(h_.device, batch * n * out);
       layout<double> bind(tape.data());
+      bind.transient(true);
       const auto k = h_.block.tape(bind, seq);
       for (index b = 0; b < batch; ++b)
         std::copy_n(h_.x.data() + (b * time + first) * in, n * in, x.data() + b * n * in);
