@@ -21,6 +21,8 @@
 #include <distil_xlstm/schedule/linear.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
+#include "invented_teacher.hpp"
+
 namespace {
 std::atomic<long> allocations{0};
 }
@@ -70,21 +72,6 @@ auto plain_stack() {
   const auto l = layer<width, heads, inner>();
   return sequential{l, l};
 }
-
-/// Hidden states made of the window and the place.
-template <class T>
-struct invented_teacher final : teacher_source<T, cpu> {
-  void fill(cpu&, const std::vector<index>& which, const token_batch& tokens,
-            const teacher_signals<T>& out) override {
-    for (std::size_t s = 0; s <= out.targets.size(); ++s)
-      for (index r = 0; r < tokens.batch * tokens.time; ++r)
-        for (index c = 0; c < width; ++c) {
-          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / tokens.time)] * 1000003 +
-                                                r % tokens.time * 1009 + c * 31 + static_cast<index>(s) * 7));
-          (s == 0 ? out.last_hidden : out.targets[s - 1]).row(r)[c] = static_cast<T>(number.normal());
-        }
-  }
-};
 
 template <class T>
 struct world {

@@ -10,6 +10,8 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "invented_teacher.hpp"
+
 namespace distil_xlstm {
 namespace {
 
@@ -25,21 +27,6 @@ struct temporary_folder {
                   ("distil_xlstm-trainer-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
   temporary_folder() { fs::create_directories(path); }
   ~temporary_folder() { fs::remove_all(path); }
-};
-
-/// Hidden states made of the token and its place: a teacher whose lessons are known without running one.
-template <class T>
-struct invented_teacher final : teacher_source<T, cpu> {
-  void fill(cpu&, const std::vector<index>& which, const token_batch& tokens,
-            const teacher_signals<T>& out) override {
-    for (std::size_t s = 0; s <= out.targets.size(); ++s)
-      for (index r = 0; r < tokens.batch * tokens.time; ++r)
-        for (index c = 0; c < width; ++c) {
-          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / tokens.time)] * 1000003 +
-                                                r % tokens.time * 1009 + c * 31 + static_cast<index>(s) * 7));
-          (s == 0 ? out.last_hidden : out.targets[s - 1]).row(r)[c] = static_cast<T>(number.normal());
-        }
-  }
 };
 
 struct text_file {
