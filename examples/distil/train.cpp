@@ -80,10 +80,8 @@ int train(const arguments& given) {
     if (values.count(option) && values[option].as<dx::index>() < 1)
       throw usage_error(std::string("--") + option + ": " + std::to_string(values[option].as<dx::index>()) +
                         " is not possible");
-  for (const char* option : {"lr"})
-    if (values.count(option) &&
-        !(values[option].as<double>() > 0 && std::isfinite(values[option].as<double>())))
-      throw usage_error(std::string("--") + option + ": must be above 0, and a number");
+  if (values.count("lr") && !(r.lr > 0 && std::isfinite(r.lr)))
+    throw usage_error("--lr: must be above 0, and a number");
   for (const char* option : {"warmup", "evaluate-every"})
     if (values.count(option) && values[option].as<dx::index>() < 0)
       throw usage_error(std::string("--") + option + ": must not be negative");
