@@ -13,97 +13,29 @@
 #include <distil_xlstm/device/cpu_gemm.hpp>
 #include <distil_xlstm/device/cpu_pack.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/scratch.hpp>
 #include <distil_xlstm/device/thread_pool.hpp>
 
 namespace distil_xlstm::device {
 
 namespace detail {
-
-struct free_aligned {
-  void operator()(void* p) const { ::operator delete (p, std::align_val_t{64}); }
+/// The host's memory, 64-byte aligned.
+struct host_memory {
+  void* allocate(index bytes) const {
+    return ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64});
+  }
+  void release(void* p) const { ::operator delete (p, std::align_val_t{64}); }
 };
-using aligned_bytes = std::unique_ptr<std::byte, free_aligned>;
-
-inline aligned_bytes allocate_aligned(index bytes) {
-  return aligned_bytes(
-      static_cast<std::byte*>(::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64})));
-}
-
-/// A stack of temporary memory. It grows while a first step runs and is one piece ever after.
-class scratch_stack {
- public:
-  struct place {
-    std::size_t chunk = 0;
-    index used = 0;
-  };
-  place mark() const { return top_; }
-  void* take(index bytes) {
-    bytes = (bytes + 63) / 64 * 64;
-    while (top_.chunk < chunks_.size() && top_.used + bytes > chunks_[top_.chunk].size)
-      ++top_.chunk, top_.used = 0;
-    if (top_.chunk == chunks_.size()) {
-      const index size = bytes > minimum ? bytes : minimum;
-      chunks_.push_back({allocate_aligned(size), size});
-      top_.used = 0;
-    }
-    void* p = chunks_[top_.chunk].memory.get() + top_.used;
-    top_.used += bytes;
-    return p;
-  }
-  void release(place to) {
-    top_ = to;
-    if (top_.chunk == 0 && top_.used == 0 && chunks_.size() > 1) replace(size());
-  }
-  /// Bytes at hand.
-  index size() const {
-    index total = 0;
-    for (const auto& c : chunks_) total += c.size;
-    return total;
-  }
-  /// At least so many bytes in one piece; nothing may be on lease.
-  void reserve(index bytes) {
-    if (bytes > size()) replace(bytes);
-  }
-
- private:
-  void replace(index bytes) {
-    chunks_.clear();
-    chunks_.push_back({allocate_aligned(bytes), bytes});
-  }
-  static constexpr index minimum = index{1} << 20;
-  struct chunk {
-    aligned_bytes memory;
-    index size;
-  };
-  std::vector<chunk> chunks_;
-  place top_;
-};
-
+using host_scratch = scratch_stack<host_memory>;
 }  // namespace detail
-
-/// A lease of temporary memory; leases end in the reverse order of their beginnings.
-template <class T>
-class scratch_lease {
- public:
-  scratch_lease(detail::scratch_stack& stack, index n)
-      : stack_(stack),
-        mark_(stack.mark()),
-        data_(static_cast<T*>(stack.take(n * static_cast<index>(sizeof(T))))) {}
-  scratch_lease(const scratch_lease&) = delete;
-  scratch_lease& operator=(const scratch_lease&) = delete;
-  ~scratch_lease() { stack_.release(mark_); }
-  T* data() const { return data_; }
-
- private:
-  detail::scratch_stack& stack_;
-  detail::scratch_stack::place mark_;
-  T* data_;
-};
 
 /// The host: Eigen's packs, our own product kernels, a pool of threads. One `cpu` serves one caller at a time;
 /// several callers share a const model through a `cpu` each.
 class cpu {
  public:
+  /// The host reads and writes this memory.
+  static constexpr bool host_memory = true;
+
   explicit cpu(int threads = 0)
       : pool_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
         workers_(static_cast<std::size_t>(pool_.size())) {}
@@ -125,7 +57,7 @@ class cpu {
   }
 
   template <class T>
-  scratch_lease<T> scratch(index n) {
+  scratch_lease<T, detail::host_memory> scratch(index n) {
     return {scratch_, n};
   }
 
@@ -133,7 +65,7 @@ class cpu {
   struct worker {
     detail::gemm_scratch<float> pack32;
     detail::gemm_scratch<double> pack64;
-    detail::scratch_stack stack;
+    detail::host_scratch stack;
     index levelled = 0;  ///< bytes when all workers had the same
     template <class T>
     detail::gemm_scratch<T>& packing() {
@@ -143,7 +75,7 @@ class cpu {
         return pack64;
     }
     template <class T>
-    scratch_lease<T> scratch(index n) {
+    scratch_lease<T, detail::host_memory> scratch(index n) {
       return {stack, n};
     }
     index size() const { return stack.size() + pack32.size() + pack64.size(); }
@@ -183,7 +115,7 @@ class cpu {
   }
   thread_pool pool_;
   std::vector<worker> workers_;
-  detail::scratch_stack scratch_;
+  detail::host_scratch scratch_;
 };
 
 namespace detail {

@@ -11,6 +11,7 @@ namespace distil_xlstm {
 /// A memory space and a few verbs. Every block, term and optimiser is written against these.
 ///
 /// Minimal definition, for a device `d`:
+///   D::host_memory                          whether the host reads and writes the device's memory
 ///   d.allocate(bytes), d.release(pointer)   memory that the device reads and writes, 64-byte aligned
 ///   d.upload / d.download / d.copy(destination, source, bytes)
 ///   d.scratch<T>(n)                         a lease of temporary memory, last in first out, free once warm
@@ -18,14 +19,15 @@ namespace distil_xlstm {
 ///   gemm_batched(d, n, a, step_a, b, step_b, c, step_c, beta)   n products of one shape
 ///   map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, a pack of columns at once
 ///   fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then f.finish(r, acc)
-///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c) in row order, f.finish<V>(c, acc)
+///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c), merged, then f.finish<V>(c, acc)
 ///   scan(d, n, f)                           f(i): n independent sequential tasks
 ///
 /// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
 /// depend on the number of workers.
-/// Models: device::cpu.
+/// Models: device::cpu, device::cuda.
 template <class D>
 concept Device = requires(D d, void* p, const void* q, index n) {
+  { D::host_memory } -> std::convertible_to<bool>;
   { d.allocate(n) } -> std::same_as<void*>;
   d.release(p);
   d.upload(p, q, n);
@@ -63,6 +65,27 @@ class buffer {
   D* device_ = nullptr;
   T* data_ = nullptr;
   index size_ = 0;
+};
+
+/// Numbers of the host as a device reads them: where they are, or a copy in the device's memory that is made anew
+/// by every `put` and grows as needed.
+template <class T, class D>
+class placed {
+ public:
+  /// n numbers of `host`, which may be null (then so is the result). What the last call gave is no longer valid.
+  const T* put(D& device, const T* host, index n) {
+    if constexpr (D::host_memory) {
+      return host;
+    } else {
+      if (!host) return nullptr;
+      if (memory_.size() < n) memory_ = buffer<T, D>(device, n);
+      device.upload(memory_.data(), host, n * static_cast<index>(sizeof(T)));
+      return memory_.data();
+    }
+  }
+
+ private:
+  buffer<T, D> memory_;
 };
 
 }  // namespace distil_xlstm

@@ -1,0 +1,135 @@
+#pragma once
+
+#include <string>
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/scratch.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// Throws `error` with what was tried and the runtime's own words.
+inline void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) fail("cuda: ", what, ": ", cudaGetErrorString(status));
+}
+inline void check(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS) fail("cuda: ", what, ": ", cublasGetStatusString(status));
+}
+
+/// The card's memory. Freeing waits for the work that may still use it.
+struct cuda_memory {
+  void* allocate(index bytes) const {
+    void* p = nullptr;
+    const cudaError_t status = cudaMalloc(&p, static_cast<std::size_t>(bytes));
+    if (status == cudaErrorMemoryAllocation) {
+      std::size_t free = 0, total = 0;
+      cudaGetLastError();
+      cudaMemGetInfo(&free, &total);
+      fail("cuda: ", bytes >> 20, " MiB asked for, ", free >> 20, " of ", total >> 20, " MiB are free");
+    }
+    check(status, "allocation");
+    return p;
+  }
+  void release(void* p) const { cudaFree(p); }
+};
+
+}  // namespace detail
+
+/// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not wait
+/// for the host. One `cuda` serves one caller at a time, on the thread that made it.
+///
+/// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
+class cuda {
+ public:
+  /// The host can not read this memory: `placed` copies what a device shall read.
+  static constexpr bool host_memory = false;
+
+  explicit cuda(int ordinal = 0) {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+    require(ordinal >= 0 && ordinal < count, "cuda: device ", ordinal, " of ", count, " that are there");
+    detail::check(cudaSetDevice(ordinal), "choosing the device");
+    cudaDeviceProp properties{};
+    detail::check(cudaGetDeviceProperties(&properties, ordinal), "asking for the device's properties");
+    name_ = properties.name;
+    multiprocessors_ = properties.multiProcessorCount;
+    shared_bytes_ = static_cast<index>(properties.sharedMemPerBlockOptin);
+    capability_ = 10 * properties.major + properties.minor;
+    require(capability_ >= 80, "cuda: ", name_, " has compute capability ", properties.major, ".",
+            properties.minor, ", at least 8.0 is needed");
+    detail::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    detail::check(cublasCreate(&products_), "starting cuBLAS");
+    detail::check(cublasSetStream(products_, stream_), "giving cuBLAS its stream");
+    // A workspace of our own: the same sums on every run, and nothing is allocated later.
+    workspace_ = detail::cuda_memory{}.allocate(workspace_bytes);
+    detail::check(cublasSetWorkspace(products_, workspace_, workspace_bytes), "giving cuBLAS its workspace");
+  }
+  cuda(const cuda&) = delete;
+  cuda& operator=(const cuda&) = delete;
+  ~cuda() {
+    cudaStreamSynchronize(stream_);
+    cublasDestroy(products_);
+    cudaFree(workspace_);
+    cudaStreamDestroy(stream_);
+  }
+
+  const std::string& name() const { return name_; }
+  int multiprocessors() const { return multiprocessors_; }
+  /// 10 major + minor.
+  int capability() const { return capability_; }
+  /// Shared memory that one block can have.
+  index shared_bytes() const { return shared_bytes_; }
+  cudaStream_t stream() const { return stream_; }
+  cublasHandle_t products() const { return products_; }
+  /// Waits for everything that was asked for.
+  void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
+  /// Zeroed, 256-byte aligned.
+  void* allocate(index bytes) {
+    void* p = detail::cuda_memory{}.allocate(bytes);
+    detail::check(cudaMemsetAsync(p, 0, static_cast<std::size_t>(bytes), stream_), "zeroing memory");
+    return p;
+  }
+  void release(void* p) { detail::cuda_memory{}.release(p); }
+  /// The host's numbers may change as soon as this returns.
+  void upload(void* to, const void* from, index bytes) {
+    move(to, from, bytes, cudaMemcpyHostToDevice);
+  }
+  /// Waits for the numbers.
+  void download(void* to, const void* from, index bytes) {
+    move(to, from, bytes, cudaMemcpyDeviceToHost);
+    wait();
+  }
+  void copy(void* to, const void* from, index bytes) { move(to, from, bytes, cudaMemcpyDeviceToDevice); }
+
+  template <class T>
+  scratch_lease<T, detail::cuda_memory> scratch(index n) {
+    return {scratch_, n};
+  }
+
+  /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else, stay
+  /// float.
+  bool bf16_products = false;
+
+ private:
+  void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
+    if (bytes > 0)
+      detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_), "copying memory");
+  }
+  static constexpr std::size_t workspace_bytes = std::size_t{64} << 20;
+  std::string name_;
+  int multiprocessors_ = 0, capability_ = 0;
+  index shared_bytes_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cublasHandle_t products_ = nullptr;
+  void* workspace_ = nullptr;
+  detail::scratch_stack<detail::cuda_memory> scratch_;
+};
+
+}  // namespace distil_xlstm::device

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <concepts>
+
+#include <distil_xlstm/block/embedding.hpp>
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+template <class F>
+concept CudaFunctor = std::floating_point<typename F::scalar>;
+
+template <class F>
+__global__ void map_kernel(F f, index rows, index cols) {
+  using T = typename F::scalar;
+  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
+    for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < cols; c += gridDim.x * blockDim.x)
+      f.template operator()<T>(r, c);
+}
+
+/// `Threads` threads, whole warps, fold a row; several rows a block where a row is a warp's.
+template <int Threads, class F>
+__global__ void fold_rows_kernel(F f, index rows, index cols) {
+  using T = typename F::scalar;
+  using acc = typename F::template acc<T>;
+  constexpr int block = Threads < 256 ? 256 : Threads, each = block / Threads;
+  __shared__ alignas(acc) unsigned char memory[block * sizeof(acc)];
+  acc* all = reinterpret_cast<acc*>(memory);
+  const int lane = static_cast<int>(threadIdx.x) % Threads, part = static_cast<int>(threadIdx.x) / Threads;
+  for (index first = blockIdx.x * each; first < rows; first += gridDim.x * each) {
+    const index r = first + part;
+    acc mine = f.template init<T>();
+    if (r < rows)
+      for (index c = lane; c < cols; c += Threads) f.template visit<T>(mine, r, c);
+    all[threadIdx.x] = mine;
+    for (int half = Threads / 2; half > 0; half /= 2) {
+      if constexpr (Threads > 32)
+        __syncthreads();
+      else
+        __syncwarp();
+      if (lane < half) {
+        f.merge(mine, all[threadIdx.x + half]);
+        all[threadIdx.x] = mine;
+      }
+    }
+    if (lane == 0 && r < rows) f.finish(r, mine);
+    if constexpr (Threads > 32)
+      __syncthreads();
+    else
+      __syncwarp();
+  }
+}
+
+/// Each block folds 32 columns of a stretch of rows; the stretches' sums are merged in their order.
+template <class F>
+struct column_fold_shape {
+  using acc = typename F::template acc<typename F::scalar>;
+  static constexpr int columns = 32, lanes = 8;
+};
+template <class F>
+__global__ void fold_columns_kernel(F f, index rows, index cols, index stretch,
+                                    typename column_fold_shape<F>::acc* partial) {
+  using T = typename F::scalar;
+  using acc = typename column_fold_shape<F>::acc;
+  constexpr int columns = column_fold_shape<F>::columns, lanes = column_fold_shape<F>::lanes;
+  __shared__ alignas(acc) unsigned char memory[columns * lanes * sizeof(acc)];
+  acc* all = reinterpret_cast<acc*>(memory);
+  const index c = static_cast<index>(blockIdx.x) * columns + threadIdx.x;
+  const index begin = static_cast<index>(blockIdx.y) * stretch;
+  const index end = begin + stretch < rows ? begin + stretch : rows;
+  acc mine = f.template init<T>();
+  if (c < cols)
+    for (index r = begin + threadIdx.y; r < end; r += lanes) f.template visit<T>(mine, r, c);
+  all[threadIdx.y * columns + threadIdx.x] = mine;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= cols) return;
+  for (int lane = 1; lane < lanes; ++lane) f.merge(mine, all[lane * columns + threadIdx.x]);
+  if (partial)
+    partial[blockIdx.y * cols + c] = mine;
+  else
+    f.template finish<T>(c, mine);
+}
+template <class F>
+__global__ void finish_columns_kernel(F f, index cols, index parts,
+                                      const typename column_fold_shape<F>::acc* partial) {
+  using T = typename F::scalar;
+  const index c = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (c >= cols) return;
+  auto total = partial[c];
+  for (index p = 1; p < parts; ++p) f.merge(total, partial[p * cols + c]);
+  f.template finish<T>(c, total);
+}
+
+template <class F>
+__global__ void scan_kernel(F f, index n) {
+  for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<index>(gridDim.x) * blockDim.x)
+    f(i);
+}
+
+template <class T>
+__global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
+  const index r = blockIdx.x;
+  const index from = static_cast<index>(ids[r]) * table.cols;
+  T* out = x.row(r);
+  for (index c = threadIdx.x; c < table.cols; c += blockDim.x) switch (table.kind) {
+      case element::bf16: out[c] = static_cast<T>(float(static_cast<const bf16*>(table.data)[from + c])); break;
+      case element::f64: out[c] = static_cast<T>(static_cast<const double*>(table.data)[from + c]); break;
+      default: out[c] = static_cast<T>(static_cast<const float*>(table.data)[from + c]);
+    }
+}
+
+}  // namespace detail
+
+/// f.operator()<T>(r, c) for every element, a thread each.
+template <class F>
+void map(cuda& device, index rows, index cols, const F& f) {
+  static_assert(detail::CudaFunctor<F>,
+                "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) "
+                "and `template <class V> DISTIL_XLSTM_HD void operator()(index r, index c) const`");
+  if (rows == 0 || cols == 0) return;
+  const unsigned x = cols >= 256 ? 256 : cols > 64 ? 128 : 32, y = 256 / x;
+  // Enough threads to fill the card several times; longer shapes are looped over.
+  const dim3 grid(detail::grid_size(cols, x, 4096), detail::grid_size(rows, y, 16384));
+  detail::map_kernel<<<grid, dim3(x, y), 0, device.stream()>>>(f, rows, cols);
+  detail::check_launch("map");
+}
+
+/// One fold a row: a warp's for short rows, a block's for long ones.
+template <class F>
+void fold_rows(cuda& device, index rows, index cols, const F& f) {
+  static_assert(detail::CudaFunctor<F>,
+                "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
+                "double), init, visit, merge and finish, as device/device.hpp says");
+  if (rows == 0) return;
+  if (cols <= 2048)
+    detail::fold_rows_kernel<32><<<detail::grid_size(rows, 8, 1 << 20), 256, 0, device.stream()>>>(f, rows, cols);
+  else
+    detail::fold_rows_kernel<512><<<detail::grid_size(rows, 1, 1 << 20), 512, 0, device.stream()>>>(f, rows, cols);
+  detail::check_launch("fold_rows");
+}
+
+/// One fold a column. How rows are split depends on the shape alone.
+template <class F>
+void fold_columns(cuda& device, index rows, index cols, const F& f) {
+  static_assert(detail::CudaFunctor<F>,
+                "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` "
+                "(or double), init, visit, merge and finish, as device/device.hpp says");
+  using shape = detail::column_fold_shape<F>;
+  if (cols == 0) return;
+  const index wide = detail::blocks_for(cols, shape::columns);
+  const index wanted = std::max<index>(1, 1024 / wide), longest = std::max<index>(1, rows / 64);
+  const index parts = std::min(wanted, longest), stretch = detail::blocks_for(std::max<index>(rows, 1), parts);
+  auto partial = device.template scratch<typename shape::acc>(parts > 1 ? parts * cols : 0);
+  detail::fold_columns_kernel<<<dim3(static_cast<unsigned>(wide), static_cast<unsigned>(parts)),
+                                dim3(shape::columns, shape::lanes), 0, device.stream()>>>(
+      f, rows, cols, stretch, parts > 1 ? partial.data() : nullptr);
+  if (parts > 1)
+    detail::finish_columns_kernel<<<detail::grid_size(cols, 128, 1 << 20), 128, 0, device.stream()>>>(
+        f, cols, parts, partial.data());
+  detail::check_launch("fold_columns");
+}
+
+/// n independent sequential tasks f(i), a thread each.
+template <class F>
+void scan(cuda& device, index n, const F& f) {
+  if (n == 0) return;
+  detail::scan_kernel<<<detail::grid_size(n, 64, 1 << 20), 64, 0, device.stream()>>>(f, n);
+  detail::check_launch("scan");
+}
+/// The same, where nothing in a task is sequential.
+template <class F>
+void for_each(cuda& device, index n, const F& f) {
+  scan(device, n, f);
+}
+
+/// x[r] = table[ids[r]], a block a row.
+template <class T>
+void embed(cuda& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
+  if (x.rows == 0) return;
+  detail::gather_rows_kernel<<<static_cast<unsigned>(x.rows), 128, 0, device.stream()>>>(table, ids, x);
+  detail::check_launch("embed");
+}
+
+}  // namespace distil_xlstm::device

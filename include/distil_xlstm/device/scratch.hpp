@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/extent.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// A stack of temporary memory. It grows while a first step runs and is one piece ever after. `Memory` has
+/// allocate(bytes) and release(pointer).
+template <class Memory>
+class scratch_stack {
+ public:
+  struct place {
+    std::size_t chunk = 0;
+    index used = 0;
+  };
+  explicit scratch_stack(Memory memory = {}) : memory_(memory) {}
+  scratch_stack(scratch_stack&& other) noexcept
+      : memory_(other.memory_), chunks_(std::exchange(other.chunks_, {})), top_(other.top_) {}
+  scratch_stack& operator=(scratch_stack&&) = delete;
+  ~scratch_stack() { clear(); }
+
+  place mark() const { return top_; }
+  void* take(index bytes) {
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    while (top_.chunk < chunks_.size() && top_.used + bytes > chunks_[top_.chunk].size)
+      ++top_.chunk, top_.used = 0;
+    if (top_.chunk == chunks_.size()) {
+      add(bytes > minimum ? bytes : minimum);
+      top_.used = 0;
+    }
+    void* p = static_cast<std::byte*>(chunks_[top_.chunk].memory) + top_.used;
+    top_.used += bytes;
+    return p;
+  }
+  void release(place to) {
+    top_ = to;
+    if (top_.chunk == 0 && top_.used == 0 && chunks_.size() > 1) replace(size());
+  }
+  /// Bytes at hand.
+  index size() const {
+    index total = 0;
+    for (const auto& c : chunks_) total += c.size;
+    return total;
+  }
+  /// At least so many bytes in one piece; nothing may be on lease.
+  void reserve(index bytes) {
+    if (bytes > size()) replace(bytes);
+  }
+
+ private:
+  static constexpr index alignment = 256;  // what a GPU's widest accesses like
+  static constexpr index minimum = index{1} << 20;
+  struct chunk {
+    void* memory;
+    index size;
+  };
+  void add(index bytes) {
+    chunks_.reserve(chunks_.size() + 1);
+    chunks_.push_back({memory_.allocate(bytes), bytes});
+  }
+  void clear() {
+    for (const chunk& c : chunks_) memory_.release(c.memory);
+    chunks_.clear();
+  }
+  void replace(index bytes) {
+    clear();
+    add(bytes);
+  }
+  Memory memory_;
+  std::vector<chunk> chunks_;
+  place top_;
+};
+
+}  // namespace detail
+
+/// A lease of temporary memory; leases end in the reverse order of their beginnings.
+template <class T, class Memory>
+class scratch_lease {
+ public:
+  scratch_lease(detail::scratch_stack<Memory>& stack, index n)
+      : stack_(stack),
+        mark_(stack.mark()),
+        data_(static_cast<T*>(stack.take(n * static_cast<index>(sizeof(T))))) {}
+  scratch_lease(const scratch_lease&) = delete;
+  scratch_lease& operator=(const scratch_lease&) = delete;
+  ~scratch_lease() { stack_.release(mark_); }
+  T* data() const { return data_; }
+
+ private:
+  detail::scratch_stack<Memory>& stack_;
+  typename detail::scratch_stack<Memory>::place mark_;
+  T* data_;
+};
+
+}  // namespace distil_xlstm::device
