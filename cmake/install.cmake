@@ -12,6 +12,8 @@ if(DISTIL_XLSTM_IO)
   install(EXPORT distil_xlstm-io-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
   install(FILES cmake/io_dependencies.cmake DESTINATION ${package})
 endif()
+install(TARGETS distil_xlstm_cuda EXPORT distil_xlstm-cuda-targets FILE_SET HEADERS)
+install(EXPORT distil_xlstm-cuda-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
 configure_package_config_file(cmake/distil_xlstm-config.cmake.in distil_xlstm-config.cmake
                               INSTALL_DESTINATION ${package})
 write_basic_package_version_file(distil_xlstm-config-version.cmake COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <concepts>
+#include <cstdint>
 
-#include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/math/numeric.hpp>
 
