@@ -116,8 +116,8 @@ void cells(table& t, const fs::path& data) {
   const auto file = data / "cells/cells.safetensors";
   tensor_errors a, b;
   for (const dx::index chunk : {1, 4, 64}) {
-    add(a, "", cell_errors<double>(t.cpu, file, kernels::cpu, chunk));
-    add(b, "", cell_errors<float>(t.cpu, file, kernels::cpu, chunk));
+    add(a, "", cell_errors<double>(t.cpu, file, kernels::own, chunk));
+    add(b, "", cell_errors<float>(t.cpu, file, kernels::own, chunk));
   }
   const std::string with = "the formulas in torch, float64";
   for (const std::string cell : {"mlstm", "slstm"})

@@ -48,7 +48,7 @@ BOOST_AUTO_TEST_CASE(mlstm_chunks_are_the_parallel_form) {
     for (const index chunk : {1, 17, 64}) check(testing::chunk_errors(cpu(), run, chunk));
     run.empty_state();
     const auto h = testing::parallel_form(run);
-    for (const auto which : {testing::kernels::cpu, testing::kernels::scan}) {
+    for (const auto which : {testing::kernels::own, testing::kernels::scan}) {
       auto r = run;
       r.forward(cpu(), which);
       check({{"parallel form: h", testing::relative_error(r.h, h)}});

@@ -7,12 +7,13 @@
 #include <distil_xlstm/device/cpu_mlstm.hpp>
 #include <distil_xlstm/device/cpu_slstm.hpp>
 
+#include "mirrored.hpp"
 #include "tensor_error.hpp"
 
 namespace distil_xlstm::testing {
 
-/// Whose kernels run a cell: the CPU's, or the scans that any device has, which are the oracle.
-enum class kernels { cpu, scan };
+/// Whose kernels run a cell: the device's own, or the scans that any device has, which are the oracle.
+enum class kernels { own, scan };
 
 namespace detail {
 /// Rows first .. last - 1 of each of `batch` sequences of `time` rows.
@@ -94,47 +95,46 @@ struct mlstm_run {
     return p;
   }
   /// `keep`: a backward follows. One token without is the recurrent form, more are the chunkwise form.
-  void forward(device::cpu& cpu, kernels which = kernels::cpu, bool keep = true) {
+  template <class D>
+  void forward(D& d, kernels which = kernels::own, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
     if (keep) detail::sized(kept, batch * heads * shape.chunks(time) * shape.kept());
-    const mlstm_arguments<T> a{seq(),
+    mirrored on(d);
+    const mlstm_arguments<T> a{{batch, time, on(start)},
                                shape,
-                               detail::matrix_of(q, rows()),
-                               detail::matrix_of(k, rows()),
-                               detail::matrix_of(v, rows()),
-                               detail::matrix_of(i, rows()),
-                               detail::matrix_of(f, rows()),
-                               detail::matrix_of(h, rows()),
-                               state(),
-                               keep ? kept.data() : nullptr};
-    if (which == kernels::cpu)
-      device::mlstm_forward(cpu, a);
+                               on.matrix(q, rows()),
+                               on.matrix(k, rows()),
+                               on.matrix(v, rows()),
+                               on.matrix(i, rows()),
+                               on.matrix(f, rows()),
+                               on.matrix(h, rows()),
+                               state(on),
+                               keep ? on(kept) : nullptr};
+    if (which == kernels::own)
+      mlstm_forward(d, a);
     else
-      distil_xlstm::mlstm_forward(cpu, a);
+      distil_xlstm::mlstm_forward<D, T>(d, a);
+    on.back();
   }
-  void backward(device::cpu& cpu, kernels which = kernels::cpu) {
+  template <class D>
+  void backward(D& d, kernels which = kernels::own) {
     dq = dk = q, dv = v, di = df = i;
-    mlstm_backward_arguments<T> a{seq(),
-                                  shape,
-                                  detail::matrix_of(q, rows()),
-                                  detail::matrix_of(k, rows()),
-                                  detail::matrix_of(v, rows()),
-                                  detail::matrix_of(i, rows()),
-                                  detail::matrix_of(f, rows()),
-                                  detail::matrix_of(h, rows()),
-                                  detail::matrix_of(dh, rows()),
-                                  kept.data(),
-                                  detail::matrix_of(dq, rows()),
-                                  detail::matrix_of(dk, rows()),
-                                  detail::matrix_of(dv, rows()),
-                                  detail::matrix_of(di, rows()),
-                                  detail::matrix_of(df, rows())};
-    a.dstate = dstate.data(), a.last = state();
-    if (which == kernels::cpu)
-      device::mlstm_backward(cpu, a);
+    mirrored on(d);
+    mlstm_backward_arguments<T> a{{batch, time, on(start)}, shape,
+                                  on.matrix(q, rows()),     on.matrix(k, rows()),
+                                  on.matrix(v, rows()),     on.matrix(i, rows()),
+                                  on.matrix(f, rows()),     on.matrix(h, rows()),
+                                  on.matrix(dh, rows()),    on(kept),
+                                  on.matrix(dq, rows()),    on.matrix(dk, rows()),
+                                  on.matrix(dv, rows()),    on.matrix(di, rows()),
+                                  on.matrix(df, rows())};
+    a.dstate = on(dstate), a.last = state(on);
+    if (which == kernels::own)
+      mlstm_backward(d, a);
     else
-      distil_xlstm::mlstm_backward(cpu, a);
+      distil_xlstm::mlstm_backward<D, T>(d, a);
+    on.back();
   }
   /// All that the two directions give.
   static auto results() {
@@ -158,9 +158,10 @@ struct mlstm_run {
   }
 
  private:
-  mlstm_state<T> state() {
+  template <class D>
+  mlstm_state<T> state(mirrored<D>& on) {
     const index heads = shape.heads, dq_ = shape.query, dv_ = shape.value;
-    return {{c.data(), heads * dq_ * dv_}, {n.data(), heads * dq_}, {m.data(), heads}};
+    return {{on(c), heads * dq_ * dv_}, {on(n), heads * dq_}, {on(m), heads}};
   }
 };
 
@@ -206,28 +207,46 @@ struct slstm_run {
     p.x = detail::rows_of(x, batch, time, first, last), p.dh = detail::rows_of(dh, batch, time, first, last);
     return p;
   }
-  void forward(device::cpu& cpu, kernels which = kernels::cpu, bool = true) {
+  template <class D>
+  void forward(D& d, kernels which = kernels::own, bool = true) {
     raw = x;
     detail::sized(states, rows() * 4 * width()), detail::sized(initial, batch * 4 * width());
-    const slstm_arguments<T> a{seq(),
+    mirrored on(d);
+    const slstm_arguments<T> a{{batch, time, on(start)},
                                heads,
                                head,
-                               r.data(),
-                               bias.data(),
-                               detail::matrix_of(raw, rows()),
-                               detail::matrix_of(states, rows()),
-                               initial.data(),
-                               {state.data(), 4 * width()}};
-    if (which == kernels::cpu)
-      device::slstm_forward(cpu, a);
+                               on(r),
+                               on(bias),
+                               on.matrix(raw, rows()),
+                               on.matrix(states, rows()),
+                               on(initial),
+                               {on(state), 4 * width()}};
+    if (which == kernels::own)
+      slstm_forward(d, a);
     else
-      distil_xlstm::slstm_forward(cpu, a);
+      distil_xlstm::slstm_forward<D, T>(d, a);
+    on.back();
     h.clear();
     for (index row = 0; row < rows(); ++row)
       h.insert(h.end(), states.begin() + row * 4 * width(), states.begin() + (row * 4 + 1) * width());
   }
-  void backward(device::cpu& cpu, kernels which = kernels::cpu) {
+  template <class D>
+  void backward(D& d, kernels which = kernels::own) {
     dx = raw;
+    mirrored on(d);
+    const slstm_backward_arguments<T> there{{batch, time, on(start)},
+                                            heads,
+                                            head,
+                                            on(r),
+                                            on.matrix(dx, rows()),
+                                            on.matrix(states, rows()),
+                                            on(initial),
+                                            on.matrix(dh, rows())};
+    if (which == kernels::own)
+      slstm_backward(d, there, on(dstate));
+    else
+      distil_xlstm::slstm_backward<D, T>(d, there, on(dstate));
+    on.back();
     const slstm_backward_arguments<T> a{seq(),
                                         heads,
                                         head,
@@ -236,10 +255,6 @@ struct slstm_run {
                                         detail::matrix_of(states, rows()),
                                         initial.data(),
                                         detail::matrix_of(dh, rows())};
-    if (which == kernels::cpu)
-      device::slstm_backward(cpu, a, dstate.data());
-    else
-      distil_xlstm::slstm_backward(cpu, a, dstate.data());
     // As the layer does it, one number at a time.
     detail::sized(dr, static_cast<index>(r.size())), detail::sized(dbias, static_cast<index>(bias.size()));
     for (index b = 0; b < batch; ++b)

@@ -86,7 +86,7 @@ tensor_errors form_errors(device::cpu& cpu, const Run& run) {
   for (index t = 0; t < run.time; ++t) {
     Run step = run.part(t, t + 1);
     for (const auto x : Run::memory()) step.*x = steps.*x;
-    step.forward(cpu, kernels::cpu, false);
+    step.forward(cpu, kernels::own, false);
     detail::append_rows(steps.h, step.h, run.batch);
     for (const auto x : Run::memory()) steps.*x = step.*x;
   }

@@ -47,8 +47,8 @@ inline std::vector<double> by_sequence(const std::vector<double>& x, index state
 }  // namespace detail
 
 /// Every case of tests/golden/cells (make_cells.py) in the scalar T, forward and gradients: `CASE NAME`.
-template <class T>
-tensor_errors cell_errors(device::cpu& cpu, const std::filesystem::path& file, kernels which, index chunk = 4) {
+template <class T, class D>
+tensor_errors cell_errors(D& device, const std::filesystem::path& file, kernels which, index chunk = 4) {
   using detail::narrowed;
   const io::safetensors_file golden(file);
   tensor_errors out;
@@ -65,7 +65,7 @@ tensor_errors cell_errors(device::cpu& cpu, const std::filesystem::path& file, k
     r.q = rows("q"), r.k = rows("k"), r.v = rows("v"), r.i = rows("i"), r.f = rows("f"), r.dh = rows("dH");
     r.c = narrowed<T>(values("C0")), r.n = narrowed<T>(values("n0")), r.m = narrowed<T>(values("m0"));
     r.dstate = narrowed<T>(detail::beside(values("dC_last"), values("dn_last"), batch * heads));
-    r.forward(cpu, which), r.backward(cpu, which);
+    r.forward(device, which), r.backward(device, which);
     const auto compare = [&](const std::string& x, const std::vector<T>& got, const std::vector<double>& want) {
       out.push_back({"mlstm." + name + " " + x, relative_error(got, want)});
     };
@@ -93,7 +93,7 @@ tensor_errors cell_errors(device::cpu& cpu, const std::filesystem::path& file, k
     r.dh = detail::to_rows<T>(values("dh_BNSH"), r.batch, r.heads, r.time);
     r.state = narrowed<T>(detail::by_sequence(values("state0_hcnm"), 4, r.batch, r.width()));
     detail::sized(r.dstate, r.batch * 3 * r.width());
-    r.forward(cpu, which), r.backward(cpu, which);
+    r.forward(device, which), r.backward(device, which);
     const auto compare = [&](const std::string& x, const std::vector<T>& got, const std::vector<double>& want) {
       out.push_back({"slstm." + name + " " + x, relative_error(got, want)});
     };

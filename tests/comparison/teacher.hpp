@@ -5,33 +5,33 @@
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/model/llama.hpp>
 
+#include "mirrored.hpp"
 #include "tensor_error.hpp"
 
 namespace distil_xlstm::testing {
 
 /// A teacher folder in the scalar T against the reference in float64 (tests/golden/make_teachers.py):
 /// `hidden.LAYER` from the embedding on, `last_hidden`, `logits`.
-template <class T>
-tensor_errors teacher_errors(device::cpu& cpu, const std::filesystem::path& folder) {
-  const auto model = llama<T, device::cpu>::load(cpu, folder);
+template <class T, class D>
+tensor_errors teacher_errors(D& device, const std::filesystem::path& folder) {
+  const auto model = llama<T, D>::load(device, folder);
   const io::safetensors_file expected(folder / "expected.safetensors");
   const auto& info = expected.at("ids");
   const auto ids = info.template values<std::int32_t>();
   const sequence_view seq{info.shape[0], info.shape[1]};
-  std::vector<T> hidden(static_cast<std::size_t>(seq.rows() * model.width())),
-      memory(static_cast<std::size_t>(seq.rows() * model.vocabulary()));
-  const matrix_view<T> last(hidden.data(), seq.rows(), model.width()),
-      logits(memory.data(), seq.rows(), model.vocabulary());
+  const buffer<T, D> memory(device, seq.rows() * (model.width() + model.vocabulary()));
+  const matrix_view<T> last(memory.data(), seq.rows(), model.width()),
+      logits(memory.data() + last.size(), seq.rows(), model.vocabulary());
   tensor_errors out;
   const auto compare = [&](const std::string& name, matrix_view<const T> got) {
-    const auto want = expected.at(name).template values<double>();
-    const bool fits = static_cast<index>(want.size()) == got.size();
-    out.push_back({name, fits ? relative_error(got.data, want.data(), got.size()) : INFINITY});
+    out.push_back({name, relative_error(on_host(device, got.data, got.size()),
+                                        expected.at(name).template values<double>())});
   };
-  model.forward(cpu, seq, ids.data(), last,
+  placed<std::int32_t, D> tokens;
+  model.forward(device, seq, tokens.put(device, ids.data(), seq.rows()), last,
                 [&](index layer, matrix_view<const T> h) { compare("hidden." + std::to_string(layer), h); });
   compare("last_hidden", last);
-  gemm(cpu, matrix_view<const T>(last), transposed(model.head()), logits);
+  gemm(device, matrix_view<const T>(last), transposed(model.head()), logits);
   compare("logits", logits);
   return out;
 }
