@@ -34,14 +34,14 @@ BOOST_AUTO_TEST_CASE(cells_of_the_reference) {
 }
 BOOST_AUTO_TEST_CASE(students_of_the_reference) {
   device::cuda gpu;
-  for (const auto& folder : testing::golden_models(golden / "students")) {
+  for (const auto& folder : testing::golden_models(golden / "student")) {
     within(testing::student_errors<double>(gpu, folder), 1e-10, folder.filename().string() + " fp64");
     within(testing::student_errors<float>(gpu, folder), 3e-4, folder.filename().string() + " fp32");
   }
 }
 BOOST_AUTO_TEST_CASE(teachers_of_the_reference) {
   device::cuda gpu;
-  for (const auto& folder : testing::golden_models(golden / "teachers")) {
+  for (const auto& folder : testing::golden_models(golden / "teacher")) {
     within(testing::teacher_errors<double>(gpu, folder), 1e-10, folder.filename().string() + " fp64");
     within(testing::teacher_errors<float>(gpu, folder), 2e-5, folder.filename().string() + " fp32");
   }

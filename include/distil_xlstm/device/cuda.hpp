@@ -41,8 +41,8 @@ struct cuda_memory {
 
 }  // namespace detail
 
-/// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not wait
-/// for the host. One `cuda` serves one caller at a time, on the thread that made it.
+/// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not
+/// wait for the host. One `cuda` serves one caller at a time, on the thread that made it.
 ///
 /// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
 class cuda {
@@ -98,9 +98,7 @@ class cuda {
   }
   void release(void* p) { detail::cuda_memory{}.release(p); }
   /// The host's numbers may change as soon as this returns.
-  void upload(void* to, const void* from, index bytes) {
-    move(to, from, bytes, cudaMemcpyHostToDevice);
-  }
+  void upload(void* to, const void* from, index bytes) { move(to, from, bytes, cudaMemcpyHostToDevice); }
   /// Waits for the numbers.
   void download(void* to, const void* from, index bytes) {
     move(to, from, bytes, cudaMemcpyDeviceToHost);
@@ -113,14 +111,42 @@ class cuda {
     return {scratch_, n};
   }
 
-  /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else, stay
-  /// float.
+  using graph = cudaGraphExec_t;
+  /// What `work()` asks of this device, as one graph that `launch` asks for again: the same kernels on the same
+  /// memory. Nothing has run yet. `work` must not wait for the device and must find its scratch memory there
+  /// (do it once before). Throws `error` where it does something that can not be recorded.
+  template <class F>
+  graph record(F&& work) {
+    detail::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
+    cudaGraph_t captured = nullptr;
+    try {
+      work();
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &captured);
+      if (captured) cudaGraphDestroy(captured);
+      throw;
+    }
+    detail::check(cudaStreamEndCapture(stream_, &captured), "recording");
+    graph recorded = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&recorded, captured, 0);
+    cudaGraphDestroy(captured);
+    detail::check(status, "making a graph of what was recorded");
+    return recorded;
+  }
+  static void discard(graph recorded) { cudaGraphExecDestroy(recorded); }
+  void launch(graph recorded) { detail::check(cudaGraphLaunch(recorded, stream_), "launching a graph"); }
+  /// Changes when scratch memory has moved: what was recorded before is void.
+  index scratch_generation() const { return scratch_.generation(); }
+
+  /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else,
+  /// stay float.
   bool bf16_products = false;
 
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
     if (bytes > 0)
-      detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_), "copying memory");
+      detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),
+                    "copying memory");
   }
   static constexpr std::size_t workspace_bytes = std::size_t{64} << 20;
   std::string name_;

@@ -67,12 +67,13 @@ class buffer {
   index size_ = 0;
 };
 
-/// Numbers of the host as a device reads them: where they are, or a copy in the device's memory that is made anew
-/// by every `put` and grows as needed.
+/// Numbers of the host as a device reads them: where they are, or a copy in the device's memory that is made
+/// anew by every `put` and grows as needed.
 template <class T, class D>
 class placed {
  public:
-  /// n numbers of `host`, which may be null (then so is the result). What the last call gave is no longer valid.
+  /// n numbers of `host`, which may be null (then so is the result). What the last call gave is no longer
+  /// valid.
   const T* put(D& device, const T* host, index n) {
     if constexpr (D::host_memory) {
       return host;

@@ -48,6 +48,8 @@ class scratch_stack {
     for (const auto& c : chunks_) total += c.size;
     return total;
   }
+  /// Changes whenever memory that was handed out before may be handed out no more.
+  index generation() const { return generation_; }
   /// At least so many bytes in one piece; nothing may be on lease.
   void reserve(index bytes) {
     if (bytes > size()) replace(bytes);
@@ -69,12 +71,14 @@ class scratch_stack {
     chunks_.clear();
   }
   void replace(index bytes) {
+    ++generation_;
     clear();
     add(bytes);
   }
   Memory memory_;
   std::vector<chunk> chunks_;
   place top_;
+  index generation_ = 0;
 };
 
 }  // namespace detail

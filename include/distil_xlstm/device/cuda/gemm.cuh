@@ -9,7 +9,8 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-/// An operand of a product on the card, row-major; `rounded` are the same numbers in bfloat16, where there are any.
+/// An operand of a product on the card, row-major; `rounded` are the same numbers in bfloat16, where there are
+/// any.
 struct cuda_operand {
   const void* data;
   const void* rounded;
@@ -50,7 +51,7 @@ __global__ void convert_kernel(const From* in, index in_stride, index in_step, T
 /// The same, four numbers at a time, where rows allow it.
 template <class Float>
 __global__ void round_kernel(const Float* in, index in_stride, index in_step, bf16* out, index out_stride,
-                                    index out_step, index rows, index quads) {
+                             index out_step, index rows, index quads) {
   in += blockIdx.z * in_step, out += blockIdx.z * out_step;
   for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
     for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < quads; c += gridDim.x * blockDim.x) {
@@ -61,8 +62,8 @@ __global__ void round_kernel(const Float* in, index in_stride, index in_step, bf
 }
 
 template <class To, class From>
-void convert(cuda& device, index count, const From* in, index in_stride, index in_step, To* out, index out_stride,
-             index out_step, index rows, index cols) {
+void convert(cuda& device, index count, const From* in, index in_stride, index in_step, To* out,
+             index out_stride, index out_step, index rows, index cols) {
   const unsigned z = static_cast<unsigned>(count);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
     const bool quads = cols % 4 == 0 && in_stride % 4 == 0 && in_step % 4 == 0 && out_step % 4 == 0 &&
@@ -75,13 +76,13 @@ void convert(cuda& device, index count, const From* in, index in_stride, index i
     }
   }
   const unsigned x = cols >= 256 ? 256 : 32, y = 256 / x;
-  convert_kernel<<<dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y), 0, device.stream()>>>(
-      in, in_stride, in_step, out, out_stride, out_step, rows, cols);
+  convert_kernel<<<dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y), 0,
+                   device.stream()>>>(in, in_stride, in_step, out, out_stride, out_step, rows, cols);
   check_launch("conversion");
 }
 
-/// Where a product reads an operand: its own numbers, or a copy in the product's type. Rows of a copy are padded
-/// to 16 bytes, which the tensor cores' loads ask for.
+/// Where a product reads an operand: its own numbers, or a copy in the product's type. Rows of a copy are
+/// padded to 16 bytes, which the tensor cores' loads ask for.
 template <class P>
 struct product_input {
   scratch_lease<P, cuda_memory> memory;
@@ -100,7 +101,7 @@ struct product_input {
       return element_of<P>;
   }
   product_input(cuda& device, const cuda_operand& o, index count, index from_step)
-      : memory(device.template scratch<P>(as_it_is(o) ? 0
+      : memory(device.template scratch<P>(as_it_is(o)      ? 0
                                           : from_step == 0 ? o.rows * padded(o.cols)
                                                            : count * o.rows * padded(o.cols))),
         stride(o.stride),
@@ -118,7 +119,8 @@ struct product_input {
       case element::f32: from(static_cast<const float*>(o.data)); break;
       case element::f64: from(static_cast<const double*>(o.data)); break;
       case element::bf16: from(static_cast<const bf16*>(o.data)); break;
-      default: fail("cuda: a product of ", traits(o.kind).name, " numbers; place the matrix on the device first");
+      default:
+        fail("cuda: a product of ", traits(o.kind).name, " numbers; place the matrix on the device first");
     }
     data = memory.data();
     step = from_step == 0 ? 0 : to_step;
@@ -138,23 +140,23 @@ void run_product(cuda& device, index count, const cuda_operand& a, index step_a,
   const T one = 1;
   // cuBLAS counts by columns: what is row-major here is the transposed there, and so is the result.
   const auto turn = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
-  check(cublasGemmStridedBatchedEx(device.products(), turn(b.transposed), turn(a.transposed), static_cast<int>(n),
-                                   static_cast<int>(m), static_cast<int>(k), &one, pb.data, type,
-                                   static_cast<int>(pb.stride), pb.step, pa.data, type,
-                                   static_cast<int>(pa.stride), pa.step, &beta, c.data, out,
-                                   static_cast<int>(c.stride), step_c, static_cast<int>(count), compute,
-                                   CUBLAS_GEMM_DEFAULT),
+  check(cublasGemmStridedBatchedEx(
+            device.products(), turn(b.transposed), turn(a.transposed), static_cast<int>(n), static_cast<int>(m),
+            static_cast<int>(k), &one, pb.data, type, static_cast<int>(pb.stride), pb.step, pa.data, type,
+            static_cast<int>(pa.stride), pa.step, &beta, c.data, out, static_cast<int>(c.stride), step_c,
+            static_cast<int>(count), compute, CUBLAS_GEMM_DEFAULT),
         "a matrix product");
 }
 
-/// Whether a float product goes through bfloat16: not one of few rows over weights that would be rounded for it.
+/// Whether a float product goes through bfloat16: not one of few rows over weights that would be rounded for
+/// it.
 inline bool rounds(const cuda& device, const cuda_operand& b, index m) {
   return device.bf16_products && (m > 16 || b.kind == element::bf16 || b.rounded);
 }
 
 template <class T>
-void product(cuda& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b, index step_b,
-             matrix_view<T> c, index step_c, T beta) {
+void product(cuda& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
+             index step_b, matrix_view<T> c, index step_c, T beta) {
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (rounds(device, b, c.rows))
@@ -182,8 +184,8 @@ void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta
 
 /// `count` products of one shape: item i's operands start i * step numbers further on.
 template <class A, class B, class T>
-void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c, index step_c,
-                  std::type_identity_t<T> beta = 0) {
+void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
+                  index step_c, std::type_identity_t<T> beta = 0) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
   detail::require_product("gemm_batched", oa, ob, c.rows, c.cols);
   detail::product<T>(device, count, oa, step_a, ob, step_b, c, step_c, beta);

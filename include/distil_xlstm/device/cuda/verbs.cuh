@@ -118,9 +118,10 @@ __global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids,
 /// f.operator()<T>(r, c) for every element, a thread each.
 template <class F>
 void map(cuda& device, index rows, index cols, const F& f) {
-  static_assert(detail::CudaFunctor<F>,
-                "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) "
-                "and `template <class V> DISTIL_XLSTM_HD void operator()(index r, index c) const`");
+  static_assert(
+      detail::CudaFunctor<F>,
+      "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) "
+      "and `template <class V> DISTIL_XLSTM_HD void operator()(index r, index c) const`");
   if (rows == 0 || cols == 0) return;
   const unsigned x = cols >= 256 ? 256 : cols > 64 ? 128 : 32, y = 256 / x;
   // Enough threads to fill the card several times; longer shapes are looped over.
@@ -132,14 +133,17 @@ void map(cuda& device, index rows, index cols, const F& f) {
 /// One fold a row: a warp's for short rows, a block's for long ones.
 template <class F>
 void fold_rows(cuda& device, index rows, index cols, const F& f) {
-  static_assert(detail::CudaFunctor<F>,
-                "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
-                "double), init, visit, merge and finish, as device/device.hpp says");
+  static_assert(
+      detail::CudaFunctor<F>,
+      "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
+      "double), init, visit, merge and finish, as device/device.hpp says");
   if (rows == 0) return;
   if (cols <= 2048)
-    detail::fold_rows_kernel<32><<<detail::grid_size(rows, 8, 1 << 20), 256, 0, device.stream()>>>(f, rows, cols);
+    detail::fold_rows_kernel<32>
+        <<<detail::grid_size(rows, 8, 1 << 20), 256, 0, device.stream()>>>(f, rows, cols);
   else
-    detail::fold_rows_kernel<512><<<detail::grid_size(rows, 1, 1 << 20), 512, 0, device.stream()>>>(f, rows, cols);
+    detail::fold_rows_kernel<512>
+        <<<detail::grid_size(rows, 1, 1 << 20), 512, 0, device.stream()>>>(f, rows, cols);
   detail::check_launch("fold_rows");
 }
 

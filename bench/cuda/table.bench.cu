@@ -1,0 +1,326 @@
+// What the CUDA device does on the card at hand, beside the card's own limits measured in the same run: one
+// table, medians. Random data; bfloat16 products unless told otherwise.
+//
+//   bench.cuda.table                                 everything
+//   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps
+//   bench.cuda.table fp32 step64                     the same in float
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+#include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/loss/distillation.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+
+namespace distil_xlstm {
+namespace {
+
+using device::cuda;
+namespace fs = std::filesystem;
+
+/// Median milliseconds of a call, by the device's own clock.
+double milliseconds(cuda& d, const std::function<void()>& call, int repeats = 30) {
+  for (int i = 0; i < 3; ++i) call();
+  std::vector<cudaEvent_t> marks(static_cast<std::size_t>(repeats) + 1);
+  for (auto& m : marks) device::detail::check(cudaEventCreate(&m), "an event");
+  cudaEventRecord(marks[0], d.stream());
+  for (std::size_t i = 1; i < marks.size(); ++i) {
+    call();
+    cudaEventRecord(marks[i], d.stream());
+  }
+  d.wait();
+  std::vector<double> times;
+  for (std::size_t i = 1; i < marks.size(); ++i) {
+    float ms = 0;
+    device::detail::check(cudaEventElapsedTime(&ms, marks[i - 1], marks[i]), "timing");
+    times.push_back(static_cast<double>(ms));
+  }
+  for (auto& m : marks) cudaEventDestroy(m);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+/// Random numbers on the device: `mean` + `scale` * normal.
+class random_buffer : public buffer<float, cuda> {
+ public:
+  random_buffer(cuda& d, index n, double scale = 1, double mean = 0) : buffer<float, cuda>(d, n) {
+    static rng random(7);
+    // A million different numbers, again and again.
+    std::vector<float> some(static_cast<std::size_t>(std::min<index>(n, (1 << 20) + 7)));
+    for (auto& x : some) x = static_cast<float>(mean + scale * random.normal());
+    for (index at = 0; at < n; at += std::ssize(some))
+      d.upload(data() + at, some.data(), std::min<index>(std::ssize(some), n - at) * index{4});
+  }
+  matrix_view<float> matrix(index rows) const { return {data(), rows, size() / rows}; }
+};
+
+double copy_rate = 0, product_rate = 0;  // bytes/ms, operations/ms
+
+void limits(cuda& d) {
+  const index bytes = index{4} << 30;
+  const buffer<char, cuda> a(d, bytes), b(d, bytes);
+  const double copy = milliseconds(d, [&] { d.copy(a.data(), b.data(), bytes); });
+  copy_rate = 2.0 * static_cast<double>(bytes) / copy;
+  const index n = 8192;
+  const random_buffer x(d, n * n);
+  std::vector<bf16> half(static_cast<std::size_t>(n * n));
+  for (std::size_t i = 0; i < half.size(); ++i) half[i] = bf16(static_cast<float>(i % 1009) / 500 - 1);
+  buffer<bf16, cuda> y(d, n * n);
+  d.upload(y.data(), half.data(), n * n * 2);
+  const frozen_matrix m{y.data(), element::bf16, n, n};
+  const buffer<float, cuda> z(d, n * n);
+  const bool keep = d.bf16_products;
+  d.bf16_products = true;
+  const double product =
+      milliseconds(d, [&] { gemm(d, m, transposed(m), matrix_view<float>(z.data(), n, n)); });
+  d.bf16_products = keep;
+  product_rate = 2.0 * 8192.0 * 8192.0 * 8192.0 / product;
+  std::printf("| limit: copy, read + written | %.3f ms | %.2f TB/s |\n", copy, copy_rate / 1e9);
+  std::printf("| limit: bf16 product 8192^3 | %.3f ms | %.0f TFLOP/s |\n", product, product_rate / 1e9);
+}
+/// A row: what it took, what the card's limits would take, what the best peer took on an H100.
+void row(const std::string& what, double ms, double bytes, double operations, const char* peer) {
+  char floor[96] = "";
+  if (copy_rate > 0)
+    std::snprintf(floor, sizeof floor, "%.3f ms (bytes), %.3f ms (products)", bytes / copy_rate,
+                  operations / product_rate);
+  std::printf("| %s | %.3f ms | limits: %s | %s |\n", what.c_str(), ms, floor, peer);
+  std::fflush(stdout);
+}
+
+void mlstm_cell(cuda& d, index batch, index heads, index time, index query, index value, const char* peer) {
+  const index rows = batch * time;
+  const mlstm_shape shape{heads, query, value};
+  const random_buffer q(d, rows * heads * query), k(d, rows * heads * query), v(d, rows * heads * value),
+      i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
+  const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
+      df(d, f.size());
+  const index kept = batch * heads * shape.chunks(time) * shape.kept();
+  const buffer<float, cuda> c(d, batch * heads * query * value), n(d, batch * heads * query),
+      m(d, batch * heads), tape(d, kept);
+  const mlstm_state<float> state{
+      {c.data(), heads * query * value}, {n.data(), heads * query}, {m.data(), heads}};
+  const mlstm_arguments<float> forward{{batch, time},  shape,          q.matrix(rows), k.matrix(rows),
+                                       v.matrix(rows), i.matrix(rows), f.matrix(rows), h.matrix(rows),
+                                       state,          tape.data()};
+  mlstm_backward_arguments<float> backward{{batch, time},   shape,           q.matrix(rows),  k.matrix(rows),
+                                           v.matrix(rows),  i.matrix(rows),  f.matrix(rows),  h.matrix(rows),
+                                           dh.matrix(rows), tape.data(),     dq.matrix(rows), dk.matrix(rows),
+                                           dv.matrix(rows), di.matrix(rows), df.matrix(rows)};
+  const std::string shape_text = "mLSTM " + std::to_string(batch) + "," + std::to_string(heads) + "," +
+                                 std::to_string(time) + "," + std::to_string(query) + "/" +
+                                 std::to_string(value);
+  // Each of q k v h once; C is not needed in memory. Operations of the chunkwise form, chunk 64.
+  const double numbers = static_cast<double>(rows * heads);
+  const double wide = static_cast<double>(2 * query + 2 * value), both = static_cast<double>(query + value);
+  const double forward_bytes = 4 * numbers * wide,
+               forward_operations = numbers * (64 * both + 4 * static_cast<double>(query * value));
+  row(shape_text + " forward", milliseconds(d, [&] { mlstm_forward(d, forward); }), forward_bytes,
+      forward_operations, "");
+  row(shape_text + " forward + backward",
+      milliseconds(d,
+                   [&] {
+                     mlstm_forward(d, forward);
+                     mlstm_backward(d, backward);
+                   }),
+      3 * forward_bytes, 3 * forward_operations, peer);
+}
+
+void slstm_cell(cuda& d, index batch, index time, index heads, index head, const char* forward_peer,
+                const char* peer) {
+  const index rows = batch * time, width = heads * head;
+  const random_buffer r(d, heads * 4 * head * head, 0.05), bias(d, 4 * width), input(d, rows * 4 * width),
+      dh(d, rows * width);
+  const buffer<float, cuda> raw(d, rows * 4 * width), states(d, rows * 4 * width),
+      initial(d, batch * 4 * width), state(d, batch * 4 * width), carry(d, batch * 3 * width);
+  const matrix_view<float> raw_view(raw.data(), rows, 4 * width), states_view(states.data(), rows, 4 * width);
+  const slstm_arguments<float> forward{{batch, time}, heads,          head,
+                                       r.data(),      bias.data(),    raw_view,
+                                       states_view,   initial.data(), {state.data(), 4 * width}};
+  const slstm_backward_arguments<float> backward{
+      {batch, time},  heads,          head, r.data(), raw_view, matrix_view<const float>(states_view),
+      initial.data(), dh.matrix(rows)};
+  const std::string shape_text = "sLSTM " + std::to_string(batch) + "," + std::to_string(time) + "," +
+                                 std::to_string(heads) + "," + std::to_string(head);
+  const double numbers = static_cast<double>(rows * width);
+  const double operations = 8 * numbers * static_cast<double>(head);
+  d.copy(raw.data(), input.data(), raw.size() * 4);
+  row(shape_text + " forward", milliseconds(d, [&] { slstm_forward(d, forward); }), 4 * numbers * 12,
+      operations, forward_peer);
+  row(shape_text + " forward + backward",
+      milliseconds(d,
+                   [&] {
+                     slstm_forward(d, forward);
+                     slstm_backward(d, backward, carry.data());
+                   }),
+      4 * numbers * 27, 2 * operations, peer);
+}
+
+/// A folder with a random transformer of these sizes, gone when the value is.
+struct random_teacher {
+  fs::path folder = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()));
+  random_teacher(index vocabulary, index width, index layers, index heads, index kv_heads, index intermediate,
+                 bool qwen) {
+    fs::create_directories(folder);
+    const io::json config = {{"model_type", qwen ? "qwen2" : "llama"},
+                             {"vocab_size", vocabulary},
+                             {"hidden_size", width},
+                             {"num_hidden_layers", layers},
+                             {"num_attention_heads", heads},
+                             {"num_key_value_heads", kv_heads},
+                             {"intermediate_size", intermediate},
+                             {"tie_word_embeddings", true},
+                             {"max_position_embeddings", 8192}};
+    io::write_text_atomically(folder / "config.json", config.dump());
+    const index head_dim = width / heads;
+    std::vector<std::pair<std::string, std::vector<index>>> tensors = {
+        {"model.embed_tokens.weight", {vocabulary, width}}, {"model.norm.weight", {width}}};
+    for (index i = 0; i < layers; ++i) {
+      const std::string layer = "model.layers." + std::to_string(i) + ".";
+      tensors.insert(tensors.end(), {{layer + "input_layernorm.weight", {width}},
+                                     {layer + "post_attention_layernorm.weight", {width}},
+                                     {layer + "self_attn.q_proj.weight", {width, width}},
+                                     {layer + "self_attn.k_proj.weight", {kv_heads * head_dim, width}},
+                                     {layer + "self_attn.v_proj.weight", {kv_heads * head_dim, width}},
+                                     {layer + "self_attn.o_proj.weight", {width, width}},
+                                     {layer + "mlp.gate_proj.weight", {intermediate, width}},
+                                     {layer + "mlp.up_proj.weight", {intermediate, width}},
+                                     {layer + "mlp.down_proj.weight", {width, intermediate}}});
+      if (qwen)
+        tensors.insert(tensors.end(), {{layer + "self_attn.q_proj.bias", {width}},
+                                       {layer + "self_attn.k_proj.bias", {kv_heads * head_dim}},
+                                       {layer + "self_attn.v_proj.bias", {kv_heads * head_dim}}});
+    }
+    rng random(3);
+    std::vector<float> some((1 << 20) + 7);
+    for (auto& x : some) x = static_cast<float>(0.02 * random.normal());
+    const std::vector<float> ones(static_cast<std::size_t>(width), 1.0f);
+    io::safetensors_writer file;
+    for (const auto& [name, shape] : tensors) file.declare(name, element::bf16, shape);
+    file.open(folder / "model.safetensors");
+    for (const auto& [name, shape] : tensors) {
+      index n = 1;
+      for (const index e : shape) n *= e;
+      if (name.find("norm") != name.npos)
+        file.append(ones.data(), n);
+      else
+        for (index at = 0; at < n; at += std::ssize(some))
+          file.append(some.data(), std::min<index>(std::ssize(some), n - at));
+    }
+    file.commit();
+  }
+  ~random_teacher() { fs::remove_all(folder); }
+};
+
+cuda* timed = nullptr;
+double now() {
+  timed->wait();
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+/// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
+void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch, index length,
+          const char* peer) {
+  std::size_t free_before = 0, free_after = 0, total = 0;
+  cudaMemGetInfo(&free_before, &total);
+  const auto teacher = llama<float, cuda>::load(d, teacher_folder);
+  xlstm<float, cuda> student(d,
+                             xlstm_architecture("default", teacher.vocabulary(), teacher.width(),
+                                                teacher.config().layers, teacher.config().heads, true),
+                             teacher.embedding(), teacher.head(), teacher.owner());
+  student.initialise(d, 1);
+  rng random(1);
+  token_text text;
+  for (index i = 0; i < 4 * batch * length + 1; ++i)
+    text.ids.push_back(
+        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(teacher.vocabulary()))));
+  const windows cut(text, length);
+  const auto plan =
+      alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
+  live_teacher source(teacher, plan);
+  loss::distillation objective;
+  objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
+  training_options options;
+  options.batch = batch, options.length = length, options.total_steps = 1000000;
+  options.lr = {1e-4};
+  trainer run(d, student, cut, source, plan, objective, options);
+  run.step();  // allocates
+  timed = &d;
+  std::vector<double> steps;
+  for (int i = 0; i < 12; ++i) {
+    const double begin = now();
+    run.step();
+    steps.push_back(now() - begin);
+  }
+  std::sort(steps.begin(), steps.end());
+  cudaMemGetInfo(&free_after, &total);
+  const double seconds = steps[steps.size() / 2];
+  std::printf("| step %s %ld x %ld | %.1f ms | %.0f tokens/s | %.1f GiB | %s |\n", name,
+              static_cast<long>(batch), static_cast<long>(length), 1e3 * seconds,
+              static_cast<double>(batch * length) / seconds,
+              static_cast<double>(free_before - free_after) / 1073741824.0, peer);
+  run.timer(now);
+  for (int i = 0; i < 3; ++i) run.step();
+  const step_times& t = run.times();
+  std::printf(
+      "|   of it, ms | teacher %.1f | forward %.1f | objective %.1f | backward %.1f | optimiser %.2f |\n",
+      1e3 * t.teacher / 3, 1e3 * t.forward / 3, 1e3 * t.objective / 3, 1e3 * t.backward / 3,
+      1e3 * t.optimiser / 3);
+  std::fflush(stdout);
+}
+
+}  // namespace
+}  // namespace distil_xlstm
+
+int main(int count, char** words) {
+  using namespace distil_xlstm;
+  std::set<std::string> asked(words + 1, words + count);
+  const bool fp32 = asked.erase("fp32") > 0;
+  const auto wanted = [&](const char* what) { return asked.empty() || asked.count(what) > 0; };
+  try {
+    cuda d;
+    d.bf16_products = !fp32;
+    std::printf("| %s, %d multiprocessors, %s | | |\n|---|---|---|\n", d.name().c_str(), d.multiprocessors(),
+                fp32 ? "float" : "bfloat16 products");
+    if (wanted("limits")) limits(d);
+    if (wanted("mlstm")) {
+      mlstm_cell(d, 16, 4, 512, 288, 288, "peer 0.873");
+      mlstm_cell(d, 16, 4, 2048, 288, 288, "peer 3.26");
+      mlstm_cell(d, 8, 8, 8192, 256, 256, "peer 7.32");
+      mlstm_cell(d, 2, 8, 8192, 256, 512, "peer 3.43");
+    }
+    if (wanted("slstm")) {
+      slstm_cell(d, 16, 1024, 4, 144, "peer 2.99", "peer 9.04");
+      slstm_cell(d, 64, 512, 4, 144, "peer 5.47", "peer 13.9");
+      slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
+    }
+    const bool steps = wanted("step");
+    if (steps || asked.count("step64") || asked.count("step32")) {
+      const random_teacher smollm(49152, 576, 30, 9, 3, 1536, false);
+      if (steps || asked.count("step64"))
+        step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
+      if (steps || asked.count("step32"))
+        step(d, "SmolLM2", smollm.folder, 32, 512, "peer 199k tokens/s, 9.3 GiB");
+    }
+    if (steps || asked.count("qwen")) {
+      const random_teacher qwen(151936, 1536, 28, 12, 2, 8960, true);
+      step(d, "Qwen2.5", qwen.folder, 8, 512, "peer 44.1k tokens/s, 13.1 GiB");
+    }
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "bench: %s\n", e.what());
+    return 1;
+  }
+}
