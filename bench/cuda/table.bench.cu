@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/llama.hpp>
@@ -282,6 +283,73 @@ void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch
   std::fflush(stdout);
 }
 
+/// ids[r] = the column of the largest number of row r: the next token, on the device.
+struct likeliest {
+  using scalar = float;
+  matrix_view<const float> logits;
+  std::int32_t* ids;
+  template <class V>
+  struct acc {
+    V largest, column;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(-1e30f), V(0.0f)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+    float columns[static_cast<std::size_t>(math::width_of<V>)];
+    for (index i = 0; i < math::width_of<V>; ++i) columns[i] = static_cast<float>(c + i);
+    const V x = math::load<V>(logits.row(r) + c), more = x - a.largest;
+    a.column = select_positive(more, math::load<V>(columns), a.column);
+    a.largest = select_positive(more, x, a.largest);
+  }
+  DISTIL_XLSTM_HD void merge(acc<float>& into, const acc<float>& from) const {
+    if (from.largest > into.largest || (from.largest == into.largest && from.column < into.column)) into = from;
+  }
+  DISTIL_XLSTM_HD void finish(index r, const acc<float>& a) const {
+    ids[r] = static_cast<std::int32_t>(a.column);
+  }
+};
+
+/// `batch` sequences, a token each: embedding, stack, head, choice.
+void decode(cuda& d, index batch, const char* peer) {
+  const index vocabulary = 49152, width = 576;
+  const random_buffer ends(d, vocabulary * width, 0.1);
+  std::vector<bf16> half(static_cast<std::size_t>(ends.size()));
+  rng random(5);
+  for (auto& x : half) x = bf16(static_cast<float>(random.uniform() - 0.5));
+  const buffer<bf16, cuda> rounded(d, ends.size());
+  d.upload(rounded.data(), half.data(), ends.size() * 2);
+  const frozen_matrix matrix{rounded.data(), element::bf16, vocabulary, width};
+  xlstm<float, cuda> student(d, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
+                             nullptr);
+  student.initialise(d, 1);
+  const auto state = student.make_state(d, batch);
+  const auto tape = student.make_tape(d, batch, 1);
+  const buffer<float, cuda> memory(d, batch * (2 * width + vocabulary));
+  const buffer<std::int32_t, cuda> ids(d, batch);
+  const matrix_view<float> x(memory.data(), batch, width), hidden(x.data + x.size(), batch, width),
+      logits(hidden.data + hidden.size(), batch, vocabulary);
+  recording<cuda> step;
+  const double ms = milliseconds(
+      d,
+      [&] {
+        step(d, ids.data(), [&] {
+          student.forward(d, {batch, 1}, ids.data(), state, tape, x, hidden);
+          gemm(d, matrix_view<const float>(hidden), transposed(student.head()), logits);
+          fold_rows(d, batch, vocabulary, likeliest{logits, ids.data()});
+        });
+      },
+      200);
+  const double weights =
+      2.0 * static_cast<double>(vocabulary * width) + 4.0 * static_cast<double>(student.weights().size());
+  std::printf("| decode, batch %ld | %.3f ms | %.0f tokens/s | limit %.3f ms (bytes) | %s |\n",
+              static_cast<long>(batch), ms, 1e3 * static_cast<double>(batch) / ms,
+              copy_rate > 0 ? weights / copy_rate : 0.0, peer);
+  std::fflush(stdout);
+}
+
 }  // namespace
 }  // namespace distil_xlstm
 
@@ -306,6 +374,10 @@ int main(int count, char** words) {
       slstm_cell(d, 16, 1024, 4, 144, "peer 2.99", "peer 9.04");
       slstm_cell(d, 64, 512, 4, 144, "peer 5.47", "peer 13.9");
       slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
+    }
+    if (wanted("decode")) {
+      decode(d, 1, "peer 2.5k tokens/s");
+      decode(d, 64, "peer 63.5k tokens/s");
     }
     const bool steps = wanted("step");
     if (steps || asked.count("step64") || asked.count("step32")) {
