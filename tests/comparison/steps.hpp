@@ -10,6 +10,7 @@
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "mirrored.hpp"
 #include "tensor_error.hpp"
 
 namespace distil_xlstm::testing {
@@ -47,19 +48,19 @@ inline bool last_norm(const std::string& name) {
 
 /// A run in the scalar T against the reference in float64 (tests/golden/make_steps.py): `step N KEY` of what
 /// its log holds, `decays NAME` (0 or infinity), and `final NAME` of the weights where the folder has them.
-template <class T>
-tensor_errors step_errors(device::cpu& cpu, const std::filesystem::path& log) {
+template <class T, class D>
+tensor_errors step_errors(D& device, const std::filesystem::path& log) {
   const auto folder = log.parent_path();
   const io::json file = io::read_json_file(log.string());
   const auto [options, objective] = golden_options(file.at("options"));
-  const auto teacher = llama<T, device::cpu>::load(cpu, folder / "teacher");
-  auto student = xlstm<T, device::cpu>::load(cpu, folder / "student");
+  const auto teacher = llama<T, D>::load(device, folder / "teacher");
+  auto student = xlstm<T, D>::load(device, folder / "student");
   const io::token_file text(folder / "tokens.safetensors");
   const windows cut(text, options.length);
   const auto plan =
       alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
   live_teacher source(teacher, plan);
-  trainer run(cpu, student, cut, source, plan, objective, options);
+  trainer run(device, student, cut, source, plan, objective, options);
 
   tensor_errors out;
   const io::json& decayed = file.at("decayed");
@@ -87,8 +88,8 @@ tensor_errors step_errors(device::cpu& cpu, const std::filesystem::path& log) {
   const io::safetensors_file expected(folder / "expected.safetensors");
   for (const auto& e : student.names()) {
     const auto want = expected.at("final." + e.name).template values<double>();
-    out.push_back(
-        {"final " + e.name, relative_error(student.weights().data() + e.offset, want.data(), e.size)});
+    out.push_back({"final " + e.name,
+                   relative_error(on_host(device, student.weights().data() + e.offset, e.size), want)});
   }
   return out;
 }
