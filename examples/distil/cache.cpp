@@ -50,6 +50,7 @@ int run(const request& r, const common_options& common) {
   const dx::index rows = r.batch * r.length, d = teacher.width();
   const dx::buffer<T, cpu> memory(device, rows * d * (1 + targets));
   dx::token_batch batch;
+  dx::placed_batch<cpu> placed;
   for (dx::index first = 0; first < text.count(); first += r.batch) {
     std::vector<dx::index> which;
     for (dx::index w = first; w < std::min(text.count(), first + r.batch); ++w) which.push_back(w);
@@ -59,13 +60,14 @@ int run(const request& r, const common_options& common) {
     signals.last_hidden = {memory.data(), n, d};
     for (dx::index g = 0; g < targets; ++g)
       signals.targets.emplace_back(memory.data() + (g + 1) * rows * d, n, d);
-    source.fill(device, which, batch, signals);
-    cache.append(signals);
+    placed.put(device, batch);
+    source.fill(device, which, placed, signals);
+    cache.append(device, signals);
     if (::isatty(2)) std::cerr << "\r" << which.back() + 1 << "/" << text.count() << " windows" << std::flush;
   }
   if (::isatty(2)) std::cerr << "\n";
   if (tokenizer) dx::io::write_tokenizer(r.out, *tokenizer);
-  cache.finish(teacher.embedding(), teacher.head());
+  cache.finish(device, teacher.embedding(), teacher.head());
   return 0;
 }
 
