@@ -8,4 +8,5 @@
 #include <distil_xlstm/device/cuda/attention.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/norm.cuh>
+#include <distil_xlstm/device/cuda/slstm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>

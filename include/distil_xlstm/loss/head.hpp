@@ -197,7 +197,8 @@ void require_head(const Head& head, index width) {
 /// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 ..
 /// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted; all of it in the
 /// device's memory. dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no
-/// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see totals_size.
+/// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see
+/// totals_size.
 ///
 /// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher
 /// logits are one product. Throws `error` when shapes disagree or the teacher is missing.
