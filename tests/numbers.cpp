@@ -132,12 +132,19 @@ void cells(table& t, const fs::path& data) {
 }
 
 void steps(table& t, const fs::path& data) {
-  const auto a = step_errors<double>(t.cpu, data / "steps"), b = step_errors<float>(t.cpu, data / "steps");
+  const auto run = [&]<class T>(T, const char* log) { return step_errors<T>(t.cpu, data / "steps" / log); };
+  const auto a = run(0.0, "steps.json"), b = run(0.0f, "steps.json");
   const std::string with = "torch's AdamW, xlstm 2.0.6 and transformers, float64";
   t.row("eight training steps, losses and gradient norms", with, only(a, holds("step ")), f64::training_steps,
         only(b, holds("step ")), f32::training_steps);
   t.row("their weights at the end", with, only(a, holds("final ")), f64::trained_weights,
         only(b, holds("final ")), f32::trained_weights);
+  const auto c = run(0.0, "code.json"), d = run(0.0f, "code.json");
+  t.row("ten steps as the authors' code takes them", with,
+        only(only(c, holds("step ")), std::not_fn(last_norm)), f64::training_steps,
+        only(only(d, holds("step ")), std::not_fn(last_norm)), f32::training_steps);
+  t.row("the gradient norms of the last four", with, only(c, last_norm), f64::last_norms, only(d, last_norm),
+        f32::last_norms);
 }
 
 void forms(table& t) {
