@@ -300,6 +300,7 @@ struct likeliest {
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
     float columns[static_cast<std::size_t>(math::width_of<V>)];
     for (index i = 0; i < math::width_of<V>; ++i) columns[i] = static_cast<float>(c + i);
+    using math::select_positive;
     const V x = math::load<V>(logits.row(r) + c), more = x - a.largest;
     a.column = select_positive(more, math::load<V>(columns), a.column);
     a.largest = select_positive(more, x, a.largest);

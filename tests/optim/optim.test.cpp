@@ -76,6 +76,50 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple
   BOOST_CHECK_THROW(step(cpu, h, 1e-2, p.data(), p.data(), state, n, overlapping), error);
 }
 
+/// The numbers of a step in memory, and stretches of equal decay as a table: what a GPU's step reads.
+BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
+  constexpr index n = 5003;
+  const std::vector<decay_range> ranges{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
+  const adamw h{.weight_decay = 0.1};
+  device::cpu cpu(2);
+  auto p = random<float>(n, 1), q = p;
+  std::vector<float> m(n, 0), v(n, 0), a(n, 0), b(n, 0);
+  adamw_state<float> state{m.data(), v.data()};
+  std::int64_t count = 0;
+  step_numbers<float> numbers{};
+  double norm[2];
+  for (int t = 1; t <= 3; ++t) {
+    auto g = random<float>(n, 10 + static_cast<std::uint64_t>(t));
+    const double lr = 1e-2 / t;
+    squared_norm(cpu, g.data(), n, norm);
+    step(cpu, h, lr, p.data(), g.data(), state, n, ranges, clip_factor(std::sqrt(norm[0]), 3.0));
+    prepare_step(cpu, h, &lr, 3.0, norm, &count, &numbers);
+    step(cpu, h, &numbers, q.data(), g.data(), a.data(), b.data(), n, ranges);
+    BOOST_TEST(p == q);
+    BOOST_TEST(m == a);
+    BOOST_TEST(v == b);
+    g[44] = INFINITY;
+    squared_norm(cpu, g.data(), n, norm);
+    prepare_step(cpu, h, &lr, 3.0, norm, &count, &numbers);
+    step(cpu, h, &numbers, q.data(), g.data(), a.data(), b.data(), n, ranges);
+    BOOST_TEST(p == q);
+    BOOST_TEST(count == t);
+  }
+
+  detail::decay_runs runs{{}, 0, false};
+  for (const index end : {3, 40, 41, 100}) runs.ends[runs.count++] = end;
+  using V = device::pack<float>;
+  for (index i = 0; i < 84; ++i) {
+    float lanes[16];
+    math::store<V>(lanes, runs.keep<V>(i, 0.5f));
+    for (index j = 0; j < 16; ++j) {
+      const index at = i + j;
+      BOOST_TEST(lanes[j] == ((at >= 3 && at < 40) || at >= 41 ? 0.5f : 1.0f));
+      BOOST_TEST(runs.keep<float>(at, 0.5f) == lanes[j]);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(norms) {
   auto g = random<float>(100003, 3);
   double sum = 0;

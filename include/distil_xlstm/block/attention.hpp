@@ -185,7 +185,7 @@ struct attention {
                     matrix_view<T> dx) const {
     gemm(d, dy, p.weight, dx, T(1));
     gemm(d, transposed(dy), x, g.weight, T(1));
-    if (g.bias) fold_columns(d, dy.rows, dy.cols, detail::add_column_sums<T>{dy, g.bias});
+    if (g.bias) add_column_sums(d, dy, g.bias);
   }
 };
 

@@ -31,12 +31,13 @@ struct window_view {
 /// [width, 1, window] to [window, width], so that neighbours in a row are neighbours in memory.
 template <class T>
 struct tap_major {
-  index window;
+  using scalar = T;
+  index window, width;
   const T* weight;
   T* taps;
-  index width;
-  DISTIL_XLSTM_HD void operator()(index j) const {
-    for (index c = 0; c < width; ++c) taps[j * width + c] = weight[c * window + j];
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index j, index c) const {
+    for (index i = c; i < c + math::width_of<V>; ++i) taps[j * width + i] = weight[i * window + j];
   }
 };
 
@@ -77,56 +78,40 @@ struct conv_input_gradient {
   }
 };
 
-/// dtaps[c] = sum over rows of dy x, for one tap.
+/// What a row adds to the gradient of one tap: dy x.
 template <class T>
 struct conv_tap_gradient {
   using scalar = T;
   window_view<T> in;
   matrix_view<const T> dy;
   index tap;
-  T* dweight;  ///< [width, 1, window]
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD V operator()(index r, index c) const {
     const index b = r / in.seq.time, t = r % in.seq.time;
-    if (tap >= in.first_tap(b, t))
-      a.sum = a.sum + math::load<V>(dy.row(r) + c) * math::load<V>(in.input(b, t, tap) + c);
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
-    constexpr index lanes = math::width_of<V>;
-    T sums[lanes];
-    math::store<V>(sums, a.sum);
-    for (index l = 0; l < lanes; ++l) dweight[(c + l) * in.window + tap] += sums[l];
+    return math::load<V>(dy.row(r) + c) * math::load_if<V>(tap >= in.first_tap(b, t), in.input(b, t, tap) + c);
   }
 };
 
-/// Keeps what the next call will look back at.
+/// Keeps what the next call will look back at: row b is sequence b.
 template <class T>
 struct conv_keep_past {
+  using scalar = T;
   sequence_view seq;
   index window, width;
   matrix_view<const T> x;
   per_sequence<T> past;
   T* before;  ///< tape: the past as it was, [batch, window - 1, width]
-  DISTIL_XLSTM_HD void operator()(index b) const {
-    T* now = past.of(b);
-    T* old = before + b * (window - 1) * width;
-    for (index i = 0; i < (window - 1) * width; ++i) old[i] = now[i];
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index b, index c) const {
+    T* now = past.of(b) + c;
+    T* old = before + b * (window - 1) * width + c;
     const index last = seq.document_start(b, seq.time - 1);
+    // Row i becomes a later one, of x or of the past: in this order, those of the past are still there.
     for (index i = 0; i < window - 1; ++i) {
       const index t = seq.time - (window - 1) + i;
-      const T* from = t >= 0 && t >= last ? x.row(b * seq.time + t)
-                      : t < 0 && last < 0 ? old + (t + window - 1) * width
-                                          : nullptr;  // another document's
-      for (index c = 0; c < width; ++c) now[i * width + c] = from ? from[c] : T(0);
+      math::store<V>(old + i * width, math::load<V>(now + i * width));
+      const T* from = t >= 0 ? x.row(b * seq.time + t) + c : now + (t + window - 1) * width;
+      math::store<V>(now + i * width, math::load_if<V>(t >= 0 ? t >= last : last < 0, from));
     }
   }
 };
@@ -180,8 +165,8 @@ struct causal_conv1d {
   void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
                matrix_view<T> y) const {
     auto taps = d.template scratch<T>(window * width);
-    scan(d, window, detail::tap_major<T>{window, p.weight, taps.data(), width});
-    scan(d, seq.batch, detail::conv_keep_past<T>{seq, window, width, x, s.past, k.before});
+    map(d, window, width, detail::tap_major<T>{window, width, p.weight, taps.data()});
+    map(d, seq.batch, width, detail::conv_keep_past<T>{seq, window, width, x, s.past, k.before});
     map(d, seq.rows(), width, detail::conv_forward<T>{input<T>(seq, k, x), taps.data(), p.bias, y});
   }
   /// Overwrites dx, or adds to it where `accumulate`.
@@ -189,10 +174,11 @@ struct causal_conv1d {
   void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
                 matrix_view<const T> dy, matrix_view<T> dx, bool accumulate = false) const {
     auto taps = d.template scratch<T>(window * width);
-    scan(d, window, detail::tap_major<T>{window, p.weight, taps.data(), width});
+    map(d, window, width, detail::tap_major<T>{window, width, p.weight, taps.data()});
     for (index j = 0; j < window; ++j)
-      fold_columns(d, seq.rows(), width, detail::conv_tap_gradient<T>{input<T>(seq, k, x), dy, j, g.weight});
-    fold_columns(d, seq.rows(), width, detail::add_column_sums<T>{dy, g.bias});
+      add_column_sums(d, seq.rows(), width, detail::conv_tap_gradient<T>{input<T>(seq, k, x), dy, j},
+                      g.weight + j, window);
+    add_column_sums(d, dy, g.bias);
     map(d, seq.rows(), width,
         detail::conv_input_gradient<T>{input<T>(seq, k, x), taps.data(), dy, dx, accumulate});
   }

@@ -5,30 +5,39 @@
 namespace distil_xlstm {
 
 namespace detail {
-/// Groups of small diagonal blocks as dense squares, so that a product of a few columns becomes one that is
-/// worth it.
+/// Small diagonal blocks as dense squares of several, so that a product of a few columns becomes one that is
+/// worth it. Row r of the weights [blocks * width, width] lies in row r of the squares [blocks * width,
+/// square], from column first(r) on.
 template <class T>
-struct diagonal_groups {
-  index block, group;  ///< width of a block, blocks in a square
-  T* weight;           ///< [blocks, block, block]
-  T* dense;            ///< [blocks / group, group * block, group * block]
-  bool extract;        ///< false: dense = weight with zeros beside; true: weight += diagonal of dense
-  DISTIL_XLSTM_HD void operator()(index square) const {
-    const index width = group * block;
-    for (index a = 0; a < group; ++a) {
-      T* w = weight + (square * group + a) * block * block;
-      for (index o = 0; o < block; ++o) {
-        T* row = dense + (square * width + a * block + o) * width;
-        if (!extract)
-          for (index k = 0; k < width; ++k) row[k] = 0;
-        for (index k = 0; k < block; ++k) {
-          if (extract)
-            w[o * block + k] += row[a * block + k];
-          else
-            row[a * block + k] = w[o * block + k];
-        }
-      }
-    }
+struct diagonal_squares {
+  index width, square;
+  DISTIL_XLSTM_HD index first(index r) const { return r % square / width * width; }
+};
+/// dense = weight, with zeros beside.
+template <class T>
+struct spread_blocks : diagonal_squares<T> {
+  using scalar = T;
+  const T* weight;
+  T* dense;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    T* p = dense + r * this->square + c;
+    math::store<V>(p, V(0));
+    const T* w = weight + r * this->width;
+    for (index i = 0, k = c - this->first(r); i < math::width_of<V>; ++i, ++k)
+      if (k >= 0 && k < this->width) p[i] = w[k];
+  }
+};
+/// weight += the blocks of dense.
+template <class T>
+struct add_blocks : diagonal_squares<T> {
+  using scalar = T;
+  const T* dense;
+  T* weight;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    T* w = weight + r * this->width + c;
+    math::store<V>(w, math::load<V>(w) + math::load<V>(dense + r * this->square + this->first(r) + c));
   }
 };
 }  // namespace detail
@@ -80,25 +89,24 @@ struct headwise_linear {
         auto dense = d.template scratch<T>(count * n * n);
         gemm_batched(d, count, transposed(dy.columns(0, n)), n, x.columns(0, n), n,
                      matrix_view<T>(dense.data(), n, n), n * n);
-        scan(d, count, detail::diagonal_groups<T>{width, n / width, g.weight, dense.data(), true});
+        map(d, blocks * width, width, detail::add_blocks<T>{{width, n}, dense.data(), g.weight});
       }
     });
-    if (g.bias) fold_columns(d, dy.rows, dy.cols, detail::add_column_sums<T>{dy, g.bias});
+    if (g.bias) add_column_sums(d, dy, g.bias);
   }
 
  private:
   /// Calls f(weights of dense squares, their width, their count).
-  template <class D, class T, class F>
-  void with_dense(D& d, const T* weight, const F& f) const {
+  template <class D, class P, class F>
+  void with_dense(D& d, const P* weight, const F& f) const {
+    using T = std::remove_const_t<P>;
     index group = 1;
     for (index g = 2; g * width <= 64; ++g)
       if (blocks % g == 0) group = g;
     if (group == 1) return f(weight, width, blocks);
     const index n = group * width, count = blocks / group;
-    auto dense = d.template scratch<std::remove_const_t<T>>(count * n * n);
-    scan(d, count,
-         detail::diagonal_groups<std::remove_const_t<T>>{
-             width, group, const_cast<std::remove_const_t<T>*>(weight), dense.data(), false});
+    auto dense = d.template scratch<T>(count * n * n);
+    map(d, blocks * width, n, detail::spread_blocks<T>{{width, n}, weight, dense.data()});
     f(static_cast<const T*>(dense.data()), n, count);
   }
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -16,29 +17,6 @@ struct add_bias {
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     T* p = y.row(r) + c;
     math::store<V>(p, math::load<V>(p) + math::load<V>(bias + c));
-  }
-};
-/// total[c] += sum over rows of x[r, c].
-template <class T>
-struct add_column_sums {
-  using scalar = T;
-  matrix_view<const T> x;
-  T* total;
-  template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    a.sum = a.sum + math::load<V>(x.row(r) + c);
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
-    math::store<V>(total + c, math::load<V>(total + c) + a.sum);
   }
 };
 /// p[c] = value
@@ -109,7 +87,7 @@ struct linear {
                 matrix_view<T> dx) const {
     gemm(d, dy, p.weight, dx);
     gemm(d, transposed(dy), x, g.weight, T(1));
-    if (g.bias) fold_columns(d, dy.rows, dy.cols, detail::add_column_sums<T>{dy, g.bias});
+    if (g.bias) add_column_sums(d, dy, g.bias);
   }
 
   template <class D, class P, class S, class K, class T>

@@ -55,27 +55,14 @@ struct mlstm_output_backward {
   }
 };
 
-/// dskip += sum over rows of dn a
+/// What a row adds to the gradient of the skip.
 template <class T>
 struct skip_gradient {
   using scalar = T;
   matrix_view<const T> dn, a;
-  T* dskip;
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& s, index r, index c) const {
-    s.sum = s.sum + math::load<V>(dn.row(r) + c) * math::load<V>(a.row(r) + c);
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void finish(index c, const acc<V>& s) const {
-    math::store<V>(dskip + c, math::load<V>(dskip + c) + s.sum);
+  DISTIL_XLSTM_HD V operator()(index r, index c) const {
+    return math::load<V>(dn.row(r) + c) * math::load<V>(a.row(r) + c);
   }
 };
 
@@ -236,7 +223,7 @@ struct basic_mlstm {
     map(d, rows * heads, inner / heads,
         detail::mlstm_output_backward<T>{norm, h, a, z, k.norm.statistics, p.learnable_skip, dn, da,
                                          dup.columns(inner, inner)});
-    fold_columns(d, rows, inner, detail::skip_gradient<T>{dn, a, g.learnable_skip});
+    add_column_sums(d, rows, inner, detail::skip_gradient<T>{dn, a}, g.learnable_skip);
     outnorm().backward(d, p.outnorm, g.outnorm, k.norm, h, matrix_view<const T>(dn), dh);
     mlstm_backward(d, mlstm_backward_arguments<T>{
                           seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
@@ -281,7 +268,7 @@ struct basic_mlstm {
                      matrix_view<T> dqkv) const {
     gemm(d, dgate, p.weight, dqkv, T(1));
     gemm(d, transposed(dgate), qkv_in, g.weight, T(1));
-    fold_columns(d, dgate.rows, heads, detail::add_column_sums<T>{dgate, g.bias});
+    add_column_sums(d, dgate, g.bias);
   }
 };
 using mlstm = basic_mlstm<>;

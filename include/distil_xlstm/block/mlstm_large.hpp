@@ -173,7 +173,7 @@ struct mlstm_large {
     const auto add = [&](const auto& w, const auto& gradient, matrix_view<const T> dz) {
       gemm(d, dz, w.weight, dx, T(1));
       gemm(d, transposed(dz), x, gradient.weight, T(1));
-      if (gradient.bias) fold_columns(d, rows, dz.cols, detail::add_column_sums<T>{dz, gradient.bias});
+      if (gradient.bias) add_column_sums(d, dz, gradient.bias);
     };
     add(p.k, g.k, dk);
     add(p.v, g.v, dv);

@@ -131,7 +131,7 @@ struct basic_slstm {
       gemm_batched(d, heads, transposed(draw.columns(gate_index * width, head)), head,
                    previous.columns(0, head), head,
                    matrix_view<T>(g.recurrent + gate_index * head * head, head, head), 4 * head * head, T(1));
-    fold_columns(d, rows, 4 * width, detail::add_column_sums<T>{draw, g.bias});
+    add_column_sums(d, draw, g.bias);
 
     matrix_view<const T> a = x;
     matrix_view<T> da = dx;

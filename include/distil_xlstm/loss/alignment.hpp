@@ -6,6 +6,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
@@ -31,11 +32,6 @@ struct hidden_groups {
   acc *rows, *sequences, *batches;
 
   DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
-  DISTIL_XLSTM_HD bool takes_sequence(index b) const {
-    for (index t = 0; t < time; ++t)
-      if (takes(b * time + t)) return true;
-    return false;
-  }
 };
 
 template <class Term>
@@ -61,61 +57,101 @@ struct hidden_fold {
   }
 };
 
+/// Groups of `size` accumulators, one after another, in `parts` parts of `each`: to[group * parts + part] <- a
+/// part's, merged in order.
 template <class Term>
-struct merge_sequences {
-  hidden_groups<Term> g;
+struct merge_parts {
+  using acc = typename Term::template acc<typename Term::scalar>;
+  Term term;
+  index size, parts, each;
+  const acc* from;
+  acc* to;
   DISTIL_XLSTM_HD void operator()(index i) const {
-    auto total = g.term.template init<typename Term::scalar>();
-    for (index t = 0; t < g.time; ++t)
-      if (g.takes(i % g.batch * g.time + t)) g.term.merge(total, g.rows[i * g.time + t]);
-    g.sequences[i] = total;
+    const index begin = i % parts * each, end = begin + each < size ? begin + each : size;
+    const acc* group = from + i / parts * size;
+    acc total = term.template init<typename Term::scalar>();
+    for (index k = begin; k < end; ++k) term.merge(total, group[k]);
+    to[i] = total;
   }
 };
-template <class Term>
-struct merge_batches {
-  hidden_groups<Term> g;
-  DISTIL_XLSTM_HD void operator()(index i) const {
-    auto total = g.term.template init<typename Term::scalar>();
-    for (index b = 0; b < g.batch; ++b) g.term.merge(total, g.sequences[i * g.batch + b]);
-    g.batches[i] = total;
+/// to[group] <- the group's accumulators, merged: parts of it, which are as many tasks, then those.
+template <class D, class Term, class Acc>
+void merge_groups(D& device, const Term& term, index groups, index size, const Acc* from, Acc* to) {
+  constexpr index each = 64;
+  const index parts = (size + each - 1) / each;
+  if (parts <= 1) return for_each(device, groups, merge_parts<Term>{term, size, 1, each, from, to});
+  auto partial = device.template scratch<Acc>(groups * parts);
+  for_each(device, groups * parts, merge_parts<Term>{term, size, parts, each, from, partial.data()});
+  merge_groups(device, term, groups, parts, static_cast<const Acc*>(partial.data()), to);
+}
+
+/// tally[b] = the rows of sequence b that take part, and whether there are any.
+struct count_scored {
+  using scalar = double;
+  index time;
+  const std::uint8_t* scored;
+  double* tally;
+  template <class V>
+  struct acc {
+    V rows;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index b, index t) const {
+    double takes[static_cast<std::size_t>(math::width_of<V>)];
+    for (index i = 0; i < math::width_of<V>; ++i) takes[i] = scored[b * time + t + i] != 0;
+    a.rows = a.rows + math::load<V>(takes);
+  }
+  DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.rows += from.rows; }
+  DISTIL_XLSTM_HD void finish(index b, const acc<double>& a) const {
+    tally[2 * b] = a.rows;
+    tally[2 * b + 1] = a.rows > 0;
   }
 };
 
-/// One task: counts what takes part, then sums the groups of each scope in their order.
-/// report: [terms] raw values, the value, rows.
+/// One task: what takes part, from the sums of the tallies (null: all).
 template <class Term>
-struct report_hidden {
+struct set_counts {
   using T = typename Term::scalar;
   hidden_groups<Term> g;
+  const double* sums;
   hidden_counts<T>* counts;
-  double* report;
+  double* rows_out;
   DISTIL_XLSTM_HD void operator()(index) const {
-    index rows = 0, sequences = 0;
-    for (index b = 0; b < g.batch; ++b) {
-      index here = 0;
-      for (index t = 0; t < g.time; ++t) here += g.takes(b * g.time + t);
-      rows += here, sequences += here > 0;
+    const double rows = sums ? sums[0] : static_cast<double>(g.batch * g.time);
+    const double sequences = sums ? sums[1] : static_cast<double>(g.batch),
+                 pairs = static_cast<double>(g.pairs);
+    *counts = {static_cast<T>(rows * pairs), static_cast<T>(sequences * pairs), static_cast<T>(pairs),
+               static_cast<T>(rows * pairs * static_cast<double>(g.width))};
+    *rows_out = rows;
+  }
+};
+
+/// What each group reports, a row each: [terms] raw values, the value. Rows first, then sequences, then
+/// batches.
+template <class Term>
+struct report_groups {
+  using T = typename Term::scalar;
+  static constexpr index columns = Term::terms + 1;
+  hidden_groups<Term> g;
+  const double* tally;  ///< of the sequences, or null: all take part
+  const hidden_counts<T>* counts;
+  double* report;
+  DISTIL_XLSTM_HD void operator()(index i) const {
+    double* row = report + i * columns;
+    for (index k = 0; k < columns; ++k) row[k] = 0;
+    const index n = g.batch * g.time;
+    if (i < g.pairs * n) {
+      if (g.takes(i % n)) row[Term::terms] = g.term.report(scope::row, g.rows[i], *counts, row);
+    } else if (i -= g.pairs * n; i < g.pairs * g.batch) {
+      if (!tally || tally[2 * (i % g.batch) + 1] != 0)
+        row[Term::terms] = g.term.report(scope::sequence, g.sequences[i], *counts, row);
+    } else if (i -= g.pairs * g.batch; counts->rows > T(0)) {
+      row[Term::terms] = g.term.report(scope::batch, g.batches[i], *counts, row);
     }
-    for (index i = 0; i < Term::terms + 2; ++i) report[i] = 0;
-    report[Term::terms + 1] = static_cast<double>(rows);
-    *counts = {static_cast<T>(rows * g.pairs), static_cast<T>(sequences * g.pairs), static_cast<T>(g.pairs),
-               static_cast<T>(rows * g.pairs * g.width)};
-    if (rows == 0) return;
-    double value = 0;
-    for (index l = 0; l < g.pairs; ++l) {
-      for (index b = 0; b < g.batch; ++b) {
-        bool any = false;
-        for (index t = 0; t < g.time; ++t) {
-          const index r = b * g.time + t;
-          if (!g.takes(r)) continue;
-          any = true;
-          value += g.term.report(scope::row, g.rows[l * g.batch * g.time + r], *counts, report);
-        }
-        if (any) value += g.term.report(scope::sequence, g.sequences[l * g.batch + b], *counts, report);
-      }
-      value += g.term.report(scope::batch, g.batches[l], *counts, report);
-    }
-    report[Term::terms] = value;
   }
 };
 
@@ -144,21 +180,24 @@ struct hidden_gradient {
 }  // namespace detail
 
 /// Value of a hidden site's term over pairs of equal shape [sequence.rows(), d], and gradient += factor * its
-/// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none; in the device's memory) count
-/// neither in sums nor in the numbers that divide them. The value is not multiplied by `factor`. Nothing is
-/// done, and all is 0, where the term is absent or its weights are 0. Throws `error` when shapes disagree.
+/// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none) count neither in sums nor in
+/// the numbers that divide them. scored and totals lie in the device's memory; totals <- as totals_size says;
+/// the value is not multiplied by `factor`. Nothing is done, and all is 0, where the term is absent or its
+/// weights are 0. Throws `error` when shapes disagree.
 template <class D, class Term>
-sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
-                        std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
-                        typename Term::scalar factor) {
-  sums<Term::terms> out;
+void align(D& device, const Term& term, sequence_view sequence,
+           std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
+           typename Term::scalar factor, double* totals) {
+  constexpr index columns = totals_size<Term::terms>;
+  map(device, 1, columns, detail::fill_zero<double>{{totals, 1, columns}});
   if constexpr (Term::terms > 0) {
     using T = typename Term::scalar;
     using acc = typename Term::template acc<T>;
-    if (!term.active()) return out;
+    if (!term.active()) return;
     require(!pairs.empty(), "loss: the alignment has a weight but no hidden states to compare");
     const index n = sequence.rows(), count = static_cast<index>(pairs.size()), width = pairs[0].student.cols;
-    if (n == 0) return out;
+    const index batch = sequence.batch;
+    if (n == 0) return;
     for (const auto& p : pairs) {
       require(p.student.rows == n && p.target.rows == n && p.student.cols == width && p.target.cols == width,
               "loss: alignment of [", p.student.rows, ", ", p.student.cols, "] with [", p.target.rows, ", ",
@@ -168,32 +207,51 @@ sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
               "], expected [", n, ", ", width, "]");
     }
     auto rows = device.template scratch<acc>(count * n);
-    auto sequences = device.template scratch<acc>(count * sequence.batch);
+    auto sequences = device.template scratch<acc>(count * batch);
     auto batches = device.template scratch<acc>(count);
     auto counts = device.template scratch<hidden_counts<T>>(1);
-    auto report = device.template scratch<double>(Term::terms + 2);
-    const detail::hidden_groups<Term> g{term,   count,       sequence.batch,   sequence.time, width,
-                                        scored, rows.data(), sequences.data(), batches.data()};
+    const detail::hidden_groups<Term> g{
+        term, count, batch, sequence.time, width, scored, rows.data(), sequences.data(), batches.data()};
     for (index l = 0; l < count; ++l) {
       const auto& p = pairs[static_cast<std::size_t>(l)];
       fold_rows(device, n, width, detail::hidden_fold<Term>{g, l, p.student, p.target});
     }
-    for_each(device, count * sequence.batch, detail::merge_sequences<Term>{g});
-    for_each(device, count, detail::merge_batches<Term>{g});
-    for_each(device, 1, detail::report_hidden<Term>{g, counts.data(), report.data()});
+    // Rows that do not take part hold what merges into nothing.
+    detail::merge_groups(device, term, count * batch, sequence.time, static_cast<const acc*>(rows.data()),
+                         sequences.data());
+    detail::merge_groups(device, term, count, batch, static_cast<const acc*>(sequences.data()), batches.data());
+
+    auto tally = device.template scratch<double>(scored ? 2 * batch + 2 : 0);
+    const double *tallies = nullptr, *tally_sums = nullptr;
+    if (scored) {
+      double* s = tally.data() + 2 * batch;
+      tallies = tally.data(), tally_sums = s;
+      fold_rows(device, batch, sequence.time, detail::count_scored{sequence.time, scored, tally.data()});
+      map(device, 1, 2, detail::fill_zero<double>{{s, 1, 2}});
+      add_column_sums(device, matrix_view<const double>(tallies, batch, 2), s);
+    }
+    for_each(device, 1, detail::set_counts<Term>{g, tally_sums, counts.data(), totals + Term::terms + 1});
+    const index groups = count * (n + batch + 1);
+    auto report = device.template scratch<double>(groups * (Term::terms + 1));
+    for_each(device, groups, detail::report_groups<Term>{g, tallies, counts.data(), report.data()});
+    add_column_sums(device, matrix_view<const double>(report.data(), groups, Term::terms + 1), totals);
     for (index l = 0; l < count; ++l) {
       const auto& p = pairs[static_cast<std::size_t>(l)];
       if (p.gradient.data)
         map(device, n, width,
             detail::hidden_gradient<Term>{g, l, p.student, p.target, p.gradient, counts.data(), factor});
     }
-    double host[Term::terms + 2];
-    device.download(host, report.data(), static_cast<index>(sizeof host));
-    for (std::size_t i = 0; i < out.raw.size(); ++i) out.raw[i] = host[i];
-    out.value = host[Term::terms];
-    out.rows = static_cast<index>(host[Term::terms + 1]);
   }
-  return out;
+}
+
+/// The same with the sums on the host, which waits for them.
+template <class D, class Term>
+sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
+                        std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
+                        typename Term::scalar factor) {
+  auto totals = device.template scratch<double>(totals_size<Term::terms>);
+  align(device, term, sequence, pairs, scored, factor, totals.data());
+  return download_sums<Term::terms>(device, totals.data());
 }
 
 }  // namespace distil_xlstm::loss

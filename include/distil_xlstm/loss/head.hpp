@@ -6,6 +6,7 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
@@ -14,7 +15,7 @@
 
 namespace distil_xlstm::loss {
 
-/// Bytes of logits that a head holds at a time, unless told otherwise.
+/// Bytes of logits that a head holds at a time, unless told otherwise; a device may prefer another number.
 inline constexpr index head_bytes = index{96} << 20;
 
 namespace detail {
@@ -39,109 +40,148 @@ struct stack_rows {
   }
 };
 
-template <class T>
-struct fill_zero {
-  using scalar = T;
-  matrix_view<T> out;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(out.row(r) + c, V(0));
-  }
-};
-
-/// A chunk of logits; what is per row has been advanced to the chunk's first.
+/// What a pass over logits does with a row of them: a fold of the term over (student, teacher), what is
+/// reported, and the gradient by the student's logits, times `factor`.
 template <class Term>
-struct head_chunk_view {
-  using T = typename Term::scalar;
-  using acc = typename Term::template acc<T>;
-  Term term;
-  matrix_view<T> student;
-  matrix_view<const T> teacher;
-  const std::int32_t* targets;
-  const std::uint8_t* scored;  ///< or null
-  acc* folded;
-  double* report;  ///< a row: [terms] raw values, the value, 1 if scored
-  T factor;
-
-  DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
-  DISTIL_XLSTM_HD target_logits<T> at_target(index r) const {
-    return {student.row(r)[targets[r]], teacher.row(r)[targets[r]]};
-  }
-};
-
-template <class Term>
-struct head_fold {
+struct head_rows {
   using scalar = typename Term::scalar;
+  using target = target_logits<scalar>;
   template <class V>
   using acc = typename Term::template acc<V>;
-  head_chunk_view<Term> h;
+  static constexpr index columns = totals_size<Term::terms>;
+
+  Term term;
+  const std::int32_t* targets;
+  const std::uint8_t* scored;  ///< or null
+  double* report;              ///< a row: [terms] raw values, the value, 1 if scored
+  scalar factor;
+
+  /// The same from row `first` on.
+  head_rows from(index first) const {
+    return {term, targets + first, scored ? scored + first : nullptr, report + first * columns, factor};
+  }
+  DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return term.template init<V>();
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V teacher) const {
+    term.template visit<V>(a, student, teacher);
+  }
+  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { term.merge(into, from); }
+  /// Of a row that takes part.
+  DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a, const target& t) const {
+    double* row = report + r * columns;
+    for (index i = 0; i < columns; ++i) row[i] = 0;
+    row[Term::terms] = term.report(a, t, row);
+    row[Term::terms + 1] = 1;
+  }
+  DISTIL_XLSTM_HD void skip(index r) const {
+    for (index i = 0; i < columns; ++i) report[r * columns + i] = 0;
+  }
+  template <class V>
+  DISTIL_XLSTM_HD V grad(const acc<scalar>& a, const target& t, V student, V teacher) const {
+    return V(factor) * term.template grad<V>(a, t, student, teacher);
+  }
+  /// What the target's column has besides.
+  DISTIL_XLSTM_HD scalar target_grad(const acc<scalar>& a, const target& t) const {
+    return factor * term.target_grad(a, t);
+  }
+};
+
+/// A chunk of rows and their logits.
+template <class Rows>
+struct head_chunk_view {
+  using scalar = typename Rows::scalar;
+  Rows rows;
+  matrix_view<scalar> student;
+  matrix_view<const scalar> teacher;
+  typename Rows::template acc<scalar>* folded;
+  typename Rows::target* at_target;
+};
+
+template <class Rows>
+struct head_fold {
+  using scalar = typename Rows::scalar;
+  template <class V>
+  using acc = typename Rows::template acc<V>;
+  head_chunk_view<Rows> h;
 
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {
-    return h.term.template init<V>();
+    return h.rows.template init<V>();
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    h.term.template visit<V>(a, math::load<V>(h.student.row(r) + c), math::load<V>(h.teacher.row(r) + c));
+    h.rows.template visit<V>(a, math::load<V>(h.student.row(r) + c), math::load<V>(h.teacher.row(r) + c));
   }
-  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { h.term.merge(into, from); }
+  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { h.rows.merge(into, from); }
   DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a) const {
-    constexpr index n = Term::terms + 2;
-    double* report = h.report + r * n;
-    for (index i = 0; i < n; ++i) report[i] = 0;
+    if (!h.rows.takes(r)) return h.rows.skip(r);
+    const index target = h.rows.targets[r];
     h.folded[r] = a;
-    if (!h.takes(r)) return;
-    report[Term::terms] = h.term.report(a, h.at_target(r), report);
-    report[Term::terms + 1] = 1;
+    h.at_target[r] = {h.student.row(r)[target], h.teacher.row(r)[target]};
+    h.rows.finish(r, a, h.at_target[r]);
   }
 };
 
 /// The gradient takes the place of the student's logits, but for the target's own part.
-template <class Term>
+template <class Rows>
 struct head_gradient {
-  using scalar = typename Term::scalar;
-  head_chunk_view<Term> h;
-  const target_logits<scalar>* rows;
+  using scalar = typename Rows::scalar;
+  head_chunk_view<Rows> h;
 
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     scalar* p = h.student.row(r) + c;
-    if (h.takes(r))
-      math::store<V>(p, V(h.factor) * h.term.template grad<V>(h.folded[r], rows[r], math::load<V>(p),
-                                                              math::load<V>(h.teacher.row(r) + c)));
+    if (h.rows.takes(r))
+      math::store<V>(p, h.rows.template grad<V>(h.folded[r], h.at_target[r], math::load<V>(p),
+                                                math::load<V>(h.teacher.row(r) + c)));
     else
       math::store<V>(p, V(0));
   }
 };
-/// Keeps the logits at the target, which the gradient overwrites.
-template <class Term>
-struct keep_targets {
-  head_chunk_view<Term> h;
-  target_logits<typename Term::scalar>* rows;
-  DISTIL_XLSTM_HD void operator()(index r) const {
-    if (h.takes(r)) rows[r] = h.at_target(r);
-  }
-};
-template <class Term>
+template <class Rows>
 struct add_target_gradient {
-  head_chunk_view<Term> h;
-  const target_logits<typename Term::scalar>* rows;
+  head_chunk_view<Rows> h;
   DISTIL_XLSTM_HD void operator()(index r) const {
-    if (h.takes(r)) h.student.row(r)[h.targets[r]] += h.factor * h.term.target_grad(h.folded[r], rows[r]);
+    if (h.rows.takes(r)) h.student.row(r)[h.rows.targets[r]] += h.rows.target_grad(h.folded[r], h.at_target[r]);
   }
 };
 
-/// out[j] = sum over rows of report[row, j], in order: one task a column.
-struct sum_reports {
-  const double* report;
-  index rows, columns;
-  double* out;
-  DISTIL_XLSTM_HD void operator()(index j) const {
-    double sum = 0;
-    for (index r = 0; r < rows; ++r) sum += report[r * columns + j];
-    out[j] = sum;
+/// logits = h headT of student and (with data) teacher, chunk by chunk; `rows` folds and reports them; dhs
+/// (with data) <- its gradients by the student's logits, times head. A device may have a kernel for it.
+template <class D, class Rows, class T, class Head>
+void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht, const Head& head,
+               matrix_view<T> dhs, index bytes) {
+  const index n = hs.rows, d = hs.cols, sides = ht.data ? 2 : 1, vocabulary = head.rows;
+  const index chunk = head_chunk<T>(n, vocabulary, sides, bytes);
+  auto folded = device.template scratch<typename Rows::template acc<T>>(chunk);
+  auto at_target = device.template scratch<target_logits<T>>(chunk);
+  auto stacked = device.template scratch<T>(ht.data ? 2 * chunk * d : 0);
+  auto logits = device.template scratch<T>(sides * chunk * vocabulary);
+  for (index first = 0; first < n; first += chunk) {
+    const index m = std::min(chunk, n - first);
+    matrix_view<const T> hidden = hs.slice(first, m);
+    if (ht.data) {
+      const matrix_view<T> both(stacked.data(), 2 * m, d);
+      map(device, 2 * m, d, stack_rows<T>{hidden, ht.slice(first, m), both});
+      hidden = both;
+    }
+    const matrix_view<T> all(logits.data(), sides * m, vocabulary);
+    gemm(device, hidden, transposed(head), all);
+    // A teacher that no weight asks for is the student itself: its divergence is 0.
+    const matrix_view<T> student = all.slice(0, m);
+    const head_chunk_view<Rows> h{rows.from(first), student, ht.data ? all.slice(m, m) : student, folded.data(),
+                                  at_target.data()};
+    fold_rows(device, m, vocabulary, head_fold<Rows>{h});
+    if (!dhs.data) continue;
+    map(device, m, vocabulary, head_gradient<Rows>{h});
+    for_each(device, m, add_target_gradient<Rows>{h});
+    gemm(device, matrix_view<const T>(student), head, dhs.slice(first, m));
   }
-};
+}
 
 template <class Head>
 void require_head(const Head& head, index width) {
@@ -156,81 +196,53 @@ void require_head(const Head& head, index width) {
 /// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no
 /// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 ..
 /// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted; all of it in the
-/// device's memory. dhs [n, d] <- d (factor
-/// * sum over scored rows of the term) / d hs; without data, no gradient is made. Returns sums, not means, over
-/// the scored rows, and not multiplied by `factor`.
+/// device's memory. dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no
+/// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see
+/// totals_size.
 ///
 /// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher
 /// logits are one product. Throws `error` when shapes disagree or the teacher is missing.
 template <class D, class Term, class Head>
-sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
-                       matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
-                       const std::uint8_t* scored, typename Term::scalar factor,
-                       matrix_view<typename Term::scalar> dhs, index bytes = head_bytes) {
+void head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
+          matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
+          const std::uint8_t* scored, typename Term::scalar factor, matrix_view<typename Term::scalar> dhs,
+          double* totals, index bytes = head_bytes) {
   static_assert(
       !std::is_same_v<Head, logit_head>,
       "distil_xlstm::loss::head: a cap on logits has no gradient here; give the head's matrix, and train "
       "without a cap");
   using T = typename Term::scalar;
-  sums<Term::terms> out;
+  constexpr index columns = totals_size<Term::terms>;
   const index n = hs.rows, d = hs.cols;
   require(!dhs.data || (dhs.rows == n && dhs.cols == d), "loss: the hidden gradient is [", dhs.rows, ", ",
           dhs.cols, "], the hidden states are [", n, ", ", d, "]");
+  map(device, 1, columns, detail::fill_zero<double>{{totals, 1, columns}});
   if constexpr (Term::terms == 0) {
     if (dhs.data) map(device, n, d, detail::fill_zero<T>{dhs});
   } else {
-    using acc = typename Term::template acc<T>;
     detail::require_head(head, d);
     const bool teacher = ht.data && term.uses_teacher();
     require(teacher || !term.uses_teacher(),
             "loss: the objective compares with the teacher, whose states are absent");
     require(!teacher || (ht.rows == n && ht.cols == d), "loss: the teacher's states are [", ht.rows, ", ",
             ht.cols, "], the student's [", n, ", ", d, "]");
-    if (n == 0) return out;
-    constexpr index columns = Term::terms + 2;
-    const index sides = teacher ? 2 : 1, vocabulary = head.rows;
-    const index chunk = detail::head_chunk<T>(n, vocabulary, sides, bytes);
+    if (n == 0) return;
     auto report = device.template scratch<double>(n * columns);
-    auto totals = device.template scratch<double>(columns);
-    auto folded = device.template scratch<acc>(chunk);
-    auto at_target = device.template scratch<target_logits<T>>(chunk);
-    auto stacked = device.template scratch<T>(teacher ? 2 * chunk * d : 0);
-    auto logits = device.template scratch<T>(sides * chunk * vocabulary);
-    for (index first = 0; first < n; first += chunk) {
-      const index m = std::min(chunk, n - first);
-      matrix_view<const T> hidden = hs.slice(first, m);
-      if (teacher) {
-        const matrix_view<T> both(stacked.data(), 2 * m, d);
-        map(device, 2 * m, d, detail::stack_rows<T>{hidden, ht.slice(first, m), both});
-        hidden = both;
-      }
-      const matrix_view<T> all(logits.data(), sides * m, vocabulary);
-      gemm(device, hidden, transposed(head), all);
-      // A teacher that no weight asks for is the student itself: its divergence is 0.
-      const matrix_view<T> student = all.slice(0, m);
-      const detail::head_chunk_view<Term> h{term,
-                                            student,
-                                            teacher ? all.slice(m, m) : student,
-                                            targets + first,
-                                            scored ? scored + first : nullptr,
-                                            folded.data(),
-                                            report.data() + first * columns,
-                                            factor};
-      fold_rows(device, m, vocabulary, detail::head_fold<Term>{h});
-      if (!dhs.data) continue;
-      for_each(device, m, detail::keep_targets<Term>{h, at_target.data()});
-      map(device, m, vocabulary, detail::head_gradient<Term>{h, at_target.data()});
-      for_each(device, m, detail::add_target_gradient<Term>{h, at_target.data()});
-      gemm(device, matrix_view<const T>(student), head, dhs.slice(first, m));
-    }
-    for_each(device, columns, detail::sum_reports{report.data(), n, columns, totals.data()});
-    double host[columns];
-    device.download(host, totals.data(), static_cast<index>(sizeof host));
-    for (std::size_t i = 0; i < out.raw.size(); ++i) out.raw[i] = host[i];
-    out.value = host[Term::terms];
-    out.rows = static_cast<index>(host[Term::terms + 1]);
+    const detail::head_rows<Term> rows{term, targets, scored, report.data(), factor};
+    head_pass(device, rows, hs, teacher ? ht : matrix_view<const T>{}, head, dhs, bytes);
+    add_column_sums(device, matrix_view<const double>(report.data(), n, columns), totals);
   }
-  return out;
+}
+
+/// The same with the sums on the host, which waits for them.
+template <class D, class Term, class Head>
+sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
+                       matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
+                       const std::uint8_t* scored, typename Term::scalar factor,
+                       matrix_view<typename Term::scalar> dhs, index bytes = head_bytes) {
+  auto totals = device.template scratch<double>(totals_size<Term::terms>);
+  loss::head(device, term, hs, ht, head, targets, scored, factor, dhs, totals.data(), bytes);
+  return download_sums<Term::terms>(device, totals.data());
 }
 
 /// What scoring a text gives: nll in nats over the scored rows, how many they are, and of how many the target
@@ -302,7 +314,8 @@ token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const s
                                     nll ? nll + first : nullptr, is_argmax ? is_argmax + first : nullptr,
                                     report.data() + 3 * first});
   }
-  for_each(device, 3, detail::sum_reports{report.data(), n, 3, totals.data()});
+  map(device, 1, 3, detail::fill_zero<double>{{totals.data(), 1, 3}});
+  add_column_sums(device, matrix_view<const double>(report.data(), n, 3), totals.data());
   double host[3];
   device.download(host, totals.data(), static_cast<index>(sizeof host));
   return {host[0], static_cast<index>(host[1]), static_cast<index>(host[2])};

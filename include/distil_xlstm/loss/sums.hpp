@@ -3,7 +3,9 @@
 #include <array>
 #include <cstddef>
 
-#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm::loss {
 
@@ -15,5 +17,35 @@ struct sums {
   double value = 0;  ///< the weighted terms together
   index rows = 0;    ///< rows that took part
 };
+
+/// How many doubles a pass leaves in the device's memory: `terms` raw values, the value, the rows.
+template <index Terms>
+inline constexpr index totals_size = Terms + 2;
+
+/// The same on the host; waits for the device.
+template <index Terms, class D>
+sums<Terms> download_sums(D& device, const double* totals) {
+  double host[static_cast<std::size_t>(totals_size<Terms>)];
+  device.download(host, totals, static_cast<index>(sizeof host));
+  sums<Terms> out;
+  for (std::size_t i = 0; i < out.raw.size(); ++i) out.raw[i] = host[i];
+  out.value = host[Terms];
+  out.rows = static_cast<index>(host[Terms + 1]);
+  return out;
+}
+
+namespace detail {
+
+template <class T>
+struct fill_zero {
+  using scalar = T;
+  matrix_view<T> out;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    math::store<V>(out.row(r) + c, V(0));
+  }
+};
+
+}  // namespace detail
 
 }  // namespace distil_xlstm::loss

@@ -9,6 +9,7 @@
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/optim/gradient_norm.hpp>
 
 namespace distil_xlstm::optim {
 
@@ -38,45 +39,188 @@ struct decay_range {
   bool decay = true;
 };
 
+/// What an update reads that changes from step to step.
+template <class T>
+struct step_numbers {
+  T clip;          ///< what gradients are multiplied by
+  T keep;          ///< what decaying parameters are multiplied by
+  T step_size;     ///< lr / (1 - b1^t)
+  T inverse_root;  ///< 1 / sqrt(1 - b2^t)
+  T update = 1;    ///< 0: nothing is updated
+
+  DISTIL_XLSTM_HD static step_numbers of(const adamw& h, double lr, std::int64_t step, double clip) {
+    using std::pow, std::sqrt;
+    const double t = static_cast<double>(step);
+    return {static_cast<T>(clip), static_cast<T>(1 - lr * h.weight_decay),
+            static_cast<T>(lr / (1 - pow(h.beta1, t))), static_cast<T>(1 / sqrt(1 - pow(h.beta2, t)))};
+  }
+};
+
 namespace detail {
 
-/// One update of a stretch of the arena, seen as rows of `columns` numbers.
+/// Numbers of a step that travel with the kernel, or lie in the device's memory.
 template <class T>
+struct numbers_by_value {
+  step_numbers<T> numbers;
+  DISTIL_XLSTM_HD const step_numbers<T>& operator()() const { return numbers; }
+};
+template <class T>
+struct numbers_in_memory {
+  const step_numbers<T>* numbers;
+  DISTIL_XLSTM_HD const step_numbers<T>& operator()() const { return *numbers; }
+};
+
+/// A stretch of the arena that decays, or does not.
+struct one_run {
+  bool decay;
+  template <class V, class T>
+  DISTIL_XLSTM_HD V keep(index, T k) const {
+    return V(decay ? k : T(1));
+  }
+};
+/// Stretches that decay and do not, in turn, from number 0 on.
+struct decay_runs {
+  static constexpr int most = 256;
+  index ends[most];
+  int count;
+  bool first;  ///< the first stretch decays
+
+  DISTIL_XLSTM_HD int find(index i) const {
+    int at = 0;
+    for (int half = most / 2; half > 0; half /= 2)
+      if (at + half <= count - 1 && ends[at + half - 1] <= i) at += half;
+    return at;
+  }
+  template <class T>
+  DISTIL_XLSTM_HD T keep_of(int run, T k) const {
+    return (run % 2 == 0) == first ? k : T(1);
+  }
+  template <class V, class T>
+  DISTIL_XLSTM_HD V keep(index i, T k) const {
+    constexpr index width = math::width_of<V>;
+    int run = find(i);
+    if constexpr (width > 1)
+      if (i + width > ends[run]) {
+        T lanes[static_cast<std::size_t>(width)];
+        for (index j = 0; j < width; ++j) {
+          while (run + 1 < count && i + j >= ends[run]) ++run;
+          lanes[j] = keep_of(run, k);
+        }
+        return math::load<V>(lanes);
+      }
+    return V(keep_of(run, k));
+  }
+};
+
+/// One update of a stretch of the arena, seen as rows of `columns` numbers.
+template <class T, class Numbers, class Runs>
 struct adamw_update {
   using scalar = T;
   T* p;
   const T* g;
   T *m, *v;
+  Numbers numbers;
+  Runs runs;
   index columns;
-  T clip, keep, new_m, beta2, new_v, step_size, inverse_root, epsilon;
+  T new_m, beta2, new_v, epsilon;
 
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::sqrt;
+    const step_numbers<T>& s = numbers();
+    if (s.update == T(0)) return;
     const index i = r * columns + c;
-    const V gi = V(clip) * math::load<V>(g + i);
+    const V gi = V(s.clip) * math::load<V>(g + i);
     const V m0 = math::load<V>(m + i);
     const V mi = m0 + V(new_m) * (gi - m0);
     const V vi = V(beta2) * math::load<V>(v + i) + V(new_v) * gi * gi;
-    const V denominator = sqrt(vi) * V(inverse_root) + V(epsilon);
+    const V denominator = sqrt(vi) * V(s.inverse_root) + V(epsilon);
+    const V pi = runs.template keep<V>(i, s.keep) * math::load<V>(p + i) - V(s.step_size) * mi / denominator;
     math::store<V>(m + i, mi);
     math::store<V>(v + i, vi);
-    math::store<V>(p + i, V(keep) * math::load<V>(p + i) - V(step_size) * mi / denominator);
+    math::store<V>(p + i, pi);
   }
 };
 
-template <class D, class T>
-void update_range(D& device, adamw_update<T> u, index offset, index size) {
-  constexpr index columns = 4096;
-  u.p += offset, u.g += offset, u.m += offset, u.v += offset;
-  u.columns = columns;
-  const index rows = size / columns, rest = size % columns;
-  if (rows > 0) map(device, rows, columns, u);
-  if (rest == 0) return;
-  const index done = rows * columns;
-  u.p += done, u.g += done, u.m += done, u.v += done;
-  map(device, 1, rest, u);
+/// Calls f(from, to, decay) for the stretches of equal decay of an arena of n numbers.
+template <class F>
+void for_runs(index n, std::span<const decay_range> ranges, const F& f) {
+  if (ranges.empty()) return f(0, n, true);
+  index begin = 0, end = 0;
+  bool decay = ranges.front().decay;
+  for (const auto& r : ranges) {
+    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "weight decay: the range ", r.offset,
+            " .. ", r.offset + r.size, " follows ", end, " in an arena of ", n);
+    if (r.decay != decay) {
+      if (r.offset > begin) f(begin, r.offset, decay);
+      begin = r.offset, decay = r.decay;
+    }
+    end = r.offset + r.size;
+  }
+  f(begin, n, decay);
 }
+
+/// One step over the arena, with the hyper-parameters of `h`.
+template <class D, class T, class Numbers>
+void update(D& device, const adamw& h, Numbers numbers, T* p, const T* g, T* m, T* v, index n,
+            std::span<const decay_range> ranges) {
+  const auto part = [&]<class Runs>(index offset, index columns, Runs runs) {
+    return adamw_update<T, Numbers, Runs>{p + offset,
+                                          g + offset,
+                                          m + offset,
+                                          v + offset,
+                                          numbers,
+                                          runs,
+                                          columns,
+                                          static_cast<T>(1 - h.beta1),
+                                          static_cast<T>(h.beta2),
+                                          static_cast<T>(1 - h.beta2),
+                                          static_cast<T>(h.epsilon)};
+  };
+  if (h.weight_decay == 0) ranges = {};
+  if constexpr (D::host_memory) {
+    for_runs(n, ranges, [&](index from, index to, bool decay) {
+      constexpr index columns = 4096;
+      const index rows = (to - from) / columns, rest = (to - from) % columns;
+      if (rows > 0) map(device, rows, columns, part(from, columns, one_run{decay}));
+      if (rest > 0) map(device, 1, rest, part(to - rest, columns, one_run{decay}));
+    });
+  } else {
+    // All stretches at once: a launch each would take longer than their numbers do.
+    decay_runs runs{};
+    index begin = 0, end = 0;
+    const auto flush = [&] {
+      if (end > begin) map(device, 1, end - begin, part(begin, 0, runs));
+      begin = end, runs.count = 0;
+    };
+    for_runs(n, ranges, [&](index, index to, bool decay) {
+      const bool goes_on = runs.count > 0 && ((runs.count % 2 == 1) == runs.first) == decay;
+      if (!goes_on && runs.count == decay_runs::most) flush();
+      if (runs.count == 0) runs.first = decay;
+      if (!goes_on) ++runs.count;
+      end = to;
+      runs.ends[runs.count - 1] = end - begin;
+    });
+    flush();
+  }
+}
+
+/// One task: the numbers of the coming step, which is not counted where a gradient is not finite.
+template <class T>
+struct set_numbers {
+  adamw h;
+  const double* lr;
+  double max_norm;
+  const double* squared_norm;
+  std::int64_t* steps;
+  step_numbers<T>* out;
+  DISTIL_XLSTM_HD void operator()(index) const {
+    using std::sqrt;
+    const double norm = sqrt(*squared_norm);
+    out->update = T(0);
+    if (norm - norm == 0) *out = step_numbers<T>::of(h, *lr, ++*steps, clip_factor(norm, max_norm));
+  }
+};
 
 }  // namespace detail
 
@@ -88,38 +232,23 @@ template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const decay_range> ranges = {}, double clip = 1.0) {
   ++state.step;
-  const double t = static_cast<double>(state.step);
-  detail::adamw_update<T> u{};
-  u.p = p, u.g = g, u.m = state.m, u.v = state.v;
-  u.clip = static_cast<T>(clip);
-  u.new_m = static_cast<T>(1 - h.beta1);
-  u.beta2 = static_cast<T>(h.beta2);
-  u.new_v = static_cast<T>(1 - h.beta2);
-  u.step_size = static_cast<T>(lr / (1 - std::pow(h.beta1, t)));
-  u.inverse_root = static_cast<T>(1 / std::sqrt(1 - std::pow(h.beta2, t)));
-  u.epsilon = static_cast<T>(h.epsilon);
+  const detail::numbers_by_value<T> numbers{step_numbers<T>::of(h, lr, state.step, clip)};
+  detail::update(device, h, numbers, p, g, state.m, state.v, n, ranges);
+}
 
-  const auto run = [&](index from, index to, bool decay) {
-    if (from == to) return;
-    u.keep = static_cast<T>(decay ? 1 - lr * h.weight_decay : 1.0);
-    detail::update_range(device, u, from, to - from);
-  };
-  if (ranges.empty() || h.weight_decay == 0) {
-    run(0, n, true);
-    return;
-  }
-  index begin = 0, end = 0;
-  bool decay = ranges.front().decay;
-  for (const auto& r : ranges) {
-    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "weight decay: the range ", r.offset,
-            " .. ", r.offset + r.size, " follows ", end, " in an arena of ", n);
-    if (r.decay != decay) {
-      run(begin, r.offset, decay);
-      begin = r.offset, decay = r.decay;
-    }
-    end = r.offset + r.size;
-  }
-  run(begin, n, decay);
+/// The same with all that changes from step to step in the device's memory: nothing waits for the host, and the
+/// calls stay the same. `prepare_step` takes the learning rate, what `squared_norm` gave and the count of steps
+/// taken, which it raises, to numbers <- the step's; clipped to `max_norm` as clip_factor says. A norm that is
+/// not finite lets everything stay as it is.
+template <class D, class T>
+void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, const double* squared_norm,
+                  std::int64_t* steps, step_numbers<T>* numbers) {
+  for_each(device, 1, detail::set_numbers<T>{h, lr, max_norm, squared_norm, steps, numbers});
+}
+template <class D, class T>
+void step(D& device, const adamw& h, const step_numbers<T>* numbers, T* p, const T* g, T* m, T* v, index n,
+          std::span<const decay_range> ranges = {}) {
+  detail::update(device, h, detail::numbers_in_memory<T>{numbers}, p, g, m, v, n, ranges);
 }
 
 }  // namespace distil_xlstm::optim

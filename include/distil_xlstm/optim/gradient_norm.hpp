@@ -1,11 +1,11 @@
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm::optim {
 
@@ -21,57 +21,94 @@ namespace detail {
 
 inline constexpr index norm_block = 4096;
 
+/// sums[block] = the sum of squares of a block of the gradients: one row each.
 template <class T>
 struct block_squares {
+  using scalar = double;
   const T* g;
   index n;
   double* sums;
-  DISTIL_XLSTM_HD void operator()(index block) const {
-    const index begin = block * norm_block, end = begin + norm_block < n ? begin + norm_block : n;
-    double lanes[8] = {};  // in a fixed order, and independent enough for vectors
-    index i = begin;
-    for (; i + 8 <= end; i += 8)
-      for (index j = 0; j < 8; ++j) {
-        const double x = static_cast<double>(g[i + j]);
-        lanes[j] += x * x;
-      }
-    for (; i < end; ++i) lanes[0] += static_cast<double>(g[i]) * static_cast<double>(g[i]);
-    sums[block] =
-        ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+  template <class V>
+  struct acc {
+    V sum;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0)};
   }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index block, index c) const {
+    constexpr index width = math::width_of<V>;
+    const index i = block * norm_block + c;
+    double x[static_cast<std::size_t>(width)];
+    if (i + width <= n)
+      for (index k = 0; k < width; ++k) x[k] = static_cast<double>(g[i + k]);
+    else
+      for (index k = 0; k < width; ++k) x[k] = i + k < n ? static_cast<double>(g[i + k]) : 0.0;
+    const V v = math::load<V>(x);
+    a.sum = a.sum + v * v;
+  }
+  DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
+  DISTIL_XLSTM_HD void finish(index block, const acc<double>& a) const { sums[block] = a.sum; }
 };
 
-/// out[0] = the sum of squares, out[1] = the flat index of the first number that is not finite, or -1.
+/// out[0] = the sum of squares, out[1] = the flat index of the first number that is not finite, or -1: one row.
 template <class T>
 struct sum_squares {
+  using scalar = double;
+  static constexpr double none = 1e18;
   const T* g;
-  index n, blocks;
+  index n;
   const double* sums;
   double* out;
-  DISTIL_XLSTM_HD void operator()(index) const {
-    double total = 0;
-    index bad = -1;
-    for (index b = 0; b < blocks; ++b) {
-      total += sums[b];
-      if (bad >= 0 || sums[b] - sums[b] == 0) continue;
-      for (index i = b * norm_block; i < n && i < (b + 1) * norm_block && bad < 0; ++i)
-        if (g[i] - g[i] != 0) bad = i;
-    }
-    out[0] = total;
-    out[1] = static_cast<double>(bad);
+  template <class V>
+  struct acc {
+    V total, bad;  ///< the first block whose sum is not finite
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0), V(none)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index, index block) const {
+    using math::min, math::select_positive;
+    double blocks[static_cast<std::size_t>(math::width_of<V>)];
+    for (index k = 0; k < math::width_of<V>; ++k) blocks[k] = static_cast<double>(block + k);
+    const V s = math::load<V>(sums + block);
+    a.total = a.total + s;
+    a.bad = min(a.bad, select_positive(s - s + V(1), V(none), math::load<V>(blocks)));
+  }
+  DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const {
+    into.total += from.total;
+    into.bad = math::min(into.bad, from.bad);
+  }
+  DISTIL_XLSTM_HD void finish(index, const acc<double>& a) const {
+    out[0] = a.total;
+    out[1] = -1;
+    if (a.bad == none) return;
+    index i = static_cast<index>(a.bad) * norm_block;
+    while (i < n && g[i] - g[i] == 0) ++i;
+    out[1] = static_cast<double>(i);
   }
 };
 
 }  // namespace detail
 
-/// The global norm of n gradients; the same whatever the number of threads.
+/// out[0] <- the sum of squares of n gradients, out[1] <- the flat index of the first that is not finite, or
+/// -1; in the device's memory. The same whatever the number of threads.
 template <class D, class T>
-gradient_norm global_norm(D& device, const T* g, index n) {
+void squared_norm(D& device, const T* g, index n, double* out) {
   const index blocks = (n + detail::norm_block - 1) / detail::norm_block;
   auto sums = device.template scratch<double>(blocks);
+  fold_rows(device, blocks, detail::norm_block, detail::block_squares<T>{g, n, sums.data()});
+  fold_rows(device, 1, blocks, detail::sum_squares<T>{g, n, sums.data(), out});
+}
+
+/// The global norm of n gradients, on the host.
+template <class D, class T>
+gradient_norm global_norm(D& device, const T* g, index n) {
   auto out = device.template scratch<double>(2);
-  for_each(device, blocks, detail::block_squares<T>{g, n, sums.data()});
-  for_each(device, 1, detail::sum_squares<T>{g, n, blocks, sums.data(), out.data()});
+  squared_norm(device, g, n, out.data());
   double host[2];
   device.download(host, out.data(), static_cast<index>(sizeof host));
   return {std::sqrt(host[0]), static_cast<index>(host[1])};
@@ -79,8 +116,8 @@ gradient_norm global_norm(D& device, const T* g, index n) {
 
 /// What gradients are multiplied by so that their norm is at most `max_norm` (0 or less: no clipping):
 /// min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
-inline double clip_factor(double norm, double max_norm) {
-  return max_norm > 0 ? std::min(1.0, max_norm / (norm + 1e-6)) : 1.0;
+DISTIL_XLSTM_HD inline double clip_factor(double norm, double max_norm) {
+  return max_norm > 0 ? math::min(1.0, max_norm / (norm + 1e-6)) : 1.0;
 }
 
 }  // namespace distil_xlstm::optim

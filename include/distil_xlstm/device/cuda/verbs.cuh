@@ -93,44 +93,77 @@ __global__ void fold_rows_kernel(F f, index rows, index cols) {
   }
 }
 
-/// Each block folds 32 columns of a stretch of rows; the stretches' sums are merged in their order.
 template <class F>
-struct column_fold_shape {
-  using acc = typename F::template acc<typename F::scalar>;
-  static constexpr int columns = 32, lanes = 8;
-};
-template <class F>
-__global__ void fold_columns_kernel(F f, index rows, index cols, index stretch,
-                                    typename column_fold_shape<F>::acc* partial) {
-  using T = typename F::scalar;
-  using acc = typename column_fold_shape<F>::acc;
-  constexpr int columns = column_fold_shape<F>::columns, lanes = column_fold_shape<F>::lanes;
-  __shared__ alignas(acc) unsigned char memory[columns * lanes * sizeof(acc)];
+using fold_acc = typename F::template acc<typename F::scalar>;
+
+/// A block of `column_threads` threads holds `Columns` columns, side by side, and as many parts of each as fit.
+/// Merges the parts, neighbours last; column x's total is in thread x.
+constexpr int column_threads = 256;
+template <int Columns, class F>
+__device__ void join_parts(const F& f, fold_acc<F>& mine) {
+  using acc = fold_acc<F>;
+  __shared__ alignas(acc) unsigned char memory[column_threads * sizeof(acc)];
   acc* all = reinterpret_cast<acc*>(memory);
-  const index c = static_cast<index>(blockIdx.x) * columns + threadIdx.x;
+  const int thread = static_cast<int>(threadIdx.x);
+  all[thread] = mine;
+  for (int half = column_threads / 2; half >= Columns; half /= 2) {
+    __syncthreads();
+    if (thread >= half) continue;
+    f.merge(mine, all[thread + half]);
+    all[thread] = mine;
+  }
+}
+/// A block folds its columns in a stretch of rows; the stretches' sums are left in `partial`, if there are
+/// several.
+template <int Columns, class F>
+__global__ void __launch_bounds__(column_threads)
+    fold_columns_kernel(F f, index rows, index cols, index stretch, fold_acc<F>* partial) {
+  using T = typename F::scalar;
+  constexpr int parts = column_threads / Columns;
+  const index c = static_cast<index>(blockIdx.x) * Columns + threadIdx.x % Columns;
   const index begin = static_cast<index>(blockIdx.y) * stretch;
   const index end = begin + stretch < rows ? begin + stretch : rows;
-  acc mine = f.template init<T>();
-  if (c < cols)
-    for (index r = begin + threadIdx.y; r < end; r += lanes) f.template visit<T>(mine, r, c);
-  all[threadIdx.y * columns + threadIdx.x] = mine;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= cols) return;
-  for (int lane = 1; lane < lanes; ++lane) f.merge(mine, all[lane * columns + threadIdx.x]);
+  fold_acc<F> mine = f.template init<T>();
+  if (c < cols) {
+#pragma unroll 4
+    for (index r = begin + threadIdx.x / Columns; r < end; r += parts) f.template visit<T>(mine, r, c);
+  }
+  join_parts<Columns>(f, mine);
+  if (threadIdx.x >= Columns || c >= cols) return;
   if (partial)
     partial[blockIdx.y * cols + c] = mine;
   else
     f.template finish<T>(c, mine);
 }
-template <class F>
-__global__ void finish_columns_kernel(F f, index cols, index parts,
-                                      const typename column_fold_shape<F>::acc* partial) {
+template <int Columns, class F>
+__global__ void __launch_bounds__(column_threads)
+    finish_columns_kernel(F f, index cols, index stretches, const fold_acc<F>* partial) {
   using T = typename F::scalar;
-  const index c = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (c >= cols) return;
-  auto total = partial[c];
-  for (index p = 1; p < parts; ++p) f.merge(total, partial[p * cols + c]);
-  f.template finish<T>(c, total);
+  const index c = static_cast<index>(blockIdx.x) * Columns + threadIdx.x % Columns;
+  fold_acc<F> mine = f.template init<T>();
+  if (c < cols)
+    for (index p = threadIdx.x / Columns; p < stretches; p += column_threads / Columns)
+      f.merge(mine, partial[p * cols + c]);
+  join_parts<Columns>(f, mine);
+  if (threadIdx.x < Columns && c < cols) f.template finish<T>(c, mine);
+}
+
+/// How rows are split depends on the shape alone: enough blocks for a large card, and each reads a good deal.
+template <int Columns, class F>
+void fold_columns_by(cuda& device, index rows, index cols, const F& f) {
+  const index wide = blocks_for(cols, Columns);
+  const index wanted = std::max<index>(1, 1056 / wide),
+              longest = blocks_for(rows, 8 * column_threads / Columns);
+  const index stretch = blocks_for(rows, std::clamp<index>(wanted, 1, std::max<index>(longest, 1)));
+  const index stretches = std::max<index>(blocks_for(rows, std::max<index>(stretch, 1)), 1);
+  auto partial = device.template scratch<fold_acc<F>>(stretches > 1 ? stretches * cols : 0);
+  fold_columns_kernel<Columns>
+      <<<dim3(static_cast<unsigned>(wide), static_cast<unsigned>(stretches)), column_threads, 0,
+         device.stream()>>>(f, rows, cols, stretch, stretches > 1 ? partial.data() : nullptr);
+  if (stretches > 1)
+    finish_columns_kernel<Columns><<<static_cast<unsigned>(wide), column_threads, 0, device.stream()>>>(
+        f, cols, stretches, partial.data());
+  check_launch("fold_columns");
 }
 
 template <class F>
@@ -188,25 +221,17 @@ void fold_rows(cuda& device, index rows, index cols, const F& f) {
   detail::check_launch("fold_rows");
 }
 
-/// One fold a column. How rows are split depends on the shape alone.
+/// One fold a column: neighbouring columns side by side, stretches of rows at once, then merged.
 template <class F>
 void fold_columns(cuda& device, index rows, index cols, const F& f) {
   static_assert(detail::CudaFunctor<F>,
                 "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` "
                 "(or double), init, visit, merge and finish, as device/device.hpp says");
-  using shape = detail::column_fold_shape<F>;
   if (cols == 0) return;
-  const index wide = detail::blocks_for(cols, shape::columns);
-  const index wanted = std::max<index>(1, 1024 / wide), longest = std::max<index>(1, rows / 64);
-  const index parts = std::min(wanted, longest), stretch = detail::blocks_for(std::max<index>(rows, 1), parts);
-  auto partial = device.template scratch<typename shape::acc>(parts > 1 ? parts * cols : 0);
-  detail::fold_columns_kernel<<<dim3(static_cast<unsigned>(wide), static_cast<unsigned>(parts)),
-                                dim3(shape::columns, shape::lanes), 0, device.stream()>>>(
-      f, rows, cols, stretch, parts > 1 ? partial.data() : nullptr);
-  if (parts > 1)
-    detail::finish_columns_kernel<<<detail::grid_size(cols, 128, 1 << 20), 128, 0, device.stream()>>>(
-        f, cols, parts, partial.data());
-  detail::check_launch("fold_columns");
+  if (cols <= 8)
+    detail::fold_columns_by<8>(device, rows, cols, f);
+  else
+    detail::fold_columns_by<32>(device, rows, cols, f);
 }
 
 /// n independent sequential tasks f(i), a thread each.

@@ -1,0 +1,271 @@
+#define BOOST_TEST_MODULE cuda_verbs
+#include "compare.hpp"
+
+#include <string>
+
+#include <distil_xlstm/block/causal_conv1d.hpp>
+#include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/testing/check_device.hpp>
+
+// The GPU's verbs, and blocks that are little more, against the CPU in double.
+namespace distil_xlstm {
+namespace {
+
+/// A matrix of `rows` by `cols` inside a wider one, from its column `offset` on.
+template <class T, class D>
+struct operand {
+  on_device<T, D> memory;
+  index rows, cols, offset, stride;
+  operand(D& d, index r, index c, std::uint64_t seed, index o, index s)
+      : memory(d, random_numbers(r * s, seed)), rows(r), cols(c), offset(o), stride(s) {}
+  matrix_view<const T> view() const { return {memory.data() + offset, rows, cols, stride}; }
+};
+
+struct product_shape {
+  index m, n, k, slack, offset;
+};
+
+/// c of c = beta c + a b, for the four ways to turn the operands, one after another.
+template <class T, class D>
+std::vector<double> products(D& d, product_shape s, double beta) {
+  const auto side = [&](index r, index c, std::uint64_t seed) {
+    return operand<T, D>(d, r, c, seed, s.offset, c + s.slack);
+  };
+  const auto a = side(s.m, s.k, 1), b = side(s.k, s.n, 2), at = side(s.k, s.m, 3), bt = side(s.n, s.k, 4);
+  std::vector<double> all;
+  const auto run = [&](auto left, auto right) {
+    on_device<T, D> c(d, random_numbers(s.m * (s.n + s.slack), 5));
+    gemm(d, left, right, matrix_view<T>(c.data() + s.offset, s.m, s.n, s.n + s.slack), static_cast<T>(beta));
+    const auto numbers = c.numbers();
+    all.insert(all.end(), numbers.begin(), numbers.end());
+  };
+  run(a.view(), b.view());
+  run(a.view(), transposed(bt.view()));
+  run(transposed(at.view()), b.view());
+  run(transposed(at.view()), transposed(bt.view()));
+  return all;
+}
+
+/// A product with a frozen matrix, both ways.
+template <class T, class D, class Stored>
+std::vector<double> frozen_products(D& d, product_shape s, element kind, bool rounded) {
+  const auto w = random_numbers(s.n * s.k, 1);
+  const std::vector<Stored> stored(w.begin(), w.end());
+  std::vector<bf16> beside;
+  for (double x : w) beside.push_back(bf16(static_cast<float>(x)));
+  const auto place = [&]<class U>(const std::vector<U>& x) {
+    buffer<U, D> memory(d, static_cast<index>(x.size()));
+    d.upload(memory.data(), x.data(), memory.size() * static_cast<index>(sizeof(U)));
+    return memory;
+  };
+  const auto weight = place(stored);
+  const auto copy = place(beside);
+  const frozen_matrix m{weight.data(), kind, s.n, s.k, rounded ? copy.data() : nullptr};
+  const on_device<T, D> x(d, random_numbers(s.m * s.k, 2)), dy(d, random_numbers(s.m * s.n, 3));
+  const on_device<T, D> y(d, s.m * s.n), dx(d, s.m * s.k);
+  gemm(d, matrix_view<const T>(x.data(), s.m, s.k), transposed(m), matrix_view<T>(y.data(), s.m, s.n));
+  gemm(d, matrix_view<const T>(dy.data(), s.m, s.n), m, matrix_view<T>(dx.data(), s.m, s.k));
+  auto all = y.numbers();
+  const auto more = dx.numbers();
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+template <class T, class D>
+std::vector<double> batched_products(D& d, index count, product_shape s, bool one_left, double beta) {
+  const on_device<T, D> a(d, random_numbers(count * s.m * s.k, 1)), b(d, random_numbers(count * s.n * s.k, 2)),
+      c(d, random_numbers(count * s.m * s.n, 3));
+  gemm_batched(d, count, matrix_view<const T>(a.data(), s.m, s.k), one_left ? 0 : s.m * s.k,
+               transposed(matrix_view<const T>(b.data(), s.n, s.k)), s.n * s.k,
+               matrix_view<T>(c.data(), s.m, s.n), s.m * s.n, static_cast<T>(beta));
+  return c.numbers();
+}
+
+constexpr product_shape shapes[] = {{1, 1, 1, 0, 0},     {1, 600, 70, 3, 0},  {5, 7, 3, 5, 1},
+                                    {33, 65, 130, 8, 4}, {600, 40, 17, 0, 0}, {64, 576, 576, 0, 0},
+                                    {17, 48, 64, 4, 4},  {130, 96, 72, 1, 3}};
+
+/// The verbs that take functors; NaN where nothing was to be written.
+template <class T, class D>
+struct functor_results {
+  std::vector<double> mapped, row_sums, row_largest, column_sums, column_largest, prefix, added;
+  functor_results(D& d, index rows, index cols, index slack) {
+    const index stride = cols + slack;
+    const on_device<T, D> x(d, random_numbers(rows * stride, 7)), y(d, rows * cols), z(d, rows * cols);
+    const on_device<T, D> rs(d, rows), rl(d, rows), cs(d, cols), cl(d, cols),
+        total(d, random_numbers(3 * cols, 8));
+    const matrix_view<const T> view(x.data(), rows, cols, stride);
+    map(d, rows, cols, testing::detail::try_map<T>{view, {y.data(), rows, cols}});
+    fold_rows(d, rows, cols, testing::detail::try_fold<T>{view, rs.data(), rl.data()});
+    fold_columns(d, rows, cols, testing::detail::try_column_fold<T>{{view, cs.data(), cl.data()}});
+    add_column_sums(d, rows, cols, detail::column_value<T>{view}, total.data(), 3);
+    scan(d, rows, testing::detail::try_scan<T>{view, {z.data(), rows, cols}});
+    mapped = y.numbers(), prefix = z.numbers(), row_sums = rs.numbers(), row_largest = rl.numbers();
+    column_sums = cs.numbers(), column_largest = cl.numbers(), added = total.numbers();
+  }
+};
+
+/// Documents of about 5 tokens.
+std::vector<double> starts(index batch, index time) {
+  std::vector<double> s;
+  for (index b = 0; b < batch; ++b)
+    for (index t = 0, now = b % 2 ? 0 : -1; t < time; ++t) {
+      if ((t + b) % 5 == 3) now = t;
+      s.push_back(static_cast<double>(now));
+    }
+  return s;
+}
+
+template <class T, class D>
+std::vector<std::vector<double>> convolution(D& d, index batch, index time, index width, index window,
+                                             bool documents) {
+  const index rows = batch * time, slack = 3;
+  const on_device<std::int32_t, D> start(d, starts(batch, time));
+  const sequence_view seq{batch, time, documents ? start.data() : nullptr};
+  const on_device<T, D> w(d, random_numbers(width * window, 1)), b(d, random_numbers(width, 2)),
+      x(d, random_numbers(rows * (width + slack), 3)), dy(d, random_numbers(rows * width, 4)),
+      past(d, random_numbers(batch * (window - 1) * width, 5)), before(d, batch * (window - 1) * width),
+      y(d, rows * width), dx(d, random_numbers(rows * width, 6)), dw(d, random_numbers(width * window, 7)),
+      db(d, random_numbers(width, 8));
+  const causal_conv1d block{width, window};
+  const conv_params<const T*> p{w.data(), b.data()};
+  const conv_params<T*> g{dw.data(), db.data()};
+  const conv_state<T> s{{past.data(), (window - 1) * width}};
+  const conv_tape<T> k{before.data()};
+  const matrix_view<const T> in(x.data(), rows, width, width + slack), dout(dy.data(), rows, width);
+  block.forward(d, seq, p, s, k, in, matrix_view<T>(y.data(), rows, width));
+  block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(dx.data(), rows, width), true);
+  return {y.numbers(), past.numbers(), before.numbers(), dx.numbers(), dw.numbers(), db.numbers()};
+}
+
+template <class T, class D>
+std::vector<std::vector<double>> headwise(D& d, index rows, index blocks, index width) {
+  const index n = blocks * width;
+  const on_device<T, D> w(d, random_numbers(n * width, 1)), b(d, random_numbers(n, 2)),
+      x(d, random_numbers(rows * n, 3)), dy(d, random_numbers(rows * n, 4)), y(d, rows * n), dx(d, rows * n),
+      dw(d, random_numbers(n * width, 5)), db(d, random_numbers(n, 6));
+  const headwise_linear block{blocks, width, true};
+  const headwise_params<const T*> p{w.data(), b.data()};
+  const headwise_params<T*> g{dw.data(), db.data()};
+  const matrix_view<const T> in(x.data(), rows, n), dout(dy.data(), rows, n);
+  block.forward(d, p, in, matrix_view<T>(y.data(), rows, n));
+  block.backward(d, p, g, in, dout, matrix_view<T>(dx.data(), rows, n));
+  return {y.numbers(), dx.numbers(), dw.numbers(), db.numbers()};
+}
+
+void check_all(const std::string& what, const std::vector<std::vector<double>>& got,
+               const std::vector<std::vector<double>>& want, double most) {
+  for (std::size_t i = 0; i < got.size(); ++i)
+    check_close((what + ", result " + std::to_string(i)).c_str(), got[i], want[i], most);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
+  device::cuda gpu;
+  device::cpu cpu;
+  for (const auto& s : shapes) {
+    const std::string shape = std::to_string(s.m) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
+    for (const double beta : {0.0, 1.0, -0.5}) {
+      const auto want = products<double>(cpu, s, beta);
+      gpu.bf16_products = false;
+      check_close(("double product " + shape).c_str(), products<double>(gpu, s, beta), want, 1e-14);
+      check_close(("float product " + shape).c_str(), products<float>(gpu, s, beta), want, 1e-6);
+      gpu.bf16_products = true;
+      check_close(("bf16 product " + shape).c_str(), products<float>(gpu, s, beta), want, 1e-2);
+    }
+    const auto want = frozen_products<double, device::cpu, double>(cpu, s, element::f64, false);
+    for (const bool rounded : {false, true})
+      for (const bool products_in_bf16 : {false, true}) {
+        gpu.bf16_products = products_in_bf16;
+        const double most = products_in_bf16 ? 1e-2 : 1e-6;
+        check_close(("frozen f32 " + shape).c_str(),
+                    frozen_products<float, device::cuda, float>(gpu, s, element::f32, rounded), want, most);
+        check_close(("frozen f64 " + shape).c_str(),
+                    frozen_products<float, device::cuda, double>(gpu, s, element::f64, rounded), want, most);
+        check_close(("frozen f32 in double " + shape).c_str(),
+                    frozen_products<double, device::cuda, float>(gpu, s, element::f32, rounded), want, 1e-14);
+      }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(batches_of_products) {
+  device::cuda gpu;
+  device::cpu cpu;
+  for (const auto& s : shapes)
+    for (const bool one_left : {false, true}) {
+      const auto want = batched_products<double>(cpu, 5, s, one_left, 1);
+      for (const bool products_in_bf16 : {false, true}) {
+        gpu.bf16_products = products_in_bf16;
+        check_close("batch in float", batched_products<float>(gpu, 5, s, one_left, 1), want,
+                    products_in_bf16 ? 1e-2 : 1e-6);
+        check_close("batch in double", batched_products<double>(gpu, 5, s, one_left, 1), want, 1e-14);
+      }
+    }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(functors, T, decltype(std::tuple<float, double>{})) {
+  device::cuda gpu;
+  device::cpu cpu;
+  const double digits = sizeof(T) == 8 ? 1e-13 : 1e-5;
+  for (const auto& [rows, cols] : {std::pair<index, index>{1, 1},
+                                   {3, 5},
+                                   {130, 1},
+                                   {70, 301},
+                                   {2, 20000},
+                                   {4097, 7},
+                                   {100001, 4},
+                                   {1000, 33},
+                                   {511, 32},
+                                   {3000, 576},
+                                   {64, 2304},
+                                   {7, 49153},
+                                   {20000, 9},
+                                   {5, 2048},
+                                   {40, 2049}})
+    for (const index slack : {0, 3}) {
+      const functor_results<T, device::cuda> got(gpu, rows, cols, slack);
+      const functor_results<double, device::cpu> want(cpu, rows, cols, slack);
+      const std::string shape = " of " + std::to_string(rows) + " x " + std::to_string(cols);
+      check_close(("map" + shape).c_str(), got.mapped, want.mapped, digits);
+      check_close(("row sums" + shape).c_str(), got.row_sums, want.row_sums, digits);
+      check_close(("largest of rows" + shape).c_str(), got.row_largest, want.row_largest, 0);
+      check_close(("column sums" + shape).c_str(), got.column_sums, want.column_sums, digits);
+      check_close(("largest of columns" + shape).c_str(), got.column_largest, want.column_largest, 0);
+      check_close(("added column sums" + shape).c_str(), got.added, want.added, digits);
+      check_close(("scan" + shape).c_str(), got.prefix, want.prefix, digits);
+      const functor_results<T, device::cuda> again(gpu, rows, cols, slack);
+      BOOST_TEST(got.row_sums == again.row_sums);
+      BOOST_TEST(got.column_sums == again.column_sums);
+    }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double>{})) {
+  device::cuda gpu;
+  device::cpu cpu;
+  for (const auto& [batch, time, width] :
+       {std::array<index, 3>{1, 1, 5}, {3, 2, 33}, {2, 40, 64}, {4, 65, 576}, {3, 7, 1153}})
+    for (const index window : {2, 3, 4, 7})
+      for (const bool documents : {false, true})
+        check_all("convolution of width " + std::to_string(width) + ", window " + std::to_string(window),
+                  convolution<T>(gpu, batch, time, width, window, documents),
+                  convolution<double>(cpu, batch, time, width, window, documents),
+                  sizeof(T) == 8 ? 1e-13 : 2e-6);
+}
+
+BOOST_AUTO_TEST_CASE(headwise_maps) {
+  device::cuda gpu;
+  device::cpu cpu;
+  for (const auto& [rows, blocks, width] :
+       {std::array<index, 3>{1, 1, 1}, {5, 6, 3}, {33, 288, 4}, {70, 7, 5}, {40, 4, 144}, {9, 36, 16}}) {
+    const auto want = headwise<double>(cpu, rows, blocks, width);
+    const std::string what = std::to_string(blocks) + " blocks of " + std::to_string(width);
+    gpu.bf16_products = false;
+    check_all(what + ", double", headwise<double>(gpu, rows, blocks, width), want, 1e-13);
+    check_all(what + ", float", headwise<float>(gpu, rows, blocks, width), want, 2e-6);
+    gpu.bf16_products = true;
+    check_all(what + ", bf16", headwise<float>(gpu, rows, blocks, width), want, 2e-2);
+  }
+}
+
+}  // namespace distil_xlstm
