@@ -177,7 +177,7 @@ struct toy_language {
   }
 };
 struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::token_batch&,
+  void fill(cpu&, const std::vector<dx::index>&, const dx::placed_batch<cpu>&,
             const dx::teacher_signals<float>&) override {}
 };
 

@@ -10,6 +10,7 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 
+#include "machine.hpp"
 #include "shared.hpp"
 
 namespace boost {
@@ -23,7 +24,6 @@ inline void validate(any& value, const std::vector<std::string>& given, std::fil
 namespace program {
 
 namespace po = boost::program_options;
-namespace fs = std::filesystem;
 
 using arguments = std::vector<std::string>;
 
@@ -37,34 +37,41 @@ int logits(const arguments&);
 int inspect(const arguments&);
 
 /// What most subcommands understand.
-struct common_options {
-  std::string device = "cpu", precision = "fp32";
-  int threads = 0;
-
-  po::options_description description(const char* precisions) {
+struct common_options : machine {
+  po::options_description description() {
     po::options_description d("Machine");
-    d.add_options()                                                                  //
-        ("device", po::value(&device)->default_value(device), "where it runs: cpu")  //
-        ("precision", po::value(&precision)->default_value(precision), precisions)   //
+    d.add_options()                                                                                //
+        ("device", po::value(&device)->default_value(device), "where it runs: cpu, cuda (a GPU)")  //
+        ("precision", po::value(&precision)->default_value(precision),
+         "fp32, bf16 (products of bf16, sums of fp32), fp64")  //
         ("threads", po::value(&threads)->default_value(0, ""),
-         "worker threads; default: as many as there are cores");
+         "worker threads of the CPU; default: as many as there are cores");
     return d;
   }
   void check() const {
-    if (device == "cuda") throw usage_error("--device cuda: this program was built for the CPU alone");
-    if (device != "cpu") throw usage_error("--device: '" + device + "' is not known (cpu is)");
+#if !defined(DISTIL_WITH_CUDA)
+    if (device == "cuda")
+      throw usage_error(
+          "--device cuda: this distil was built without CUDA: configure with -DDISTIL_XLSTM_CUDA=ON");
+#endif
+    if (device != "cpu" && device != "cuda")
+      throw usage_error("--device: '" + device + "' is not known (cpu, cuda are)");
     if (precision != "fp32" && precision != "bf16" && precision != "fp64")
       throw usage_error("--precision: '" + precision + "' is not known (fp32, bf16, fp64 are)");
     if (threads < 0 || threads > 4096)
       throw usage_error("--threads: " + std::to_string(threads) + " is not possible");
   }
-  void apply(dx::device::cpu& d) const { d.bf16_products = precision == "bf16"; }
-  /// use(T{}) with the type that --precision asks for.
-  template <class F>
-  int with_scalar(const F& use) const {
-    return precision == "fp64" ? use(double{}) : use(float{});
-  }
 };
+
+/// request.run<T>(device), on the device and with the numbers that were asked for.
+template <class Request>
+int run_on(const machine& where, const Request& request) {
+#if defined(DISTIL_WITH_CUDA)
+  if (where.device == "cuda") return run_on_cuda(where, request);
+#endif
+  dx::device::cpu device(where.threads);
+  return run_with(device, where, request);
+}
 
 /// Parses and stores; false when --help was asked for and printed. Throws `usage_error`.
 inline bool parse(const arguments& given, const char* usage, const po::options_description& options,
@@ -97,21 +104,5 @@ inline bool parse(const arguments& given, const char* usage, const po::options_d
 inline void need(const fs::path& value, const char* option) {
   if (value.empty()) throw usage_error(std::string("--") + option + " is missing");
 }
-
-/// The tokenizer of a model, or an error that names the model.
-inline dx::io::tokenizer need_tokenizer(const fs::path& model) {
-  dx::require(fs::exists(model), model.string(), ": no such file or folder");
-  auto data = tokenizer_of(model);
-  dx::require(data.has_value(), model.string(), ": there is no tokenizer.json");
-  return dx::io::tokenizer(std::move(*data));
-}
-
-/// The content of a text file; "-" is stdin.
-std::string read_text(const fs::path& path);
-
-/// The ids of a text. Throws an error that begins with `name` where the text is empty or not UTF-8; bytes for
-/// which the vocabulary has no token are dropped, with one warning on stderr that counts them.
-std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
-                                      const std::string& name, bool parse_special);
 
 }  // namespace program

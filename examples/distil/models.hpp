@@ -1,8 +1,5 @@
 #pragma once
 
-#include <distil_xlstm/device/cpu_attention.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
 #include <distil_xlstm/model/language_model.hpp>
 
 #include "shared.hpp"

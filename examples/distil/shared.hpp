@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/io/mapped_file.hpp>
@@ -16,6 +19,7 @@
 namespace program {
 
 namespace dx = distil_xlstm;
+namespace fs = std::filesystem;
 
 /// The command line is wrong: exit status 2.
 class usage_error : public std::runtime_error {
@@ -70,5 +74,21 @@ inline std::string hash_of(const std::filesystem::path& model) {
   for (const auto& f : files) hash.update(dx::io::mapped_file(f).bytes());
   return hash.hex();
 }
+
+/// The tokenizer of a model, or an error that names the model.
+inline dx::io::tokenizer need_tokenizer(const fs::path& model) {
+  dx::require(fs::exists(model), model.string(), ": no such file or folder");
+  auto data = tokenizer_of(model);
+  dx::require(data.has_value(), model.string(), ": there is no tokenizer.json");
+  return dx::io::tokenizer(std::move(*data));
+}
+
+/// The content of a text file; "-" is stdin.
+std::string read_text(const fs::path& path);
+
+/// The ids of a text. Throws an error that begins with `name` where the text is empty or not UTF-8; bytes for
+/// which the vocabulary has no token are dropped, with one warning on stderr that counts them.
+std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
+                                      const std::string& name, bool parse_special);
 
 }  // namespace program

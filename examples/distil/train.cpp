@@ -1,5 +1,7 @@
+#include <cmath>
+
 #include "command.hpp"
-#include "training_run.hpp"
+#include "training_request.hpp"
 
 namespace program {
 namespace {
@@ -65,11 +67,11 @@ int train(const arguments& given) {
       ("prompt", po::value(&r.prompt)->default_value(r.prompt), "of the report's sample");
   po::options_description options;
   options.add(what).add(student).add(objective).add(optimiser).add(records);
-  options.add(common.description("fp32, bf16 (products of bf16, sums of fp32), fp64"));
+  options.add(common.description());
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
   common.check();
-  r.precision = common.precision, r.threads = common.threads;
+  r.where = common;
 
   if (r.teacher.empty() && r.cache.empty()) throw usage_error("--teacher or --cache is missing");
   need(r.tokens, "tokens"), need(r.out, "out");
@@ -88,7 +90,7 @@ int train(const arguments& given) {
   for (const char* option : {"clip", "weight-decay"})
     if (values.count(option) && !(values[option].as<double>() >= 0))
       throw usage_error(std::string("--") + option + ": must not be negative");
-  return common.with_scalar([&](auto scalar) { return run_training<decltype(scalar)>(r); });
+  return run_on(common, r);
 }
 
 }  // namespace program

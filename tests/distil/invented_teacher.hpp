@@ -12,14 +12,15 @@ namespace distil_xlstm {
 /// Hidden states made of the window and the place: a teacher whose lessons are known without running one.
 template <class T>
 struct invented_teacher final : teacher_source<T, device::cpu> {
-  void fill(device::cpu&, const std::vector<index>& which, const token_batch& tokens,
+  void fill(device::cpu&, const std::vector<index>& which, const placed_batch<device::cpu>& tokens,
             const teacher_signals<T>& out) override {
     for (std::size_t s = 0; s <= out.targets.size(); ++s) {
       const matrix_view<T> to = s == 0 ? out.last_hidden : out.targets[s - 1];
-      for (index r = 0; r < tokens.batch * tokens.time; ++r)
+      const index time = tokens.view().time;
+      for (index r = 0; r < tokens.view().rows(); ++r)
         for (index c = 0; c < to.cols; ++c) {
-          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / tokens.time)] * 1000003 +
-                                                r % tokens.time * 1009 + c * 31 + static_cast<index>(s) * 7));
+          rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / time)] * 1000003 +
+                                                r % time * 1009 + c * 31 + static_cast<index>(s) * 7));
           to.row(r)[c] = static_cast<T>(number.normal());
         }
     }

@@ -212,12 +212,14 @@ BOOST_AUTO_TEST_CASE(a_cache_gives_the_losses_of_the_live_run) {
     teacher_signals<float> s{{memory.data(), 9, width}, {}};
     for (index g = 0; g < targets; ++g) s.targets.push_back({memory.data() + (g + 1) * 9 * width, 9, width});
     token_batch batch;
+    placed_batch<cpu> placed;
     for (index w = 0; w < live.cut.count(); ++w) {
       live.cut.read({w}, batch);
-      live.teacher.fill(live.device, {w}, batch, s);
-      out.append(s);
+      placed.put(live.device, batch);
+      live.teacher.fill(live.device, {w}, placed, s);
+      out.append(live.device, s);
     }
-    out.finish(live.memory.matrix(), live.memory.matrix());
+    out.finish(live.device, live.memory.matrix(), live.memory.matrix());
   }
   const teacher_cache cache(folder.path / "cache");
   cache.verify(tokens, live.cut.count(), 9, live.plan);

@@ -24,7 +24,7 @@ using cpu = dx::device::cpu;
 using student_type = dx::student<dx::linear<4, 4>, float, cpu>;
 
 struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::token_batch&,
+  void fill(cpu&, const std::vector<dx::index>&, const dx::placed_batch<cpu>&,
             const dx::teacher_signals<float>&) override {}
 };
 

@@ -60,6 +60,7 @@ struct attention {
   bool output_bias = false;  ///< of o
   index capacity = 0;
   double standard_deviation = 0.02;  ///< of the initial weights
+  bool check_capacity = true;        ///< false: whoever calls forward knows that the state has the room
 
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
@@ -108,7 +109,7 @@ struct attention {
   template <class D, class P, class S, class K, class T>
   void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
                matrix_view<T> y) const {
-    if (s.capacity > 0) check_capacity(d, seq, s);
+    if (s.capacity > 0 && check_capacity) require_room(d, seq, s);
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
     query().forward(d, p.q_proj, x, k.q);
     key().forward(d, p.k_proj, x, k.k);
@@ -158,7 +159,7 @@ struct attention {
   }
   /// Positions lie in the device's memory, and so do the documents' starts.
   template <class D, class T>
-  void check_capacity(D& d, sequence_view seq, const attention_state<T>& s) const {
+  void require_room(D& d, sequence_view seq, const attention_state<T>& s) const {
     for (index b = 0; b < seq.batch; ++b) {
       T position = 0;
       std::int32_t last = -1;

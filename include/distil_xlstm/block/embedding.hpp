@@ -16,7 +16,8 @@ struct gather_rows {
 };
 }  // namespace detail
 
-/// x[r] = table[ids[r]], widened from however the table is stored. Ids must lie in the table.
+/// x[r] = table[ids[r]], widened from however the table is stored. Ids must lie in the table; they are read in
+/// the device's memory.
 template <class D, class T>
 void embed(D& d, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
   for_each(d, x.rows, detail::gather_rows<T>{table, ids, x});

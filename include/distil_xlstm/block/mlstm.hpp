@@ -193,7 +193,8 @@ struct basic_mlstm {
     gate().forward(d, p.fgate, kqkv, k.f);
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
                                         kqkv.columns(2 * inner, inner), k.i, k.f, k.h, s.cell, k.kept});
-    statistics(d, k, rows);
+    norm_statistics(d, outnorm().template view<T>(p.outnorm.weight), matrix_view<const T>(k.h),
+                    k.norm.statistics);
     map(d, rows * heads, inner / heads,
         detail::mlstm_output<T>{outnorm().template view<T>(p.outnorm.weight), k.h, a, z, k.norm.statistics,
                                 p.learnable_skip, k.y});
@@ -268,12 +269,6 @@ struct basic_mlstm {
     gemm(d, dgate, p.weight, dqkv, T(1));
     gemm(d, transposed(dgate), qkv_in, g.weight, T(1));
     add_column_sums(d, dgate, g.bias);
-  }
-  template <class D, class T>
-  void statistics(D& d, const mlstm_tape<T>& k, index rows) const {
-    const auto n = outnorm().template view<T>(static_cast<const T*>(nullptr));
-    fold_rows(d, rows * heads, n.width, detail::norm_mean<T>{n, k.h, k.norm.statistics});
-    fold_rows(d, rows * heads, n.width, detail::norm_variance<T>{n, k.h, k.norm.statistics});
   }
 };
 using mlstm = basic_mlstm<>;

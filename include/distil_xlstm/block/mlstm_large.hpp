@@ -141,8 +141,7 @@ struct mlstm_large {
     soft_cap(d, k.f, gate_cap);
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, s, k.kept});
     const auto n = head_norm().template view<T>(p.multihead_norm.weight);
-    fold_rows(d, x.rows * heads, n.width, detail::norm_mean<T>{n, k.h, k.norm.statistics});
-    fold_rows(d, x.rows * heads, n.width, detail::norm_variance<T>{n, k.h, k.norm.statistics});
+    norm_statistics(d, n, matrix_view<const T>(k.h), k.norm.statistics);
     map(d, x.rows * heads, n.width, detail::gated_norm<T>{n, k.h, k.o, k.norm.statistics, k.y});
     out().forward(d, p.out_proj, matrix_view<const T>(k.y), y);
   }

@@ -28,21 +28,26 @@ DISTIL_XLSTM_HD index position_of(sequence_view seq, per_sequence<T> carried, in
   return t + (carried.data ? static_cast<index>(*carried.of(b)) : 0);
 }
 
-/// cos and sin of one row's angles, in double.
+/// cos and sin of each row's angles, in double.
 template <class T>
-struct rotary_table_rows {
+struct rotary_table {
+  using scalar = T;
   sequence_view seq;
   per_sequence<T> carried;
   const double* frequency;
   matrix_view<T> cosines, sines;
-  DISTIL_XLSTM_HD void operator()(index r) const {
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::cos;
     using std::sin;
     const auto position = static_cast<double>(position_of(seq, carried, r / seq.time, r % seq.time));
-    for (index i = 0; i < cosines.cols; ++i) {
+    for (index i = c; i < c + math::width_of<V>; ++i) {
       cosines.row(r)[i] = static_cast<T>(cos(position * frequency[i]));
       sines.row(r)[i] = static_cast<T>(sin(position * frequency[i]));
     }
+  }
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    for (index c = 0; c < cosines.cols; ++c) operator()<T>(r, c);
   }
 };
 
@@ -131,7 +136,12 @@ struct rotary {
   void tables(D& d, sequence_view seq, per_sequence<T> carried, const rotary_tape<T>& k) const {
     auto frequency = d.template scratch<double>(head_dim / 2);
     scan(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
-    scan(d, seq.rows(), detail::rotary_table_rows<T>{seq, carried, frequency.data(), k.cosines, k.sines});
+    const detail::rotary_table<T> table{seq, carried, frequency.data(), k.cosines, k.sines};
+    // A row's angles are enough for a worker of the host; a card wants more tasks than there are rows.
+    if constexpr (D::host_memory)
+      scan(d, seq.rows(), table);
+    else
+      map(d, seq.rows(), head_dim / 2, table);
   }
   /// Any number of heads; y may be x.
   template <class D, class T>

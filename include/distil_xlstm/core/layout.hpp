@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
@@ -111,8 +112,17 @@ struct stored_tensor {
   std::vector<index> shape;
 };
 
-/// Binds a description to frozen tensors found by name: matrices stay as stored (bf16, quantised), the small
-/// rest is widened to T into `arena`. Throws `error` naming the tensor when a shape differs.
+/// Where frozen tensors stay: what it returns is where a device reads them.
+template <class T>
+class frozen_arena {
+ public:
+  virtual ~frozen_arena() = default;
+  virtual frozen_matrix keep(const frozen_matrix& stored) = 0;
+  virtual const T* keep(std::vector<T>&& numbers) = 0;
+};
+
+/// Binds a description to frozen tensors found by name: matrices as they are stored (bf16, quantised), the
+/// small rest widened to T, both kept by `arena`. Throws `error` naming the tensor when a shape differs.
 template <class T>
 class frozen_layout {
  public:
@@ -121,21 +131,21 @@ class frozen_layout {
   using pointer = const T*;
   using source = std::function<stored_tensor(const std::string&)>;
 
-  frozen_layout(source find, std::vector<std::vector<T>>& arena) : find_(std::move(find)), arena_(&arena) {}
+  frozen_layout(source find, frozen_arena<T>& arena) : find_(std::move(find)), arena_(&arena) {}
 
   template <class Init = int>
   frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}) {
     const stored_tensor t = lookup(name, {rows, cols});
-    return {t.data, t.kind, rows, cols};
+    return arena_->keep(frozen_matrix{t.data, t.kind, rows, cols});
   }
   template <class Init = int>
   const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}) {
     const stored_tensor t = lookup(name, shape);
     index size = 1;
     for (index n : shape) size *= n;
-    auto& memory = arena_->emplace_back(static_cast<std::size_t>(size));
-    unpack(t.kind, t.data, size, memory.data());
-    return memory.data();
+    std::vector<T> numbers(static_cast<std::size_t>(size));
+    unpack(t.kind, t.data, size, numbers.data());
+    return arena_->keep(std::move(numbers));
   }
   template <class F>
   auto scope(std::string_view name, F&& f) {
@@ -162,7 +172,7 @@ class frozen_layout {
     return t;
   }
   source find_;
-  std::vector<std::vector<T>>* arena_;
+  frozen_arena<T>* arena_;
   std::string prefix_;
 };
 

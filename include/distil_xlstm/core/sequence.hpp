@@ -8,6 +8,7 @@
 namespace distil_xlstm {
 
 /// What flows through blocks: `batch` sequences of `time` tokens, row b * time + t, and where documents begin.
+/// A device that is given one reads `start` in its own memory.
 struct sequence_view {
   index batch = 1, time = 1;
   /// [batch * time], or null: the time index at which the document of each token starts in this call,

@@ -2,7 +2,9 @@
 
 #include <concepts>
 #include <cstddef>
+#include <iterator>
 #include <utility>
+#include <vector>
 
 #include <distil_xlstm/core/extent.hpp>
 
@@ -87,6 +89,26 @@ class placed {
 
  private:
   buffer<T, D> memory_;
+};
+
+/// The way back: numbers of a device as the host reads them, where they are, or a copy that is made anew by
+/// every `get`.
+template <class T, class D>
+class fetched {
+ public:
+  /// n numbers of `data`. What the last call gave is no longer valid.
+  const T* get(D& device, const T* data, index n) {
+    if constexpr (D::host_memory) {
+      return data;
+    } else {
+      if (std::ssize(copy_) < n) copy_.resize(static_cast<std::size_t>(n));
+      device.download(copy_.data(), data, n * static_cast<index>(sizeof(T)));
+      return copy_.data();
+    }
+  }
+
+ private:
+  std::vector<T> copy_;
 };
 
 }  // namespace distil_xlstm

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
@@ -21,7 +22,8 @@ namespace distil_xlstm {
 /// together, and the continuation is what lies beyond the number of tokens of the context alone. An empty
 /// context is the token that begins a document. `read(sequence, ids, hidden)` writes the vectors that `head`
 /// reads, from an empty state; up to `batch` requests of about one length are given at a time, filled up with
-/// tokens that nothing looks at. `on_progress(done, all)` is called after each batch.
+/// tokens that nothing looks at, all in the device's memory. Throws `error` naming an id that the head has no
+/// row for. `on_progress(done, all)` is called after each batch.
 template <class T, class D, class Read, class OnProgress>
 std::vector<io::request_score> score_requests(D& device, const std::vector<io::document>& documents,
                                               const io::tokenizer& tokenizer, logit_head head, index batch,
@@ -57,9 +59,11 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
                    [&](auto a, auto b) { return items[a].ids.size() > items[b].ids.size(); });
   std::vector<std::int32_t> ids, targets;
   std::vector<std::size_t> owner;
-  std::vector<std::uint8_t> is_argmax;
-  std::vector<T> nll;
-  buffer<T, D> hidden, gathered;
+  placed<std::int32_t, D> placed_ids, placed_targets;
+  fetched<std::uint8_t, D> fetched_argmax;
+  fetched<T, D> fetched_nll;
+  buffer<T, D> hidden, gathered, nll;
+  buffer<std::uint8_t, D> is_argmax;
   for (std::size_t first = 0; first < order.size(); first += static_cast<std::size_t>(batch)) {
     const auto last = std::min(order.size(), first + static_cast<std::size_t>(batch));
     const sequence_view seq{static_cast<index>(last - first), std::ssize(items[order[first]].ids) - 1};
@@ -80,16 +84,19 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
     if (hidden.size() < seq.rows() * head.cols) hidden = buffer<T, D>(device, seq.rows() * head.cols);
     if (gathered.size() < n * head.cols) gathered = buffer<T, D>(device, n * head.cols);
     const matrix_view<T> h(hidden.data(), seq.rows(), head.cols), wanted(gathered.data(), n, head.cols);
-    read(seq, ids.data(), h);
+    require_ids(ids, head.rows), require_ids(targets, head.rows);
+    read(seq, placed_ids.put(device, ids.data(), seq.rows()), h);
     for (index r = 0; r < n; ++r)
       device.copy(wanted.row(r), h.row(rows[static_cast<std::size_t>(r)]),
                   head.cols * static_cast<index>(sizeof(T)));
-    nll.resize(rows.size()), is_argmax.resize(rows.size());
-    loss::score_tokens(device, matrix_view<const T>(wanted), head, targets.data(), nullptr, nll.data(),
-                       is_argmax.data());
+    if (nll.size() < n) nll = buffer<T, D>(device, n), is_argmax = buffer<std::uint8_t, D>(device, n);
+    loss::score_tokens(device, matrix_view<const T>(wanted), head,
+                       placed_targets.put(device, targets.data(), n), nullptr, nll.data(), is_argmax.data());
+    const T* nats = fetched_nll.get(device, nll.data(), n);
+    const std::uint8_t* likeliest = fetched_argmax.get(device, is_argmax.data(), n);
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      scores[owner[r]].sum_logprob -= static_cast<double>(nll[r]);
-      scores[owner[r]].all_argmax &= is_argmax[r] != 0;
+      scores[owner[r]].sum_logprob -= static_cast<double>(nats[r]);
+      scores[owner[r]].all_argmax &= likeliest[r] != 0;
     }
     on_progress(static_cast<index>(last), std::ssize(items));
   }

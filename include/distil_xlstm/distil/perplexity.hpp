@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
@@ -37,7 +38,8 @@ enum class window_state {
 
 /// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
 /// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
-/// are given at a time. `text` is a token file or a `token_text`.
+/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Throws `error`
+/// naming an id that the head has no row for.
 template <class T, class D, class Text, class Forward>
 text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
                       Forward&& forward, window_state state = window_state::empty) {
@@ -47,14 +49,20 @@ text_score score_text(D& device, const Text& text, index window, index batch, lo
   total.tokens = text.size();
   std::vector<std::int32_t> ids, targets, start;
   std::vector<std::uint8_t> scored;
+  placed<std::int32_t, D> placed_ids, placed_targets, placed_start;
+  placed<std::uint8_t, D> placed_scored;
   index rows_a_window = 0, count = 0;
   buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
   auto flush = [&] {
     if (count == 0) return;
-    const sequence_view seq{count, rows_a_window, start.data()};
-    const matrix_view<T> h(hidden.data(), seq.rows(), head.cols);
-    forward(seq, ids.data(), h);
-    const auto s = loss::score_tokens(device, matrix_view<const T>(h), head, targets.data(), scored.data());
+    require_ids(ids, head.rows), require_ids(targets, head.rows);
+    const index rows = count * rows_a_window;
+    const sequence_view seq{count, rows_a_window, placed_start.put(device, start.data(), rows)};
+    const matrix_view<T> h(hidden.data(), rows, head.cols);
+    forward(seq, placed_ids.put(device, ids.data(), rows), h);
+    const auto s = loss::score_tokens(device, matrix_view<const T>(h), head,
+                                      placed_targets.put(device, targets.data(), rows),
+                                      placed_scored.put(device, scored.data(), rows));
     total.nll += s.nll, total.scored += s.scored;
     ids.clear(), targets.clear(), start.clear(), scored.clear(), count = 0;
   };

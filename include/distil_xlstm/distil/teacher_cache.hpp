@@ -8,6 +8,7 @@
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/frozen_memory.hpp>
 
 namespace distil_xlstm {
 
@@ -54,15 +55,18 @@ class cache_writer {
   static std::string name_of(index i) {
     return i == 0 ? "last_hidden.safetensors" : "target." + std::to_string(i - 1) + ".safetensors";
   }
-  /// The signals of the next windows.
-  template <class T>
-  void append(const teacher_signals<T>& s) {
-    files_[0]->append(s.last_hidden.data, s.last_hidden.size());
-    for (std::size_t g = 0; g < s.targets.size(); ++g)
-      files_[g + 1]->append(s.targets[g].data, s.targets[g].size());
+  /// The signals of the next windows, in the device's memory.
+  template <class D, class T>
+  void append(D& device, const teacher_signals<T>& s) {
+    fetched<T, D> part;
+    for (std::size_t i = 0; i <= s.targets.size(); ++i) {
+      const matrix_view<T>& signal = i == 0 ? s.last_hidden : s.targets[i - 1];
+      files_[i]->append(part.get(device, signal.data, signal.size()), signal.size());
+    }
   }
-  /// Embedding and head as they are used, then the manifest, which makes the folder a cache.
-  void finish(frozen_matrix embedding, frozen_matrix head) {
+  /// Embedding and head as the device uses them, then the manifest, which makes the folder a cache.
+  template <class D>
+  void finish(D& device, frozen_matrix embedding, frozen_matrix head) {
     for (auto& f : files_) f->commit();
     const bool tied = embedding.data == head.data;
     io::safetensors_writer ends;
@@ -73,11 +77,7 @@ class cache_writer {
     ends.open(folder_ / "ends.safetensors");
     for (const auto* m : {&embedding, &head}) {
       if (m == &head && tied) continue;
-      std::vector<double> row(static_cast<std::size_t>(m->cols));
-      for (index r = 0; r < m->rows; ++r) {
-        unpack(m->kind, m->row(r), m->cols, row.data());
-        ends.append(row.data(), m->cols);
-      }
+      for_each_frozen_row<double>(device, *m, [&](index, const double* row) { ends.append(row, m->cols); });
     }
     ends.commit();
     io::json about = identity_.json();
@@ -126,6 +126,7 @@ class teacher_cache {
     ends_ = std::make_shared<io::safetensors_file>(folder / "ends.safetensors");
   }
   const cache_identity& identity() const { return identity_; }
+  /// The ends, in the file's mapped memory: `place_ends` puts them where a device reads them.
   frozen_matrix embedding() const { return end("embedding"); }
   frozen_matrix head() const { return ends_->find("head") ? end("head") : embedding(); }
   bool tied() const { return !ends_->find("head"); }
@@ -174,7 +175,7 @@ template <class T, class D>
 class cached_teacher final : public teacher_source<T, D> {
  public:
   explicit cached_teacher(const teacher_cache& cache) : cache_(&cache) {}
-  void fill(D& device, const std::vector<index>& which, const token_batch&,
+  void fill(D& device, const std::vector<index>& which, const placed_batch<D>&,
             const teacher_signals<T>& out) override {
     const auto& id = cache_->identity();
     const index n = id.length * id.width;

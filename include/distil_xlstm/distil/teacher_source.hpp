@@ -22,8 +22,8 @@ template <class T, class D>
 class teacher_source {
  public:
   virtual ~teacher_source() = default;
-  /// Fills `out` for windows `which`, whose tokens are in `tokens`.
-  virtual void fill(D& device, const std::vector<index>& which, const token_batch& tokens,
+  /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
+  virtual void fill(D& device, const std::vector<index>& which, const placed_batch<D>& tokens,
                     const teacher_signals<T>& out) = 0;
 };
 
@@ -55,7 +55,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
  public:
   live_teacher(const Teacher& teacher, alignment_plan plan) : teacher_(&teacher), plan_(std::move(plan)) {}
 
-  void fill(D& device, const std::vector<index>&, const token_batch& tokens,
+  void fill(D& device, const std::vector<index>&, const placed_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const index top = plan_.groups.empty() ? 0 : plan_.groups.back().second;
     const auto add = [&](index layer, matrix_view<const T> h) {
@@ -67,7 +67,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
                                        layer == first});
       }
     };
-    teacher_->forward(device, tokens.view(), tokens.ids.data(), out.last_hidden,
+    teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
                         if (layer < top) add(layer, h);
                       });

@@ -216,18 +216,19 @@ class trainer {
   void micro_batch(index a, const StepObjective& objective, step_metrics& m) {
     D& d = *device_;
     const auto& tokens = tokens_[static_cast<std::size_t>(a)];
-    const sequence_view seq = tokens.view();
+    batch_.put(d, tokens);
+    const sequence_view seq = batch_.view();
     const double whole = static_cast<double>(m.tokens);
     order_.rows_of(step_, a * options_.batch, options_.batch, which_);
-    teacher_->fill(d, which_, tokens, signals_);
+    teacher_->fill(d, which_, batch_, signals_);
     book(times_.teacher);
     state_.reset();
-    student_->forward(d, seq, tokens.ids.data(), state_, tape_, x_, hidden_);
+    student_->forward(d, seq, batch_.ids(), state_, tape_, x_, hidden_);
     book(times_.forward);
 
-    const auto logits = loss::head(
-        d, objective.logits, matrix_view<const T>(hidden_), matrix_view<const T>(signals_.last_hidden),
-        student_->head(), tokens.targets.data(), tokens.scored.data(), static_cast<T>(1.0 / whole), dhidden_);
+    const auto logits = loss::head(d, objective.logits, matrix_view<const T>(hidden_),
+                                   matrix_view<const T>(signals_.last_hidden), student_->head(),
+                                   batch_.targets(), batch_.scored(), static_cast<T>(1.0 / whole), dhidden_);
     const double share = static_cast<double>(tokens.scored_tokens) / whole;
     pairs_.clear();
     if (plan_.blocks) {
@@ -295,6 +296,7 @@ class trainer {
   std::vector<matrix_view<T>> tap_gradients_;
   std::vector<loss::hidden_pair<T>> pairs_;
   std::vector<token_batch> tokens_;
+  placed_batch<D> batch_;
   std::vector<index> which_;
   index step_ = 0, skipped_ = 0, unusable_ = 0;
   std::int64_t updates_ = 0;

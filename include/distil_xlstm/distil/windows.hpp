@@ -9,6 +9,7 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 
@@ -22,6 +23,35 @@ struct token_batch {
   index scored_tokens = 0;
 
   sequence_view view() const { return {batch, time, start.data()}; }
+};
+
+/// The same as a device reads it: all pointers are of its memory. Where that is the host's, they are those of
+/// the token_batch.
+template <class D>
+class placed_batch {
+ public:
+  /// What the last call gave is no longer valid.
+  void put(D& device, const token_batch& tokens) {
+    const index rows = tokens.batch * tokens.time;
+    sequence_ = {tokens.batch, tokens.time, start_.put(device, tokens.start.data(), rows)};
+    ids_at_ = ids_.put(device, tokens.ids.data(), rows);
+    targets_at_ = targets_.put(device, tokens.targets.data(), rows);
+    scored_at_ = scored_.put(device, tokens.scored.data(), rows);
+    scored_tokens_ = tokens.scored_tokens;
+  }
+  sequence_view view() const { return sequence_; }
+  const std::int32_t* ids() const { return ids_at_; }
+  const std::int32_t* targets() const { return targets_at_; }
+  const std::uint8_t* scored() const { return scored_at_; }
+  index scored_tokens() const { return scored_tokens_; }
+
+ private:
+  placed<std::int32_t, D> ids_, targets_, start_;
+  placed<std::uint8_t, D> scored_;
+  sequence_view sequence_;
+  const std::int32_t *ids_at_ = nullptr, *targets_at_ = nullptr;
+  const std::uint8_t* scored_at_ = nullptr;
+  index scored_tokens_ = 0;
 };
 
 /// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and

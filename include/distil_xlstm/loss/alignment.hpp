@@ -181,9 +181,9 @@ struct hidden_gradient {
 
 /// Value of a hidden site's term over pairs of equal shape [sequence.rows(), d], and gradient += factor * its
 /// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none) count neither in sums nor in
-/// the numbers that divide them. totals <- in the device's memory, as totals_size says; the value is not
-/// multiplied by `factor`. Nothing is done, and all is 0, where the term is absent or its weights are 0. Throws
-/// `error` when shapes disagree.
+/// the numbers that divide them. scored and totals lie in the device's memory; totals <- as totals_size says;
+/// the value is not multiplied by `factor`. Nothing is done, and all is 0, where the term is absent or its
+/// weights are 0. Throws `error` when shapes disagree.
 template <class D, class Term>
 void align(D& device, const Term& term, sequence_view sequence,
            std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,

@@ -195,9 +195,10 @@ void require_head(const Head& head, index width) {
 ///
 /// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no
 /// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 ..
-/// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted. dhs [n, d] <- d (factor
-/// * sum over scored rows of the term) / d hs; without data, no gradient is made. totals <- in the device's
-/// memory, sums, not means, over the scored rows, and not multiplied by `factor`: see totals_size.
+/// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted; all of it in the
+/// device's memory. dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no
+/// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see
+/// totals_size.
 ///
 /// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher
 /// logits are one product. Throws `error` when shapes disagree or the teacher is missing.
@@ -291,7 +292,8 @@ struct score_fold {
 
 /// Negative log-likelihoods of targets under softmax(logits), logits = hs head^T (or a `logit_head`'s), for
 /// evaluation: nll[n] and is_argmax[n] (either may be null; 0 where not scored; a target that shares the
-/// highest logit counts as the arg max). Sizes as in `head`.
+/// highest logit counts as the arg max). Sizes as in `head`; targets, scored, nll and is_argmax lie in the
+/// device's memory.
 template <class D, class T, class Head>
 token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const std::int32_t* targets,
                           const std::uint8_t* scored, T* nll = nullptr, std::uint8_t* is_argmax = nullptr,

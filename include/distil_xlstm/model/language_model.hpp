@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -102,11 +103,10 @@ class language_model {
    public:
     reader(D& device, const language_model& model) : device_(&device), model_(&model) {}
     /// hidden [rows, width], the vectors that the head reads. on_layer(i, h) sees the embedding (i = 0) and
-    /// each block's output, before the final norm.
+    /// each block's output, before the final norm. `seq.start`, `ids` and `hidden` lie in the device's memory.
     template <class OnLayer = no_taps>
     void operator()(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden,
                     OnLayer&& on_layer = {}) {
-      detail::require_ids({ids, static_cast<std::size_t>(seq.rows())}, model_->vocabulary());
       if (const auto* teacher = model_->teacher()) {
         teacher->forward(*device_, seq, ids, hidden, on_layer);
         return;
@@ -116,12 +116,22 @@ class language_model {
       else
         student_.read(*device_, *model_->student(), seq, ids, hidden, on_layer);
     }
+    /// The same, of the host's ids [batch * time]. Throws `error` naming one that the vocabulary does not have.
+    template <class OnLayer = no_taps>
+    void operator()(index batch, index time, std::span<const std::int32_t> ids, matrix_view<T> hidden,
+                    OnLayer&& on_layer = {}) {
+      require(std::ssize(ids) == batch * time, "reading: ", ids.size(), " ids for ", batch, " texts of ", time,
+              " tokens");
+      require_ids(ids, model_->vocabulary());
+      (*this)({batch, time}, ids_.put(*device_, ids.data(), batch * time), hidden, on_layer);
+    }
 
    private:
     D* device_;
     const language_model* model_;
     recurrent_memory<student_type> student_;
     recurrent_memory<large_type> large_;
+    placed<std::int32_t, D> ids_;
   };
 
   /// Reads one text as it comes. `capacity` bounds a transformer's text; a recurrent model's state does not

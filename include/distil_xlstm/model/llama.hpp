@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm {
@@ -29,7 +31,9 @@ class llama_state {
         layer_(config.layer(capacity)),
         layers_(config.layers),
         batch_(batch),
-        capacity_(capacity) {
+        capacity_(capacity),
+        lengths_(static_cast<std::size_t>(std::max<index>(batch, 0))),
+        next_(lengths_) {
     require(batch > 0 && capacity > 0, "llama: a state of ", batch, " sequences of ", capacity,
             " tokens is not possible");
     layout<T> measure;
@@ -43,7 +47,9 @@ class llama_state {
         layers_(other.layers_),
         batch_(other.batch_),
         capacity_(other.capacity_),
-        stride_(other.stride_) {
+        stride_(other.stride_),
+        lengths_(other.lengths_),
+        next_(other.lengths_) {
     bind();
     device_->copy(arena_.data(), other.arena_.data(), batch_ * bytes());
   }
@@ -59,17 +65,14 @@ class llama_state {
   /// Numbers of one sequence.
   index size() const { return stride_; }
   /// Tokens of sequence b's document so far.
-  index position(index b) const {
-    T n = 0;
-    device_->download(&n, cache(0).position.of(b), sizeof n);
-    return static_cast<index>(n);
-  }
+  index position(index b) const { return lengths_[static_cast<std::size_t>(b)]; }
   void reset() {
     for (index b = 0; b < batch_; ++b) reset(b);
   }
   /// Sequence b is empty again.
   void reset(index b) {
     const T none = 0;
+    lengths_[static_cast<std::size_t>(b)] = 0;
     for (index i = 0; i < layers_; ++i) device_->upload(cache(i).position.of(b), &none, sizeof none);
   }
   /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
@@ -82,7 +85,27 @@ class llama_state {
     require(static_cast<index>(saved.size()) == stride_, "llama: ", saved.size(),
             " numbers where a sequence has ", stride_);
     device_->upload(arena_.data() + b * stride_, saved.data(), bytes());
+    const auto at = static_cast<std::size_t>(cache(0).position.data - arena_.data());
+    lengths_[static_cast<std::size_t>(b)] = static_cast<index>(saved[at]);
   }
+
+  /// Before a call of `seq`: throws `error` when a sequence would exceed the capacity. The lengths are known to
+  /// the host, so that nothing waits for the device, unless documents begin in the call.
+  void require_room(sequence_view seq) {
+    require(seq.batch == batch_, "llama: a state of ", batch_, " sequences for a batch of ", seq.batch);
+    for (index b = 0; b < batch_; ++b) {
+      std::int32_t start = -1;  // of the last token's document
+      if (seq.start && seq.time > 0)
+        device_->download(&start, seq.start + (b + 1) * seq.time - 1, sizeof start);
+      const index length = start < 0 ? position(b) + seq.time : seq.time - start;
+      require(length <= capacity_, "llama: sequence ", b, " would hold ", length,
+              " tokens, the capacity of its state is ", capacity_);
+      next_[static_cast<std::size_t>(b)] = length;
+    }
+  }
+  /// After the call.
+  void advance() { lengths_ = next_; }
+
   const state_t<llama_layer, T>& views(index layer) const { return views_[static_cast<std::size_t>(layer)]; }
 
  private:
@@ -97,18 +120,21 @@ class llama_state {
   D* device_;
   llama_layer layer_;
   index layers_, batch_, capacity_, stride_ = 0;
+  std::vector<index> lengths_, next_;  ///< the positions that lie in every layer's state, now and after a call
   buffer<T, D> arena_;
   std::vector<state_t<llama_layer, T>> views_;
 };
 
 struct llama_load_options {
-  /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory.
+  /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory, on a device that
+  /// shares the host's.
   bool unpack_quantised = true;
 };
 
 /// The teacher: a frozen transformer of the Llama and Qwen2 family. Matrices stay as their files store them,
-/// mapped (BF16, F16, F32, and quantised ones by choice); the norms and biases are widened to T. Copies share
-/// the weights. Const use from several threads is safe, each with its own device and state.
+/// mapped (BF16, F16, F32, and quantised ones by choice), or are copied to the device once, as `frozen_memory`
+/// says; the norms and biases are widened to T. Copies share the weights. Const use from several threads is
+/// safe, each with its own device and state.
 template <class T, class D>
 class llama {
   static_assert(
@@ -124,7 +150,7 @@ class llama {
   /// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing,
   /// unused or misshapen.
   static llama load(D& device, const std::filesystem::path& path, llama_load_options options = {}) {
-    auto m = std::make_shared<memory>();
+    auto m = std::make_shared<memory>(device);
     if (std::filesystem::is_directory(path)) {
       const auto config = path / "config.json";
       m->config = read_llama_config(io::read_json_file(config), config.string());
@@ -138,13 +164,15 @@ class llama {
     check_tensors(*m, path.string());
     bind(device, *m, options);
     m->tensors.clear();
+    if constexpr (!D::host_memory) m->gguf.reset(), m->folder = {};
     return llama(std::move(m));
   }
 
   const llama_config& config() const { return memory_->config; }
   index width() const { return config().width; }
   index vocabulary() const { return config().vocabulary; }
-  /// [vocabulary, width] both; one matrix where the model ties them. They live as long as `owner`.
+  /// [vocabulary, width] both, in the device's memory; one matrix where the model ties them. They live as long
+  /// as `owner`.
   frozen_matrix embedding() const { return memory_->embedding; }
   frozen_matrix head() const { return memory_->head; }
   std::shared_ptr<const void> owner() const { return memory_; }
@@ -155,9 +183,9 @@ class llama {
   }
 
   /// last_hidden [rows, width] = norm(layers(embedding[ids])), the vectors that the head reads; logits are
-  /// last_hidden headᵀ. on_layer(i, h) sees the embedding (i = 0) and each layer's output, before the final
-  /// norm. Documents that began before the call count from its first token. Temporary memory is the device's
-  /// scratch.
+  /// last_hidden headᵀ. `seq.start`, `ids` and the result lie in the device's memory. on_layer(i, h) sees the
+  /// embedding (i = 0) and each layer's output, before the final norm. Documents that began before the call
+  /// count from its first token. Temporary memory is the device's scratch.
   template <class OnLayer = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> last_hidden,
                OnLayer&& on_layer = {}) const {
@@ -168,9 +196,9 @@ class llama {
   template <class OnLayer = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state,
                matrix_view<T> last_hidden, OnLayer&& on_layer = {}) const {
-    require(state.batch() == seq.batch, "llama: a state of ", state.batch(), " sequences for a batch of ",
-            seq.batch);
+    state.require_room(seq);
     run(device, seq, ids, &state, last_hidden, on_layer);
+    state.advance();
   }
 
  private:
@@ -180,12 +208,13 @@ class llama {
     std::unique_ptr<io::gguf_file> gguf;
     io::tensor_folder folder;
     std::map<std::string, const io::tensor_info*> tensors;  ///< while loading
-    std::vector<std::vector<T>> small;
+    frozen_memory<T, D> kept;
     std::vector<std::vector<float>> unpacked;
     std::vector<std::vector<std::byte>> reordered;
     frozen_matrix embedding, head;
     std::vector<layer_weights> layers;
     norm_params<const T*> norm;
+    explicit memory(D& device) : kept(device) {}
   };
   explicit llama(std::shared_ptr<const memory> m) : memory_(std::move(m)) {}
 
@@ -315,13 +344,15 @@ class llama {
     const bool paired = m.gguf && m.config.model_type == "llama";
     frozen_layout<T> l(
         [&](const std::string& name) -> stored_tensor {
+          if constexpr (!D::host_memory) m.unpacked.clear(), m.reordered.clear();  // has been copied
           stored_tensor t = find(m, name)->stored();
           const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
           const bool widen = traits(t.kind).numbers > 1 && options.unpack_quantised && t.shape.size() == 2;
-          if (reorder || widen) convert(device, m, t, reorder ? m.config.head_dim : 0, widen);
+          if (reorder || (widen && D::host_memory))
+            convert(device, m, t, reorder ? m.config.head_dim : 0, widen);
           return t;
         },
-        m.small);
+        m.kept);
     describe_model(l, m.config, &m.embedding, &m.head, m.layers, m.norm);
     if (m.config.tied) m.head = m.embedding;
   }
@@ -353,7 +384,11 @@ class llama {
       to = reinterpret_cast<std::byte*>(m.unpacked.emplace_back(static_cast<std::size_t>(rows * cols)).data());
     else
       to = m.reordered.emplace_back(static_cast<std::size_t>(rows * row_bytes(t.kind, cols))).data();
-    for_each(device, rows, convert_row{t, head_dim, widen, to});
+    const convert_row row{t, head_dim, widen, to};
+    if constexpr (D::host_memory)
+      for_each(device, rows, row);
+    else
+      for (index r = 0; r < rows; ++r) row(r);
     t.data = to;
     if (widen) t.kind = element::f32;
   }

@@ -30,7 +30,7 @@ struct llama_config {
   bool tied = false;  ///< the head is the embedding
   index context = 0;  ///< tokens that it was trained to see; not enforced
 
-  /// One layer; `capacity` as in `attention`.
+  /// One layer; `capacity` as in `attention`, which does not check it.
   llama_layer layer(index capacity = 0) const {
     const attention mixer{.width = width,
                           .heads = heads,
@@ -38,7 +38,8 @@ struct llama_config {
                           .head_dim = head_dim,
                           .theta = theta,
                           .bias = qkv_bias,
-                          .capacity = capacity};
+                          .capacity = capacity,
+                          .check_capacity = false};
     return llama_layer{{{sequential{named<"input_layernorm", rms_norm<>>{{width, 1, epsilon}},
                                     named<"self_attn", attention>{mixer}}}},
                        {{sequential{named<"post_attention_layernorm", rms_norm<>>{{width, 1, epsilon}},

@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
 
@@ -32,6 +33,20 @@ class weight_memory {
   weights_t<B, T> views_;
 };
 
+namespace detail {
+/// Every row becomes the same.
+template <class T>
+struct empty_sequences {
+  using scalar = T;
+  const T* empty;
+  matrix_view<T> states;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index b, index c) const {
+    math::store<V>(states.row(b) + c, math::load<V>(empty + c));
+  }
+};
+}  // namespace detail
+
 /// The whole recurrent memory of `batch` sequences; sequence b is one run of numbers, so that sequences are
 /// reset, copied, saved and moved between batches one by one.
 template <class B, class T, class D>
@@ -50,11 +65,13 @@ class state_memory {
     bind.sequence_stride(stride_);
     views_ = block.state(bind);
     // What an empty sequence holds is written once and copied ever after.
-    empty_.assign(static_cast<std::size_t>(stride_), T(0));
+    std::vector<T> empty(static_cast<std::size_t>(stride_), T(0));
     rng none;
     for (const auto& e : names_)
       for (index i = 0; i < e.size; ++i)
-        empty_[static_cast<std::size_t>(e.offset + i)] = static_cast<T>(e.initial(i, none));
+        empty[static_cast<std::size_t>(e.offset + i)] = static_cast<T>(e.initial(i, none));
+    empty_ = buffer<T, D>(device, stride_);
+    device.upload(empty_.data(), empty.data(), bytes());
     reset();
   }
   const state_t<B, T>& views() const { return views_; }
@@ -64,9 +81,9 @@ class state_memory {
   const manifest& names() const { return names_; }
 
   void reset() {
-    for (index b = 0; b < batch_; ++b) reset(b);
+    map(*device_, batch_, stride_, detail::empty_sequences<T>{empty_.data(), {arena_.data(), batch_, stride_}});
   }
-  void reset(index b) { device_->upload(of(b), empty_.data(), bytes()); }
+  void reset(index b) { device_->copy(of(b), empty_.data(), bytes()); }
   /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
   std::vector<T> save(index b) const {
     std::vector<T> out(static_cast<std::size_t>(stride_));
@@ -87,7 +104,7 @@ class state_memory {
   manifest names_;
   buffer<T, D> arena_;
   state_t<B, T> views_;
-  std::vector<T> empty_;
+  buffer<T, D> empty_;
 };
 
 /// What one forward leaves for its backward, for sequences of one shape. Transient: no backward will follow,

@@ -1,24 +1,18 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/require_ids.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-inline void require_ids(std::span<const std::int32_t> ids, index vocabulary) {
-  for (std::size_t i = 0; i < ids.size(); ++i)
-    require(ids[i] >= 0 && ids[i] < vocabulary, "the id at position ", i, " is ", ids[i],
-            ", the vocabulary has ", vocabulary);
-}
-}  // namespace detail
 
 /// One text that a student reads as it comes: a state of constant size and a little working memory. The model
 /// must outlive the session.
@@ -34,10 +28,11 @@ class student_session {
 
   auto head() const { return model_->head(); }
 
-  /// hidden [ids, width]: the vectors that the head reads after each of the next tokens. Throws `error` naming
-  /// an id that the vocabulary does not have; nothing has changed then.
+  /// hidden [ids, width], in the device's memory: the vectors that the head reads after each of the next
+  /// tokens; the ids are the host's. Throws `error` naming an id that the vocabulary does not have; nothing has
+  /// changed then.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
-    detail::require_ids(ids, model_->vocabulary());
+    require_ids(ids, model_->vocabulary());
     // A long prompt goes through in parts, so that memory stays constant.
     for (index first = 0, n; first < std::ssize(ids); first += n) {
       n = std::min<index>(longest, std::ssize(ids) - first);
@@ -46,8 +41,8 @@ class student_session {
         p.tape.emplace(model_->make_tape(*device_, 1, n));
         p.x = buffer<T, D>(*device_, n * model_->width());
       }
-      model_->forward(*device_, {1, n}, ids.data() + first, state_, *p.tape, {p.x.data(), n, model_->width()},
-                      hidden.slice(first, n));
+      model_->forward(*device_, {1, n}, ids_.put(*device_, ids.data() + first, n), state_, *p.tape,
+                      {p.x.data(), n, model_->width()}, hidden.slice(first, n));
     }
   }
   /// The text is empty again.
@@ -66,6 +61,7 @@ class student_session {
   const Student* model_;
   typename Student::state_type state_;
   part single_, several_;
+  placed<std::int32_t, D> ids_;
 };
 template <class T, Device D>
 using xlstm_session = student_session<xlstm<T, D>>;
@@ -81,8 +77,9 @@ class llama_session {
   frozen_matrix head() const { return model_->head(); }
   /// As `student_session::read`; throws `error`, too, when the text exceeds the capacity.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
-    detail::require_ids(ids, model_->vocabulary());
-    model_->forward(*device_, {1, std::ssize(ids)}, ids.data(), state_, hidden);
+    require_ids(ids, model_->vocabulary());
+    const index n = std::ssize(ids);
+    model_->forward(*device_, {1, n}, ids_.put(*device_, ids.data(), n), state_, hidden);
   }
   void reset() { state_.reset(); }
   std::vector<T> save() const { return state_.save(0); }
@@ -92,6 +89,7 @@ class llama_session {
   D* device_;
   const llama<T, D>* model_;
   typename llama<T, D>::state_type state_;
+  placed<std::int32_t, D> ids_;
 };
 
 }  // namespace distil_xlstm

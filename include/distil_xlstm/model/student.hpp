@@ -14,6 +14,7 @@
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/memory.hpp>
 
 namespace distil_xlstm {
@@ -39,9 +40,9 @@ class student {
   using tape_type = tape_memory<Stack, T, D>;
   using weights_type = weight_memory<Stack, T, D>;
 
-  /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive; the stack's tensors are
-  /// called `prefix`.<...>. Weights are zero until initialised or loaded. Throws `error` when the widths
-  /// differ.
+  /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive, which lie where the device
+  /// reads them (`place_ends`); the stack's tensors are called `prefix`.<...>. Weights are zero until
+  /// initialised or loaded. Throws `error` when the widths differ.
   student(D& device, Stack stack, frozen_matrix embedding, frozen_matrix head,
           std::shared_ptr<const void> owner, std::string_view prefix = "stack")
       : stack_(std::move(stack)),
@@ -90,8 +91,9 @@ class student {
     return {device, stack_, batch, time, transient};
   }
 
-  /// hidden = stack(embedding[ids]), the vectors that the head reads. `x` is where the embeddings go. Advances
-  /// state. `on_output(i, y_i)` sees each layer's output where the stack shows them.
+  /// hidden = stack(embedding[ids]), the vectors that the head reads. `x` is where the embeddings go. All of
+  /// it, `seq.start` and `ids` too, lies in the device's memory. Advances state. `on_output(i, y_i)` sees each
+  /// layer's output where the stack shows them.
   template <class Taps = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
                const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
@@ -113,20 +115,12 @@ class student {
     for (const auto& e : names_) file.declare(e.name, kind, e.shape);
     if (!tied) file.declare("lm_head.weight", kind, {vocabulary(), width()});
     file.open(path);
-    std::vector<T> values;
-    auto frozen = [&](const frozen_matrix& m) {
-      values.resize(static_cast<std::size_t>(m.cols));
-      for (index r = 0; r < m.rows; ++r) {
-        unpack(m.kind, m.row(r), m.cols, values.data());
-        file.append(values.data(), m.cols);
-      }
+    const auto frozen = [&](const frozen_matrix& m) {
+      for_each_frozen_row<T>(device, m, [&](index, const T* values) { file.append(values, m.cols); });
     };
     frozen(embedding_);
-    for (const auto& e : names_) {
-      values.resize(static_cast<std::size_t>(e.size));
-      device.download(values.data(), weights_.data() + e.offset, e.size * static_cast<index>(sizeof(T)));
-      file.append(values.data(), e.size);
-    }
+    fetched<T, D> values;
+    for (const auto& e : names_) file.append(values.get(device, weights_.data() + e.offset, e.size), e.size);
     if (!tied) frozen(head_);
     file.commit();
   }

@@ -73,7 +73,8 @@ class xlstm : public student<xlstm_stack, T, D> {
     if (config.tied && tensors.count("lm_head.weight"))
       tensors.erase("lm_head.weight");  // the same numbers again
     const frozen_matrix head = config.tied ? embedding : frozen("lm_head.weight");
-    xlstm model(device, config, embedding, head, file);
+    frozen_ends ends = place_ends<T>(device, embedding, head, file);
+    xlstm model(device, config, ends.embedding, ends.head, std::move(ends.owner));
     std::vector<const io::tensor_info*> found;
     for (const auto& e : model.names()) found.push_back(take(e.name, e.shape));
     for (const auto& [name, t] : tensors) complaints.push_back(name + " is not used");

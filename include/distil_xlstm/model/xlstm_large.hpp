@@ -14,15 +14,17 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/xlstm_large_config.hpp>
 
 namespace distil_xlstm {
 
 /// A frozen recurrent language model like xLSTM-7B: logits = cap tanh(stack(embedding[ids]) headᵀ / cap).
-/// Matrices stay as their files store them, mapped (BF16, F16, F32); norms and biases are widened to T. Copies
-/// share the weights. Const use from several threads is safe, each with its own device, state and tape. It is
-/// read as a `student` is: by `student_session`, for one.
+/// Matrices stay as their files store them, mapped (BF16, F16, F32), or are copied to the device once, as
+/// `frozen_memory` says; norms and biases are widened to T. Copies share the weights. Const use from several
+/// threads is safe, each with its own device, state and tape. It is read as a `student` is: by
+/// `student_session`, for one.
 ///
 /// To train one, put its `config().stack()` into a `student`.
 template <class T, class D>
@@ -41,13 +43,14 @@ class xlstm_large {
 
   /// Loads a Hugging Face folder (config.json with model.safetensors, or with model.safetensors.index.json and
   /// its shards). Throws `error` that lists every tensor that is missing, unused or misshapen.
-  static xlstm_large load(D&, const std::filesystem::path& folder) {
+  static xlstm_large load(D& device, const std::filesystem::path& folder) {
     const auto config = folder / "config.json";
-    auto m = std::make_shared<memory>();
+    auto m = std::make_shared<memory>(device);
     m->config = read_xlstm_large_config(io::read_json_file(config), config.string());
     m->stack = m->config.stack();
     m->folder = io::tensor_folder(folder);
     bind(*m, folder.string());
+    if constexpr (!D::host_memory) m->folder = {}, m->parts.clear();
     return xlstm_large(std::move(m));
   }
 
@@ -55,7 +58,7 @@ class xlstm_large {
   const stack_type& stack() const { return memory_->stack; }
   index width() const { return config().width; }
   index vocabulary() const { return config().vocabulary; }
-  /// [vocabulary, width]; it lives as long as `owner`.
+  /// [vocabulary, width], in the device's memory; it lives as long as `owner`.
   frozen_matrix embedding() const { return memory_->embedding; }
   logit_head head() const { return {memory_->head, config().logit_cap}; }
   std::shared_ptr<const void> owner() const { return memory_; }
@@ -82,9 +85,10 @@ class xlstm_large {
     stack_type stack;
     io::tensor_folder folder;
     std::deque<io::tensor_info> parts;  ///< of fused tensors
-    std::vector<std::vector<T>> small;
+    frozen_memory<T, D> kept;
     frozen_matrix embedding, head;
     params_t<stack_type, frozen_layout<T>> weights;
+    explicit memory(D& device) : kept(device) {}
   };
   explicit xlstm_large(std::shared_ptr<const memory> m) : memory_(std::move(m)) {}
 
@@ -184,11 +188,11 @@ class xlstm_large {
       fail(path, ": ", all);
     }
 
-    frozen_layout<T> l([&](const std::string& name) { return tensors.at(name)->stored(); }, m.small);
+    frozen_layout<T> l([&](const std::string& name) { return tensors.at(name)->stored(); }, m.kept);
     m.weights = l.scope("backbone", [&] { return m.stack.params(l); });
     const auto frozen = [&](const char* name) {
       const io::tensor_info& t = *tensors.at(name);
-      return frozen_matrix{t.data, t.element, m.config.vocabulary, m.config.width};
+      return m.kept.keep(frozen_matrix{t.data, t.element, m.config.vocabulary, m.config.width});
     };
     m.embedding = frozen(embedding_name);
     m.head = own_head ? frozen(head_name) : m.embedding;

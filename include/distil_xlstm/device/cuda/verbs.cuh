@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/pack.cuh>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm::device {
@@ -13,28 +14,66 @@ namespace detail {
 template <class F>
 concept CudaFunctor = std::floating_point<typename F::scalar>;
 
+/// A thread has a pack of columns, or the few that are left of a row.
 template <class F>
 __global__ void map_kernel(F f, index rows, index cols) {
   using T = typename F::scalar;
-  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
-    for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < cols; c += gridDim.x * blockDim.x)
-      f.template operator()<T>(r, c);
+  using V = cuda_pack<T>;
+  const index first = (static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x) * V::width;
+  const index step = static_cast<index>(gridDim.x) * blockDim.x * V::width;
+  for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
+       r += static_cast<index>(gridDim.y) * blockDim.y)
+    for (index c = first; c < cols; c += step)
+      if (c + V::width <= cols)
+        f.template operator()<V>(r, c);
+      else
+#pragma unroll 1
+        for (index rest = c; rest < cols; ++rest) f.template operator()<T>(r, rest);
 }
 
-/// `Threads` threads, whole warps, fold a row; several rows a block where a row is a warp's.
+/// Lane `lane` of an aggregate of packs, as the aggregate of scalars.
+template <class Narrow, class T, class Wide>
+__device__ Narrow lane_of(const Wide& wide, int lane) {
+  constexpr int width = static_cast<int>(cuda_pack<T>::width),
+                members = static_cast<int>(sizeof(Narrow) / sizeof(T));
+  static_assert(
+      sizeof(Wide) == members * sizeof(cuda_pack<T>),
+      "distil_xlstm::fold_rows(device, rows, cols, f): f's acc<V> must hold V's only; write V instead of "
+      "float or int");
+  Narrow narrow;
+#pragma unroll
+  for (int m = 0; m < members; ++m)
+    reinterpret_cast<T*>(&narrow)[m] = reinterpret_cast<const T*>(&wide)[m * width + lane];
+  return narrow;
+}
+
+/// `Threads` threads, whole warps, fold a row, a pack of columns each; several rows a block where a row is a
+/// warp's.
 template <int Threads, class F>
 __global__ void fold_rows_kernel(F f, index rows, index cols) {
   using T = typename F::scalar;
+  using V = cuda_pack<T>;
   using acc = typename F::template acc<T>;
   constexpr int block = Threads < 256 ? 256 : Threads, each = block / Threads;
   __shared__ alignas(acc) unsigned char memory[block * sizeof(acc)];
   acc* all = reinterpret_cast<acc*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % Threads, part = static_cast<int>(threadIdx.x) / Threads;
-  for (index first = blockIdx.x * each; first < rows; first += gridDim.x * each) {
+  const index packed = cols / V::width * V::width;
+  for (index first = static_cast<index>(blockIdx.x) * each; first < rows;
+       first += static_cast<index>(gridDim.x) * each) {
     const index r = first + part;
     acc mine = f.template init<T>();
-    if (r < rows)
-      for (index c = lane; c < cols; c += Threads) f.template visit<T>(mine, r, c);
+    if (r < rows) {
+      if (lane * V::width < packed) {
+        auto wide = f.template init<V>();
+        for (index c = lane * V::width; c < packed; c += Threads * V::width) f.template visit<V>(wide, r, c);
+        mine = lane_of<acc, T>(wide, 0);
+#pragma unroll
+        for (int i = 1; i < V::width; ++i) f.merge(mine, lane_of<acc, T>(wide, i));
+      }
+#pragma unroll 1
+      for (index c = packed + lane; c < cols; c += Threads) f.template visit<T>(mine, r, c);
+    }
     all[threadIdx.x] = mine;
     for (int half = Threads / 2; half > 0; half /= 2) {
       if constexpr (Threads > 32)
@@ -148,7 +187,7 @@ __global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids,
 
 }  // namespace detail
 
-/// f.operator()<T>(r, c) for every element, a thread each.
+/// f.operator()<V>(r, c) for every element, a thread a pack of columns.
 template <class F>
 void map(cuda& device, index rows, index cols, const F& f) {
   static_assert(
@@ -156,9 +195,11 @@ void map(cuda& device, index rows, index cols, const F& f) {
       "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) "
       "and `template <class V> DISTIL_XLSTM_HD void operator()(index r, index c) const`");
   if (rows == 0 || cols == 0) return;
-  const unsigned x = cols >= 256 ? 256 : cols > 64 ? 128 : 32, y = 256 / x;
-  // Enough threads to fill the card several times; longer shapes are looped over.
-  const dim3 grid(detail::grid_size(cols, x, 4096), detail::grid_size(rows, y, 16384));
+  // A warp along a row, less where rows are shorter; one row alone has the whole block.
+  const index packs = detail::blocks_for(cols, cuda_pack<typename F::scalar>::width);
+  unsigned x = 1, y = 256;
+  while (x < 256 && x < packs && (x < 32 || rows < y)) x *= 2, y /= 2;
+  const dim3 grid(detail::grid_size(packs, x, 4096), detail::grid_size(rows, y, 16384));
   detail::map_kernel<<<grid, dim3(x, y), 0, device.stream()>>>(f, rows, cols);
   detail::check_launch("map");
 }

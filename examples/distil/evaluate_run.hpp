@@ -1,0 +1,135 @@
+#pragma once
+
+#include <unistd.h>
+
+#include <cmath>
+#include <iostream>
+#include <optional>
+#include <string>
+
+#include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+
+#include "models.hpp"
+
+namespace program {
+
+/// What `distil evaluate` is asked for.
+struct evaluate_request {
+  fs::path model, text, tokens, requests;
+  dx::index window = 512, limit = 0;
+  bool carry = false, as_json = false;
+
+  template <class T, class D>
+  int run(D& device) const;
+};
+
+template <class T, class D>
+class evaluation {
+  using json = dx::io::json;
+
+ public:
+  evaluation(D& device, const evaluate_request& r)
+      : request_(r), device_(device), model_(model_type::load(device_, r.model)), read_(device_, model_) {}
+
+  json perplexity() {
+    if (!request_.tokens.empty()) {
+      const dx::io::token_file text(request_.tokens);
+      dx::require(text.vocab_size() <= model_.vocabulary(), request_.tokens.string(),
+                  ": made with a vocabulary of ", text.vocab_size(), ", the model has ", model_.vocabulary());
+      if (const auto t = tokenizer_of(request_.model); t && !text.tokenizer_sha256().empty())
+        dx::require(text.tokenizer_sha256() == dx::io::tokenizer(*t).fingerprint(), request_.tokens.string(),
+                    ": made with another tokenizer than the model's");
+      return perplexity_of(text, request_.tokens);
+    }
+    const auto t = tokenizer();
+    return perplexity_of(
+        dx::token_text{encode_text(t, read_text(request_.text), request_.text.string(), false)}, request_.text);
+  }
+
+  json requests() {
+    const auto t = tokenizer();
+    const auto file = request_.limit > 0 ? dx::io::read_requests(request_.requests, request_.limit)
+                                         : dx::io::read_requests(request_.requests);
+    const auto scores = dx::score_requests<T>(device_, file.documents, t, model_.head(), 8, read_,
+                                              [](dx::index done, dx::index all) {
+                                                if (::isatty(2))
+                                                  std::cerr << "\r" << done << "/" << all << std::flush;
+                                              });
+    if (::isatty(2)) std::cerr << "\r\033[K";
+    if (file.kind == dx::io::task_kind::cloze) {
+      const auto x = dx::io::score_cloze(file.documents, scores);
+      return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", nullptr}, {"ppl", x.ppl}};
+    }
+    const auto x = dx::io::score_multiple_choice(file.documents, scores);
+    return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", x.acc_norm}, {"ppl", nullptr}};
+  }
+
+ private:
+  using model_type = dx::language_model<T, D>;
+
+  dx::io::tokenizer tokenizer() const {
+    auto t = need_tokenizer(request_.model);
+    require_same_vocabulary(t, model_.vocabulary(), request_.model);
+    return t;
+  }
+
+  /// The score of a text that a recurrent model reads without a break.
+  template <class Model, class Text>
+  dx::text_score carried(const Model& model, const Text& text) {
+    auto state = model.make_state(device_, 1);
+    std::optional<typename Model::tape_type> tape;
+    dx::buffer<T, D> x(device_, request_.window * model.width());
+    return dx::score_text<T>(
+        device_, text, request_.window, 1, model_.head(),
+        [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
+          if (!tape || !tape->fits(seq)) tape.emplace(model.make_tape(device_, seq.batch, seq.time));
+          model.forward(device_, seq, ids, state, *tape, {x.data(), seq.rows(), model.width()}, hidden);
+        },
+        dx::window_state::carried);
+  }
+
+  template <class Text>
+  json perplexity_of(const Text& text, const fs::path& name) {
+    dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
+    dx::text_score s;
+    if (request_.carry) {
+      dx::require(!model_.teacher(), "--carry: ", request_.model.string(),
+                  " is a transformer; only a recurrent model carries a state from window to window");
+      s = model_.student() ? carried(*model_.student(), text) : carried(*model_.large(), text);
+    } else {
+      s = dx::score_text<T>(device_, text, request_.window, 8, model_.head(), read_);
+    }
+    dx::require(s.scored > 0, name.string(), ": no token to score");
+    dx::require(std::isfinite(s.nll), request_.model.string(), ": gives probabilities that are not numbers to ",
+                name.string());
+    return {{"tokens", s.tokens}, {"scored", s.scored}, {"nll", s.nll}, {"ppl", s.perplexity()}};
+  }
+
+  evaluate_request request_;
+  D& device_;
+  model_type model_;
+  typename model_type::reader read_;
+};
+
+inline void print(const dx::io::json& result, bool as_json) {
+  if (as_json) {
+    std::cout << result.dump() << "\n";
+    return;
+  }
+  for (const auto& [key, value] : result.items())
+    if (!value.is_null())
+      std::cout << key << std::string(12 - key.size(), ' ')
+                << (value.is_number_float() ? short_number(value.get<double>()) : value.dump()) << "\n";
+}
+
+template <class T, class D>
+int evaluate_request::run(D& device) const {
+  evaluation<T, D> e(device, *this);
+  print(requests.empty() ? e.perplexity() : e.requests(), as_json);
+  return 0;
+}
+
+}  // namespace program

@@ -1,0 +1,184 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/slstm_scan.hpp>
+
+namespace distil_xlstm::device::detail {
+
+/// A float whose functions are the card's own: exp, log and quotients are off by a few units in the last place,
+/// tanh and log1p by 1e-7. Where products round their operands to bfloat16, the cell is computed with it.
+struct quick_float {
+  float x;
+  quick_float() = default;
+  DISTIL_XLSTM_HD quick_float(float v) : x(v) {}
+
+  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a) { return -a.x; }
+  DISTIL_XLSTM_HD friend quick_float operator+(quick_float a, quick_float b) { return a.x + b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a, quick_float b) { return a.x - b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator*(quick_float a, quick_float b) { return a.x * b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator/(quick_float a, quick_float b) { return a.x * inverse(b.x); }
+  DISTIL_XLSTM_HD friend quick_float abs(quick_float a) { return a.x < 0 ? -a.x : a.x; }
+  DISTIL_XLSTM_HD friend quick_float max(quick_float a, quick_float b) { return math::max(a.x, b.x); }
+  DISTIL_XLSTM_HD friend quick_float min(quick_float a, quick_float b) { return math::min(a.x, b.x); }
+  DISTIL_XLSTM_HD friend quick_float select_positive(quick_float x, quick_float a, quick_float b) {
+    return math::select_positive(x.x, a.x, b.x);
+  }
+  DISTIL_XLSTM_HD friend quick_float exp(quick_float a) { return power_of_two(1.44269504f * a.x); }
+  DISTIL_XLSTM_HD friend quick_float log1p(quick_float a) { return 0.693147181f * binary_logarithm(1 + a.x); }
+  DISTIL_XLSTM_HD friend quick_float tanh(quick_float a) {
+    return 1 - 2 * inverse(1 + power_of_two(2.88539008f * a.x));
+  }
+
+ private:
+  DISTIL_XLSTM_HD static float inverse(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return 1 / v;
+#endif
+  }
+  DISTIL_XLSTM_HD static float power_of_two(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return std::exp2(v);
+#endif
+  }
+  DISTIL_XLSTM_HD static float binary_logarithm(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return std::log2(v);
+#endif
+  }
+};
+
+/// Two floats as bfloat16, the first in the lower half.
+__device__ inline std::uint32_t bf16_pair(float low, float high) {
+  std::uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+__device__ inline std::uint32_t shared_address(const void* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// The B operands of two products m16n8k16 from 32 rows of eight numbers, the k of the products, 16 bytes
+/// apart. Lane l gives the address of row l.
+__device__ inline void load_columns(std::uint32_t (&b)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+
+/// c[16, 8] += a[16, 16] b[16, 8] in a warp. Lane l holds c's rows l / 4 (numbers 0, 1) and l / 4 + 8 (2, 3) at
+/// columns 2 (l % 4) and one more; a's rows likewise, k from 2 (l % 4) on (0, 1) and 8 further (2, 3).
+__device__ inline void add_product(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                   std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// The number of this warp, the same register for all its lanes.
+__device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
+
+__device__ inline void prefetch_far(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for
+// older chips as empty ones and not launched there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool has_clusters = true;
+#else
+inline constexpr bool has_clusters = false;
+#endif
+
+__device__ inline int cluster_rank() {
+  std::uint32_t r;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return static_cast<int>(r);
+}
+__device__ inline int cluster_size() {
+  std::uint32_t n;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+  return static_cast<int>(n);
+}
+/// Every thread of every block of the cluster; what was written before is seen after.
+__device__ inline void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// The address of block `rank`'s copy of what this block has at `address`.
+__device__ inline std::uint32_t address_in(int rank, std::uint32_t address) {
+  std::uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+/// A block's barrier that counts the bytes which blocks of the cluster send to it; a phase ends when the bytes
+/// that were announced have come.
+struct arrival {
+  std::uint32_t address;
+  /// By one thread, before the cluster's first meeting.
+  __device__ void begin() const {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address)
+                 : "memory");
+  }
+  /// By one thread, once a phase.
+  __device__ void announce(int bytes) const {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
+                 : "memory");
+  }
+  __device__ void wait(int phase) const {
+    std::uint32_t done = 0;
+    while (!done)
+      asm volatile(
+          "{\n.reg .pred p;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+          "selp.u32 %0, 1, 0, p;\n}"
+          : "=r"(done)
+          : "r"(address), "r"(phase & 1)
+          : "memory");
+  }
+};
+/// Writes into a block's shared memory and counts the bytes at its `arrival`; both addresses are of
+/// `address_in`.
+__device__ inline void send(std::uint32_t to, std::uint32_t arrival, std::uint32_t value) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+               "r"(value), "r"(arrival)
+               : "memory");
+}
+__device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, float y) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
+               "f"(x), "f"(y), "r"(arrival)
+               : "memory");
+}
+
+/// Launches blocks of `threads`, every `cluster` of them along x a cluster.
+template <class... P, class... A>
+void launch_cluster(cuda& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes, int cluster,
+                    const char* name, const A&... arguments) {
+  const auto bytes = static_cast<std::size_t>(shared_bytes);
+  if (bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          name);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = bytes, config.stream = device.stream();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute, config.numAttrs = cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, P(arguments)...), name);
+  check_launch(name);
+}
+
+}  // namespace distil_xlstm::device::detail

@@ -1,0 +1,139 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/layout.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+
+namespace distil_xlstm {
+
+/// The frozen tensors of a model, where its device reads them. A device that shares the host's memory reads
+/// matrices where they are, in a mapped file for one, and as they are stored. Another gets a copy of each,
+/// once: BF16 under `bf16_products` as it is; F64 for T = double as it is; everything else, quantised kinds
+/// too, as F32, and under `bf16_products` a bfloat16 copy beside it, for products. The device must outlive its
+/// copies.
+template <class T, class D>
+class frozen_memory final : public frozen_arena<T> {
+ public:
+  explicit frozen_memory(D& device) : device_(&device) {}
+
+  /// `stored` lies in the host's memory, which must live on where the device shares it. Null stays null.
+  frozen_matrix keep(const frozen_matrix& stored) override {
+    if constexpr (D::host_memory) {
+      return stored;
+    } else {
+      if (!stored.data || stored.rows * stored.cols == 0) return stored;
+      const bool round = rounds(*device_);
+      frozen_matrix kept{nullptr, element::f32, stored.rows, stored.cols};
+      if (stored.kind == element::bf16 && round) {
+        kept.kind = element::bf16;
+        kept.data = upload<bf16>(stored, [](const void* from, index n, bf16* to) {
+          std::copy_n(static_cast<const std::byte*>(from), static_cast<std::size_t>(n) * sizeof(bf16),
+                      reinterpret_cast<std::byte*>(to));
+        });
+      } else if (stored.kind == element::f64 && sizeof(T) == sizeof(double)) {
+        kept.kind = element::f64;
+        kept.data = upload<double>(stored, unpacked_as<double>(stored.kind));
+      } else {
+        kept.data = upload<float>(stored, unpacked_as<float>(stored.kind));
+        if (round) {
+          std::vector<float> wide;
+          kept.rounded = upload<bf16>(stored, [&](const void* from, index n, bf16* to) {
+            wide.resize(static_cast<std::size_t>(n));
+            unpack(stored.kind, from, n, wide.data());
+            std::transform(wide.begin(), wide.end(), to, [](float x) { return bf16(x); });
+          });
+        }
+      }
+      return kept;
+    }
+  }
+  const T* keep(std::vector<T>&& numbers) override {
+    if constexpr (D::host_memory) {
+      return numbers_.emplace_back(std::move(numbers)).data();
+    } else {
+      const index bytes = std::ssize(numbers) * static_cast<index>(sizeof(T));
+      auto& copy = copies_.emplace_back(*device_, bytes);
+      device_->upload(copy.data(), numbers.data(), bytes);
+      return reinterpret_cast<const T*>(copy.data());
+    }
+  }
+
+ private:
+  static bool rounds(const D& device) {
+    if constexpr (requires { device.bf16_products; })
+      return sizeof(T) == sizeof(float) && device.bf16_products;
+    else
+      return false;
+  }
+  template <class Out>
+  static auto unpacked_as(element kind) {
+    return [kind](const void* from, index n, Out* to) { unpack(kind, from, n, to); };
+  }
+  /// The whole matrix as `Out`, a few rows at a time.
+  template <class Out, class Convert>
+  const void* upload(const frozen_matrix& m, const Convert& convert) {
+    constexpr index size = sizeof(Out), piece = index{1} << 20;
+    auto& copy = copies_.emplace_back(*device_, m.rows * m.cols * size);
+    const index rows = std::clamp<index>(piece / m.cols, 1, m.rows);
+    std::vector<Out> part(static_cast<std::size_t>(rows * m.cols));
+    for (index first = 0; first < m.rows; first += rows) {
+      const index n = std::min(rows, m.rows - first) * m.cols;
+      convert(m.row(first), n, part.data());
+      device_->upload(copy.data() + first * m.cols * size, part.data(), n * size);
+    }
+    return copy.data();
+  }
+
+  D* device_;
+  std::vector<buffer<std::byte, D>> copies_;
+  std::vector<std::vector<T>> numbers_;
+};
+
+/// The ends of a student, where its device reads them, and what keeps them alive.
+struct frozen_ends {
+  frozen_matrix embedding, head;
+  std::shared_ptr<const void> owner;
+};
+
+/// Puts ends that lie in the host's memory, which `owner` keeps alive, where the device reads them: nothing
+/// moves where it shares that memory. One matrix for both stays one.
+template <class T, class D>
+frozen_ends place_ends(D& device, const frozen_matrix& embedding, const frozen_matrix& head,
+                       std::shared_ptr<const void> owner) {
+  if constexpr (D::host_memory) {
+    return {embedding, head, std::move(owner)};
+  } else {
+    auto memory = std::make_shared<frozen_memory<T, D>>(device);
+    frozen_ends ends{memory->keep(embedding), {}, nullptr};
+    ends.head = head.data == embedding.data ? ends.embedding : memory->keep(head);
+    ends.owner = std::move(memory);
+    return ends;
+  }
+}
+
+/// Calls use(row, values) for every row of a frozen matrix of a device, its numbers widened to T.
+template <class T, class D, class F>
+void for_each_frozen_row(D& device, const frozen_matrix& m, const F& use) {
+  const index bytes = row_bytes(m.kind, m.cols);
+  const index rows =
+      std::clamp<index>((index{1} << 22) / std::max<index>(bytes, 1), 1, std::max<index>(m.rows, 1));
+  fetched<std::byte, D> part;
+  std::vector<T> values(static_cast<std::size_t>(m.cols));
+  for (index first = 0; first < m.rows; first += rows) {
+    const index n = std::min(rows, m.rows - first);
+    const std::byte* at = part.get(device, static_cast<const std::byte*>(m.row(first)), n * bytes);
+    for (index r = 0; r < n; ++r) {
+      unpack(m.kind, at + r * bytes, m.cols, values.data());
+      use(first + r, static_cast<const T*>(values.data()));
+    }
+  }
+}
+
+}  // namespace distil_xlstm

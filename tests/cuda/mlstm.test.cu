@@ -1,0 +1,293 @@
+#define BOOST_TEST_MODULE cuda_mlstm
+#include "gpu.hpp"
+
+#include <distil_xlstm/device/cuda.cuh>
+
+#include "../comparison/forms.hpp"
+
+// mLSTM's kernels on the GPU against the CPU in double.
+namespace distil_xlstm {
+namespace {
+
+using testing::mlstm_run;
+using run = mlstm_run<float>;
+using oracle = mlstm_run<double>;
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+device::cpu& cpu() {
+  static device::cpu device(8);
+  return device;
+}
+device::cuda& gpu(bool bf16) {
+  static device::cuda device;
+  device.bf16_products = bf16;
+  return device;
+}
+
+/// The same inputs, rounded to float first, so that both sides see the same numbers.
+oracle in_double(const run& r) {
+  oracle o;
+  o.batch = r.batch, o.time = r.time, o.shape = r.shape, o.start = r.start;
+  const auto wide = [](const std::vector<float>& x) { return std::vector<double>(x.begin(), x.end()); };
+  o.q = wide(r.q), o.k = wide(r.k), o.v = wide(r.v), o.i = wide(r.i), o.f = wide(r.f), o.dh = wide(r.dh);
+  o.c = wide(r.c), o.n = wide(r.n), o.m = wide(r.m), o.dstate = wide(r.dstate);
+  return o;
+}
+
+/// ||a - b|| / ||b||, which one row that chose the other side of |r| >= exp(-mu) does not spoil.
+template <class T>
+double distance(const std::vector<T>& a, const std::vector<double>& b) {
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+    norm += b[i] * b[i];
+  }
+  return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+}
+
+/// Every tensor of both directions. Float: max |difference| / max |reference|, at most 1e-5, or three times
+/// what the CPU's float is off by where gates are so large that no float is closer. bf16: the norms', at most
+/// 1e-2, or four times what rounding q, k, v and dh moves the reference by (much, where r is near 0).
+constexpr double float_limit = 1e-5, bf16_limit = 1e-2;
+template <class Run>
+Run rounded(Run r) {
+  for (auto* x : {&r.q, &r.k, &r.v, &r.dh})
+    for (auto& e : *x) e = static_cast<float>(bf16(static_cast<float>(e)));
+  return r;
+}
+void compare(const run& inputs, const std::string& what, bool bf16) {
+  oracle want = in_double(inputs), moved = rounded(want);
+  run got = inputs, other = inputs;
+  for (auto* o : {&want, &moved}) o->forward(cpu()), o->backward(cpu());
+  other.forward(cpu()), other.backward(cpu());
+  got.forward(gpu(bf16)), got.backward(gpu(bf16));
+  const auto names = run::results();
+  const auto wants = oracle::results();
+  std::string all;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const auto x = names[i].second;
+    const auto& w = want.*wants[i].second;
+    const double error = bf16 ? distance(got.*x, w) : testing::relative_error(got.*x, w);
+    const double limit = bf16 ? std::max(bf16_limit, 4 * distance(moved.*wants[i].second, w))
+                              : std::max(float_limit, 3 * testing::relative_error(other.*x, w));
+    char text[64];
+    std::snprintf(text, sizeof text, " %s %.1e (%.0e)", names[i].first, error, limit);
+    all += text;
+    BOOST_TEST(error <= limit, what << (bf16 ? ", bf16: " : ", float: ") << names[i].first << " is off by "
+                                    << error << ", at most " << limit);
+  }
+  BOOST_TEST_MESSAGE(what << (bf16 ? ", bf16:" : ", float:") << all);
+}
+/// Float on these inputs; bf16 on keys and queries that agree more, so that r is seldom near 0.
+void compare(run inputs, const std::string& what) {
+  compare(inputs, what, false);
+  for (auto* x : {&inputs.q, &inputs.k})
+    for (auto& e : *x) e += 0.5f;
+  compare(inputs, what, true);
+}
+std::string name_of(index batch, index time, index query, index value) {
+  return std::to_string(batch) + " x " + std::to_string(time) + ", " + std::to_string(query) + " / " +
+         std::to_string(value);
+}
+/// Documents that begin at these places of every sequence.
+void begin_documents(run& r, std::initializer_list<index> places) {
+  for (index b = 0; b < r.batch; ++b) {
+    std::int32_t start = -1;
+    for (index t = 0; t < r.time; ++t) {
+      for (const index p : places)
+        if (p + b == t) start = static_cast<std::int32_t>(t);
+      r.start[static_cast<std::size_t>(b * r.time + t)] = start;
+    }
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(lengths_and_head_sizes) {
+  for (const index time : {1, 2, 63, 64, 65, 127, 128, 129, 300})
+    for (const index head : {1, 3, 48, 96, 144, 288})
+      compare(run::random(2, time, {2, head, head}, time / 2), name_of(2, time, head, head));
+}
+BOOST_AUTO_TEST_CASE(values_wider_and_narrower_than_keys) {
+  for (const auto& [query, value] : {std::pair<index, index>{3, 7}, {48, 96}, {96, 17}, {128, 256}, {200, 72}})
+    for (const double empty_m : {-infinity, 0.0})
+      compare(run::random(2, 200, {3, query, value, 64, empty_m}, 100), name_of(2, 200, query, value));
+}
+BOOST_AUTO_TEST_CASE(large_heads) {
+  compare(run::random(1, 520, {1, 384, 384}, 130), name_of(1, 520, 384, 384));
+  compare(run::random(1, 260, {2, 256, 512}, 0), name_of(1, 260, 256, 512));
+}
+BOOST_AUTO_TEST_CASE(tapes_of_other_chunks) {
+  for (const index chunk : {1, 17, 128, 256, 1000})
+    for (const index head : {5, 64, 96})
+      compare(run::random(1, 300, {2, head, head, chunk}, 77),
+              name_of(1, 300, head, head) + ", a tape of chunks of " + std::to_string(chunk));
+}
+BOOST_AUTO_TEST_CASE(many_documents) {
+  for (const double empty_m : {-infinity, 0.0}) {
+    auto r = run::random(3, 400, {2, 32, 32, 64, empty_m}, 0);
+    begin_documents(r, {0, 1, 5, 64, 127, 128, 129, 200, 255, 256, 398});
+    compare(r, "many documents");
+    begin_documents(r, {300});
+    compare(r, "one late document");
+  }
+}
+BOOST_AUTO_TEST_CASE(the_stabilisers_gradient) {
+  // So large an epsilon makes the stabiliser's part as large as the others.
+  for (const double empty_m : {-infinity, 0.0}) {
+    mlstm_shape shape{2, 32, 32, 64, empty_m, 0.5};
+    auto r = run::random(2, 500, shape, 0);
+    begin_documents(r, {37, 140, 384});
+    compare(r, "a large epsilon");
+  }
+}
+BOOST_AUTO_TEST_CASE(gates_of_every_size) {
+  for (const double size : {10.0, 40.0}) {
+    auto r = run::random(2, 300, {2, 32, 32}, 111, 5);
+    for (auto& x : r.i) x *= static_cast<float>(size);
+    for (auto& x : r.f) x *= static_cast<float>(size / 2);
+    compare(r, "gates times " + std::to_string(size), false);
+  }
+}
+BOOST_AUTO_TEST_CASE(an_empty_state_and_no_documents) {
+  auto r = run::random(2, 300, {2, 64, 64}, 300);
+  r.empty_state();
+  compare(r, "an empty state");
+}
+BOOST_AUTO_TEST_CASE(long_sequences) { compare(run::random(1, 6000, {2, 64, 64}, 3001), "6000 tokens"); }
+BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
+  for (const index batch : {1, 64})
+    for (const auto& [query, value] : {std::pair<index, index>{288, 288}, {3, 5}, {16, 36}, {1, 1}}) {
+      const index time = 5;
+      run all = run::random(batch, time, {4, query, value}, 3);
+      oracle want = in_double(all);
+      want.forward(cpu());
+      run steps = all;
+      for (index t = 0; t < time; ++t) {
+        run step = all.part(t, t + 1);
+        for (const auto x : run::memory()) step.*x = steps.*x;
+        step.forward(gpu(true), testing::kernels::own, false);
+        testing::detail::append_rows(steps.h, step.h, batch);
+        for (const auto x : run::memory()) steps.*x = step.*x;
+      }
+      const std::string what = "steps of " + name_of(batch, time, query, value);
+      for (const auto& [name, error] : {std::pair{"h", testing::relative_error(steps.h, want.h)},
+                                        {"c", testing::relative_error(steps.c, want.c)},
+                                        {"n", testing::relative_error(steps.n, want.n)},
+                                        {"m", testing::relative_error(steps.m, want.m)}}) {
+        BOOST_TEST_MESSAGE(what << ": " << name << ' ' << error);
+        BOOST_TEST(error <= float_limit, what << ": " << name << " is off by " << error);
+      }
+    }
+}
+BOOST_AUTO_TEST_CASE(nothing_crosses_a_document_boundary) {
+  for (const bool bf16 : {false, true})
+    for (const index begins : {64, 128, 150}) {
+      run a = run::random(1, 300, {2, 48, 48}, begins), b = a;
+      b.h.clear();
+      rng random(77);
+      const auto disturb = [&](std::vector<float>& x, index rows) {
+        const index width = static_cast<index>(x.size()) / 300;
+        for (index e = 0; e < rows * width; ++e)
+          x[static_cast<std::size_t>(e)] = static_cast<float>(30 * random.normal());
+      };
+      for (const auto x : run::inputs()) disturb(b.*x, begins);
+      for (const auto x : run::memory())
+        for (auto& e : b.*x) e = static_cast<float>(random.normal());
+      for (auto* r : {&a, &b}) r->forward(gpu(bf16)), r->backward(gpu(bf16));
+      for (const auto& [name, x] : run::results()) {
+        if (name == std::string("dstate")) continue;
+        const auto &p = a.*x, &q = b.*x;
+        const std::size_t from = run::by_row(x) ? p.size() / 300 * static_cast<std::size_t>(begins) : 0;
+        double most = 0;
+        for (std::size_t e = from; e < p.size(); ++e)
+          most = std::max(most, std::isnan(q[e]) ? infinity : std::abs(static_cast<double>(p[e]) - q[e]));
+        BOOST_TEST(most == 0, "begins at " << begins << ": " << name << " moves by " << most);
+      }
+    }
+}
+BOOST_AUTO_TEST_CASE(every_run_gives_the_same_bits) {
+  for (const bool bf16 : {false, true}) {
+    run a = run::random(4, 512, {4, 96, 96}, 200), b = a;
+    for (auto* r : {&a, &b}) r->forward(gpu(bf16)), r->backward(gpu(bf16));
+    for (const auto& [name, x] : run::results()) BOOST_TEST((a.*x == b.*x), name << " differs");
+  }
+}
+BOOST_AUTO_TEST_CASE(columns_of_wider_rows) {
+  // Every input and output a few columns of wider rows, at any offset; results start as NaN.
+  for (const bool bf16 : {false, true})
+    for (const index offset : {0, 1, 2, 4, 7})
+      for (const index head : {9, 32}) {
+        auto& device = gpu(bf16);
+        run packed = run::random(2, 150, {2, head, head}, 60);
+        for (auto* x : {&packed.q, &packed.k})
+          for (auto& e : *x) e += 0.5f;
+        oracle want = in_double(packed);
+        want.forward(cpu()), want.backward(cpu());
+        const index rows = packed.rows(), heads = 2;
+        const auto wide = [&](const std::vector<float>& x) {
+          const index width = static_cast<index>(x.size()) / rows, stride = width + offset + 3;
+          std::vector<float> out(static_cast<std::size_t>(rows * stride), NAN);
+          for (index r = 0; r < rows; ++r)
+            std::copy_n(x.begin() + r * width, width, out.begin() + r * stride + offset);
+          return out;
+        };
+        std::vector<float> q = wide(packed.q), k = wide(packed.k), v = wide(packed.v), i = wide(packed.i),
+                           f = wide(packed.f), dh = wide(packed.dh);
+        const std::vector<float> by_head(packed.v.size(), NAN), by_gate(packed.i.size(), NAN);
+        std::vector<float> h = wide(by_head), dq = h, dk = h, dv = h, di = wide(by_gate), df = di;
+        testing::mirrored on(device);
+        std::vector<float> kept(static_cast<std::size_t>(2 * heads * 3 * packed.shape.kept()), NAN);
+        const auto part = [&](std::vector<float>& x, index width) {
+          return on.matrix(x, rows).columns(offset, width);
+        };
+        const index w = heads * head;
+        const auto aq = part(q, w), ak = part(k, w), av = part(v, w), ah = part(h, w), adh = part(dh, w),
+                   ai = part(i, heads), af = part(f, heads), adq = part(dq, w), adk = part(dk, w),
+                   adv = part(dv, w), adi = part(di, heads), adf = part(df, heads);
+        const mlstm_state<float> state{
+            {on(packed.c), heads * head * head}, {on(packed.n), heads * head}, {on(packed.m), heads}};
+        const sequence_view seq{2, 150, on(packed.start)};
+        float* tape = on(kept);
+        mlstm_forward(device, mlstm_arguments<float>{seq, packed.shape, aq, ak, av, ai, af, ah, state, tape});
+        mlstm_backward_arguments<float> a{seq, packed.shape, aq,  ak,  av,  ai,  af, ah,
+                                          adh, tape,         adq, adk, adv, adi, adf};
+        a.dstate = on(packed.dstate), a.last = state;
+        mlstm_backward(device, a);
+        on.back();
+        for (const auto& [name, x, y] : {std::tuple{"h", &h, &want.h},
+                                         {"dq", &dq, &want.dq},
+                                         {"dk", &dk, &want.dk},
+                                         {"dv", &dv, &want.dv},
+                                         {"di", &di, &want.di},
+                                         {"df", &df, &want.df}}) {
+          const index width = static_cast<index>(y->size()) / rows,
+                      stride = static_cast<index>(x->size()) / rows;
+          std::vector<float> there;
+          bool untouched = true;
+          for (index r = 0; r < rows; ++r)
+            for (index c = 0; c < stride; ++c) {
+              const float e = (*x)[static_cast<std::size_t>(r * stride + c)];
+              if (c >= offset && c < offset + width)
+                there.push_back(e);
+              else
+                untouched = untouched && std::isnan(e);
+            }
+          const double error = bf16 ? distance(there, *y) : testing::relative_error(there, *y);
+          BOOST_TEST(error <= (bf16 ? 3 * bf16_limit : float_limit),
+                     name << " at offset " << offset << ", heads of " << head << (bf16 ? ", bf16" : "")
+                          << ": off by " << error);
+          BOOST_TEST(untouched, name << " writes beside its columns");
+        }
+      }
+}
+BOOST_AUTO_TEST_CASE(double_takes_the_scans) {
+  oracle a = oracle::random(2, 70, {2, 8, 8}, 33), b = a;
+  a.forward(cpu()), a.backward(cpu());
+  b.forward(gpu(false)), b.backward(gpu(false));
+  for (const auto& [name, x] : oracle::results())
+    BOOST_TEST(testing::relative_error(b.*x, a.*x) <= 1e-12, name);
+}
+
+}  // namespace distil_xlstm

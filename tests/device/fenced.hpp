@@ -1,0 +1,196 @@
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include <distil_xlstm/device/cpu.hpp>
+
+namespace distil_xlstm::testing {
+
+namespace detail {
+
+/// Memory that is closed but while a device works: who touches it then crashes. Nothing is handed out twice.
+class fenced_pages {
+ public:
+  fenced_pages()
+      : base_(static_cast<std::byte*>(
+            ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+    require(base_ != MAP_FAILED, "fenced: no address space");
+  }
+  fenced_pages(const fenced_pages&) = delete;
+  fenced_pages& operator=(const fenced_pages&) = delete;
+  ~fenced_pages() { ::munmap(base_, reserved); }
+
+  void* allocate(index bytes) {
+    const std::size_t n = (static_cast<std::size_t>(bytes) + page - 1) / page * page;
+    require(used_ + n <= reserved, "fenced: the address space is used up");
+    void* p = base_ + used_;
+    used_ += n;
+    return p;
+  }
+  bool holds(const void* p, index bytes = 1) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(p), base = reinterpret_cast<std::uintptr_t>(base_);
+    return at >= base && at + static_cast<std::size_t>(bytes) <= base + used_;
+  }
+  void open() { protect(PROT_READ | PROT_WRITE); }
+  void close() { protect(PROT_NONE); }
+
+  static constexpr std::size_t page = 4096;
+
+ private:
+  static constexpr std::size_t reserved = std::size_t{8} << 30;
+  void protect(int how) {
+    if (used_ > 0) require(::mprotect(base_, used_, how) == 0, "fenced: the pages can not be protected");
+  }
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+/// What scratch memory comes from.
+struct fenced_scratch {
+  fenced_pages* pages;
+  void* allocate(index bytes) const { return pages->allocate(bytes); }
+  void release(void*) const {}
+};
+
+}  // namespace detail
+
+/// The CPU behind a fence, as a GPU is: the host crashes where it touches the device's memory, and the device
+/// throws `error` where it is given the host's. What runs here runs where the two have memories of their own.
+class fenced {
+ public:
+  static constexpr bool host_memory = false;
+  explicit fenced(int threads = 0) : cpu_(threads), scratch_(detail::fenced_scratch{&pages_}) {}
+
+  void* allocate(index bytes) {
+    void* p = pages_.allocate(bytes);
+    return p;
+  }
+  void release(void*) {}
+  void upload(void* to, const void* from, index bytes) {
+    if (bytes > 0) move(to, from, bytes, true, false);
+  }
+  void download(void* to, const void* from, index bytes) {
+    if (bytes > 0) move(to, from, bytes, false, true);
+  }
+  void copy(void* to, const void* from, index bytes) {
+    if (bytes > 0) move(to, from, bytes, true, true);
+  }
+  template <class T>
+  device::scratch_lease<T, detail::fenced_scratch> scratch(index n) {
+    return {scratch_, n};
+  }
+  bool bf16_products = false;
+
+  /// work(cpu) while the memory is open.
+  template <class F>
+  void run(const F& work) {
+    cpu_.bf16_products = bf16_products;
+    pages_.open();
+    try {
+      work(cpu_);
+    } catch (...) {
+      pages_.close();
+      throw;
+    }
+    pages_.close();
+  }
+  void require_own(const char* verb, const void* p) const {
+    require(!p || pages_.holds(p), "fenced: ", verb, " is given the host's memory");
+  }
+#if __has_builtin(__builtin_clear_padding)
+  static constexpr bool looks_into_functors = true;
+#else
+  static constexpr bool looks_into_functors = false;  // the compiler does not tell what is padding
+#endif
+  /// A functor that a device runs holds no address of the host's memory. Its bytes are looked at, a word at a
+  /// time.
+  template <class F>
+  void require_own_functor(const char* verb, F f) const {
+    static_assert(std::is_trivially_copyable_v<F>, "a device copies functors as bytes");
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&f);
+    for (std::size_t at = 0; at + sizeof(std::uintptr_t) <= sizeof f; at += sizeof(std::uintptr_t)) {
+      std::uintptr_t word;
+      std::memcpy(&word, reinterpret_cast<const std::byte*>(&f) + at, sizeof word);
+      require(!is_host_address(word), "fenced: ", verb, " is given a functor of ", sizeof f,
+              " bytes with an address of the host's memory at byte ", at);
+    }
+#endif
+  }
+
+ private:
+  bool is_host_address(std::uintptr_t word) const {
+    if (word < 0x10000 || word >> 47 || pages_.holds(reinterpret_cast<const void*>(word))) return false;
+    unsigned char resident;
+    return ::mincore(reinterpret_cast<void*>(word / detail::fenced_pages::page * detail::fenced_pages::page), 1,
+                     &resident) == 0;
+  }
+  void move(void* to, const void* from, index bytes, bool to_device, bool from_device) {
+    require(pages_.holds(to, bytes) == to_device && pages_.holds(from, bytes) == from_device,
+            "fenced: a copy between the wrong memories");
+    run([&](device::cpu& cpu) { cpu.copy(to, from, bytes); });
+  }
+
+  device::cpu cpu_;
+  detail::fenced_pages pages_;
+  device::detail::scratch_stack<detail::fenced_scratch> scratch_;
+};
+
+namespace detail {
+template <class T>
+const void* data_of(const matrix_view<T>& m) {
+  return m.data;
+}
+inline const void* data_of(const frozen_matrix& m) { return m.data; }
+template <class M>
+const void* data_of(const transposed_matrix<M>& m) {
+  return data_of(m.matrix);
+}
+}  // namespace detail
+
+template <class A, class B, class T>
+void gemm(fenced& d, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+  for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)}) d.require_own("gemm", p);
+  d.run([&](device::cpu& cpu) { gemm(cpu, a, b, c, beta); });
+}
+template <class A, class B, class T>
+void gemm_batched(fenced& d, index count, A a, index step_a, B b, index step_b, matrix_view<T> c, index step_c,
+                  std::type_identity_t<T> beta = 0) {
+  for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)})
+    d.require_own("gemm_batched", p);
+  d.run([&](device::cpu& cpu) { gemm_batched(cpu, count, a, step_a, b, step_b, c, step_c, beta); });
+}
+template <class F>
+void map(fenced& d, index rows, index cols, const F& f) {
+  d.require_own_functor("map", f);
+  d.run([&](device::cpu& cpu) { map(cpu, rows, cols, f); });
+}
+template <class F>
+void fold_rows(fenced& d, index rows, index cols, const F& f) {
+  d.require_own_functor("fold_rows", f);
+  d.run([&](device::cpu& cpu) { fold_rows(cpu, rows, cols, f); });
+}
+template <class F>
+void fold_columns(fenced& d, index rows, index cols, const F& f) {
+  d.require_own_functor("fold_columns", f);
+  d.run([&](device::cpu& cpu) { fold_columns(cpu, rows, cols, f); });
+}
+template <class F>
+void scan(fenced& d, index n, const F& f) {
+  d.require_own_functor("scan", f);
+  d.run([&](device::cpu& cpu) { scan(cpu, n, f); });
+}
+template <class F>
+void for_each(fenced& d, index n, const F& f) {
+  d.require_own_functor("for_each", f);
+  d.run([&](device::cpu& cpu) { for_each(cpu, n, f); });
+}
+
+}  // namespace distil_xlstm::testing
