@@ -231,13 +231,15 @@ void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T
     if (n.width <= detail::norms::widest) return detail::norms::forward<true>(device, n, x, statistics, y);
   distil_xlstm::norm_forward<cuda, T>(device, n, x, statistics, y);
 }
-/// dw is summed row by row in registers, then over the blocks.
+/// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
+/// its.
 template <class T>
 void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (n.width <= detail::norms::widest) {
+    if (n.width > distil_xlstm::detail::narrow_norm_input_gradient<T>::widest &&
+        n.width <= detail::norms::widest) {
       const index cols = n.groups * n.width;
       detail::norms::choose(n.width, [&]<int Threads, int Turns>() {
         const index blocks =
