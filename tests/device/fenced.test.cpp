@@ -12,6 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
@@ -21,6 +24,8 @@
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/testing/check_block.hpp>
+#include <distil_xlstm/testing/check_device.hpp>
 
 #include "../model/write_gguf.hpp"
 #include "fenced.hpp"
@@ -34,6 +39,7 @@ namespace {
 namespace fs = std::filesystem;
 using device::cpu;
 using testing::fenced;
+using testing::on_host;
 
 const fs::path data = DISTIL_XLSTM_TEST_DATA;
 const fs::path small_teacher = data / "data/teacher";
@@ -47,13 +53,6 @@ struct temporary_folder {
 std::string bytes_of(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-template <class T, class D>
-std::vector<T> on_host(D& d, const T* p, index n) {
-  fetched<T, D> part;
-  const T* at = part.get(d, p, n);
-  return {at, at + n};
 }
 
 template <class T>
@@ -105,7 +104,9 @@ struct run {
     return trainer<xlstm<T, D>, loss::distillation>(device, student, cut, source, plan, objective, options);
   }
   auto make_trainer() { return make_trainer(live); }
-  std::vector<T> weights() { return on_host(device, student.weights().data(), student.weights().size()); }
+  std::vector<T> weights() {
+    return on_host(device, static_cast<const T*>(student.weights().data()), student.weights().size());
+  }
 };
 
 template <class T, class A, class B>
@@ -177,7 +178,7 @@ auto read_all(D& d, const fs::path& path, const io::token_file& text) {
   session.read(std::span(prompt).first(3), {h.data(), 3, model.width()});
   session.restore(saved);
   session.read(std::span(prompt).first(3), {h.data(), 3, model.width()});
-  out.hidden = on_host(d, h.data(), h.size());
+  out.hidden = on_host(d, h);
   BOOST_CHECK_THROW(session.read(std::vector<std::int32_t>{-1}, {h.data(), 1, model.width()}), error);
   // Whole texts, and every layer of them.
   const buffer<T, D> whole(d, model.width() * 6);
@@ -251,6 +252,19 @@ BOOST_AUTO_TEST_CASE(the_fence_stands) {
   int status = 0;
   BOOST_REQUIRE(::waitpid(child, &status, 0) == child);
   BOOST_TEST(WIFSIGNALED(status));
+}
+
+BOOST_AUTO_TEST_CASE(laws_are_tried_behind_it) {
+  fenced d(2);
+  for (const auto& report : {testing::check_device<float>(d), testing::check_device<double>(d)})
+    BOOST_TEST(report.ok(), report.text);
+  const testing::block_options few{.time = 5, .samples = 3};
+  for (const auto& report :
+       {testing::check_block(d, slstm{.width = 4, .heads = 2}, few),
+        testing::check_block(d, mlstm{.width = 4, .heads = 2, .inner = 8}, few),
+        testing::check_block(d, attention{.width = 4, .heads = 2, .kv_heads = 1, .head_dim = 2, .capacity = 10},
+                             few)})
+    BOOST_TEST(report.ok(), report.text);
 }
 
 BOOST_AUTO_TEST_CASE(a_training_is_that_of_the_cpu) {
