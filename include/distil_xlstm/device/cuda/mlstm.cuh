@@ -147,22 +147,20 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
     const index c = s / steps;
     return task * z.chunks + (walk.backwards ? z.chunks - 1 - c : c);
   };
+  float decay = walk.decay[chunk_of(0)];
   run_steps<P>(
       static_cast<int>(z.chunks) * steps,
       [&](int s, int stage) {
         const index row = chunk_of(s) * mlstm_chunk + s % steps * tile_type::step;
         tile.template fetch<true, false>(stage, {walk.a + row * z.query + row0, z.query},
                                          {walk.b + row * z.value + column0, z.value});
+        if (walk.w) tile.fetch_vector(stage, walk.w + row);
       },
       [&](int s, int stage) {
-        const index chunk = chunk_of(s);
         if (s % steps == 0) {
-          auto* to = walk.states + chunk * z.query * z.value;
-          const float decay = walk.decay[chunk];
-          tile.pairs([&](int row, int column, float& x, float& y) {
-            store_pair(to + static_cast<index>(row0 + row) * z.value + column0 + column, x, y);
-            x *= decay, y *= decay;
-          });
+          const index chunk = chunk_of(s);
+          tile.store(walk.states + (chunk * z.query + row0) * z.value + column0, z.value);
+          tile.scale_rows([&](int) { return decay; });
           if (vector)
 #pragma unroll
             for (int m = 0; m < 2; ++m)
@@ -172,9 +170,9 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
                 if (lane % 4 == 0) walk.n[chunk * z.query + row0 + tile.row_of(m, half)] = x;
                 tile.extra[m][2 * half] *= decay, tile.extra[m][2 * half + 1] *= decay;
               }
+          if (s / steps + 1 < z.chunks) decay = walk.decay[chunk_of(s + steps)];  // long before its use
         }
-        const float* w = walk.w ? walk.w + chunk * mlstm_chunk + s % steps * tile_type::step
-                                : static_cast<const float*>(ones);
+        const float* w = walk.w ? tile.vector(stage) : ones;
         tile.template multiply<true, false, true>(stage, vector ? w : nullptr);
       });
   if (!walk.last.c) return;
@@ -216,48 +214,48 @@ __global__ void __launch_bounds__(256, 2)
       [&](int s, int stage) {
         tile.template fetch<false, true>(stage, {a + s * tile_type::step, width},
                                          {b + s * tile_type::step, width});
+        if (!Gradient) tile.fetch_vector(stage, n + chunk * width + s * tile_type::step);
       },
-      [&](int s, int stage) {
+      [&](int, int stage) {
         if (!above)
-          tile.template multiply<false, true, !Gradient>(
-              stage, vector ? n + chunk * width + s * tile_type::step : nullptr);
+          tile.template multiply<false, true, !Gradient>(stage, vector ? tile.vector(stage) : nullptr);
       });
-  out += chunk * L * L;
+  float high[4], rest[4], add[4], total[4];
+  int first[4];
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int x = 0; x < 4; ++x) {
+    const index row = row0 + tile.row_of(x / 2, x % 2);
+    high[x] = rows.row[row], rest[x] = rows.row_rest[row], first[x] = rows.first[row];
+    add[x] = Gradient ? dr[row] : 0, total[x] = 0;
+  }
+  if (!above)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = tile.row_of(m, half);
-      const float high = rows.row[row0 + row], rest = rows.row_rest[row0 + row];
-      const float add = Gradient ? dr[row0 + row] : 0;
-      const int first = rows.first[row0 + row];
-      float total = 0;
+    for (int c = 0; c < tile_type::across; ++c) {
+      const int column = tile.column_of(c);
+      const float2 shifted = load_pair(rows.column + row0 + column),
+                   shifted_rest = load_pair(rows.column_rest + row0 + column);
 #pragma unroll
-      for (int c = 0; c < tile_type::across; ++c) {
-        const int column = tile.column_of(c);
-        float pair[2] = {0, 0};
-        if (column <= row) {
-          const float2 shifted = load_pair(rows.column + row0 + column),
-                       shifted_rest = load_pair(rows.column_rest + row0 + column);
+      for (int x = 0; x < 4; ++x)
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
-            if (column + j <= row && column + j >= first) {
-              const float d = exp2_of(((j ? shifted.y : shifted.x) + high) +
-                                      ((j ? shifted_rest.y : shifted_rest.x) + rest));
-              pair[j] = (tile.sum[m][c][2 * half + j] + add) * (d * z.scale);
-            }
+        for (int j = 0; j < 2; ++j) {
+          float& e = tile.sum[x / 2][c][x % 2 * 2 + j];
+          const float d = exp2_of(((j ? shifted.y : shifted.x) + high[x]) +
+                                  ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
+          const bool seen = column + j <= tile.row_of(x / 2, x % 2) && column + j >= first[x];
+          e = seen ? (e + add[x]) * (d * z.scale) : 0;
+          total[x] += e;
         }
-        store_pair(out + row * L + column, pair[0], pair[1]);
-        total += pair[0] + pair[1];
-      }
-      if constexpr (!Gradient) {
-        total += __shfl_xor_sync(~0u, total, 1);
-        total += __shfl_xor_sync(~0u, total, 2);
-        if (vector) total += rows.past[row0 + row] * tile.extra_of(m, half);
-        if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = total;
-      }
     }
+  tile.store(out + chunk * L * L, L);
   if constexpr (!Gradient) {
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const int row = tile.row_of(x / 2, x % 2);
+      total[x] += __shfl_xor_sync(~0u, total[x], 1);
+      total[x] += __shfl_xor_sync(~0u, total[x], 2);
+      if (vector) total[x] += rows.past[row0 + row] * tile.extra_of(x / 2, x % 2);
+      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = total[x];
+    }
     __syncthreads();
     if (threadIdx.x < L) r[row0 + threadIdx.x] = sums[0][threadIdx.x] + sums[1][threadIdx.x];
   }
@@ -290,33 +288,30 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
       },
       [&](int s, int stage) {
         if (s < steps) return tile.template multiply<false, TurnB1>(stage);
-        if (s == steps)
-          tile.pairs_by_row([&](int row) { return factor[row]; },
-                            [](float f, int, float& x, float& y) { x *= f, y *= f; });
+        if (s == steps) tile.scale_rows([&](int row) { return factor[row]; });
         const int u = (s - steps) * step;
         if (TurnA2 ? u + step > tile.first_row : u < tile.first_row + 32)
           tile.template multiply<TurnA2, false>(stage);
       });
 }
 
-/// One of two neighbours, or both, of a row that has `width` numbers.
-inline __device__ void store_columns(float* row, int column, int width, bool pairs, float x, float y) {
-  if (pairs && column + 1 < width) {
-    store_pair(row + column, x, y);
-  } else {
-    if (column < width) row[column] = x;
-    if (column + 1 < width) row[column + 1] = y;
-  }
+/// Those of four neighbours that a row of `width` numbers has.
+inline __device__ void store_columns(float* row, int column, int width, bool aligned, float4 x) {
+  if (aligned && column + 4 <= width) return store_four(row + column, x);
+  const float each[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (column + j < width) row[column + j] = each[j];
 }
-/// Whether every pair of columns of every head lies on eight bytes.
-inline bool pairs_align(matrix_view<float> x, int head) {
-  return reinterpret_cast<std::uintptr_t>(x.data) % 8 == 0 && x.stride % 2 == 0 && head % 2 == 0;
+/// Whether every fourth column of every head lies on 16 bytes.
+inline bool fours_align(matrix_view<float> x, int head) {
+  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride % 4 == 0 && head % 4 == 0;
 }
 
 struct mlstm_output_rows {
   matrix_view<float> to;
   int head;
-  bool pairs;
+  bool aligned;
   __device__ float* row(index task, index heads, index time, index t) const {
     return to.row(task / heads * time + t) + task % heads * head;
   }
@@ -337,19 +332,12 @@ __global__ void __launch_bounds__(256, 2)
                                       rows.past + row0, {memory.gated + row0 * L, L},
                                       {memory.v + row0 * z.value + column0, z.value});
   const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
-  struct of_row {
-    float* to;
-    float over;
-  };
-  tile.pairs_by_row(
-      [&](int row) -> of_row {
-        if (t0 + row >= z.time) return {nullptr, 0};
-        return {h.row(task, z.heads, z.time, t0 + row),
-                1 / mlstm_normaliser(memory.r[row0 + row], rows.mu[row0 + row], z.epsilon)};
-      },
-      [&](of_row o, int column, float x, float y) {
-        if (o.to) store_columns(o.to, column0 + column, h.head, h.pairs, x * o.over, y * o.over);
-      });
+  tile.scale_rows(
+      [&](int row) { return 1 / mlstm_normaliser(memory.r[row0 + row], rows.mu[row0 + row], z.epsilon); });
+  tile.quads([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
+             [&](float* to, int column, float4 x) {
+               if (to) store_columns(to, column0 + column, h.head, h.aligned, x);
+             });
 }
 
 /// What backward needs of each position: dU, what of it reaches the past, and the gradients of r and mu.
@@ -432,11 +420,10 @@ __global__ void __launch_bounds__(256, 2)
     const int column0 = (part - 2 * of_query) * N;
     mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value},
                                        g.rows.left + row0, {m.gated + row0 * L, L}, {du + column0, z.value});
-    tile.pairs_by_row(
-        [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
-        [&](float* to, int column, float x, float y) {
-          if (to) store_columns(to, column0 + column, g.dv.head, g.dv.pairs, x, y);
-        });
+    tile.quads([&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
+               [&](float* to, int column, float4 x) {
+                 if (to) store_columns(to, column0 + column, g.dv.head, g.dv.aligned, x);
+               });
     return;
   }
 
@@ -454,28 +441,31 @@ __global__ void __launch_bounds__(256, 2)
   const float* factor = (keys ? g.rows.left : g.of_rows.past_dr) + row0;
   const float* added = (keys ? g.dn : m.n) + vector + column0;
   const number* operand = (keys ? k : q) + column0;
+  float weight[4], dot[4] = {};
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
+  for (int x = 0; x < 4; ++x) weight[x] = factor[tile.row_of(x / 2, x % 2)];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = tile.row_of(i, half);
-      const bool there = t0 + row < z.time;
-      float* to = there ? out.row(task, z.heads, z.time, t0 + row) : nullptr;
-      const float f = factor[row];
-      float dot = 0;
+  for (int c = 0; c < tile.across; ++c) {
+    const int column = tile.column_of(c);
+    const float2 a = load_pair(added + column);
 #pragma unroll
-      for (int c = 0; c < tile.across; ++c) {
-        const int column = tile.column_of(c);
-        const float2 a = load_pair(added + column),
-                     x = load_pair(operand + static_cast<index>(row) * z.query + column);
-        const float first = tile.sum[i][c][2 * half] + f * a.x, second = tile.sum[i][c][2 * half + 1] + f * a.y;
-        dot += first * x.x + second * x.y;
-        if (there) store_columns(to, column0 + column, out.head, out.pairs, first, second);
-      }
-      dot += __shfl_xor_sync(~0u, dot, 1);
-      dot += __shfl_xor_sync(~0u, dot, 2);
-      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = dot;
+    for (int x = 0; x < 4; ++x) {
+      const float2 with = load_pair(operand + static_cast<index>(tile.row_of(x / 2, x % 2)) * z.query + column);
+      float* e = tile.sum[x / 2][c] + x % 2 * 2;
+      e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
+      dot[x] += e[0] * with.x + e[1] * with.y;
     }
+  }
+  tile.quads([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
+             [&](float* to, int column, float4 x) {
+               if (to) store_columns(to, column0 + column, out.head, out.aligned, x);
+             });
+#pragma unroll
+  for (int x = 0; x < 4; ++x) {
+    dot[x] += __shfl_xor_sync(~0u, dot[x], 1);
+    dot[x] += __shfl_xor_sync(~0u, dot[x], 2);
+    if (tile.lane % 4 == 0) sums[tile.first_column != 0][tile.row_of(x / 2, x % 2)] = dot[x];
+  }
   __syncthreads();
   if (threadIdx.x < L)
     (keys ? g.k_dk : g.q_dq)[part * z.tasks * z.padded() + row0 + threadIdx.x] =
@@ -732,7 +722,7 @@ class mlstm_products {
     float *c = tape + z_.tasks, *n = c + z_.tasks * size;
     return {c, shape_.heads * size, size, n, shape_.heads * shape_.query, shape_.query};
   }
-  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, pairs_align(x, head)}; }
+  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, fours_align(x, head)}; }
 
   void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
              float* m_last, float* m_kept, const mlstm_rows& rows) const {

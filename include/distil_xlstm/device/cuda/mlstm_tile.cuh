@@ -30,13 +30,12 @@ inline __device__ std::uint32_t pack_bf16(float first, float second) {
 inline __device__ float low_of(std::uint32_t pair) { return __uint_as_float(pair << 16); }
 inline __device__ float high_of(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-/// Two neighbours in memory.
-inline __device__ void store_pair(float* to, float first, float second) {
-  *reinterpret_cast<float2*>(to) = float2{first, second};
+/// Four neighbours in memory.
+inline __device__ void store_four(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+inline __device__ void store_four(bf16* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = uint2{pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
 }
-inline __device__ void store_pair(bf16* to, float first, float second) {
-  *reinterpret_cast<std::uint32_t*>(to) = pack_bf16(first, second);
-}
+/// Two neighbours.
 inline __device__ float2 load_pair(const float* from) { return *reinterpret_cast<const float2*>(from); }
 inline __device__ float2 load_pair(const bf16* from) {
   const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(from);
@@ -64,19 +63,16 @@ __device__ void load_matrices(std::uint32_t (&x)[4], const bf16* row) {
   if constexpr (Turn)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(at)
-                 : "memory");
+                 : "r"(at));
   else
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(at)
-                 : "memory");
+                 : "r"(at));
 }
 /// c [16, 8] += a [16, 16] b [16, 8] of a warp.
 inline __device__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                     std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -86,7 +82,7 @@ inline __device__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], 
 template <class Number>
 struct step_operand {
   const Number* data;
-  index stride;
+  int stride;
 };
 
 /// The tile C [32 Down, N] of a block of 2 Down warps, each of which has 32 rows and half of the columns.
@@ -103,7 +99,7 @@ struct product_tile {
     return a > b ? a : b;
   }
   static constexpr int b_at = size_of(rows), stage = b_at + size_of(N);
-  static constexpr int bytes = P::stages * stage * static_cast<int>(sizeof(number));
+  static constexpr int bytes = P::stages * (stage * static_cast<int>(sizeof(number)) + step * 4);
 
   float sum[2][across][4];
   float extra[2][4];  ///< A times a vector, beside the product
@@ -125,7 +121,7 @@ struct product_tile {
     }
   }
 
-  /// f(row, column, x, y): each pair of neighbours that this thread has; row by row.
+  /// f(row, column, x, y): each pair of neighbours that this thread has.
   template <class F>
   __device__ void pairs(const F& f) {
 #pragma unroll
@@ -136,17 +132,42 @@ struct product_tile {
         for (int n = 0; n < across; ++n)
           f(row_of(m, half), column_of(n), sum[m][n][2 * half], sum[m][n][2 * half + 1]);
   }
-  /// The same, with what `begin(row)` gave for the row.
+  /// Every row of the warp times a number of its own.
+  template <class F>
+  __device__ void scale_rows(const F& factor) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = factor(row_of(m, half));
+#pragma unroll
+        for (int n = 0; n < across; ++n) sum[m][n][2 * half] *= x, sum[m][n][2 * half + 1] *= x;
+      }
+  }
+  /// f(of_row, column, x): four neighbours at a time, where of_row = begin(row). Lanes exchange what they have
+  /// for it, so that a warp writes 32 bytes or more of each row; all its threads have to call.
   template <class Begin, class F>
-  __device__ void pairs_by_row(const Begin& begin, const F& f) {
+  __device__ void quads(const Begin& begin, const F& f) const {
+    const bool odd = lane % 2 != 0;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const auto of_row = begin(row_of(m, half));
 #pragma unroll
-        for (int n = 0; n < across; ++n) f(of_row, column_of(n), sum[m][n][2 * half], sum[m][n][2 * half + 1]);
+        for (int n = 0; n < across; n += 2) {
+          const float *x = sum[m][n] + 2 * half, *y = sum[m][n + 1] + 2 * half;
+          const float first = __shfl_xor_sync(~0u, odd ? x[0] : y[0], 1);
+          const float second = __shfl_xor_sync(~0u, odd ? x[1] : y[1], 1);
+          f(of_row, first_column + 8 * (n + odd) + lane % 4 / 2 * 4,
+            odd ? float4{first, second, y[0], y[1]} : float4{x[0], x[1], first, second});
+        }
       }
+  }
+  /// The whole tile, rows `stride` apart.
+  __device__ void store(number* to, int stride) const {
+    quads([&](int row) { return to + static_cast<index>(row) * stride; },
+          [](number* row, int column, float4 x) { store_four(row + column, x); });
   }
   __device__ int row_of(int m, int half) const { return first_row + 16 * m + 8 * half + lane / 4; }
   __device__ int column_of(int n) const { return first_column + 8 * n + 2 * (lane % 4); }
@@ -176,6 +197,14 @@ struct product_tile {
     }
   }
 
+  /// The vector's 32 numbers of a step, 16-byte aligned.
+  __device__ void fetch_vector(int to, const float* w) const {
+    if (threadIdx.x < step / 4) copy_async(vector(to) + threadIdx.x * 4, w + threadIdx.x * 4);
+  }
+  __device__ float* vector(int of) const {
+    return reinterpret_cast<float*>(memory + P::stages * stage) + of * step;
+  }
+
   /// sum += A B of the step in stage `from`; extra += A w, where `w` is given: 32 numbers.
   template <bool TurnA, bool TurnB, bool Extra = false>
   __device__ void multiply(int from, const float* w = nullptr) {
@@ -199,31 +228,32 @@ struct product_tile {
         load_matrices<TurnA>(fa[m], TurnA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
                                           : a + (row + lane % 16) * lda + k + lane / 16 * 8);
       }
+      std::uint32_t fb[across / 2][4];
 #pragma unroll
       for (int n = 0; n < across; n += 2) {
         const int column = first_column + 8 * n;
-        std::uint32_t fb[4];
-        load_matrices<!TurnB>(fb, TurnB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
-                                        : b + (k + lane % 16) * ldb + column + lane / 16 * 8);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          multiply_add(sum[m][n], fa[m], fb[0], fb[1]);
-          multiply_add(sum[m][n + 1], fa[m], fb[2], fb[3]);
-        }
+        load_matrices<!TurnB>(fb[n / 2],
+                              TurnB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
+                                    : b + (k + lane % 16) * ldb + column + lane / 16 * 8);
       }
+#pragma unroll
+      for (int n = 0; n < across; ++n)
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+          multiply_add(sum[m][n], fa[m], fb[n / 2][n % 2 * 2], fb[n / 2][n % 2 * 2 + 1]);
       if constexpr (Extra)
         if (w) {
           // The vector's rounded part is one column of a B, what rounding left another.
-          std::uint32_t fb[2] = {0, 0};
+          std::uint32_t fw[2] = {0, 0};
           if (lane < 8)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               const float x = w[k + 8 * half + 2 * (lane % 4)], y = w[k + 8 * half + 2 * (lane % 4) + 1];
               const std::uint32_t high = pack_bf16(x, y);
-              fb[half] = lane < 4 ? high : pack_bf16(x - low_of(high), y - high_of(high));
+              fw[half] = lane < 4 ? high : pack_bf16(x - low_of(high), y - high_of(high));
             }
 #pragma unroll
-          for (int m = 0; m < 2; ++m) multiply_add(extra[m], fa[m], fb[0], fb[1]);
+          for (int m = 0; m < 2; ++m) multiply_add(extra[m], fa[m], fw[0], fw[1]);
         }
     }
   }

@@ -20,14 +20,18 @@ inline int slstm_sequences(const cuda& device, index batch, index heads, int blo
   return blocks_for(batch, 4) * heads * blocks <= device.multiprocessors() ? 4 : 8;
 }
 
-/// The least number of blocks whose registers hold a head's matrix, and a few more where that pays.
-inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head, bool) {
+/// As few blocks as hold a head's matrix in their registers, or one more where the card has room. Before sm_90
+/// blocks do not meet.
+inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head) {
   slstm_plan plan;
   const bool clusters = device.capability() >= 90;
-  if (head <= 144)
+  if (head <= 96 || (head <= 144 && !clusters))
     plan.blocks = 1;
   else if (clusters && head <= 384)
-    plan.blocks = static_cast<int>(head <= 192 ? 4 : head <= 288 ? 6 : 8);
+    plan.blocks = head <= 144   ? (blocks_for(batch, 4) * heads * 3 <= device.multiprocessors() ? 3 : 2)
+                  : head <= 192 ? 4
+                  : head <= 288 ? 6
+                                : 8;
   plan.sequences = slstm_sequences(device, batch, heads, plan.blocks);
   return plan;
 }
@@ -36,10 +40,12 @@ template <int Tiles, int Cells, int Warps, bool Cluster>
 void launch_slstm_forward(cuda& device, const slstm_arguments<float>& a, int blocks) {
   const index groups = blocks_for(a.head, 8), warps = blocks_for(groups, blocks);
   blocks = static_cast<int>(blocks_for(groups, warps));
-  require(warps <= Warps && a.head <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head, " in ", blocks, " blocks");
-  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)), static_cast<unsigned>(a.heads));
-  launch_cluster(device, slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps), 0,
-                 blocks, "slstm_forward", a);
+  require(warps <= Warps && a.head <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head, " in ", blocks,
+          " blocks");
+  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
+                  static_cast<unsigned>(a.heads));
+  launch_cluster(device, slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps),
+                 0, blocks, "slstm_forward", a);
 }
 
 template <int Cells>
@@ -50,7 +56,7 @@ void slstm_forward_rounded(cuda& device, const slstm_arguments<float>& a, int bl
   if (head <= 144 && blocks == 1) return launch_slstm_forward<9, Cells, 18, false>(device, a, 1);
   if (head <= 144) return launch_slstm_forward<9, Cells, 9, true>(device, a, blocks);
   if (head <= 192) return launch_slstm_forward<12, Cells, 12, true>(device, a, blocks);
-  if (head <= 288) return launch_slstm_forward<18, Cells, 9, true>(device, a, blocks);
+  if (head <= 288) return launch_slstm_forward<18, Cells, 8, true>(device, a, blocks);
   launch_slstm_forward<24, Cells, 8, true>(device, a, blocks);
 }
 
@@ -62,9 +68,11 @@ void launch_slstm_backward(cuda& device, const slstm_backward_arguments<float>& 
   const index warps = std::max(row_warps * parts, channels / 8);
   require(warps <= Warps, "cuda: slstm_backward: a head of ", a.head, " in ", blocks, " blocks");
   const index bytes = 2 * 16 * Tiles * parts * 16 + 2 * blocks * parts * channels * 16 * Cells;
-  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)), static_cast<unsigned>(a.heads));
-  launch_cluster(device, slstm_backward_bf16<Rows, Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps),
-                 bytes, blocks, "slstm_backward", a, carry, static_cast<int>(channels), static_cast<int>(parts));
+  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
+                  static_cast<unsigned>(a.heads));
+  launch_cluster(device, slstm_backward_bf16<Rows, Tiles, Cells, Warps, Cluster>, grid,
+                 static_cast<int>(32 * warps), bytes, blocks, "slstm_backward", a, carry,
+                 static_cast<int>(channels), static_cast<int>(parts));
 }
 
 template <int Cells>
@@ -80,12 +88,14 @@ void slstm_backward_rounded(cuda& device, const slstm_backward_arguments<float>&
 
 /// The loop in float: blocks, and what of the recurrent matrix they keep.
 template <class Floats>
-slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int sequences, bool backward, Floats floats) {
+slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int sequences, bool backward,
+                          Floats floats) {
   slstm_cut cut{};
   cut.channels = static_cast<int>(blocks_for(head, blocks));
   blocks = static_cast<int>(blocks_for(head, cut.channels));
   const index most = backward ? cut.channels : (head + 3) / 4;
-  cut.parts = static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, most));
+  cut.parts =
+      static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, most));
   cut.resident = true;
   if (4 * floats(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
   return cut;
@@ -128,8 +138,7 @@ inline void launch_slstm_pack(cuda& device, bool backward, const float* recurren
 /// False where not even h fits a block's shared memory.
 inline bool slstm_forward_in_float(cuda& device, const slstm_arguments<float>& a) {
   slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
-  const auto cut =
-      slstm_float_cut(device, a.head, plan.blocks, plan.sequences, false, slstm_forward_floats);
+  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, false, slstm_forward_floats);
   const index bytes = 4 * slstm_forward_floats(a.head, cut, plan.sequences);
   if (bytes > device.shared_bytes() - 1024) return false;
   auto packed = device.scratch<float>(a.heads * 4 * a.head * 4 * blocks_for(a.head, 4));
@@ -137,15 +146,14 @@ inline bool slstm_forward_in_float(cuda& device, const slstm_arguments<float>& a
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
-    launch_cluster(device, slstm_forward_float<sequences(), clustered()>, grid, slstm_threads, bytes, plan.blocks,
-                   "slstm_forward", a, static_cast<const float*>(packed.data()), cut);
+    launch_cluster(device, slstm_forward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
+                   plan.blocks, "slstm_forward", a, static_cast<const float*>(packed.data()), cut);
   });
   return true;
 }
 inline bool slstm_backward_in_float(cuda& device, const slstm_backward_arguments<float>& a, float* carry) {
   slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
-  const auto cut =
-      slstm_float_cut(device, a.head, plan.blocks, plan.sequences, true, slstm_backward_floats);
+  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, true, slstm_backward_floats);
   const index bytes = 4 * slstm_backward_floats(a.head, cut, plan.sequences);
   if (bytes > device.shared_bytes() - 1024) return false;
   auto packed = device.scratch<float>(a.heads * 4 * a.head * a.head);
@@ -153,22 +161,22 @@ inline bool slstm_backward_in_float(cuda& device, const slstm_backward_arguments
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
-    launch_cluster(device, slstm_backward_float<sequences(), clustered()>, grid, slstm_threads, bytes, plan.blocks,
-                   "slstm_backward", a, carry, static_cast<const float*>(packed.data()), cut);
+    launch_cluster(device, slstm_backward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
+                   plan.blocks, "slstm_backward", a, carry, static_cast<const float*>(packed.data()), cut);
   });
   return true;
 }
 
 }  // namespace detail
 
-/// The time loop in one launch: with `bf16_products` and heads of up to 384 (144 before sm_90) on the tensor cores,
-/// else in float.
+/// The time loop in one launch: with `bf16_products` and heads of up to 384 (144 before sm_90) on the tensor
+/// cores, else in float.
 template <class T>
 void slstm_forward(cuda& device, const slstm_arguments<T>& a) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (device.bf16_products) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_forward_rounded<1>(device, a, plan.blocks)
                                    : detail::slstm_forward_rounded<2>(device, a, plan.blocks);
@@ -184,7 +192,7 @@ void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (device.bf16_products) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_backward_rounded<1>(device, a, carry, plan.blocks)
                                    : detail::slstm_backward_rounded<2>(device, a, carry, plan.blocks);

@@ -2,10 +2,10 @@
 
 #include <distil_xlstm/device/cuda/slstm_parts.cuh>
 
-// The sLSTM time loop with its products in bfloat16 on the tensor cores. A block, or a cluster of blocks, keeps the
-// recurrent matrix of a head in its registers for all steps of a few sequences: those are the columns of the products
-// m16n8k16, gates (and on the way back, channels) are the rows. `Cells` sequences belong to a thread, 4 `Cells` to a
-// block; where that is four, the odd columns are zeros.
+// The sLSTM time loop with its products in bfloat16 on the tensor cores. A block, or a cluster of blocks, keeps
+// the recurrent matrix of a head in its registers for all steps of a few sequences: those are the columns of
+// the products m16n8k16, gates (and on the way back, channels) are the rows. `Cells` sequences belong to a
+// thread, 4 `Cells` to a block; where that is four, the odd columns are zeros.
 
 namespace distil_xlstm::device::detail {
 
@@ -15,7 +15,8 @@ __device__ inline void hold(P*& p) {
   asm volatile("" : "+l"(p));
 }
 
-/// Steps a pointer through the rows of a thread's first sequence; those of its next sequence lie `sequence` further.
+/// Steps a pointer through the rows of a thread's first sequence; those of its next sequence lie `sequence`
+/// further.
 template <class P>
 struct slstm_rows {
   P* at;
@@ -30,9 +31,9 @@ struct slstm_rows {
   }
 };
 
-/// `Tiles` k tiles of 16 channels hold a head. A warp has eight channels: one product's rows are their gates i and f,
-/// the other's z and o, so that the four gates of a channel meet in one thread, which keeps c, n and m. h goes to all
-/// warps, of all blocks of the cluster, in bfloat16.
+/// `Tiles` k tiles of 16 channels hold a head. A warp has eight channels: one product's rows are their gates i
+/// and f, the other's z and o, so that the four gates of a channel meet in one thread, which keeps c, n and m.
+/// h goes to all warps, of all blocks of the cluster, in bfloat16.
 template <int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
   if constexpr (!Cluster || has_clusters) {
@@ -63,14 +64,16 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
       const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
       const auto pair = [&](int gate, int k) {
         const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
-        return bf16_pair(channel < head && k < head ? row[k] : 0.0f, channel < head && k + 1 < head ? row[k + 1] : 0.0f);
+        return bf16_pair(channel < head && k < head ? row[k] : 0.0f,
+                         channel < head && k + 1 < head ? row[k + 1] : 0.0f);
       };
 #pragma unroll
       for (int tile = 0; tile < Tiles; ++tile)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
+          for (int i = 0; i < 4; ++i)
+            r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
       for (int g = 0; g < 4; ++g) bias[g] = channel < head ? a.bias[g * width + at] : 0.0f;
     }
 
@@ -97,8 +100,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
         *to = pair;
     };
 
-    // Input contributions are loaded while h comes, fetched from far away some steps ahead: lane l fetches gate l / 4
-    // of a sequence.
+    // Input contributions are loaded while h comes, fetched from far away some steps ahead: lane l fetches gate
+    // l / 4 of a sequence.
     constexpr int ahead = 4;
     slstm_rows<float> raw(a.raw, time, b, 0, at), states(a.states, time, b, 0, at);
     slstm_rows<float> far(a.raw, time, b, ahead, lane / 4 * width + blockIdx.y * a.head + first);
@@ -149,7 +152,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
 
         float state[Cells][4];
         for (int q = 0; q < Cells; ++q) {
-          const auto s = math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
+          const auto s =
+              math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
           state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
           state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
           reset(q, starts && start[q] == t + 1);
@@ -174,9 +178,9 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
   }
 }
 
-/// A block has `channels` channels of the head, eight a warp: it makes their gates' gradients, then from these, which
-/// are `Tiles` k tiles for each of `parts`, what they add to dh of every channel of the head, `Rows` row tiles a
-/// warp; that goes to the blocks which have the channels.
+/// A block has `channels` channels of the head, eight a warp: it makes their gates' gradients, then from these,
+/// which are `Tiles` k tiles for each of `parts`, what they add to dh of every channel of the head, `Rows` row
+/// tiles a warp; that goes to the blocks which have the channels.
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1)
     slstm_backward_bf16(slstm_backward_arguments<float> a, float* carry, int channels, int parts) {
@@ -203,7 +207,8 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     bool valid[Cells];
     for (int q = 0; q < Cells; ++q) valid[q] = cells && channel < head && b + q < a.seq.batch;
 
-    for (int i = static_cast<int>(threadIdx.x); i < 2 * k_rows * 4; i += static_cast<int>(blockDim.x)) gates[i] = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < 2 * k_rows * 4; i += static_cast<int>(blockDim.x))
+      gates[i] = 0;
     if (Cluster && threadIdx.x == 0)
       for (const arrival& c : come) c.begin(), c.announce(bytes);
 
@@ -235,12 +240,13 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         for (int half = 0; half < 2; ++half) {
           const int to = first_row + 16 * row + 8 * half;
           owner[row][half] = products && to < head ? to / channels : -1;
-          target[row][half] = (rank * parts + part) * slot + (to % channels + lane / 4) * 4 * Cells + column * Cells;
+          target[row][half] =
+              (rank * parts + part) * slot + (to % channels + lane / 4) * 4 * Cells + column * Cells;
         }
     }
 
-    // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array l / 4
-    // of a sequence.
+    // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array
+    // l / 4 of a sequence.
     constexpr int ahead = 4;
     slstm_rows<float> raw(a.raw, time, b, time - 1, at);
     slstm_rows<const float> states(a.states, time, b, time - 2, at), above(a.dh, time, b, time - 1, at);
@@ -319,9 +325,8 @@ __global__ void __launch_bounds__(32 * Warps, 1)
           dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
         }
         for (int g = 0; g < 4; ++g)
-          now[(g * channels + local) * 4 + column] =
-              bf16_pair(keep[0] ? gradient[0][g] : 0.0f,
-                        Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
+          now[(g * channels + local) * 4 + column] = bf16_pair(
+              keep[0] ? gradient[0][g] : 0.0f, Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
       }
       __syncthreads();
       if (cells) {

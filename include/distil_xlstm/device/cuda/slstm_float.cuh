@@ -4,15 +4,15 @@
 
 #include <distil_xlstm/device/cuda/slstm_parts.cuh>
 
-// The sLSTM time loop in float, for heads of any size. A block, or a cluster of blocks, does all steps of `Sequences`
-// sequences of a head; each block has a run of its channels, and reads its part of the recurrent matrix from shared
-// memory where that holds it, from the L2 cache else.
+// The sLSTM time loop in float, for heads of any size. A block, or a cluster of blocks, does all steps of
+// `Sequences` sequences of a head; each block has a run of its channels, and reads its part of the recurrent
+// matrix from shared memory where that holds it, from the L2 cache else.
 
 namespace distil_xlstm::device::detail {
 
-/// The recurrent matrix of every head, [4 head, head], so that a thread reads four numbers at once and neighbours
-/// read side by side. Forward: [head / 4, 4 head][4 of k], zeros at the end; backward: [head, head][4 gates], the
-/// second index is the product's row.
+/// The recurrent matrix of every head, [4 head, head], so that a thread reads four numbers at once and
+/// neighbours read side by side. Forward: [head / 4, 4 head][4 of k], zeros at the end; backward: [head,
+/// head][4 gates], the second index is the product's row.
 template <bool Backward>
 __global__ void slstm_pack(const float* recurrent, float* packed, index heads, index head) {
   const index quads = Backward ? head : (head + 3) / 4, rows = Backward ? head : 4 * head;
@@ -43,11 +43,15 @@ __device__ inline void fetch_to_shared(float* to, const float* from, bool there)
 __device__ inline void wait_for_fetches() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 __device__ inline float read_in(int rank, const float* p) {
   float v;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(address_in(rank, shared_address(p))) : "memory");
+  asm volatile("ld.shared::cluster.f32 %0, [%1];"
+               : "=f"(v)
+               : "r"(address_in(rank, shared_address(p)))
+               : "memory");
   return v;
 }
 __device__ inline void write_in(int rank, float* p, float v) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v) : "memory");
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
+               : "memory");
 }
 
 /// sums[s] += four weights by the numbers of `Sequences` sequences, x[4][Sequences].
@@ -71,8 +75,8 @@ __device__ inline void put(float* to, const float (&sums)[Sequences]) {
 
 inline constexpr int slstm_threads = 512;
 
-/// Floats of shared memory, in order: h before the step [2][head, padded][Sequences]; partial sums [parts][4 channels]
-/// [Sequences]; input contributions [4][cells]; c, n, m [3][cells]; weights.
+/// Floats of shared memory, in order: h before the step [2][head, padded][Sequences]; partial sums [parts][4
+/// channels] [Sequences]; input contributions [4][cells]; c, n, m [3][cells]; weights.
 inline index slstm_forward_floats(index head, const slstm_cut& cut, int sequences) {
   const index quads = (head + 3) / 4, cells = cut.channels * sequences;
   return 2 * 4 * quads * sequences + cut.parts * 4 * cells + 7 * cells +
@@ -96,13 +100,15 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     float* const memory = input + 4 * cells;
     float* const kept = memory + 3 * cells;
 
-    const auto* weights = reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * quads * 4 * head;
+    const auto* weights =
+        reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * quads * 4 * head;
     for (int i = thread; i < 2 * h_size; i += slstm_threads) hidden[i] = 0;
     if (cut.resident)
       for (int i = thread; i < quads * rows; i += slstm_threads) {
         const int quad = i / rows, gate = i % rows / cut.channels, channel = i % cut.channels;
         if (channel < channels)
-          reinterpret_cast<float4*>(kept)[i] = weights[(static_cast<index>(quad) * 4 + gate) * head + own + channel];
+          reinterpret_cast<float4*>(kept)[i] =
+              weights[(static_cast<index>(quad) * 4 + gate) * head + own + channel];
       }
     if constexpr (Cluster) cluster_sync();
     __syncthreads();
@@ -146,11 +152,13 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       });
       const float* h = hidden + (t & 1) * h_size;
       for (int item = thread; item < rows * cut.parts; item += slstm_threads) {
-        const int row = item % rows, part = item / rows, gate = row / cut.channels, channel = row % cut.channels;
+        const int row = item % rows, part = item / rows, gate = row / cut.channels,
+                  channel = row % cut.channels;
         float sums[Sequences] = {};
         if (channel < channels) {
           const int end = min(quads, (part + 1) * span);
-          const float4* w = cut.resident ? reinterpret_cast<const float4*>(kept) + row : weights + gate * head + own + channel;
+          const float4* w = cut.resident ? reinterpret_cast<const float4*>(kept) + row
+                                         : weights + gate * head + own + channel;
           const int step = cut.resident ? rows : 4 * head;
 #pragma unroll 4
           for (int quad = part * span; quad < end; ++quad)
@@ -182,8 +190,8 @@ __global__ void __launch_bounds__(slstm_threads, 1)
   }
 }
 
-/// In order: partial sums for dh [2][parts][head][Sequences]; gradients of gates [channels][4][Sequences]; what a step
-/// reads [8][cells]; dc, dn [2][cells]; weights.
+/// In order: partial sums for dh [2][parts][head][Sequences]; gradients of gates [channels][4][Sequences]; what
+/// a step reads [8][cells]; dc, dn [2][cells]; weights.
 inline index slstm_backward_floats(index head, const slstm_cut& cut, int sequences) {
   const index cells = cut.channels * sequences;
   return 2 * cut.parts * head * sequences + 4 * cells + 8 * cells + 2 * cells +
@@ -210,7 +218,8 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     const float4* weights =
         reinterpret_cast<const float4*>(packed) + (static_cast<index>(blockIdx.y) * head + own) * head;
     if (cut.resident) {
-      for (int i = thread; i < channels * head; i += slstm_threads) reinterpret_cast<float4*>(kept)[i] = weights[i];
+      for (int i = thread; i < channels * head; i += slstm_threads)
+        reinterpret_cast<float4*>(kept)[i] = weights[i];
       weights = reinterpret_cast<const float4*>(kept);
     }
     for (int i = thread; i < 4 * cells; i += slstm_threads) gates[i] = 0;
@@ -265,7 +274,8 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         const auto at = [&](int q) { return tape[q * cells + i]; };
         const auto x = math::slstm_cell<float>(at(0), at(1), at(2), at(3), at(4), at(5), at(6));
         const float dh = e == 0 ? carry[b * 3 * width + first + channel] : receive(e - 1, channel, s);
-        const auto g = math::slstm_cell_backward<float>(x, at(4), at(5), dh + at(7), memory[i], memory[cells + i]);
+        const auto g =
+            math::slstm_cell_backward<float>(x, at(4), at(5), dh + at(7), memory[i], memory[cells + i]);
         const float each[4] = {g.i, g.f, g.z, g.o};
         const bool begins = a.seq.begins(b, t);  // then nothing flows into the document before
         for (int q = 0; q < 4; ++q) {
@@ -282,7 +292,8 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         const int end = min(channels, (part + 1) * span);
 #pragma unroll 4
         for (int channel = part * span; channel < end; ++channel)
-          add_quad<Sequences>(sums, weights[static_cast<index>(channel) * head + row], gates + channel * 4 * Sequences);
+          add_quad<Sequences>(sums, weights[static_cast<index>(channel) * head + row],
+                              gates + channel * 4 * Sequences);
         put<Sequences>(partial + (e & 1) * sums_size + (part * head + row) * Sequences, sums);
       }
       meet();

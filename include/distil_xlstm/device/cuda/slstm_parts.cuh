@@ -7,8 +7,8 @@
 
 namespace distil_xlstm::device::detail {
 
-/// A float whose functions are the card's own: exp, log and quotients are off by a few units in the last place, tanh
-/// and log1p by 1e-7. Where products round their operands to bfloat16, the cell is computed with it.
+/// A float whose functions are the card's own: exp, log and quotients are off by a few units in the last place,
+/// tanh and log1p by 1e-7. Where products round their operands to bfloat16, the cell is computed with it.
 struct quick_float {
   float x;
   quick_float() = default;
@@ -69,8 +69,8 @@ __device__ inline std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// The B operands of two products m16n8k16 from 32 rows of eight numbers, the k of the products, 16 bytes apart.
-/// Lane l gives the address of row l.
+/// The B operands of two products m16n8k16 from 32 rows of eight numbers, the k of the products, 16 bytes
+/// apart. Lane l gives the address of row l.
 __device__ inline void load_columns(std::uint32_t (&b)[4], std::uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
@@ -89,14 +89,12 @@ __device__ inline void add_product(float (&c)[4], const std::uint32_t (&a)[4], s
 }
 
 /// The number of this warp, the same register for all its lanes.
-__device__ inline int warp_number() {
-  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-}
+__device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
 
 __device__ inline void prefetch_far(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for older
-// chips as empty ones and not launched there.
+// Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for
+// older chips as empty ones and not launched there.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 inline constexpr bool has_clusters = true;
 #else
@@ -124,8 +122,8 @@ __device__ inline std::uint32_t address_in(int rank, std::uint32_t address) {
   return there;
 }
 
-/// A block's barrier that counts the bytes which blocks of the cluster send to it; a phase ends when the bytes that
-/// were announced have come.
+/// A block's barrier that counts the bytes which blocks of the cluster send to it; a phase ends when the bytes
+/// that were announced have come.
 struct arrival {
   std::uint32_t address;
   /// By one thread, before the cluster's first meeting.
@@ -135,7 +133,8 @@ struct arrival {
   }
   /// By one thread, once a phase.
   __device__ void announce(int bytes) const {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
+                 : "memory");
   }
   __device__ void wait(int phase) const {
     std::uint32_t done = 0;
@@ -149,10 +148,11 @@ struct arrival {
           : "memory");
   }
 };
-/// Writes into a block's shared memory and counts the bytes at its `arrival`; both addresses are of `address_in`.
+/// Writes into a block's shared memory and counts the bytes at its `arrival`; both addresses are of
+/// `address_in`.
 __device__ inline void send(std::uint32_t to, std::uint32_t arrival, std::uint32_t value) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(value),
-               "r"(arrival)
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+               "r"(value), "r"(arrival)
                : "memory");
 }
 __device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, float y) {
@@ -167,7 +167,8 @@ void launch_cluster(cuda& device, void (*kernel)(P...), dim3 grid, int threads, 
                     const char* name, const A&... arguments) {
   const auto bytes = static_cast<std::size_t>(shared_bytes);
   if (bytes > 48 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          name);
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = bytes, config.stream = device.stream();

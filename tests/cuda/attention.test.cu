@@ -1,0 +1,260 @@
+#define BOOST_TEST_MODULE cuda_attention
+#include "gpu.hpp"
+
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/testing/gradcheck.hpp>
+
+// The GPU's attention against the CPU's in double.
+namespace distil_xlstm {
+namespace {
+
+device::cpu& cpu() {
+  static device::cpu device(2);
+  return device;
+}
+
+/// Where the operands lie: rows longer than the heads, and the first number off the 16 bytes.
+struct placement {
+  index padding = 0, offset = 0;
+};
+
+/// q, k, v, a past of another length for each sequence, and an output gradient, random, on both devices.
+struct problem {
+  sequence_view seq;
+  attention_shape shape;
+  index capacity;
+  placement place;
+  std::vector<std::int32_t> start;
+  std::vector<double> q, k, v, keys, values, length, y, dy, dq, dk, dv;
+
+  problem(index batch, index time, attention_shape a, index past, bool documents, placement p = {})
+      : seq{batch, time, nullptr}, shape(a), capacity(past), place(p) {
+    static std::uint64_t seed = 1;
+    rng random(seed++);
+    const auto make = [&](index n) {
+      std::vector<double> out(static_cast<std::size_t>(n));
+      for (double& x : out) x = static_cast<float>(random.normal());  // what both devices can hold
+      return out;
+    };
+    const index rows = batch * time;
+    q = make(rows * all()), k = make(rows * kv()), v = make(rows * kv()), dy = make(rows * all());
+    keys = make(batch * past * kv()), values = make(batch * past * kv());
+    for (index b = 0; b < batch; ++b) length.push_back(static_cast<double>(past > 3 * b ? past - 3 * b : 0));
+    y.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(k.size());
+    for (index b = 0; documents && b < batch; ++b) {
+      std::int32_t at = b % 2 ? 0 : -1;
+      for (index t = 0; t < time; ++t) {
+        if (t > 0 && t % (23 + 31 * b) == 0) at = static_cast<std::int32_t>(t);
+        start.push_back(at);
+      }
+    }
+  }
+  index all() const { return shape.heads * shape.width; }
+  index kv() const { return shape.kv_heads * shape.width; }
+
+  void on_the_cpu() {
+    const index rows = seq.rows();
+    const sequence_view s{seq.batch, seq.time, start.empty() ? nullptr : start.data()};
+    attention_arguments<double> a{s,
+                                  shape,
+                                  {q.data(), rows, all()},
+                                  {k.data(), rows, kv()},
+                                  {v.data(), rows, kv()},
+                                  {},
+                                  {y.data(), rows, all()}};
+    if (capacity > 0)
+      a.past = {{keys.data(), capacity * kv()}, {values.data(), capacity * kv()}, {length.data(), 1}};
+    attention_forward(cpu(), a);
+    attention_backward(cpu(), attention_backward_arguments<double>{a,
+                                                                   {dy.data(), rows, all()},
+                                                                   {dq.data(), rows, all()},
+                                                                   {dk.data(), rows, kv()},
+                                                                   {dv.data(), rows, kv()}});
+  }
+};
+
+/// A matrix on the card, as `placement` says, and back; what is not written stays NaN.
+template <class T>
+struct placed_matrix {
+  device::cuda& gpu;
+  index rows, cols, stride, offset;
+  buffer<T, device::cuda> memory;
+
+  placed_matrix(device::cuda& d, index r, index c, placement p, const std::vector<double>* from = nullptr)
+      : gpu(d), rows(r), cols(c), stride(c + p.padding), offset(p.offset), memory(d, r * stride + offset + 1) {
+    std::vector<T> host(static_cast<std::size_t>(memory.size()), std::numeric_limits<T>::quiet_NaN());
+    if (from)
+      for (index i = 0; i < rows * cols; ++i)
+        host[static_cast<std::size_t>(offset + i / cols * stride + i % cols)] =
+            static_cast<T>((*from)[static_cast<std::size_t>(i)]);
+    gpu.upload(memory.data(), host.data(), memory.size() * static_cast<index>(sizeof(T)));
+    gpu.wait();
+  }
+  matrix_view<T> view() const { return {memory.data() + offset, rows, cols, stride}; }
+  std::vector<T> numbers() const {
+    std::vector<T> host(static_cast<std::size_t>(memory.size())), out;
+    gpu.download(host.data(), memory.data(), memory.size() * static_cast<index>(sizeof(T)));
+    for (index i = 0; i < rows * cols; ++i)
+      out.push_back(host[static_cast<std::size_t>(offset + i / cols * stride + i % cols)]);
+    return out;
+  }
+};
+
+/// The largest difference over the largest number, and where it is; infinite where a number is no number.
+struct difference {
+  double error = 0;
+  index at = 0;
+};
+template <class T>
+difference apart(const std::vector<T>& a, const std::vector<double>& b) {
+  difference d;
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    largest = std::max(largest, std::abs(b[i]));
+    const double e = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!(e <= d.error)) d = {std::isnan(e) ? INFINITY : e, static_cast<index>(i)};
+  }
+  if (largest > 0) d.error /= largest;
+  return d;
+}
+
+template <class T>
+void compare(device::cuda& gpu, problem& p, double limit, bool backward = true) {
+  p.on_the_cpu();
+  const index rows = p.seq.rows();
+  const placement plain{}, place = p.place;
+  placed_matrix<T> q(gpu, rows, p.all(), place, &p.q), k(gpu, rows, p.kv(), place, &p.k),
+      v(gpu, rows, p.kv(), place, &p.v), y(gpu, rows, p.all(), place), dy(gpu, rows, p.all(), place, &p.dy),
+      dq(gpu, rows, p.all(), place), dk(gpu, rows, p.kv(), place), dv(gpu, rows, p.kv(), place);
+  const index held = std::max<index>(1, p.capacity);
+  placed_matrix<T> keys(gpu, p.seq.batch, held * p.kv(), place, p.capacity ? &p.keys : nullptr),
+      values(gpu, p.seq.batch, held * p.kv(), place, p.capacity ? &p.values : nullptr),
+      length(gpu, p.seq.batch, 1, plain, &p.length);
+  buffer<std::int32_t, device::cuda> start(gpu, rows);
+  if (!p.start.empty()) gpu.upload(start.data(), p.start.data(), rows * 4);
+
+  attention_arguments<T> a{{p.seq.batch, p.seq.time, p.start.empty() ? nullptr : start.data()},
+                           p.shape,
+                           q.view(),
+                           k.view(),
+                           v.view(),
+                           {},
+                           y.view()};
+  if (p.capacity > 0)
+    a.past = {{keys.view().data, keys.stride},
+              {values.view().data, values.stride},
+              {length.view().data, length.stride}};
+  std::ostringstream what;
+  what << "batch " << p.seq.batch << " time " << p.seq.time << " heads " << p.shape.heads << "/"
+       << p.shape.kv_heads << " width " << p.shape.width << " past " << p.capacity
+       << (p.start.empty() ? "" : " documents") << (place.offset ? " unaligned" : "")
+       << (gpu.bf16_products ? " bf16" : "");
+  const auto check = [&](const char* name, const placed_matrix<T>& m, const std::vector<double>& reference) {
+    const difference d = apart(m.numbers(), reference);
+    BOOST_TEST(d.error <= limit, what.str() << ": " << name << " is off by " << d.error << " at " << d.at);
+    return d.error;
+  };
+  attention_forward(gpu, a);
+  const double forward = check("y", y, p.y);
+  double worst = 0;
+  if (backward) {
+    attention_backward(gpu, attention_backward_arguments<T>{a, dy.view(), dq.view(), dk.view(), dv.view()});
+    worst = std::max({check("dq", dq, p.dq), check("dk", dk, p.dk), check("dv", dv, p.dv)});
+  }
+  const cudaError_t status = cudaGetLastError();
+  BOOST_TEST(status == cudaSuccess, what.str() << ": " << cudaGetErrorString(status));
+  BOOST_TEST_MESSAGE(what.str() << ": y " << forward << ", gradients " << worst);
+}
+
+const attention_shape shapes[] = {{6, 2, 64}, {3, 3, 10}, {9, 3, 16},  {12, 2, 128}, {4, 2, 48},
+                                  {2, 2, 1},  {7, 1, 96}, {2, 1, 144}, {5, 5, 3},    {3, 1, 256}};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(float_is_float) {
+  device::cuda gpu;
+  for (const auto& shape : shapes)
+    for (const index time : {1, 2, 7, 64, 131})
+      for (const index past : {0, 5, 90})
+        for (const bool documents : {false, true}) {
+          problem p(2, time, shape, past, documents);
+          compare<float>(gpu, p, 3e-6);
+        }
+}
+BOOST_AUTO_TEST_CASE(rows_may_lie_anywhere) {
+  device::cuda gpu;
+  for (const bool bf16 : {false, true})
+    for (const placement place : {placement{4, 0}, placement{3, 0}, placement{0, 1}, placement{5, 2}})
+      for (const index time : {1, 70})
+        for (const index width : {64, 128, 20}) {
+          gpu.bf16_products = bf16;
+          problem p(2, time, {4, 2, width}, 9, true, place);
+          compare<float>(gpu, p, bf16 ? 1e-2 : 3e-6);
+        }
+}
+BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
+  device::cuda gpu;
+  gpu.bf16_products = true;
+  for (const auto& shape : shapes)
+    for (const index time : {2, 7, 64, 200})
+      for (const index past : {0, 5, 90})
+        for (const bool documents : {false, true}) {
+          problem p(2, time, shape, past, documents);
+          compare<float>(gpu, p, 1e-2);
+        }
+}
+BOOST_AUTO_TEST_CASE(double_is_double) {
+  device::cuda gpu;
+  for (const index time : {1, 40}) {
+    problem p(2, time, {4, 2, 64}, 9, true);
+    compare<double>(gpu, p, 1e-12);
+  }
+}
+BOOST_AUTO_TEST_CASE(a_teacher_s_shapes) {
+  device::cuda gpu;
+  for (const bool bf16 : {false, true}) {
+    gpu.bf16_products = bf16;
+    problem small(2, 512, {9, 3, 64}, 0, false), large(1, 512, {12, 2, 128}, 0, false);
+    compare<float>(gpu, small, bf16 ? 1e-2 : 3e-6);
+    compare<float>(gpu, large, bf16 ? 1e-2 : 3e-6);
+    // Single tokens after texts of other lengths each, and a second prompt after a first.
+    problem token(5, 1, {9, 3, 64}, 1500, false), prompt(2, 150, {12, 2, 128}, 700, false);
+    compare<float>(gpu, token, 3e-6, false);
+    compare<float>(gpu, prompt, bf16 ? 1e-2 : 3e-6);
+  }
+}
+BOOST_AUTO_TEST_CASE(runs_are_equal) {
+  device::cuda gpu;
+  for (const bool bf16 : {false, true}) {
+    gpu.bf16_products = bf16;
+    const index rows = 3 * 100;
+    problem p(3, 100, {6, 2, 64}, 0, false);
+    const placement plain{};
+    placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
+        v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
+    std::vector<float> first;
+    for (int run = 0; run < 5; ++run) {
+      placed_matrix<float> y(gpu, rows, p.all(), plain), dq(gpu, rows, p.all(), plain),
+          dk(gpu, rows, p.kv(), plain), dv(gpu, rows, p.kv(), plain);
+      const attention_arguments<float> a{p.seq, p.shape, q.view(), k.view(), v.view(), {}, y.view()};
+      attention_forward(gpu, a);
+      attention_backward(gpu,
+                         attention_backward_arguments<float>{a, dy.view(), dq.view(), dk.view(), dv.view()});
+      std::vector<float> all;
+      for (const auto* m : {&y, &dq, &dk, &dv})
+        for (const float x : m->numbers()) all.push_back(x);
+      if (run == 0) first = all;
+      BOOST_TEST((all == first));
+    }
+  }
+}
+
+}  // namespace distil_xlstm
