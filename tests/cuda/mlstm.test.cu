@@ -48,8 +48,9 @@ double distance(const std::vector<T>& a, const std::vector<double>& b) {
 
 /// Every tensor of both directions. Float: max |difference| / max |reference|, at most 1e-5, or three times
 /// what the CPU's float is off by where gates are so large that no float is closer. bf16: the norms', at most
-/// 1e-2, or four times what rounding q, k, v and dh moves the reference by (much, where r is near 0).
-constexpr double float_limit = 1e-5, bf16_limit = 1e-2;
+/// 1e-2, or four times what rounding q, k, v and dh moves the reference by (much, where r is near 0). df is a
+/// sum of differences over the rest of the document, in which rounded states do not cancel.
+constexpr double float_limit = 1e-5, bf16_limit = 1e-2, bf16_df_limit = 8e-2;
 template <class Run>
 Run rounded(Run r) {
   for (auto* x : {&r.q, &r.k, &r.v, &r.dh})
@@ -69,7 +70,8 @@ void compare(const run& inputs, const std::string& what, bool bf16) {
     const auto x = names[i].second;
     const auto& w = want.*wants[i].second;
     const double error = bf16 ? distance(got.*x, w) : testing::relative_error(got.*x, w);
-    const double limit = bf16 ? std::max(bf16_limit, 4 * distance(moved.*wants[i].second, w))
+    const double rounding = names[i].first == std::string("df") ? bf16_df_limit : bf16_limit;
+    const double limit = bf16 ? std::max(rounding, 4 * distance(moved.*wants[i].second, w))
                               : std::max(float_limit, 3 * testing::relative_error(other.*x, w));
     char text[64];
     std::snprintf(text, sizeof text, " %s %.1e (%.0e)", names[i].first, error, limit);
@@ -275,7 +277,7 @@ BOOST_AUTO_TEST_CASE(columns_of_wider_rows) {
                 untouched = untouched && std::isnan(e);
             }
           const double error = bf16 ? distance(there, *y) : testing::relative_error(there, *y);
-          BOOST_TEST(error <= (bf16 ? 3 * bf16_limit : float_limit),
+          BOOST_TEST(error <= (bf16 ? bf16_df_limit : float_limit),
                      name << " at offset " << offset << ", heads of " << head << (bf16 ? ", bf16" : "")
                           << ": off by " << error);
           BOOST_TEST(untouched, name << " writes beside its columns");

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <type_traits>
+#include <vector>
 
 #include <distil_xlstm/device/cpu.hpp>
 
@@ -15,7 +17,7 @@ namespace distil_xlstm::testing {
 
 namespace detail {
 
-/// Memory that is closed but while a device works: who touches it then crashes. Nothing is handed out twice.
+/// Memory that is closed but while a device works: who touches it then crashes.
 class fenced_pages {
  public:
   fenced_pages()
@@ -27,12 +29,25 @@ class fenced_pages {
   fenced_pages& operator=(const fenced_pages&) = delete;
   ~fenced_pages() { ::munmap(base_, reserved); }
 
+  /// Zeroed.
   void* allocate(index bytes) {
     const std::size_t n = (static_cast<std::size_t>(bytes) + page - 1) / page * page;
-    require(used_ + n <= reserved, "fenced: the address space is used up");
-    void* p = base_ + used_;
-    used_ += n;
+    void* p = nullptr;
+    if (auto& same = free_[n]; !same.empty()) {
+      p = same.back();
+      same.pop_back();
+    } else {
+      require(used_ + n <= reserved, "fenced: the address space is used up");
+      p = base_ + used_;
+      used_ += n;
+    }
+    sizes_[p] = n;
     return p;
+  }
+  void release(void* p) {
+    const std::size_t n = sizes_.at(p);
+    ::madvise(p, n, MADV_DONTNEED);
+    free_[n].push_back(p);
   }
   bool holds(const void* p, index bytes = 1) const {
     const auto at = reinterpret_cast<std::uintptr_t>(p), base = reinterpret_cast<std::uintptr_t>(base_);
@@ -50,13 +65,15 @@ class fenced_pages {
   }
   std::byte* base_;
   std::size_t used_ = 0;
+  std::map<std::size_t, std::vector<void*>> free_;
+  std::map<void*, std::size_t> sizes_;
 };
 
 /// What scratch memory comes from.
 struct fenced_scratch {
   fenced_pages* pages;
   void* allocate(index bytes) const { return pages->allocate(bytes); }
-  void release(void*) const {}
+  void release(void* p) const { pages->release(p); }
 };
 
 }  // namespace detail
@@ -68,11 +85,8 @@ class fenced {
   static constexpr bool host_memory = false;
   explicit fenced(int threads = 0) : cpu_(threads), scratch_(detail::fenced_scratch{&pages_}) {}
 
-  void* allocate(index bytes) {
-    void* p = pages_.allocate(bytes);
-    return p;
-  }
-  void release(void*) {}
+  void* allocate(index bytes) { return pages_.allocate(bytes); }
+  void release(void* p) { pages_.release(p); }
   void upload(void* to, const void* from, index bytes) {
     if (bytes > 0) move(to, from, bytes, true, false);
   }

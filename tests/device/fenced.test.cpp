@@ -1,6 +1,7 @@
 #define BOOST_TEST_MODULE fenced
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -12,16 +13,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
-#include <distil_xlstm/distil/evaluate.hpp>
-#include <distil_xlstm/distil/perplexity.hpp>
-#include <distil_xlstm/distil/teacher_cache.hpp>
-#include <distil_xlstm/distil/trainer.hpp>
-#include <distil_xlstm/io/tokenizer.hpp>
-#include <distil_xlstm/loss/distillation.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/testing/check_block.hpp>
+#include <distil_xlstm/testing/check_device.hpp>
 
+#include "../comparison/whole.hpp"
 #include "../model/write_gguf.hpp"
 #include "fenced.hpp"
 
@@ -34,26 +33,15 @@ namespace {
 namespace fs = std::filesystem;
 using device::cpu;
 using testing::fenced;
+using testing::small_training;
+using testing::temporary_folder;
 
 const fs::path data = DISTIL_XLSTM_TEST_DATA;
 const fs::path small_teacher = data / "data/teacher";
 
-struct temporary_folder {
-  fs::path path = fs::temp_directory_path() / ("distil_xlstm-fenced-" + std::to_string(::getpid()));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
-
 std::string bytes_of(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-template <class T, class D>
-std::vector<T> on_host(D& d, const T* p, index n) {
-  fetched<T, D> part;
-  const T* at = part.get(d, p, n);
-  return {at, at + n};
 }
 
 template <class T>
@@ -61,60 +49,12 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-/// A text of several documents in a file.
-io::token_file text_of(const fs::path& path, index vocabulary) {
-  rng random(5);
-  std::vector<std::int32_t> ids;
-  for (index i = 0; i < 300; ++i)
-    ids.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
-  io::write_token_file(path, ids, std::vector<std::int64_t>{0, 13, 14, 40, 90, 222}, vocabulary);
-  return io::token_file(path);
-}
-
-/// One device's share of a comparison: a teacher, a student of it, and a trainer.
-template <class T, class D>
-struct run {
-  D& device;
-  llama<T, D> teacher;
-  xlstm<T, D> student;
-  windows cut;
-  alignment_plan plan;
-  live_teacher<llama<T, D>> live;
-  training_options options;
-  loss::distillation objective;
-
-  static xlstm_config shape(const llama<T, D>& t) {
-    auto c = xlstm_architecture("default", t.vocabulary(), t.width(), t.config().layers, t.config().heads,
-                                t.config().tied);
-    c.blocks = 2, c.slstm_at = {0};
-    return c;
-  }
-  run(D& d, const fs::path& model, const io::token_file& text, loss::alignment form)
-      : device(d),
-        teacher(llama<T, D>::load(d, model)),
-        student(d, shape(teacher), teacher.embedding(), teacher.head(), teacher.owner()),
-        cut(text, 9),
-        plan(alignment_plan::make(form, teacher.config().layers, 2)),
-        live(teacher, plan) {
-    student.initialise(d, 3);
-    options.batch = 3, options.length = 9, options.accumulate = 2, options.total_steps = 8;
-    options.lr = {1e-2};
-    objective.alpha = 0.5, objective.beta = 0.3, objective.temperature = 1.7, objective.form = form;
-  }
-  auto make_trainer(teacher_source<T, D>& source) {
-    return trainer<xlstm<T, D>, loss::distillation>(device, student, cut, source, plan, objective, options);
-  }
-  auto make_trainer() { return make_trainer(live); }
-  std::vector<T> weights() { return on_host(device, student.weights().data(), student.weights().size()); }
-};
-
 template <class T, class A, class B>
 void train_alike(A& a, B& b, const fs::path& model, loss::alignment form) {
   const temporary_folder folder;
-  const auto vocabulary = llama<T, cpu>::load(*std::make_unique<cpu>(1), model).vocabulary();
-  const auto text = text_of(folder.path / "text", vocabulary);
-  run<T, A> x(a, model, text, form);
-  run<T, B> y(b, model, text, form);
+  const auto text = testing::text_of(folder.path / "text", llama<T, A>::load(a, model).vocabulary());
+  small_training<T, A> x(a, model, text, form);
+  small_training<T, B> y(b, model, text, form);
   auto p = x.make_trainer();
   auto q = y.make_trainer();
   for (int i = 0; i < 3; ++i) {
@@ -125,17 +65,18 @@ void train_alike(A& a, B& b, const fs::path& model, loss::alignment form) {
   }
   BOOST_TEST(same(x.weights(), y.weights()));
 
-  // What is written is the same, byte by byte.
+  // What is written is the same, byte by byte, and each goes on from it.
   x.student.save(a, folder.path / "a"), y.student.save(b, folder.path / "b");
   BOOST_TEST((bytes_of(folder.path / "a/model.safetensors") == bytes_of(folder.path / "b/model.safetensors")));
   const checkpoints store(folder.path / "checkpoints");
   store.save(q, {{"seed", 4}});
-  run<T, A> again(a, model, text, form);
+  const auto refuse = [](const std::string& why) { BOOST_ERROR(why); };
+  small_training<T, A> again(a, model, text, form);
+  small_training<T, B> once_more(b, model, text, form);
   auto r = again.make_trainer();
-  BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
-  run<T, B> once_more(b, model, text, form);
   auto s = once_more.make_trainer();
-  BOOST_REQUIRE(store.restore(s, [](const std::string& why) { BOOST_ERROR(why); }));
+  BOOST_REQUIRE(store.restore(r, refuse));
+  BOOST_REQUIRE(store.restore(s, refuse));
   for (int i = 0; i < 2; ++i) {
     const double total = p.step().total;
     BOOST_TEST(r.step().total == total);
@@ -143,70 +84,14 @@ void train_alike(A& a, B& b, const fs::path& model, loss::alignment form) {
   }
 }
 
-template <class T, class D>
-struct readings {
-  text_score plain, carried;
-  std::vector<io::request_score> answers;
-  std::vector<std::int32_t> written;
-  std::vector<T> hidden;
-};
-
-template <class T, class D>
-auto read_all(D& d, const fs::path& path, const io::token_file& text) {
-  readings<T, D> out;
-  const auto model = language_model<T, D>::load(d, path);
-  typename language_model<T, D>::reader read(d, model);
-  out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
-  const io::tokenizer tokenizer(io::read_tokenizer(small_teacher));
-  const std::vector<io::document> documents = {{0, 0, {{"Of all the inv", "entions"}}},
-                                               {1, 0, {{"", "the alphabet"}, {"and the print", "ing press"}}}};
-  if (model.vocabulary() >= tokenizer.vocab_size())
-    out.answers = score_requests<T>(d, documents, tokenizer, model.head(), 2, read, [](index, index) {});
-
-  std::vector<std::int32_t> prompt;
-  for (index i = 0; i < 7; ++i) prompt.push_back(text[i]);
-  typename language_model<T, D>::session session(d, model, 40);
-  sampler choose({.temperature = 0.8, .seed = 3});
-  generate(d, session, prompt, 9, choose, [&](std::int32_t id) {
-    out.written.push_back(id);
-    return true;
-  });
-  // The state is saved, and goes on.
-  const auto saved = session.save();
-  const buffer<T, D> h(d, model.width() * 3);
-  session.read(std::span(prompt).first(3), {h.data(), 3, model.width()});
-  session.restore(saved);
-  session.read(std::span(prompt).first(3), {h.data(), 3, model.width()});
-  out.hidden = on_host(d, h.data(), h.size());
-  BOOST_CHECK_THROW(session.read(std::vector<std::int32_t>{-1}, {h.data(), 1, model.width()}), error);
-  // Whole texts, and every layer of them.
-  const buffer<T, D> whole(d, model.width() * 6);
-  read(2, 3, std::span(prompt).first(6), {whole.data(), 6, model.width()}, [&](index, matrix_view<const T> y) {
-    const auto more = on_host(d, y.data, y.size());
-    out.hidden.insert(out.hidden.end(), more.begin(), more.end());
-  });
-  if (const auto* s = model.student()) {
-    auto state = s->make_state(d, 1);
-    const buffer<T, D> x(d, 17 * s->width());
-    out.carried = score_text<T>(
-        d, text, 17, 1, s->head(),
-        [&](sequence_view seq, const std::int32_t* ids, matrix_view<T> y) {
-          const auto tape = s->make_tape(d, seq.batch, seq.time);
-          s->forward(d, seq, ids, state, tape, {x.data(), seq.rows(), s->width()}, y);
-        },
-        window_state::carried);
-  }
-  return out;
-}
-
 template <class T>
 void read_alike(const fs::path& path) {
   const temporary_folder folder;
   cpu a(2);
   fenced b(2);
-  const auto text = text_of(folder.path / "text", language_model<T, cpu>::load(a, path).vocabulary());
-  const auto x = read_all<T>(a, path, text);
-  const auto y = read_all<T>(b, path, text);
+  const auto text = testing::text_of(folder.path / "text", language_model<T, cpu>::load(a, path).vocabulary());
+  const auto x = testing::read_all<T>(a, path, text, small_teacher);
+  const auto y = testing::read_all<T>(b, path, text, small_teacher);
   BOOST_TEST_CONTEXT(path.filename().string()) {
     BOOST_TEST(x.plain.nll == y.plain.nll);
     BOOST_TEST(x.plain.scored == y.plain.scored);
@@ -217,6 +102,7 @@ void read_alike(const fs::path& path) {
       BOOST_TEST(x.answers[i].all_argmax == y.answers[i].all_argmax);
     }
     BOOST_TEST(x.written == y.written);
+    BOOST_TEST(x.drawn == y.drawn);
     BOOST_TEST(same(x.hidden, y.hidden));
   }
 }
@@ -253,6 +139,18 @@ BOOST_AUTO_TEST_CASE(the_fence_stands) {
   BOOST_TEST(WIFSIGNALED(status));
 }
 
+BOOST_AUTO_TEST_CASE(laws_are_tried_behind_it) {
+  fenced d(2);
+  for (const auto& report : {testing::check_device<float>(d), testing::check_device<double>(d)})
+    BOOST_TEST(report.ok(), report.text);
+  const testing::block_options few{.time = 5, .samples = 3};
+  const attention bounded{.width = 4, .heads = 2, .kv_heads = 1, .head_dim = 2, .capacity = 10};
+  for (const auto& report : {testing::check_block(d, slstm{.width = 4, .heads = 2}, few),
+                             testing::check_block(d, mlstm{.width = 4, .heads = 2, .inner = 8}, few),
+                             testing::check_block(d, bounded, few)})
+    BOOST_TEST(report.ok(), report.text);
+}
+
 BOOST_AUTO_TEST_CASE(a_training_is_that_of_the_cpu) {
   cpu a(2);
   fenced b(2);
@@ -283,28 +181,10 @@ BOOST_AUTO_TEST_CASE(a_cache_is_that_of_the_cpu) {
   const temporary_folder folder;
   cpu a(2);
   fenced b(2);
-  const auto text = text_of(folder.path / "text", 96);
-  const auto write = [&](auto& device, auto& x, const fs::path& to) {
-    using D = std::remove_cvref_t<decltype(device)>;
-    const index targets = static_cast<index>(x.plan.groups.size()), d = x.teacher.width();
-    cache_writer out(to, {"t", "00", text.data_sha256(), x.cut.count(), 9, d, 2, "ratio", targets},
-                     element::f32);
-    const buffer<float, D> memory(device, (1 + targets) * 9 * d);
-    teacher_signals<float> s{{memory.data(), 9, d}, {}};
-    for (index g = 0; g < targets; ++g) s.targets.push_back({memory.data() + (g + 1) * 9 * d, 9, d});
-    token_batch tokens;
-    placed_batch<D> batch;
-    for (index w = 0; w < x.cut.count(); ++w) {
-      x.cut.read({w}, tokens);
-      batch.put(device, tokens);
-      x.live.fill(device, {w}, batch, s);
-      out.append(device, s);
-    }
-    out.finish(device, x.teacher.embedding(), x.teacher.head());
-  };
-  run<float, cpu> x(a, small_teacher, text, loss::alignment::ratio);
-  run<float, fenced> y(b, small_teacher, text, loss::alignment::ratio);
-  write(a, x, folder.path / "a"), write(b, y, folder.path / "b");
+  const auto text = testing::text_of(folder.path / "text", 96);
+  small_training<float, cpu> x(a, small_teacher, text, loss::alignment::ratio);
+  small_training<float, fenced> y(b, small_teacher, text, loss::alignment::ratio);
+  x.write_cache(folder.path / "a", text.data_sha256()), y.write_cache(folder.path / "b", text.data_sha256());
   for (const auto& f : fs::directory_iterator(folder.path / "a"))
     BOOST_TEST((bytes_of(f.path()) == bytes_of(folder.path / "b" / f.path().filename())), f.path().filename());
 
@@ -329,6 +209,22 @@ BOOST_AUTO_TEST_CASE(models_are_read_as_on_the_cpu) {
   read_alike<double>(data / "golden/student/all_slstm");
   read_alike<float>(data / "golden/large/caps");
   read_alike<double>(data / "golden/large/sample");
+}
+
+BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_before_the_device_sees_it) {
+  fenced d(1);
+  const auto model = language_model<float, fenced>::load(d, small_teacher);
+  const index width = model.width();
+  const buffer<float, fenced> h(d, 5 * width);
+  language_model<float, fenced>::reader read(d, model);
+  language_model<float, fenced>::session session(d, model, 4);
+  const std::vector<std::int32_t> wrong = {1, 96}, long_text = {1, 2, 3, 4, 5};
+  BOOST_CHECK_THROW(read(1, 2, wrong, {h.data(), 2, width}), error);
+  BOOST_CHECK_THROW(session.read(wrong, {h.data(), 2, width}), error);
+  BOOST_CHECK_THROW(session.read(long_text, {h.data(), 5, width}), error);
+  session.read(std::span(long_text).first(4), {h.data(), 4, width});
+  BOOST_CHECK_THROW(session.read(std::span(long_text).first(1), {h.data(), 1, width}), error);
+  BOOST_CHECK_THROW(score_text<float>(d, token_text{wrong}, 2, 1, model.head(), read), error);
 }
 
 }  // namespace distil_xlstm

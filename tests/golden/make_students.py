@@ -4,6 +4,7 @@
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/pip install --no-deps xlstm==2.0.6 mlstm_kernels==2.0.6
     venv/bin/python make_students.py
+    venv/bin/python make_students.py float32     writes nothing; how far the reference in float32 is from these files
 
 The reference is the PyPI package xlstm 2.0.6 (backend vanilla) under torch 2.15.0 (CPU), Python 3.11. Each folder has
     config.json            xlstm_cfg = dataclasses.asdict(xLSTMLMModelConfig)
@@ -17,10 +18,11 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from xlstm import (FeedForwardConfig, mLSTMBlockConfig, mLSTMLayerConfig, sLSTMBlockConfig, sLSTMLayerConfig,
                    xLSTMLMModel, xLSTMLMModelConfig)
 
@@ -151,9 +153,29 @@ def write(folder, v):
         file.chmod(0o644)
 
 
+def print_float32_errors(folder, v):
+    """max |difference| / max |gradient| of every tensor."""
+    model = xLSTMLMModel(config(v)).float()
+    stored, expected = (load_file(folder / name) for name in ("model.safetensors", "expected.safetensors"))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(stored[name].float())
+    logits = model(expected["ids"].long())
+    gradients = torch.autograd.grad((expected["W"].float() * logits).sum(), list(parameters.values()))
+    for name, got in zip(parameters, gradients):
+        want = expected["grad." + name]
+        error = (got.double() - want).abs().max() / want.abs().max().clamp_min(1e-300)
+        print(f"{folder.name} {name} {error.item():.1e}")
+
+
 def main():
     torch.set_num_threads(1)
     root = pathlib.Path(__file__).resolve().parent / "student"
+    if sys.argv[1:] == ["float32"]:
+        for name, changes in VARIANTS.items():
+            print_float32_errors(root / name, BASE | changes)
+        return
     shutil.rmtree(root, ignore_errors=True)
     for name, changes in VARIANTS.items():
         write(root / name, BASE | changes)

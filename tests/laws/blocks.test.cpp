@@ -59,6 +59,7 @@ BOOST_AUTO_TEST_CASE(maps) {
 }
 BOOST_AUTO_TEST_CASE(norms) {
   check("layer_norm", layer_norm<>{24});
+  check("layer_norm of two heads", layer_norm<>{24, 2});
   check("layer_norm of three heads", layer_norm<>{24, 3});
   check("layer_norm of static width", layer_norm<9>{{}, 3});
   check("plain_layer_norm", plain_layer_norm<>{20});

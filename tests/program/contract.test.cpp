@@ -125,7 +125,6 @@ BOOST_AUTO_TEST_CASE(a_wrong_command_line_is_status_2) {
   const auto all = arguments(train, "--steps 1");
   for (const auto& [option, value] :
        std::vector<std::pair<std::string, std::string>>{{"--device", "gpu"},
-                                                        {"--device", "cuda"},
                                                         {"--precision", "fp8"},
                                                         {"--threads", "-1"},
                                                         {"--threads", "two"},
@@ -157,6 +156,10 @@ BOOST_AUTO_TEST_CASE(a_wrong_command_line_is_status_2) {
                                                         {"--checkpoint-every", "0"}})
     refused(arguments(all, option, value), 2, {option});
   BOOST_TEST(!fs::exists(m.folder / "none" / "run.json"));
+  // Without CUDA it is said how to get a program with it; with CUDA, what is missing where no GPU is there.
+  const auto on_gpu = run(arguments("evaluate --device cuda --model", m.teacher, "--tokens", m.tokens));
+  const std::string said = on_gpu.status == 2 ? "configure with -DDISTIL_XLSTM_CUDA=ON" : "cuda: device 0 of 0";
+  if (on_gpu.status != 0) BOOST_TEST((on_gpu.err.find(said) != std::string::npos), on_gpu.err);
   const auto generate = arguments("generate --model", m.teacher, "--prompt a");
   refused(arguments(generate, "--temperature -1"), 2, {"temperature"});
   refused(arguments(generate, "--top-k -1"), 2, {"likeliest"});

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
+#include <utility>
 
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
@@ -37,6 +40,63 @@ struct cuda_memory {
     return p;
   }
   void release(void* p) const { cudaFree(p); }
+};
+
+/// Operands of products that were rounded to bfloat16. A copy is good for the products that follow it directly:
+/// two maps of one input, or the two gradients that one output's gradient gives.
+class rounded_operands {
+ public:
+  struct key {
+    const void* data;
+    index rows, cols, stride;
+    bool operator==(const key&) const = default;
+  };
+  rounded_operands() = default;
+  rounded_operands(const rounded_operands&) = delete;
+  rounded_operands& operator=(const rounded_operands&) = delete;
+  ~rounded_operands() {
+    for (slot& s : slots_) cuda_memory{}.release(s.memory);
+  }
+
+  /// Where the copy is, and whether it is there; else it is to be written. `now` numbers what was asked of the
+  /// device besides products; -1: the copy serves once.
+  std::pair<void*, bool> find(const key& wanted, index bytes, std::int64_t now) {
+    slot* oldest = &slots_[0];
+    for (slot& s : slots_) {
+      if (now >= 0 && s.made == now && s.of == wanted) return s.used = ++uses_, std::pair{s.memory, true};
+      if (s.used < oldest->used) oldest = &s;
+    }
+    if (oldest->size < bytes) {
+      ++generation_;
+      cuda_memory{}.release(std::exchange(oldest->memory, nullptr));
+      oldest->size = 0, oldest->made = -1;
+      oldest->memory = cuda_memory{}.allocate(bytes);
+      oldest->size = bytes;
+    }
+    oldest->of = wanted, oldest->made = now, oldest->used = ++uses_;
+    return {oldest->memory, false};
+  }
+  /// Memory from `begin` to `end` has been written.
+  void written(const void* begin, const void* end) {
+    for (slot& s : slots_) {
+      const char* from = static_cast<const char*>(s.of.data);
+      const char* to = from + ((s.of.rows - 1) * s.of.stride + s.of.cols) * index{4};
+      if (from < end && begin < to) s.made = -1;
+    }
+  }
+  /// Changes when a copy has moved.
+  index generation() const { return generation_; }
+
+ private:
+  struct slot {
+    key of{};
+    void* memory = nullptr;
+    index size = 0;
+    std::int64_t made = -1, used = 0;
+  };
+  std::array<slot, 4> slots_{};
+  std::int64_t uses_ = 0;
+  index generation_ = 0;
 };
 
 }  // namespace detail
@@ -85,7 +145,11 @@ class cuda {
   int capability() const { return capability_; }
   /// Shared memory that one block can have.
   index shared_bytes() const { return shared_bytes_; }
-  cudaStream_t stream() const { return stream_; }
+  /// For a launch of anything but a product.
+  cudaStream_t stream() const {
+    ++asked_;
+    return stream_;
+  }
   cublasHandle_t products() const { return products_; }
   /// Waits for everything that was asked for.
   void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
@@ -94,9 +158,13 @@ class cuda {
   void* allocate(index bytes) {
     void* p = detail::cuda_memory{}.allocate(bytes);
     detail::check(cudaMemsetAsync(p, 0, static_cast<std::size_t>(bytes), stream_), "zeroing memory");
+    ++asked_;
     return p;
   }
-  void release(void* p) { detail::cuda_memory{}.release(p); }
+  void release(void* p) {
+    ++asked_;
+    detail::cuda_memory{}.release(p);
+  }
   /// The host's numbers may change as soon as this returns.
   void upload(void* to, const void* from, index bytes) { move(to, from, bytes, cudaMemcpyHostToDevice); }
   /// Waits for the numbers.
@@ -117,6 +185,7 @@ class cuda {
   /// (do it once before). Throws `error` where it does something that can not be recorded.
   template <class F>
   graph record(F&& work) {
+    ++asked_;  // a graph makes its own copies, and leaves none
     detail::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
     cudaGraph_t captured = nullptr;
     try {
@@ -127,6 +196,7 @@ class cuda {
       throw;
     }
     detail::check(cudaStreamEndCapture(stream_, &captured), "recording");
+    ++asked_;
     graph recorded = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&recorded, captured, 0);
     cudaGraphDestroy(captured);
@@ -134,9 +204,14 @@ class cuda {
     return recorded;
   }
   static void discard(graph recorded) { cudaGraphExecDestroy(recorded); }
-  void launch(graph recorded) { detail::check(cudaGraphLaunch(recorded, stream_), "launching a graph"); }
+  void launch(graph recorded) { detail::check(cudaGraphLaunch(recorded, stream()), "launching a graph"); }
   /// Changes when scratch memory has moved: what was recorded before is void.
-  index scratch_generation() const { return scratch_.generation(); }
+  index scratch_generation() const { return scratch_.generation() + rounded_.generation(); }
+
+  /// For products alone: the stream, their rounded operands, and how many other things were asked for.
+  cudaStream_t product_stream() const { return stream_; }
+  detail::rounded_operands& rounded() { return rounded_; }
+  std::int64_t asked() const { return asked_; }
 
   /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else,
   /// stay float.
@@ -144,6 +219,7 @@ class cuda {
 
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
+    ++asked_;
     if (bytes > 0)
       detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),
                     "copying memory");
@@ -156,6 +232,8 @@ class cuda {
   cublasHandle_t products_ = nullptr;
   void* workspace_ = nullptr;
   detail::scratch_stack<detail::cuda_memory> scratch_;
+  detail::rounded_operands rounded_;
+  mutable std::int64_t asked_ = 0;
 };
 
 }  // namespace distil_xlstm::device

@@ -152,6 +152,39 @@ struct norm_input_gradient {
   }
 };
 
+/// dx of a row of few numbers, in double: what a norm over two or three of them passes on of a gradient is a
+/// small difference of large ones.
+template <class T>
+struct narrow_norm_input_gradient {
+  using scalar = T;
+  static constexpr index widest = 8;
+  norm_view<T> n;
+  matrix_view<const T> x, dy;
+  matrix_view<T> dx;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index) const {
+    using std::sqrt;
+    const index row = n.row(r), column = n.column(r);
+    const T *in = x.row(row) + column, *above = dy.row(row) + column;
+    const double each = 1.0 / static_cast<double>(n.width);
+    double mean = 0, variance = 0, mean_g = 0, mean_gu = 0, u[widest], g[widest];
+    for (index c = 0; n.subtract_mean && c < n.width; ++c) mean += each * static_cast<double>(in[c]);
+    for (index c = 0; c < n.width; ++c) {
+      u[c] = static_cast<double>(in[c]) - mean;
+      variance += each * u[c] * u[c];
+    }
+    const double rs = 1.0 / sqrt(variance + static_cast<double>(n.epsilon));
+    for (index c = 0; c < n.width; ++c) {
+      u[c] *= rs;
+      g[c] = static_cast<double>(n.template scale<T>(column + c)) * static_cast<double>(above[c]);
+      if (n.subtract_mean) mean_g += each * g[c];
+      mean_gu += each * g[c] * u[c];
+    }
+    T* out = dx.row(row) + column;
+    for (index c = 0; c < n.width; ++c) out[c] = static_cast<T>(rs * (g[c] - mean_g - u[c] * mean_gu));
+  }
+};
+
 /// dw[c] += sum over rows of dy u.
 template <class T>
 struct norm_weight_gradient {
@@ -209,10 +242,12 @@ template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   const index rows = x.rows * n.groups;
-  auto means = d.template scratch<T>(2 * rows);
-  fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{n, x, statistics, dy, means.data()});
   for (index a = 0; a < n.groups; ++a)
     fold_columns(d, x.rows, n.width, detail::norm_weight_gradient<T>{n, x, statistics, dy, dw, a});
+  if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
+    return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
+  auto means = d.template scratch<T>(2 * rows);
+  fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{n, x, statistics, dy, means.data()});
   map(d, rows, n.width, detail::norm_input_gradient<T>{n, x, statistics, dy, means.data(), dx});
 }
 

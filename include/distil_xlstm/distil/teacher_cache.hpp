@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/model/frozen_memory.hpp>
 
 namespace distil_xlstm {
 

@@ -14,9 +14,9 @@
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
-#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm {

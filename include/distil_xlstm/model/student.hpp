@@ -13,8 +13,8 @@
 
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/memory.hpp>
 
 namespace distil_xlstm {

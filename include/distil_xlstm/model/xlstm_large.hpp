@@ -12,9 +12,9 @@
 
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
-#include <distil_xlstm/model/frozen_memory.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/xlstm_large_config.hpp>
 

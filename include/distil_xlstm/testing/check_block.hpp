@@ -93,19 +93,21 @@ class block_trial {
     if (auto r = isolated(law, other_state_, none, past_matters); !r.ok()) return r;
     if (auto r = isolated(law, other_state_, first_document, first_document); !r.ok()) return r;
     // Nor does a gradient go back.
-    const numbers dy(h_.dy.data(), h_.dy.data() + h_.dy.size());
+    const numbers dy = on_host(h_.device, h_.dy);
+    numbers later = dy;
     const index out = h_.block.width_out(), in = h_.block.width_in();
     each_row([&](index b, index t, index r) {
-      if (t < begin(b)) std::fill_n(h_.dy.data() + r * out, out, 0.0);
+      if (t < begin(b)) std::fill_n(later.begin() + r * out, out, 0.0);
     });
+    to_device(h_.device, h_.dy, later);
     numbers gradients(static_cast<std::size_t>(h_.gradients.size()));
-    backward(gradients);
-    std::copy(dy.begin(), dy.end(), h_.dy.data());
+    const numbers dx = backward(gradients);
+    to_device(h_.device, h_.dy, dy);
     law_report report;
     each_row([&](index b, index t, index r) {
       for (index c = 0; c < in && t < begin(b) && report.ok(); ++c)
-        report = judge(law, std::abs(h_.dx.data()[r * in + c]), 0, "gradient of sequence ", b, ", token ", t,
-                       ", ", circumstances_);
+        report = judge(law, std::abs(dx[static_cast<std::size_t>(r * in + c)]), 0, "gradient of sequence ", b,
+                       ", token ", t, ", ", circumstances_);
     });
     return report;
   }
@@ -124,12 +126,10 @@ class block_trial {
   law_report adds() {
     const char* law = "backward adds to gradients and overwrites dx";
     numbers g(static_cast<std::size_t>(h_.gradients.size())), more = g;
-    backward(g);
-    const numbers dx(h_.dx.data(), h_.dx.data() + h_.dx.size());
+    const numbers dx = backward(g);
     rng random(options_.seed + 3);
     for (double& v : more) v = random.normal();
-    const numbers before = more;
-    backward(more);
+    const numbers before = more, dx_again = backward(more);
     for (const auto& e : h_.names) {
       double off = 0, largest = 0;
       for (auto i = static_cast<std::size_t>(e.offset); i < static_cast<std::size_t>(e.offset + e.size); ++i) {
@@ -139,7 +139,7 @@ class block_trial {
       const auto r = judge(law, off / largest, options_.forms_limit, "tensor ", e.name, ", ", circumstances_);
       if (!r.ok()) return r;
     }
-    return judge(law, relative_error(h_.dx.data(), dx.data(), h_.dx.size()), options_.forms_limit, "dx, ",
+    return judge(law, relative_error(dx_again.data(), dx.data(), h_.dx.size()), options_.forms_limit, "dx, ",
                  circumstances_);
   }
   law_report gradient() {
@@ -160,7 +160,7 @@ class block_trial {
       layout<double> l(state_.data());
       l.sequence_stride(h.state_size);
       views_ = h.block.state(l);
-      std::copy(state.begin(), state.end(), state_.data());
+      to_device(h.device, state_, state);
     }
     /// Tokens first .. last - 1 of every sequence; their outputs go to their rows of y.
     void read(index first, index last, numbers& y) {
@@ -172,24 +172,27 @@ class block_trial {
           const index s = h_.seq.document_start(b, t);
           start.push_back(static_cast<std::int32_t>(s >= first ? s - first : -1));
         }
-      const sequence_view seq{batch, n, h_.seq.start ? start.data() : nullptr};
+      D& device = h_.device;
+      placed<std::int32_t, D> placed_start;
+      const sequence_view seq{batch, n,
+                              placed_start.put(device, h_.seq.start ? start.data() : nullptr, batch * n)};
       // No backward follows: blocks may take the ways that they keep for reading.
       layout<double> measure;
       measure.transient(true);
       h_.block.tape(measure, seq);
-      buffer<double, D> tape(h_.device, measure.size()), x(h_.device, batch * n * in),
-          z(h_.device, batch * n * out);
+      buffer<double, D> tape(device, measure.size()), x(device, batch * n * in), z(device, batch * n * out);
       layout<double> bind(tape.data());
       bind.transient(true);
       const auto k = h_.block.tape(bind, seq);
+      constexpr index size = sizeof(double);
       for (index b = 0; b < batch; ++b)
-        std::copy_n(h_.x.data() + (b * time + first) * in, n * in, x.data() + b * n * in);
-      h_.block.forward(h_.device, seq, h_.p, views_, k, matrix_view<const double>(x.data(), batch * n, in),
+        device.copy(x.data() + b * n * in, h_.x.data() + (b * time + first) * in, n * in * size);
+      h_.block.forward(device, seq, h_.p, views_, k, matrix_view<const double>(x.data(), batch * n, in),
                        matrix_view<double>(z.data(), batch * n, out));
       for (index b = 0; b < batch; ++b)
-        std::copy_n(z.data() + b * n * out, n * out, y.data() + (b * time + first) * out);
+        device.download(y.data() + (b * time + first) * out, z.data() + b * n * out, n * out * size);
     }
-    numbers state() const { return {state_.data(), state_.data() + state_.size()}; }
+    numbers state() const { return on_host(h_.device, state_); }
 
    private:
     harness<B, double, D>& h_;
@@ -209,12 +212,10 @@ class block_trial {
       }
     return start;
   }
-  static numbers state_of(const harness<B, double, D>& h) {
-    return {h.states.data(), h.states.data() + h.states.size()};
-  }
+  static numbers state_of(const harness<B, double, D>& h) { return on_host(h.device, h.states); }
   /// What tokens that nobody else sees leave behind.
   numbers a_past(std::uint64_t seed) {
-    const numbers x(h_.x.data(), h_.x.data() + h_.x.size());
+    const numbers x = on_host(h_.device, h_.x);
     const std::int32_t* start = h_.seq.start;
     h_.seq.start = nullptr;
     randomise_tokens(seed, [](index, index) { return true; });
@@ -222,7 +223,7 @@ class block_trial {
     numbers y(static_cast<std::size_t>(h_.y.size()));
     r.read(0, time(), y);
     h_.seq.start = start;
-    std::copy(x.begin(), x.end(), h_.x.data());
+    to_device(h_.device, h_.x, x);
     return r.state();
   }
   template <class F>
@@ -234,9 +235,11 @@ class block_trial {
   void randomise_tokens(std::uint64_t seed, const Chosen& chosen) {
     rng random(seed);
     const index in = h_.block.width_in();
+    numbers x = on_host(h_.device, h_.x);
     each_row([&](index b, index t, index r) {
-      for (index c = 0; c < in && chosen(b, t); ++c) h_.x.data()[r * in + c] = random.normal();
+      for (index c = 0; c < in && chosen(b, t); ++c) x[static_cast<std::size_t>(r * in + c)] = random.normal();
     });
+    to_device(h_.device, h_.x, x);
   }
   numbers whole() {
     reader r(h_, state_);
@@ -244,14 +247,16 @@ class block_trial {
     r.read(0, time(), y);
     return y;
   }
-  /// From gradients as given to gradients after, dx in the harness.
-  void backward(numbers& gradients) {
-    std::copy(gradients.begin(), gradients.end(), h_.gradients.data());
-    std::fill_n(h_.dx.data(), h_.dx.size(), std::numeric_limits<double>::quiet_NaN());
+  /// From gradients as given to gradients after; returns dx.
+  numbers backward(numbers& gradients) {
+    to_device(h_.device, h_.gradients, gradients);
+    to_device(h_.device, h_.dx,
+              numbers(static_cast<std::size_t>(h_.dx.size()), std::numeric_limits<double>::quiet_NaN()));
     h_.reset();
     h_.forward();
     h_.backward();
-    std::copy_n(h_.gradients.data(), h_.gradients.size(), gradients.begin());
+    gradients = on_host(h_.device, h_.gradients);
+    return on_host(h_.device, h_.dx);
   }
   static double worse(double a, double b) { return b <= a ? a : std::isnan(b) ? infinity : b; }
 
@@ -288,7 +293,7 @@ class block_trial {
   template <class Changed, class Shows>
   law_report isolated(const char* law, const numbers& other_state, const Changed& changed,
                       const Shows& may_show) {
-    const numbers keep(h_.x.data(), h_.x.data() + h_.x.size());
+    const numbers keep = on_host(h_.device, h_.x);
     for (const index cut : {time(), time() / 2 - 1, time() / 2, time() / 2 + 1}) {
       auto read = [&](const numbers& from) {
         reader parts(h_, from);
@@ -300,7 +305,7 @@ class block_trial {
       const numbers y = read(state_);
       randomise_tokens(options_.seed + 4, changed);
       const numbers z = read(other_state);
-      std::copy(keep.begin(), keep.end(), h_.x.data());
+      to_device(h_.device, h_.x, keep);
       const difference d = compare(z, y, [&](index b, index t) { return !may_show(b, t); });
       const auto r = judge(law, d.relative, 0, place(d), circumstances_);
       if (!r.ok()) return r;
@@ -319,7 +324,7 @@ class block_trial {
 }  // namespace detail
 
 /// Tries the laws of Block on one block, in double: from an empty state and from a past, with and without
-/// documents that begin inside. The device's memory must be the host's.
+/// documents that begin inside.
 ///
 ///   BOOST_TEST(report.ok(), report.text);   // report = check_block(device, my_block{...})
 template <class D, Block B>

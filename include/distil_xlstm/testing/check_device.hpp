@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <utility>
@@ -13,8 +14,10 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/testing/law_report.hpp>
+#include <distil_xlstm/testing/on_host.hpp>
 
 namespace distil_xlstm::testing {
 
@@ -54,11 +57,17 @@ struct stored_numbers {
     unpack(e, bytes.data(), rows * cols, values.data());
   }
   double operator()(index r, index c) const { return values[static_cast<std::size_t>(r * cols + c)]; }
-  template <class T>
-  matrix_view<const T> view() const {
-    return {reinterpret_cast<const T*>(bytes.data()), rows, cols};
+};
+
+/// The same where a device reads them.
+template <class T, class D>
+struct placed_numbers : stored_numbers {
+  buffer<T, D> memory;
+  placed_numbers(D& d, index r, index c, rng& random)
+      : stored_numbers(r, c, element_of<T>, random), memory(d, r * c) {
+    d.upload(memory.data(), bytes.data(), std::ssize(bytes));
   }
-  frozen_matrix frozen() const { return {bytes.data(), kind, rows, cols}; }
+  matrix_view<const T> view() const { return {memory.data(), rows, cols}; }
 };
 
 /// y[r, c] = x[r, c]² - c
@@ -144,15 +153,16 @@ class device_trial {
     matrix_view<T> view;
     output(D& d, index rows, index cols, index slack = 3)
         : memory(d, rows * (cols + slack)), view(memory.data(), rows, cols, cols + slack) {
-      for (index i = 0; i < memory.size(); ++i) memory.data()[i] = T(0.25);
+      to_device(d, memory, std::vector<T>(static_cast<std::size_t>(memory.size()), T(0.25)));
     }
   };
   /// `want(r, c)` gives the number and the size by which its error counts.
   template <class Want>
   void compare(const std::string& law, const output& y, double digits, const Want& want) {
+    const std::vector<T> numbers = on_host(device_, y.memory);
     for (index r = 0; r < y.view.rows; ++r)
       for (index c = 0; c < y.view.stride; ++c) {
-        const T got = y.view.row(r)[c];
+        const T got = numbers[static_cast<std::size_t>(r * y.view.stride + c)];
         results.push_back(got);
         if (!report.ok()) continue;
         const auto [value, size] = c < y.view.cols ? want(r, c) : std::pair{0.25, 0.0};
@@ -176,36 +186,40 @@ class device_trial {
             });
   }
   void products() {
-    const element plain = element_of<T>;
+    using operand = placed_numbers<T, D>;
     // Several tasks a product, odd remainders, and the single row of a decoder.
     const index sizes[][3] = {{1, 1, 1}, {1, 600, 70}, {5, 7, 3}, {33, 65, 130}, {600, 40, 17}};
     for (const auto& [m, n, k] : sizes)
       for (const T beta : {T(0), T(1), T(-0.5)}) {
-        const stored_numbers a(m, k, plain, random_), b(k, n, plain, random_), at(k, m, plain, random_),
-            bt(n, k, plain, random_);
+        const operand a(device_, m, k, random_), b(device_, k, n, random_), at(device_, k, m, random_),
+            bt(device_, n, k, random_);
         const auto turned = [](const stored_numbers& x) { return [&x](index r, index c) { return x(c, r); }; };
-        product("plain", m, n, k, a.view<T>(), b.view<T>(), beta, a, b);
-        product("transposed right", m, n, k, a.view<T>(), transposed(bt.view<T>()), beta, a, turned(bt));
-        product("transposed left", m, n, k, transposed(at.view<T>()), b.view<T>(), beta, turned(at), b);
-        product("transposed both", m, n, k, transposed(at.view<T>()), transposed(bt.view<T>()), beta,
-                turned(at), turned(bt));
+        product("plain", m, n, k, a.view(), b.view(), beta, a, b);
+        product("transposed right", m, n, k, a.view(), transposed(bt.view()), beta, a, turned(bt));
+        product("transposed left", m, n, k, transposed(at.view()), b.view(), beta, turned(at), b);
+        product("transposed both", m, n, k, transposed(at.view()), transposed(bt.view()), beta, turned(at),
+                turned(bt));
       }
     for (const element kind : {element::f64, element::f32, element::bf16, element::f16, element::q4_0,
                                element::q4_1, element::q5_0, element::q8_0, element::q4_k, element::q6_k})
       for (const auto& [m, n, k] : {std::array<index, 3>{1, 65, 512}, {9, 34, 256}}) {
-        const stored_numbers a(m, k, plain, random_), w(n, k, kind, random_), dy(m, n, plain, random_);
+        const operand a(device_, m, k, random_);
+        const stored_numbers w(n, k, kind, random_);
+        const operand dy(device_, m, n, random_);
+        frozen_memory<T, D> memory(device_);
+        const frozen_matrix frozen = memory.keep(frozen_matrix{w.bytes.data(), kind, n, k});
         const std::string what = std::string("frozen ") + traits(kind).name;
-        product(what + ", transposed", m, n, k, a.view<T>(), transposed(w.frozen()), T(0), a,
+        product(what + ", transposed", m, n, k, a.view(), transposed(frozen), T(0), a,
                 [&](index p, index c) { return w(c, p); });
-        product(what, m, k, n, dy.view<T>(), w.frozen(), T(1), dy, w);
+        product(what, m, k, n, dy.view(), frozen, T(1), dy, w);
       }
   }
   void batched_products() {
     const index count = 5, m = 7, n = 6, k = 9;
-    const stored_numbers a(count * m, k, element_of<T>, random_), b(count * n, k, element_of<T>, random_);
+    const placed_numbers<T, D> a(device_, count * m, k, random_), b(device_, count * n, k, random_);
     for (const T beta : {T(0), T(1)}) {
       output y(device_, count * m, n);
-      gemm_batched(device_, count, a.view<T>().slice(0, m), m * k, transposed(b.view<T>().slice(0, n)), n * k,
+      gemm_batched(device_, count, a.view().slice(0, m), m * k, transposed(b.view().slice(0, n)), n * k,
                    y.view.slice(0, m), m * y.view.stride, beta);
       compare("gemm_batched is many products", y, 8 + std::sqrt(static_cast<double>(k)), [&](index r, index c) {
         double sum = 0.25 * static_cast<double>(beta), size = std::abs(sum);
@@ -221,8 +235,8 @@ class device_trial {
     const index sizes[][2] = {{1, 1}, {3, 5}, {130, 1}, {70, 301}, {2, 20000}};
     for (const auto& size : sizes) {
       const index rows = size[0], cols = size[1];
-      const stored_numbers x(rows, cols, element_of<T>, random_);
-      const auto view = x.view<T>();
+      const placed_numbers<T, D> x(device_, rows, cols, random_);
+      const auto view = x.view();
       output y(device_, rows, cols);
       map(device_, rows, cols, try_map<T>{view, y.view});
       compare("map is the loop over elements", y, 2, [&](index r, index c) {
@@ -274,7 +288,7 @@ class device_trial {
 
 }  // namespace detail
 
-/// Tries a device's verbs against the naive loops, in the scalar T. The device's memory must be the host's.
+/// Tries a device's verbs against the naive loops, in the scalar T.
 template <class T, Device D>
 law_report check_device(D& device) {
   detail::device_trial<T, D> trial(device);

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/testing/on_host.hpp>
 
 namespace distil_xlstm::testing {
 
@@ -22,7 +25,8 @@ double relative_error(const A* a, const B* b, index n) {
   return largest > 0 ? difference / largest : difference;
 }
 
-/// Random weights, state, input and output gradient for one block: all that a call of it needs.
+/// Random weights, state, input and output gradient for one block: all that a call of it needs, in the device's
+/// memory. `seq.start` is the host's.
 template <Block B, class T, class D>
 struct harness {
   B block;
@@ -43,9 +47,11 @@ struct harness {
     weights = buffer<T, D>(d, measure.size()), gradients = buffer<T, D>(d, measure.size());
     layout<T> wl(weights.data()), gl(gradients.data());
     p = block.params(wl), g = block.params(gl);
+    std::vector<T> numbers(static_cast<std::size_t>(weights.size()));
     for (const auto& e : names)
       for (index i = 0; i < e.size; ++i)
-        weights.data()[e.offset + i] = static_cast<T>(weight_scale * random.normal());
+        numbers[static_cast<std::size_t>(e.offset + i)] = static_cast<T>(weight_scale * random.normal());
+    to_device(d, weights, numbers);
     layout<T> state_measure(nullptr, &state_names);
     block.state(state_measure);
     state_size = state_measure.size();
@@ -61,38 +67,50 @@ struct harness {
     k = block.tape(tl, seq);
     x = buffer<T, D>(d, seq.rows() * block.width_in()), dx = buffer<T, D>(d, x.size());
     y = buffer<T, D>(d, seq.rows() * block.width_out()), dy = buffer<T, D>(d, y.size());
-    for (index i = 0; i < x.size(); ++i) x.data()[i] = static_cast<T>(random.normal());
-    for (index i = 0; i < dy.size(); ++i) dy.data()[i] = static_cast<T>(random.normal());
+    for (const auto* m : {&x, &dy}) {
+      numbers.resize(static_cast<std::size_t>(m->size()));
+      for (T& v : numbers) v = static_cast<T>(random.normal());
+      to_device(d, *m, numbers);
+    }
   }
   void reset_state() {
     rng none;
+    std::vector<T> numbers(static_cast<std::size_t>(states.size()));
     for (index b = 0; b < seq.batch; ++b)
       for (const auto& e : state_names)
         for (index i = 0; i < e.size; ++i)
-          states.data()[b * state_size + e.offset + i] = static_cast<T>(e.initial(i, none));
+          numbers[static_cast<std::size_t>(b * state_size + e.offset + i)] = static_cast<T>(e.initial(i, none));
+    to_device(device, states, numbers);
   }
+  /// The sequence as the device reads it.
+  sequence_view placed_seq() { return {seq.batch, seq.time, start.put(device, seq.start, seq.rows())}; }
   matrix_view<T> in() { return {x.data(), seq.rows(), block.width_in()}; }
   matrix_view<T> out() { return {y.data(), seq.rows(), block.width_out()}; }
-  void forward() { block.forward(device, seq, p, s, k, matrix_view<const T>(in()), out()); }
+  void forward() { block.forward(device, placed_seq(), p, s, k, matrix_view<const T>(in()), out()); }
   void backward() {
     const matrix_view<T> d_in(dx.data(), seq.rows(), block.width_in()),
         d_out(dy.data(), seq.rows(), block.width_out());
-    block.backward(device, seq, p, g, k, matrix_view<const T>(in()), matrix_view<const T>(d_out), d_in);
+    block.backward(device, placed_seq(), p, g, k, matrix_view<const T>(in()), matrix_view<const T>(d_out),
+                   d_in);
   }
   /// sum(dy * y), summed in double.
   double objective() {
     reset();
     forward();
+    fetched<T, D> of_y, of_dy;
+    const T *a = of_y.get(device, y.data(), y.size()), *b = of_dy.get(device, dy.data(), dy.size());
     double sum = 0;
-    for (index i = 0; i < y.size(); ++i)
-      sum += static_cast<double>(y.data()[i]) * static_cast<double>(dy.data()[i]);
+    for (index i = 0; i < y.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
     return sum;
   }
   std::vector<T> initial_state;  ///< where set, each pass starts from it
   void reset() {
     if (initial_state.empty()) return reset_state();
-    for (std::size_t i = 0; i < initial_state.size(); ++i) states.data()[i] = initial_state[i];
+    to_device(device, states, initial_state);
   }
+
+ private:
+  placed<std::int32_t, D> start;
 };
 
 /// The worst disagreement of one tensor's analytic gradient with central differences.
@@ -108,17 +126,18 @@ struct gradient_report {
 template <Block B, class D>
 gradient_report check_gradients(harness<B, double, D>& h, index samples = 40) {
   gradient_report report;
-  for (index i = 0; i < h.gradients.size(); ++i) h.gradients.data()[i] = 1.0;
+  to_device(h.device, h.gradients, std::vector<double>(static_cast<std::size_t>(h.gradients.size()), 1.0));
   h.reset();
   h.forward();
   h.backward();
-  auto check = [&](const std::string& name, double* value, const double* gradient, index n, double start) {
+  auto check = [&](const std::string& name, double* values, const double* gradient, index n, double start) {
     double worst = 0, largest = 0;
     const index stride = n > samples ? n / samples : 1;
     for (index i = 0; i < n; i += stride) {
-      const double keep = value[i];
+      const double keep = on_host(h.device, static_cast<const double*>(values + i), 1)[0];
+      const auto put = [&](double value) { h.device.upload(values + i, &value, sizeof value); };
       auto at = [&](double shift) {
-        value[i] = keep + shift;
+        put(keep + shift);
         return h.objective();
       };
       double best = INFINITY, slope = 0;
@@ -128,15 +147,14 @@ gradient_report check_gradients(harness<B, double, D>& h, index samples = 40) {
         const double off = std::abs(numeric - (gradient[i] - start));
         if (off < best) best = off, slope = numeric;
       }
-      value[i] = keep;
+      put(keep);
       worst = std::max(worst, best);
       largest = std::max(largest, std::abs(slope));
     }
     const double e = largest > 1e-12 ? worst / largest : worst;
     if (!(e <= report.worst_error)) report = {name, e};
   };
-  std::vector<double> gradients(h.gradients.data(), h.gradients.data() + h.gradients.size());
-  std::vector<double> dx(h.dx.data(), h.dx.data() + h.dx.size());
+  const auto gradients = on_host(h.device, h.gradients), dx = on_host(h.device, h.dx);
   for (const auto& e : h.names)
     check(e.name, h.weights.data() + e.offset, gradients.data() + e.offset, e.size, 1.0);
   check("input", h.x.data(), dx.data(), h.x.size(), 0.0);

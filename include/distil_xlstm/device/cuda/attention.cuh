@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <distil_xlstm/device/attention_scan.hpp>
@@ -36,18 +37,54 @@ struct part {
   __device__ int last(int m) const { return past + token(m); }
 
   template <class T>
-  __device__ T* query_row(matrix_view<T> x, int m) const {
-    const int t = token(m);
-    return x.row(b * a.seq.time + t) + (kv * group() + (m - t * group())) * a.shape.width;
-  }
+  __device__ auto queries(matrix_view<T> x) const;
   template <class T>
-  __device__ T* now_row(matrix_view<T> x, int s) const {
-    return x.row(b * a.seq.time + s) + kv * a.shape.width;
-  }
-  __device__ const float* key_row(matrix_view<const float> now, per_sequence<const float> before, int j) const {
-    return j < past ? before.of(b) + (j * a.shape.kv_heads + kv) * a.shape.width : now_row(now, j - past);
+  __device__ auto now(matrix_view<T> x) const;
+  __device__ auto keys_of(matrix_view<const float> now, per_sequence<const float> before) const;
+};
+
+/// Its queries in one of the matrices: (m) gives a row's first number. Strides are 32 bits, products of
+/// them 64.
+template <class T>
+struct query_rows {
+  T* data;
+  int stride, width, group;
+  __device__ T* operator()(int m) const {
+    const int t = m / group;
+    return data + static_cast<index>(t) * stride + (m - t * group) * width;
   }
 };
+/// Its keys or values of this call.
+template <class T>
+struct now_rows {
+  T* data;
+  int stride;
+  __device__ T* operator()(int s) const { return data + static_cast<index>(s) * stride; }
+};
+/// Its keys or values, those of the past too.
+struct key_rows {
+  const float *before, *now;
+  int before_stride, now_stride, past;
+  /// j >= past
+  __device__ const float* of_now(int j) const { return now + static_cast<index>(j - past) * now_stride; }
+  __device__ const float* operator()(int j) const {
+    const bool old = j < past;
+    return (old ? before : now) + static_cast<index>(old ? j : j - past) * (old ? before_stride : now_stride);
+  }
+};
+template <class T>
+__device__ auto part::queries(matrix_view<T> x) const {
+  return query_rows<T>{x.row(b * a.seq.time) + kv * a.shape.group() * a.shape.width, static_cast<int>(x.stride),
+                       width(), group()};
+}
+template <class T>
+__device__ auto part::now(matrix_view<T> x) const {
+  return now_rows<T>{x.row(b * a.seq.time) + kv * a.shape.width, static_cast<int>(x.stride)};
+}
+__device__ inline auto part::keys_of(matrix_view<const float> x, per_sequence<const float> before) const {
+  return key_rows{before.of(b) + kv * a.shape.width, x.row(b * a.seq.time) + kv * a.shape.width,
+                  static_cast<int>(a.shape.kv_heads * a.shape.width), static_cast<int>(x.stride), past};
+}
 
 /// Four numbers of a row from column c on, zeros from column n on; in one access where `quads` allows it.
 __device__ inline float4 load_four(const float* row, int c, int n, bool quads) {
@@ -102,183 +139,462 @@ __device__ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std:
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// 128 queries a block, 16 a warp, against tiles of keys in shared memory. While a tile of keys is multiplied,
-/// its values are on their way, and while these are, the next keys.
-template <int Width>
+/// 128 rows a block, 16 a warp, that stay, against tiles of `Moving` rows that pass through shared memory; both
+/// in bfloat16. A thread's scores and results are of two rows, 8 apart, in pairs of columns.
+template <int Width, int Moving, bool Quads>
 struct tensor_tile {
-  static constexpr int threads = 256, rows = 128, keys = Width <= 64 ? 64 : 32;
-  static constexpr int pitch = Width + 8;  ///< rows 16 bytes apart in the banks
+  static constexpr int threads = 256, rows = 128;
+  static constexpr int pitch = Width + 8;  ///< so that eight rows lie in different banks
   static constexpr int quads_a_row = Width / 4, rows_a_pass = threads / quads_a_row;
-  static constexpr int passes = keys / rows_a_pass;
-  /// Narrow heads keep their queries in registers, and the keys then take the queries' place.
-  static constexpr bool queries_stay = Width > 64;
-  static constexpr int query_numbers = rows * pitch, key_numbers = keys * pitch;
-  static constexpr int bytes =
-      2 * (queries_stay ? query_numbers + 2 * key_numbers
-                        : (query_numbers > 2 * key_numbers ? query_numbers : 2 * key_numbers));
+  static constexpr int passes = Moving / rows_a_pass;
+  static constexpr int row_numbers = rows * pitch, moving_numbers = Moving * pitch;
+  /// Narrow rows stay in registers; of wide ones a piece at a time is read from shared memory.
+  static constexpr bool held = Width <= 64;
+  using rows_held = std::uint32_t[held ? Width / 16 : 1][4];
+  using next_rows = float4[passes];
+  using scores = float[Moving / 8][4];
+  using results = float[Width / 8][4];
 
-  static __device__ int row_of(int pass) {
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  static __device__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  /// Which of the block's rows, and which of a tile's, this thread's number e of pair c belongs to.
+  static __device__ int row_of(int half) { return 16 * warp() + lane() / 4 + 8 * half; }
+  static __device__ int column_of(int c, int e) { return 8 * c + lane() % 4 * 2 + e % 2; }
+
+  static __device__ int loaded_row(int pass) {
     return static_cast<int>(threadIdx.x) / quads_a_row + pass * rows_a_pass;
   }
-  static __device__ int column() { return static_cast<int>(threadIdx.x) % quads_a_row * 4; }
+  static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % quads_a_row * 4; }
   static __device__ void put(std::uint16_t* tile, int row, float4 x) {
-    *reinterpret_cast<uint2*>(tile + row * pitch + column()) = {bf16_pair(x.x, x.y), bf16_pair(x.z, x.w)};
+    *reinterpret_cast<uint2*>(tile + row * pitch + loaded_column()) = {bf16_pair(x.x, x.y),
+                                                                       bf16_pair(x.z, x.w)};
+  }
+  /// next = row(i), for i < count; of those beyond, whose numbers do not matter, some other row. `Moving` tiles
+  /// are zero from column n on, see `clear`.
+  template <class Row>
+  static __device__ void fetch(next_rows& next, int count, int n, const Row& row) {
+    if (loaded_column() >= n) return;
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass)
+      next[pass] = load_four(row(min(loaded_row(pass), count - 1)), loaded_column(), n, Quads);
+  }
+  static __device__ void put(std::uint16_t* tile, const next_rows& next, int n) {
+    if (loaded_column() >= n) return;
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), next[pass]);
+  }
+  /// What `put` never writes.
+  static __device__ void clear(std::uint16_t* tile, int n) {
+    if (loaded_column() < n) return;
+#pragma unroll
+    for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), float4{0, 0, 0, 0});
+  }
+  /// The block's rows: f(r, row(r)'s four numbers) beside, for what else is to be done with them.
+  template <class Row, class F>
+  static __device__ void load(std::uint16_t* tile, int count, int n, const Row& row, const F& f) {
+    for (int pass = 0; pass < rows / rows_a_pass; ++pass) {
+      const int r = loaded_row(pass);
+      const float4 x = r < count ? load_four(row(r), loaded_column(), n, Quads) : float4{0, 0, 0, 0};
+      put(tile, r, x);
+      f(r, x);
+    }
+  }
+  template <class Row>
+  static __device__ void load(std::uint16_t* tile, int count, int n, const Row& row) {
+    load(tile, count, n, row, [](int, float4) {});
+  }
+
+  static __device__ const std::uint16_t* mine(const std::uint16_t* tile) {
+    return tile + (16 * warp() + lane() % 16) * pitch + lane() / 16 * 8;
+  }
+  static __device__ void hold(rows_held& r, const std::uint16_t* tile) {
+    if constexpr (held)
+#pragma unroll
+      for (int i = 0; i < Width / 16; ++i) load_matrices<false>(r[i], mine(tile) + 16 * i);
+  }
+  /// s = a bᵀ, a the warp's rows.
+  static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* tile,
+                                       const std::uint16_t* b) {
+    const int row = lane() / 16 * 8 + lane() % 8, column = lane() / 8 % 2 * 8;
+#pragma unroll
+    for (auto& four : s)
+#pragma unroll
+      for (float& x : four) x = 0;
+#pragma unroll
+    for (int i = 0; i < Width / 16; ++i) {
+      std::uint32_t piece[4];
+      if constexpr (!held) load_matrices<false>(piece, mine(tile) + 16 * i);
+      const auto& left = [&]() -> const std::uint32_t(&)[4] {
+        if constexpr (held)
+          return a[i];
+        else
+          return piece;
+      }();
+#pragma unroll
+      for (int c = 0; c < Moving / 16; ++c) {
+        std::uint32_t right[4];
+        load_matrices<false>(right, b + (16 * c + row) * pitch + 16 * i + column);
+        multiply(s[2 * c], left, right[0], right[1]);
+        multiply(s[2 * c + 1], left, right[2], right[3]);
+      }
+    }
+  }
+  /// out += w b
+  static __device__ void combine(results& out, const scores& w, const std::uint16_t* b) {
+    const int row = lane() / 8 % 2 * 8 + lane() % 8, column = lane() / 16 * 8;
+#pragma unroll
+    for (int i = 0; i < Moving / 16; ++i) {
+      const std::uint32_t left[4] = {bf16_pair(w[2 * i][0], w[2 * i][1]), bf16_pair(w[2 * i][2], w[2 * i][3]),
+                                     bf16_pair(w[2 * i + 1][0], w[2 * i + 1][1]),
+                                     bf16_pair(w[2 * i + 1][2], w[2 * i + 1][3])};
+#pragma unroll
+      for (int c = 0; c < Width / 16; ++c) {
+        std::uint32_t right[4];
+        load_matrices<true>(right, b + (16 * i + row) * pitch + 16 * c + column);
+        multiply(out[2 * c], left, right[0], right[1]);
+        multiply(out[2 * c + 1], left, right[2], right[3]);
+      }
+    }
+  }
+  /// row = factor times this thread's numbers of one of its two rows.
+  static __device__ void store(float* row, const results& x, int half, float factor, int n) {
+#pragma unroll
+    for (int i = 0; i < Width / 8; ++i) {
+      const int c = column_of(i, 0);
+      const float2 pair{x[i][2 * half] * factor, x[i][2 * half + 1] * factor};
+      if (Quads) {
+        if (c < n) *reinterpret_cast<float2*>(row + c) = pair;
+      } else {
+        if (c < n) row[c] = pair.x;
+        if (c + 1 < n) row[c + 1] = pair.y;
+      }
+    }
   }
 };
 
+/// Masks and softmax of a thread's two rows of scores, tile after tile. Exponentials are powers of 2, `scale`
+/// has the factor log2 e.
+template <class Tile>
+struct tensor_softmax {
+  int low[2], high[2];
+  float largest[2] = {no_score, no_score}, sum[2] = {0, 0};
+
+  __device__ tensor_softmax(const part& p, int m0, int end_row) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int m = min(m0 + Tile::row_of(h), end_row - 1);
+      low[h] = p.first(m), high[h] = p.last(m);
+    }
+  }
+  /// None of the warp's rows sees any of the keys.
+  __device__ bool idle(int j0, int keys) const { return __all_sync(~0u, j0 > high[1] || j0 + keys <= low[0]); }
+  __device__ bool sees(int half, int j) const { return j >= low[half] && j <= high[half]; }
+  __device__ void mask(typename Tile::scores& s, int j0, int keys) const {
+    if (__all_sync(~0u, j0 >= low[1] && j0 + keys - 1 <= high[0])) return;
+#pragma unroll
+    for (int c = 0; c < static_cast<int>(sizeof s / sizeof s[0]); ++c)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (!sees(e / 2, j0 + Tile::column_of(c, e))) s[c][e] = -INFINITY;
+  }
+  /// s <- weights by the new largest score; returns what old sums are worth by it.
+  __device__ float take(int half, typename Tile::scores& s, float scale) {
+    constexpr int pairs = static_cast<int>(sizeof s / sizeof s[0]);
+    float top = largest[half];
+#pragma unroll
+    for (int c = 0; c < pairs; ++c) top = fmaxf(top, fmaxf(s[c][2 * half], s[c][2 * half + 1]));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+    const float keep = exp2_fast((largest[half] - top) * scale), shift = top * scale;
+    largest[half] = top;
+    float more = 0;
+#pragma unroll
+    for (int c = 0; c < pairs; ++c)
+#pragma unroll
+      for (int e = 2 * half; e < 2 * half + 2; ++e) {
+        s[c][e] = exp2_fast(fmaf(s[c][e], scale, -shift));
+        more += s[c][e];
+      }
+    sum[half] = fmaf(sum[half], keep, more);
+    return keep;
+  }
+  /// 1 / the sum, of all threads of the row.
+  __device__ float inverse(int half) const {
+    float total = sum[half];
+    total += __shfl_xor_sync(~0u, total, 1);
+    total += __shfl_xor_sync(~0u, total, 2);
+    return 1 / total;
+  }
+};
+inline constexpr float log2_e = 1.4426950408889634f;
+
+template <int Width, bool Quads>
+struct forward_tile : tensor_tile<Width, Width <= 64 ? 64 : 32, Quads> {
+  using tile = tensor_tile<Width, Width <= 64 ? 64 : 32, Quads>;
+  static constexpr int keys = Width <= 64 ? 64 : 32;
+  /// Where queries are held in registers, keys and values take their place.
+  static constexpr int keys_at = tile::held ? 0 : tile::row_numbers;
+  static constexpr int bytes = 2 * std::max(tile::row_numbers, keys_at + 2 * tile::moving_numbers);
+};
+/// While a tile of keys is multiplied, its values are on their way, and while these are, the next keys.
 template <int Width, bool Quads>
 __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_arguments<float> a, int tiles) {
-  using tile = tensor_tile<Width>;
+  using tile = forward_tile<Width, Quads>;
+  constexpr int keys = tile::keys;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* q = reinterpret_cast<std::uint16_t*>(memory);
-  std::uint16_t *k = q + (tile::queries_stay ? tile::query_numbers : 0), *v = k + tile::key_numbers;
+  std::uint16_t *k = q + tile::keys_at, *v = k + tile::moving_numbers;
 
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   // Late tiles see the most keys: they go first.
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
   const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const float scale = a.scale() * log2_e;
 
-  for (int pass = 0; pass < tile::rows / tile::rows_a_pass; ++pass) {
-    const int row = tile::row_of(pass), m = m0 + row;
-    tile::put(q, row,
-              m < end_row ? load_four(p.query_row(a.q, m), tile::column(), n, Quads) : float4{0, 0, 0, 0});
-  }
-  float4 next[tile::passes];
-  const auto fetch = [&](matrix_view<const float> now, per_sequence<const float> before, int j0) {
-#pragma unroll
-    for (int pass = 0; pass < tile::passes; ++pass) {
-      const int j = j0 + tile::row_of(pass);
-      next[pass] =
-          j < end ? load_four(p.key_row(now, before, j), tile::column(), n, Quads) : float4{0, 0, 0, 0};
-    }
+  typename tile::next_rows next;
+  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
+  const auto fetch = [&](const key_rows& rows, int j0) {
+    if (j0 >= p.past)
+      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
+    else
+      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
   };
-  const auto put = [&](std::uint16_t* to) {
-#pragma unroll
-    for (int pass = 0; pass < tile::passes; ++pass) tile::put(to, tile::row_of(pass), next[pass]);
-  };
-  fetch(a.k, a.past.keys, begin);
+  tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+  fetch(keys_of, begin);
+  __syncthreads();
+  typename tile::rows_held queries;
+  tile::hold(queries, q);
+  if (tile::held) __syncthreads();
+  tile::clear(k, n), tile::clear(v, n);
+  tile::put(k, next, n);
   __syncthreads();
 
-  const std::uint16_t* my_queries = q + (16 * warp + lane % 16) * tile::pitch + lane / 16 * 8;
-  std::uint32_t queries[tile::queries_stay ? 1 : Width / 16][4];
-  if constexpr (!tile::queries_stay) {
-#pragma unroll
-    for (int i = 0; i < Width / 16; ++i) load_matrices<false>(queries[i], my_queries + 16 * i);
+  tensor_softmax<tile> softmax(p, m0, end_row);
+  typename tile::results out = {};
+  for (int j0 = begin; j0 < end; j0 += keys) {
+    const bool idle = softmax.idle(j0, keys), more = j0 + keys < end;
+    typename tile::scores s;
+    fetch(values_of, j0);
+    if (!idle) tile::multiply_rows(s, queries, q, k);
+    tile::put(v, next, n);
     __syncthreads();
-  }
-  put(k);
-  __syncthreads();
-
-  // This thread's numbers are of two rows, 8 apart, in pairs of columns.
-  int low[2], high[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int m = min(m0 + 16 * warp + lane / 4 + 8 * h, end_row - 1);
-    low[h] = p.first(m), high[h] = p.last(m);
-  }
-  const float scale = a.scale() * 1.4426950408889634f;  // exp(x) = 2^(x log2 e)
-  float out[Width / 8][4] = {}, largest[2] = {no_score, no_score}, sum[2] = {0, 0};
-  const int key_row = lane / 16 * 8 + lane % 8, key_column = lane / 8 % 2 * 8;
-  const int value_row = lane / 8 % 2 * 8 + lane % 8, value_column = lane / 16 * 8;
-
-  for (int j0 = begin; j0 < end; j0 += tile::keys) {
-    const bool idle = __all_sync(~0u, j0 > high[1] || j0 + tile::keys <= low[0]);
-    float s[tile::keys / 8][4] = {};
-    fetch(a.v, a.past.values, j0);
+    if (more) fetch(keys_of, j0 + keys);
     if (!idle) {
-#pragma unroll
-      for (int i = 0; i < Width / 16; ++i) {
-        std::uint32_t mine[4];
-        if constexpr (tile::queries_stay) load_matrices<false>(mine, my_queries + 16 * i);
-#pragma unroll
-        for (int c = 0; c < tile::keys / 16; ++c) {
-          std::uint32_t b[4];
-          load_matrices<false>(b, k + (16 * c + key_row) * tile::pitch + 16 * i + key_column);
-          if constexpr (tile::queries_stay) {
-            multiply(s[2 * c], mine, b[0], b[1]);
-            multiply(s[2 * c + 1], mine, b[2], b[3]);
-          } else {
-            multiply(s[2 * c], queries[i], b[0], b[1]);
-            multiply(s[2 * c + 1], queries[i], b[2], b[3]);
-          }
-        }
-      }
-    }
-    put(v);
-    __syncthreads();
-    const bool more = j0 + tile::keys < end;
-    if (more) fetch(a.k, a.past.keys, j0 + tile::keys);
-    if (!idle) {
-      const bool whole = j0 >= low[1] && j0 + tile::keys - 1 <= high[0];
-      if (!__all_sync(~0u, whole)) {
-#pragma unroll
-        for (int c = 0; c < tile::keys / 8; ++c)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int j = j0 + 8 * c + lane % 4 * 2 + e % 2;
-            if (j < low[e / 2] || j > high[e / 2]) s[c][e] = -INFINITY;
-          }
-      }
+      softmax.mask(s, j0, keys);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float top = largest[h];
+        const float keep = softmax.take(h, s, scale);
 #pragma unroll
-        for (int c = 0; c < tile::keys / 8; ++c) top = fmaxf(top, fmaxf(s[c][2 * h], s[c][2 * h + 1]));
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-        const float keep = exp2_fast((largest[h] - top) * scale), shift = top * scale;
-        largest[h] = top;
-        float more_sum = 0;
-#pragma unroll
-        for (int c = 0; c < tile::keys / 8; ++c)
-#pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            s[c][e] = exp2_fast(fmaf(s[c][e], scale, -shift));
-            more_sum += s[c][e];
-          }
-        sum[h] = fmaf(sum[h], keep, more_sum);
-#pragma unroll
-        for (int c = 0; c < Width / 8; ++c) out[c][2 * h] *= keep, out[c][2 * h + 1] *= keep;
+        for (auto& four : out) four[2 * h] *= keep, four[2 * h + 1] *= keep;
       }
-#pragma unroll
-      for (int i = 0; i < tile::keys / 16; ++i) {
-        const std::uint32_t weights[4] = {
-            bf16_pair(s[2 * i][0], s[2 * i][1]), bf16_pair(s[2 * i][2], s[2 * i][3]),
-            bf16_pair(s[2 * i + 1][0], s[2 * i + 1][1]), bf16_pair(s[2 * i + 1][2], s[2 * i + 1][3])};
-#pragma unroll
-        for (int c = 0; c < Width / 16; ++c) {
-          std::uint32_t b[4];
-          load_matrices<true>(b, v + (16 * i + value_row) * tile::pitch + 16 * c + value_column);
-          multiply(out[2 * c], weights, b[0], b[1]);
-          multiply(out[2 * c + 1], weights, b[2], b[3]);
-        }
-      }
+      tile::combine(out, s, v);
     }
-    if (more) put(k);
+    if (more) tile::put(k, next, n);
     __syncthreads();
   }
-
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
-    sum[h] += __shfl_xor_sync(~0u, sum[h], 2);
-    const int m = m0 + 16 * warp + lane / 4 + 8 * h;
-    if (m >= end_row) continue;
-    float* y = p.query_row(a.y, m);
-    const float inverse = 1 / sum[h];
-#pragma unroll
-    for (int i = 0; i < Width / 8; ++i) {
-      const int c = 8 * i + lane % 4 * 2;
-      const float2 x{out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse};
-      if (Quads) {
-        if (c < n) *reinterpret_cast<float2*>(y + c) = x;
-      } else {
-        if (c < n) y[c] = x.x;
-        if (c + 1 < n) y[c + 1] = x.y;
-      }
+    const int m = m0 + tile::row_of(h);
+    const float inverse = softmax.inverse(h);
+    if (m < end_row) tile::store(p.queries(a.y)(m), out, h, inverse, n);
+  }
+}
+
+/// What the backward pass keeps of each query between its two kernels: p_s = exp((score_s - largest) /
+/// sqrt(width)) inverse, and dy . y.
+struct row_sums {
+  float largest, inverse, mean, unused;
+};
+
+template <int Width, bool Quads>
+struct backward_tile : tensor_tile<Width, 32, Quads> {
+  using tile = tensor_tile<Width, 32, Quads>;
+  static constexpr int moving = 32;
+  static constexpr int bytes = 2 * (2 * tile::row_numbers + 2 * tile::moving_numbers) + 128 * 4 + moving * 32;
+};
+/// dq of 128 queries, and what the other kernel needs to know of them. Keys pass twice: for the sums of the
+/// softmax, then for the gradient.
+template <int Width, bool Quads>
+__global__ void __launch_bounds__(256)
+    backward_queries_tensor_kernel(attention_backward_arguments<float> g, int tiles, row_sums* kept) {
+  using tile = backward_tile<Width, Quads>;
+  constexpr int keys = tile::moving;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto* q = reinterpret_cast<std::uint16_t*>(memory);
+  std::uint16_t *dy = q + tile::row_numbers, *k = dy + tile::row_numbers, *v = k + tile::moving_numbers;
+  auto* means = reinterpret_cast<float*>(v + tile::moving_numbers);
+  const auto& a = g.forward;
+  const int task = static_cast<int>(blockIdx.x) / tiles;
+  const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
+  const part p(a, task);
+  const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
+  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const float scale = a.scale() * log2_e;
+
+  tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+  tile::load(
+      dy, end_row - m0, n, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); },
+      [&](int r, float4 x) {
+        float mean = 0;
+        if (m0 + r < end_row) {
+          const float4 y = load_four(p.queries(a.y)(m0 + r), tile::loaded_column(), n, Quads);
+          mean = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, x.x * y.x)));
+        }
+        for (int step = tile::quads_a_row / 2; step > 0; step /= 2) mean += __shfl_xor_sync(~0u, mean, step);
+        if (tile::loaded_column() == 0) means[r] = mean;
+      });
+  typename tile::next_rows next_k, next_v;
+  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
+  const auto fetch = [&](typename tile::next_rows& next, const key_rows& rows, int j0) {
+    if (j0 >= p.past)
+      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
+    else
+      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
+  };
+  fetch(next_k, keys_of, begin);
+  tile::clear(k, n), tile::clear(v, n);
+  __syncthreads();
+  typename tile::rows_held queries, gradients;
+  tile::hold(queries, q);
+  tile::hold(gradients, dy);
+  tensor_softmax<tile> softmax(p, m0, end_row);
+  typename tile::scores s, dp;
+  for (int j0 = begin; j0 < end; j0 += keys) {
+    tile::put(k, next_k, n);
+    __syncthreads();
+    if (j0 + keys < end) fetch(next_k, keys_of, j0 + keys);
+    if (!softmax.idle(j0, keys)) {
+      tile::multiply_rows(s, queries, q, k);
+      softmax.mask(s, j0, keys);
+      softmax.take(0, s, scale), softmax.take(1, s, scale);
     }
+    __syncthreads();
+  }
+  float inverse[2], mean[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = tile::row_of(h);
+    inverse[h] = softmax.inverse(h), mean[h] = means[row];
+    if (m0 + row < end_row && tile::lane() % 4 == 0)
+      kept[static_cast<index>(task) * p.rows + m0 + row] = {softmax.largest[h], inverse[h], mean[h], 0};
+  }
+  typename tile::results dq = {};
+  fetch(next_k, keys_of, begin);
+  fetch(next_v, values_of, begin);
+  for (int j0 = begin; j0 < end; j0 += keys) {
+    tile::put(k, next_k, n);
+    tile::put(v, next_v, n);
+    __syncthreads();
+    if (j0 + keys < end) {
+      fetch(next_k, keys_of, j0 + keys);
+      fetch(next_v, values_of, j0 + keys);
+    }
+    if (!softmax.idle(j0, keys)) {
+      tile::multiply_rows(s, queries, q, k);
+      tile::multiply_rows(dp, gradients, dy, v);
+      softmax.mask(s, j0, keys);
+#pragma unroll
+      for (int c = 0; c < keys / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int h = e / 2;
+          const float weight = exp2_fast((s[c][e] - softmax.largest[h]) * scale) * inverse[h];
+          s[c][e] = weight * (dp[c][e] - mean[h]);
+        }
+      tile::combine(dq, s, k);
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int m = m0 + tile::row_of(h);
+    if (m < end_row) tile::store(p.queries(g.dq)(m), dq, h, a.scale(), n);
+  }
+}
+
+/// What a query has to say to keys: its softmax, and which it sees.
+struct seen_from {
+  row_sums sums;
+  int low, high, unused[2];
+};
+/// dk and dv of 128 of this call's keys, over all queries that see one of them.
+template <int Width, bool Quads>
+__global__ void __launch_bounds__(256)
+    backward_keys_tensor_kernel(attention_backward_arguments<float> g, int tiles, const row_sums* kept) {
+  using tile = backward_tile<Width, Quads>;
+  constexpr int queries = tile::moving;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto* k = reinterpret_cast<std::uint16_t*>(memory);
+  std::uint16_t *v = k + tile::row_numbers, *q = v + tile::row_numbers, *dy = q + tile::moving_numbers;
+  auto* seen = reinterpret_cast<seen_from*>(dy + tile::moving_numbers);
+  const auto& a = g.forward;
+  const int task = static_cast<int>(blockIdx.x) / tiles, time = static_cast<int>(a.seq.time);
+  const int s0 = static_cast<int>(blockIdx.x) % tiles * tile::rows;
+  const part p(a, task);
+  const int n = p.width(), end_key = min(s0 + tile::rows, time);
+  const float scale = a.scale() * log2_e;
+
+  tile::load(k, end_key - s0, n, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
+  tile::load(v, end_key - s0, n, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
+  typename tile::next_rows next_q, next_dy;
+  seen_from next;
+  const auto fetch = [&](int m0) {
+    const int count = p.rows - m0;
+    tile::fetch(next_q, count, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+    tile::fetch(next_dy, count, n, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
+    const int r = static_cast<int>(threadIdx.x);
+    next = {{0, 0, 0, 0}, 1, 0, {0, 0}};
+    if (r < queries && r < count)
+      next = {kept[static_cast<index>(task) * p.rows + m0 + r], p.first(m0 + r), p.last(m0 + r), {0, 0}};
+  };
+  int m0 = s0 * p.group();
+  fetch(m0);
+  tile::clear(q, n), tile::clear(dy, n);
+  __syncthreads();
+  typename tile::rows_held keys_held, values_held;
+  tile::hold(keys_held, k);
+  tile::hold(values_held, v);
+  // This warp's keys, counted from the oldest.
+  const int first_key = p.past + s0 + 16 * tile::warp();
+  typename tile::results dk = {}, dv = {};
+  for (; m0 < p.rows && p.first(m0) < p.past + end_key; m0 += queries) {
+    tile::put(q, next_q, n);
+    tile::put(dy, next_dy, n);
+    if (threadIdx.x < queries) seen[threadIdx.x] = next;
+    __syncthreads();
+    if (m0 + queries < p.rows) fetch(m0 + queries);
+    const int last_row = min(m0 + queries, p.rows) - 1 - m0;
+    if (seen[last_row].high >= first_key && seen[0].low < first_key + 16) {
+      typename tile::scores s, dp;
+      tile::multiply_rows(s, keys_held, k, q);
+      tile::multiply_rows(dp, values_held, v, dy);
+#pragma unroll
+      for (int c = 0; c < queries / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const seen_from from = seen[tile::column_of(c, e)];
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const int key = p.past + s0 + tile::row_of(h);
+            float& score = s[c][2 * h + e];
+            const float weight = exp2_fast((score - from.sums.largest) * scale) * from.sums.inverse;
+            const bool sees = key >= from.low && key <= from.high;
+            score = sees ? weight : 0.f;
+            dp[c][2 * h + e] = sees ? weight * (dp[c][2 * h + e] - from.sums.mean) : 0.f;
+          }
+        }
+      tile::combine(dv, s, dy);
+      tile::combine(dk, dp, q);
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int s = s0 + tile::row_of(h);
+    if (s >= end_key) continue;
+    tile::store(p.now(g.dk)(s), dk, h, a.scale(), n);
+    tile::store(p.now(g.dv)(s), dv, h, 1, n);
   }
 }
 
@@ -429,17 +745,19 @@ __global__ void __launch_bounds__(256)
   const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
   const float scale = a.scale();
 
-  tile::load(q, end_row - m0, n, quads, [&](int r) { return p.query_row(a.q, m0 + r); });
+  tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float4 out[Each][tile::columns] = {};
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(kv, end - j0, n, quads, [&](int r) { return p.key_row(a.k, a.past.keys, j0 + r); });
+    tile::load(kv, end - j0, n, quads,
+               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     float s[Each][Each];
     tile::scores(s, q, kv);
     __syncthreads();
-    tile::load(kv, end - j0, n, quads, [&](int r) { return p.key_row(a.v, a.past.values, j0 + r); });
+    tile::load(kv, end - j0, n, quads,
+               [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
 #pragma unroll
     for (int i = 0; i < Each; ++i) {
       const float keep = softmax.take(i, s[i], j0, scale);
@@ -463,17 +781,11 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c) {
       const float4 o = out[i][c];
-      store_four(p.query_row(a.y, m), 4 * tile::x() + 64 * c, n, quads,
+      store_four(p.queries(a.y)(m), 4 * tile::x() + 64 * c, n, quads,
                  {o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse});
     }
   }
 }
-
-/// What the backward pass keeps of each query between its two kernels: p_s = exp((score_s - largest) scale)
-/// inverse, and dy . y.
-struct row_sums {
-  float largest, inverse, mean, unused;
-};
 
 /// dq of a tile of queries, and what the other kernel needs to know of them.
 template <int Width, int Each>
@@ -491,13 +803,13 @@ __global__ void __launch_bounds__(256)
   const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
   const float scale = a.scale();
 
-  tile::load(q, end_row - m0, n, quads, [&](int r) { return p.query_row(a.q, m0 + r); });
-  tile::load(dy, end_row - m0, n, quads, [&](int r) { return p.query_row(g.dy, m0 + r); });
+  tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+  tile::load(dy, end_row - m0, n, quads, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float s[Each][Each], dp[Each][Each];
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(k, end - j0, n, quads, [&](int r) { return p.key_row(a.k, a.past.keys, j0 + r); });
+    tile::load(k, end - j0, n, quads, [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     tile::scores(s, q, k);
 #pragma unroll
@@ -510,7 +822,7 @@ __global__ void __launch_bounds__(256)
     inverse[i] = 1 / tile::total(softmax.sum[i]);
     mean[i] = 0;
     if (m < end_row) {
-      const float* y = p.query_row(a.y, m);
+      const float* y = p.queries(a.y)(m);
       for (int c = tile::x(); c < n; c += 16) mean[i] = fmaf(dy[row * tile::pitch + c], y[c], mean[i]);
     }
     mean[i] = tile::total(mean[i]);
@@ -520,8 +832,9 @@ __global__ void __launch_bounds__(256)
   float4 dq[Each][tile::columns] = {};
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(k, end - j0, n, quads, [&](int r) { return p.key_row(a.k, a.past.keys, j0 + r); });
-    tile::load(v, end - j0, n, quads, [&](int r) { return p.key_row(a.v, a.past.values, j0 + r); });
+    tile::load(k, end - j0, n, quads, [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+    tile::load(v, end - j0, n, quads,
+               [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     tile::scores(s, q, k);
     tile::scores(dp, dy, v);
@@ -543,7 +856,7 @@ __global__ void __launch_bounds__(256)
     if (m >= end_row) continue;
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c)
-      store_four(p.query_row(g.dq, m), 4 * tile::x() + 64 * c, n, quads, dq[i][c]);
+      store_four(p.queries(g.dq)(m), 4 * tile::x() + 64 * c, n, quads, dq[i][c]);
   }
 }
 
@@ -562,14 +875,14 @@ __global__ void __launch_bounds__(256)
   const int n = p.width(), end_key = min(s0 + tile::rows, time);
   const float scale = a.scale();
 
-  tile::load(k, end_key - s0, n, quads, [&](int r) { return p.now_row(a.k, s0 + r); });
-  tile::load(v, end_key - s0, n, quads, [&](int r) { return p.now_row(a.v, s0 + r); });
+  tile::load(k, end_key - s0, n, quads, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
+  tile::load(v, end_key - s0, n, quads, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
   float4 dk[Each][tile::columns] = {}, dv[Each][tile::columns] = {};
   for (int m0 = s0 * p.group(); m0 < p.rows && p.first(m0) < p.past + end_key; m0 += tile::rows) {
     __syncthreads();
     const int end_row = min(m0 + tile::rows, p.rows);
-    tile::load(q, end_row - m0, n, quads, [&](int r) { return p.query_row(a.q, m0 + r); });
-    tile::load(dy, end_row - m0, n, quads, [&](int r) { return p.query_row(g.dy, m0 + r); });
+    tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+    tile::load(dy, end_row - m0, n, quads, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
     __syncthreads();
     float s[Each][Each], dp[Each][Each];
     tile::scores(s, q, k);
@@ -599,44 +912,80 @@ __global__ void __launch_bounds__(256)
     if (s >= end_key) continue;
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c) {
-      store_four(p.now_row(g.dk, s), 4 * tile::x() + 64 * c, n, quads, dk[i][c]);
-      store_four(p.now_row(g.dv, s), 4 * tile::x() + 64 * c, n, quads, dv[i][c]);
+      store_four(p.now(g.dk)(s), 4 * tile::x() + 64 * c, n, quads, dk[i][c]);
+      store_four(p.now(g.dv)(s), 4 * tile::x() + 64 * c, n, quads, dv[i][c]);
     }
   }
 }
 
 // ---- single tokens: keys and values are read once, in order, by many blocks a sequence
 
-/// Sums over some of the keys: y = sum / total.
+/// Sums over some of the keys, by their largest score.
 struct partial_sums {
   float largest, total;
 };
-/// `Lanes` threads share a key, four numbers each and `Turns` times; up to `Heads` queries meet it.
+/// Sums each of `Count` numbers over `Lanes` threads, each of which gets one of the sums, or Count / Lanes of
+/// them, or the same as its neighbours: number lane * Count / Lanes on. Half of what is left changes hands at
+/// every step.
+template <int Lanes, int Count>
+__device__ void scatter_sums(float (&x)[Count], int lane) {
+  int left = Count;
+#pragma unroll
+  for (int step = Lanes / 2; step > 0; step /= 2) {
+    if (left > 1) {
+      left /= 2;
+      const bool upper = lane & step;
+#pragma unroll
+      for (int i = 0; i < Count / 2; ++i)
+        if (i < left) {
+          const float given = upper ? x[i] : x[i + left], mine = upper ? x[i + left] : x[i];
+          x[i] = mine + __shfl_xor_sync(~0u, given, step);
+        }
+    } else {
+      x[0] += __shfl_xor_sync(~0u, x[0], step);
+    }
+  }
+}
+/// `Lanes` threads, a team, share a key, four numbers each and `Turns` times; up to `Heads` queries meet it. A
+/// split has at least `least` keys, so that short pasts are few splits.
 template <int Lanes, int Turns, int Heads>
 __global__ void __launch_bounds__(128)
     decode_kernel(attention_arguments<float> a, int splits, bool quads, partial_sums* sums, float* partial) {
-  constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns;
+  constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns,
+                least = 2 * teams * at_once;
+  // A score (of a head and a key) to each lane, or several, or the same one to `alike` neighbours.
+  constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
+  constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
   __shared__ partial_sums team_sums[teams][Heads];
-  __shared__ __align__(16) float team_out[teams][padded];
+  __shared__ __align__(16) float weights[teams][count];
+  __shared__ float keeps[teams][Heads];
+  __shared__ __align__(16) float team_out[teams][Heads][padded];
   const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
   const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
   const part p(a, rest / parts);
   const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
-  const int low = p.first(0), count = p.keys() - low, each = (count + splits - 1) / splits;
-  const int begin = low + min(count, split * each), end = low + min(count, (split + 1) * each);
+  const int low = p.first(0), all_keys = p.keys() - low, each = max((all_keys + splits - 1) / splits, least);
+  const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
   const int lane = static_cast<int>(threadIdx.x) % Lanes, team = static_cast<int>(threadIdx.x) / Lanes;
+  const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
   const float scale = a.scale();
+  if (begin >= end) {
+    if (static_cast<int>(threadIdx.x) < heads) sums[result + threadIdx.x * splits] = {no_score, 0};
+    return;
+  }
 
+  const auto queries = p.queries(a.q);
+  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
   float4 q[Heads][Turns], out[Heads][Turns] = {};
-  float largest[Heads], total[Heads];
 #pragma unroll
-  for (int h = 0; h < Heads; ++h) {
-    largest[h] = no_score, total[h] = 0;
+  for (int h = 0; h < Heads; ++h)
 #pragma unroll
     for (int i = 0; i < Turns; ++i)
-      q[h][i] = h < heads ? load_four(p.query_row(a.q, head0 + h), 4 * (lane + Lanes * i), n, quads)
-                          : float4{0, 0, 0, 0};
-  }
+      q[h][i] =
+          h < heads ? load_four(queries(head0 + h), 4 * (lane + Lanes * i), n, quads) : float4{0, 0, 0, 0};
+  const int first_score = lane / alike * each_lane, my_head = first_score / at_once;
+  float largest = no_score, total = 0;  // of this lane's head; of this lane's keys
+
   for (int j0 = begin; j0 < end; j0 += teams * at_once) {
     float4 k[at_once][Turns], v[at_once][Turns];
 #pragma unroll
@@ -645,87 +994,126 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int i = 0; i < Turns; ++i) {
         const int c = 4 * (lane + Lanes * i);
-        k[u][i] = j < end ? load_four(p.key_row(a.k, a.past.keys, j), c, n, quads) : float4{0, 0, 0, 0};
-        v[u][i] = j < end ? load_four(p.key_row(a.v, a.past.values, j), c, n, quads) : float4{0, 0, 0, 0};
+        k[u][i] = j < end ? load_four(keys_of(j), c, n, quads) : float4{0, 0, 0, 0};
+        v[u][i] = j < end ? load_four(values_of(j), c, n, quads) : float4{0, 0, 0, 0};
       }
     }
+    float s[count];
+#pragma unroll
+    for (int h = 0; h < Heads; ++h)
+#pragma unroll
+      for (int u = 0; u < at_once; ++u) {
+        float& x = s[h * at_once + u];
+        x = 0;
+        if (h < heads)
+#pragma unroll
+          for (int i = 0; i < Turns; ++i)
+            x = fmaf(q[h][i].w, k[u][i].w,
+                     fmaf(q[h][i].z, k[u][i].z, fmaf(q[h][i].y, k[u][i].y, fmaf(q[h][i].x, k[u][i].x, x))));
+      }
+    scatter_sums<Lanes>(s, lane);
+    float top = largest;
+#pragma unroll
+    for (int i = 0; i < each_lane; ++i) {
+      if (j0 + (first_score + i) % at_once * teams + team >= end) s[i] = -INFINITY;
+      top = fmaxf(top, s[i]);
+    }
+#pragma unroll
+    for (int step = lanes_a_head / 2; step >= alike; step /= 2)
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    const float keep = expf((largest - top) * scale);
+    largest = top, total *= keep;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < each_lane; ++i) {
+      const float w = expf((s[i] - top) * scale);
+      total += w;
+      weights[team][first_score + i] = w;
+    }
+    keeps[team][my_head] = keep;
+    __syncwarp();
 #pragma unroll
     for (int h = 0; h < Heads; ++h) {
       if (h >= heads) break;
-      float s[at_once], top = largest[h];
-#pragma unroll
-      for (int u = 0; u < at_once; ++u) {
-        s[u] = 0;
-#pragma unroll
-        for (int i = 0; i < Turns; ++i) {
-          const float4 x = q[h][i], y = k[u][i];
-          s[u] = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, fmaf(x.x, y.x, s[u]))));
-        }
-#pragma unroll
-        for (int step = Lanes / 2; step > 0; step /= 2) s[u] += __shfl_xor_sync(~0u, s[u], step);
-        if (j0 + u * teams + team >= end) s[u] = -INFINITY;
-        top = fmaxf(top, s[u]);
-      }
-      const float keep = expf((largest[h] - top) * scale);
-      largest[h] = top;
-      total[h] *= keep;
+      const float old = keeps[team][h];
 #pragma unroll
       for (int i = 0; i < Turns; ++i) {
         float4& o = out[h][i];
-        o.x *= keep, o.y *= keep, o.z *= keep, o.w *= keep;
-      }
+        o.x *= old, o.y *= old, o.z *= old, o.w *= old;
 #pragma unroll
-      for (int u = 0; u < at_once; ++u) {
-        const float w = expf((s[u] - top) * scale);
-        total[h] += w;
-#pragma unroll
-        for (int i = 0; i < Turns; ++i) {
-          float4& o = out[h][i];
+        for (int u = 0; u < at_once; ++u) {
+          const float w = weights[team][h * at_once + u];
           o.x = fmaf(w, v[u][i].x, o.x), o.y = fmaf(w, v[u][i].y, o.y);
           o.z = fmaf(w, v[u][i].z, o.z), o.w = fmaf(w, v[u][i].w, o.w);
         }
       }
     }
   }
-  if (lane == 0)
-    for (int h = 0; h < heads; ++h) team_sums[team][h] = {largest[h], total[h]};
+#pragma unroll
+  for (int step = lanes_a_head / 2; step >= alike; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+  if (lane % lanes_a_head == 0) team_sums[team][my_head] = {largest, total};
+  __syncthreads();
 #pragma unroll
   for (int h = 0; h < Heads; ++h) {
     if (h >= heads) break;
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < Turns; ++i)
-      *reinterpret_cast<float4*>(team_out[team] + 4 * (lane + Lanes * i)) = out[h][i];
-    __syncthreads();
     float top = no_score, all = 0;
+#pragma unroll
     for (int i = 0; i < teams; ++i) top = fmaxf(top, team_sums[i][h].largest);
+#pragma unroll
     for (int i = 0; i < teams; ++i)
       all += team_sums[i][h].total * expf((team_sums[i][h].largest - top) * scale);
-    const index at = ((static_cast<index>(p.b) * p.a.shape.heads) + p.kv * group + head0 + h) * splits + split;
-    float* y = splits == 1 ? p.query_row(a.y, head0 + h) : partial + at * n;
-    for (int c = static_cast<int>(threadIdx.x); c < n; c += 128) {
-      float x = 0;
-      for (int i = 0; i < teams; ++i) x += team_out[i][c] * expf((team_sums[i][h].largest - top) * scale);
-      y[c] = splits == 1 ? x / all : x;
+    const float mine = expf((team_sums[team][h].largest - top) * scale) * (splits == 1 ? 1 / all : 1.f);
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const float4 o = out[h][i];
+      *reinterpret_cast<float4*>(team_out[team][h] + 4 * (lane + Lanes * i)) = {o.x * mine, o.y * mine,
+                                                                                o.z * mine, o.w * mine};
     }
-    if (splits > 1 && threadIdx.x == 0) sums[at] = {top, all};
+    if (splits > 1 && threadIdx.x == 0) sums[result + h * splits] = {top, all};
+  }
+  __syncthreads();
+  const auto results = p.queries(a.y);
+  for (int at = static_cast<int>(threadIdx.x); at < heads * padded; at += 128) {
+    const int h = at / padded, c = at % padded;
+    if (c >= n) continue;
+    float x = 0;
+#pragma unroll
+    for (int i = 0; i < teams; ++i) x += team_out[i][h][c];
+    (splits == 1 ? results(head0 + h) : partial + (result + h * splits) * n)[c] = x;
   }
 }
-/// y of one sequence and head from its splits.
+/// y of one sequence and head from its splits, at most 64, of which some may have had no keys.
 template <class T>
-__global__ void decode_join_kernel(attention_arguments<T> a, int splits, const partial_sums* sums,
-                                   const T* partial) {
+__global__ void __launch_bounds__(128)
+    decode_join_kernel(attention_arguments<T> a, int splits, const partial_sums* sums, const T* partial) {
+  __shared__ float weights[64];
   const index task = blockIdx.x, n = a.shape.width;
   const index b = task / a.shape.heads, head = task % a.shape.heads;
   const float scale = a.scale();
   sums += task * splits, partial += task * splits * n;
-  float top = no_score, all = 0;
-  for (int i = 0; i < splits; ++i) top = fmaxf(top, sums[i].largest);
-  for (int i = 0; i < splits; ++i) all += sums[i].total * expf((sums[i].largest - top) * scale);
+  if (threadIdx.x < 32) {
+    partial_sums mine[2];
+    float top = no_score, all = 0, weight[2];
+    for (int i = 0; i < 2; ++i) {
+      const int split = static_cast<int>(threadIdx.x) + 32 * i;
+      mine[i] = split < splits ? sums[split] : partial_sums{no_score, 0};
+      top = fmaxf(top, mine[i].largest);
+    }
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    for (int i = 0; i < 2; ++i) {
+      weight[i] = expf((mine[i].largest - top) * scale);
+      all += weight[i] * mine[i].total;
+    }
+    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(~0u, all, step);
+    for (int i = 0; i < 2; ++i) weights[threadIdx.x + 32 * i] = mine[i].total == 0 ? 0 : weight[i] / all;
+  }
+  __syncthreads();
   for (index c = threadIdx.x; c < n; c += blockDim.x) {
-    float x = 0;
-    for (int i = 0; i < splits; ++i) x += partial[i * n + c] * expf((sums[i].largest - top) * scale);
-    a.y.row(b)[head * n + c] = x / all;
+    T x = 0;
+#pragma unroll 8
+    for (int i = 0; i < splits; ++i)
+      if (weights[i] != 0) x = fmaf(weights[i], partial[i * n + c], x);
+    a.y.row(b)[head * n + c] = x;
   }
 }
 
@@ -743,6 +1131,9 @@ inline bool in_quads(const attention_arguments<float>& a) {
   return a.shape.width % 4 == 0 && in_quads(a.q) && in_quads(a.k) && in_quads(a.v) && in_quads(a.y) &&
          (!a.past.length.data || (in_quads(a.past.keys) && in_quads(a.past.values)));
 }
+inline bool in_quads(const attention_backward_arguments<float>& g) {
+  return in_quads(g.forward) && in_quads(g.dy) && in_quads(g.dq) && in_quads(g.dk) && in_quads(g.dv);
+}
 inline int row_tiles(const attention_arguments<float>& a, int rows) {
   return static_cast<int>(blocks_for(a.seq.time * a.shape.group(), rows));
 }
@@ -754,14 +1145,36 @@ void allow_shared(Kernel* kernel, int bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
 }
 
+template <int Width, bool Quads>
+void forward_tensor(cuda& device, const attention_arguments<float>& a) {
+  using tile = forward_tile<Width, Quads>;
+  const int tiles = row_tiles(a, tile::rows);
+  allow_shared(forward_tensor_kernel<Width, Quads>, tile::bytes);
+  forward_tensor_kernel<Width, Quads>
+      <<<blocks(a, tiles), tile::threads, tile::bytes, device.stream()>>>(a, tiles);
+  check_launch("attention");
+}
 template <int Width>
 void forward_tensor(cuda& device, const attention_arguments<float>& a) {
-  using tile = tensor_tile<Width>;
-  const int tiles = row_tiles(a, tile::rows);
-  const auto kernel = in_quads(a) ? forward_tensor_kernel<Width, true> : forward_tensor_kernel<Width, false>;
-  allow_shared(kernel, tile::bytes);
-  kernel<<<blocks(a, tiles), tile::threads, tile::bytes, device.stream()>>>(a, tiles);
-  check_launch("attention");
+  in_quads(a) ? forward_tensor<Width, true>(device, a) : forward_tensor<Width, false>(device, a);
+}
+template <int Width, bool Quads>
+void backward_tensor(cuda& device, const attention_backward_arguments<float>& g) {
+  using tile = backward_tile<Width, Quads>;
+  const auto& a = g.forward;
+  auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
+  const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
+  allow_shared(backward_queries_tensor_kernel<Width, Quads>, tile::bytes);
+  allow_shared(backward_keys_tensor_kernel<Width, Quads>, tile::bytes);
+  backward_queries_tensor_kernel<Width, Quads>
+      <<<blocks(a, queries), tile::threads, tile::bytes, device.stream()>>>(g, queries, kept.data());
+  backward_keys_tensor_kernel<Width, Quads>
+      <<<blocks(a, keys), tile::threads, tile::bytes, device.stream()>>>(g, keys, kept.data());
+  check_launch("attention's gradient");
+}
+template <int Width>
+void backward_tensor(cuda& device, const attention_backward_arguments<float>& g) {
+  in_quads(g) ? backward_tensor<Width, true>(device, g) : backward_tensor<Width, false>(device, g);
 }
 template <int Width, int Each>
 void forward_float(cuda& device, const attention_arguments<float>& a) {
@@ -779,7 +1192,7 @@ void backward_float(cuda& device, const attention_backward_arguments<float>& g) 
   constexpr int bytes = (4 * tile::row_numbers + 2 * tile::score_numbers) * 4;
   if (device.shared_bytes() < bytes) return distil_xlstm::attention_backward<cuda, float>(device, g);
   const auto& a = g.forward;
-  const bool quads = in_quads(a) && in_quads(g.dy) && in_quads(g.dq) && in_quads(g.dk) && in_quads(g.dv);
+  const bool quads = in_quads(g);
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
   const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
   constexpr int fewer = bytes - tile::score_numbers * 4;
@@ -803,7 +1216,7 @@ void decode_heads(cuda& device, const attention_arguments<float>& a) {
   decode_kernel<Lanes, Turns, Heads><<<static_cast<unsigned>(tasks * splits), 128, 0, device.stream()>>>(
       a, splits, in_quads(a), sums.data(), partial.data());
   if (splits > 1)
-    decode_join_kernel<<<static_cast<unsigned>(a.seq.batch * a.shape.heads), 64, 0, device.stream()>>>(
+    decode_join_kernel<<<static_cast<unsigned>(a.seq.batch * a.shape.heads), 128, 0, device.stream()>>>(
         a, splits, sums.data(), partial.data());
   check_launch("attention of single tokens");
 }
@@ -837,12 +1250,15 @@ void attention_forward(cuda& device, const attention_arguments<T>& a) {
   distil_xlstm::attention_forward<cuda, T>(device, a);
 }
 
-/// In float: first the queries' gradients and the sums of their softmax, then the keys' and values'.
+/// First the queries' gradients and the sums of their softmax, then the keys' and values'; on the tensor cores
+/// as forward is.
 template <class T>
 void attention_backward(cuda& device, const attention_backward_arguments<T>& g) {
   if constexpr (std::is_same_v<T, float>) {
     const index n = g.forward.shape.width;
     if (g.forward.seq.rows() == 0 || n == 0) return;
+    if (device.bf16_products && n <= 64) return detail::flash::backward_tensor<64>(device, g);
+    if (device.bf16_products && n <= 128) return detail::flash::backward_tensor<128>(device, g);
     if (n <= 64) return detail::flash::backward_float<64, 4>(device, g);
     if (n <= 128) return detail::flash::backward_float<128, 4>(device, g);
     if (n <= 256) return detail::flash::backward_float<256, 2>(device, g);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
+
+#include <cuda_bf16.h>
 
 #include <distil_xlstm/core/element.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
@@ -48,16 +51,21 @@ __global__ void convert_kernel(const From* in, index in_stride, index in_step, T
         out[r * out_stride + c] = static_cast<To>(x);
     }
 }
-/// The same, four numbers at a time, where rows allow it.
+/// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row.
 template <class Float>
-__global__ void round_kernel(const Float* in, index in_stride, index in_step, bf16* out, index out_stride,
-                             index out_step, index rows, index quads) {
-  in += blockIdx.z * in_step, out += blockIdx.z * out_step;
+__global__ void round_kernel(const Float* in, index in_stride, bf16* out, index out_stride, index rows,
+                             unsigned octs) {
   for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
-    for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < quads; c += gridDim.x * blockDim.x) {
-      const float4 x = *reinterpret_cast<const float4*>(in + r * in_stride + 4 * c);
-      const ushort4 y{bf16(x.x).bits, bf16(x.y).bits, bf16(x.z).bits, bf16(x.w).bits};
-      *reinterpret_cast<ushort4*>(out + r * out_stride + 4 * c) = y;
+    for (unsigned c = blockIdx.x * blockDim.x + threadIdx.x; c < octs; c += gridDim.x * blockDim.x) {
+      const float4* from = reinterpret_cast<const float4*>(in + r * in_stride + 8 * c);
+      const float4 x = from[0], y = from[1];
+      union {
+        __nv_bfloat162 pairs[4];
+        uint4 all;
+      } to;
+      to.pairs[0] = __floats2bfloat162_rn(x.x, x.y), to.pairs[1] = __floats2bfloat162_rn(x.z, x.w);
+      to.pairs[2] = __floats2bfloat162_rn(y.x, y.y), to.pairs[3] = __floats2bfloat162_rn(y.z, y.w);
+      *reinterpret_cast<uint4*>(out + r * out_stride + 8 * c) = to.all;
     }
 }
 
@@ -66,18 +74,26 @@ void convert(cuda& device, index count, const From* in, index in_stride, index i
              index out_stride, index out_step, index rows, index cols) {
   const unsigned z = static_cast<unsigned>(count);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
-    const bool quads = cols % 4 == 0 && in_stride % 4 == 0 && in_step % 4 == 0 && out_step % 4 == 0 &&
-                       reinterpret_cast<std::uintptr_t>(in) % 16 == 0;
-    if (quads) {
-      const unsigned x = cols / 4 >= 128 ? 128 : 32, y = 256 / x;
-      round_kernel<<<dim3(grid_size(cols / 4, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y), 0,
-                     device.stream()>>>(in, in_stride, in_step, out, out_stride, out_step, rows, cols / 4);
+    if (count == 1 && cols % 8 == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 &&
+        reinterpret_cast<std::uintptr_t>(in) % 16 == 0) {
+      if (in_stride == cols && out_stride == cols && rows * cols / 8 < (index{1} << 31)) {
+        const unsigned octs = static_cast<unsigned>(rows * cols / 8);
+        round_kernel<<<grid_size(octs, 256), 256, 0, device.product_stream()>>>(in, 0, out, 0, 1, octs);
+      } else {
+        const unsigned octs = static_cast<unsigned>(cols / 8),
+                       x = octs >= 128  ? 128
+                           : octs >= 64 ? 64
+                                        : 16,
+                       y = 256 / x;
+        round_kernel<<<dim3(grid_size(octs, x, 4096), grid_size(rows, y, 16384)), dim3(x, y), 0,
+                       device.product_stream()>>>(in, in_stride, out, out_stride, rows, octs);
+      }
       return check_launch("rounding to bfloat16");
     }
   }
   const unsigned x = cols >= 256 ? 256 : 32, y = 256 / x;
   convert_kernel<<<dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y), 0,
-                   device.stream()>>>(in, in_stride, in_step, out, out_stride, out_step, rows, cols);
+                   device.product_stream()>>>(in, in_stride, in_step, out, out_stride, out_step, rows, cols);
   check_launch("conversion");
 }
 
@@ -91,25 +107,36 @@ struct product_input {
 
   static constexpr index padding = 16 / static_cast<index>(sizeof(P));
   static index padded(index n) { return (n + padding - 1) / padding * padding; }
-  static bool as_it_is(const cuda_operand& o) {
-    return o.kind == kind_of() || (kind_of() == element::bf16 && o.rounded);
-  }
   static constexpr element kind_of() {
     if constexpr (std::is_same_v<P, bf16>)
       return element::bf16;
     else
       return element_of<P>;
   }
+  static bool as_it_is(const cuda_operand& o) {
+    return o.kind == kind_of() || (kind_of() == element::bf16 && o.rounded);
+  }
+  /// A float operand, rounded, is kept for the next product. Items that are columns of one matrix are copied as
+  /// that matrix.
+  static bool kept(const cuda_operand& o) {
+    return kind_of() == element::bf16 && o.kind == element::f32 && !as_it_is(o);
+  }
+  static index needed(const cuda_operand& o, index count, index from_step) {
+    if (as_it_is(o) || kept(o)) return 0;
+    return (from_step == 0 ? 1 : count) * o.rows * padded(o.cols);
+  }
+
   product_input(cuda& device, const cuda_operand& o, index count, index from_step)
-      : memory(device.template scratch<P>(as_it_is(o)      ? 0
-                                          : from_step == 0 ? o.rows * padded(o.cols)
-                                                           : count * o.rows * padded(o.cols))),
-        stride(o.stride),
-        step(from_step) {
+      : memory(device.template scratch<P>(needed(o, count, from_step))), stride(o.stride), step(from_step) {
     if (as_it_is(o)) {
       data = static_cast<const P*>(o.kind == kind_of() ? o.data : o.rounded);
       return;
     }
+    if constexpr (kind_of() == element::bf16)
+      if (o.kind == element::f32) {
+        round(device, o, count, from_step);
+        return;
+      }
     stride = padded(o.cols);
     const index copies = from_step == 0 ? 1 : count, to_step = o.rows * stride;
     const auto from = [&]<class From>(const From* in) {
@@ -124,6 +151,29 @@ struct product_input {
     }
     data = memory.data();
     step = from_step == 0 ? 0 : to_step;
+  }
+
+ private:
+  void round(cuda& device, const cuda_operand& o, index count, index from_step) {
+    // Items one beside another in rows, or one below another, are one matrix.
+    cuda_operand whole = o;
+    const bool below = from_step == o.rows * o.stride,
+               beside = from_step + o.cols <= o.stride && from_step % 8 == 0;
+    const bool one = count == 1 || from_step == 0;
+    if (!one && below) whole.rows = count * o.rows;
+    if (!one && !below && beside) whole.cols = (count - 1) * from_step + o.cols;
+    const bool separate = !one && !below && !beside;
+    stride = padded(whole.cols);
+    const index copies = separate ? count : 1, copy_step = whole.rows * stride;
+    const auto* in = static_cast<const float*>(o.data);
+    const auto [copy, there] =
+        device.rounded().find({o.data, whole.rows, whole.cols, o.stride}, copies * copy_step * index{2},
+                              separate ? -1 : device.asked());
+    auto* out = static_cast<bf16*>(copy);
+    if (!there)
+      convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols);
+    data = out;
+    step = from_step == 0 ? 0 : separate ? copy_step : below ? o.rows * stride : from_step;
   }
 };
 
@@ -146,6 +196,7 @@ void run_product(cuda& device, index count, const cuda_operand& a, index step_a,
             static_cast<int>(pa.stride), pa.step, &beta, c.data, out, static_cast<int>(c.stride), step_c,
             static_cast<int>(count), compute, CUBLAS_GEMM_DEFAULT),
         "a matrix product");
+  device.rounded().written(c.data, c.data + (count - 1) * step_c + (c.rows - 1) * c.stride + c.cols);
 }
 
 /// Whether a float product goes through bfloat16: not one of few rows over weights that would be rounded for

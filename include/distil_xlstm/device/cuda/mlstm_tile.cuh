@@ -42,6 +42,15 @@ inline __device__ float2 load_pair(const bf16* from) {
   return {low_of(both), high_of(both)};
 }
 
+/// a or b by a predicate: where a choice hangs on the lane, a compiler may branch, and shuffles would diverge.
+inline __device__ float select(bool choice, float a, float b) {
+  float x;
+  asm("{.reg .pred p; setp.ne.s32 p, %3, 0; selp.f32 %0, %1, %2, p;}"
+      : "=f"(x)
+      : "f"(a), "f"(b), "r"(static_cast<int>(choice)));
+  return x;
+}
+
 /// 16 bytes into shared memory, of this thread's next group.
 inline __device__ void copy_async(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
@@ -149,6 +158,7 @@ struct product_tile {
   template <class Begin, class F>
   __device__ void quads(const Begin& begin, const F& f) const {
     const bool odd = lane % 2 != 0;
+    const int column = first_column + lane % 2 * 8 + lane % 4 / 2 * 4;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -157,10 +167,11 @@ struct product_tile {
 #pragma unroll
         for (int n = 0; n < across; n += 2) {
           const float *x = sum[m][n] + 2 * half, *y = sum[m][n + 1] + 2 * half;
-          const float first = __shfl_xor_sync(~0u, odd ? x[0] : y[0], 1);
-          const float second = __shfl_xor_sync(~0u, odd ? x[1] : y[1], 1);
-          f(of_row, first_column + 8 * (n + odd) + lane % 4 / 2 * 4,
-            odd ? float4{first, second, y[0], y[1]} : float4{x[0], x[1], first, second});
+          const float first = __shfl_xor_sync(~0u, select(odd, x[0], y[0]), 1);
+          const float second = __shfl_xor_sync(~0u, select(odd, x[1], y[1]), 1);
+          f(of_row, column + 8 * n,
+            float4{select(odd, first, x[0]), select(odd, second, x[1]), select(odd, y[0], first),
+                   select(odd, y[1], second)});
         }
       }
   }

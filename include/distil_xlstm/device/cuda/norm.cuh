@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(256)
   using held = held_row<Threads, Turns>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
   const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
-  const index row = groups == 1 ? short_row : short_row / groups;
+  index row = short_row;
+  if (groups > 1) row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
   if (row >= x.rows) return;  // a whole warp, or a whole block
   const index at = (short_row - row * groups) * width;
   held h;
@@ -189,12 +190,16 @@ __global__ void __launch_bounds__(512) weight_kernel(const T* partial, index par
   dw[c] += sum;
 }
 
+/// Whether registers hold a row, and 32 bits the number of rows.
+inline bool held(const norm_view<float>& n, index rows) {
+  return n.width <= 8192 && rows * n.groups <= 0xffffffff;
+}
 /// f<Threads, Turns>() for a width that registers hold.
-inline constexpr index widest = 8192;
 template <class F>
 void choose(index width, const F& f) {
   if (width <= 128) return f.template operator()<32, 1>();
   if (width <= 256) return f.template operator()<32, 2>();
+  if (width <= 384) return f.template operator()<32, 3>();
   if (width <= 640) return f.template operator()<32, 5>();
   if (width <= 1024) return f.template operator()<32, 8>();
   if (width <= 2048) return f.template operator()<256, 2>();
@@ -219,7 +224,7 @@ template <class T>
 void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (n.width <= detail::norms::widest)
+    if (detail::norms::held(n, x.rows))
       return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>());
   distil_xlstm::norm_statistics<cuda, T>(device, n, x, statistics);
 }
@@ -228,16 +233,18 @@ void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T
                   matrix_view<T> y) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (n.width <= detail::norms::widest) return detail::norms::forward<true>(device, n, x, statistics, y);
+    if (detail::norms::held(n, x.rows)) return detail::norms::forward<true>(device, n, x, statistics, y);
   distil_xlstm::norm_forward<cuda, T>(device, n, x, statistics, y);
 }
-/// dw is summed row by row in registers, then over the blocks.
+/// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
+/// its.
 template <class T>
 void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (n.width <= detail::norms::widest) {
+    if (n.width > distil_xlstm::detail::narrow_norm_input_gradient<T>::widest &&
+        detail::norms::held(n, x.rows)) {
       const index cols = n.groups * n.width;
       detail::norms::choose(n.width, [&]<int Threads, int Turns>() {
         const index blocks =

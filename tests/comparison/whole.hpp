@@ -1,0 +1,168 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+#include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/loss/distillation.hpp>
+#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/testing/on_host.hpp>
+
+namespace distil_xlstm::testing {
+
+/// A folder that goes when the test does.
+struct temporary_folder {
+  static inline int count = 0;
+  std::filesystem::path path =
+      std::filesystem::temp_directory_path() /
+      ("distil_xlstm-whole-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
+  temporary_folder() { std::filesystem::create_directories(path); }
+  temporary_folder(const temporary_folder&) = delete;
+  temporary_folder& operator=(const temporary_folder&) = delete;
+  ~temporary_folder() { std::filesystem::remove_all(path); }
+};
+
+/// Random tokens, several documents, in a file.
+inline io::token_file text_of(const std::filesystem::path& path, index vocabulary) {
+  rng random(5);
+  std::vector<std::int32_t> ids;
+  for (index i = 0; i < 300; ++i)
+    ids.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
+  io::write_token_file(path, ids, std::vector<std::int64_t>{0, 13, 14, 40, 90, 222}, vocabulary);
+  return io::token_file(path);
+}
+
+/// A whole small training on one device: a live teacher, a student between its ends, an objective of three
+/// terms.
+template <class T, class D>
+struct small_training {
+  static constexpr index length = 9;
+  D& device;
+  llama<T, D> teacher;
+  xlstm<T, D> student;
+  windows cut;
+  alignment_plan plan;
+  live_teacher<llama<T, D>> live;
+  training_options options;
+  loss::distillation objective;
+
+  static xlstm_config shape(const llama<T, D>& t) {
+    auto c = xlstm_architecture("default", t.vocabulary(), t.width(), t.config().layers, t.config().heads,
+                                t.config().tied);
+    c.blocks = 2, c.slstm_at = {0};
+    return c;
+  }
+  small_training(D& d, const std::filesystem::path& model, const io::token_file& text, loss::alignment form)
+      : device(d),
+        teacher(llama<T, D>::load(d, model)),
+        student(d, shape(teacher), teacher.embedding(), teacher.head(), teacher.owner()),
+        cut(text, length),
+        plan(alignment_plan::make(form, teacher.config().layers, 2)),
+        live(teacher, plan) {
+    student.initialise(d, 3);
+    options.batch = 3, options.length = length, options.accumulate = 2, options.total_steps = 8;
+    options.lr = {1e-2};
+    objective.alpha = 0.5, objective.beta = 0.3, objective.temperature = 1.7, objective.form = form;
+  }
+  auto make_trainer(teacher_source<T, D>& source) {
+    return trainer<xlstm<T, D>, loss::distillation>(device, student, cut, source, plan, objective, options);
+  }
+  auto make_trainer() { return make_trainer(live); }
+  std::vector<T> weights() {
+    return on_host(device, static_cast<const T*>(student.weights().data()), student.weights().size());
+  }
+  /// What the teacher says, written down in F32.
+  void write_cache(const std::filesystem::path& to, const std::string& tokens_sha256) {
+    const index targets = static_cast<index>(plan.groups.size()), d = teacher.width();
+    cache_writer out(to,
+                     {"a teacher", "00", tokens_sha256, cut.count(), length, d, teacher.config().layers,
+                      std::string(loss::name_of(plan.form)), targets},
+                     element::f32);
+    const buffer<T, D> memory(device, (1 + targets) * length * d);
+    teacher_signals<T> s{{memory.data(), length, d}, {}};
+    for (index g = 0; g < targets; ++g) s.targets.emplace_back(memory.data() + (g + 1) * length * d, length, d);
+    token_batch tokens;
+    placed_batch<D> batch;
+    for (index w = 0; w < cut.count(); ++w) {
+      cut.read({w}, tokens);
+      batch.put(device, tokens);
+      live.fill(device, {w}, batch, s);
+      out.append(device, s);
+    }
+    out.finish(device, teacher.embedding(), teacher.head());
+  }
+};
+
+/// What a model makes of a text, in every way that there is to read one.
+template <class T>
+struct readings {
+  text_score plain, carried;                 ///< the second of students alone
+  std::vector<io::request_score> answers;    ///< where the tokenizer fits
+  std::vector<std::int32_t> written, drawn;  ///< the likeliest continuation, and one by chance
+  std::vector<T> hidden;                     ///< of the session, then of every layer
+};
+
+template <class T, class D>
+readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_file& text,
+                     const std::filesystem::path& tokenizer_folder) {
+  readings<T> out;
+  const auto model = language_model<T, D>::load(d, path);
+  typename language_model<T, D>::reader read(d, model);
+  out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
+  const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
+  const std::vector<io::document> documents = {{0, 0, {{"Of all the inv", "entions"}}},
+                                               {1, 0, {{"", "the alphabet"}, {"and the print", "ing press"}}}};
+  if (model.vocabulary() >= tokenizer.vocab_size())
+    out.answers = score_requests<T>(d, documents, tokenizer, model.head(), 2, read, [](index, index) {});
+
+  std::vector<std::int32_t> prompt;
+  for (index i = 0; i < 7; ++i) prompt.push_back(text[i]);
+  typename language_model<T, D>::session session(d, model, 40);
+  for (auto& [to, temperature] : {std::pair{&out.written, 0.0}, {&out.drawn, 0.8}}) {
+    sampler choose({.temperature = temperature, .seed = 3});
+    session.reset();
+    generate(d, session, prompt, 9, choose, [to = to](std::int32_t id) {
+      to->push_back(id);
+      return true;
+    });
+  }
+  // A state that was saved goes on as if nothing had been read since.
+  const auto saved = session.save();
+  const buffer<T, D> h(d, model.width() * 3);
+  const auto three = std::span<const std::int32_t>(prompt).first(3);
+  session.read(three, {h.data(), 3, model.width()});
+  session.restore(saved);
+  session.read(three, {h.data(), 3, model.width()});
+  out.hidden = on_host(d, h);
+  // Whole texts, and every layer of them.
+  const buffer<T, D> whole(d, model.width() * 6);
+  read(2, 3, std::span<const std::int32_t>(prompt).first(6), {whole.data(), 6, model.width()},
+       [&](index, matrix_view<const T> y) {
+         const auto more = on_host(d, y.data, y.size());
+         out.hidden.insert(out.hidden.end(), more.begin(), more.end());
+       });
+  if (const auto* s = model.student()) {
+    auto state = s->make_state(d, 1);
+    const buffer<T, D> x(d, 17 * s->width());
+    out.carried = score_text<T>(
+        d, text, 17, 1, s->head(),
+        [&](sequence_view seq, const std::int32_t* ids, matrix_view<T> y) {
+          const auto tape = s->make_tape(d, seq.batch, seq.time);
+          s->forward(d, seq, ids, state, tape, {x.data(), seq.rows(), s->width()}, y);
+        },
+        window_state::carried);
+  }
+  return out;
+}
+
+}  // namespace distil_xlstm::testing

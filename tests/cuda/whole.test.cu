@@ -1,0 +1,153 @@
+#define BOOST_TEST_MODULE cuda_whole
+#include "gpu.hpp"
+
+#include <cmath>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/testing/check_block.hpp>
+#include <distil_xlstm/testing/check_device.hpp>
+
+#include "../comparison/whole.hpp"
+
+// All that a program does, on the GPU: trained, written, restored, cached, scored, continued, as on the CPU.
+namespace distil_xlstm {
+namespace {
+
+namespace fs = std::filesystem;
+using device::cpu;
+using device::cuda;
+using testing::small_training;
+using testing::temporary_folder;
+
+const fs::path data = DISTIL_XLSTM_TEST_DATA;
+const fs::path small_teacher = data / "data/teacher";
+
+template <class T>
+constexpr double limit = sizeof(T) == 8 ? 1e-10 : 2e-4;
+
+void near(const std::string& what, double got, double want, double most) {
+  const double off = std::abs(got - want) / std::max(std::abs(want), 1e-3);
+  BOOST_TEST_MESSAGE(what << ": " << got << ", off by " << off);
+  BOOST_TEST(off <= most, what << ": " << got << " instead of " << want);
+}
+
+/// T on the GPU beside double on the CPU.
+template <class T>
+void train_alike(cuda& gpu, loss::alignment form, double most) {
+  const temporary_folder folder;
+  cpu host(2);
+  const auto text = testing::text_of(folder.path / "text", 96);
+  small_training<double, cpu> x(host, small_teacher, text, form);
+  small_training<T, cuda> y(gpu, small_teacher, text, form);
+  auto p = x.make_trainer();
+  auto q = y.make_trainer();
+  for (int i = 0; i < 3; ++i) {
+    const auto m = p.step(), n = q.step();
+    near("total", n.total, m.total, most), near("norm", n.grad_norm, m.grad_norm, 10 * most);
+    near("kl", n["kl"], m["kl"], 10 * most);
+  }
+  // A checkpoint goes on as the run does, bit for bit.
+  const checkpoints store(folder.path / "checkpoints");
+  store.save(q, {{"seed", 4}});
+  small_training<T, cuda> again(gpu, small_teacher, text, form);
+  auto r = again.make_trainer();
+  BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
+  for (int i = 0; i < 2; ++i) BOOST_TEST(r.step().total == q.step().total);
+  // A student that was saved is the same when it is loaded, its ends too.
+  y.student.save(gpu, folder.path / "student", element_of<T>);
+  const auto loaded = xlstm<T, cuda>::load(gpu, folder.path / "student");
+  const auto on_cpu = xlstm<T, cpu>::load(host, folder.path / "student");
+  BOOST_TEST((testing::on_host(gpu, static_cast<const T*>(loaded.weights().data()), loaded.weights().size()) ==
+              y.weights()));
+  const io::safetensors_file saved(folder.path / "student/model.safetensors"),
+      original(small_teacher / "model.safetensors");
+  BOOST_TEST((saved.at("token_embedding.weight").values<double>() ==
+              original.at("model.embed_tokens.weight").values<double>()));
+  // From a cache.
+  y.write_cache(folder.path / "cache", text.data_sha256());
+  const teacher_cache cache(folder.path / "cache");
+  cached_teacher<T, cuda> source(cache);
+  const auto ends = place_ends<T>(gpu, cache.embedding(), cache.head(), cache.owner());
+  small_training<T, cuda> z(gpu, small_teacher, text, form), live(gpu, small_teacher, text, form);
+  z.student = xlstm<T, cuda>(gpu, z.shape(z.teacher), ends.embedding, ends.head, ends.owner);
+  z.student.initialise(gpu, 3);
+  auto from_cache = z.make_trainer(source);
+  auto from_teacher = live.make_trainer();
+  for (int i = 0; i < 2; ++i) near("cached", from_cache.step().total, from_teacher.step().total, 1e-6);
+}
+
+template <class T>
+void read_alike(cuda& gpu, const fs::path& path, double most) {
+  const temporary_folder folder;
+  cpu host(2);
+  const auto text =
+      testing::text_of(folder.path / "text", language_model<double, cpu>::load(host, path).vocabulary());
+  const auto x = testing::read_all<double>(host, path, text, small_teacher);
+  const auto y = testing::read_all<T>(gpu, path, text, small_teacher);
+  BOOST_TEST_CONTEXT(path.filename().string()) {
+    near("nll", y.plain.nll, x.plain.nll, most);
+    BOOST_TEST(x.plain.scored == y.plain.scored);
+    near("carried nll", y.carried.nll, x.carried.nll, most);
+    BOOST_TEST(x.answers.size() == y.answers.size());
+    for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {
+      near("answer", y.answers[i].sum_logprob, x.answers[i].sum_logprob, most);
+      BOOST_TEST(x.answers[i].all_argmax == y.answers[i].all_argmax);
+    }
+    BOOST_TEST(x.written == y.written);
+    BOOST_REQUIRE(x.hidden.size() == y.hidden.size());
+    double worst = 0, largest = 0;
+    for (std::size_t i = 0; i < x.hidden.size(); ++i) {
+      worst = std::max(worst, std::abs(static_cast<double>(y.hidden[i]) - x.hidden[i]));
+      largest = std::max(largest, std::abs(x.hidden[i]));
+    }
+    BOOST_TEST_MESSAGE(path.filename().string() << ": hidden off by " << worst / largest);
+    BOOST_TEST(worst <= most * largest);
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(every_verb_is_its_naive_loop) {
+  cuda gpu;
+  for (const auto& report : {testing::check_device<float>(gpu), testing::check_device<double>(gpu)})
+    BOOST_TEST(report.ok(), report.text);
+  cuda other;
+  BOOST_TEST(testing::check_same_results<float>(gpu, other).ok());
+}
+
+BOOST_AUTO_TEST_CASE(laws_of_blocks) {
+  cuda gpu;
+  const testing::block_options few{.time = 5, .samples = 2};
+  const attention bounded{.width = 4, .heads = 2, .kv_heads = 1, .head_dim = 2, .capacity = 10};
+  for (const auto& report : {testing::check_block(gpu, slstm{.width = 4, .heads = 2}, few),
+                             testing::check_block(gpu, mlstm{.width = 4, .heads = 2, .inner = 8}, few),
+                             testing::check_block(gpu, bounded, few)})
+    BOOST_TEST(report.ok(), report.text);
+}
+
+BOOST_AUTO_TEST_CASE(trainings) {
+  cuda gpu;
+  train_alike<double>(gpu, loss::alignment::average, limit<double>);
+  train_alike<float>(gpu, loss::alignment::ratio, limit<float>);
+  gpu.bf16_products = true;
+  train_alike<float>(gpu, loss::alignment::average, 2e-2);
+}
+
+BOOST_AUTO_TEST_CASE(readings) {
+  cuda gpu;
+  for (const char* name : {"data/teacher", "golden/teacher/qwen2_rope_theta", "golden/student/base",
+                           "golden/student/stored_f16", "golden/large/caps"}) {
+    read_alike<double>(gpu, data / name, limit<double>);
+    read_alike<float>(gpu, data / name, limit<float>);
+  }
+}
+
+}  // namespace distil_xlstm
