@@ -65,6 +65,40 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(steps_of_adamw, T, decltype(std::tuple<float, doub
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_recorded_step) {
+  constexpr index n = 70001;
+  const std::vector<decay_range> ranges{{0, 700, true}, {704, 2000, false}, {2704, 900, true}};
+  device::cuda gpu;
+  const adamw h{.weight_decay = 0.1};
+  const std::vector<double> zeros(n, 0.0);
+  const buffer<double, device::cuda> norm(gpu, 2), rate(gpu, 1);
+  const auto run = [&](bool recorded) {
+    const on_device<float, device::cuda> p(gpu, random_numbers(n, 1)), g(gpu, random_numbers(n, 2)),
+        m(gpu, zeros), v(gpu, zeros);
+    const buffer<std::int64_t, device::cuda> count(gpu, 1);
+    const buffer<step_numbers<float>, device::cuda> numbers(gpu, 1);
+    const auto work = [&] {
+      squared_norm(gpu, g.data(), n, norm.data());
+      prepare_step(gpu, h, rate.data(), 3.0, norm.data(), count.data(), numbers.data());
+      step(gpu, h, numbers.data(), p.data(), g.data(), m.data(), v.data(), n, ranges);
+    };
+    device::cuda::graph graph{};
+    if (recorded) graph = gpu.record(work);
+    for (const double lr : {1e-2, 5e-3, 2e-3}) {
+      gpu.upload(rate.data(), &lr, sizeof lr);
+      if (recorded)
+        gpu.launch(graph);
+      else
+        work();
+    }
+    const auto all = p.numbers();
+    if (recorded) gpu.discard(graph);
+    return all;
+  };
+  const auto want = run(false);  // and its scratch memory is there
+  BOOST_TEST(run(true) == want, boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(norms) {
   device::cuda gpu;
   device::cpu cpu(2);

@@ -6,7 +6,9 @@
 
 // What makes device::cuda a device: its verbs, and the kernels that replace defaults of theirs.
 #include <distil_xlstm/device/cuda/attention.cuh>
+#include <distil_xlstm/device/cuda/columns.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
+#include <distil_xlstm/device/cuda/head.cuh>
 #include <distil_xlstm/device/cuda/mlstm.cuh>
 #include <distil_xlstm/device/cuda/norm.cuh>
 #include <distil_xlstm/device/cuda/slstm.cuh>
