@@ -35,7 +35,10 @@ class recording {
         generation_ = device.scratch_generation();
         return;
       }
-      if (!graph_) graph_ = device.record(std::forward<F>(work));
+      if (!graph_) {
+        graph_ = device.record(std::forward<F>(work));
+        generation_ = device.scratch_generation();
+      }
       device.launch(graph_);
     }
   }
