@@ -189,14 +189,23 @@ struct tensor_tile {
 #pragma unroll
     for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), float4{0, 0, 0, 0});
   }
-  /// The block's rows: f(r, row(r)'s four numbers) beside, for what else is to be done with them.
+  /// The block's rows: f(r, row(r)'s four numbers) beside, for what else is to be done with them. Some at once,
+  /// so that they are waited for together.
   template <class Row, class F>
   static __device__ void load(std::uint16_t* tile, int count, int n, const Row& row, const F& f) {
-    for (int pass = 0; pass < rows / rows_a_pass; ++pass) {
-      const int r = loaded_row(pass);
-      const float4 x = r < count ? load_four(row(r), loaded_column(), n, Quads) : float4{0, 0, 0, 0};
-      put(tile, r, x);
-      f(r, x);
+    constexpr int at_once = 4;
+    for (int first = 0; first < rows / rows_a_pass; first += at_once) {
+      float4 x[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int r = loaded_row(first + i);
+        x[i] = r < count ? load_four(row(r), loaded_column(), n, Quads) : float4{0, 0, 0, 0};
+      }
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        put(tile, loaded_row(first + i), x[i]);
+        f(loaded_row(first + i), x[i]);
+      }
     }
   }
   template <class Row>
@@ -610,15 +619,23 @@ struct float_tile {
   static __device__ int x() { return static_cast<int>(threadIdx.x) % 16; }
   static __device__ int y() { return static_cast<int>(threadIdx.x) / 16; }
 
-  /// tile[i] = row(i) for i < count, else zeros.
+  /// tile[i] = row(i) for i < count, else zeros. Some at once, so that they are waited for together.
   template <class Row>
   static __device__ void load(float* tile, int count, int n, bool quads, const Row& row) {
-    constexpr int each = Width / 4;
-#pragma unroll 4
-    for (int e = static_cast<int>(threadIdx.x); e < rows * each; e += threads) {
-      const int r = e / each, c = e % each * 4;
-      *reinterpret_cast<float4*>(tile + r * pitch + c) =
-          r < count ? load_four(row(r), c, n, quads) : float4{0, 0, 0, 0};
+    constexpr int each = Width / 4, at_once = 4;
+    static_assert(rows * each % (threads * at_once) == 0);
+    for (int first = static_cast<int>(threadIdx.x); first < rows * each; first += threads * at_once) {
+      float4 x[at_once];
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int r = (first + threads * i) / each, c = (first + threads * i) % each * 4;
+        x[i] = r < count ? load_four(row(r), c, n, quads) : float4{0, 0, 0, 0};
+      }
+#pragma unroll
+      for (int i = 0; i < at_once; ++i) {
+        const int r = (first + threads * i) / each, c = (first + threads * i) % each * 4;
+        *reinterpret_cast<float4*>(tile + r * pitch + c) = x[i];
+      }
     }
   }
   /// s[i][j] = a[y + 16 i] . b[x + 16 j]
@@ -734,7 +751,7 @@ struct float_softmax {
 };
 
 template <int Width, int Each>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     forward_float_kernel(attention_arguments<float> a, int tiles, bool quads) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
@@ -789,7 +806,7 @@ __global__ void __launch_bounds__(256)
 
 /// dq of a tile of queries, and what the other kernel needs to know of them.
 template <int Width, int Each>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
     backward_queries_kernel(attention_backward_arguments<float> g, int tiles, bool quads, row_sums* kept) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
@@ -862,7 +879,7 @@ __global__ void __launch_bounds__(256)
 
 /// dk and dv of a tile of this call's keys, over all queries that see one of them.
 template <int Width, int Each>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
     backward_keys_kernel(attention_backward_arguments<float> g, int tiles, bool quads, const row_sums* kept) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
