@@ -101,9 +101,8 @@ struct count_scored {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index b, index t) const {
-    double takes[static_cast<std::size_t>(math::width_of<V>)];
-    for (index i = 0; i < math::width_of<V>; ++i) takes[i] = scored[b * time + t + i] != 0;
-    a.rows = a.rows + math::load<V>(takes);
+    const std::uint8_t* s = scored + b * time + t;
+    a.rows = a.rows + math::lanes<V>([s](index i) { return s[i] != 0 ? 1.0 : 0.0; });
   }
   DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.rows += from.rows; }
   DISTIL_XLSTM_HD void finish(index b, const acc<double>& a) const {

@@ -15,7 +15,8 @@
 
 namespace distil_xlstm::loss {
 
-/// Bytes of logits that a head holds at a time, unless told otherwise; a device may prefer another number.
+/// Bytes of logits that a head holds at a time, unless told otherwise; a device may prefer
+/// another number.
 inline constexpr index head_bytes = index{96} << 20;
 
 namespace detail {
@@ -156,7 +157,7 @@ template <class D, class Rows, class T, class Head>
 void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht, const Head& head,
                matrix_view<T> dhs, index bytes) {
   const index n = hs.rows, d = hs.cols, sides = ht.data ? 2 : 1, vocabulary = head.rows;
-  const index chunk = head_chunk<T>(n, vocabulary, sides, bytes);
+  const index chunk = head_chunk<T>(n, vocabulary, sides, bytes > 0 ? bytes : head_bytes);
   auto folded = device.template scratch<typename Rows::template acc<T>>(chunk);
   auto at_target = device.template scratch<target_logits<T>>(chunk);
   auto stacked = device.template scratch<T>(ht.data ? 2 * chunk * d : 0);
@@ -200,13 +201,14 @@ void require_head(const Head& head, index width) {
 /// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see
 /// totals_size.
 ///
-/// Chunks of rows with at most `bytes` of logits are alive at a time (one row at least). Student and teacher
-/// logits are one product. Throws `error` when shapes disagree or the teacher is missing.
+/// Chunks of rows with at most `bytes` of logits (0: what suits the device) are alive at a time, one row at
+/// least. Student and teacher logits are one product. Throws `error` when shapes disagree or the teacher is
+/// missing.
 template <class D, class Term, class Head>
 void head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
           matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
           const std::uint8_t* scored, typename Term::scalar factor, matrix_view<typename Term::scalar> dhs,
-          double* totals, index bytes = head_bytes) {
+          double* totals, index bytes = 0) {
   static_assert(
       !std::is_same_v<Head, logit_head>,
       "distil_xlstm::loss::head: a cap on logits has no gradient here; give the head's matrix, and train "
@@ -239,7 +241,7 @@ template <class D, class Term, class Head>
 sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
                        matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
                        const std::uint8_t* scored, typename Term::scalar factor,
-                       matrix_view<typename Term::scalar> dhs, index bytes = head_bytes) {
+                       matrix_view<typename Term::scalar> dhs, index bytes = 0) {
   auto totals = device.template scratch<double>(totals_size<Term::terms>);
   loss::head(device, term, hs, ht, head, targets, scored, factor, dhs, totals.data(), bytes);
   return download_sums<Term::terms>(device, totals.data());

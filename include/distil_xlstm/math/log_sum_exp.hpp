@@ -11,7 +11,10 @@ inline constexpr double logit_floor = -1e9;
 template <class V>
 DISTIL_XLSTM_HD V floored(V x) {
   const V low(static_cast<scalar_of<V>>(logit_floor));
-  return select_positive(low - x, low, x);
+  if constexpr (requires { at_least(x, low); })
+    return at_least(x, low);
+  else
+    return select_positive(low - x, low, x);
 }
 
 /// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max).

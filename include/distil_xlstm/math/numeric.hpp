@@ -47,6 +47,18 @@ DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
     v.store(p);
 }
 
+/// The numbers f(0), f(1), ..., a lane each; a pack shows its lanes as v[lane].
+template <class V, class F>
+DISTIL_XLSTM_HD V lanes(const F& f) {
+  if constexpr (width_of<V> == 1) {
+    return V(f(index{0}));
+  } else {
+    V all;
+    for (index i = 0; i < width_of<V>; ++i) all.v[i] = f(i);
+    return all;
+  }
+}
+
 DISTIL_XLSTM_HD inline float max(float a, float b) { return a > b ? a : b; }
 DISTIL_XLSTM_HD inline double max(double a, double b) { return a > b ? a : b; }
 DISTIL_XLSTM_HD inline float min(float a, float b) { return a < b ? a : b; }

@@ -98,17 +98,9 @@ struct decay_runs {
   template <class V, class T>
   DISTIL_XLSTM_HD V keep(index i, T k) const {
     constexpr index width = math::width_of<V>;
-    int run = find(i);
-    if constexpr (width > 1)
-      if (i + width > ends[run]) {
-        T lanes[static_cast<std::size_t>(width)];
-        for (index j = 0; j < width; ++j) {
-          while (run + 1 < count && i + j >= ends[run]) ++run;
-          lanes[j] = keep_of(run, k);
-        }
-        return math::load<V>(lanes);
-      }
-    return V(keep_of(run, k));
+    const int run = find(i);
+    if (i + width <= ends[run]) return V(keep_of(run, k));
+    return math::lanes<V>([&](index j) { return keep_of(find(i + j), k); });
   }
 };
 

@@ -40,12 +40,13 @@ struct block_squares {
   DISTIL_XLSTM_HD void visit(acc<V>& a, index block, index c) const {
     constexpr index width = math::width_of<V>;
     const index i = block * norm_block + c;
-    double x[static_cast<std::size_t>(width)];
-    if (i + width <= n)
-      for (index k = 0; k < width; ++k) x[k] = static_cast<double>(g[i + k]);
+    const T* p = g + i;
+    const index rest = n - i;
+    V v;
+    if (rest >= width)
+      v = math::lanes<V>([p](index k) { return static_cast<double>(p[k]); });
     else
-      for (index k = 0; k < width; ++k) x[k] = i + k < n ? static_cast<double>(g[i + k]) : 0.0;
-    const V v = math::load<V>(x);
+      v = math::lanes<V>([p, rest](index k) { return k < rest ? static_cast<double>(p[k]) : 0.0; });
     a.sum = a.sum + v * v;
   }
   DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
@@ -72,11 +73,10 @@ struct sum_squares {
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index, index block) const {
     using math::min, math::select_positive;
-    double blocks[static_cast<std::size_t>(math::width_of<V>)];
-    for (index k = 0; k < math::width_of<V>; ++k) blocks[k] = static_cast<double>(block + k);
     const V s = math::load<V>(sums + block);
+    const V at = math::lanes<V>([block](index k) { return static_cast<double>(block + k); });
     a.total = a.total + s;
-    a.bad = min(a.bad, select_positive(s - s + V(1), V(none), math::load<V>(blocks)));
+    a.bad = min(a.bad, select_positive(s - s + V(1), V(none), at));
   }
   DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const {
     into.total += from.total;

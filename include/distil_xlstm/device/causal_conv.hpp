@@ -1,0 +1,139 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// The input of a causal window: rows of this call, and before them the last window - 1 inputs of earlier
+/// calls.
+template <class T>
+struct window_view {
+  sequence_view seq;
+  index window, width;
+  matrix_view<const T> x;
+  const T* past;  ///< [batch, window - 1, width], oldest first, zeros where there is none
+
+  /// The first tap that the token at time t of sequence b sees: those before it lie in another document, or
+  /// further back than the past that is kept (which holds zeros where there was nothing).
+  DISTIL_XLSTM_HD index first_tap(index b, index t) const {
+    const index start = seq.document_start(b, t), back = start < 0 ? window - 1 : t - start;
+    return back < window - 1 ? window - 1 - back : 0;
+  }
+  /// The input that tap j of the token at time t reads.
+  DISTIL_XLSTM_HD const T* input(index b, index t, index j) const {
+    const index from = t - (window - 1) + j;
+    return from >= 0 ? x.row(b * seq.time + from) : past + (b * (window - 1) + from + window - 1) * width;
+  }
+};
+
+/// [width, 1, window] to [window, width], so that neighbours in a row are neighbours in memory.
+template <class T>
+struct tap_major {
+  using scalar = T;
+  index window, width;
+  const T* weight;
+  T* taps;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index j, index c) const {
+    for (index i = c; i < c + math::width_of<V>; ++i) taps[j * width + i] = weight[i * window + j];
+  }
+};
+
+template <class T>
+struct conv_forward {
+  using scalar = T;
+  window_view<T> in;
+  const T* taps;
+  const T* bias;
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index b = r / in.seq.time, t = r % in.seq.time;
+    V sum = math::load<V>(bias + c);
+    for (index j = in.first_tap(b, t); j < in.window; ++j)
+      sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(in.input(b, t, j) + c);
+    math::store<V>(y.row(r) + c, sum);
+  }
+};
+
+template <class T>
+struct conv_input_gradient {
+  using scalar = T;
+  window_view<T> in;
+  const T* taps;
+  matrix_view<const T> dy;
+  matrix_view<T> dx;
+  bool accumulate;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index b = r / in.seq.time, s = r % in.seq.time;
+    V sum = math::load_if<V>(accumulate, dx.row(r) + c);
+    // Tokens that see this one: up to window - 1 later, and of its document.
+    for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t);
+         --j, ++t)
+      sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(dy.row(b * in.seq.time + t) + c);
+    math::store<V>(dx.row(r) + c, sum);
+  }
+};
+
+/// What a row adds to the gradient of one tap: dy x.
+template <class T>
+struct conv_tap_gradient {
+  using scalar = T;
+  window_view<T> in;
+  matrix_view<const T> dy;
+  index tap;
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(index r, index c) const {
+    const index b = r / in.seq.time, t = r % in.seq.time;
+    return math::load<V>(dy.row(r) + c) * math::load_if<V>(tap >= in.first_tap(b, t), in.input(b, t, tap) + c);
+  }
+};
+
+}  // namespace detail
+
+/// y[t, c] = bias[c] + sum over taps j of weight[c, 0, j] input(t, j)[c], but for taps before first_tap.
+template <class T>
+struct causal_conv_arguments {
+  detail::window_view<T> in;
+  const T* weight;  ///< [width, 1, window]
+  const T* bias;    ///< [width]
+  matrix_view<T> y;
+};
+/// dx <- (or +=, where `accumulate`) its gradient by x; dweight += and dbias += those by weight and bias.
+template <class T>
+struct causal_conv_backward_arguments {
+  detail::window_view<T> in;
+  const T* weight;
+  matrix_view<const T> dy;
+  matrix_view<T> dx;
+  bool accumulate;
+  T *dweight, *dbias;
+};
+
+template <class D, class T>
+void causal_conv_forward(D& d, const causal_conv_arguments<T>& a) {
+  auto taps = d.template scratch<T>(a.in.window * a.in.width);
+  map(d, a.in.window, a.in.width, detail::tap_major<T>{a.in.window, a.in.width, a.weight, taps.data()});
+  map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T>{a.in, taps.data(), a.bias, a.y});
+}
+template <class D, class T>
+void causal_conv_backward(D& d, const causal_conv_backward_arguments<T>& a) {
+  const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;
+  auto taps = d.template scratch<T>(window * width);
+  map(d, window, width, detail::tap_major<T>{window, width, a.weight, taps.data()});
+  for (index j = 0; j < window; ++j)
+    add_column_sums(d, rows, width, detail::conv_tap_gradient<T>{a.in, a.dy, j}, a.dweight + j, window);
+  add_column_sums(d, a.dy, a.dbias);
+  map(d, rows, width, detail::conv_input_gradient<T>{a.in, taps.data(), a.dy, a.dx, a.accumulate});
+}
+
+}  // namespace distil_xlstm

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm {
+
+/// y[a, o] = sum over k of weight[a, o, k] x[a, k], for each of `blocks` blocks of `width` columns.
+template <class T>
+struct headwise_arguments {
+  index blocks, width;
+  const T* weight;  ///< [blocks, width, width]
+  matrix_view<const T> x;
+  matrix_view<T> y;
+};
+/// dx = beta dx + its gradient by x; dweight += that by the weight.
+template <class T>
+struct headwise_backward_arguments {
+  index blocks, width;
+  const T* weight;
+  matrix_view<const T> x, dy;
+  matrix_view<T> dx;
+  T beta;
+  T* dweight;
+};
+
+namespace detail {
+
+/// Small diagonal blocks as dense squares of several, so that a product of a few columns becomes one that is
+/// worth it. Row r of the weights [blocks * width, width] lies in row r of the squares [blocks * width,
+/// square], from column first(r) on.
+template <class T>
+struct diagonal_squares {
+  index width, square;
+  DISTIL_XLSTM_HD index first(index r) const { return r % square / width * width; }
+};
+/// dense = weight, with zeros beside.
+template <class T>
+struct spread_blocks : diagonal_squares<T> {
+  using scalar = T;
+  const T* weight;
+  T* dense;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    T* p = dense + r * this->square + c;
+    math::store<V>(p, V(0));
+    const T* w = weight + r * this->width;
+    for (index i = 0, k = c - this->first(r); i < math::width_of<V>; ++i, ++k)
+      if (k >= 0 && k < this->width) p[i] = w[k];
+  }
+};
+/// weight += the blocks of dense.
+template <class T>
+struct add_blocks : diagonal_squares<T> {
+  using scalar = T;
+  const T* dense;
+  T* weight;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    T* w = weight + r * this->width + c;
+    math::store<V>(w, math::load<V>(w) + math::load<V>(dense + r * this->square + this->first(r) + c));
+  }
+};
+
+/// Calls f(weights of dense squares, their width, their count).
+template <class D, class T, class F>
+void with_dense_squares(D& d, index blocks, index width, const T* weight, const F& f) {
+  index group = 1;
+  for (index g = 2; g * width <= 64; ++g)
+    if (blocks % g == 0) group = g;
+  if (group == 1) return f(weight, width, blocks);
+  const index n = group * width, count = blocks / group;
+  auto dense = d.template scratch<T>(count * n * n);
+  map(d, blocks * width, n, spread_blocks<T>{{width, n}, weight, dense.data()});
+  f(static_cast<const T*>(dense.data()), n, count);
+}
+
+}  // namespace detail
+
+template <class D, class T>
+void headwise_forward(D& d, const headwise_arguments<T>& a) {
+  detail::with_dense_squares(d, a.blocks, a.width, a.weight, [&](const T* w, index n, index count) {
+    gemm_batched(d, count, a.x.columns(0, n), n, transposed(matrix_view<const T>(w, n, n)), n * n,
+                 a.y.columns(0, n), n);
+  });
+}
+template <class D, class T>
+void headwise_backward(D& d, const headwise_backward_arguments<T>& a) {
+  detail::with_dense_squares(d, a.blocks, a.width, a.weight, [&](const T* w, index n, index count) {
+    gemm_batched(d, count, a.dy.columns(0, n), n, matrix_view<const T>(w, n, n), n * n, a.dx.columns(0, n), n,
+                 a.beta);
+    const auto dy = transposed(a.dy.columns(0, n));
+    if (n == a.width)
+      return gemm_batched(d, count, dy, n, a.x.columns(0, n), n, matrix_view<T>(a.dweight, n, n), n * n, T(1));
+    auto dense = d.template scratch<T>(count * n * n);
+    gemm_batched(d, count, dy, n, a.x.columns(0, n), n, matrix_view<T>(dense.data(), n, n), n * n);
+    map(d, a.blocks * a.width, a.width, detail::add_blocks<T>{{a.width, n}, dense.data(), a.dweight});
+  });
+}
+
+}  // namespace distil_xlstm
