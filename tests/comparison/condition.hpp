@@ -1,8 +1,8 @@
 #pragma once
 
-#include <initializer_list>
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <type_traits>
