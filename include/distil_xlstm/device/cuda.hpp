@@ -207,6 +207,8 @@ class cuda {
     } catch (...) {
       cudaStreamEndCapture(stream_, &captured);
       if (captured) cudaGraphDestroy(captured);
+      cudaGetLastError();
+      ++asked_;
       throw;
     }
     detail::check(cudaStreamEndCapture(stream_, &captured), "recording");
