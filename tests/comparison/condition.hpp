@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <type_traits>
@@ -56,7 +57,7 @@ void mlstm_backward(shaken_cpu& d, mlstm_backward_arguments<T> a) {
   std::vector<T> memory;
   a.dh = d.copy_of(a.dh, memory);
   mlstm_backward(static_cast<device::cpu&>(d), a);
-  for (const auto& x : {a.dq, a.dk, a.dv, a.di, a.df}) d.shake(x);
+  for (const auto& x : std::initializer_list<matrix_view<T>>{a.dq, a.dk, a.dv, a.di, a.df}) d.shake(x);
 }
 template <class T>
 void slstm_forward(shaken_cpu& d, const slstm_arguments<T>& a) {

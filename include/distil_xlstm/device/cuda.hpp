@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -61,20 +62,23 @@ class rounded_operands {
   /// Where the copy is, and whether it is there; else it is to be written. `now` numbers what was asked of the
   /// device besides products; -1: the copy serves once.
   std::pair<void*, bool> find(const key& wanted, index bytes, std::int64_t now) {
-    slot* oldest = &slots_[0];
-    for (slot& s : slots_) {
+    for (slot& s : slots_)
       if (now >= 0 && s.made == now && s.of == wanted) return s.used = ++uses_, std::pair{s.memory, true};
-      if (s.used < oldest->used) oldest = &s;
-    }
-    if (oldest->size < bytes) {
-      ++generation_;
-      cuda_memory{}.release(std::exchange(oldest->memory, nullptr));
-      oldest->size = 0, oldest->made = -1;
-      oldest->memory = cuda_memory{}.allocate(bytes);
-      oldest->size = bytes;
+    // The last one may be the other operand of this product. The rest grow together, so that one round through
+    // the products of a step finds all that it needs.
+    largest_ = std::max(largest_, bytes);
+    slot* oldest = nullptr;
+    for (slot& s : slots_) {
+      if (s.used == uses_ && uses_ > 0) continue;
+      grow(s);
+      if (!oldest || s.used < oldest->used) oldest = &s;
     }
     oldest->of = wanted, oldest->made = now, oldest->used = ++uses_;
     return {oldest->memory, false};
+  }
+  /// All memory that a round like the last will need is there.
+  void settle() {
+    for (slot& s : slots_) grow(s);
   }
   /// Memory from `begin` to `end` has been written.
   void written(const void* begin, const void* end) {
@@ -94,8 +98,17 @@ class rounded_operands {
     index size = 0;
     std::int64_t made = -1, used = 0;
   };
-  std::array<slot, 4> slots_{};
+  void grow(slot& s) {
+    if (s.size >= largest_) return;
+    ++generation_;
+    cuda_memory{}.release(std::exchange(s.memory, nullptr));
+    s.size = 0, s.made = -1;
+    s.memory = cuda_memory{}.allocate(largest_);
+    s.size = largest_;
+  }
+  std::array<slot, 3> slots_{};
   std::int64_t uses_ = 0;
+  index largest_ = 0;
   index generation_ = 0;
 };
 
@@ -186,6 +199,7 @@ class cuda {
   template <class F>
   graph record(F&& work) {
     ++asked_;  // a graph makes its own copies, and leaves none
+    rounded_.settle();
     detail::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
     cudaGraph_t captured = nullptr;
     try {
@@ -193,6 +207,8 @@ class cuda {
     } catch (...) {
       cudaStreamEndCapture(stream_, &captured);
       if (captured) cudaGraphDestroy(captured);
+      cudaGetLastError();
+      ++asked_;
       throw;
     }
     detail::check(cudaStreamEndCapture(stream_, &captured), "recording");

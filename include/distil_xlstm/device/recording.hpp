@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm {
@@ -18,8 +19,11 @@ class recording {
 
  public:
   recording() = default;
-  recording(const recording&) = delete;
-  recording& operator=(const recording&) = delete;
+  recording(recording&& other) noexcept { swap(other); }
+  recording& operator=(recording&& other) noexcept {
+    swap(other);
+    return *this;
+  }
   ~recording() { forget(); }
 
   /// `key` names the memory that the caller chose: what was recorded for another is forgotten.
@@ -35,8 +39,16 @@ class recording {
         generation_ = device.scratch_generation();
         return;
       }
-      if (!graph_) graph_ = device.record(std::forward<F>(work));
-      device.launch(graph_);
+      if (!graph_ && !impossible_) try {
+          graph_ = device.record(work);
+          generation_ = device.scratch_generation();
+        } catch (const error&) {
+          impossible_ = true;
+        }
+      if (impossible_)
+        work();
+      else
+        device.launch(graph_);
     }
   }
   void forget() {
@@ -55,8 +67,15 @@ class recording {
       return nullptr;
   }
   decltype(graph_type<D>()) graph_{};
+  void swap(recording& other) {
+    std::swap(graph_, other.graph_);
+    std::swap(key_, other.key_);
+    std::swap(generation_, other.generation_);
+    std::swap(impossible_, other.impossible_);
+  }
   const void* key_ = nullptr;
   index generation_ = -1;
+  bool impossible_ = false;
 };
 
 }  // namespace distil_xlstm

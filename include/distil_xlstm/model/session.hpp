@@ -8,6 +8,7 @@
 
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
@@ -41,8 +42,15 @@ class student_session {
         p.tape.emplace(model_->make_tape(*device_, 1, n));
         p.x = buffer<T, D>(*device_, n * model_->width());
       }
-      model_->forward(*device_, {1, n}, ids_.put(*device_, ids.data() + first, n), state_, *p.tape,
-                      {p.x.data(), n, model_->width()}, hidden.slice(first, n));
+      const std::int32_t* here = p.ids.put(*device_, ids.data() + first, n);
+      const matrix_view<T> out = hidden.slice(first, n);
+      const auto work = [&] {
+        model_->forward(*device_, {1, n}, here, state_, *p.tape, {p.x.data(), n, model_->width()}, out);
+      };
+      if (n == 1)
+        step_(*device_, out.data, work);
+      else
+        work();
     }
   }
   /// The text is empty again.
@@ -56,12 +64,13 @@ class student_session {
   struct part {
     std::optional<typename Student::tape_type> tape;
     buffer<T, D> x;
+    placed<std::int32_t, D> ids;
   };
   D* device_;
   const Student* model_;
   typename Student::state_type state_;
   part single_, several_;
-  placed<std::int32_t, D> ids_;
+  recording<D> step_;
 };
 template <class T, Device D>
 using xlstm_session = student_session<xlstm<T, D>>;

@@ -204,8 +204,14 @@ __global__ void __launch_bounds__(256, 2)
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float sums[2][L];
+  __shared__ float4 of_rows[L];  // D~'s two parts, what is added or beta's weight, the first position seen
   tile_type tile(shared);
   const index chunk = blockIdx.x, row0 = chunk * L;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    of_rows[threadIdx.x] = {rows.row[row], rows.row_rest[row], Gradient ? dr[row] : rows.past[row],
+                            static_cast<float>(rows.first[row])};
+  }
   a += row0 * width, b += row0 * width;
   const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
   const bool vector = !Gradient && tile.first_column == 0;
@@ -220,13 +226,12 @@ __global__ void __launch_bounds__(256, 2)
         if (!above)
           tile.template multiply<false, true, !Gradient>(stage, vector ? tile.vector(stage) : nullptr);
       });
-  float high[4], rest[4], add[4], total[4];
+  float high[4], rest[4], weight[4], total[4];
   int first[4];
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
-    const index row = row0 + tile.row_of(x / 2, x % 2);
-    high[x] = rows.row[row], rest[x] = rows.row_rest[row], first[x] = rows.first[row];
-    add[x] = Gradient ? dr[row] : 0, total[x] = 0;
+    const float4 row = of_rows[tile.row_of(x / 2, x % 2)];
+    high[x] = row.x, rest[x] = row.y, weight[x] = row.z, first[x] = static_cast<int>(row.w), total[x] = 0;
   }
   if (!above)
 #pragma unroll
@@ -242,7 +247,7 @@ __global__ void __launch_bounds__(256, 2)
           const float d = exp2_of(((j ? shifted.y : shifted.x) + high[x]) +
                                   ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
           const bool seen = column + j <= tile.row_of(x / 2, x % 2) && column + j >= first[x];
-          e = seen ? (e + add[x]) * (d * z.scale) : 0;
+          e = seen ? (Gradient ? e + weight[x] : e) * (d * z.scale) : 0;
           total[x] += e;
         }
     }
@@ -253,7 +258,7 @@ __global__ void __launch_bounds__(256, 2)
       const int row = tile.row_of(x / 2, x % 2);
       total[x] += __shfl_xor_sync(~0u, total[x], 1);
       total[x] += __shfl_xor_sync(~0u, total[x], 2);
-      if (vector) total[x] += rows.past[row0 + row] * tile.extra_of(x / 2, x % 2);
+      if (vector) total[x] += weight[x] * tile.extra_of(x / 2, x % 2);
       if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = total[x];
     }
     __syncthreads();
@@ -324,16 +329,21 @@ __global__ void __launch_bounds__(256, 2)
                          mlstm_output_rows h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float past[L], over[L];
   product_tile<P, 4, N> tile(shared);
   const int tiles = z.value / N, column0 = static_cast<int>(blockIdx.x % tiles) * N;
   const index chunk = blockIdx.x / tiles, row0 = chunk * L;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    past[threadIdx.x] = rows.past[row];
+    over[threadIdx.x] = 1 / mlstm_normaliser(memory.r[row], rows.mu[row], z.epsilon);
+  }
   mlstm_two_products<P, false, false>(tile, z.query, {memory.q + row0 * z.query, z.query},
-                                      {memory.states + chunk * z.query * z.value + column0, z.value},
-                                      rows.past + row0, {memory.gated + row0 * L, L},
+                                      {memory.states + chunk * z.query * z.value + column0, z.value}, past,
+                                      {memory.gated + row0 * L, L},
                                       {memory.v + row0 * z.value + column0, z.value});
   const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
-  tile.scale_rows(
-      [&](int row) { return 1 / mlstm_normaliser(memory.r[row0 + row], rows.mu[row0 + row], z.epsilon); });
+  tile.scale_rows([&](int row) { return over[row]; });
   tile.quads([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
              [&](float* to, int column, float4 x) {
                if (to) store_columns(to, column0 + column, h.head, h.aligned, x);
@@ -405,7 +415,7 @@ __global__ void __launch_bounds__(256, 2)
   using number = typename P::number;
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float sums[2][L];
+  __shared__ float sums[2][L], factor[L], weights[L];
   product_tile<P, 4, N> tile(shared);
   const int of_query = z.query / N, tiles = 2 * of_query + z.value / N;
   const index chunk = blockIdx.x / tiles, row0 = chunk * L;
@@ -415,11 +425,17 @@ __global__ void __launch_bounds__(256, 2)
   const auto& m = g.memory;
   const number *q = m.q + row0 * z.query, *k = m.k + row0 * z.query, *v = m.v + row0 * z.value;
   const number *du = g.of_rows.du + row0 * z.value, *ds = g.ds + row0 * L;
+  const bool queries = part < of_query, keys = !queries && part < 2 * of_query;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    factor[threadIdx.x] = queries ? g.rows.past[row] : g.rows.left[row];
+    weights[threadIdx.x] = queries ? g.of_rows.past_dr[row] : g.rows.left[row];
+  }
 
-  if (part >= 2 * of_query) {
+  if (!queries && !keys) {
     const int column0 = (part - 2 * of_query) * N;
-    mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value},
-                                       g.rows.left + row0, {m.gated + row0 * L, L}, {du + column0, z.value});
+    mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value}, factor,
+                                       {m.gated + row0 * L, L}, {du + column0, z.value});
     tile.quads([&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
                [&](float* to, int column, float4 x) {
                  if (to) store_columns(to, column0 + column, g.dv.head, g.dv.aligned, x);
@@ -427,23 +443,21 @@ __global__ void __launch_bounds__(256, 2)
     return;
   }
 
-  const bool keys = part >= of_query;
   if (keys) part -= of_query;
   const int column0 = part * N;
   const index of_state = state + static_cast<index>(column0) * z.value;
   if (keys)
-    mlstm_two_products<P, true, true>(tile, z.value, {v, z.value}, {g.dc + of_state, z.value},
-                                      g.rows.left + row0, {ds, L}, {q + column0, z.query});
+    mlstm_two_products<P, true, true>(tile, z.value, {v, z.value}, {g.dc + of_state, z.value}, factor, {ds, L},
+                                      {q + column0, z.query});
   else
-    mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value},
-                                       g.rows.past + row0, {ds, L}, {k + column0, z.query});
+    mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value}, factor,
+                                       {ds, L}, {k + column0, z.query});
   const mlstm_output_rows& out = keys ? g.dk : g.dq;
-  const float* factor = (keys ? g.rows.left : g.of_rows.past_dr) + row0;
   const float* added = (keys ? g.dn : m.n) + vector + column0;
   const number* operand = (keys ? k : q) + column0;
   float weight[4], dot[4] = {};
 #pragma unroll
-  for (int x = 0; x < 4; ++x) weight[x] = factor[tile.row_of(x / 2, x % 2)];
+  for (int x = 0; x < 4; ++x) weight[x] = weights[tile.row_of(x / 2, x % 2)];
 #pragma unroll
   for (int c = 0; c < tile.across; ++c) {
     const int column = tile.column_of(c);
