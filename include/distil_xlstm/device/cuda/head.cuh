@@ -258,7 +258,16 @@ void head_chunks(cuda& device, const Rows& rows, matrix_view<const T> hs, matrix
   const index row = stride * (sides * static_cast<index>(sizeof(L)) + (in_place ? 0 : index{sizeof(P)}));
   index chunk = std::clamp<index>(bytes / row, 1, n);
   if (chunk > 128) chunk -= chunk % 128;  // whole tiles of a product
-  const product_input<P> weight(device, product_operand(head), 1, 0);
+  // A float head is rounded here, where all chunks find it.
+  cuda_operand matrix = product_operand(head);
+  const bool round = product_input<P>::kept(matrix);
+  auto rounded = device.template scratch<P>(round ? matrix.rows * width : 0);
+  if (round) {
+    convert(device, 1, static_cast<const float*>(matrix.data), matrix.stride, 0, rounded.data(), width, 0,
+            matrix.rows, matrix.cols);
+    matrix.data = rounded.data(), matrix.kind = element::bf16, matrix.stride = width;
+  }
+  const product_input<P> weight(device, matrix, 1, 0);
   auto hidden = device.template scratch<P>(sides * chunk * width);
   auto logits = device.template scratch<L>(sides * chunk * stride);
   auto beside = device.template scratch<P>(in_place || !dhs.data ? 0 : chunk * stride);
