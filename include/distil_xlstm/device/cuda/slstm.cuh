@@ -16,24 +16,25 @@ struct slstm_plan {
 };
 
 /// As few sequences a block as the card has room for: a step takes the less time.
-inline int slstm_sequences(const cuda& device, index batch, index heads, int blocks) {
-  return blocks_for(batch, 4) * heads * blocks <= device.multiprocessors() ? 4 : 8;
+inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads, int most_blocks,
+                                int least_blocks) {
+  for (const int sequences : {4, 8})
+    for (const int blocks : {most_blocks, least_blocks})
+      if (blocks_for(batch, sequences) * heads * blocks <= device.multiprocessors()) return {blocks, sequences};
+  return {least_blocks, 8};
 }
 
-/// As few blocks as hold a head's matrix in their registers, or one more where the card has room. Before sm_90
-/// blocks do not meet.
-inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head) {
-  slstm_plan plan;
-  const bool clusters = device.capability() >= 90;
-  if (head <= 96 || (head <= 144 && !clusters))
-    plan.blocks = 1;
-  else if (clusters && head <= 384)
-    plan.blocks = head <= 144   ? (blocks_for(batch, 4) * heads * 3 <= device.multiprocessors() ? 3 : 2)
-                  : head <= 192 ? 4
-                  : head <= 288 ? 6
-                                : 8;
-  plan.sequences = slstm_sequences(device, batch, heads, plan.blocks);
-  return plan;
+/// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
+/// has room. Before sm_90 blocks do not meet.
+inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head, bool backward) {
+  const auto plan = [&](int most, int least) { return slstm_plan_of(device, batch, heads, most, least); };
+  if (head <= 8) return plan(1, 1);
+  if (device.capability() < 90) return head <= 144 ? plan(1, 1) : slstm_plan{};
+  if (head <= 64) return plan(backward && head > 16 ? 3 : 2, 1);
+  if (head <= 144) return plan(3, 2);
+  if (head <= 192) return backward ? plan(6, 4) : plan(3, 3);
+  if (head <= 288) return plan(8, 6);
+  return head <= 384 ? plan(8, 8) : slstm_plan{};
 }
 
 template <int Tiles, int Cells, int Warps, bool Cluster>
@@ -45,15 +46,17 @@ void launch_slstm_forward(cuda& device, const slstm_arguments<float>& a, int blo
   const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
                   static_cast<unsigned>(a.heads));
   launch_cluster(device, slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps),
-                 0, blocks, "slstm_forward", a);
+                 4 * warps * slstm_forward_ring(Cells), blocks, "slstm_forward", a);
 }
 
 template <int Cells>
 void slstm_forward_rounded(cuda& device, const slstm_arguments<float>& a, int blocks) {
   const index head = a.head;
-  if (head <= 64) return launch_slstm_forward<4, Cells, 8, false>(device, a, 1);
-  if (head <= 96) return launch_slstm_forward<6, Cells, 12, false>(device, a, 1);
-  if (head <= 144 && blocks == 1) return launch_slstm_forward<9, Cells, 18, false>(device, a, 1);
+  if (blocks == 1)
+    return head <= 64 ? launch_slstm_forward<4, Cells, 8, false>(device, a, blocks)
+                      : launch_slstm_forward<9, Cells, 18, false>(device, a, blocks);
+  if (head <= 64) return launch_slstm_forward<4, Cells, 4, true>(device, a, blocks);
+  if (head <= 96) return launch_slstm_forward<6, Cells, 6, true>(device, a, blocks);
   if (head <= 144) return launch_slstm_forward<9, Cells, 9, true>(device, a, blocks);
   if (head <= 192) return launch_slstm_forward<12, Cells, 12, true>(device, a, blocks);
   if (head <= 288) return launch_slstm_forward<18, Cells, 8, true>(device, a, blocks);
@@ -78,11 +81,15 @@ void launch_slstm_backward(cuda& device, const slstm_backward_arguments<float>& 
 template <int Cells>
 void slstm_backward_rounded(cuda& device, const slstm_backward_arguments<float>& a, float* carry, int blocks) {
   const index head = a.head;
-  if (head <= 64) return launch_slstm_backward<1, 8, Cells, 8, false>(device, a, carry, 1);
-  if (head <= 96) return launch_slstm_backward<1, 12, Cells, 12, false>(device, a, carry, 1);
-  if (head <= 144 && blocks == 1) return launch_slstm_backward<1, 18, Cells, 18, false>(device, a, carry, 1);
-  if (head <= 144 && blocks == 2) return launch_slstm_backward<1, 18, Cells, 9, true>(device, a, carry, 2);
-  if (head <= 144 && blocks == 3) return launch_slstm_backward<1, 12, Cells, 9, true>(device, a, carry, 3);
+  if (blocks == 1)
+    return head <= 64 ? launch_slstm_backward<1, 8, Cells, 8, false>(device, a, carry, blocks)
+                      : launch_slstm_backward<1, 18, Cells, 18, false>(device, a, carry, blocks);
+  const index channels = 8 * blocks_for(blocks_for(head, 8), blocks);
+  if (head <= 64 && channels <= 32)
+    return launch_slstm_backward<1, 8, Cells, 4, true>(device, a, carry, blocks);
+  if (head <= 144 && channels <= 48)
+    return launch_slstm_backward<1, 12, Cells, 9, true>(device, a, carry, blocks);
+  if (head <= 144) return launch_slstm_backward<1, 18, Cells, 9, true>(device, a, carry, blocks);
   launch_slstm_backward<2, 12, Cells, 12, true>(device, a, carry, blocks);
 }
 
@@ -101,13 +108,12 @@ slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int seque
   return cut;
 }
 inline slstm_plan slstm_float_plan(const cuda& device, index batch, index heads, index head) {
-  slstm_plan plan{1, 4};
+  int blocks = 1;
   if (device.capability() >= 90)
-    while (plan.blocks < 8 && head / plan.blocks >= 32 &&
-           blocks_for(batch, 4) * heads * plan.blocks * 2 <= device.multiprocessors())
-      plan.blocks *= 2;
-  plan.sequences = slstm_sequences(device, batch, heads, plan.blocks);
-  return plan;
+    while (blocks < 8 && head / blocks >= 32 &&
+           blocks_for(batch, 4) * heads * blocks * 2 <= device.multiprocessors())
+      blocks *= 2;
+  return slstm_plan_of(device, batch, heads, blocks, blocks);
 }
 
 /// Calls launch(sequences, clustered), both compile-time.
@@ -176,7 +182,7 @@ void slstm_forward(cuda& device, const slstm_arguments<T>& a) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (device.bf16_products) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_forward_rounded<1>(device, a, plan.blocks)
                                    : detail::slstm_forward_rounded<2>(device, a, plan.blocks);
@@ -192,7 +198,7 @@ void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (device.bf16_products) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_backward_rounded<1>(device, a, carry, plan.blocks)
                                    : detail::slstm_backward_rounded<2>(device, a, carry, plan.blocks);

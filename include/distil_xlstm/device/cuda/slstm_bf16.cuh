@@ -3,11 +3,225 @@
 #include <distil_xlstm/device/cuda/slstm_parts.cuh>
 
 // The sLSTM time loop with its products in bfloat16 on the tensor cores. A block, or a cluster of blocks, keeps
-// the recurrent matrix of a head in its registers for all steps of a few sequences: those are the columns of
-// the products m16n8k16, gates (and on the way back, channels) are the rows. `Cells` sequences belong to a
-// thread, 4 `Cells` to a block; where that is four, the odd columns are zeros.
+// the recurrent matrix of a head in its registers for all steps of 4 `Cells` sequences: those are the columns
+// of the products m16n8k16 (the odd columns are zeros where there are four), gates, and on the way back
+// channels, the rows. A warp has eight channels; its lane l the cells of channel l / 4 and of sequences l % 4,
+// l % 4 + 4, on the way back 2 (l % 4) and one more.
 
 namespace distil_xlstm::device::detail {
+
+/// Steps of which a warp keeps the input.
+inline constexpr int slstm_stages = 4;
+
+/// Floats of a warp's shared memory: [stages + 1][4][4 Cells][8], the input and then the pre-activations; h, c,
+/// n, m.
+constexpr int slstm_forward_ring(int cells) { return (slstm_stages + 1) * 4 * 4 * cells * 8; }
+
+/// Whether groups of four numbers lie on 16 bytes.
+template <class T>
+__device__ inline bool in_quads(const matrix_view<T>& m, index head) {
+  return reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 && m.stride % 4 == 0 && head % 4 == 0;
+}
+
+/// Four numbers of global memory on their way to shared memory, those beyond `count` as zeros.
+__device__ inline void fetch_quad(std::uint32_t to, const float* from, int count, bool quads) {
+  if (quads) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count > 0 ? 16 : 0)
+                 : "memory");
+  } else {
+    for (int i = 0; i < 4; ++i)
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to + 4 * i), "l"(from + i),
+                   "r"(i < count ? 4 : 0)
+                   : "memory");
+  }
+}
+/// A step's fetches end.
+__device__ inline void end_fetch() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for all but the last steps' fetches.
+__device__ inline void wait_for_stage() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(slstm_stages - 2) : "memory");
+  __syncwarp();
+}
+/// Four numbers back, but for those beyond `count`.
+__device__ inline void store_quad(float* to, const float* from, int count, bool quads) {
+  if (count <= 0) return;
+  if (quads) {
+    __stcg(reinterpret_cast<float4*>(to), *reinterpret_cast<const float4*>(from));
+  } else {
+    for (int i = 0; i < 4; ++i)
+      if (i < count) __stcg(to + i, from[i]);
+  }
+}
+
+/// What a step reads and writes goes through the warp's own shared memory, in rows of its eight channels: some
+/// steps ahead of the loop, and behind it.
+///
+/// `Tiles` k tiles of 16 channels hold a head. One product's rows are the gates i and f of a warp's channels,
+/// the other's z and o, so that the four gates of a cell meet in one thread, which keeps c, n and m. h goes to
+/// all warps, of all blocks of the cluster, in bfloat16.
+template <int Tiles, int Cells, int Warps, bool Cluster>
+__global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
+  if constexpr (!Cluster || has_clusters) {
+    constexpr int rows = 16 * (Tiles + Tiles % 2), sequences = 4 * Cells, tile_size = 4 * sequences * 8;
+    constexpr bool two_chains = Cluster;  // where there are few warps, each needs more products in flight
+    extern __shared__ float4 slstm_memory[];
+    __shared__ alignas(128) std::uint32_t hidden[2][rows][4];
+    __shared__ alignas(8) std::uint64_t arrivals[2];
+    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4, warp = warp_number();
+    const int warps = static_cast<int>(blockDim.x) / 32;
+    const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
+    const int head = static_cast<int>(a.head), first = 8 * (rank * warps + warp), channel = first + lane / 4;
+    const index width = a.width(), time = a.seq.time, of_warp = blockIdx.y * a.head + first;
+    const index first_b = static_cast<index>(blockIdx.x) / blocks * sequences;
+    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
+    const int bytes = (head + 7) / 8 * 8 * 4 * static_cast<int>(sizeof(std::uint32_t));
+
+    for (int i = static_cast<int>(threadIdx.x); i < 2 * rows * 4; i += static_cast<int>(blockDim.x))
+      hidden[0][0][i] = 0;
+    if (Cluster && threadIdx.x == 0)
+      for (const arrival& c : come) c.begin(), c.announce(bytes);
+
+    std::uint32_t r[Tiles][2][4];
+    {
+      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
+      const auto pair = [&](int gate, int k) {
+        const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
+        return bf16_pair(channel < head && k < head ? row[k] : 0.0f,
+                         channel < head && k + 1 < head ? row[k + 1] : 0.0f);
+      };
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
+    }
+
+    // The state; a document's start finds zeros.
+    float bias[4], h[Cells], c[Cells], n[Cells], m[Cells];
+    for (int g = 0; g < 4; ++g) bias[g] = channel < head ? a.bias[g * width + of_warp + lane / 4] : 0.0f;
+    const auto reset = [&](int q, bool begins) {
+      if (begins) h[q] = c[q] = n[q] = m[q] = 0;
+    };
+    const auto each_cell = [&](const auto& f) {  // that is one
+      for (int q = 0; q < Cells; ++q)
+        if (channel < head && first_b + column + 4 * q < a.seq.batch) f(q, first_b + column + 4 * q);
+    };
+    for (int q = 0; q < Cells; ++q) h[q] = c[q] = n[q] = m[q] = 0;
+    each_cell([&](int q, index b) {
+      const float* from = a.state.of(b) + of_warp + lane / 4;
+      h[q] = from[0], c[q] = from[width], n[q] = from[2 * width], m[q] = from[3 * width];
+      float* to = a.initial + b * 4 * width + of_warp + lane / 4;
+      to[0] = h[q], to[width] = c[q], to[2 * width] = n[q], to[3 * width] = m[q];
+      reset(q, a.seq.begins(b, 0));
+    });
+    const auto publish = [&](int parity) {
+      const std::uint32_t pair = bf16_pair(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
+      std::uint32_t* to = &hidden[parity][channel][column];
+      if constexpr (Cluster)
+        for (int block = 0; block < blocks; ++block)
+          send(address_in(block, shared_address(to)), address_in(block, come[parity].address), pair);
+      else
+        *to = pair;
+    };
+
+    // Input and output: lane l moves half l % 2 of gate, or state, l / 8 of a sequence, so that a warp moves
+    // whole sectors.
+    float* const ring = reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells);
+    float* const states = ring + slstm_stages * tile_size;
+    const bool quads = in_quads(a.raw, head) && in_quads(a.states, head);
+    const index moved = lane / 8 * width + of_warp + lane % 2 * 4, moved_row = (first_b + lane / 2 % 4) * time;
+    const int place = (lane / 8 * sequences + lane / 2 % 4) * 8 + lane % 2 * 4;
+    const float* from = a.raw.row(moved_row) + moved;
+    float *to = a.raw.row(moved_row) + moved, *states_to = a.states.row(moved_row) + moved;
+    int count[Cells];
+    for (int q = 0; q < Cells; ++q)
+      count[q] = first_b + lane / 2 % 4 + 4 * q < a.seq.batch ? head - first - lane % 2 * 4 : 0;
+    const auto fetch = [&](index t) {
+      if (t < time) {
+        for (int q = 0; q < Cells; ++q)
+          fetch_quad(shared_address(ring + t % slstm_stages * tile_size + place + q * 32),
+                     from + 4 * q * time * a.raw.stride, count[q], quads);
+        from += a.raw.stride;
+      }
+      end_fetch();
+    };
+    const std::int32_t* start = a.seq.start ? a.seq.start + (first_b + column) * time : nullptr;
+
+    if constexpr (Cluster)
+      cluster_sync();
+    else
+      __syncthreads();
+    if (first < head) {
+      publish(0);
+      for (int t = 0; t + 1 < slstm_stages; ++t) fetch(t);
+      for (int t = 0; t < time; ++t) {
+        wait_for_stage();
+        float* const stage = ring + t % slstm_stages * tile_size;
+        float* const cell = stage + column * 8 + lane / 4;
+        float pre[Cells][4];
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) pre[q][g] = cell[(g * sequences + 4 * q) * 8] + bias[g];
+        fetch(t + slstm_stages - 1);
+        bool begins[Cells] = {};
+        if (start) {
+          ++start;
+          if (t + 1 < time) each_cell([&](int q, index) { begins[q] = start[4 * q * time] == t + 1; });
+        }
+        if constexpr (Cluster) {
+          come[t & 1].wait(t >> 1);
+          if (threadIdx.x == 0) come[t & 1].announce(bytes);
+        } else {
+          __syncthreads();
+        }
+
+        float x[2][2][4] = {};
+        const std::uint32_t columns = shared_address(hidden[t & 1][lane]);
+#pragma unroll
+        for (int tile = 0; tile < Tiles; tile += 2) {
+          std::uint32_t k[4];
+          load_columns(k, columns + 256 * static_cast<std::uint32_t>(tile));
+          for (int half = 0; half < 2; ++half) {
+            add_product(x[0][half], r[tile][half], k[0], k[1]);
+            if (tile + 1 < Tiles) add_product(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
+          }
+        }
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) {
+            const int i = g % 2 * 2 + q;
+            pre[q][g] += two_chains ? x[0][g / 2][i] + x[1][g / 2][i] : x[0][g / 2][i];
+          }
+
+        float state[Cells][4];
+        for (int q = 0; q < Cells; ++q) {
+          const auto s =
+              math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
+          state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
+          state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
+          reset(q, begins[q]);
+        }
+        if (t + 1 < time) publish((t + 1) & 1);
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) {
+            cell[(g * sequences + 4 * q) * 8] = pre[q][g];
+            states[(g * sequences + column + 4 * q) * 8 + lane / 4] = state[q][g];
+          }
+        __syncwarp();
+        for (int q = 0; q < Cells; ++q) {
+          store_quad(to + 4 * q * time * a.raw.stride, stage + place + q * 32, count[q], quads);
+          store_quad(states_to + 4 * q * time * a.states.stride, states + place + q * 32, count[q], quads);
+        }
+        to += a.raw.stride, states_to += a.states.stride;
+      }
+      each_cell([&](int q, index b) {
+        float* last = a.state.of(b) + of_warp + lane / 4;
+        last[0] = h[q], last[width] = c[q], last[2 * width] = n[q], last[3 * width] = m[q];
+      });
+    }
+    if constexpr (Cluster) cluster_sync();
+  }
+}
 
 /// A pointer that the compiler takes as it is: else it would keep one in registers for every access of a loop.
 template <class P>
@@ -30,153 +244,6 @@ struct slstm_rows {
     hold(at);
   }
 };
-
-/// `Tiles` k tiles of 16 channels hold a head. A warp has eight channels: one product's rows are their gates i
-/// and f, the other's z and o, so that the four gates of a channel meet in one thread, which keeps c, n and m.
-/// h goes to all warps, of all blocks of the cluster, in bfloat16.
-template <int Tiles, int Cells, int Warps, bool Cluster>
-__global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
-  if constexpr (!Cluster || has_clusters) {
-    constexpr int rows = 16 * (Tiles + Tiles % 2);
-    constexpr bool two_chains = Cluster;  // where there are few warps, each needs more products in flight
-    __shared__ alignas(128) std::uint32_t hidden[2][rows][4];
-    __shared__ alignas(8) std::uint64_t arrivals[2];
-    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4;
-    const int warps = static_cast<int>(blockDim.x) / 32;
-    const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
-    const int first = 8 * (rank * warps + warp_number());
-    const int head = static_cast<int>(a.head), channel = first + lane / 4;
-    const index width = a.width(), time = a.seq.time, at = blockIdx.y * a.head + channel;
-    const index b = (blockIdx.x / blocks * 4 + column) * Cells;
-    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
-    const int bytes = (head + 7) / 8 * 8 * 4 * static_cast<int>(sizeof(std::uint32_t));
-    bool valid[Cells];
-    for (int q = 0; q < Cells; ++q) valid[q] = channel < head && b + q < a.seq.batch;
-
-    for (int i = static_cast<int>(threadIdx.x); i < 2 * rows * 4; i += static_cast<int>(blockDim.x))
-      hidden[0][0][i] = 0;
-    if (Cluster && threadIdx.x == 0)
-      for (const arrival& c : come) c.begin(), c.announce(bytes);
-
-    std::uint32_t r[Tiles][2][4];
-    float bias[4];
-    {
-      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
-      const auto pair = [&](int gate, int k) {
-        const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
-        return bf16_pair(channel < head && k < head ? row[k] : 0.0f,
-                         channel < head && k + 1 < head ? row[k + 1] : 0.0f);
-      };
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
-      for (int g = 0; g < 4; ++g) bias[g] = channel < head ? a.bias[g * width + at] : 0.0f;
-    }
-
-    // The state; a document's start finds zeros.
-    float h[Cells], c[Cells], n[Cells], m[Cells];
-    const auto reset = [&](int q, bool begins) {
-      if (begins) h[q] = c[q] = n[q] = m[q] = 0;
-    };
-    for (int q = 0; q < Cells; ++q) {
-      float* const each[4] = {&h[q], &c[q], &n[q], &m[q]};
-      for (int s = 0; s < 4; ++s) {
-        *each[s] = valid[q] ? a.state.of(b + q)[s * width + at] : 0.0f;
-        if (valid[q]) a.initial[(b + q) * 4 * width + s * width + at] = *each[s];
-      }
-      reset(q, valid[q] && a.seq.begins(b + q, 0));
-    }
-    const auto publish = [&](int parity) {
-      const std::uint32_t pair = bf16_pair(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
-      std::uint32_t* to = &hidden[parity][channel][column];
-      if constexpr (Cluster)
-        for (int block = 0; block < blocks; ++block)
-          send(address_in(block, shared_address(to)), address_in(block, come[parity].address), pair);
-      else
-        *to = pair;
-    };
-
-    // Input contributions are loaded while h comes, fetched from far away some steps ahead: lane l fetches gate
-    // l / 4 of a sequence.
-    constexpr int ahead = 4;
-    slstm_rows<float> raw(a.raw, time, b, 0, at), states(a.states, time, b, 0, at);
-    slstm_rows<float> far(a.raw, time, b, ahead, lane / 4 * width + blockIdx.y * a.head + first);
-    const std::int32_t* starts = a.seq.start ? a.seq.start + b * time : nullptr;
-    float input[Cells][4] = {};
-    std::int32_t start[Cells] = {};
-
-    if constexpr (Cluster)
-      cluster_sync();
-    else
-      __syncthreads();
-    if (first < head) {
-      publish(0);
-      for (int t = 0; t < time; ++t) {
-        for (int q = 0; q < Cells; ++q)
-          if (valid[q]) {
-            for (int g = 0; g < 4; ++g) input[q][g] = __ldcg(raw.of(q) + g * width);
-            if (starts && t + 1 < time) start[q] = __ldcg(starts + q * time + 1);
-          }
-        for (int q = 0; q < Cells; ++q)
-          if (lane < 16 && t + ahead < time && b + q < a.seq.batch) prefetch_far(far.of(q));
-        far.advance(1);
-        if constexpr (Cluster) {
-          come[t & 1].wait(t >> 1);
-          if (threadIdx.x == 0) come[t & 1].announce(bytes);
-        } else {
-          __syncthreads();
-        }
-
-        float x[2][2][4] = {};
-        const std::uint32_t columns = shared_address(hidden[t & 1][lane]);
-#pragma unroll
-        for (int tile = 0; tile < Tiles; tile += 2) {
-          std::uint32_t k[4];
-          load_columns(k, columns + 256 * static_cast<std::uint32_t>(tile));
-          for (int half = 0; half < 2; ++half) {
-            add_product(x[0][half], r[tile][half], k[0], k[1]);
-            if (tile + 1 < Tiles) add_product(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
-          }
-        }
-        float pre[Cells][4];
-        for (int q = 0; q < Cells; ++q)
-          for (int g = 0; g < 4; ++g) {
-            const int i = g % 2 * 2 + q;
-            pre[q][g] = input[q][g] + bias[g] + x[0][g / 2][i];
-            if (two_chains) pre[q][g] += x[1][g / 2][i];
-          }
-
-        float state[Cells][4];
-        for (int q = 0; q < Cells; ++q) {
-          const auto s =
-              math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
-          state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
-          state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
-          reset(q, starts && start[q] == t + 1);
-        }
-        if (t + 1 < time) publish((t + 1) & 1);
-        for (int q = 0; q < Cells; ++q)
-          if (valid[q])
-            for (int g = 0; g < 4; ++g) {
-              __stcg(raw.of(q) + g * width, pre[q][g]);
-              __stcg(states.of(q) + g * width, state[q][g]);
-            }
-        raw.advance(1), states.advance(1);
-        if (starts) ++starts, hold(starts);
-      }
-      for (int q = 0; q < Cells; ++q)
-        if (valid[q]) {
-          float* last = a.state.of(b + q) + at;
-          last[0] = h[q], last[width] = c[q], last[2 * width] = n[q], last[3 * width] = m[q];
-        }
-    }
-    if constexpr (Cluster) cluster_sync();
-  }
-}
 
 /// A block has `channels` channels of the head, eight a warp: it makes their gates' gradients, then from these,
 /// which are `Tiles` k tiles for each of `parts`, what they add to dh of every channel of the head, `Rows` row

@@ -28,11 +28,28 @@ __global__ void slstm_pack(const float* recurrent, float* packed, index heads, i
   }
 }
 
-/// How the work is cut, and where things lie in shared memory, counted in floats.
+inline constexpr int slstm_threads = 512;
+
+/// How the work is cut.
 struct slstm_cut {
   int channels;   ///< of a block
   int parts;      ///< threads that share a sum
   bool resident;  ///< the recurrent matrix's part lies in shared memory
+};
+
+/// A thread's share of a table [columns][rows]: threads side by side along columns, then along rows.
+struct slstm_share {
+  int column, column_step, row, row_step;
+  __device__ explicit slstm_share(int columns) {
+    const int thread = static_cast<int>(threadIdx.x), wide = min(columns, slstm_threads);
+    column = thread % wide, column_step = wide, row = thread / wide, row_step = slstm_threads / wide;
+    if (row >= row_step) column = columns;  // too few are left for another row
+  }
+  template <class F>
+  __device__ void each(int columns, int rows, const F& f) const {
+    for (int c = column; c < columns; c += column_step)
+      for (int r = row; r < rows; r += row_step) f(c, r);
+  }
 };
 
 __device__ inline void fetch_to_shared(float* to, const float* from, bool there) {
@@ -40,15 +57,9 @@ __device__ inline void fetch_to_shared(float* to, const float* from, bool there)
                "r"(there ? 4 : 0)
                : "memory");
 }
-__device__ inline void wait_for_fetches() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-__device__ inline float read_in(int rank, const float* p) {
-  float v;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];"
-               : "=f"(v)
-               : "r"(address_in(rank, shared_address(p)))
-               : "memory");
-  return v;
-}
+/// A step's fetches end; those of the last step but this have come.
+__device__ inline void end_fetches() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ inline void wait_for_fetches() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 __device__ inline void write_in(int rank, float* p, float v) {
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
                : "memory");
@@ -67,20 +78,25 @@ __device__ inline void add_quad(float (&sums)[Sequences], float4 w, const float*
       sums[s + 2] += each[i] * v.z, sums[s + 3] += each[i] * v.w;
     }
 }
+/// The same for x's quads begin .. end - 1; their weights lie `step` quads apart.
+template <int Sequences>
+__device__ inline void add_quads(float (&sums)[Sequences], const float4* w, index step, const float* x,
+                                 int begin, int end) {
+#pragma unroll 4
+  for (int quad = begin; quad < end; ++quad) add_quad(sums, w[quad * step], x + quad * 4 * Sequences);
+}
 template <int Sequences>
 __device__ inline void put(float* to, const float (&sums)[Sequences]) {
   for (int s = 0; s < Sequences; s += 4)
     *reinterpret_cast<float4*>(to + s) = make_float4(sums[s], sums[s + 1], sums[s + 2], sums[s + 3]);
 }
 
-inline constexpr int slstm_threads = 512;
-
 /// Floats of shared memory, in order: h before the step [2][head, padded][Sequences]; partial sums [parts][4
-/// channels] [Sequences]; input contributions [4][cells]; c, n, m [3][cells]; weights.
+/// channels] [Sequences]; input contributions [2][4][cells]; c, n, m [3][cells]; bias [4 channels]; weights.
 inline index slstm_forward_floats(index head, const slstm_cut& cut, int sequences) {
-  const index quads = (head + 3) / 4, cells = cut.channels * sequences;
-  return 2 * 4 * quads * sequences + cut.parts * 4 * cells + 7 * cells +
-         (cut.resident ? quads * 4 * cut.channels * 4 : 0);
+  const index quads = (head + 3) / 4, cells = cut.channels * sequences, rows = 4 * cut.channels;
+  return 2 * 4 * quads * sequences + cut.parts * rows * sequences + 11 * cells + rows +
+         (cut.resident ? 4 * quads * rows : 0);
 }
 
 template <int Sequences, bool Cluster>
@@ -94,44 +110,44 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     const int rows = 4 * cut.channels, cells = cut.channels * Sequences, h_size = 4 * quads * Sequences;
     const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head + own;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * Sequences;
+    const int present = static_cast<int>(min(a.seq.batch - first_b, index{Sequences}));
     float* const hidden = reinterpret_cast<float*>(slstm_memory);
     float* const partial = hidden + 2 * h_size;
     float* const input = partial + cut.parts * rows * Sequences;
-    float* const memory = input + 4 * cells;
-    float* const kept = memory + 3 * cells;
+    float* const memory = input + 8 * cells;
+    float* const bias = memory + 3 * cells;
+    float4* const kept = reinterpret_cast<float4*>(bias + rows);
+    const float4* weights =
+        reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * quads * 4 * head + own;
 
-    const auto* weights =
-        reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * quads * 4 * head;
     for (int i = thread; i < 2 * h_size; i += slstm_threads) hidden[i] = 0;
-    if (cut.resident)
-      for (int i = thread; i < quads * rows; i += slstm_threads) {
-        const int quad = i / rows, gate = i % rows / cut.channels, channel = i % cut.channels;
-        if (channel < channels)
-          reinterpret_cast<float4*>(kept)[i] =
-              weights[(static_cast<index>(quad) * 4 + gate) * head + own + channel];
-      }
+    for (int row = thread; row < rows; row += slstm_threads) {
+      const int gate = row / cut.channels, channel = row % cut.channels;
+      const bool there = channel < channels;
+      bias[row] = there ? a.bias[gate * width + first + channel] : 0.0f;
+      if (cut.resident)
+        for (int quad = 0; quad < quads; ++quad)
+          kept[quad * rows + row] =
+              there ? weights[(static_cast<index>(quad) * 4 + gate) * head + channel] : make_float4(0, 0, 0, 0);
+    }
     if constexpr (Cluster) cluster_sync();
     __syncthreads();
 
-    // Cell i: channel i % cut.channels of sequence i / cut.channels.
+    const slstm_share of_cells(cut.channels), of_rows(rows);
+    // f(cell, channel, sequence here, sequence)
     const auto each_cell = [&](const auto& f) {
-      for (int i = thread; i < cells; i += slstm_threads) {
-        const int channel = i % cut.channels, s = i / cut.channels;
-        if (channel < channels && first_b + s < a.seq.batch) f(i, channel, s, first_b + s);
-      }
-    };
-    const auto publish = [&](index t, int channel, int s, float h) {
-      float* to = hidden + (t & 1) * h_size + (own + channel) * Sequences + s;
-      if constexpr (Cluster)
-        for (int block = 0; block < blocks; ++block) write_in(block, to, h);
-      else
-        *to = h;
+      of_cells.each(channels, present,
+                    [&](int channel, int s) { f(s * cut.channels + channel, channel, s, first_b + s); });
     };
     // What a step starts from: c, n, m, and h for everybody, or zeros where a document begins.
     const auto pass_on = [&](index t, int i, int channel, int s, float h, float c, float n, float m) {
       const bool begins = a.seq.begins(first_b + s, t);
       memory[i] = begins ? 0 : c, memory[cells + i] = begins ? 0 : n, memory[2 * cells + i] = begins ? 0 : m;
-      publish(t, channel, s, begins ? 0 : h);
+      float* to = hidden + (t & 1) * h_size + (own + channel) * Sequences + s;
+      if constexpr (Cluster)
+        for (int block = 0; block < blocks; ++block) write_in(block, to, begins ? 0 : h);
+      else
+        *to = begins ? 0 : h;
     };
     each_cell([&](int i, int channel, int s, index b) {
       const float* state = a.state.of(b) + first + channel;
@@ -139,6 +155,16 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       for (int q = 0; q < 4; ++q) initial[q * width] = state[q * width];
       pass_on(0, i, channel, s, state[0], state[width], state[2 * width], state[3 * width]);
     });
+    const auto fetch = [&](index t) {
+      if (t < time)
+        each_cell([&](int i, int channel, int, index b) {
+          const float* raw = a.raw.row(b * time + t) + first + channel;
+          for (int g = 0; g < 4; ++g)
+            fetch_to_shared(input + ((t & 1) * 4 + g) * cells + i, raw + g * width, true);
+        });
+      end_fetches();
+    };
+    fetch(0);
 
     const int span = (quads + cut.parts - 1) / cut.parts;
     for (index t = 0; t < time; ++t) {
@@ -146,38 +172,31 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         cluster_sync();
       else
         __syncthreads();
-      each_cell([&](int i, int channel, int, index b) {
-        for (int g = 0; g < 4; ++g)
-          fetch_to_shared(input + g * cells + i, a.raw.row(b * time + t) + g * width + first + channel, true);
-      });
+      fetch(t + 1);
       const float* h = hidden + (t & 1) * h_size;
-      for (int item = thread; item < rows * cut.parts; item += slstm_threads) {
-        const int row = item % rows, part = item / rows, gate = row / cut.channels,
-                  channel = row % cut.channels;
+      of_rows.each(rows, cut.parts, [&](int row, int part) {
         float sums[Sequences] = {};
-        if (channel < channels) {
-          const int end = min(quads, (part + 1) * span);
-          const float4* w = cut.resident ? reinterpret_cast<const float4*>(kept) + row
-                                         : weights + gate * head + own + channel;
-          const int step = cut.resident ? rows : 4 * head;
-#pragma unroll 4
-          for (int quad = part * span; quad < end; ++quad)
-            add_quad<Sequences>(sums, w[static_cast<index>(quad) * step], h + 4 * quad * Sequences);
-        }
-        put<Sequences>(partial + (part * rows + row) * Sequences, sums);
-      }
+        const int begin = part * span, end = min(quads, begin + span);
+        const int gate = cut.resident ? 0 : row / cut.channels, channel = row - gate * cut.channels;
+        if (cut.resident)
+          add_quads(sums, kept + row, rows, h, begin, end);
+        else if (channel < channels)
+          add_quads(sums, weights + gate * head + channel, 4 * head, h, begin, end);
+        put(partial + (part * rows + row) * Sequences, sums);
+      });
       wait_for_fetches();
       __syncthreads();
       each_cell([&](int i, int channel, int s, index b) {
-        float raw[4];
+        float pre[4];
+        for (int g = 0; g < 4; ++g) pre[g] = bias[g * cut.channels + channel];
+        for (int part = 0; part < cut.parts; ++part)
+          for (int g = 0; g < 4; ++g)
+            pre[g] += partial[(part * rows + g * cut.channels + channel) * Sequences + s];
         for (int g = 0; g < 4; ++g) {
-          raw[g] = a.bias[g * width + first + channel];
-          for (int part = 0; part < cut.parts; ++part)
-            raw[g] += partial[(part * rows + g * cut.channels + channel) * Sequences + s];
-          raw[g] += input[g * cells + i];
-          a.raw.row(b * time + t)[g * width + first + channel] = raw[g];
+          pre[g] += input[((t & 1) * 4 + g) * cells + i];
+          a.raw.row(b * time + t)[g * width + first + channel] = pre[g];
         }
-        const auto x = math::slstm_cell<float>(raw[0], raw[1], raw[2], raw[3], memory[i], memory[cells + i],
+        const auto x = math::slstm_cell<float>(pre[0], pre[1], pre[2], pre[3], memory[i], memory[cells + i],
                                                memory[2 * cells + i]);
         float* out = a.states.row(b * time + t) + first + channel;
         out[0] = x.h, out[width] = x.c, out[2 * width] = x.n, out[3 * width] = x.m;
@@ -190,11 +209,11 @@ __global__ void __launch_bounds__(slstm_threads, 1)
   }
 }
 
-/// In order: partial sums for dh [2][parts][head][Sequences]; gradients of gates [channels][4][Sequences]; what
-/// a step reads [8][cells]; dc, dn [2][cells]; weights.
+/// In order: what came for dh [2][block][channels][Sequences]; partial sums [parts][head][Sequences]; gradients
+/// of gates [channels][4][Sequences]; what a step reads [2][8][cells]; dc, dn [2][cells]; weights.
 inline index slstm_backward_floats(index head, const slstm_cut& cut, int sequences) {
-  const index cells = cut.channels * sequences;
-  return 2 * cut.parts * head * sequences + 4 * cells + 8 * cells + 2 * cells +
+  const index cells = cut.channels * sequences, blocks = (head + cut.channels - 1) / cut.channels;
+  return 2 * blocks * cells + cut.parts * head * sequences + 22 * cells +
          (cut.resident ? head * 4 * cut.channels : 0);
 }
 
@@ -206,72 +225,63 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     const int head = static_cast<int>(a.head), thread = static_cast<int>(threadIdx.x);
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int own = rank * cut.channels, channels = min(cut.channels, head - own);
-    const int cells = cut.channels * Sequences, sums_size = cut.parts * head * Sequences;
+    const int cells = cut.channels * Sequences;
     const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head + own;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * Sequences;
-    float* const partial = reinterpret_cast<float*>(slstm_memory);
-    float* const gates = partial + 2 * sums_size;
+    const int present = static_cast<int>(min(a.seq.batch - first_b, index{Sequences}));
+    float* const received = reinterpret_cast<float*>(slstm_memory);
+    float* const partial = received + 2 * blocks * cells;
+    float* const gates = partial + cut.parts * head * Sequences;
     float* const tape = gates + 4 * cells;
-    float* const memory = tape + 8 * cells;
-    float* const kept = memory + 2 * cells;
-
+    float* const memory = tape + 16 * cells;
+    float4* const kept = reinterpret_cast<float4*>(memory + 2 * cells);
     const float4* weights =
         reinterpret_cast<const float4*>(packed) + (static_cast<index>(blockIdx.y) * head + own) * head;
-    if (cut.resident) {
-      for (int i = thread; i < channels * head; i += slstm_threads)
-        reinterpret_cast<float4*>(kept)[i] = weights[i];
-      weights = reinterpret_cast<const float4*>(kept);
-    }
-    for (int i = thread; i < 4 * cells; i += slstm_threads) gates[i] = 0;
 
+    for (int i = thread; i < 4 * cells; i += slstm_threads) gates[i] = 0;
+    if (cut.resident)
+      for (int i = thread; i < channels * head; i += slstm_threads) kept[i] = weights[i];
+
+    const slstm_share of_cells(cut.channels), of_rows(head);
     const auto each_cell = [&](const auto& f) {
-      for (int i = thread; i < cells; i += slstm_threads) {
-        const int channel = i % cut.channels, s = i / cut.channels;
-        if (channel < channels && first_b + s < a.seq.batch) f(i, channel, s, first_b + s);
-      }
+      of_cells.each(channels, present,
+                    [&](int channel, int s) { f(s * cut.channels + channel, channel, s, first_b + s); });
     };
-    const auto load = [&](index t) {
-      each_cell([&](int i, int channel, int, index b) {
-        const float* before = distil_xlstm::detail::slstm_before<float>(a, b, t);
-        const float* raw = a.raw.row(b * time + t) + first + channel;
-        for (int g = 0; g < 4; ++g) fetch_to_shared(tape + g * cells + i, raw + g * width, true);
-        for (int q = 0; q < 3; ++q)
-          fetch_to_shared(tape + (4 + q) * cells + i, before ? before + (q + 1) * width + first + channel : raw,
-                          before != nullptr);
-        fetch_to_shared(tape + 7 * cells + i, a.dh.row(b * time + t) + first + channel, true);
-      });
-    };
-    const auto meet = [&] {
-      wait_for_fetches();
-      if constexpr (Cluster)
-        cluster_sync();
-      else
-        __syncthreads();
+    const auto fetch = [&](index t) {
+      if (t >= 0)
+        each_cell([&](int i, int channel, int, index b) {
+          const float* before = distil_xlstm::detail::slstm_before<float>(a, b, t);
+          const float* raw = a.raw.row(b * time + t) + first + channel;
+          float* to = tape + (t & 1) * 8 * cells + i;
+          for (int g = 0; g < 4; ++g) fetch_to_shared(to + g * cells, raw + g * width, true);
+          for (int q = 0; q < 3; ++q)
+            fetch_to_shared(to + (4 + q) * cells, before ? before + (q + 1) * width + first + channel : raw,
+                            before != nullptr);
+          fetch_to_shared(to + 7 * cells, a.dh.row(b * time + t) + first + channel, true);
+        });
+      end_fetches();
     };
     // The gradient of h that exchange e brought.
     const auto receive = [&](index e, int channel, int s) {
       float sum = 0;
       for (int block = 0; block < blocks; ++block)
-        for (int part = 0; part < cut.parts; ++part) {
-          const float* p = partial + (e & 1) * sums_size + (part * head + own + channel) * Sequences + s;
-          if constexpr (Cluster)
-            sum += read_in(block, p);
-          else
-            sum += *p;
-        }
+        sum += received[((e & 1) * blocks + block) * cells + channel * Sequences + s];
       return sum;
     };
     each_cell([&](int i, int channel, int, index b) {
       for (int q = 0; q < 2; ++q) memory[q * cells + i] = carry[(b * 3 + 1 + q) * width + first + channel];
     });
-    load(time - 1);
-    meet();
+    fetch(time - 1);
+    if constexpr (Cluster) cluster_sync();
+    __syncthreads();
 
     const int span = (channels + cut.parts - 1) / cut.parts;
     for (index t = time - 1; t >= 0; --t) {
       const index e = time - 1 - t;
+      fetch(t - 1);
+      wait_for_fetches();
       each_cell([&](int i, int channel, int s, index b) {
-        const auto at = [&](int q) { return tape[q * cells + i]; };
+        const auto at = [&](int q) { return tape[((t & 1) * 8 + q) * cells + i]; };
         const auto x = math::slstm_cell<float>(at(0), at(1), at(2), at(3), at(4), at(5), at(6));
         const float dh = e == 0 ? carry[b * 3 * width + first + channel] : receive(e - 1, channel, s);
         const auto g =
@@ -285,18 +295,30 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         memory[i] = begins ? 0 : g.c, memory[cells + i] = begins ? 0 : g.n;
       });
       __syncthreads();
-      if (t > 0) load(t - 1);
-      for (int item = thread; item < head * cut.parts; item += slstm_threads) {
-        const int row = item % head, part = item / head;
+      of_rows.each(head, cut.parts, [&](int row, int part) {
         float sums[Sequences] = {};
-        const int end = min(channels, (part + 1) * span);
-#pragma unroll 4
-        for (int channel = part * span; channel < end; ++channel)
-          add_quad<Sequences>(sums, weights[static_cast<index>(channel) * head + row],
-                              gates + channel * 4 * Sequences);
-        put<Sequences>(partial + (e & 1) * sums_size + (part * head + row) * Sequences, sums);
+        const int begin = part * span, end = min(channels, begin + span);
+        if (cut.resident)
+          add_quads(sums, kept + row, head, gates, begin, end);
+        else
+          add_quads(sums, weights + row, head, gates, begin, end);
+        put(partial + (part * head + row) * Sequences, sums);
+      });
+      __syncthreads();
+      for (int i = thread; i < head * Sequences; i += slstm_threads) {
+        float sum = 0;
+        for (int part = 0; part < cut.parts; ++part) sum += partial[part * head * Sequences + i];
+        const int owner = i / cells;
+        float* to = received + ((e & 1) * blocks + rank) * cells + i % cells;
+        if constexpr (Cluster)
+          write_in(owner, to, sum);
+        else
+          *to = sum;
       }
-      meet();
+      if constexpr (Cluster)
+        cluster_sync();
+      else
+        __syncthreads();
     }
     each_cell([&](int i, int channel, int s, index b) {
       float* to = carry + b * 3 * width + first + channel;

@@ -166,7 +166,7 @@ template <class... P, class... A>
 void launch_cluster(cuda& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes, int cluster,
                     const char* name, const A&... arguments) {
   const auto bytes = static_cast<std::size_t>(shared_bytes);
-  if (bytes > 48 * 1024)
+  if (bytes > 32 * 1024)  // 48 KiB, of which the kernel may have some of its own, need asking for
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
           name);
   cudaLaunchConfig_t config{};

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA GPU: builds what runs on it, runs every test of it, looks over the kernels' memory
+# accesses, and prints what the card does beside what it could do.
+#
+#   bash tests/cuda/run.sh
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bash cmake/install_packages.sh g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev \
+  libutf8proc-dev zlib1g-dev libboost-test-dev libboost-program-options-dev
+nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
+cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=native
+cmake --build --preset cuda
+# A ladder: if one fails, what comes after it is not worth reading.
+for step in verbs map norm optim slstm mlstm attention head golden steps whole; do
+  test=build/cuda/bin/test.cuda.$step
+  [ -x "$test" ] || continue
+  echo "== $step"
+  "$test" || { status=$?; [ $status = 77 ] && exit 77; echo "stopped at $step" >&2; exit $status; }
+done
+sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
+if [ -x "$sanitizer" ]; then
+  for tool in memcheck racecheck; do
+    echo "== $tool"
+    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.slstm --run_test=step_by_step
+    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.mlstm --run_test=many_documents
+    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.attention --run_test=rows_may_lie_anywhere
+  done
+fi
+build/cuda/bin/bench.cuda.table
