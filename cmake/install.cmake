@@ -14,6 +14,7 @@ if(DISTIL_XLSTM_IO)
 endif()
 install(TARGETS distil_xlstm_cuda EXPORT distil_xlstm-cuda-targets FILE_SET HEADERS)
 install(EXPORT distil_xlstm-cuda-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
+install(FILES cmake/instantiate.cmake DESTINATION ${package})
 configure_package_config_file(cmake/distil_xlstm-config.cmake.in distil_xlstm-config.cmake
                               INSTALL_DESTINATION ${package})
 write_basic_package_version_file(distil_xlstm-config-version.cmake COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)

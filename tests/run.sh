@@ -3,7 +3,7 @@
 #
 #   bash tests/run.sh            g++, optimised for this machine
 #   bash tests/run.sh --python   and besides: files exchanged with the Python packages that know them (tests/python)
-#   bash tests/run.sh --ci       and besides: each header by itself; a part under clang and under the address and
+#   bash tests/run.sh --ci       and besides: what nvcc compiles; each header by itself; a part under clang and under the address and
 #                                undefined-behaviour sanitizers; each fuzz target for 20 seconds
 #   bash tests/run.sh --all      and besides: everything under both; each fuzz target for 10 minutes
 set -euo pipefail
@@ -30,6 +30,13 @@ if [ -n "$python" ]; then
   bash tests/python/run.sh
 fi
 [ "$part" = none ] && exit 0
+
+echo "== CUDA (compiled, and run where there is a GPU)"
+nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
+# Whole training steps, the program's jobs, and a model that is compiled once: together all that nvcc has to know.
+cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS_RELEASE=-O1 -Ofc max"
+cmake --build --preset cuda --target test.cuda.steps test.cuda.compiled_once CMakeFiles/distil.dir/examples/distil/cuda.cu.o
+ctest --test-dir build/cuda --output-on-failure -R '^cuda[.](steps|compiled_once)$'
 
 echo "== each header by itself"
 cmake --build --preset release --target all_verify_interface_header_sets

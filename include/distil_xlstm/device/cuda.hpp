@@ -253,3 +253,6 @@ class cuda {
 };
 
 }  // namespace distil_xlstm::device
+
+// Last, for it needs the class.
+#include <distil_xlstm/device/cuda_verbs.hpp>

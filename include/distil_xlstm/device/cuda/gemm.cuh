@@ -227,7 +227,7 @@ inline void require_product(const char* verb, const cuda_operand& a, const cuda_
 
 /// c = beta c + a b, through cuBLAS.
 template <class A, class B, class T>
-void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
   detail::require_product("gemm", oa, ob, c.rows, c.cols);
   detail::product<T>(device, 1, oa, 0, ob, 0, c, 0, beta);
@@ -236,7 +236,7 @@ void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta
 /// `count` products of one shape: item i's operands start i * step numbers further on.
 template <class A, class B, class T>
 void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
-                  index step_c, std::type_identity_t<T> beta = 0) {
+                  index step_c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
   detail::require_product("gemm_batched", oa, ob, c.rows, c.cols);
   detail::product<T>(device, count, oa, step_a, ob, step_b, c, step_c, beta);

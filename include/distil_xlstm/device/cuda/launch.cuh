@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <distil_xlstm/device/cuda.hpp>
+#include <distil_xlstm/device/cuda_verbs.hpp>
 
 namespace distil_xlstm::device::detail {
 
