@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <type_traits>
 
 #include <distil_xlstm/device/cuda/slstm_bf16.cuh>
@@ -15,26 +16,30 @@ struct slstm_plan {
   int blocks = 0, sequences = 4;
 };
 
-/// As few sequences a block as the card has room for: a step takes the less time.
-inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads, int most_blocks,
-                                int least_blocks) {
+/// As few sequences a block as the card has room for: a step takes the less time. Then the first of `blocks`
+/// that has room; else the last.
+inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads,
+                                std::initializer_list<int> blocks) {
   for (const int sequences : {4, 8})
-    for (const int blocks : {most_blocks, least_blocks})
-      if (blocks_for(batch, sequences) * heads * blocks <= device.multiprocessors()) return {blocks, sequences};
-  return {least_blocks, 8};
+    for (const int n : blocks)
+      if (blocks_for(batch, sequences) * heads * n <= device.multiprocessors()) return {n, sequences};
+  return {*(blocks.end() - 1), 8};
 }
 
 /// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
 /// has room. Before sm_90 blocks do not meet.
 inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head, bool backward) {
-  const auto plan = [&](int most, int least) { return slstm_plan_of(device, batch, heads, most, least); };
-  if (head <= 8) return plan(1, 1);
-  if (device.capability() < 90) return head <= 144 ? plan(1, 1) : slstm_plan{};
-  if (head <= 64) return plan(backward && head > 16 ? 3 : 2, 1);
-  if (head <= 144) return plan(3, 2);
-  if (head <= 192) return backward ? plan(6, 4) : plan(3, 3);
-  if (head <= 288) return plan(8, 6);
-  return head <= 384 ? plan(8, 8) : slstm_plan{};
+  const auto plan = [&](std::initializer_list<int> blocks) {
+    return slstm_plan_of(device, batch, heads, blocks);
+  };
+  if (head <= 8) return plan({1});
+  if (device.capability() < 90) return head <= 144 ? plan({1}) : slstm_plan{};
+  if (head <= 64) return plan({backward && head > 16 ? 3 : 2, 1});
+  if (head <= 96) return plan({3, 2});
+  if (head <= 144) return plan({6, 3, 2});
+  if (head <= 192) return backward ? plan({6, 4}) : plan({3});
+  if (head <= 288) return plan({8, 6});
+  return head <= 384 ? plan({8}) : slstm_plan{};
 }
 
 template <int Tiles, int Cells, int Warps, bool Cluster>
@@ -113,7 +118,7 @@ inline slstm_plan slstm_float_plan(const cuda& device, index batch, index heads,
     while (blocks < 8 && head / blocks >= 32 &&
            blocks_for(batch, 4) * heads * blocks * 2 <= device.multiprocessors())
       blocks *= 2;
-  return slstm_plan_of(device, batch, heads, blocks, blocks);
+  return slstm_plan_of(device, batch, heads, {blocks});
 }
 
 /// Calls launch(sequences, clustered), both compile-time.
