@@ -3,8 +3,8 @@
 #
 #   bash tests/run.sh            g++, optimised for this machine
 #   bash tests/run.sh --python   and besides: files exchanged with the Python packages that know them (tests/python)
-#   bash tests/run.sh --ci       and besides: what nvcc compiles; each header by itself; a part under clang and under the address and
-#                                undefined-behaviour sanitizers; each fuzz target for 20 seconds
+#   bash tests/run.sh --ci       and besides: what nvcc compiles; each header by itself; a part under clang and under
+#                                the address and undefined-behaviour sanitizers; each fuzz target for 20 seconds
 #   bash tests/run.sh --all      and besides: everything under both; each fuzz target for 10 minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
