@@ -11,6 +11,7 @@
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/testing/gradcheck.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 // The GPU's attention against the CPU's in double.
 namespace distil_xlstm {
@@ -192,7 +193,7 @@ BOOST_AUTO_TEST_CASE(float_is_float) {
       for (const index past : {0, 5, 90})
         for (const bool documents : {false, true}) {
           problem p(2, time, shape, past, documents);
-          compare<float>(gpu, p, 3e-6);
+          compare<float>(gpu, p, testing::cuda_tolerance::attention.fp32);
         }
 }
 BOOST_AUTO_TEST_CASE(rows_may_lie_anywhere) {
@@ -203,7 +204,8 @@ BOOST_AUTO_TEST_CASE(rows_may_lie_anywhere) {
         for (const index width : {64, 128, 20}) {
           gpu.bf16_products = bf16;
           problem p(2, time, {4, 2, width}, 9, true, place);
-          compare<float>(gpu, p, bf16 ? 1.5e-2 : 3e-6);
+          compare<float>(
+              gpu, p, bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
         }
 }
 BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
@@ -214,7 +216,9 @@ BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
       for (const index past : {0, 5, 90})
         for (const bool documents : {false, true}) {
           problem p(2, time, shape, past, documents);
-          compare<float>(gpu, p, shape.width < 16 ? 5e-2 : 1.5e-2);  // few numbers average little out
+          compare<float>(gpu, p,
+                         shape.width < 16 ? testing::cuda_tolerance::narrow_attention
+                                          : testing::cuda_tolerance::attention.bf16);
         }
 }
 BOOST_AUTO_TEST_CASE(double_is_double) {
@@ -229,12 +233,15 @@ BOOST_AUTO_TEST_CASE(a_teacher_s_shapes) {
   for (const bool bf16 : {false, true}) {
     gpu.bf16_products = bf16;
     problem small(2, 512, {9, 3, 64}, 0, false), large(1, 512, {12, 2, 128}, 0, false);
-    compare<float>(gpu, small, bf16 ? 1.5e-2 : 3e-6);
-    compare<float>(gpu, large, bf16 ? 1.5e-2 : 3e-6);
+    compare<float>(gpu, small,
+                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
+    compare<float>(gpu, large,
+                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
     // Single tokens after texts of other lengths each, and a second prompt after a first.
     problem token(5, 1, {9, 3, 64}, 1500, false), prompt(2, 150, {12, 2, 128}, 700, false);
-    compare<float>(gpu, token, 3e-6, false);
-    compare<float>(gpu, prompt, bf16 ? 1.5e-2 : 3e-6);
+    compare<float>(gpu, token, testing::cuda_tolerance::attention.fp32, false);
+    compare<float>(gpu, prompt,
+                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
   }
 }
 BOOST_AUTO_TEST_CASE(runs_are_equal) {

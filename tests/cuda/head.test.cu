@@ -6,6 +6,7 @@
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 // The head with its objective, and alignments, on the GPU against the CPU in double.
 namespace distil_xlstm::loss {
@@ -123,10 +124,12 @@ void check(const std::string& what, const problem& p, const Objective& objective
       if ((bytes == 1 || frozen) && p.rows * p.vocabulary > 200000) continue;
       gpu.bf16_products = false;
       compare("double", run<device::cuda, double>(gpu, p, objective, bytes, frozen), 1e-12, 1e-12);
-      compare("float", run<device::cuda, float>(gpu, p, objective, bytes, frozen), 2e-6, 5e-6);
+      compare("float", run<device::cuda, float>(gpu, p, objective, bytes, frozen),
+              testing::cuda_tolerance::head_value.fp32, testing::cuda_tolerance::head_gradient.fp32);
       gpu.bf16_products = true;
-      compare("bf16", run<device::cuda, float>(gpu, p, objective, bytes, frozen), 5e-3,
-              3e-2 * std::max(1.0, p.spread / 3));
+      compare("bf16", run<device::cuda, float>(gpu, p, objective, bytes, frozen),
+              testing::cuda_tolerance::head_value.bf16,
+              testing::cuda_tolerance::head_gradient.bf16 * std::max(1.0, p.spread / 3));
     }
 }
 
@@ -179,7 +182,7 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(alignments, T, decltype(std::tuple<float, double>{})) {
   device::cuda gpu;
   device::cpu cpu(2);
-  const double most = sizeof(T) == 8 ? 1e-12 : 5e-6;
+  const double most = sizeof(T) == 8 ? 1e-12 : testing::cuda_tolerance::head_gradient.fp32;
   const auto all = 0.5 * frobenius() + 0.25 * frobenius(scope::sequence) + 2 * cosine() + 0.1 * mse();
   for (const auto& [pairs, batch, time, width] :
        {std::array<index, 4>{1, 1, 1, 3}, {2, 3, 4, 19}, {1, 2, 64, 33}, {3, 5, 65, 64}, {2, 70, 130, 5}})

@@ -2,6 +2,7 @@
 #include "gpu.hpp"
 
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/forms.hpp"
 
@@ -50,7 +51,9 @@ double distance(const std::vector<T>& a, const std::vector<double>& b) {
 /// what the CPU's float is off by where gates are so large that no float is closer. bf16: the norms', at most
 /// 1e-2, or four times what rounding q, k, v and dh moves the reference by (much, where r is near 0). df is a
 /// sum of differences over the rest of the document, in which rounded states do not cancel.
-constexpr double float_limit = 1e-5, bf16_limit = 1e-2, bf16_df_limit = 8e-2;
+constexpr auto limits = testing::cuda_tolerance::mlstm;
+constexpr double float_limit = limits.fp32, bf16_limit = limits.bf16,
+                 bf16_df_limit = testing::cuda_tolerance::mlstm_forget;
 template <class Run>
 Run rounded(Run r) {
   for (auto* x : {&r.q, &r.k, &r.v, &r.dh})

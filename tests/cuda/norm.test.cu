@@ -10,6 +10,7 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/device/norm_scan.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 // The GPU's norms against the CPU's in double.
 namespace distil_xlstm {
@@ -113,7 +114,7 @@ BOOST_AUTO_TEST_CASE(norms_in_float) {
        {3, 7, 48, 128, 132, 256, 576, 577, 640, 896, 1024, 1025, 1536, 2048, 4096, 5000, 8192, 8200})
     for (const index rows : {1, 5, 300})
       for (const auto kind : {std::pair{true, true}, std::pair{true, false}, std::pair{false, false}})
-        compare<float>(gpu, {rows, 1, width, 0, 0, kind.first, kind.second}, 2e-6);
+        compare<float>(gpu, {rows, 1, width, 0, 0, kind.first, kind.second}, testing::cuda_tolerance::norm);
 }
 BOOST_AUTO_TEST_CASE(norms_of_groups) {
   device::cuda gpu;
@@ -121,13 +122,14 @@ BOOST_AUTO_TEST_CASE(norms_of_groups) {
     for (const index width : {16, 21, 64, 256, 288, 1200})
       for (const index padding : {0, 4, 5})
         for (const index offset : {0, 1})
-          compare<float>(gpu, {200, groups, width, padding, offset, true, groups % 2 == 0}, 2e-6);
+          compare<float>(gpu, {200, groups, width, padding, offset, true, groups % 2 == 0},
+                         testing::cuda_tolerance::norm);
 }
 BOOST_AUTO_TEST_CASE(norms_of_many_rows) {
   device::cuda gpu;
-  compare<float>(gpu, {20000, 1, 576, 0, 0, false, false}, 2e-6);
-  compare<float>(gpu, {20000, 4, 96, 0, 0, true, true}, 2e-6);
-  compare<float>(gpu, {3000, 1, 3584, 0, 0, false, false}, 2e-6);
+  compare<float>(gpu, {20000, 1, 576, 0, 0, false, false}, testing::cuda_tolerance::norm);
+  compare<float>(gpu, {20000, 4, 96, 0, 0, true, true}, testing::cuda_tolerance::norm);
+  compare<float>(gpu, {3000, 1, 3584, 0, 0, false, false}, testing::cuda_tolerance::norm);
 }
 BOOST_AUTO_TEST_CASE(norms_in_double) {
   device::cuda gpu;

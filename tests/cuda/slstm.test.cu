@@ -9,6 +9,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 // The sLSTM time loop on the GPU, beside the oracle on the CPU in double.
 namespace distil_xlstm {
@@ -255,8 +256,12 @@ BOOST_AUTO_TEST_CASE(in_double) {
   device::cuda gpu;
   compare<double>(gpu, 3, 9, 2, 48, {1e-12, 1e-12});
 }
-BOOST_AUTO_TEST_CASE(in_float) { compare_all<float>(false, {2e-6, 2e-6}); }
-BOOST_AUTO_TEST_CASE(with_rounded_products) { compare_all<float>(true, {1e-2, 1e-2}); }
+BOOST_AUTO_TEST_CASE(in_float) {
+  compare_all<float>(false, {testing::cuda_tolerance::slstm.fp32, testing::cuda_tolerance::slstm.fp32});
+}
+BOOST_AUTO_TEST_CASE(with_rounded_products) {
+  compare_all<float>(true, {testing::cuda_tolerance::slstm.bf16, testing::cuda_tolerance::slstm.bf16});
+}
 
 /// Tokens one by one, with the state in between, are the whole.
 BOOST_AUTO_TEST_CASE(step_by_step) {

@@ -6,6 +6,7 @@
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 // The GPU's verbs, and blocks that are little more, against the CPU in double.
 namespace distil_xlstm {
@@ -170,15 +171,18 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
       const auto want = products<double>(cpu, s, beta);
       gpu.bf16_products = false;
       check_close(("double product " + shape).c_str(), products<double>(gpu, s, beta), want, 1e-14);
-      check_close(("float product " + shape).c_str(), products<float>(gpu, s, beta), want, 1e-6);
+      check_close(("float product " + shape).c_str(), products<float>(gpu, s, beta), want,
+                  testing::cuda_tolerance::product.fp32);
       gpu.bf16_products = true;
-      check_close(("bf16 product " + shape).c_str(), products<float>(gpu, s, beta), want, 1e-2);
+      check_close(("bf16 product " + shape).c_str(), products<float>(gpu, s, beta), want,
+                  testing::cuda_tolerance::product.bf16);
     }
     const auto want = frozen_products<double, device::cpu, double>(cpu, s, element::f64, false);
     for (const bool rounded : {false, true})
       for (const bool products_in_bf16 : {false, true}) {
         gpu.bf16_products = products_in_bf16;
-        const double most = products_in_bf16 ? 1e-2 : 1e-6;
+        const double most =
+            products_in_bf16 ? testing::cuda_tolerance::product.bf16 : testing::cuda_tolerance::product.fp32;
         check_close(("frozen f32 " + shape).c_str(),
                     frozen_products<float, device::cuda, float>(gpu, s, element::f32, rounded), want, most);
         check_close(("frozen f64 " + shape).c_str(),

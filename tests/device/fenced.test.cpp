@@ -92,13 +92,15 @@ void read_alike(const fs::path& path) {
   const auto text = testing::text_of(folder.path / "text", language_model<T, cpu>::load(a, path).vocabulary());
   const auto x = testing::read_all<T>(a, path, text, small_teacher);
   const auto y = testing::read_all<T>(b, path, text, small_teacher);
+  // A compiler may contract the last sums of the one and not of the other.
+  const auto nearly = boost::test_tools::tolerance(sizeof(T) == 8 ? 1e-14 : 1e-6);
   BOOST_TEST_CONTEXT(path.filename().string()) {
-    BOOST_TEST(x.plain.nll == y.plain.nll);
+    BOOST_TEST(x.plain.nll == y.plain.nll, nearly);
     BOOST_TEST(x.plain.scored == y.plain.scored);
-    BOOST_TEST(x.carried.nll == y.carried.nll);
+    BOOST_TEST(x.carried.nll == y.carried.nll, nearly);
     BOOST_TEST(x.answers.size() == y.answers.size());
     for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {
-      BOOST_TEST(x.answers[i].sum_logprob == y.answers[i].sum_logprob);
+      BOOST_TEST(x.answers[i].sum_logprob == y.answers[i].sum_logprob, nearly);
       BOOST_TEST(x.answers[i].all_argmax == y.answers[i].all_argmax);
     }
     BOOST_TEST(x.written == y.written);

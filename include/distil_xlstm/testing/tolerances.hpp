@@ -41,4 +41,19 @@ struct tolerance<float> {
   }
 };
 
+/// The device `cuda` against the CPU in double: float arithmetic throughout, and products in bfloat16.
+struct cuda_tolerance {
+  struct limits {
+    double fp32, bf16;
+  };
+  static constexpr limits product{1e-6, 1e-2};
+  static constexpr limits slstm{2e-6, 1e-2};
+  static constexpr limits mlstm{1e-5, 1e-2};    ///< or what rounding the inputs moves, where that is more
+  static constexpr double mlstm_forget = 8e-2;  ///< bf16: rounded states do not cancel in d f
+  static constexpr limits attention{3e-6, 1.5e-2};
+  static constexpr double narrow_attention = 5e-2;  ///< bf16, heads below 16 numbers: few average little out
+  static constexpr double norm = 2e-6;
+  static constexpr limits head_value{2e-6, 5e-3}, head_gradient{5e-6, 3e-2};
+};
+
 }  // namespace distil_xlstm::testing
