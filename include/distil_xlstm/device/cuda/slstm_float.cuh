@@ -61,8 +61,9 @@ __device__ inline void fetch_to_shared(float* to, const float* from, bool there)
 __device__ inline void end_fetches() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 __device__ inline void wait_for_fetches() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 __device__ inline void write_in(int rank, float* p, float v) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
-               : "memory");
+  if constexpr (has_clusters)
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
+                 : "memory");
 }
 
 /// sums[s] += four weights by the numbers of `Sequences` sequences, x[4][Sequences].

@@ -94,7 +94,7 @@ __device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cas
 __device__ inline void prefetch_far(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for
-// older chips as empty ones and not launched there.
+// older chips as empty ones and not launched there; so are the functions below, which may stand alone.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 inline constexpr bool has_clusters = true;
 #else
@@ -102,23 +102,25 @@ inline constexpr bool has_clusters = false;
 #endif
 
 __device__ inline int cluster_rank() {
-  std::uint32_t r;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  std::uint32_t r = 0;
+  if constexpr (has_clusters) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
   return static_cast<int>(r);
 }
 __device__ inline int cluster_size() {
-  std::uint32_t n;
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+  std::uint32_t n = 1;
+  if constexpr (has_clusters) asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
   return static_cast<int>(n);
 }
 /// Every thread of every block of the cluster; what was written before is seen after.
 __device__ inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  if constexpr (has_clusters)
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 /// The address of block `rank`'s copy of what this block has at `address`.
 __device__ inline std::uint32_t address_in(int rank, std::uint32_t address) {
-  std::uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  std::uint32_t there = address;
+  if constexpr (has_clusters)
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
 
@@ -128,37 +130,42 @@ struct arrival {
   std::uint32_t address;
   /// By one thread, before the cluster's first meeting.
   __device__ void begin() const {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address)
-                 : "memory");
+    if constexpr (has_clusters)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address)
+                   : "memory");
   }
   /// By one thread, once a phase.
   __device__ void announce(int bytes) const {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
-                 : "memory");
+    if constexpr (has_clusters)
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
+                   : "memory");
   }
   __device__ void wait(int phase) const {
-    std::uint32_t done = 0;
+    std::uint32_t done = !has_clusters;
     while (!done)
-      asm volatile(
-          "{\n.reg .pred p;\n"
-          "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-          "selp.u32 %0, 1, 0, p;\n}"
-          : "=r"(done)
-          : "r"(address), "r"(phase & 1)
-          : "memory");
+      if constexpr (has_clusters)
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(address), "r"(phase & 1)
+            : "memory");
   }
 };
 /// Writes into a block's shared memory and counts the bytes at its `arrival`; both addresses are of
 /// `address_in`.
 __device__ inline void send(std::uint32_t to, std::uint32_t arrival, std::uint32_t value) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
-               "r"(value), "r"(arrival)
-               : "memory");
+  if constexpr (has_clusters)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+                 "r"(value), "r"(arrival)
+                 : "memory");
 }
 __device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, float y) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
-               "f"(x), "f"(y), "r"(arrival)
-               : "memory");
+  if constexpr (has_clusters)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
+                 "f"(x), "f"(y), "r"(arrival)
+                 : "memory");
 }
 
 /// Launches blocks of `threads`, every `cluster` of them along x a cluster.
