@@ -3,43 +3,10 @@
 #include <algorithm>
 
 #include <distil_xlstm/device/cuda/attention_parts.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
 
 // Attention on the tensor cores: bfloat16 operands, float sums.
 namespace distil_xlstm::device::detail::flash {
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ inline std::uint32_t bf16_pair(float low, float high) {
-  std::uint32_t r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-/// Four 8 x 8 matrices of 16-bit numbers; lane 8 i + k names row k of matrix i.
-template <bool Transposed>
-__device__ void load_matrices(std::uint32_t (&r)[4], const std::uint16_t* row) {
-  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  if constexpr (Transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(at)
-                 : "memory");
-}
-/// c[16, 8] += a[16, 16] b[16, 8]
-__device__ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /// 128 rows a block, 16 a warp, that stay, against tiles of `Moving` rows that pass through shared memory; both
 /// in bfloat16. A thread's scores and results are of two rows, 8 apart, in pairs of columns.
@@ -68,8 +35,8 @@ struct tensor_tile {
   }
   static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % quads_a_row * 4; }
   static __device__ void put(std::uint16_t* tile, int row, float4 x) {
-    *reinterpret_cast<uint2*>(tile + row * pitch + loaded_column()) = {bf16_pair(x.x, x.y),
-                                                                       bf16_pair(x.z, x.w)};
+    *reinterpret_cast<uint2*>(tile + row * pitch + loaded_column()) = {pack_bf16(x.x, x.y),
+                                                                       pack_bf16(x.z, x.w)};
   }
   /// next = row(i), for i < count; of those beyond, whose numbers do not matter, some other row. `Moving` tiles
   /// are zero from column n on, see `clear`.
@@ -121,7 +88,7 @@ struct tensor_tile {
   static __device__ void hold(rows_held& r, const std::uint16_t* tile) {
     if constexpr (held)
 #pragma unroll
-      for (int i = 0; i < Width / 16; ++i) load_matrices<false>(r[i], mine(tile) + 16 * i);
+      for (int i = 0; i < Width / 16; ++i) load_matrices<false>(r[i], shared_address(mine(tile) + 16 * i));
   }
   /// s = a bᵀ, a the warp's rows.
   static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* tile,
@@ -134,7 +101,7 @@ struct tensor_tile {
 #pragma unroll
     for (int i = 0; i < Width / 16; ++i) {
       std::uint32_t piece[4];
-      if constexpr (!held) load_matrices<false>(piece, mine(tile) + 16 * i);
+      if constexpr (!held) load_matrices<false>(piece, shared_address(mine(tile) + 16 * i));
       const auto& left = [&]() -> const std::uint32_t(&)[4] {
         if constexpr (held)
           return a[i];
@@ -144,9 +111,9 @@ struct tensor_tile {
 #pragma unroll
       for (int c = 0; c < Moving / 16; ++c) {
         std::uint32_t right[4];
-        load_matrices<false>(right, b + (16 * c + row) * pitch + 16 * i + column);
-        multiply(s[2 * c], left, right[0], right[1]);
-        multiply(s[2 * c + 1], left, right[2], right[3]);
+        load_matrices<false>(right, shared_address(b + (16 * c + row) * pitch + 16 * i + column));
+        multiply_add(s[2 * c], left, right[0], right[1]);
+        multiply_add(s[2 * c + 1], left, right[2], right[3]);
       }
     }
   }
@@ -155,15 +122,15 @@ struct tensor_tile {
     const int row = lane() / 8 % 2 * 8 + lane() % 8, column = lane() / 16 * 8;
 #pragma unroll
     for (int i = 0; i < Moving / 16; ++i) {
-      const std::uint32_t left[4] = {bf16_pair(w[2 * i][0], w[2 * i][1]), bf16_pair(w[2 * i][2], w[2 * i][3]),
-                                     bf16_pair(w[2 * i + 1][0], w[2 * i + 1][1]),
-                                     bf16_pair(w[2 * i + 1][2], w[2 * i + 1][3])};
+      const std::uint32_t left[4] = {pack_bf16(w[2 * i][0], w[2 * i][1]), pack_bf16(w[2 * i][2], w[2 * i][3]),
+                                     pack_bf16(w[2 * i + 1][0], w[2 * i + 1][1]),
+                                     pack_bf16(w[2 * i + 1][2], w[2 * i + 1][3])};
 #pragma unroll
       for (int c = 0; c < Width / 16; ++c) {
         std::uint32_t right[4];
-        load_matrices<true>(right, b + (16 * i + row) * pitch + 16 * c + column);
-        multiply(out[2 * c], left, right[0], right[1]);
-        multiply(out[2 * c + 1], left, right[2], right[3]);
+        load_matrices<true>(right, shared_address(b + (16 * i + row) * pitch + 16 * c + column));
+        multiply_add(out[2 * c], left, right[0], right[1]);
+        multiply_add(out[2 * c + 1], left, right[2], right[3]);
       }
     }
   }

@@ -244,8 +244,8 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           float& e = tile.sum[x / 2][c][x % 2 * 2 + j];
-          const float d = exp2_of(((j ? shifted.y : shifted.x) + high[x]) +
-                                  ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
+          const float d = exp2_fast(((j ? shifted.y : shifted.x) + high[x]) +
+                                    ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
           const bool seen = column + j <= tile.row_of(x / 2, x % 2) && column + j >= first[x];
           e = seen ? (Gradient ? e + weight[x] : e) * (d * z.scale) : 0;
           total[x] += e;

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/device/mlstm_scan.hpp>
 
 // What the gates of mLSTM make of each position: decays, stabilisers, and in backward their own gradients.
@@ -25,12 +26,6 @@ struct mlstm_rows {
   int* empty;    ///< of each sequence and head: nothing enters it
 };
 inline constexpr int mlstm_begins = 1, mlstm_own = 2;
-
-inline __device__ float exp2_of(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// The inclusive scan of a warp's lanes, which begins anew at each lane whose `head` is set; afterwards `head`
 /// says whether one was set so far.
@@ -174,7 +169,7 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
 #pragma unroll
       for (int j = 0; j < each; ++j)
         out.left[at + j] =
-            t0 + j >= first_last ? exp2_of(static_cast<float>(row_last + shifted[j] * log2e)) : 0.0f;
+            t0 + j >= first_last ? exp2_fast(static_cast<float>(row_last + shifted[j] * log2e)) : 0.0f;
     }
     __syncthreads();  // before the next group's totals
   }

@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/core/element.hpp>
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/device/cuda/warp.cuh>
 
 // Products of one block of threads: operands come through shared memory in steps of 32 along the sum, sums stay
 // in registers.
@@ -21,12 +22,6 @@ struct bf16_products {
   static constexpr int stages = 4;
 };
 
-/// Two numbers in bfloat16, the first in the low half.
-inline __device__ std::uint32_t pack_bf16(float first, float second) {
-  std::uint32_t both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-  return both;
-}
 inline __device__ float low_of(std::uint32_t pair) { return __uint_as_float(pair << 16); }
 inline __device__ float high_of(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
@@ -63,28 +58,6 @@ inline __device__ void close_group() { asm volatile("cp.async.commit_group;" :::
 template <int Open>
 __device__ void wait_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
-}
-
-/// Four 8 x 8 matrices, whose rows each group of eight lanes points at.
-template <bool Turn>
-__device__ void load_matrices(std::uint32_t (&x)[4], const bf16* row) {
-  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
-  if constexpr (Turn)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(at));
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(at));
-}
-/// c [16, 8] += a [16, 16] b [16, 8] of a warp.
-inline __device__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                    std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /// One step of an operand: where it lies, rows `stride` numbers apart, 16-byte aligned.
@@ -236,16 +209,18 @@ struct product_tile {
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const int row = first_row + 16 * m;
-        load_matrices<TurnA>(fa[m], TurnA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
-                                          : a + (row + lane % 16) * lda + k + lane / 16 * 8);
+        load_matrices<TurnA>(
+            fa[m], shared_address(TurnA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
+                                        : a + (row + lane % 16) * lda + k + lane / 16 * 8));
       }
       std::uint32_t fb[across / 2][4];
 #pragma unroll
       for (int n = 0; n < across; n += 2) {
         const int column = first_column + 8 * n;
-        load_matrices<!TurnB>(fb[n / 2],
-                              TurnB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
-                                    : b + (k + lane % 16) * ldb + column + lane / 16 * 8);
+        load_matrices<!TurnB>(
+            fb[n / 2],
+            shared_address(TurnB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
+                                 : b + (k + lane % 16) * ldb + column + lane / 16 * 8));
       }
 #pragma unroll
       for (int n = 0; n < across; ++n)

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
       const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
       const auto pair = [&](int gate, int k) {
         const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
-        return bf16_pair(channel < head && k < head ? row[k] : 0.0f,
+        return pack_bf16(channel < head && k < head ? row[k] : 0.0f,
                          channel < head && k + 1 < head ? row[k + 1] : 0.0f);
       };
 #pragma unroll
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
       reset(q, a.seq.begins(b, 0));
     });
     const auto publish = [&](int parity) {
-      const std::uint32_t pair = bf16_pair(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
+      const std::uint32_t pair = pack_bf16(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
       std::uint32_t* to = &hidden[parity][channel][column];
       if constexpr (Cluster)
         for (int block = 0; block < blocks; ++block)
@@ -181,10 +181,10 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
 #pragma unroll
         for (int tile = 0; tile < Tiles; tile += 2) {
           std::uint32_t k[4];
-          load_columns(k, columns + 256 * static_cast<std::uint32_t>(tile));
+          load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
           for (int half = 0; half < 2; ++half) {
-            add_product(x[0][half], r[tile][half], k[0], k[1]);
-            if (tile + 1 < Tiles) add_product(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
+            multiply_add(x[0][half], r[tile][half], k[0], k[1]);
+            if (tile + 1 < Tiles) multiply_add(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
           }
         }
         for (int q = 0; q < Cells; ++q)
@@ -301,7 +301,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
           for (int i = 0; i < 4; ++i) {
             const int to = first_row + 16 * row + 8 * (i % 2) + lane / 4;
             const int k = 16 * (part * Tiles + tile) + 8 * (i / 2) + 2 * column;
-            r[row][tile][i] = bf16_pair(weight(to, k), weight(to, k + 1));
+            r[row][tile][i] = pack_bf16(weight(to, k), weight(to, k + 1));
           }
       for (int row = 0; row < Rows; ++row)
         for (int half = 0; half < 2; ++half) {
@@ -392,7 +392,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
           dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
         }
         for (int g = 0; g < 4; ++g)
-          now[(g * channels + local) * 4 + column] = bf16_pair(
+          now[(g * channels + local) * 4 + column] = pack_bf16(
               keep[0] ? gradient[0][g] : 0.0f, Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
       }
       __syncthreads();
@@ -410,10 +410,10 @@ __global__ void __launch_bounds__(32 * Warps, 1)
 #pragma unroll
       for (int tile = 0; tile < Tiles; tile += 2) {
         std::uint32_t k[4];
-        load_columns(k, columns + 256 * static_cast<std::uint32_t>(tile));
+        load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
         for (int row = 0; row < Rows; ++row) {
-          add_product(sums[0][row], r[row][tile], k[0], k[1]);
-          add_product(sums[1][row], r[row][tile + 1], k[2], k[3]);
+          multiply_add(sums[0][row], r[row][tile], k[0], k[1]);
+          multiply_add(sums[1][row], r[row][tile + 1], k[2], k[3]);
         }
       }
       for (int row = 0; row < Rows; ++row)

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/device/slstm_scan.hpp>
 
 namespace distil_xlstm::device::detail {
@@ -57,36 +58,6 @@ struct quick_float {
 #endif
   }
 };
-
-/// Two floats as bfloat16, the first in the lower half.
-__device__ inline std::uint32_t bf16_pair(float low, float high) {
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
-__device__ inline std::uint32_t shared_address(const void* p) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-}
-
-/// The B operands of two products m16n8k16 from 32 rows of eight numbers, the k of the products, 16 bytes
-/// apart. Lane l gives the address of row l.
-__device__ inline void load_columns(std::uint32_t (&b)[4], std::uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address)
-               : "memory");
-}
-
-/// c[16, 8] += a[16, 16] b[16, 8] in a warp. Lane l holds c's rows l / 4 (numbers 0, 1) and l / 4 + 8 (2, 3) at
-/// columns 2 (l % 4) and one more; a's rows likewise, k from 2 (l % 4) on (0, 1) and 8 further (2, 3).
-__device__ inline void add_product(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
-                                   std::uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /// The number of this warp, the same register for all its lanes.
 __device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
