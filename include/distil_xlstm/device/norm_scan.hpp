@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -185,7 +186,7 @@ struct narrow_norm_input_gradient {
   }
 };
 
-/// dw[c] += sum over rows of dy u.
+/// dy u: what a row adds to the gradient of the scale of column c of a group.
 template <class T>
 struct norm_weight_gradient {
   using scalar = T;
@@ -193,27 +194,12 @@ struct norm_weight_gradient {
   matrix_view<const T> x;
   const T* statistics;
   matrix_view<const T> dy;
-  T* dw;
   index group;
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD V operator()(index r, index c) const {
     const index column = group * n.width + c;
     const T* s = statistics + 2 * (r * n.groups + group);
-    a.sum = a.sum + math::load<V>(dy.row(r) + column) * (math::load<V>(x.row(r) + column) - V(s[0])) * V(s[1]);
-  }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
-  template <class V>
-  DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
-    T* p = dw + group * n.width + c;
-    math::store<V>(p, math::load<V>(p) + a.sum);
+    return math::load<V>(dy.row(r) + column) * (math::load<V>(x.row(r) + column) - V(s[0])) * V(s[1]);
   }
 };
 
@@ -243,7 +229,8 @@ void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T*
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   const index rows = x.rows * n.groups;
   for (index a = 0; a < n.groups; ++a)
-    fold_columns(d, x.rows, n.width, detail::norm_weight_gradient<T>{n, x, statistics, dy, dw, a});
+    add_column_sums(d, x.rows, n.width, detail::norm_weight_gradient<T>{n, x, statistics, dy, a},
+                    dw + a * n.width);
   if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
     return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
   auto means = d.template scratch<T>(2 * rows);
