@@ -103,6 +103,31 @@ struct small_training {
   }
 };
 
+/// Two trainings alike: step by step, and as the device records them, with weights and a temperature that
+/// change and a term whose weight becomes 0. `check(what, same)` hears whether all numbers are the same.
+template <class T, class D, class Check>
+void train_recorded(D& d, const std::filesystem::path& model, const io::token_file& text, const Check& check) {
+  small_training<T, D> x(d, model, text, loss::alignment::average), y(d, model, text, loss::alignment::average);
+  for (auto* s : {&x, &y}) {
+    s->objective.alpha = schedule::linear{0.5, 0.1}, s->objective.temperature = schedule::linear{2.0, 1.0};
+    s->objective.beta = schedule::linear{0.3, 0.0};
+  }
+  auto p = x.make_trainer();
+  auto q = y.make_trainer();
+  p.timer([] { return 0.0; });
+  for (index i = 0; i < 13; ++i) {
+    const auto m = p.step(), n = q.step();
+    check("totals", m.total == n.total);
+    check("norms", m.grad_norm == n.grad_norm);
+    check("alignment", m["alignment"] == n["alignment"]);
+    check("plain", !p.recorded());
+    // The weight of the alignment is 0 from the end of the schedule on, and what was recorded is void.
+    const index end = y.options.total_steps;
+    check("recorded", q.recorded() == (i > 0 && i != end));
+  }
+  check("weights", x.weights() == y.weights());
+}
+
 /// What a model makes of a text, in every way that there is to read one.
 template <class T>
 struct readings {

@@ -141,6 +141,17 @@ BOOST_AUTO_TEST_CASE(trainings) {
   train_alike<float>(gpu, loss::alignment::average, 2e-2);
 }
 
+BOOST_AUTO_TEST_CASE(recorded_steps) {
+  cuda gpu;
+  const temporary_folder folder;
+  const auto text = testing::text_of(folder.path / "text", 96);
+  for (const bool bf16 : {false, true}) {
+    gpu.bf16_products = bf16;
+    testing::train_recorded<float>(gpu, small_teacher, text,
+                                   [](const char* what, bool same) { BOOST_TEST(same, what); });
+  }
+}
+
 BOOST_AUTO_TEST_CASE(readings) {
   cuda gpu;
   for (const char* name : {"data/teacher", "golden/teacher/qwen2_rope_theta", "golden/student/base",

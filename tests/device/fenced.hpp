@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -85,12 +87,17 @@ class fenced {
   static constexpr bool host_memory = false;
   explicit fenced(int threads = 0) : cpu_(threads), scratch_(detail::fenced_scratch{&pages_}) {}
 
-  void* allocate(index bytes) { return pages_.allocate(bytes); }
+  void* allocate(index bytes) {
+    require_nothing_recorded();
+    return pages_.allocate(bytes);
+  }
   void release(void* p) { pages_.release(p); }
   void upload(void* to, const void* from, index bytes) {
+    require_nothing_recorded();
     if (bytes > 0) move(to, from, bytes, true, false);
   }
   void download(void* to, const void* from, index bytes) {
+    require_nothing_recorded();
     if (bytes > 0) move(to, from, bytes, false, true);
   }
   void copy(void* to, const void* from, index bytes) {
@@ -102,9 +109,34 @@ class fenced {
   }
   bool bf16_products = false;
 
-  /// work(cpu) while the memory is open.
+  /// What was asked, with the arguments as they were, to be done again: as a GPU records.
+  using graph = std::vector<std::function<void(device::cpu&)>>*;
+  template <class F>
+  graph record(const F& work) {
+    auto asked = std::make_unique<std::remove_pointer_t<graph>>();
+    recording_ = asked.get();
+    try {
+      work();
+    } catch (...) {
+      recording_ = nullptr;
+      throw;
+    }
+    recording_ = nullptr;
+    return asked.release();
+  }
+  static void discard(graph recorded) { delete recorded; }
+  void launch(graph recorded) {
+    ++launches_;
+    for (const auto& work : *recorded) run(work);
+  }
+  index scratch_generation() const { return scratch_.generation(); }
+  /// How often something recorded was launched.
+  index launches() const { return launches_; }
+
+  /// work(cpu), which holds its arguments by value, while the memory is open.
   template <class F>
   void run(const F& work) {
+    if (recording_) return recording_->emplace_back(work), void();
     cpu_.bf16_products = bf16_products;
     pages_.open();
     try {
@@ -149,12 +181,17 @@ class fenced {
   void move(void* to, const void* from, index bytes, bool to_device, bool from_device) {
     require(pages_.holds(to, bytes) == to_device && pages_.holds(from, bytes) == from_device,
             "fenced: a copy between the wrong memories");
-    run([&](device::cpu& cpu) { cpu.copy(to, from, bytes); });
+    run([=](device::cpu& cpu) { cpu.copy(to, from, bytes); });
+  }
+  void require_nothing_recorded() const {
+    require(!recording_, "fenced: the host takes part in what is to be recorded");
   }
 
   device::cpu cpu_;
   detail::fenced_pages pages_;
   device::detail::scratch_stack<detail::fenced_scratch> scratch_;
+  graph recording_ = nullptr;
+  index launches_ = 0;
 };
 
 namespace detail {
@@ -172,39 +209,39 @@ const void* data_of(const transposed_matrix<M>& m) {
 template <class A, class B, class T>
 void gemm(fenced& d, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
   for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)}) d.require_own("gemm", p);
-  d.run([&](device::cpu& cpu) { gemm(cpu, a, b, c, beta); });
+  d.run([=](device::cpu& cpu) { gemm(cpu, a, b, c, beta); });
 }
 template <class A, class B, class T>
 void gemm_batched(fenced& d, index count, A a, index step_a, B b, index step_b, matrix_view<T> c, index step_c,
                   std::type_identity_t<T> beta = 0) {
   for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)})
     d.require_own("gemm_batched", p);
-  d.run([&](device::cpu& cpu) { gemm_batched(cpu, count, a, step_a, b, step_b, c, step_c, beta); });
+  d.run([=](device::cpu& cpu) { gemm_batched(cpu, count, a, step_a, b, step_b, c, step_c, beta); });
 }
 template <class F>
 void map(fenced& d, index rows, index cols, const F& f) {
   d.require_own_functor("map", f);
-  d.run([&](device::cpu& cpu) { map(cpu, rows, cols, f); });
+  d.run([=](device::cpu& cpu) { map(cpu, rows, cols, f); });
 }
 template <class F>
 void fold_rows(fenced& d, index rows, index cols, const F& f) {
   d.require_own_functor("fold_rows", f);
-  d.run([&](device::cpu& cpu) { fold_rows(cpu, rows, cols, f); });
+  d.run([=](device::cpu& cpu) { fold_rows(cpu, rows, cols, f); });
 }
 template <class F>
 void fold_columns(fenced& d, index rows, index cols, const F& f) {
   d.require_own_functor("fold_columns", f);
-  d.run([&](device::cpu& cpu) { fold_columns(cpu, rows, cols, f); });
+  d.run([=](device::cpu& cpu) { fold_columns(cpu, rows, cols, f); });
 }
 template <class F>
 void scan(fenced& d, index n, const F& f) {
   d.require_own_functor("scan", f);
-  d.run([&](device::cpu& cpu) { scan(cpu, n, f); });
+  d.run([=](device::cpu& cpu) { scan(cpu, n, f); });
 }
 template <class F>
 void for_each(fenced& d, index n, const F& f) {
   d.require_own_functor("for_each", f);
-  d.run([&](device::cpu& cpu) { for_each(cpu, n, f); });
+  d.run([=](device::cpu& cpu) { for_each(cpu, n, f); });
 }
 
 }  // namespace distil_xlstm::testing

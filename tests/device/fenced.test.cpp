@@ -111,6 +111,15 @@ void read_alike(const fs::path& path) {
 
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(recorded_steps) {
+  const temporary_folder folder;
+  fenced d(2);
+  const auto text = testing::text_of(folder.path / "text", 96);
+  testing::train_recorded<float>(d, small_teacher, text,
+                                 [](const char* what, bool same) { BOOST_TEST(same, what); });
+  BOOST_TEST(d.launches() > 30);
+}
+
 BOOST_AUTO_TEST_CASE(the_fence_stands) {
   fenced d(1);
   const buffer<float, fenced> inside(d, 8), other(d, 8);

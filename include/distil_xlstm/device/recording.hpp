@@ -51,12 +51,16 @@ class recording {
         device.launch(graph_);
     }
   }
+  /// The next call does the work as if it were the first.
   void forget() {
     if constexpr (records) {
       if (graph_) D::discard(graph_);
       graph_ = {};
     }
+    key_ = nullptr, generation_ = -1, impossible_ = false;
   }
+  /// Whether the next call is a launch of what was recorded.
+  bool recorded() const { return graph_ != decltype(graph_){}; }
 
  private:
   template <class Device>

@@ -25,6 +25,9 @@ class teacher_source {
   /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
   virtual void fill(D& device, const std::vector<index>& which, const placed_batch<D>& tokens,
                     const teacher_signals<T>& out) = 0;
+  /// True where fill() reads nothing but `tokens` and asks the same work of the device for every batch of one
+  /// shape: then it can be recorded.
+  virtual bool repeats() const { return false; }
 };
 
 namespace detail {
@@ -73,6 +76,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
                       });
     if (top > 0) add(top, out.last_hidden);
   }
+  bool repeats() const override { return true; }
 
  private:
   const Teacher* teacher_;

@@ -1,16 +1,21 @@
 #pragma once
 
 #include <array>
-#include <memory>
+#include <cmath>
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
+#include <distil_xlstm/loss/step_term.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
@@ -76,6 +81,46 @@ struct step_times {
   double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
 };
 
+namespace detail {
+
+/// What a step reads that changes from one to the next, in the device's memory: all else that is asked of the
+/// device stays, so that it can be recorded.
+template <class Logits, class Hidden>
+struct step_inputs {
+  loss::term_numbers<Logits> logits;
+  loss::term_numbers<Hidden> hidden;
+  double per_token, share;  ///< what sums over logits, and alignments, count in the step
+  double lr;
+  std::int64_t updates;
+};
+
+/// Where a step leaves its sums: those of its last part, those of the whole, the squared norm and where it is
+/// not finite.
+template <class Logits, class Hidden>
+struct step_totals {
+  static constexpr index logits = 0, hidden = logits + loss::totals_size<Logits::terms>,
+                         terms = hidden + loss::totals_size<Hidden::terms>,
+                         value = terms + Logits::terms + Hidden::terms, squares = value + 1,
+                         count = squares + 2;
+};
+
+/// One task: the step's sums += a part's.
+template <class Logits, class Hidden>
+struct add_part {
+  const step_inputs<Logits, Hidden>* in;
+  double* totals;
+  DISTIL_XLSTM_HD void operator()(index) const {
+    using at = step_totals<Logits, Hidden>;
+    const double *l = totals + at::logits, *h = totals + at::hidden;
+    double* sums = totals + at::terms;
+    for (index i = 0; i < Logits::terms; ++i) sums[i] += in->per_token * l[i];
+    for (index i = 0; i < Hidden::terms; ++i) sums[Logits::terms + i] += in->share * h[i];
+    totals[at::value] += in->per_token * l[Logits::terms] + in->share * h[Hidden::terms];
+  }
+};
+
+}  // namespace detail
+
 /// Trains a student's stack: the frozen ends, the teacher's signals and the text are given. Everything a step
 /// needs is allocated by the first. One trainer is one caller's.
 ///
@@ -108,7 +153,10 @@ class trainer {
         first_moment_(device, student.stack()),
         second_moment_(device, student.stack()),
         state_(student.make_state(device, options_.batch)),
-        tape_(student.make_tape(device, options_.batch, options_.length, false)) {
+        tape_(student.make_tape(device, options_.batch, options_.length, false)),
+        inputs_(device, 1),
+        totals_(device, totals::count),
+        numbers_(device, 1) {
     require(text.length() == options_.length, "trainer: windows of ", text.length(),
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
@@ -145,16 +193,27 @@ class trainer {
 
   /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
   step_metrics step() {
-    step_metrics m = measure();
-    const auto norm = optim::global_norm(*device_, gradients_.data(), gradients_.size());
+    step_metrics m = begin();
+    lessons(m);
+    run(update_, [this] {
+      D& d = *device_;
+      const index n = gradients_.size();
+      optim::squared_norm(d, gradients_.data(), n, at(totals::squares));
+      book(times_.backward);
+      step_inputs* in = inputs_.data();
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, at(totals::squares), &in->updates,
+                          numbers_.data());
+      optim::step(d, options_.optimiser, numbers_.data(), student_->weights().data(), gradients_.data(),
+                  first_moment_.data(), second_moment_.data(), n, decay_);
+      book(times_.optimiser);
+    });
+    const double* got = take(m);
+    const optim::gradient_norm norm{std::sqrt(got[totals::squares]),
+                                    static_cast<index>(got[totals::squares + 1])};
     m.grad_norm = norm.value;
-    book(times_.backward);
     if (norm.finite()) {
       unusable_ = 0;
-      optim::adamw_state<T> moments{first_moment_.data(), second_moment_.data(), updates_};
-      optim::step(*device_, options_.optimiser, m.lr, student_->weights().data(), gradients_.data(), moments,
-                  gradients_.size(), decay_, optim::clip_factor(norm.value, options_.clip));
-      updates_ = moments.step;
+      ++updates_;
     } else {
       m.skipped = true;
       ++skipped_;
@@ -162,7 +221,6 @@ class trainer {
         throw numeric_error("ten steps in a row had gradients that are not finite, first in " +
                             tensor_at(norm.first_non_finite) + " at step " + std::to_string(step_ + 1));
     }
-    book(times_.optimiser);
     ++step_;
     m.step = step_;
     return m;
@@ -170,24 +228,14 @@ class trainer {
 
   /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
   step_metrics measure() {
-    const schedule::clock clock = this->clock();
-    const auto objective = objective_.template at<T>(clock);
-    step_metrics m;
-    m.epoch = step_ / order_.steps_per_epoch();
-    m.lr = options_.lr.at(clock);
-    if (now_) last_ = now_();
-    map(*device_, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
-    tokens_.resize(static_cast<std::size_t>(options_.accumulate));
-    for (index a = 0; a < options_.accumulate; ++a) {
-      auto& part = tokens_[static_cast<std::size_t>(a)];
-      order_.rows_of(step_, a * options_.batch, options_.batch, which_);
-      text_->read(which_, part);
-      m.tokens += part.scored_tokens;
-    }
-    require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
-    for (index a = 0; a < options_.accumulate; ++a) micro_batch(a, objective, m);
+    step_metrics m = begin();
+    lessons(m);
+    take(m);
     return m;
   }
+  /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
+  /// is the first such; none is while a `timer` is set.
+  bool recorded() const { return !now_ && first_lesson_.recorded() && update_.recorded(); }
 
   schedule::clock clock() const {
     const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
@@ -212,24 +260,82 @@ class trainer {
   D& device() const { return *device_; }
 
  private:
-  template <class StepObjective>
-  void micro_batch(index a, const StepObjective& objective, step_metrics& m) {
-    D& d = *device_;
-    const auto& tokens = tokens_[static_cast<std::size_t>(a)];
-    batch_.put(d, tokens);
-    const sequence_view seq = batch_.view();
+  using step_objective = decltype(std::declval<const Objective&>().template at<T>(schedule::clock{}));
+  using logits_term = decltype(step_objective::logits);
+  using hidden_term = decltype(step_objective::hidden);
+
+  using step_inputs = detail::step_inputs<logits_term, hidden_term>;
+  using totals = detail::step_totals<logits_term, hidden_term>;
+  double* at(index total) const { return totals_.data() + total; }
+
+  /// What is known before the device has worked: the tokens, and the numbers of the schedules.
+  step_metrics begin() {
+    const schedule::clock clock = this->clock();
+    const step_objective objective = objective_.template at<T>(clock);
+    step_metrics m;
+    m.epoch = step_ / order_.steps_per_epoch();
+    m.lr = options_.lr.at(clock);
+    if (now_) last_ = now_();
+    tokens_.resize(static_cast<std::size_t>(options_.accumulate));
+    for (index a = 0; a < options_.accumulate; ++a) {
+      auto& part = tokens_[static_cast<std::size_t>(a)];
+      order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+      text_->read(which_, part);
+      m.tokens += part.scored_tokens;
+    }
+    require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
     const double whole = static_cast<double>(m.tokens);
-    order_.rows_of(step_, a * options_.batch, options_.batch, which_);
-    teacher_->fill(d, which_, batch_, signals_);
-    book(times_.teacher);
+    host_inputs_ = step_inputs{{objective.logits, static_cast<T>(1.0 / whole)},
+                               {objective.hidden, T(0)},
+                               1.0 / whole,
+                               0.0,
+                               m.lr,
+                               updates_};
+    const std::array<bool, 3> asks{objective.logits.active(), objective.logits.uses_teacher(),
+                                   objective.hidden.active()};
+    if (std::exchange(asks_, asks) != asks) first_lesson_.forget(), lesson_.forget();
+    return m;
+  }
+  /// Asks the device for the losses and gradients of a step.
+  void lessons(const step_metrics& m) {
+    D& d = *device_;
+    for (index a = 0; a < options_.accumulate; ++a) {
+      const auto& tokens = tokens_[static_cast<std::size_t>(a)];
+      step_inputs& in = *host_inputs_;
+      in.share = static_cast<double>(tokens.scored_tokens) / static_cast<double>(m.tokens);
+      in.hidden.factor = static_cast<T>(in.share);
+      d.upload(inputs_.data(), &in, static_cast<index>(sizeof in));
+      batch_.put(d, tokens);
+      const bool repeats = teacher_->repeats();
+      if (!repeats) {
+        order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+        teacher_->fill(d, which_, batch_, signals_);
+        book(times_.teacher);
+      }
+      run(a == 0 ? first_lesson_ : lesson_, [&, this] {
+        if (a == 0) {
+          map(d, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
+          map(d, 1, totals::count, detail::fill<double>{totals_.data(), 0.0});
+        }
+        if (repeats) {
+          teacher_->fill(d, which_, batch_, signals_);
+          book(times_.teacher);
+        }
+        lesson(d);
+      });
+    }
+  }
+  /// One part of a step: what it reads and leaves lies in the device's memory.
+  void lesson(D& d) {
+    const sequence_view seq = batch_.view();
+    const step_inputs* in = inputs_.data();
     state_.reset();
     student_->forward(d, seq, batch_.ids(), state_, tape_, x_, hidden_);
     book(times_.forward);
 
-    const auto logits = loss::head(d, objective.logits, matrix_view<const T>(hidden_),
-                                   matrix_view<const T>(signals_.last_hidden), student_->head(),
-                                   batch_.targets(), batch_.scored(), static_cast<T>(1.0 / whole), dhidden_);
-    const double share = static_cast<double>(tokens.scored_tokens) / whole;
+    loss::head(d, loss::step_term<D>(host_inputs_->logits, &in->logits), matrix_view<const T>(hidden_),
+               matrix_view<const T>(signals_.last_hidden), student_->head(), batch_.targets(), batch_.scored(),
+               T(1), dhidden_, at(totals::logits));
     pairs_.clear();
     if (plan_.blocks) {
       if constexpr (tapped)
@@ -241,11 +347,9 @@ class trainer {
     } else if (!plan_.groups.empty()) {
       pairs_.push_back({hidden_, signals_.targets[0], dhidden_});
     }
-    const auto aligned = loss::align<D>(d, objective.hidden, seq, std::span<const loss::hidden_pair<T>>(pairs_),
-                                        nullptr, static_cast<T>(share));
-    add_terms(m, objective.logits, logits.raw, 1.0 / whole);
-    add_terms(m, objective.hidden, aligned.raw, share);
-    m.total += logits.value / whole + share * aligned.value;
+    loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), seq,
+                std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden));
+    for_each(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
     book(times_.objective);
     const auto backward = [&](auto&&... taps) {
       student_->stack().backward(d, seq, student_->weights().views(), gradients_.views(), tape_.views(),
@@ -260,12 +364,24 @@ class trainer {
       backward();
     book(times_.backward);
   }
-
-  template <class Term, std::size_t N>
-  static void add_terms(step_metrics& m, const Term&, const std::array<double, N>& raw, double weight) {
-    constexpr auto names = Term::names();
-    for (std::size_t i = 0; i < N; ++i) m.add(names[i], weight * raw[i]);
+  /// Waits for what was asked, and gives it: the terms to `m`, all of it to the caller.
+  const double* take(step_metrics& m) {
+    const double* got = fetched_.get(*device_, totals_.data(), totals::count);
+    index i = totals::terms;
+    for (const auto name : logits_term::names()) m.add(name, got[i++]);
+    for (const auto name : hidden_term::names()) m.add(name, got[i++]);
+    m.total = got[totals::value];
+    return got;
   }
+  /// A step that is timed is done part by part.
+  template <class F>
+  void run(recording<D>& record, F&& work) {
+    if (now_)
+      work();
+    else
+      record(*device_, memory_.data(), work);
+  }
+
   void book(double& part) {
     if (!now_) return;
     const double t = now_();
@@ -291,6 +407,13 @@ class trainer {
   typename Student::tape_type tape_;
   std::vector<optim::decay_range> decay_;
   buffer<T, D> memory_;
+  std::optional<step_inputs> host_inputs_;
+  buffer<step_inputs, D> inputs_;
+  buffer<double, D> totals_;
+  fetched<double, D> fetched_;
+  buffer<optim::step_numbers<T>, D> numbers_;
+  recording<D> first_lesson_, lesson_, update_;
+  std::array<bool, 3> asks_{};  ///< what of the objective the recorded lessons hold
   matrix_view<T> x_, hidden_, dhidden_, dx_;
   teacher_signals<T> signals_;
   std::vector<matrix_view<T>> tap_gradients_;

@@ -61,6 +61,13 @@ struct head_rows {
   head_rows from(index first) const {
     return {term, targets + first, scored ? scored + first : nullptr, report + first * columns, factor};
   }
+  /// The same with the term's numbers at hand.
+  DISTIL_XLSTM_HD auto at_hand() const {
+    if constexpr (requires { term.at_hand(); })
+      return head_rows<decltype(term.at_hand())>{term.at_hand(), targets, scored, report, factor};
+    else
+      return *this;
+  }
   DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {

@@ -124,7 +124,7 @@ __device__ void narrow(T a, T b, S* out) {
 /// place. A row is read twice, a second time while it is in the cache. `gradient` may be null.
 template <int Threads, class Rows, class L, class G>
 __global__ void __launch_bounds__(Threads)
-    head_rows_kernel(Rows rows, const L* student, const L* teacher, index stride, G* gradient,
+    head_rows_kernel(Rows asked, const L* student, const L* teacher, index stride, G* gradient,
                      index gradient_stride, int cols) {
   using T = typename Rows::scalar;
   using V = quick<T>;
@@ -137,6 +137,7 @@ __global__ void __launch_bounds__(Threads)
   __shared__ alignas(target) unsigned char target_memory[sizeof(target)];
   target& at_target = *reinterpret_cast<target*>(target_memory);
 
+  const auto rows = asked.at_hand();
   const index r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), full = cols / each * each;
   student += r * stride, teacher += r * stride;
