@@ -52,6 +52,7 @@
 #include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/io/tensorboard.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>

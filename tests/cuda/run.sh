@@ -3,14 +3,24 @@
 # accesses, and prints what the card does beside what it could do.
 #
 #   bash tests/cuda/run.sh
+#   bash tests/cuda/run.sh --built    the same with what build/cuda holds already: for a machine without a compiler
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-bash cmake/install_packages.sh g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev \
-  libutf8proc-dev zlib1g-dev libboost-test-dev libboost-program-options-dev
-nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
-cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=native \
-  "-DDISTIL_XLSTM_TEST_FILTER=^cuda[.]" -DDISTIL_XLSTM_INSTALL=OFF
-cmake --build --preset cuda
+built=
+case ${1-} in
+  '') ;;
+  --built) built=yes ;;
+  *) echo "run.sh: unknown option '$1' (--built)" >&2; exit 2 ;;
+esac
+nvcc=nvcc
+if [ -z "$built" ]; then
+  bash cmake/install_packages.sh g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev \
+    libutf8proc-dev zlib1g-dev libboost-test-dev libboost-program-options-dev
+  nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
+  cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=native \
+    "-DDISTIL_XLSTM_TEST_FILTER=^cuda[.]" -DDISTIL_XLSTM_INSTALL=OFF
+  cmake --build --preset cuda
+fi
 # A ladder: if one fails, what comes after it is not worth reading.
 for step in verbs map norm optim slstm mlstm attention head golden steps whole compiled_once; do
   test=build/cuda/bin/test.cuda.$step

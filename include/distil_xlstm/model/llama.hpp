@@ -17,6 +17,7 @@
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm {
@@ -314,29 +315,14 @@ class llama {
     std::vector<params_t<llama_layer, layout<T>>> layers;
     norm_params<T*> norm;
     describe_model(names, m.config, nullptr, nullptr, layers, norm);
-    std::vector<std::string> complaints;
-    std::map<std::string, const io::tensor_info*> unused = m.tensors;
-    for (const auto& e : wanted) {
-      const std::string name = m.gguf ? gguf_name(e.name) : e.name;
-      const io::tensor_info* t = find(m, e.name);
-      unused.erase(name);
-      if (!t)
-        complaints.push_back(name + " is missing");
-      else if (!t->readable || t->element >= element::i64)
-        complaints.push_back(name + " holds " + io::detail::printable(t->type) + ", which is not supported");
-      else if (t->shape != e.shape)
-        complaints.push_back(name + " has shape " + io::detail::shape_text(t->shape) + " instead of " +
-                             io::detail::shape_text(e.shape));
-    }
-    for (const auto& [name, t] : unused) {
+    io::tensor_match match;
+    for (const auto& [name, t] : m.tensors) match.offer(name, *t);
+    for (const auto& e : wanted) match.take(m.gguf ? gguf_name(e.name) : e.name, e.shape);
+    match.ignore_if([&](const std::string& name) {
       const bool same_again = m.config.tied && name == "lm_head.weight";
-      if (!same_again && !name.ends_with("rotary_emb.inv_freq"))
-        complaints.push_back(io::detail::printable(name) + " is not used");
-    }
-    if (complaints.empty()) return;
-    std::string all;
-    for (const auto& c : complaints) all += (all.empty() ? "" : "; ") + c;
-    fail(path, ": ", all);
+      return same_again || name.ends_with("rotary_emb.inv_freq");
+    });
+    match.finish(path);
   }
 
   static void bind(D& device, memory& m, llama_load_options options) {

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,6 +15,7 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/memory.hpp>
 
 namespace distil_xlstm {
@@ -129,35 +130,19 @@ class student {
   /// unused, misshapen or not finite; nothing has changed then.
   void load_tensors(D& device, const std::filesystem::path& path) {
     const io::safetensors_file file(path);
-    std::map<std::string, const io::tensor_info*> tensors;
-    for (const auto& t : file.tensors()) tensors[t.name] = &t;
-    for (const char* end : {"token_embedding.weight", "lm_head.weight"}) tensors.erase(end);
-    std::string complaints;
-    auto complain = [&](const std::string& what) { complaints += (complaints.empty() ? "" : "; ") + what; };
+    io::tensor_match match;
+    for (const auto& t : file.tensors()) match.offer(t.name, t);
+    for (const char* end : {"token_embedding.weight", "lm_head.weight"}) match.ignore(end);
     std::vector<std::vector<T>> values(names_.size());
     for (std::size_t n = 0; n < names_.size(); ++n) {
-      const auto& e = names_[n];
-      const auto at = tensors.find(e.name);
-      if (at == tensors.end()) {
-        complain(e.name + " is missing");
-        continue;
-      }
-      const io::tensor_info& t = *at->second;
-      tensors.erase(at);
-      if (t.shape != e.shape) {
-        complain(e.name + " has shape " + io::detail::shape_text(t.shape) + " instead of " +
-                 io::detail::shape_text(e.shape));
-        continue;
-      }
-      values[n] = t.template values<T>();
-      for (const T v : values[n])
-        if (!std::isfinite(static_cast<double>(v))) {
-          complain(e.name + " holds a number that is not finite");
-          break;
-        }
+      const io::tensor_info* t = match.take(names_[n].name, names_[n].shape);
+      if (!t) continue;
+      values[n] = t->template values<T>();
+      const auto finite = [](T x) { return std::isfinite(static_cast<double>(x)); };
+      if (!std::all_of(values[n].begin(), values[n].end(), finite))
+        match.complain(names_[n].name + " holds a number that is not finite");
     }
-    for (const auto& [name, t] : tensors) complain(name + " is not used");
-    require(complaints.empty(), file.path(), ": ", complaints);
+    match.finish(file.path());
     for (std::size_t n = 0; n < names_.size(); ++n)
       device.upload(weights_.data() + names_[n].offset, values[n].data(),
                     names_[n].size * static_cast<index>(sizeof(T)));

@@ -2,12 +2,12 @@
 
 #include <concepts>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
 
@@ -41,28 +41,12 @@ class xlstm : public student<xlstm_stack, T, D> {
     const auto path = folder / "config.json";
     const xlstm_config config = read_xlstm_config(io::read_json_file(path), path.string());
     auto file = std::make_shared<const io::safetensors_file>(folder / "model.safetensors");
-    std::map<std::string, const io::tensor_info*> tensors;
-    for (const auto& t : file->tensors()) tensors[canonical(t.name)] = &t;
-    std::vector<std::string> complaints;
-    auto take = [&](const std::string& name, const std::vector<index>& shape) -> const io::tensor_info* {
-      const auto at = tensors.find(name);
-      if (at == tensors.end()) {
-        complaints.push_back(name + " is missing");
-        return nullptr;
-      }
-      const io::tensor_info* t = at->second;
-      tensors.erase(at);
-      if (!t->readable || !(t->element == element::f32 || t->element == element::bf16 ||
-                            t->element == element::f16 || t->element == element::f64)) {
-        complaints.push_back(name + " holds " + t->type);
-        return nullptr;
-      }
-      if (t->shape != shape && !is_cuda_kernel(name, t->shape, shape)) {
-        complaints.push_back(name + " has shape " + io::detail::shape_text(t->shape) + " instead of " +
-                             io::detail::shape_text(shape));
-        return nullptr;
-      }
-      return t;
+    io::tensor_match match;
+    for (const auto& t : file->tensors()) match.offer(canonical(t.name), t);
+    const auto take = [&](const std::string& name, const std::vector<index>& shape) {
+      return match.take(name, io::detail::shape_text(shape), [&](const std::vector<index>& given) {
+        return given == shape || is_cuda_kernel(name, given, shape);
+      });
     };
     auto frozen = [&](const std::string& name) -> frozen_matrix {
       const io::tensor_info* t = take(name, {config.vocabulary, config.width});
@@ -70,20 +54,14 @@ class xlstm : public student<xlstm_stack, T, D> {
                : frozen_matrix{nullptr, element::f32, config.vocabulary, config.width};
     };
     const frozen_matrix embedding = frozen("token_embedding.weight");
-    if (config.tied && tensors.count("lm_head.weight"))
-      tensors.erase("lm_head.weight");  // the same numbers again
+    if (config.tied) match.ignore("lm_head.weight");  // the same numbers again
     const frozen_matrix head = config.tied ? embedding : frozen("lm_head.weight");
     frozen_ends ends = place_ends<T>(device, embedding, head, file);
     xlstm model(device, config, ends.embedding, ends.head, std::move(ends.owner));
     std::vector<const io::tensor_info*> found;
     for (const auto& e : model.names()) found.push_back(take(e.name, e.shape));
-    for (const auto& [name, t] : tensors) complaints.push_back(name + " is not used");
-    if (!complaints.empty()) {
-      std::string all;
-      for (const auto& c : complaints) all += (all.empty() ? "" : "; ") + c;
-      fail(file->path(), ": ", all);
-    }
-    std::vector<T> values, turned;
+    match.finish(file->path());
+    std::vector<T> values;
     bool cuda = false;
     for (std::size_t n = 0; n < found.size(); ++n) {
       const auto& e = model.names()[n];

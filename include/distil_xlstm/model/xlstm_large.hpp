@@ -15,6 +15,7 @@
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/xlstm_large_config.hpp>
 
@@ -104,35 +105,25 @@ class xlstm_large {
     return name;
   }
 
-  using tensor_map = std::map<std::string, const io::tensor_info*>;
-
   /// Puts the parts of fused tensors in their place: rows under rows, in the order of the reference.
-  static void split(memory& m, tensor_map& tensors, std::vector<std::string>& complaints) {
+  static void split(memory& m, io::tensor_match& match) {
     struct rows_of {
       std::string name;
       index rows;
     };
     const auto& c = m.config;
     const auto take = [&](const std::string& name, const std::vector<rows_of>& parts) {
-      const auto at = tensors.find(name);
-      if (at == tensors.end()) {
-        complaints.push_back(name + " is missing");
-        return;
-      }
-      const io::tensor_info& whole = *at->second;
       index rows = 0, first = 0;
       for (const auto& p : parts) rows += p.rows;
-      if (whole.shape.empty() || whole.shape[0] != rows) {
-        complaints.push_back(name + " has shape " + io::detail::shape_text(whole.shape) + " instead of " +
-                             std::to_string(rows) + " rows");
-        return;
-      }
-      tensors.erase(at);
+      const io::tensor_info* whole = match.take(name, std::to_string(rows) + " rows", [&](const auto& shape) {
+        return !shape.empty() && shape[0] == rows;
+      });
+      if (!whole) return;
       for (const auto& p : parts) {
-        io::tensor_info& part = m.parts.emplace_back(whole);
+        io::tensor_info& part = m.parts.emplace_back(*whole);
         part.name = p.name, part.shape[0] = p.rows;
-        part.data += whole.bytes / rows * first, part.bytes = whole.bytes / rows * p.rows;
-        if (!tensors.emplace(p.name, &part).second) complaints.push_back(p.name + " is there twice");
+        part.data += whole->bytes / rows * first, part.bytes = whole->bytes / rows * p.rows;
+        match.offer(p.name, part);
         first += p.rows;
       }
     };
@@ -151,14 +142,11 @@ class xlstm_large {
   }
 
   static void bind(memory& m, const std::string& path) {
-    tensor_map tensors;
-    std::vector<std::string> complaints;
-    for (const auto& [name, t] : m.folder.tensors())
-      if (!tensors.emplace(canonical(name), t).second)
-        complaints.push_back(io::detail::printable(name) + " is there twice");
-    if (m.config.fused) split(m, tensors, complaints);
+    io::tensor_match match;
+    for (const auto& [name, t] : m.folder.tensors()) match.offer(canonical(name), *t);
+    if (m.config.fused) split(m, match);
     // Hugging Face ties nothing where a file has a head of its own.
-    const bool own_head = !m.config.tied || tensors.contains(head_name);
+    const bool own_head = !m.config.tied || match.has(head_name);
 
     manifest wanted;
     layout<T> names(nullptr, &wanted);
@@ -166,27 +154,9 @@ class xlstm_large {
     const std::vector<index> table = {m.config.vocabulary, m.config.width};
     wanted.push_back({embedding_name, table, 0, 0, {}});
     if (own_head) wanted.push_back({head_name, table, 0, 0, {}});
-    auto unused = tensors;
-    for (const auto& e : wanted) {
-      const auto at = unused.find(e.name);
-      if (at == unused.end()) {
-        complaints.push_back(e.name + " is missing");
-        continue;
-      }
-      const io::tensor_info& t = *at->second;
-      unused.erase(at);
-      if (!t.readable || t.element >= element::i64)
-        complaints.push_back(e.name + " holds " + io::detail::printable(t.type) + ", which is not supported");
-      else if (t.shape != e.shape)
-        complaints.push_back(e.name + " has shape " + io::detail::shape_text(t.shape) + " instead of " +
-                             io::detail::shape_text(e.shape));
-    }
-    for (const auto& [name, t] : unused) complaints.push_back(io::detail::printable(t->name) + " is not used");
-    if (!complaints.empty()) {
-      std::string all;
-      for (const auto& c : complaints) all += (all.empty() ? "" : "; ") + c;
-      fail(path, ": ", all);
-    }
+    std::map<std::string, const io::tensor_info*> tensors;
+    for (const auto& e : wanted) tensors[e.name] = match.take(e.name, e.shape);
+    match.finish(path);
 
     frozen_layout<T> l([&](const std::string& name) { return tensors.at(name)->stored(); }, m.kept);
     m.weights = l.scope("backbone", [&] { return m.stack.params(l); });
