@@ -214,7 +214,7 @@ struct basic_mlstm {
     };
     const auto dup = take(2 * inner), dn = take(inner), dqkv = take(3 * inner), da = take(inner),
                dh = take(inner);
-    const auto di = take(heads), df = take(heads);
+    const auto dgates = take(2 * heads), di = dgates.columns(0, heads), df = dgates.columns(heads, heads);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), a = k.a, h = k.h;
     const matrix_view<const T> kqkv = k.qkv;
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
@@ -229,8 +229,7 @@ struct basic_mlstm {
                           seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
                           kqkv.columns(2 * inner, inner), k.i, k.f, h, dh, k.kept, dqkv.columns(0, inner),
                           dqkv.columns(inner, inner), dqkv.columns(2 * inner, inner), di, df});
-    gate_backward(d, p.igate, g.igate, kqkv, matrix_view<const T>(di), dqkv);
-    gate_backward(d, p.fgate, g.fgate, kqkv, matrix_view<const T>(df), dqkv);
+    gates_backward(d, p, g, kqkv, matrix_view<const T>(dgates), dqkv);
     const matrix_view<const T> dqkv_in = dqkv;
     qkv().backward(d, p.q_proj, g.q_proj, a, dqkv_in.columns(0, inner), da, T(1));
     qkv().backward(d, p.k_proj, g.k_proj, a, dqkv_in.columns(inner, inner), da, T(1));
@@ -262,13 +261,25 @@ struct basic_mlstm {
     p.bias = l.tensor("bias", {heads}, bias_init);
     return p;
   }
-  /// dqkv += dgate W
+  /// dqkv += [di df] [Wi; Wf], and the gradients of both: one pass each over the wide matrices, which thin
+  /// products only read.
   template <class D, class P, class G, class T>
-  void gate_backward(D& d, const P& p, const G& g, matrix_view<const T> qkv_in, matrix_view<const T> dgate,
-                     matrix_view<T> dqkv) const {
-    gemm(d, dgate, p.weight, dqkv, T(1));
-    gemm(d, transposed(dgate), qkv_in, g.weight, T(1));
-    add_column_sums(d, dgate, g.bias);
+  void gates_backward(D& d, const P& p, const G& g, matrix_view<const T> qkv_in, matrix_view<const T> dgates,
+                      matrix_view<T> dqkv) const {
+    const index each = heads * 3 * inner;
+    auto memory = d.template scratch<T>(4 * each);
+    const matrix_view<T> weights(memory.data(), 2 * heads, 3 * inner),
+        gradients(memory.data() + 2 * each, 2 * heads, 3 * inner);
+    d.copy(weights.data, p.igate.weight.data, each * static_cast<index>(sizeof(T)));
+    d.copy(weights.data + each, p.fgate.weight.data, each * static_cast<index>(sizeof(T)));
+    gemm(d, dgates, weights, dqkv, T(1));
+    gemm(d, transposed(dgates), qkv_in, gradients);
+    const auto add = [&](const auto& gate, index first) {
+      map(d, heads, 3 * inner, detail::add_to<T>{gradients.slice(first, heads), gate.weight});
+      add_column_sums(d, dgates.columns(first, heads), gate.bias);
+    };
+    add(g.igate, 0);
+    add(g.fgate, heads);
   }
 };
 using mlstm = basic_mlstm<>;
