@@ -158,7 +158,7 @@ class fenced {
   /// A functor that a device runs holds no address of the host's memory. Its bytes are looked at, a word at a
   /// time.
   template <class F>
-  void require_own_functor(const char* verb, F f) const {
+  void require_own_functor([[maybe_unused]] const char* verb, [[maybe_unused]] F f) const {
     static_assert(std::is_trivially_copyable_v<F>, "a device copies functors as bytes");
 #if __has_builtin(__builtin_clear_padding)
     __builtin_clear_padding(&f);
