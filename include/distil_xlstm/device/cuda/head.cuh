@@ -1,124 +1,15 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <type_traits>
 
 #include <distil_xlstm/device/cuda/gemm.cuh>
-#include <distil_xlstm/math/numeric.hpp>
-
-namespace distil_xlstm::device {
-
-namespace detail {
-
-/// A scalar whose exponential is the GPU's own instruction: for float its relative error is about (1 + |x|)
-/// 2^-23, and what lies below 1e-38 is 0.
-template <class T>
-struct quick {
-  T x;
-
-  quick() = default;
-  template <class U>
-  requires std::is_arithmetic_v<U> DISTIL_XLSTM_HD explicit quick(U u) : x(static_cast<T>(u)) {}
-
-  friend DISTIL_XLSTM_HD quick operator+(quick a, quick b) { return quick(a.x + b.x); }
-  friend DISTIL_XLSTM_HD quick operator-(quick a, quick b) { return quick(a.x - b.x); }
-  friend DISTIL_XLSTM_HD quick operator*(quick a, quick b) { return quick(a.x * b.x); }
-  friend DISTIL_XLSTM_HD quick operator/(quick a, quick b) { return quick(a.x / b.x); }
-  friend DISTIL_XLSTM_HD quick operator-(quick a) { return quick(-a.x); }
-  DISTIL_XLSTM_HD quick& operator+=(quick b) { return x += b.x, *this; }
-  DISTIL_XLSTM_HD quick& operator*=(quick b) { return x *= b.x, *this; }
-
-  friend DISTIL_XLSTM_HD quick exp(quick a) {
-#if defined(__CUDA_ARCH__)
-    if constexpr (std::is_same_v<T, float>) {
-      float y;
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a.x * 1.44269504f));
-      return quick(y);
-    }
-#endif
-    return quick(std::exp(a.x));
-  }
-  friend DISTIL_XLSTM_HD quick log(quick a) { return quick(std::log(a.x)); }
-  friend DISTIL_XLSTM_HD quick log1p(quick a) { return quick(std::log1p(a.x)); }
-  friend DISTIL_XLSTM_HD quick tanh(quick a) { return quick(std::tanh(a.x)); }
-  friend DISTIL_XLSTM_HD quick sqrt(quick a) { return quick(std::sqrt(a.x)); }
-  friend DISTIL_XLSTM_HD quick erf(quick a) { return quick(std::erf(a.x)); }
-  friend DISTIL_XLSTM_HD quick abs(quick a) { return quick(std::abs(a.x)); }
-  friend DISTIL_XLSTM_HD quick max(quick a, quick b) { return quick(math::max(a.x, b.x)); }
-  friend DISTIL_XLSTM_HD quick min(quick a, quick b) { return quick(math::min(a.x, b.x)); }
-  /// The larger of x and `low`, NaN where x is.
-  friend DISTIL_XLSTM_HD quick at_least(quick a, quick low) {
-#if defined(__CUDA_ARCH__)
-    if constexpr (std::is_same_v<T, float>) {
-      float y;
-      asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a.x), "f"(low.x));
-      return quick(y);
-    }
-#endif
-    return low.x > a.x ? low : a;
-  }
-  friend DISTIL_XLSTM_HD quick select_positive(quick x, quick a, quick b) { return x.x > 0 ? a : b; }
-};
-
-}  // namespace detail
-}  // namespace distil_xlstm::device
-
-namespace distil_xlstm::math {
-template <class T>
-struct numeric_traits<device::detail::quick<T>> {
-  using scalar = T;
-  static constexpr index width = 1;
-};
-}  // namespace distil_xlstm::math
+#include <distil_xlstm/device/cuda/quick.cuh>
+#include <distil_xlstm/device/cuda/stored.cuh>
 
 namespace distil_xlstm::device {
 namespace detail {
-
-/// N numbers as they are stored, which one access writes.
-template <class S, int N>
-struct alignas(N * sizeof(S)) stored {
-  S s[N];
-};
-/// 16 bytes of numbers that are stored as S's.
-template <class S>
-struct read_pack {
-  uint4 words;
-  explicit read_pack() = default;
-  __device__ static read_pack first(const S* p) { return read_pack(*reinterpret_cast<const uint4*>(p)); }
-  /// For the last time.
-  __device__ static read_pack last(const S* p) { return read_pack(__ldcs(reinterpret_cast<const uint4*>(p))); }
-  /// Number i, where the compiler knows i.
-  template <class T>
-  __device__ T at(int i) const {
-    const unsigned w[4] = {words.x, words.y, words.z, words.w};
-    if constexpr (std::is_same_v<S, bf16>)
-      return __uint_as_float(i % 2 ? w[i / 2] & 0xffff0000u : w[i / 2] << 16);
-    else if constexpr (std::is_same_v<S, float>)
-      return __uint_as_float(w[i]);
-    else
-      return __hiloint2double(static_cast<int>(w[2 * i + 1]), static_cast<int>(w[2 * i]));
-  }
-
- private:
-  __device__ explicit read_pack(uint4 x) : words(x) {}
-};
-template <class T, class S>
-__device__ T widen(S x) {
-  return static_cast<T>(x);
-}
-/// Two numbers, rounded to the type that they are stored in.
-template <class S, class T>
-__device__ void narrow(T a, T b, S* out) {
-  if constexpr (std::is_same_v<S, bf16>) {
-    unsigned both;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
-    out[0].bits = static_cast<std::uint16_t>(both), out[1].bits = static_cast<std::uint16_t>(both >> 16);
-  } else {
-    out[0] = a, out[1] = b;
-  }
-}
 
 /// A block a row: folds the row of logits, reports it, and writes its gradient, which may take the student's
 /// place. A row is read twice, a second time while it is in the cache. `gradient` may be null.
@@ -212,24 +103,6 @@ __global__ void __launch_bounds__(Threads)
     const T g = rows.template grad<V>(total, kept, V(widen<T>(student[c])), V(widen<T>(teacher[c]))).x;
     gradient[c] = G(c == at ? g + more : g);
   }
-}
-
-template <class S>
-constexpr cudaDataType stored_type() {
-  return std::is_same_v<S, double> ? CUDA_R_64F : std::is_same_v<S, float> ? CUDA_R_32F : CUDA_R_16BF;
-}
-/// c [m, n] = a [m, k] b, or a bT, in the types that they are stored in; sums in float, of doubles in double.
-template <class P, class C>
-void stored_product(cuda& device, index m, index n, index k, const P* a, index stride_a, const P* b,
-                    index stride_b, bool turn_b, C* c, index stride_c) {
-  using S = std::conditional_t<std::is_same_v<P, double>, double, float>;
-  const S one = 1, zero = 0;
-  check(cublasGemmEx(device.products(), turn_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, static_cast<int>(n),
-                     static_cast<int>(m), static_cast<int>(k), &one, b, stored_type<P>(),
-                     static_cast<int>(stride_b), a, stored_type<P>(), static_cast<int>(stride_a), &zero, c,
-                     stored_type<C>(), static_cast<int>(stride_c),
-                     std::is_same_v<S, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-        "a product of the head");
 }
 
 template <int Threads, class Rows, class L, class G>
