@@ -16,7 +16,8 @@ namespace distil_xlstm {
 /// The frozen tensors of a model, where its device reads them. A device that shares the host's memory reads
 /// matrices where they are, in a mapped file for one, and as they are stored. Another gets a copy of each,
 /// once: BF16 under `bf16_products` as it is; F64 for T = double as it is; everything else, quantised kinds
-/// too, as F32, and under `bf16_products` a bfloat16 copy beside it, for products. The device must outlive its
+/// too, as F32, and under `bf16_products` a bfloat16 copy beside it, for products. Matrices that are kept one
+/// after another mostly lie so, each type for itself: a device may take neighbours for one. It must outlive its
 /// copies.
 template <class T, class D>
 class frozen_memory final : public frozen_arena<T> {
@@ -33,18 +34,18 @@ class frozen_memory final : public frozen_arena<T> {
       frozen_matrix kept{nullptr, element::f32, stored.rows, stored.cols};
       if (stored.kind == element::bf16 && round) {
         kept.kind = element::bf16;
-        kept.data = upload<bf16>(stored, [](const void* from, index n, bf16* to) {
+        kept.data = upload<bf16>(half_, stored, [](const void* from, index n, bf16* to) {
           std::copy_n(static_cast<const std::byte*>(from), static_cast<std::size_t>(n) * sizeof(bf16),
                       reinterpret_cast<std::byte*>(to));
         });
       } else if (stored.kind == element::f64 && sizeof(T) == sizeof(double)) {
         kept.kind = element::f64;
-        kept.data = upload<double>(stored, unpacked_as<double>(stored.kind));
+        kept.data = upload<double>(whole_, stored, unpacked_as<double>(stored.kind));
       } else {
-        kept.data = upload<float>(stored, unpacked_as<float>(stored.kind));
+        kept.data = upload<float>(whole_, stored, unpacked_as<float>(stored.kind));
         if (round) {
           std::vector<float> wide;
-          kept.rounded = upload<bf16>(stored, [&](const void* from, index n, bf16* to) {
+          kept.rounded = upload<bf16>(half_, stored, [&](const void* from, index n, bf16* to) {
             wide.resize(static_cast<std::size_t>(n));
             unpack(stored.kind, from, n, wide.data());
             std::transform(wide.begin(), wide.end(), to, [](float x) { return bf16(x); });
@@ -66,6 +67,24 @@ class frozen_memory final : public frozen_arena<T> {
   }
 
  private:
+  /// Matrices one behind another, in pieces of memory that grow with the model.
+  class shelf {
+   public:
+    std::byte* take(D& device, index bytes) {
+      bytes = (bytes + alignment - 1) / alignment * alignment;
+      if (pieces_.empty() || used_ + bytes > pieces_.back().size()) {
+        const index next = std::clamp<index>(total_, index{1} << 20, index{256} << 20);
+        pieces_.emplace_back(device, std::max(bytes, next));
+        total_ += pieces_.back().size(), used_ = 0;
+      }
+      return pieces_.back().data() + std::exchange(used_, used_ + bytes);
+    }
+
+   private:
+    static constexpr index alignment = 256;
+    std::vector<buffer<std::byte, D>> pieces_;
+    index used_ = 0, total_ = 0;
+  };
   static bool rounds(const D& device) {
     if constexpr (requires { device.bf16_products; })
       return sizeof(T) == sizeof(float) && device.bf16_products;
@@ -78,21 +97,22 @@ class frozen_memory final : public frozen_arena<T> {
   }
   /// The whole matrix as `Out`, a few rows at a time.
   template <class Out, class Convert>
-  const void* upload(const frozen_matrix& m, const Convert& convert) {
+  const void* upload(shelf& on, const frozen_matrix& m, const Convert& convert) {
     constexpr index size = sizeof(Out), piece = index{1} << 20;
-    auto& copy = copies_.emplace_back(*device_, m.rows * m.cols * size);
+    std::byte* copy = on.take(*device_, m.rows * m.cols * size);
     const index rows = std::clamp<index>(piece / m.cols, 1, m.rows);
     std::vector<Out> part(static_cast<std::size_t>(rows * m.cols));
     for (index first = 0; first < m.rows; first += rows) {
       const index n = std::min(rows, m.rows - first) * m.cols;
       convert(m.row(first), n, part.data());
-      device_->upload(copy.data() + first * m.cols * size, part.data(), n * size);
+      device_->upload(copy + first * m.cols * size, part.data(), n * size);
     }
-    return copy.data();
+    return copy;
   }
 
   D* device_;
-  std::vector<buffer<std::byte, D>> copies_;
+  shelf whole_, half_;
+  std::vector<buffer<std::byte, D>> copies_;  ///< of what is no matrix
   std::vector<std::vector<T>> numbers_;
 };
 
