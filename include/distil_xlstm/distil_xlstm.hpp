@@ -74,6 +74,7 @@
 #include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/math/slstm_cell.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/language_model.hpp>

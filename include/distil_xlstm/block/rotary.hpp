@@ -4,6 +4,7 @@
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/math/rotary.hpp>
 
 namespace distil_xlstm {
 
@@ -67,8 +68,9 @@ struct rotary_turn {
     const V cosine = math::load<V>(cosines.row(row) + c);
     const V sine = V(direction) * math::load<V>(sines.row(row) + c);
     const V low = math::load<V>(x.row(row) + column), high = math::load<V>(x.row(row) + column + half);
-    math::store<V>(y.row(row) + column, low * cosine - high * sine);
-    math::store<V>(y.row(row) + column + half, high * cosine + low * sine);
+    const auto turned = math::turned(low, high, cosine, sine);
+    math::store<V>(y.row(row) + column, turned.low);
+    math::store<V>(y.row(row) + column + half, turned.high);
   }
 };
 

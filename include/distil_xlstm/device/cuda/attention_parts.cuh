@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include <distil_xlstm/core/element.hpp>
 #include <distil_xlstm/device/attention_scan.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
 
@@ -11,37 +13,7 @@ namespace distil_xlstm::device::detail::flash {
 /// The lowest score so far where there is none: finite, so that differences of two such are no NaN.
 inline constexpr float no_score = -1e30f;
 
-/// One sequence and key head. Its queries are counted m = t * group + i, i the head within the group, so that
-/// all heads that share a key read it together; its keys j = past + s, from the oldest one on.
-struct part {
-  const attention_arguments<float>& a;
-  int b, kv, past, rows;
-
-  __device__ part(const attention_arguments<float>& arguments, int task)
-      : a(arguments),
-        b(task / static_cast<int>(a.shape.kv_heads)),
-        kv(task % static_cast<int>(a.shape.kv_heads)),
-        past(static_cast<int>(a.past_length(b))),
-        rows(static_cast<int>(a.seq.time * a.shape.group())) {}
-  __device__ int group() const { return static_cast<int>(a.shape.group()); }
-  __device__ int width() const { return static_cast<int>(a.shape.width); }
-  __device__ int keys() const { return past + static_cast<int>(a.seq.time); }
-  __device__ int token(int m) const { return m / group(); }
-  /// The keys that query m sees are first(m) .. last(m); both grow with m.
-  __device__ int first(int m) const {
-    const index start = a.seq.document_start(b, token(m));
-    return start < 0 ? 0 : past + static_cast<int>(start);
-  }
-  __device__ int last(int m) const { return past + token(m); }
-
-  template <class T>
-  __device__ auto queries(matrix_view<T> x) const;
-  template <class T>
-  __device__ auto now(matrix_view<T> x) const;
-  __device__ auto keys_of(matrix_view<const float> now, per_sequence<const float> before) const;
-};
-
-/// Its queries in one of the matrices: (m) gives a row's first number. Strides are 32 bits, products of
+/// A part's queries in one of the matrices: (m) gives a row's first number. Strides are 32 bits, products of
 /// them 64.
 template <class T>
 struct query_rows {
@@ -70,19 +42,49 @@ struct key_rows {
     return (old ? before : now) + static_cast<index>(old ? j : j - past) * (old ? before_stride : now_stride);
   }
 };
-template <class T>
-__device__ auto part::queries(matrix_view<T> x) const {
-  return query_rows<T>{x.row(b * a.seq.time) + kv * a.shape.group() * a.shape.width, static_cast<int>(x.stride),
-                       width(), group()};
-}
-template <class T>
-__device__ auto part::now(matrix_view<T> x) const {
-  return now_rows<T>{x.row(b * a.seq.time) + kv * a.shape.width, static_cast<int>(x.stride)};
-}
-__device__ inline auto part::keys_of(matrix_view<const float> x, per_sequence<const float> before) const {
-  return key_rows{before.of(b) + kv * a.shape.width, x.row(b * a.seq.time) + kv * a.shape.width,
-                  static_cast<int>(a.shape.kv_heads * a.shape.width), static_cast<int>(x.stride), past};
-}
+
+/// One sequence and key head. Its queries are counted m = t * group + i, i the head within the group, so that
+/// all heads that share a key read it together; its keys j = past + s, from the oldest one on. Matrices hold
+/// floats, or bfloat16 where there is no past.
+template <class S>
+struct part_of {
+  const attention_arguments<S>& a;
+  int b, kv, past, rows;
+
+  __device__ part_of(const attention_arguments<S>& arguments, int task)
+      : a(arguments),
+        b(task / static_cast<int>(a.shape.kv_heads)),
+        kv(task % static_cast<int>(a.shape.kv_heads)),
+        past(std::is_same_v<S, float> ? static_cast<int>(a.past_length(b)) : 0),
+        rows(static_cast<int>(a.seq.time * a.shape.group())) {}
+  __device__ int group() const { return static_cast<int>(a.shape.group()); }
+  __device__ int width() const { return static_cast<int>(a.shape.width); }
+  __device__ int keys() const { return past + static_cast<int>(a.seq.time); }
+  __device__ int token(int m) const { return m / group(); }
+  /// The keys that query m sees are first(m) .. last(m); both grow with m.
+  __device__ int first(int m) const {
+    const index start = a.seq.document_start(b, token(m));
+    return start < 0 ? 0 : past + static_cast<int>(start);
+  }
+  __device__ int last(int m) const { return past + token(m); }
+  /// Of scores.
+  __device__ float scale() const { return 1 / sqrtf(static_cast<float>(width())); }
+
+  template <class T>
+  __device__ auto queries(matrix_view<T> x) const {
+    return query_rows<T>{x.row(b * a.seq.time) + kv * a.shape.group() * a.shape.width,
+                         static_cast<int>(x.stride), width(), group()};
+  }
+  template <class T>
+  __device__ auto now(matrix_view<T> x) const {
+    return now_rows<T>{x.row(b * a.seq.time) + kv * a.shape.width, static_cast<int>(x.stride)};
+  }
+  __device__ auto keys_of(matrix_view<const float> x, per_sequence<const float> before) const {
+    return key_rows{before.of(b) + kv * a.shape.width, x.row(b * a.seq.time) + kv * a.shape.width,
+                    static_cast<int>(a.shape.kv_heads * a.shape.width), static_cast<int>(x.stride), past};
+  }
+};
+using part = part_of<float>;
 
 /// Four numbers of a row from column c on, zeros from column n on; in one access where `quads` allows it.
 __device__ inline float4 load_four(const float* row, int c, int n, bool quads) {
@@ -109,23 +111,30 @@ struct row_sums {
 
 template <class T>
 bool in_quads(matrix_view<T> m) {
-  return m.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
+  return m.stride * static_cast<index>(sizeof(T)) % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
 }
-inline bool in_quads(per_sequence<const float> m) {
-  return m.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
+template <class T>
+bool in_quads(per_sequence<const T> m) {
+  return m.stride * static_cast<index>(sizeof(T)) % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
 }
 /// Whether every row of every head begins at 16 bytes.
-inline bool in_quads(const attention_arguments<float>& a) {
-  return a.shape.width % 4 == 0 && in_quads(a.q) && in_quads(a.k) && in_quads(a.v) && in_quads(a.y) &&
+template <class S>
+bool in_quads(const attention_arguments<S>& a) {
+  return a.shape.width * static_cast<index>(sizeof(S)) % 16 == 0 && in_quads(a.q) && in_quads(a.k) &&
+         in_quads(a.v) && in_quads(a.y) &&
          (!a.past.length.data || (in_quads(a.past.keys) && in_quads(a.past.values)));
 }
 inline bool in_quads(const attention_backward_arguments<float>& g) {
   return in_quads(g.forward) && in_quads(g.dy) && in_quads(g.dq) && in_quads(g.dk) && in_quads(g.dv);
 }
-inline int row_tiles(const attention_arguments<float>& a, int rows) {
+template <class S>
+int row_tiles(const attention_arguments<S>& a, int rows) {
   return static_cast<int>(blocks_for(a.seq.time * a.shape.group(), rows));
 }
-inline unsigned blocks(const attention_arguments<float>& a, int tiles) {
+template <class S>
+unsigned blocks(const attention_arguments<S>& a, int tiles) {
   return static_cast<unsigned>(a.seq.batch * a.shape.kv_heads * tiles);
 }
 template <class Kernel>

@@ -157,7 +157,8 @@ struct tensor_softmax {
   int low[2], high[2];
   float largest[2] = {no_score, no_score}, sum[2] = {0, 0};
 
-  __device__ tensor_softmax(const part& p, int m0, int end_row) {
+  template <class S>
+  __device__ tensor_softmax(const part_of<S>& p, int m0, int end_row) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = min(m0 + Tile::row_of(h), end_row - 1);

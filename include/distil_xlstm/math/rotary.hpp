@@ -1,0 +1,18 @@
+#pragma once
+
+#include <distil_xlstm/math/numeric.hpp>
+
+namespace distil_xlstm::math {
+
+template <class V>
+struct turned_pair {
+  V low, high;
+};
+
+/// (low, high) turned by an angle: (low cos - high sin, high cos + low sin).
+template <class V>
+DISTIL_XLSTM_HD turned_pair<V> turned(V low, V high, V cosine, V sine) {
+  return {low * cosine - high * sine, high * cosine + low * sine};
+}
+
+}  // namespace distil_xlstm::math
