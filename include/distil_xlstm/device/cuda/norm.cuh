@@ -1,6 +1,8 @@
 #pragma once
 
+#include <distil_xlstm/core/element.hpp>
 #include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/device/norm_scan.hpp>
 
 namespace distil_xlstm::device {
@@ -44,6 +46,20 @@ struct held_row {
       }
     }
   }
+  __device__ void store(bf16* row, int width, bool quads) const {
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const int c = column(i);
+      if (quads) {
+        if (c < width)
+          *reinterpret_cast<uint2*>(row + c) = {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])};
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (c + e < width) row[c + e] = bf16(v[i][e]);
+      }
+    }
+  }
   /// f(number, turn, e) for each number within the width.
   template <class F>
   __device__ void each(int width, const F& f) {
@@ -83,6 +99,27 @@ inline __device__ bool in_quads(const float* p, index width) {
   return width % 4 == 0 && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
 }
 
+/// What a row is normalised by; h <- h - mean.
+struct row_statistics {
+  float mean, inverse;
+};
+template <class Held>
+__device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
+  const int width = static_cast<int>(n.width);
+  float mean[1] = {0}, variance[1] = {0};
+  if (n.subtract_mean) {
+    h.each(width, [&](float v, int, int) { mean[0] += v; });
+    Held::total(mean);
+    mean[0] /= static_cast<float>(width);
+  }
+  h.each(width, [&](float& v, int, int) {
+    v -= mean[0];
+    variance[0] = fmaf(v, v, variance[0]);
+  });
+  Held::total(variance);
+  return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
+}
+
 /// Statistics, and y where `Write`.
 template <int Threads, int Turns, bool Write>
 __global__ void __launch_bounds__(256)
@@ -96,25 +133,33 @@ __global__ void __launch_bounds__(256)
   const index at = (short_row - row * groups) * width;
   held h;
   h.load(x.row(row) + at, width, in_quads(x, width));
-  float mean[1] = {0}, variance[1] = {0};
-  if (n.subtract_mean) {
-    h.each(width, [&](float v, int, int) { mean[0] += v; });
-    held::total(mean);
-    mean[0] /= static_cast<float>(width);
-  }
-  h.each(width, [&](float& v, int, int) {
-    v -= mean[0];
-    variance[0] = fmaf(v, v, variance[0]);
-  });
-  held::total(variance);
-  const float inverse = 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon);
-  if (held::lane() == 0) statistics[2 * short_row] = mean[0], statistics[2 * short_row + 1] = inverse;
+  const row_statistics by = statistics_of(n, h);
+  if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
   if constexpr (Write) {
     held scale;
     scale.load(n.weight + at, width, in_quads(n.weight, width));
     const float base = n.residual_weight ? 1 : 0;
-    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * inverse); });
+    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
     h.store(y.row(row) + at, width, in_quads(y, width));
+  }
+}
+
+/// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
+template <int Threads, int Turns, bool Quads>
+__global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
+    rounded_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
+  using held = held_row<Threads, Turns>;
+  const int width = static_cast<int>(n.width);
+  const float base = n.residual_weight ? 1 : 0;
+  held scale;
+  scale.load(n.weight, width, Quads);
+  for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
+       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+    held h;
+    h.load(x.row(row), width, Quads);
+    const float inverse = statistics_of(n, h).inverse;
+    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * inverse); });
+    h.store(y.row(row), width, Quads);
   }
 }
 
@@ -213,6 +258,22 @@ void forward(cuda& device, const norm_view<float>& n, matrix_view<const float> x
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
     forward_kernel<Threads, Turns, Write>
         <<<static_cast<unsigned>(blocks), 256, 0, device.stream()>>>(n, x, statistics, y);
+  });
+  check_launch("norm");
+}
+/// y in bfloat16, of rows that are one group.
+template <class T>
+void forward_rounded(cuda& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
+  const auto at_16 = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  const bool quads = n.width % 4 == 0 && x.stride % 4 == 0 && y.stride % 4 == 0 && at_16(x.data) &&
+                     at_16(y.data) && at_16(n.weight);
+  choose(n.width, [&]<int Threads, int Turns>() {
+    const unsigned blocks =
+        static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
+    if (quads)
+      rounded_rows_kernel<Threads, Turns, true><<<blocks, 256, 0, device.stream()>>>(n, x, y);
+    else
+      rounded_rows_kernel<Threads, Turns, false><<<blocks, 256, 0, device.stream()>>>(n, x, y);
   });
   check_launch("norm");
 }
