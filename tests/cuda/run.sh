@@ -22,7 +22,7 @@ if [ -z "$built" ]; then
   cmake --build --preset cuda
 fi
 # A ladder: if one fails, what comes after it is not worth reading.
-for step in verbs map norm optim slstm mlstm attention head golden steps whole compiled_once; do
+for step in verbs map norm optim slstm mlstm attention head golden teacher steps whole compiled_once; do
   test=build/cuda/bin/test.cuda.$step
   [ -x "$test" ] || continue
   echo "== $step"
@@ -35,6 +35,7 @@ if [ -x "$sanitizer" ]; then
     "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.slstm --run_test=step_by_step
     "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.mlstm --run_test=many_documents
     "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.attention --run_test=rows_may_lie_anywhere
+    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.teacher --run_test=nothing_even
   done
 fi
 build/cuda/bin/bench.cuda.table

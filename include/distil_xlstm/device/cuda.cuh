@@ -7,6 +7,7 @@
 // What makes device::cuda a device: its verbs, and the kernels that replace defaults of theirs.
 #include <distil_xlstm/device/cuda/attention.cuh>
 #include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/decoder_layer.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/head.cuh>
 #include <distil_xlstm/device/cuda/mlstm.cuh>

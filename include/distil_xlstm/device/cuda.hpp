@@ -230,7 +230,7 @@ class cuda {
   std::int64_t asked() const { return asked_; }
 
   /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else,
-  /// stay float.
+  /// stay float, but for what lies between the products of a frozen decoder's layers.
   bool bf16_products = false;
 
  private:

@@ -6,6 +6,7 @@
 #include <distil_xlstm/device/attention_scan.hpp>
 #include <distil_xlstm/device/causal_conv.hpp>
 #include <distil_xlstm/device/cuda.hpp>
+#include <distil_xlstm/device/decoder_layer.hpp>
 #include <distil_xlstm/device/headwise.hpp>
 #include <distil_xlstm/device/mlstm_scan.hpp>
 #include <distil_xlstm/device/norm_scan.hpp>
@@ -66,6 +67,11 @@ template <class T>
 [[gnu::noinline]] void attention_forward(cuda& device, const attention_arguments<T>& a);
 template <class T>
 [[gnu::noinline]] void attention_backward(cuda& device, const attention_backward_arguments<T>& g);
+
+template <class T>
+[[gnu::noinline]] bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a);
+template <class T>
+[[gnu::noinline]] void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a);
 
 /// The pass over the logits: see loss/head.hpp.
 template <class Rows, class T, class Head>

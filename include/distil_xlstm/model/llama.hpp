@@ -13,6 +13,7 @@
 
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/device/decoder_layer.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/gguf.hpp>
@@ -240,6 +241,8 @@ class llama {
     require(last_hidden.rows == seq.rows() && last_hidden.cols == width(), "llama: last_hidden is [",
             last_hidden.rows, ", ", last_hidden.cols, "], the call needs [", seq.rows(), ", ", width(), "]");
     if (seq.rows() == 0) return;
+    if constexpr (DecoderDevice<D, T>)
+      if (!state && run_whole_layers(device, seq, ids, last_hidden, on_layer)) return;
     const llama_layer layer = config().layer();
     const state_t<llama_layer, T> stateless{};
     layout<T> measure;
@@ -259,6 +262,64 @@ class llama {
     }
     config().final_norm().forward(device, memory_->norm, t.norm,
                                   matrix_view<const T>(t.hidden[config().layers % 2]), last_hidden);
+  }
+
+  struct whole_temporaries {
+    matrix_view<T> hidden;
+    norm_tape<T> norm;
+    rotary_tape<T> angles;
+  };
+  whole_temporaries describe_whole(layout<T>& l, sequence_view seq) const {
+    return {l.matrix("hidden", seq.rows(), width()), config().final_norm().tape(l, seq),
+            config().rope().tape(l, seq)};
+  }
+  /// Layer i as a device takes it that has a way of its own through the whole of it.
+  decoder_layer_arguments<T> whole_layer(index i, sequence_view seq, const whole_temporaries& t) const {
+    const auto& c = config();
+    const auto& [mixer, inner] = memory_->layers[static_cast<std::size_t>(i)];
+    const auto& [mixer_norm, a] = mixer;
+    const auto& [inner_norm, f] = inner;
+    const auto norm = c.final_norm();
+    return {seq,
+            {c.heads, c.kv_heads, c.head_dim},
+            norm.template view<T>(mixer_norm.weight),
+            norm.template view<T>(inner_norm.weight),
+            a.q_proj.weight,
+            a.k_proj.weight,
+            a.v_proj.weight,
+            a.o_proj.weight,
+            a.q_proj.bias,
+            a.k_proj.bias,
+            a.v_proj.bias,
+            f.gate_proj.weight,
+            f.up_proj.weight,
+            f.down_proj.weight,
+            t.angles.cosines,
+            t.angles.sines,
+            t.hidden};
+  }
+  /// False, and nothing is done, where the device has no such way.
+  template <class OnLayer>
+  bool run_whole_layers(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> last_hidden,
+                        OnLayer& on_layer) const {
+    layout<T> measure;
+    const whole_temporaries sizes = describe_whole(measure, seq);
+    for (index i = 0; i < config().layers; ++i)
+      if (!has_decoder_layer(device, whole_layer(i, seq, sizes))) return false;
+    auto scratch = device.template scratch<T>(measure.size());
+    layout<T> l(scratch.data());
+    const whole_temporaries t = describe_whole(l, seq);
+    const matrix_view<const T> hidden = t.hidden;
+
+    embed(device, memory_->embedding, ids, t.hidden);
+    on_layer(0, hidden);
+    config().rope().tables(device, seq, per_sequence<T>{}, t.angles);
+    for (index i = 0; i < config().layers; ++i) {
+      decoder_layer_forward(device, whole_layer(i, seq, t));
+      on_layer(i + 1, hidden);
+    }
+    config().final_norm().forward(device, memory_->norm, t.norm, hidden, last_hidden);
+    return true;
   }
 
   // ---- loading

@@ -46,6 +46,7 @@ struct llama_config {
                                     named<"mlp", swiglu>{{width, intermediate}}}}}};
   }
   rms_norm<> final_norm() const { return {width, 1, epsilon}; }
+  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
 
   /// Throws `error` beginning with `name` unless the numbers make a model.
   void check(const std::string& name) const {

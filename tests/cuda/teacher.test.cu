@@ -1,0 +1,227 @@
+#define BOOST_TEST_MODULE cuda_teacher
+#include "gpu.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/testing/on_host.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
+
+#include "../comparison/tensor_error.hpp"
+#include "../comparison/whole.hpp"
+
+// A frozen teacher whose layers the GPU runs in its own way, in bfloat16, beside the CPU's blocks in double and
+// the GPU's own blocks.
+namespace distil_xlstm {
+namespace {
+
+namespace fs = std::filesystem;
+using device::cpu;
+using device::cuda;
+using testing::temporary_folder;
+
+const fs::path data = DISTIL_XLSTM_TEST_DATA;
+
+/// Tokens of `batch` texts, and where their documents begin.
+struct problem {
+  sequence_view seq;
+  std::vector<std::int32_t> ids, start;
+
+  problem(index batch, index time, index vocabulary, bool documents) : seq{batch, time} {
+    rng random(static_cast<std::uint64_t>(17 * time + batch));
+    for (index i = 0; i < seq.rows(); ++i)
+      ids.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
+    if (!documents) return;
+    // One text goes on from before, in the next a document begins at once; others begin inside.
+    for (index b = 0; b < batch; ++b)
+      for (index t = 0; t < time; ++t) {
+        index from = b % 2 == 0 ? -1 : 0;
+        for (const index begin : {time / 5 + b, 2 * time / 3, time - 1})
+          if (begin > 0 && t >= begin) from = begin;
+        start.push_back(static_cast<std::int32_t>(from));
+      }
+  }
+};
+
+/// The embedding, every layer's output, and the last hidden state. With a state that is empty at first, the
+/// layers' blocks run.
+template <class T, class D>
+std::vector<std::vector<T>> all_hidden(D& device, const llama<T, D>& model, const problem& p, bool blocks) {
+  placed<std::int32_t, D> ids, start;
+  sequence_view seq = p.seq;
+  const auto* tokens = ids.put(device, p.ids.data(), seq.rows());
+  if (!p.start.empty()) seq.start = start.put(device, p.start.data(), seq.rows());
+  const buffer<T, D> memory(device, seq.rows() * model.width());
+  const matrix_view<T> last(memory.data(), seq.rows(), model.width());
+  std::vector<std::vector<T>> out;
+  const auto keep = [&](index, matrix_view<const T> h) {
+    out.push_back(testing::on_host(device, h.data, h.size()));
+  };
+  if (blocks) {
+    auto state = model.make_state(device, seq.batch, seq.time);
+    model.forward(device, seq, tokens, state, last, keep);
+  } else {
+    model.forward(device, seq, tokens, last, keep);
+  }
+  out.push_back(testing::on_host(device, memory));
+  return out;
+}
+template <class A, class B>
+double worst_of(const std::vector<std::vector<A>>& a, const std::vector<std::vector<B>>& b) {
+  if (a.size() != b.size()) return INFINITY;
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double e = testing::relative_error(a[i], b[i]);
+    if (!(e <= worst)) worst = e;
+  }
+  return worst;
+}
+
+using limits = testing::cuda_tolerance;
+
+/// `own`: that the GPU takes the layers whole.
+void compare(const fs::path& folder, const std::string& name, double limit, bool own = true) {
+  cpu host(2);
+  cuda gpu;
+  gpu.bf16_products = true;
+  const auto reference = llama<double, cpu>::load(host, folder);
+  const auto model = llama<float, cuda>::load(gpu, folder);
+  double largest = 0, of_blocks = 0;
+  for (const index time : {1, 63, 65, 500})
+    for (const bool documents : {false, true}) {
+      const problem p(2, time, reference.vocabulary(), documents);
+      const auto want = all_hidden(host, reference, p, false);
+      const auto got = all_hidden(gpu, model, p, false), blocks = all_hidden(gpu, model, p, true);
+      const double error = worst_of(got, want);
+      BOOST_TEST(error <= limit,
+                 name << " of " << time << (documents ? ", documents" : "") << ": off by " << error);
+      BOOST_TEST((got == blocks) == !own);
+      largest = std::max(largest, error), of_blocks = std::max(of_blocks, worst_of(blocks, want));
+    }
+  BOOST_TEST(largest <= limits::teacher_by_blocks * of_blocks);
+  BOOST_TEST_MESSAGE(name << ": off by " << largest << ", the blocks by " << of_blocks);
+}
+
+struct shape {
+  index width, heads, kv_heads, head_dim, inner;
+  bool qwen;
+  element stored;
+};
+/// A random teacher of two layers in a folder; its biases are as large as what they are added to.
+void write_teacher(const fs::path& folder, const shape& s) {
+  constexpr index vocabulary = 300, layers = 2;
+  const io::json config = {{"model_type", s.qwen ? "qwen2" : "llama"},
+                           {"vocab_size", vocabulary},
+                           {"hidden_size", s.width},
+                           {"num_hidden_layers", layers},
+                           {"num_attention_heads", s.heads},
+                           {"num_key_value_heads", s.kv_heads},
+                           {"head_dim", s.head_dim},
+                           {"intermediate_size", s.inner},
+                           {"tie_word_embeddings", true}};
+  io::write_text_atomically(folder / "config.json", config.dump());
+  const index queries = s.heads * s.head_dim, keys = s.kv_heads * s.head_dim;
+  std::vector<std::pair<std::string, std::vector<index>>> tensors = {
+      {"model.embed_tokens.weight", {vocabulary, s.width}}, {"model.norm.weight", {s.width}}};
+  for (index i = 0; i < layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    tensors.insert(tensors.end(), {{layer + "input_layernorm.weight", {s.width}},
+                                   {layer + "post_attention_layernorm.weight", {s.width}},
+                                   {layer + "self_attn.q_proj.weight", {queries, s.width}},
+                                   {layer + "self_attn.k_proj.weight", {keys, s.width}},
+                                   {layer + "self_attn.v_proj.weight", {keys, s.width}},
+                                   {layer + "self_attn.o_proj.weight", {s.width, queries}},
+                                   {layer + "mlp.gate_proj.weight", {s.inner, s.width}},
+                                   {layer + "mlp.up_proj.weight", {s.inner, s.width}},
+                                   {layer + "mlp.down_proj.weight", {s.width, s.inner}}});
+    if (s.qwen)
+      tensors.insert(tensors.end(), {{layer + "self_attn.q_proj.bias", {queries}},
+                                     {layer + "self_attn.k_proj.bias", {keys}},
+                                     {layer + "self_attn.v_proj.bias", {keys}}});
+  }
+  rng random(9);
+  io::safetensors_writer file;
+  for (const auto& [name, shape] : tensors) file.declare(name, s.stored, shape);
+  file.open(folder / "model.safetensors");
+  for (const auto& [name, shape] : tensors) {
+    const bool norm = name.find("norm") != name.npos, matrix = shape.size() == 2;
+    std::vector<float> x(static_cast<std::size_t>(shape[0] * (matrix ? shape[1] : 1)));
+    const double spread = norm ? 0.2 : matrix ? 1 / std::sqrt(static_cast<double>(shape[1])) : 1;
+    for (auto& v : x) v = static_cast<float>((norm ? 1 : 0) + spread * random.normal());
+    file.append(x.data(), static_cast<index>(x.size()));
+  }
+  file.commit();
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(teachers_of_the_reference) {
+  auto folders = testing::golden_models(data / "golden/teacher");
+  folders.push_back(data / "data/teacher");
+  BOOST_TEST(folders.size() == 6u);
+  for (const auto& folder : folders) compare(folder, folder.filename().string(), limits::narrow_teacher);
+}
+
+BOOST_AUTO_TEST_CASE(shapes) {
+  const std::pair<const char*, shape> all[] = {
+      {"groups of three, heads of 64", {192, 3, 1, 64, 264, false, element::bf16}},
+      {"biases, heads of 128", {256, 4, 2, 128, 320, true, element::f32}},
+      {"biases, heads of 80", {160, 6, 3, 80, 216, true, element::bf16}},
+      {"heads of 2", {36, 3, 3, 2, 49, false, element::bf16}},
+  };
+  for (const auto& [name, s] : all) {
+    const temporary_folder folder;
+    write_teacher(folder.path, s);
+    compare(folder.path, name, s.head_dim < 16 ? limits::narrow_teacher : limits::teacher);
+  }
+  // Heads that are too wide for the tensor cores' attention.
+  const temporary_folder folder;
+  write_teacher(folder.path, {96, 2, 1, 144, 64, true, element::bf16});
+  compare(folder.path, "heads of 144", limits::teacher, false);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_even) {
+  const temporary_folder folder;
+  write_teacher(folder.path, {75, 6, 2, 10, 51, true, element::f32});
+  compare(folder.path, "nothing even", limits::narrow_teacher);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_is_allocated_after_the_first_and_runs_are_equal) {
+  const temporary_folder folder;
+  write_teacher(folder.path, {192, 3, 1, 64, 264, true, element::bf16});
+  cuda gpu;
+  gpu.bf16_products = true;
+  const auto model = llama<float, cuda>::load(gpu, folder.path);
+  const problem p(4, 130, model.vocabulary(), true);
+  const auto first = all_hidden(gpu, model, p, false);
+  const index generation = gpu.scratch_generation();
+  std::size_t before = 0, after = 0, total = 0;
+  cudaMemGetInfo(&before, &total);
+  for (int run = 0; run < 3; ++run) BOOST_TEST((all_hidden(gpu, model, p, false) == first));
+  cudaMemGetInfo(&after, &total);
+  BOOST_TEST(gpu.scratch_generation() == generation);
+  BOOST_TEST(before == after);
+}
+
+BOOST_AUTO_TEST_CASE(matrices_that_nothing_rounded_take_the_blocks) {
+  const temporary_folder folder;
+  write_teacher(folder.path, {192, 3, 1, 64, 264, true, element::f32});
+  cuda gpu;
+  const auto model = llama<float, cuda>::load(gpu, folder.path);
+  gpu.bf16_products = true;
+  const problem p(2, 70, model.vocabulary(), true);
+  BOOST_TEST((all_hidden(gpu, model, p, false) == all_hidden(gpu, model, p, true)));
+}
+
+}  // namespace distil_xlstm
