@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -10,18 +11,22 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-/// A stack of temporary memory. It grows while a first step runs and is one piece ever after. `Memory` has
-/// allocate(bytes) and release(pointer).
+/// A stack of temporary memory. It grows while a first step runs and is one piece ever after, as large as what
+/// was on lease at once. `Memory` has allocate(bytes) and release(pointer).
 template <class Memory>
 class scratch_stack {
  public:
   struct place {
     std::size_t chunk = 0;
-    index used = 0;
+    index used = 0;    ///< of the chunk
+    index leased = 0;  ///< in all
   };
   explicit scratch_stack(Memory memory = {}) : memory_(memory) {}
   scratch_stack(scratch_stack&& other) noexcept
-      : memory_(other.memory_), chunks_(std::exchange(other.chunks_, {})), top_(other.top_) {}
+      : memory_(other.memory_),
+        chunks_(std::exchange(other.chunks_, {})),
+        top_(other.top_),
+        most_(other.most_) {}
   scratch_stack& operator=(scratch_stack&&) = delete;
   ~scratch_stack() { clear(); }
 
@@ -36,11 +41,13 @@ class scratch_stack {
     }
     void* p = static_cast<std::byte*>(chunks_[top_.chunk].memory) + top_.used;
     top_.used += bytes;
+    top_.leased += bytes;
+    most_ = std::max(most_, top_.leased);
     return p;
   }
   void release(place to) {
     top_ = to;
-    if (top_.chunk == 0 && top_.used == 0 && chunks_.size() > 1) replace(size());
+    if (top_.leased == 0 && chunks_.size() > 1) replace(most_);
   }
   /// Bytes at hand.
   index size() const {
@@ -78,6 +85,7 @@ class scratch_stack {
   Memory memory_;
   std::vector<chunk> chunks_;
   place top_;
+  index most_ = 0;  ///< bytes on lease at once
   index generation_ = 0;
 };
 
