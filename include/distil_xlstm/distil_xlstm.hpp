@@ -29,6 +29,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/choose_tokens.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cpu_mlstm.hpp>
@@ -72,6 +73,7 @@
 #include <distil_xlstm/loss/sums.hpp>
 #include <distil_xlstm/loss/term.hpp>
 #include <distil_xlstm/math/activation.hpp>
+#include <distil_xlstm/math/boltzmann.hpp>
 #include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/math/rotary.hpp>
@@ -83,6 +85,7 @@
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/student.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
 #include <distil_xlstm/model/xlstm_large.hpp>

@@ -35,6 +35,9 @@ class cpu {
  public:
   /// The host reads and writes this memory.
   static constexpr bool host_memory = true;
+  /// Products of up to so many rows, and of more, sum in two orders: within either, what a row gives does not
+  /// depend on how many there are.
+  static constexpr index few_rows = detail::direct_rows;
 
   explicit cpu(int threads = 0)
       : pool_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),

@@ -12,6 +12,7 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/logit_head.hpp>
+#include <distil_xlstm/math/boltzmann.hpp>
 
 namespace distil_xlstm {
 
@@ -21,6 +22,11 @@ struct sampling {
   index top_k = 0;         ///< among the k likeliest; 0: all
   double top_p = 1;        ///< among the likeliest that together reach this probability (nucleus sampling)
   std::uint64_t seed = 0;
+
+  /// Always the likeliest.
+  bool greedy() const { return temperature == 0 || top_k == 1; }
+  /// Any token may be chosen, each by its probability.
+  bool plain() const { return !greedy() && top_k == 0 && top_p == 1; }
 };
 
 /// Chooses tokens. The same seed and logits give the same choices.
@@ -34,6 +40,12 @@ class sampler {
     require(how.top_p > 0 && how.top_p <= 1, "sampling: top-p must be above 0 and at most 1, not ", how.top_p);
   }
 
+  const sampling& how() const { return how_; }
+  /// The next of the uniform numbers in [0, 1) that choices take one by one, for a choice that is made
+  /// elsewhere
+  /// (`choose_tokens`).
+  double draw() { return random_.uniform(); }
+
   /// Throws `numeric_error` when no logit is a finite number.
   template <class T>
   std::int32_t operator()(std::span<const T> logits) {
@@ -45,8 +57,7 @@ class sampler {
     const auto likelier = [](const auto& a, const auto& b) {
       return a.first > b.first || (a.first == b.first && a.second < b.second);
     };
-    if (how_.temperature == 0 || how_.top_k == 1)
-      return std::min_element(ranked_.begin(), ranked_.end(), likelier)->second;
+    if (how_.greedy()) return std::min_element(ranked_.begin(), ranked_.end(), likelier)->second;
     auto keep = ranked_.size();
     if (how_.top_k > 0) keep = std::min(keep, static_cast<std::size_t>(how_.top_k));
     const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(keep);
@@ -61,14 +72,14 @@ class sampler {
       while (n < keep && reached < how_.top_p * sum) reached += ranked_[n++].first;
       keep = std::max<std::size_t>(1, n), sum = reached;
     }
-    double left = random_.uniform() * sum;
+    double left = draw() * sum;
     std::size_t chosen = 0;
     while (chosen + 1 < keep && (left -= ranked_[chosen].first) >= 0) ++chosen;
     return ranked_[chosen].second;
   }
 
  private:
-  double weight(double below) const { return std::exp(below / how_.temperature); }
+  double weight(double below) const { return math::boltzmann(below, how_.temperature); }
   sampling how_;
   rng random_;
   std::vector<std::pair<double, std::int32_t>> ranked_;

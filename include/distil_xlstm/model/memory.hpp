@@ -84,6 +84,11 @@ class state_memory {
     map(*device_, batch_, stride_, detail::empty_sequences<T>{empty_.data(), {arena_.data(), batch_, stride_}});
   }
   void reset(index b) { device_->copy(of(b), empty_.data(), bytes()); }
+  /// Sequence b becomes what sequence `a` of `from` is, which may be this memory; nothing passes the host.
+  void copy(index b, const state_memory& from, index a) {
+    require(from.stride_ == stride_, "state: ", from.stride_, " numbers where a sequence has ", stride_);
+    device_->copy(of(b), from.of(a), bytes());
+  }
   /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
   std::vector<T> save(index b) const {
     std::vector<T> out(static_cast<std::size_t>(stride_));
@@ -116,22 +121,29 @@ class tape_memory {
                 "tape_memory<slstm, float, device::cpu>");
 
  public:
-  tape_memory(D& device, const B& block, index batch, index time, bool transient) : batch_(batch), time_(time) {
+  tape_memory(D& device, const B& block, index batch, index time, bool transient) : transient_(transient) {
+    fit(device, block, batch, time);
+  }
+  /// Becomes a tape of another shape, in the memory that it has where that is enough.
+  void fit(D& device, const B& block, index batch, index time) {
     const sequence_view seq{batch, time};
     layout<T> measure;
-    measure.transient(transient);
+    measure.transient(transient_);
     block.tape(measure, seq);
-    arena_ = buffer<T, D>(device, measure.size());
+    if (arena_.size() < measure.size()) arena_ = buffer<T, D>(device, measure.size());
     layout<T> bind(arena_.data());
-    bind.transient(transient);
+    bind.transient(transient_);
     views_ = block.tape(bind, seq);
+    batch_ = batch, time_ = time;
   }
   const tape_t<B, T>& views() const { return views_; }
   bool fits(sequence_view seq) const { return seq.batch == batch_ && seq.time == time_; }
+  /// Numbers at hand.
   index size() const { return arena_.size(); }
 
  private:
-  index batch_, time_;
+  bool transient_;
+  index batch_ = 0, time_ = 0;
   buffer<T, D> arena_;
   tape_t<B, T> views_;
 };

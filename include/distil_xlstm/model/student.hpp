@@ -93,12 +93,12 @@ class student {
   }
 
   /// hidden = stack(embedding[ids]), the vectors that the head reads. `x` is where the embeddings go. All of
-  /// it, `seq.start` and `ids` too, lies in the device's memory. Advances state. `on_output(i, y_i)` sees each
-  /// layer's output where the stack shows them.
+  /// it, `seq.start` and `ids` too, lies in the device's memory. Advances the first seq.batch sequences of
+  /// `state`. `on_output(i, y_i)` sees each layer's output where the stack shows them.
   template <class Taps = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
                const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
-    require(tape.fits(seq) && state.batch() == seq.batch, "student: tape or state was made for another shape");
+    require(tape.fits(seq) && state.batch() >= seq.batch, "student: tape or state was made for another shape");
     embed(device, embedding_, ids, x);
     const matrix_view<const T> in = x;
     if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)

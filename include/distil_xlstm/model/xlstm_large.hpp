@@ -73,7 +73,7 @@ class xlstm_large {
   template <class Taps = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
                const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
-    require(tape.fits(seq) && state.batch() == seq.batch,
+    require(tape.fits(seq) && state.batch() >= seq.batch,
             "xlstm_large: tape or state was made for another shape");
     embed(device, memory_->embedding, ids, x);
     stack().forward(device, seq, memory_->weights, state.views(), tape.views(), matrix_view<const T>(x), hidden,

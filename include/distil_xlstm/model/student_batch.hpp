@@ -1,0 +1,331 @@
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/require_ids.hpp>
+#include <distil_xlstm/device/choose_tokens.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/logit_head.hpp>
+#include <distil_xlstm/device/recording.hpp>
+#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/student.hpp>
+
+namespace distil_xlstm {
+
+/// The room that a `student_batch` has. What it is changes no text but for rounding.
+struct batch_options {
+  index capacity = 64;  ///< texts at once
+  index part = 64;      ///< so many tokens of a prompt are read at once,
+  index prompts = 4;    ///< of so many prompts in a step,
+  index patience = 4;   ///< which wait so many steps, at most, for others to be read with them
+};
+
+/// Many texts that a student continues beside one another: each joins and leaves as it likes, and each step
+/// adds a token to every one. The model must outlive the batch.
+///
+/// A text is the same whoever is beside it, token for token and bit for bit: on a GPU every step has the shape
+/// of all places, taken or not; on the CPU it has the texts that are there, and products whose sums do not
+/// depend on their number. Beside a `student_session` with a `sampler` it is the same but for rounding: of
+/// products of another shape, and of the sums by which a token is drawn.
+///
+/// A prompt is read beside the texts that go on, in parts, all but its last token, which is the text's first
+/// step. Greedy and plain sampling choose on the device (`choose_tokens`); for a text with top-k or top-p its
+/// logits come to the host. A step waits for the device once, and once more for each of those.
+template <class Student>
+class student_batch {
+  using T = typename Student::scalar;
+  using D = typename Student::device_type;
+
+ public:
+  using scalar = T;
+  /// A text's name: no two texts of a batch have the same.
+  enum class handle : std::uint64_t {};
+
+  /// Throws `error` naming the option that makes no sense.
+  student_batch(D& device, const Student& model, batch_options options = {})
+      : device_(&device),
+        model_(&model),
+        options_(checked(options)),
+        state_(model.make_state(device, options.capacity)),
+        tape_(model.make_tape(device, options.capacity, 1)),
+        memory_(device, options.capacity * (2 * model.width() + model.vocabulary())),
+        ids_(size(options.capacity)),
+        numbers_(size(2 * options.capacity)),
+        chosen_(device, options.capacity),
+        reading_(model.make_state(device, lanes())),
+        reading_tape_(model.make_tape(device, lanes(), options.part)),
+        reading_memory_(device, 2 * lanes() * options.part * model.width()),
+        reading_ids_(size(2 * lanes() * options.part)),
+        read_(size(lanes())) {
+    present_.reserve(size(options.capacity));
+  }
+
+  index capacity() const { return options_.capacity; }
+  /// Texts that have joined and have not left.
+  index texts() const {
+    index n = 0;
+    for_each_text(*this, [&](const text& t) { n += !t.gone; });
+    return n;
+  }
+  /// How many may join.
+  index free() const { return capacity() - texts(); }
+
+  /// A text that begins with `prompt`; its tokens are chosen as by `sampler(how)`. Throws `error` when there is
+  /// no room, when the prompt is empty or has an id that the vocabulary does not have, and as `sampler` does.
+  handle join(std::span<const std::int32_t> prompt, const sampling& how = {}) {
+    require(free() > 0, "student_batch: all ", capacity(),
+            " places are taken; let a text leave first, or make the batch with a larger capacity");
+    require(!prompt.empty(), "student_batch: a text needs a token to begin with");
+    require_ids(prompt, model_->vocabulary());
+    const handle name{++joined_};
+    waiting_.push_back({name, sampler(how), {prompt.begin(), prompt.end()}, prompt.back()});
+    return name;
+  }
+
+  /// The text is over, and its place is free. Throws `error` when it has left before.
+  void leave(handle name) { named(name).gone = true; }
+
+  /// The memory of a text that has drawn a token, which is not in it yet: `student_session::restore` takes it.
+  /// Throws `error` when the text has left, or has drawn nothing yet.
+  std::vector<T> save(handle name) const {
+    for (index r = 0; r < std::ssize(present_); ++r)
+      if (const text& t = present_[size(r)]; t.name == name && !t.gone && t.drawn) return state_.save(r);
+    fail("student_batch: text ", static_cast<std::uint64_t>(name), " has left, or has drawn nothing yet");
+  }
+
+  /// A token more for every text whose prompt has been read, given to `on_token(handle, id)`, which returns
+  /// whether that text goes on (false at the end of text, say). It may let others join and leave. Returns how
+  /// many tokens were given; call it while `texts()` is above 0.
+  ///
+  /// Throws `numeric_error` naming a text of which no logit is a finite number; it has left, the others have
+  /// gone on. What `on_token` throws passes through, and the tokens that were still to be given are lost.
+  template <class OnToken>
+  index step(OnToken&& on_token) {
+    static_assert(
+        requires(handle name, std::int32_t id) {
+          { on_token(name, id) } -> std::convertible_to<bool>;
+        },
+        "distil_xlstm::student_batch::step(on_token): on_token(handle, id) returns whether the text goes on; "
+        "write [&](auto text, std::int32_t id) { ...; return true; }");
+    advance();
+    index given = 0;
+    const handle* lost = nullptr;
+    for (text& t : present_) {
+      if (t.gone) continue;
+      if (t.last < 0) {
+        t.gone = t.failed = true, lost = &t.name;
+        continue;
+      }
+      ++given;
+      if (!on_token(t.name, t.last)) t.gone = true;
+    }
+    if (lost)
+      throw numeric_error("student_batch: no logit of text " +
+                          std::to_string(static_cast<std::uint64_t>(*lost)) + " is a finite number");
+    return given;
+  }
+
+ private:
+  struct text {
+    handle name;
+    sampler choose;
+    std::vector<std::int32_t> prompt;
+    std::int32_t last;  ///< the next step reads it
+    index read = 0;     ///< tokens of the prompt that the state has seen
+    index waited = 0;   ///< steps
+    bool drawn = false, gone = false, failed = false;
+  };
+
+  static std::size_t size(index n) { return static_cast<std::size_t>(n); }
+  static batch_options checked(const batch_options& o) {
+    require(o.capacity >= 1, "student_batch: a capacity of ", o.capacity, " is not possible");
+    require(o.part >= 1 && o.prompts >= 1, "student_batch: prompts can not be read in parts of ", o.part,
+            " tokens, ", o.prompts, " at once");
+    return o;
+  }
+  /// On the host a prompt is read alone, in a shape of its own; elsewhere a few at once, in one shape always.
+  static constexpr bool fitted = D::host_memory;
+  index lanes() const { return fitted ? 1 : std::min(options_.prompts, options_.capacity); }
+  /// Rows of a step with n texts.
+  index rows_for(index n) const {
+    if constexpr (requires { D::few_rows; }) {
+      const index few = D::few_rows;
+      return capacity() <= few ? n : std::max(n, few + 1);
+    } else {
+      return capacity();
+    }
+  }
+
+  template <class Self, class F>
+  static void for_each_text(Self& self, const F& f) {
+    for (auto& t : self.present_) f(t);
+    for (auto& t : self.read_)
+      if (t) f(*t);
+    for (auto& t : self.waiting_) f(t);
+  }
+  text& named(handle name) {
+    text* found = nullptr;
+    for_each_text(*this, [&](text& t) {
+      if (t.name == name && !t.gone) found = &t;
+    });
+    require(found, "student_batch: there is no text ", static_cast<std::uint64_t>(name),
+            "; it has left, or never joined");
+    return *found;
+  }
+
+  /// Everything of a step but what the caller makes of it.
+  void advance() {
+    close_ranks();
+    read_prompts();
+    const index n = std::ssize(present_);
+    if (n == 0) return;
+    const index rows = rows_for(n), width = model_->width();
+    bool drawing = false;
+    for (index r = 0; r < n; ++r) {
+      text& t = present_[size(r)];
+      const bool draws = t.choose.how().plain();
+      ids_[size(r)] = t.last;
+      numbers_[size(r)] = draws ? t.choose.how().temperature : 0;
+      numbers_[size(capacity() + r)] = draws ? t.choose.draw() : 0;
+      drawing |= draws;
+    }
+    for (index r = n; r < capacity(); ++r) ids_[size(r)] = 0, numbers_[size(r)] = 0;
+    const std::int32_t* ids = placed_ids_.put(*device_, ids_.data(), capacity());
+    const double* numbers = drawing ? placed_numbers_.put(*device_, numbers_.data(), 2 * capacity()) : nullptr;
+    const matrix_view<T> x(memory_.data(), rows, width), hidden(x.data + x.size(), rows, width),
+        logits(hidden.data + hidden.size(), rows, model_->vocabulary());
+    if (!tape_.fits({rows, 1})) tape_.fit(*device_, model_->stack(), rows, 1);
+    (drawing ? drawing_step_ : greedy_step_)(*device_, memory_.data(), [&] {
+      model_->forward(*device_, {rows, 1}, ids, state_, tape_, x, hidden);
+      write_logits(*device_, matrix_view<const T>(hidden), model_->head(), logits);
+      choose_tokens(*device_, matrix_view<const T>(logits), numbers, numbers ? numbers + capacity() : nullptr,
+                    chosen_.data());
+    });
+    const std::int32_t* chosen = fetched_ids_.get(*device_, chosen_.data(), n);
+    for (index r = 0; r < n; ++r) {
+      text& t = present_[size(r)];
+      t.last = chosen[r], t.drawn = true;
+      if (t.last < 0 || t.choose.how().greedy() || t.choose.how().plain()) continue;
+      const T* row = fetched_logits_.get(*device_, logits.row(r), logits.cols);
+      t.last = t.choose(std::span<const T>(row, size(logits.cols)));
+    }
+  }
+
+  /// Those that left are forgotten, and the texts that are there are the first rows again.
+  void close_ranks() {
+    for (index r = std::ssize(present_) - 1; r >= 0; --r) {
+      text& t = present_[size(r)];
+      if (!t.gone) continue;
+      const bool failed = t.failed;
+      const index last = std::ssize(present_) - 1;
+      if (r != last) {
+        state_.copy(r, state_, last);
+        t = std::move(present_.back());
+      }
+      present_.pop_back();
+      if (failed) state_.reset(last);  // nothing that is not a number stays
+    }
+    for (auto& t : read_)
+      if (t && t->gone) t.reset();
+    std::erase_if(waiting_, [](const text& t) { return t.gone; });
+  }
+
+  void read_prompts() {
+    for (index pass = 0; pass < (fitted ? options_.prompts : 1); ++pass) {
+      index full = 0;
+      bool now = present_.empty();
+      for (auto& t : read_) {
+        while (!t && !waiting_.empty()) {
+          t = std::move(waiting_.front());
+          waiting_.pop_front();
+          if (std::ssize(t->prompt) > 1) break;
+          state_.reset(std::ssize(present_));  // there is nothing to read before its first step
+          present_.push_back(std::move(*t));
+          t.reset();
+        }
+        if (!t) continue;
+        ++full;
+        now |= t->read > 0 || t->waited++ >= options_.patience;
+      }
+      if (full == 0 || !(now || full == std::ssize(read_))) return;
+      read_parts();
+    }
+  }
+
+  /// The next part of every prompt that has a lane; those that are through become texts of the next step.
+  void read_parts() {
+    const index most = options_.part, width = model_->width();
+    // The first part is what the others, which are whole, leave over.
+    const auto part_of = [&](const text& t) { return (std::ssize(t.prompt) - 2 - t.read) % most + 1; };
+    const index length = fitted ? part_of(*read_[0]) : most, rows = lanes() * length;
+    std::int32_t *ids = reading_ids_.data(), *start = ids + rows;
+    for (index lane = 0; lane < lanes(); ++lane, ids += length, start += length) {
+      const auto& t = read_[size(lane)];
+      // What stands before a first part is a document of its own; so is what an empty lane reads.
+      const index part = t ? part_of(*t) : 0, before = length - part;
+      std::fill_n(ids, before, 0);
+      std::fill_n(start, length, t && t->read > 0 ? -1 : 0);
+      if (!t) continue;
+      std::copy_n(t->prompt.begin() + t->read, part, ids + before);
+      if (t->read == 0) std::fill_n(start + before, part, static_cast<std::int32_t>(before));
+    }
+    const std::int32_t* placed = placed_reading_.put(*device_, reading_ids_.data(), 2 * rows);
+    const matrix_view<T> x(reading_memory_.data(), rows, width), hidden(x.data + x.size(), rows, width);
+    const sequence_view seq{lanes(), length, placed + rows};
+    if (!reading_tape_.fits(seq)) reading_tape_.fit(*device_, model_->stack(), lanes(), length);
+    const auto work = [&] { model_->forward(*device_, seq, placed, reading_, reading_tape_, x, hidden); };
+    if constexpr (fitted)
+      work();
+    else
+      reading_step_(*device_, reading_memory_.data(), work);
+    for (index lane = 0; lane < lanes(); ++lane) {
+      auto& t = read_[size(lane)];
+      if (!t) continue;
+      t->read += part_of(*t);
+      if (t->read + 1 < std::ssize(t->prompt)) continue;
+      state_.copy(std::ssize(present_), reading_, lane);
+      present_.push_back(std::move(*t));
+      t.reset();
+    }
+  }
+
+  D* device_;
+  const Student* model_;
+  batch_options options_;
+  std::uint64_t joined_ = 0;
+
+  // Row r of a step is present_[r].
+  std::vector<text> present_;
+  typename Student::state_type state_;
+  typename Student::tape_type tape_;
+  buffer<T, D> memory_;
+  std::vector<std::int32_t> ids_;
+  std::vector<double> numbers_;  ///< temperatures, then uniform numbers
+  placed<std::int32_t, D> placed_ids_;
+  placed<double, D> placed_numbers_;
+  buffer<std::int32_t, D> chosen_;
+  fetched<std::int32_t, D> fetched_ids_;
+  fetched<T, D> fetched_logits_;
+  recording<D> greedy_step_, drawing_step_;
+
+  // Lane l of what is read is read_[l].
+  std::deque<text> waiting_;
+  typename Student::state_type reading_;
+  typename Student::tape_type reading_tape_;
+  buffer<T, D> reading_memory_;
+  std::vector<std::int32_t> reading_ids_;
+  std::vector<std::optional<text>> read_;
+  placed<std::int32_t, D> placed_reading_;
+  recording<D> reading_step_;
+};
+
+}  // namespace distil_xlstm

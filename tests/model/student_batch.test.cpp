@@ -1,0 +1,55 @@
+#define BOOST_TEST_MODULE student_batch
+#include <boost/test/unit_test.hpp>
+
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+
+#include "../comparison/batch.hpp"
+
+namespace distil_xlstm {
+
+using device::cpu;
+
+BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
+  for (const int threads : {1, 2}) {
+    cpu host(threads);
+    testing::chooses_as_a_sampler<double>(host);
+    testing::chooses_as_a_sampler<float>(host);
+  }
+}
+
+// Few places, whose products are summed as those of one row are, and more.
+BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
+  cpu host(2);
+  for (const index capacity : {3, 12}) {
+    const batch_options options{.capacity = capacity, .part = 16, .prompts = 2};
+    testing::same_alone_and_beside<double>(host, options, 40);
+    testing::same_alone_and_beside<float>(host, options, 40);
+    host.bf16_products = true;
+    testing::same_alone_and_beside<float>(host, options, 40);
+    host.bf16_products = false;
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_text_is_what_a_session_writes) {
+  cpu host(2);
+  for (const index capacity : {4, 16}) {
+    testing::same_as_a_session<double>(host, {.capacity = capacity, .part = 8}, 30, 1e-12);
+    testing::same_as_a_session<float>(host, {.capacity = capacity, .part = 8}, 30, 1e-4);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(long_prompts_stop_nobody) {
+  cpu host(1);
+  testing::nobody_waits<float>(host, {.capacity = 4, .part = 8, .prompts = 1});
+  testing::nobody_waits<float>(host, {.capacity = 4, .part = 8, .prompts = 3});
+}
+
+BOOST_AUTO_TEST_CASE(who_joins_leaves_and_fails) {
+  cpu host(2);
+  testing::odd_company<float>(host);
+  testing::odd_company<double>(host);
+}
+
+}  // namespace distil_xlstm
