@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -17,12 +18,14 @@
 #include <cuda_profiler_api.h>
 #include <unistd.h>
 
+#include <distil_xlstm/device/choose_tokens.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 namespace distil_xlstm {
@@ -287,49 +290,34 @@ void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch
   std::fflush(stdout);
 }
 
-/// ids[r] = the column of the largest number of row r: the next token, on the device.
-struct likeliest {
-  using scalar = float;
-  matrix_view<const float> logits;
-  std::int32_t* ids;
-  template <class V>
-  struct acc {
-    V largest, column;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(-1e30f), V(0.0f)};
+/// A student of SmolLM2's width between random ends, as a decoder has it.
+struct random_decoder {
+  static constexpr index vocabulary = 49152, width = 576;
+  buffer<bf16, cuda> ends;
+  frozen_matrix matrix;
+  xlstm<float, cuda> student;
+  random_decoder(cuda& d)
+      : ends(d, vocabulary * width),
+        matrix{ends.data(), element::bf16, vocabulary, width},
+        student(d, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix, nullptr) {
+    std::vector<bf16> half(static_cast<std::size_t>(ends.size()));
+    rng random(5);
+    for (auto& x : half) x = bf16(static_cast<float>(random.uniform() - 0.5));
+    d.upload(ends.data(), half.data(), ends.size() * 2);
+    student.initialise(d, 1);
   }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    float columns[static_cast<std::size_t>(math::width_of<V>)];
-    for (index i = 0; i < math::width_of<V>; ++i) columns[i] = static_cast<float>(c + i);
-    using math::select_positive;
-    const V x = math::load<V>(logits.row(r) + c), more = x - a.largest;
-    a.column = select_positive(more, math::load<V>(columns), a.column);
-    a.largest = select_positive(more, x, a.largest);
-  }
-  DISTIL_XLSTM_HD void merge(acc<float>& into, const acc<float>& from) const {
-    if (from.largest > into.largest || (from.largest == into.largest && from.column < into.column)) into = from;
-  }
-  DISTIL_XLSTM_HD void finish(index r, const acc<float>& a) const {
-    ids[r] = static_cast<std::int32_t>(a.column);
+  /// Milliseconds in which the card reads the weights.
+  double limit() const {
+    const double bytes =
+        2.0 * static_cast<double>(vocabulary * width) + 4.0 * static_cast<double>(student.weights().size());
+    return copy_rate > 0 ? bytes / copy_rate : 0;
   }
 };
 
 /// `batch` sequences, a token each: embedding, stack, head, choice.
-void decode(cuda& d, index batch, const char* peer) {
-  const index vocabulary = 49152, width = 576;
-  const random_buffer ends(d, vocabulary * width, 0.1);
-  std::vector<bf16> half(static_cast<std::size_t>(ends.size()));
-  rng random(5);
-  for (auto& x : half) x = bf16(static_cast<float>(random.uniform() - 0.5));
-  const buffer<bf16, cuda> rounded(d, ends.size());
-  d.upload(rounded.data(), half.data(), ends.size() * 2);
-  const frozen_matrix matrix{rounded.data(), element::bf16, vocabulary, width};
-  xlstm<float, cuda> student(d, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
-                             nullptr);
-  student.initialise(d, 1);
+void decode(cuda& d, const random_decoder& model, index batch, const char* peer) {
+  const auto& student = model.student;
+  const index vocabulary = model.vocabulary, width = model.width;
   const auto state = student.make_state(d, batch);
   const auto tape = student.make_tape(d, batch, 1);
   const buffer<float, cuda> memory(d, batch * (2 * width + vocabulary));
@@ -343,15 +331,62 @@ void decode(cuda& d, index batch, const char* peer) {
         step(d, ids.data(), [&] {
           student.forward(d, {batch, 1}, ids.data(), state, tape, x, hidden);
           gemm(d, matrix_view<const float>(hidden), transposed(student.head()), logits);
-          fold_rows(d, batch, vocabulary, likeliest{logits, ids.data()});
+          choose_tokens<cuda, float>(d, logits, nullptr, nullptr, ids.data());
         });
       },
       200);
-  const double weights =
-      2.0 * static_cast<double>(vocabulary * width) + 4.0 * static_cast<double>(student.weights().size());
   std::printf("| decode, batch %ld | %.3f ms | %.0f tokens/s | limit %.3f ms (bytes) | %s |\n",
-              static_cast<long>(batch), ms, 1e3 * static_cast<double>(batch) / ms,
-              copy_rate > 0 ? weights / copy_rate : 0.0, peer);
+              static_cast<long>(batch), ms, 1e3 * static_cast<double>(batch) / ms, model.limit(), peer);
+  std::fflush(stdout);
+}
+
+/// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
+/// were drawn count.
+void ragged(cuda& d, const random_decoder& model, const char* name, batch_options options, sampling how,
+            const char* peer) {
+  student_batch<xlstm<float, cuda>> batch(d, model.student, options);
+  using handle = decltype(batch)::handle;
+  rng random(6);
+  const auto between = [&](index low, index high) {
+    return low + static_cast<index>(random.below(static_cast<std::uint64_t>(high - low + 1)));
+  };
+  std::map<handle, index> left;
+  std::vector<std::int32_t> prompt;
+  const auto join = [&] {
+    prompt.resize(static_cast<std::size_t>(between(8, 64)));
+    for (auto& id : prompt) id = static_cast<std::int32_t>(between(0, model.vocabulary - 1));
+    ++how.seed;
+    left[batch.join(prompt, how)] = between(32, 256);
+  };
+  while (batch.free() > 0) join();
+  index joined = 0;
+  const auto steps = [&](int n) {
+    index drawn = 0;
+    for (int i = 0; i < n; ++i)
+      drawn += batch.step([&](handle text, std::int32_t) {
+        if (--left.at(text) > 0) return true;
+        left.erase(text);
+        batch.leave(text);
+        join(), ++joined;
+        return false;
+      });
+    return drawn;
+  };
+  steps(300);
+  joined = 0;
+  timed = &d;
+  std::vector<double> rates;
+  const int each = 300;
+  double seconds = 0, drawn = 0;
+  for (int i = 0; i < 5; ++i) {
+    const double begin = now(), n = static_cast<double>(steps(each)), took = now() - begin;
+    rates.push_back(n / took), seconds += took, drawn += n;
+  }
+  std::sort(rates.begin(), rates.end());
+  std::printf(
+      "| decode, ragged, capacity %ld, %s | %.3f ms | %.0f tokens/s | %.1f texts, %.2f joined a step | %s |\n",
+      static_cast<long>(options.capacity), name, 1e3 * seconds / (5 * each), rates[rates.size() / 2],
+      drawn / (5 * each), static_cast<double>(joined) / (5 * each), peer);
   std::fflush(stdout);
 }
 
@@ -381,8 +416,11 @@ int main(int count, char** words) {
       slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
     }
     if (wanted("decode")) {
-      decode(d, 1, "peer 2.5k tokens/s");
-      decode(d, 64, "peer 63.5k tokens/s");
+      const random_decoder model(d);
+      decode(d, model, 1, "peer 2.5k tokens/s");
+      decode(d, model, 64, "peer 63.5k tokens/s");
+      ragged(d, model, "greedy", {.capacity = 64}, {.temperature = 0}, "");
+      ragged(d, model, "temperature 0.8", {.capacity = 64}, {.temperature = 0.8}, "");
     }
     const bool steps = wanted("step");
     if (steps || asked.count("step64") || asked.count("step32")) {

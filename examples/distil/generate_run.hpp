@@ -1,12 +1,17 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/io/chat_template.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
 
 #include "models.hpp"
 
@@ -16,6 +21,8 @@ namespace program {
 struct generate_request {
   fs::path model;
   std::string prompt;
+  fs::path prompts;  ///< a prompt a line, instead of `prompt`
+  dx::index batch = 64;
   dx::index tokens = 100;
   dx::sampling how;
   bool chat = false;
@@ -24,16 +31,17 @@ struct generate_request {
   int run(D& device) const;
 };
 
-inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const dx::io::tokenizer& t) {
+inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const std::string& prompt,
+                                            const std::string& name, const dx::io::tokenizer& t) {
   if (r.chat) {
-    const dx::io::chat_message asked[] = {{"user", r.prompt}};
-    return encode_text(t, dx::io::apply_chat_template(t.data(), asked, true), "--prompt", true);
+    const dx::io::chat_message asked[] = {{"user", prompt}};
+    return encode_text(t, dx::io::apply_chat_template(t.data(), asked, true), name, true);
   }
   std::vector<std::int32_t> ids;
-  if (!r.prompt.empty()) ids = encode_text(t, r.prompt, "--prompt", true);
+  if (!prompt.empty()) ids = encode_text(t, prompt, name, true);
   if (t.data().add_bos && (ids.empty() || ids.front() != t.data().bos)) ids.insert(ids.begin(), t.data().bos);
   if (ids.empty() && t.document_start() >= 0) ids.push_back(t.document_start());
-  dx::require(!ids.empty(), "--prompt: the text is empty, and the model has no token that begins one");
+  dx::require(!ids.empty(), name, ": the text is empty, and the model has no token that begins one");
   return ids;
 }
 
@@ -42,7 +50,7 @@ int write_text(D& device, const generate_request& r) {
   const auto model = dx::language_model<T, D>::load(device, r.model);
   const auto tokenizer = need_tokenizer(r.model);
   require_same_vocabulary(tokenizer, model.vocabulary(), r.model);
-  const auto ids = prompt_ids(r, tokenizer);
+  const auto ids = prompt_ids(r, r.prompt, "--prompt", tokenizer);
   typename dx::language_model<T, D>::session session(device, model, std::ssize(ids) + r.tokens);
   dx::sampler choose(r.how);
   dx::io::stream_decoder decoder(tokenizer, true);
@@ -59,9 +67,114 @@ int write_text(D& device, const generate_request& r) {
   return 0;
 }
 
+/// One line of JSON a text, in the order of the prompts, each as soon as all before it are there.
+class text_lines {
+ public:
+  explicit text_lines(std::size_t count) : texts_(count) {}
+  void end(std::size_t i, dx::index tokens, std::string text) {
+    texts_[i] = {tokens, std::move(text), true};
+    for (; next_ < texts_.size() && texts_[next_].over; ++next_) {
+      one& t = texts_[next_];
+      const dx::io::json line = {{"line", next_ + 1}, {"tokens", t.tokens}, {"text", t.text}};
+      std::cout << line.dump() << std::endl;
+      t.text = {};
+    }
+  }
+
+ private:
+  struct one {
+    dx::index tokens = 0;
+    std::string text = {};
+    bool over = false;
+  };
+  std::vector<one> texts_;
+  std::size_t next_ = 0;
+};
+
+/// A text that is being written.
+struct growing_text {
+  std::size_t line;
+  dx::io::stream_decoder decoder;
+  dx::index tokens = 0;
+  std::string text = {};
+  /// Whether it goes on.
+  bool put(std::int32_t id, dx::index most, const dx::io::tokenizer& t) {
+    if (t.is_end_of_text(id)) return false;
+    text += decoder.put(id);
+    return ++tokens < most && std::cout.good();
+  }
+  void end(text_lines& out) { out.end(line, tokens, text + decoder.finish()); }
+};
+
+/// Beside one another: one joins as another leaves.
+template <class D, class Student>
+void write_texts(D& device, const generate_request& r, const Student& student, const dx::io::tokenizer& t,
+                 const std::vector<std::vector<std::int32_t>>& prompts, text_lines& out) {
+  using batch_type = dx::student_batch<Student>;
+  batch_type batch(device, student, {.capacity = std::min<dx::index>(r.batch, std::ssize(prompts))});
+  std::map<typename batch_type::handle, growing_text> texts;
+  std::size_t next = 0;
+  while (std::cout.good()) {
+    for (; batch.free() > 0 && next < prompts.size(); ++next) {
+      dx::sampling how = r.how;
+      how.seed += next;
+      texts.emplace(batch.join(prompts[next], how), growing_text{next, dx::io::stream_decoder(t, true)});
+    }
+    if (batch.texts() == 0) return;
+    batch.step([&](auto name, std::int32_t id) {
+      const auto at = texts.find(name);
+      if (at->second.put(id, r.tokens, t)) return true;
+      at->second.end(out);
+      texts.erase(at);
+      return false;
+    });
+  }
+}
+
+template <class T, class D>
+int write_all_texts(D& device, const generate_request& r) {
+  const auto model = dx::language_model<T, D>::load(device, r.model);
+  const auto tokenizer = need_tokenizer(r.model);
+  require_same_vocabulary(tokenizer, model.vocabulary(), r.model);
+  std::vector<std::vector<std::int32_t>> prompts;
+  const std::string all = read_text(r.prompts);
+  for (std::size_t begin = 0, end; begin < all.size(); begin = end + 1) {
+    end = std::min(all.find('\n', begin), all.size());
+    const std::string name = r.prompts.string() + ": line " + std::to_string(prompts.size() + 1);
+    prompts.push_back(prompt_ids(r, all.substr(begin, end - begin), name, tokenizer));
+  }
+  dx::require(!prompts.empty(), r.prompts.string(), ": there is no prompt");
+  text_lines out(prompts.size());
+  if (r.tokens == 0) {
+    for (std::size_t i = 0; i < prompts.size(); ++i) out.end(i, 0, {});
+    return 0;
+  }
+  try {
+    if (model.student()) {
+      write_texts(device, r, *model.student(), tokenizer, prompts, out);
+    } else if (model.large()) {
+      write_texts(device, r, *model.large(), tokenizer, prompts, out);
+    } else {
+      for (std::size_t i = 0; i < prompts.size() && std::cout.good(); ++i) {
+        typename dx::language_model<T, D>::session session(device, model, std::ssize(prompts[i]) + r.tokens);
+        dx::sampling how = r.how;
+        how.seed += i;
+        dx::sampler choose(how);
+        growing_text text{i, dx::io::stream_decoder(tokenizer, true)};
+        dx::generate(device, session, prompts[i], r.tokens, choose,
+                     [&](std::int32_t id) { return text.put(id, r.tokens, tokenizer); });
+        text.end(out);
+      }
+    }
+  } catch (const dx::numeric_error& e) {
+    dx::fail(r.model.string(), ": ", e.what());
+  }
+  return 0;
+}
+
 template <class T, class D>
 int generate_request::run(D& device) const {
-  return write_text<T>(device, *this);
+  return prompts.empty() ? write_text<T>(device, *this) : write_all_texts<T>(device, *this);
 }
 
 }  // namespace program

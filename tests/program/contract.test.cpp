@@ -165,6 +165,9 @@ BOOST_AUTO_TEST_CASE(a_wrong_command_line_is_status_2) {
   refused(arguments(generate, "--top-k -1"), 2, {"likeliest"});
   refused(arguments(generate, "--top-p 0"), 2, {"top-p"});
   refused(arguments(generate, "--tokens -1"), 2, {"--tokens"});
+  refused(arguments(generate, "--prompts", m.text), 2, {"--prompt", "--prompts"});
+  refused(arguments(generate, "--batch 0"), 2, {"--batch"});
+  refused(arguments("generate --model", m.teacher), 2, {"--prompt"});
   const auto evaluate = arguments("evaluate --model", m.teacher);
   refused(evaluate, 2, {"--text"});
   refused(arguments(evaluate, "--text", m.text, "--tokens", m.tokens), 2, {"--text"});
@@ -478,6 +481,51 @@ BOOST_AUTO_TEST_CASE(a_seed_is_a_text) {
                done(arguments("generate --tokens 40 --prompt rain --model", model)));
     BOOST_TEST(text("--seed 3 --top-k 5 --top-p 0.8") == text("--seed 3 --top-k 5 --top-p 0.8"));
   }
+}
+
+BOOST_AUTO_TEST_CASE(many_prompts_are_as_many_texts) {
+  const auto& m = material::get();
+  const temporary_folder folder;
+  const fs::path file = folder / "prompts";
+  const std::vector<std::string> prompts = {"In the rain", "r", "", "the river thinks: a small winter",
+                                            "7;",          "In"};
+  std::string lines;
+  for (const auto& p : prompts) lines += p + "\n";
+  write_file(file, lines);
+  for (const fs::path& model : {m.teacher, m.student()})
+    for (const char* how : {"", "--temperature 0.9", "--temperature 1.2 --top-k 9"}) {
+      const auto text = [&](const std::string& more) {
+        return done(arguments("generate --seed 5 --tokens 30 --precision fp64 --model", model, how, more,
+                              "--prompts", file));
+      };
+      const std::string all = text("--batch 2");
+      for (const char* batch : {"--batch 1", "--batch 6", "", "--batch 2 --threads 1"})
+        BOOST_TEST(text(batch) == all);
+      BOOST_TEST(
+          done(arguments("generate --seed 5 --tokens 30 --precision fp64 --model", model, how, "--prompts -"),
+               {.input = lines}) == all);
+      std::istringstream in(all);
+      std::string line;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        BOOST_REQUIRE(std::getline(in, line));
+        const auto got = io::json::parse(line);
+        BOOST_TEST(got["line"].get<std::size_t>() == i + 1);
+        BOOST_TEST(got["tokens"].get<int>() <= 30);
+        auto one = arguments("generate --tokens 30 --precision fp64 --model", model, how, "--seed",
+                             std::to_string(5 + i), "--prompt");
+        one.push_back(prompts[i]);
+        BOOST_TEST(done(one) == got["text"].get<std::string>() + "\n");
+      }
+      BOOST_TEST(!std::getline(in, line));
+    }
+  BOOST_TEST(done(arguments("generate --tokens 0 --model", m.student(), "--prompts", file))
+                 .starts_with("{\"line\":1,\"text\":\"\",\"tokens\":0}\n"));
+  refused(arguments("generate --model", m.student(), "--prompts", folder / "none"), 1, {"none"});
+  write_file(file, "");
+  refused(arguments("generate --model", m.student(), "--prompts", file), 1, {file.string(), "no prompt"});
+  write_file(file, "rain\na\xff\n");
+  refused(arguments("generate --model", m.student(), "--prompts", file), 1,
+          {file.string(), "line 2", "byte 1"});
 }
 
 BOOST_AUTO_TEST_CASE(a_chat_needs_a_template) {

@@ -44,6 +44,10 @@ template <class Student>
 class student_batch {
   using T = typename Student::scalar;
   using D = typename Student::device_type;
+  static_assert(
+      requires(const Student& s, D& d, index n) { s.make_state(d, n).copy(n, s.make_state(d, n), n); },
+      "distil_xlstm::student_batch<Student>: Student is a recurrent model, whose state has one size; write "
+      "student_batch<xlstm<float, device::cpu>> (a transformer's text is a llama_session)");
 
  public:
   using scalar = T;

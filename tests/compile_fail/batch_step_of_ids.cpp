@@ -1,0 +1,18 @@
+// expect: student_batch::step(on_token): on_token(handle, id) returns whether the text goes on
+#include <distil_xlstm/block/slstm.hpp>
+#include <distil_xlstm/block/stack.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
+
+namespace dx = distil_xlstm;
+
+using student = dx::student<dx::stack<dx::basic_slstm<8, 2>, 1>, float, dx::device::cpu>;
+
+dx::index write(dx::student_batch<student>& batch) {
+#if defined(EXPECT_FAILURE)
+  return batch.step([](std::int32_t id) { return id > 0; });
+#else
+  return batch.step([](auto, std::int32_t id) { return id > 0; });
+#endif
+}
