@@ -23,10 +23,11 @@ namespace distil_xlstm {
 
 /// The room that a `student_batch` has. What it is changes no text but for rounding.
 struct batch_options {
-  index capacity = 64;  ///< texts at once
-  index part = 64;      ///< so many tokens of a prompt are read at once,
-  index prompts = 4;    ///< of so many prompts in a step,
-  index patience = 4;   ///< which wait so many steps, at most, for others to be read with them
+  index capacity = 64;  ///< texts that grow at once
+  index part = 64;      ///< tokens of a prompt that are read at once
+  index prompts = 8;    ///< prompts that a GPU reads at once, those of texts beyond the capacity ahead; the CPU
+                        ///< reads one at once, but so many parts in a step
+  index patience = 4;   ///< steps for which a prompt waits for others, to be read with them
 };
 
 /// Many texts that a student continues beside one another: each joins and leaves as it likes, and each step
@@ -37,9 +38,10 @@ struct batch_options {
 /// depend on their number. Beside a `student_session` with a `sampler` it is the same but for rounding: of
 /// products of another shape, and of the sums by which a token is drawn.
 ///
-/// A prompt is read beside the texts that go on, in parts, all but its last token, which is the text's first
-/// step. Greedy and plain sampling choose on the device (`choose_tokens`); for a text with top-k or top-p its
-/// logits come to the host. A step waits for the device once, and once more for each of those.
+/// A prompt is read in parts, at most one a step on a GPU, while other texts go on: all but its last token,
+/// which is the text's first step. A few more texts may join than grow at once: they follow as others leave.
+/// Greedy and plain sampling choose on the device (`choose_tokens`); for a text with top-k or top-p its logits
+/// come to the host. A step waits for the device once, and once more for each of those.
 template <class Student>
 class student_batch {
   using T = typename Student::scalar;
@@ -59,7 +61,7 @@ class student_batch {
       : device_(&device),
         model_(&model),
         options_(checked(options)),
-        state_(model.make_state(device, options.capacity)),
+        state_(model.make_state(device, places())),
         tape_(model.make_tape(device, options.capacity, 1)),
         memory_(device, options.capacity * (2 * model.width() + model.vocabulary())),
         ids_(size(options.capacity)),
@@ -71,9 +73,13 @@ class student_batch {
         reading_ids_(size(2 * lanes() * options.part)),
         read_(size(lanes())) {
     present_.reserve(size(options.capacity));
+    for (index row = capacity(); row < places(); ++row) shelf_.push_back(row);
   }
 
+  /// Texts that grow at once.
   index capacity() const { return options_.capacity; }
+  /// Texts that may be there: those that grow, and a few whose prompts are read ahead.
+  index places() const { return capacity() + lanes(); }
   /// Texts that have joined and have not left.
   index texts() const {
     index n = 0;
@@ -81,12 +87,12 @@ class student_batch {
     return n;
   }
   /// How many may join.
-  index free() const { return capacity() - texts(); }
+  index free() const { return places() - texts(); }
 
   /// A text that begins with `prompt`; its tokens are chosen as by `sampler(how)`. Throws `error` when there is
   /// no room, when the prompt is empty or has an id that the vocabulary does not have, and as `sampler` does.
   handle join(std::span<const std::int32_t> prompt, const sampling& how = {}) {
-    require(free() > 0, "student_batch: all ", capacity(),
+    require(free() > 0, "student_batch: all ", places(),
             " places are taken; let a text leave first, or make the batch with a larger capacity");
     require(!prompt.empty(), "student_batch: a text needs a token to begin with");
     require_ids(prompt, model_->vocabulary());
@@ -106,7 +112,7 @@ class student_batch {
     fail("student_batch: text ", static_cast<std::uint64_t>(name), " has left, or has drawn nothing yet");
   }
 
-  /// A token more for every text whose prompt has been read, given to `on_token(handle, id)`, which returns
+  /// A token more for every text that grows, given to `on_token(handle, id)`, which returns
   /// whether that text goes on (false at the end of text, say). It may let others join and leave. Returns how
   /// many tokens were given; call it while `texts()` is above 0.
   ///
@@ -145,7 +151,8 @@ class student_batch {
     std::vector<std::int32_t> prompt;
     std::int32_t last;  ///< the next step reads it
     index read = 0;     ///< tokens of the prompt that the state has seen
-    index waited = 0;   ///< steps
+    index waited = 0;   ///< steps in which it might have begun to read
+    index row = -1;     ///< of the state, while it is ready and nobody has left
     bool drawn = false, gone = false, failed = false;
   };
 
@@ -172,6 +179,7 @@ class student_batch {
   template <class Self, class F>
   static void for_each_text(Self& self, const F& f) {
     for (auto& t : self.present_) f(t);
+    for (auto& t : self.ready_) f(t);
     for (auto& t : self.read_)
       if (t) f(*t);
     for (auto& t : self.waiting_) f(t);
@@ -238,44 +246,78 @@ class student_batch {
       present_.pop_back();
       if (failed) state_.reset(last);  // nothing that is not a number stays
     }
+    for (const text& t : ready_)
+      if (t.gone) shelf_.push_back(t.row);
     for (auto& t : read_)
       if (t && t->gone) t.reset();
-    std::erase_if(waiting_, [](const text& t) { return t.gone; });
+    for (auto* texts : {&ready_, &waiting_}) std::erase_if(*texts, [](const text& t) { return t.gone; });
   }
 
   void read_prompts() {
     for (index pass = 0; pass < (fitted ? options_.prompts : 1); ++pass) {
-      index full = 0;
-      bool now = present_.empty();
-      for (auto& t : read_) {
-        while (!t && !waiting_.empty()) {
-          t = std::move(waiting_.front());
-          waiting_.pop_front();
-          if (std::ssize(t->prompt) > 1) break;
-          state_.reset(std::ssize(present_));  // there is nothing to read before its first step
-          present_.push_back(std::move(*t));
-          t.reset();
-        }
-        if (!t) continue;
-        ++full;
-        now |= t->read > 0 || t->waited++ >= options_.patience;
-      }
-      if (full == 0 || !(now || full == std::ssize(read_))) return;
+      fill_places();
+      if (!time_to_read()) return;
       read_parts();
     }
   }
 
-  /// The next part of every prompt that has a lane; those that are through become texts of the next step.
+  /// Texts that are ready grow where others have left, and others get the lanes that are free.
+  void fill_places() {
+    for (; !ready_.empty() && std::ssize(present_) < capacity(); ready_.pop_front()) {
+      state_.copy(std::ssize(present_), state_, ready_.front().row);
+      shelf_.push_back(ready_.front().row);
+      present_.push_back(std::move(ready_.front()));
+    }
+    for (auto& lane : read_)
+      for (; !lane && !waiting_.empty(); waiting_.pop_front())
+        if (waiting_.front().prompt.size() == 1)
+          grow(waiting_.front(), -1);  // there is nothing to read before its first step
+        else
+          lane = std::move(waiting_.front());
+  }
+  /// A text whose prompt has been read in a lane (-1: in none) grows, or gets ready to.
+  void grow(text& t, index lane) {
+    const bool now = std::ssize(present_) < capacity();
+    t.row = std::ssize(present_);
+    if (!now) t.row = shelf_.back(), shelf_.pop_back();
+    if (lane < 0)
+      state_.reset(t.row);
+    else
+      state_.copy(t.row, reading_, lane);
+    if (now)
+      present_.push_back(std::move(t));
+    else
+      ready_.push_back(std::move(t));
+  }
+
+  /// Whether a part is read in this step. One prompt takes as long as several do: so, unless they are long,
+  /// only when there is nobody to take a place, and a little later if others may come.
+  bool time_to_read() {
+    const bool room = std::ssize(present_) < capacity();
+    index full = 0;
+    bool now = false, overdue = present_.empty();
+    for (auto& t : read_) {
+      if (!t) continue;
+      ++full;
+      now |= t->read > 0 || std::ssize(t->prompt) - 1 > options_.part;
+      if (room) overdue |= t->waited++ >= options_.patience;
+    }
+    return full > 0 && (now || (room && (overdue || full == lanes())));
+  }
+
+  /// The next part of every prompt that has a lane.
   void read_parts() {
     const index most = options_.part, width = model_->width();
     // The first part is what the others, which are whole, leave over.
-    const auto part_of = [&](const text& t) { return (std::ssize(t.prompt) - 2 - t.read) % most + 1; };
-    const index length = fitted ? part_of(*read_[0]) : most, rows = lanes() * length;
+    const auto part_of = [&](const std::optional<text>& t) {
+      return t ? (std::ssize(t->prompt) - 2 - t->read) % most + 1 : 0;
+    };
+    const index length = fitted ? part_of(read_[0]) : most, rows = lanes() * length;
     std::int32_t *ids = reading_ids_.data(), *start = ids + rows;
     for (index lane = 0; lane < lanes(); ++lane, ids += length, start += length) {
       const auto& t = read_[size(lane)];
       // What stands before a first part is a document of its own; so is what an empty lane reads.
-      const index part = t ? part_of(*t) : 0, before = length - part;
+      const index part = part_of(t), before = length - part;
       std::fill_n(ids, before, 0);
       std::fill_n(start, length, t && t->read > 0 ? -1 : 0);
       if (!t) continue;
@@ -294,10 +336,9 @@ class student_batch {
     for (index lane = 0; lane < lanes(); ++lane) {
       auto& t = read_[size(lane)];
       if (!t) continue;
-      t->read += part_of(*t);
+      t->read += part_of(t);
       if (t->read + 1 < std::ssize(t->prompt)) continue;
-      state_.copy(std::ssize(present_), reading_, lane);
-      present_.push_back(std::move(*t));
+      grow(*t, lane);
       t.reset();
     }
   }
@@ -307,7 +348,7 @@ class student_batch {
   batch_options options_;
   std::uint64_t joined_ = 0;
 
-  // Row r of a step is present_[r].
+  // Row r of the state, and of a step, is present_[r].
   std::vector<text> present_;
   typename Student::state_type state_;
   typename Student::tape_type tape_;
@@ -321,8 +362,10 @@ class student_batch {
   fetched<T, D> fetched_logits_;
   recording<D> greedy_step_, drawing_step_;
 
-  // Lane l of what is read is read_[l].
-  std::deque<text> waiting_;
+  // Those that wait for a lane, and those that wait for a place; what these have read is in rows of the state
+  // beyond the capacity, of which the shelf has the free ones. Lane l of what is read is read_[l].
+  std::deque<text> waiting_, ready_;
+  std::vector<index> shelf_;
   typename Student::state_type reading_;
   typename Student::tape_type reading_tape_;
   buffer<T, D> reading_memory_;
