@@ -31,6 +31,11 @@ faults=(
   "AdamW: decay before the update, scaled by beta|optim/adamw.hpp|s/1 - lr \* h.weight_decay/1 - h.beta1 * lr * h.weight_decay/|optim/optim"
   "KL: the factor T squared missing in the value|loss/kl.hpp|s/return temperature \* temperature \* raw/return raw/|laws/terms"
   "KL: missing in value and gradient|loss/kl.hpp|s/return temperature \* temperature \* raw/return raw/; s/return V(temperature) \*/return V(inverse) */|laws/terms loss/term distil/steps"
+  "choice: the last group of tokens is never reached|device/choose_tokens.hpp|s/walk(group, 0, groups, left)/walk(group, 0, groups - 1, left)/|model/student_batch"
+  "batch: who moves up has the memory of who left|model/student_batch.hpp|s/if (r != last) {/if (false) {/|model/student_batch"
+  "batch: products of as many rows as there are texts|model/student_batch.hpp|s/std::max(n, few + 1)/n/|model/student_batch"
+  "batch: what was read ahead is left behind|model/student_batch.hpp|s/state_.copy(std::ssize(present_), state_, ready_.front().row);//|model/student_batch"
+  "batch: a prompt counts for nothing|model/student_batch.hpp|s/state_.copy(t.row, reading_, lane);/state_.reset(t.row);/|model/student_batch"
 )
 
 cxx=${CXX:-g++}

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 // A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The
@@ -93,19 +95,33 @@ void step(benchmark::State& state, bool bf16) {
   part("optimiser_ms", t.optimiser - before.optimiser);
 }
 
+/// A student of SmolLM2's width between random ends.
+struct random_decoder {
+  static constexpr index vocabulary = 49152, width = 576;
+  std::vector<distil_xlstm::bf16> ends;
+  frozen_matrix matrix;
+  xlstm<float, cpu> student;
+  explicit random_decoder(cpu& device)
+      : ends(random_ends()),
+        matrix{ends.data(), element::bf16, vocabulary, width},
+        student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
+                nullptr) {
+    student.initialise(device, 1);
+  }
+  static std::vector<distil_xlstm::bf16> random_ends() {
+    rng random(1);
+    std::vector<distil_xlstm::bf16> out(static_cast<std::size_t>(vocabulary * width));
+    for (auto& x : out) x = distil_xlstm::bf16(static_cast<float>(0.1 * random.normal()));
+    return out;
+  }
+};
+
 /// One token at a time, head and choice included.
 void decode(benchmark::State& state, bool bf16) {
-  const index vocabulary = 49152, width = 576;
   cpu device;
   device.bf16_products = bf16;
-  rng random(1);
-  std::vector<distil_xlstm::bf16> ends(static_cast<std::size_t>(vocabulary * width));
-  for (auto& x : ends) x = distil_xlstm::bf16(static_cast<float>(0.1 * random.normal()));
-  const frozen_matrix matrix{ends.data(), element::bf16, vocabulary, width};
-  xlstm<float, cpu> student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix,
-                            matrix, nullptr);
-  student.initialise(device, 1);
-  xlstm_session<float, cpu> session(device, student);
+  const random_decoder model(device);
+  xlstm_session<float, cpu> session(device, model.student);
   sampler choose({.temperature = 0});
   std::int32_t last = 1;
   for (auto _ : state)
@@ -114,6 +130,43 @@ void decode(benchmark::State& state, bool bf16) {
       return true;
     });
   state.counters["tokens/s"] = benchmark::Counter(1, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
+/// were drawn count.
+void decode_ragged(benchmark::State& state, bool bf16) {
+  cpu device;
+  device.bf16_products = bf16;
+  const random_decoder model(device);
+  using batch_type = student_batch<xlstm<float, cpu>>;
+  batch_type batch(device, model.student, {.capacity = state.range(0)});
+  rng random(6);
+  const auto between = [&](index low, index high) {
+    return low + static_cast<index>(random.below(static_cast<std::uint64_t>(high - low + 1)));
+  };
+  std::map<typename batch_type::handle, index> left;
+  std::vector<std::int32_t> prompt;
+  const auto join = [&](index length) {
+    prompt.resize(static_cast<std::size_t>(between(8, 64)));
+    for (auto& id : prompt) id = static_cast<std::int32_t>(between(0, model.vocabulary - 1));
+    left[batch.join(prompt, {.temperature = 0})] = length;
+  };
+  while (batch.free() > 0) join(between(1, 256));
+  double tokens = 0;
+  const auto step = [&] {
+    tokens += static_cast<double>(batch.step([&](auto text, std::int32_t) {
+      if (--left.at(text) > 0) return true;
+      left.erase(text);
+      batch.leave(text);
+      join(between(32, 256));
+      return false;
+    }));
+  };
+  while (tokens == 0 || batch.texts() < batch.places()) step();
+  for (int i = 0; i < 5; ++i) step();
+  tokens = 0;
+  for (auto _ : state) step();
+  state.counters["tokens/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
 }
 
 BENCHMARK_CAPTURE(step, fp32, false)
@@ -128,6 +181,8 @@ BENCHMARK_CAPTURE(step, bf16, true)
     ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(decode, fp32, false)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(decode, bf16, true)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode_ragged, fp32, false)->Arg(8)->Arg(64)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode_ragged, bf16, true)->Arg(8)->Arg(64)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace distil_xlstm

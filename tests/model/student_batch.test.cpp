@@ -23,7 +23,7 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
 BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
   cpu host(2);
   for (const index capacity : {3, 12}) {
-    const batch_options options{.capacity = capacity, .part = 16, .prompts = 2};
+    const batch_options options{.capacity = capacity, .part = 16};
     testing::same_alone_and_beside<double>(host, options, 40);
     testing::same_alone_and_beside<float>(host, options, 40);
     host.bf16_products = true;
@@ -42,8 +42,8 @@ BOOST_AUTO_TEST_CASE(a_text_is_what_a_session_writes) {
 
 BOOST_AUTO_TEST_CASE(long_prompts_stop_nobody) {
   cpu host(1);
-  testing::nobody_waits<float>(host, {.capacity = 4, .part = 8, .prompts = 1});
-  testing::nobody_waits<float>(host, {.capacity = 4, .part = 8, .prompts = 3});
+  testing::nobody_waits<float>(host, {.capacity = 4, .part = 8});
+  testing::nobody_waits<float>(host, {.capacity = 12, .part = 8, .patience = 0});
 }
 
 BOOST_AUTO_TEST_CASE(who_joins_leaves_and_fails) {

@@ -53,7 +53,7 @@ struct likeliest_tokens {
 /// of spans, then a walk over groups, spans of one group, and columns of one span.
 template <class T>
 struct drawn_tokens {
-  static constexpr index span = 64, group = 32;
+  static constexpr index span = 32, group = 32;
   matrix_view<const T> logits;
   const T* highest;
   const double *temperature, *uniform;
@@ -106,16 +106,32 @@ struct draw_token {
     double left = 0;
     for (index g = 0; g < groups; ++g) left += group[g];
     left *= t.uniform[r];
-    index g = 0;
-    for (; g + 1 < groups && left >= group[g]; ++g) left -= group[g];
-    index s = g * t.group;
-    for (const index end = t.least(s + t.group, spans); s + 1 < end && left >= span[s]; ++s) left -= span[s];
+    const index g = walk(group, 0, groups, left);
+    const index s = walk(span, g * t.group, t.least((g + 1) * t.group, spans), left);
+    // To the end, as in `walk`: what is looked at next does not wait for what was found.
+    index chosen = t.ids[r];
+    bool found = false;
     for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
       const double w = t.weight(r, c);
-      if (w < 0) continue;
-      t.ids[r] = static_cast<std::int32_t>(c);
-      if ((left -= w) < 0) return;
+      if (w < 0 || found) continue;
+      chosen = c;
+      found = (left -= w) < 0;
     }
+    t.ids[r] = static_cast<std::int32_t>(chosen);
+  }
+
+ private:
+  /// The first of sums begin .. end - 1 that is larger than what is left when those before it are taken off, or
+  /// the last; they are taken off.
+  DISTIL_XLSTM_HD static index walk(const double* sums, index begin, index end, double& left) {
+    index at = begin;
+    bool found = false;
+    for (index i = begin; i + 1 < end; ++i) {
+      const double x = sums[i];
+      found = found || left < x;
+      if (!found) left -= x, ++at;
+    }
+    return at;
   }
 };
 

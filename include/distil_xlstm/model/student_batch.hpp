@@ -25,8 +25,8 @@ namespace distil_xlstm {
 struct batch_options {
   index capacity = 64;  ///< texts that grow at once
   index part = 64;      ///< tokens of a prompt that are read at once
-  index prompts = 8;    ///< prompts that a GPU reads at once, those of texts beyond the capacity ahead; the CPU
-                        ///< reads one at once, but so many parts in a step
+  index prompts = 16;   ///< prompts that a GPU reads at once, those of texts beyond the capacity ahead; the CPU
+                        ///< reads them one by one, up to four parts in a step
   index patience = 4;   ///< steps for which a prompt waits for others, to be read with them
 };
 
@@ -254,7 +254,7 @@ class student_batch {
   }
 
   void read_prompts() {
-    for (index pass = 0; pass < (fitted ? options_.prompts : 1); ++pass) {
+    for (index pass = 0; pass < (fitted ? 4 : 1); ++pass) {
       fill_places();
       if (!time_to_read()) return;
       read_parts();

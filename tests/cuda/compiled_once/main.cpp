@@ -1,8 +1,12 @@
 // This source, any host compiler's, uses the model of model.hpp, which nvcc has instantiated in another. It
-// reads a text at once and token by token.
+// reads a text at once and token by token, and continues three beside one another as each alone.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <initializer_list>
+#include <map>
+#include <span>
+#include <vector>
 
 #include "model.hpp"
 
@@ -43,5 +47,25 @@ int main() {
     largest = std::max(largest, std::abs(whole[i]));
   }
   std::printf("largest %g, off by %g\n", static_cast<double>(largest), static_cast<double>(worst));
-  return largest > 0 && worst <= 1e-5f * largest ? 0 : 1;
+
+  using batch = dx::student_batch<model::student>;
+  const auto write = [&](std::initializer_list<std::uint64_t> seeds) {
+    batch texts(gpu, student, {.capacity = 4});
+    std::map<batch::handle, std::uint64_t> seed_of;
+    std::map<std::uint64_t, std::vector<std::int32_t>> out;
+    for (const auto seed : seeds)
+      seed_of[texts.join(std::span(ids).first(5 + seed), {.temperature = 0.9, .seed = seed})] = seed;
+    while (texts.texts() > 0)
+      texts.step([&](batch::handle text, std::int32_t id) {
+        auto& mine = out[seed_of.at(text)];
+        mine.push_back(id);
+        return mine.size() < 8 + 3 * seed_of.at(text);
+      });
+    return out;
+  };
+  const auto beside = write({1, 2, 3});
+  bool same = beside.size() == 3;
+  for (const auto& [seed, text] : beside) same = same && write({seed}).at(seed) == text;
+  std::printf("texts beside one another are %s alone\n", same ? "as" : "NOT as");
+  return largest > 0 && worst <= 1e-5f * largest && same ? 0 : 1;
 }

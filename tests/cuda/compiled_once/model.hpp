@@ -8,6 +8,7 @@
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/device/cuda.hpp>
 #include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/student_batch.hpp>
 
 namespace model {
 
