@@ -1,4 +1,8 @@
 #define BOOST_TEST_MODULE student_batch
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/device/cpu.hpp>
@@ -16,6 +20,37 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
     cpu host(threads);
     testing::chooses_as_a_sampler<double>(host);
     testing::chooses_as_a_sampler<float>(host);
+  }
+}
+
+// What the next case rests on.
+BOOST_AUTO_TEST_CASE(what_a_row_gives_does_not_depend_on_how_many_there_are) {
+  const auto compare = []<class T>(cpu& host, T, index n, index k) {
+    const index most = 40, few = cpu::few_rows;
+    rng random(4);
+    std::vector<T> a(static_cast<std::size_t>(most * k)), b(static_cast<std::size_t>(n * k));
+    for (auto* v : {&a, &b})
+      for (T& x : *v) x = static_cast<T>(random.normal());
+    const auto product = [&](index rows) {
+      std::vector<T> c(static_cast<std::size_t>(rows * n));
+      gemm(host, matrix_view<const T>(a.data(), rows, k), transposed(matrix_view<const T>(b.data(), n, k)),
+           matrix_view<T>(c.data(), rows, n));
+      return c;
+    };
+    const auto whole = product(most), little = product(few);
+    for (const index rows : {1, 2, 5, 8, 9, 13, 16, 17, 31}) {
+      const auto& want = rows <= few ? little : whole;
+      const auto got = product(rows);
+      BOOST_TEST(std::equal(got.begin(), got.end(), want.begin()), rows << " x " << n << " x " << k);
+    }
+  };
+  cpu host(2);
+  for (const auto& [n, k] : {std::pair<index, index>{100, 64}, {300, 5000}, {4100, 4600}}) {
+    compare(host, float(), n, k);
+    compare(host, double(), n, k);
+    host.bf16_products = true;
+    compare(host, float(), n, k);
+    host.bf16_products = false;
   }
 }
 

@@ -35,8 +35,8 @@ class cpu {
  public:
   /// The host reads and writes this memory.
   static constexpr bool host_memory = true;
-  /// Products of up to so many rows, and of more, sum in two orders: within either, what a row gives does not
-  /// depend on how many there are.
+  /// Products of up to so many rows, and of more (up to 512), sum in two orders: within either, what a row
+  /// gives does not depend on how many there are.
   static constexpr index few_rows = detail::direct_rows;
 
   explicit cpu(int threads = 0)
@@ -215,9 +215,9 @@ void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta 
   const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
   const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
   // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
-  // sum.
+  // sum; of up to 512 rows, whatever their number.
   const detail::even_split parts(k, 4096, 256);
-  if (rows.parts * cols.parts < 8 && parts.parts > 1) {
+  if (rows.parts * detail::even_split(n, 2048).parts < 8 && parts.parts > 1) {
     auto partial = device.template scratch<T>(parts.parts * m * n);
     device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu::worker& w) {
       const index p = task % parts.parts, r = task / parts.parts % rows.parts,
