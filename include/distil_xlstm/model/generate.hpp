@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
@@ -42,47 +43,95 @@ class sampler {
 
   const sampling& how() const { return how_; }
   /// The next of the uniform numbers in [0, 1) that choices take one by one, for a choice that is made
-  /// elsewhere
-  /// (`choose_tokens`).
+  /// elsewhere (`choose_tokens`).
   double draw() { return random_.uniform(); }
 
   /// Throws `numeric_error` when no logit is a finite number.
   template <class T>
   std::int32_t operator()(std::span<const T> logits) {
-    ranked_.clear();
-    for (std::size_t i = 0; i < logits.size(); ++i)
-      if (std::isfinite(static_cast<double>(logits[i])))
-        ranked_.emplace_back(static_cast<double>(logits[i]), static_cast<std::int32_t>(i));
-    if (ranked_.empty()) throw numeric_error("sampling: no logit is a finite number");
-    const auto likelier = [](const auto& a, const auto& b) {
-      return a.first > b.first || (a.first == b.first && a.second < b.second);
-    };
-    if (how_.greedy()) return std::min_element(ranked_.begin(), ranked_.end(), likelier)->second;
-    auto keep = ranked_.size();
-    if (how_.top_k > 0) keep = std::min(keep, static_cast<std::size_t>(how_.top_k));
-    const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(keep);
-    if (keep < ranked_.size() || how_.top_p < 1)
-      std::partial_sort(ranked_.begin(), end, ranked_.end(), likelier);
-    const double highest = std::max_element(ranked_.begin(), end)->first;
-    double sum = 0;
-    for (auto at = ranked_.begin(); at != end; ++at) sum += at->first = weight(at->first - highest);
+    const auto k = static_cast<std::size_t>(how_.greedy() ? 1 : how_.top_k);
+    if (k > 0)
+      rank(logits, k);
+    else
+      list(logits);
+    if (how_.greedy()) return ranked_.front().token;
+    double highest = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (const candidate& c : ranked_) highest = std::max(highest, c.number);
+    for (candidate& c : ranked_) sum += c.number = weight(c.number - highest);
+    if (k == 0 && how_.top_p < 1) {
+      // So many of the likeliest as hold the nucleus, which is small as a rule.
+      double reached = 0;
+      for (std::size_t most = 256, all = ranked_.size(); reached < how_.top_p * sum; most *= 8) {
+        rank(logits, most);
+        reached = 0;
+        for (candidate& c : ranked_) reached += c.number = weight(c.number - highest);
+        if (ranked_.size() == all) break;
+      }
+    }
+    std::size_t keep = ranked_.size();
     if (how_.top_p < 1) {
       double reached = 0;
       std::size_t n = 0;
-      while (n < keep && reached < how_.top_p * sum) reached += ranked_[n++].first;
+      while (n < keep && reached < how_.top_p * sum) reached += ranked_[n++].number;
       keep = std::max<std::size_t>(1, n), sum = reached;
     }
     double left = draw() * sum;
     std::size_t chosen = 0;
-    while (chosen + 1 < keep && (left -= ranked_[chosen].first) >= 0) ++chosen;
-    return ranked_[chosen].second;
+    while (chosen + 1 < keep && (left -= ranked_[chosen].number) >= 0) ++chosen;
+    return ranked_[chosen].token;
   }
 
  private:
+  /// A token and its logit, or then its weight.
+  struct candidate {
+    double number;
+    std::int32_t token;
+    /// Whether it is likelier; the first of equals is.
+    bool operator<(const candidate& other) const {
+      return number > other.number || (number == other.number && token < other.token);
+    }
+  };
   double weight(double below) const { return math::boltzmann(below, how_.temperature); }
+
+  /// ranked_ = all tokens whose logits are finite, in their order.
+  template <class T>
+  void list(std::span<const T> logits) {
+    ranked_.clear();
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      if (const double x = static_cast<double>(logits[i]); std::isfinite(x))
+        ranked_.push_back({x, static_cast<std::int32_t>(i)});
+    require_some();
+  }
+  /// ranked_ = the k likeliest of them, the likeliest first.
+  template <class T>
+  void rank(std::span<const T> logits, std::size_t k) {
+    k = std::min(k, logits.size());
+    ranked_.clear();
+    // Once there are k, only a number above the least of them is looked at; twice as many are sifted at times.
+    double least = -std::numeric_limits<double>::infinity();
+    const auto sift = [&] {
+      const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(k);
+      std::nth_element(ranked_.begin(), end - 1, ranked_.end());
+      ranked_.erase(end, ranked_.end());
+      least = ranked_.back().number;
+    };
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      const double x = static_cast<double>(logits[i]);
+      if (!(x > least) || !std::isfinite(x)) continue;
+      ranked_.push_back({x, static_cast<std::int32_t>(i)});
+      if (ranked_.size() >= 2 * k) sift();
+    }
+    if (ranked_.size() > k) sift();
+    std::sort(ranked_.begin(), ranked_.end());
+    require_some();
+  }
+  void require_some() const {
+    if (ranked_.empty()) throw numeric_error("sampling: no logit is a finite number");
+  }
+
   sampling how_;
   rng random_;
-  std::vector<std::pair<double, std::int32_t>> ranked_;
+  std::vector<candidate> ranked_;
 };
 
 /// Continues a text: reads `prompt`, then draws up to `most` tokens and gives each to `on_token(id)`, which

@@ -41,7 +41,7 @@ struct batch_options {
 /// A prompt is read in parts, at most one a step on a GPU, while other texts go on: all but its last token,
 /// which is the text's first step. A few more texts may join than grow at once: they follow as others leave.
 /// Greedy and plain sampling choose on the device (`choose_tokens`); for a text with top-k or top-p its logits
-/// come to the host. A step waits for the device once, and once more for each of those.
+/// come to the host. A step waits for the device once, and once more for each run of neighbours among those.
 template <class Student>
 class student_batch {
   using T = typename Student::scalar;
@@ -112,9 +112,9 @@ class student_batch {
     fail("student_batch: text ", static_cast<std::uint64_t>(name), " has left, or has drawn nothing yet");
   }
 
-  /// A token more for every text that grows, given to `on_token(handle, id)`, which returns
-  /// whether that text goes on (false at the end of text, say). It may let others join and leave. Returns how
-  /// many tokens were given; call it while `texts()` is above 0.
+  /// A token more for every text that grows, given to `on_token(handle, id)`, which returns whether that text
+  /// goes on (false at the end of text, say). It may let others join and leave. Returns how many tokens were
+  /// given; call it while `texts()` is above 0.
   ///
   /// Throws `numeric_error` naming a text of which no logit is a finite number; it has left, the others have
   /// gone on. What `on_token` throws passes through, and the tokens that were still to be given are lost.
@@ -223,12 +223,19 @@ class student_batch {
                     chosen_.data());
     });
     const std::int32_t* chosen = fetched_ids_.get(*device_, chosen_.data(), n);
-    for (index r = 0; r < n; ++r) {
-      text& t = present_[size(r)];
-      t.last = chosen[r], t.drawn = true;
-      if (t.last < 0 || t.choose.how().greedy() || t.choose.how().plain()) continue;
-      const T* row = fetched_logits_.get(*device_, logits.row(r), logits.cols);
-      t.last = t.choose(std::span<const T>(row, size(logits.cols)));
+    for (index r = 0; r < n; ++r) present_[size(r)].last = chosen[r], present_[size(r)].drawn = true;
+    // The logits of neighbours come together.
+    const auto waits = [&](index r) {
+      const text& t = present_[size(r)];
+      return t.last >= 0 && !t.choose.how().greedy() && !t.choose.how().plain();
+    };
+    for (index first = 0, end; first < n; first = end) {
+      end = first + 1;
+      if (!waits(first)) continue;
+      while (end < n && waits(end)) ++end;
+      const T* row = fetched_logits_.get(*device_, logits.row(first), (end - first) * logits.cols);
+      for (index r = first; r < end; ++r, row += logits.cols)
+        present_[size(r)].last = present_[size(r)].choose(std::span<const T>(row, size(logits.cols)));
     }
   }
 
