@@ -30,12 +30,14 @@ for step in verbs map norm optim slstm mlstm attention head golden teacher steps
 done
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
 if [ -x "$sanitizer" ]; then
+  # A case of each kind of kernel.
+  looks=(norm:norms_of_groups optim:a_recorded_step head:recorded slstm:step_by_step mlstm:many_documents
+         attention:rows_may_lie_anywhere teacher:nothing_even)
   for tool in memcheck racecheck; do
     echo "== $tool"
-    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.slstm --run_test=step_by_step
-    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.mlstm --run_test=many_documents
-    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.attention --run_test=rows_may_lie_anywhere
-    "$sanitizer" --tool $tool --error-exitcode 1 build/cuda/bin/test.cuda.teacher --run_test=nothing_even
+    for look in "${looks[@]}"; do
+      "$sanitizer" --tool $tool --error-exitcode 1 "build/cuda/bin/test.cuda.${look%:*}" --run_test="${look#*:}"
+    done
   done
 fi
 build/cuda/bin/bench.cuda.table
