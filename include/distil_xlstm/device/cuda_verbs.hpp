@@ -14,68 +14,75 @@
 
 // What device/cuda.cuh defines, for compilers that are not nvcc. A program's own source may use a model on a
 // GPU when a source that nvcc compiles instantiates that model (cmake: distil_xlstm_instantiate); what is
-// missing there, the linker names. None is inlined, so that each is there to be linked.
+// missing there, the linker names.
+#if defined(__clang__)
+#define DISTIL_XLSTM_LINKED [[gnu::noinline]]
+#else
+#define DISTIL_XLSTM_LINKED [[gnu::noinline, gnu::noclone]]  // or g++ keeps its own versions alone
+#endif
 namespace distil_xlstm::device {
 
 template <class A, class B, class T>
-[[gnu::noinline]] void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0);
+DISTIL_XLSTM_LINKED void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0);
 template <class A, class B, class T>
-[[gnu::noinline]] void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b,
-                                    matrix_view<T> c, index step_c, std::type_identity_t<T> beta = 0);
+DISTIL_XLSTM_LINKED void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b,
+                                      matrix_view<T> c, index step_c, std::type_identity_t<T> beta = 0);
 
 template <class F>
-[[gnu::noinline]] void map(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void map(cuda& device, index rows, index cols, const F& f);
 template <class F>
-[[gnu::noinline]] void fold_rows(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void fold_rows(cuda& device, index rows, index cols, const F& f);
 template <class F>
-[[gnu::noinline]] void fold_columns(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void fold_columns(cuda& device, index rows, index cols, const F& f);
 template <class F>
-[[gnu::noinline]] void scan(cuda& device, index n, const F& f);
+DISTIL_XLSTM_LINKED void scan(cuda& device, index n, const F& f);
 template <class F>
-[[gnu::noinline]] void for_each(cuda& device, index n, const F& f);
+DISTIL_XLSTM_LINKED void for_each(cuda& device, index n, const F& f);
 template <class T>
-[[gnu::noinline]] void embed(cuda& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x);
+DISTIL_XLSTM_LINKED void embed(cuda& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x);
 
 template <class T>
-[[gnu::noinline]] void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
-                                       T* statistics);
+DISTIL_XLSTM_LINKED void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+                                         T* statistics);
 template <class T>
-[[gnu::noinline]] void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
-                                    matrix_view<T> y);
+DISTIL_XLSTM_LINKED void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+                                      T* statistics, matrix_view<T> y);
 template <class T>
-[[gnu::noinline]] void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
-                                     const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx);
+DISTIL_XLSTM_LINKED void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+                                       const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx);
 
 template <class T>
-[[gnu::noinline]] void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a);
+DISTIL_XLSTM_LINKED void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>& a);
+DISTIL_XLSTM_LINKED void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void headwise_forward(cuda& device, const headwise_arguments<T>& a);
+DISTIL_XLSTM_LINKED void headwise_forward(cuda& device, const headwise_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a);
+DISTIL_XLSTM_LINKED void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a);
 
 template <class T>
-[[gnu::noinline]] void slstm_forward(cuda& device, const slstm_arguments<T>& a);
+DISTIL_XLSTM_LINKED void slstm_forward(cuda& device, const slstm_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry);
+DISTIL_XLSTM_LINKED void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry);
 template <class T>
-[[gnu::noinline]] void mlstm_forward(cuda& device, const mlstm_arguments<T>& a);
+DISTIL_XLSTM_LINKED void mlstm_forward(cuda& device, const mlstm_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void mlstm_backward(cuda& device, const mlstm_backward_arguments<T>& a);
+DISTIL_XLSTM_LINKED void mlstm_backward(cuda& device, const mlstm_backward_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void attention_forward(cuda& device, const attention_arguments<T>& a);
+DISTIL_XLSTM_LINKED void attention_forward(cuda& device, const attention_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void attention_backward(cuda& device, const attention_backward_arguments<T>& g);
+DISTIL_XLSTM_LINKED void attention_backward(cuda& device, const attention_backward_arguments<T>& g);
 
 template <class T>
-[[gnu::noinline]] bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a);
+DISTIL_XLSTM_LINKED bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a);
 template <class T>
-[[gnu::noinline]] void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a);
+DISTIL_XLSTM_LINKED void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a);
 
 /// The pass over the logits: see loss/head.hpp.
 template <class Rows, class T, class Head>
-[[gnu::noinline]] void head_pass(cuda& device, const Rows& rows, matrix_view<const T> hs,
-                                 matrix_view<const T> ht, const Head& head, matrix_view<T> dhs, index bytes);
+DISTIL_XLSTM_LINKED void head_pass(cuda& device, const Rows& rows, matrix_view<const T> hs,
+                                   matrix_view<const T> ht, const Head& head, matrix_view<T> dhs, index bytes);
 
 }  // namespace distil_xlstm::device
+
+#undef DISTIL_XLSTM_LINKED
