@@ -43,7 +43,7 @@ cmake --build --preset release --target all_verify_interface_header_sets
 
 for preset in clang asan-ubsan; do
   echo "== $preset"
-  cmake --preset $preset "-DDISTIL_XLSTM_TEST_FILTER=$part" -DDISTIL_XLSTM_INSTALL=OFF \
+  cmake --preset $preset "-DDISTIL_XLSTM_TEST_FILTER=$part" -DDISTIL_XLSTM_INSTALL=OFF -DDISTIL_XLSTM_BENCH=OFF \
     -DDISTIL_XLSTM_EXAMPLES=$([ -z "$part" ] && echo ON || echo OFF)
   cmake --build --preset $preset
   ctest --test-dir build/$preset --output-on-failure -j2 -E '^compile_fail'
