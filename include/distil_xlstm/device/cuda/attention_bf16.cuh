@@ -18,23 +18,18 @@ struct query_angles {
   const float* bias;  ///< [heads * width] or null, added before
 };
 
-/// A warp has 16 queries, in registers, against tiles of `Keys` keys and values, two of which are in shared
-/// memory: one that is multiplied, one on its way.
+/// Queries stay in registers; two tiles of keys and two of values are in shared memory: one of each is
+/// multiplied, one on its way.
 template <int Width, int Keys, bool Quads>
-struct bf16_tile {
-  static constexpr int threads = 256, rows = 128, width = Width, keys = Keys;
-  static constexpr int pitch = Width + 8;  ///< so that eight rows lie in different banks
+struct bf16_tile : warp_tile<Width, Keys> {
+  using base = warp_tile<Width, Keys>;
+  using base::column_of, base::pitch, base::threads;
+  using typename base::results, typename base::scores;
+  static constexpr int width = Width, keys = Keys;
   static constexpr int pieces_a_row = Width / 8, pieces = Keys * pieces_a_row;
   static_assert(pieces % threads == 0 && Keys % 16 == 0);
   static constexpr int tile_numbers = Keys * pitch, bytes = 2 * 4 * tile_numbers;
-  using rows_held = std::uint32_t[Width / 16][4];
-  using scores = float[Keys / 8][4];
-  using results = float[Width / 8][4];
-
-  static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  static __device__ int warp() { return static_cast<int>(threadIdx.x) / 32; }
-  static __device__ int row_of(int half) { return 16 * warp() + lane() / 4 + 8 * half; }
-  static __device__ int column_of(int c, int e) { return 8 * c + lane() % 4 * 2 + e % 2; }
+  using rows_held = typename base::piece[Width / 16];
 
   /// tile <- row(0), row(1), ..., of which `count` are there; the others' numbers do not matter.
   template <class Row>
@@ -70,40 +65,9 @@ struct bf16_tile {
     return first | second << 16;
   }
 
-  /// s = a bᵀ
   static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* b) {
-    const std::uint16_t* at = b + (lane() / 16 * 8 + lane() % 8) * pitch + lane() / 8 % 2 * 8;
-#pragma unroll
-    for (auto& four : s)
-#pragma unroll
-      for (float& x : four) x = 0;
-#pragma unroll
-    for (int i = 0; i < Width / 16; ++i)
-#pragma unroll
-      for (int c = 0; c < Keys / 16; ++c) {
-        std::uint32_t right[4];
-        load_matrices<false>(right, shared_address(at + 16 * c * pitch + 16 * i));
-        multiply_add(s[2 * c], a[i], right[0], right[1]);
-        multiply_add(s[2 * c + 1], a[i], right[2], right[3]);
-      }
-  }
-  /// out += w b
-  static __device__ void combine(results& out, const scores& w, const std::uint16_t* b) {
-    const std::uint16_t* at = b + (lane() / 8 % 2 * 8 + lane() % 8) * pitch + lane() / 16 * 8;
-#pragma unroll
-    for (int i = 0; i < Keys / 16; ++i) {
-      std::uint32_t left[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        left[e] = pack_bf16(w[2 * i + e / 2][e % 2 * 2], w[2 * i + e / 2][e % 2 * 2 + 1]);
-#pragma unroll
-      for (int c = 0; c < Width / 16; ++c) {
-        std::uint32_t right[4];
-        load_matrices<true>(right, shared_address(at + 16 * i * pitch + 16 * c));
-        multiply_add(out[2 * c], left, right[0], right[1]);
-        multiply_add(out[2 * c + 1], left, right[2], right[3]);
-      }
-    }
+    base::multiply_rows(
+        s, [&](int i) -> const typename base::piece& { return a[i]; }, b);
   }
   static __device__ void store(bf16* row, const results& x, int half, float factor, int n) {
 #pragma unroll

@@ -8,19 +8,13 @@
 // Attention on the tensor cores: bfloat16 operands, float sums.
 namespace distil_xlstm::device::detail::flash {
 
-/// 128 rows a block, 16 a warp, that stay, against tiles of `Moving` rows that pass through shared memory; both
-/// in bfloat16. A thread's scores and results are of two rows, 8 apart, in pairs of columns.
-template <int Width, int Moving, bool Quads>
-struct tensor_tile {
+/// 128 rows a block, 16 a warp, against tiles of `Moving` rows that pass through shared memory; both in
+/// bfloat16. A thread's scores and results are of two rows, 8 apart, in pairs of columns.
+template <int Width, int Moving>
+struct warp_tile {
   static constexpr int threads = 256, rows = 128;
   static constexpr int pitch = Width + 8;  ///< so that eight rows lie in different banks
-  static constexpr int quads_a_row = Width / 4, rows_a_pass = threads / quads_a_row;
-  static constexpr int passes = Moving / rows_a_pass;
-  static constexpr int row_numbers = rows * pitch, moving_numbers = Moving * pitch;
-  /// Narrow rows stay in registers; of wide ones a piece at a time is read from shared memory.
-  static constexpr bool held = Width <= 64;
-  using rows_held = std::uint32_t[held ? Width / 16 : 1][4];
-  using next_rows = float4[passes];
+  using piece = std::uint32_t[4];          ///< of the warp's rows, 16 columns
   using scores = float[Moving / 8][4];
   using results = float[Width / 8][4];
 
@@ -29,6 +23,60 @@ struct tensor_tile {
   /// Which of the block's rows, and which of a tile's, this thread's number e of pair c belongs to.
   static __device__ int row_of(int half) { return 16 * warp() + lane() / 4 + 8 * half; }
   static __device__ int column_of(int c, int e) { return 8 * c + lane() % 4 * 2 + e % 2; }
+
+  /// s = a bᵀ; piece_of(i) are columns 16 i and on of a, the warp's rows.
+  template <class Pieces>
+  static __device__ void multiply_rows(scores& s, const Pieces& piece_of, const std::uint16_t* b) {
+    const std::uint16_t* at = b + (lane() / 16 * 8 + lane() % 8) * pitch + lane() / 8 % 2 * 8;
+#pragma unroll
+    for (auto& four : s)
+#pragma unroll
+      for (float& x : four) x = 0;
+#pragma unroll
+    for (int i = 0; i < Width / 16; ++i) {
+      const auto& left = piece_of(i);
+#pragma unroll
+      for (int c = 0; c < Moving / 16; ++c) {
+        piece right;
+        load_matrices<false>(right, shared_address(at + 16 * c * pitch + 16 * i));
+        multiply_add(s[2 * c], left, right[0], right[1]);
+        multiply_add(s[2 * c + 1], left, right[2], right[3]);
+      }
+    }
+  }
+  /// out += w b
+  static __device__ void combine(results& out, const scores& w, const std::uint16_t* b) {
+    const std::uint16_t* at = b + (lane() / 8 % 2 * 8 + lane() % 8) * pitch + lane() / 16 * 8;
+#pragma unroll
+    for (int i = 0; i < Moving / 16; ++i) {
+      const piece left = {pack_bf16(w[2 * i][0], w[2 * i][1]), pack_bf16(w[2 * i][2], w[2 * i][3]),
+                          pack_bf16(w[2 * i + 1][0], w[2 * i + 1][1]),
+                          pack_bf16(w[2 * i + 1][2], w[2 * i + 1][3])};
+#pragma unroll
+      for (int c = 0; c < Width / 16; ++c) {
+        piece right;
+        load_matrices<true>(right, shared_address(at + 16 * i * pitch + 16 * c));
+        multiply_add(out[2 * c], left, right[0], right[1]);
+        multiply_add(out[2 * c + 1], left, right[2], right[3]);
+      }
+    }
+  }
+};
+
+/// The same where operands lie in memory as float: they are rounded on their way to shared memory, the block's
+/// rows, which stay, and the moving tiles.
+template <int Width, int Moving, bool Quads>
+struct tensor_tile : warp_tile<Width, Moving> {
+  using base = warp_tile<Width, Moving>;
+  using base::column_of, base::lane, base::pitch, base::rows, base::threads, base::warp;
+  using typename base::piece, typename base::results, typename base::scores;
+  static constexpr int quads_a_row = Width / 4, rows_a_pass = threads / quads_a_row;
+  static constexpr int passes = Moving / rows_a_pass;
+  static constexpr int row_numbers = rows * pitch, moving_numbers = Moving * pitch;
+  /// Narrow rows stay in registers; of wide ones a piece at a time is read from shared memory.
+  static constexpr bool held = Width <= 64;
+  using rows_held = piece[held ? Width / 16 : 1];
+  using next_rows = float4[passes];
 
   static __device__ int loaded_row(int pass) {
     return static_cast<int>(threadIdx.x) / quads_a_row + pass * rows_a_pass;
@@ -93,46 +141,16 @@ struct tensor_tile {
   /// s = a bᵀ, a the warp's rows.
   static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* tile,
                                        const std::uint16_t* b) {
-    const int row = lane() / 16 * 8 + lane() % 8, column = lane() / 8 % 2 * 8;
-#pragma unroll
-    for (auto& four : s)
-#pragma unroll
-      for (float& x : four) x = 0;
-#pragma unroll
-    for (int i = 0; i < Width / 16; ++i) {
-      std::uint32_t piece[4];
-      if constexpr (!held) load_matrices<false>(piece, shared_address(mine(tile) + 16 * i));
-      const auto& left = [&]() -> const std::uint32_t(&)[4] {
-        if constexpr (held)
-          return a[i];
-        else
-          return piece;
-      }();
-#pragma unroll
-      for (int c = 0; c < Moving / 16; ++c) {
-        std::uint32_t right[4];
-        load_matrices<false>(right, shared_address(b + (16 * c + row) * pitch + 16 * i + column));
-        multiply_add(s[2 * c], left, right[0], right[1]);
-        multiply_add(s[2 * c + 1], left, right[2], right[3]);
+    piece read;
+    const auto piece_of = [&](int i) -> const piece& {
+      if constexpr (held) {
+        return a[i];
+      } else {
+        load_matrices<false>(read, shared_address(mine(tile) + 16 * i));
+        return read;
       }
-    }
-  }
-  /// out += w b
-  static __device__ void combine(results& out, const scores& w, const std::uint16_t* b) {
-    const int row = lane() / 8 % 2 * 8 + lane() % 8, column = lane() / 16 * 8;
-#pragma unroll
-    for (int i = 0; i < Moving / 16; ++i) {
-      const std::uint32_t left[4] = {pack_bf16(w[2 * i][0], w[2 * i][1]), pack_bf16(w[2 * i][2], w[2 * i][3]),
-                                     pack_bf16(w[2 * i + 1][0], w[2 * i + 1][1]),
-                                     pack_bf16(w[2 * i + 1][2], w[2 * i + 1][3])};
-#pragma unroll
-      for (int c = 0; c < Width / 16; ++c) {
-        std::uint32_t right[4];
-        load_matrices<true>(right, shared_address(b + (16 * i + row) * pitch + 16 * c + column));
-        multiply_add(out[2 * c], left, right[0], right[1]);
-        multiply_add(out[2 * c + 1], left, right[2], right[3]);
-      }
-    }
+    };
+    base::multiply_rows(s, piece_of, b);
   }
   /// row = factor times this thread's numbers of one of its two rows.
   static __device__ void store(float* row, const results& x, int half, float factor, int n) {
