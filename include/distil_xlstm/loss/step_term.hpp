@@ -1,8 +1,5 @@
 #pragma once
 
-#include <array>
-#include <string_view>
-
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/loss/term.hpp>
@@ -34,7 +31,7 @@ struct numbers_there {
   constexpr bool uses_teacher() const { return asks_teacher; }
 };
 
-/// A term as a step has it: `Numbers` gives its numbers. What `head` and `align` take; not a term of sums.
+/// A site's term as a step has it, with the numbers that `Numbers` gives: what `head` and `align` take.
 template <class Term, class Numbers>
 struct step_term {
   using site = typename Term::site;
