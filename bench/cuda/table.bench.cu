@@ -24,9 +24,12 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
+
+#include "../random_decoder.hpp"
 
 namespace distil_xlstm {
 namespace {
@@ -172,58 +175,12 @@ void slstm_cell(cuda& d, index batch, index time, index heads, index head, const
       4 * numbers * 27, 2 * operations, peer);
 }
 
-/// A folder with a random transformer of these sizes, gone when the value is.
+/// A folder with a random transformer, gone when the value is.
 struct random_teacher {
   fs::path folder = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()));
-  random_teacher(index vocabulary, index width, index layers, index heads, index kv_heads, index intermediate,
-                 bool qwen) {
+  explicit random_teacher(const llama_config& shape) {
     fs::create_directories(folder);
-    const io::json config = {{"model_type", qwen ? "qwen2" : "llama"},
-                             {"vocab_size", vocabulary},
-                             {"hidden_size", width},
-                             {"num_hidden_layers", layers},
-                             {"num_attention_heads", heads},
-                             {"num_key_value_heads", kv_heads},
-                             {"intermediate_size", intermediate},
-                             {"tie_word_embeddings", true},
-                             {"max_position_embeddings", 8192}};
-    io::write_text_atomically(folder / "config.json", config.dump());
-    const index head_dim = width / heads;
-    std::vector<std::pair<std::string, std::vector<index>>> tensors = {
-        {"model.embed_tokens.weight", {vocabulary, width}}, {"model.norm.weight", {width}}};
-    for (index i = 0; i < layers; ++i) {
-      const std::string layer = "model.layers." + std::to_string(i) + ".";
-      tensors.insert(tensors.end(), {{layer + "input_layernorm.weight", {width}},
-                                     {layer + "post_attention_layernorm.weight", {width}},
-                                     {layer + "self_attn.q_proj.weight", {width, width}},
-                                     {layer + "self_attn.k_proj.weight", {kv_heads * head_dim, width}},
-                                     {layer + "self_attn.v_proj.weight", {kv_heads * head_dim, width}},
-                                     {layer + "self_attn.o_proj.weight", {width, width}},
-                                     {layer + "mlp.gate_proj.weight", {intermediate, width}},
-                                     {layer + "mlp.up_proj.weight", {intermediate, width}},
-                                     {layer + "mlp.down_proj.weight", {width, intermediate}}});
-      if (qwen)
-        tensors.insert(tensors.end(), {{layer + "self_attn.q_proj.bias", {width}},
-                                       {layer + "self_attn.k_proj.bias", {kv_heads * head_dim}},
-                                       {layer + "self_attn.v_proj.bias", {kv_heads * head_dim}}});
-    }
-    rng random(3);
-    std::vector<float> some((1 << 20) + 7);
-    for (auto& x : some) x = static_cast<float>(0.02 * random.normal());
-    const std::vector<float> ones(static_cast<std::size_t>(width), 1.0f);
-    io::safetensors_writer file;
-    for (const auto& [name, shape] : tensors) file.declare(name, element::bf16, shape);
-    file.open(folder / "model.safetensors");
-    for (const auto& [name, shape] : tensors) {
-      index n = 1;
-      for (const index e : shape) n *= e;
-      if (name.find("norm") != name.npos)
-        file.append(ones.data(), n);
-      else
-        for (index at = 0; at < n; at += std::ssize(some))
-          file.append(some.data(), std::min<index>(std::ssize(some), n - at));
-    }
-    file.commit();
+    write_random_llama(folder, shape, element::bf16, 3);
   }
   ~random_teacher() { fs::remove_all(folder); }
 };
@@ -290,32 +247,15 @@ void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch
   std::fflush(stdout);
 }
 
-/// A student of SmolLM2's width between random ends, as a decoder has it.
-struct random_decoder {
-  static constexpr index vocabulary = 49152, width = 576;
-  buffer<bf16, cuda> ends;
-  frozen_matrix matrix;
-  xlstm<float, cuda> student;
-  random_decoder(cuda& d)
-      : ends(d, vocabulary * width),
-        matrix{ends.data(), element::bf16, vocabulary, width},
-        student(d, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix, nullptr) {
-    std::vector<bf16> half(static_cast<std::size_t>(ends.size()));
-    rng random(5);
-    for (auto& x : half) x = bf16(static_cast<float>(random.uniform() - 0.5));
-    d.upload(ends.data(), half.data(), ends.size() * 2);
-    student.initialise(d, 1);
-  }
-  /// Milliseconds in which the card reads the weights.
-  double limit() const {
-    const double bytes =
-        2.0 * static_cast<double>(vocabulary * width) + 4.0 * static_cast<double>(student.weights().size());
-    return copy_rate > 0 ? bytes / copy_rate : 0;
-  }
-};
+/// Milliseconds in which the card reads the weights.
+double limit(const random_decoder<cuda>& model) {
+  const double bytes = 2.0 * static_cast<double>(model.vocabulary * model.width) +
+                       4.0 * static_cast<double>(model.student.weights().size());
+  return copy_rate > 0 ? bytes / copy_rate : 0;
+}
 
 /// `batch` sequences, a token each: embedding, stack, head, choice.
-void decode(cuda& d, const random_decoder& model, index batch, const char* peer) {
+void decode(cuda& d, const random_decoder<cuda>& model, index batch, const char* peer) {
   const auto& student = model.student;
   const index vocabulary = model.vocabulary, width = model.width;
   const auto state = student.make_state(d, batch);
@@ -336,13 +276,13 @@ void decode(cuda& d, const random_decoder& model, index batch, const char* peer)
       },
       200);
   std::printf("| decode, batch %ld | %.3f ms | %.0f tokens/s | limit %.3f ms (bytes) | %s |\n",
-              static_cast<long>(batch), ms, 1e3 * static_cast<double>(batch) / ms, model.limit(), peer);
+              static_cast<long>(batch), ms, 1e3 * static_cast<double>(batch) / ms, limit(model), peer);
   std::fflush(stdout);
 }
 
 /// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
 /// were drawn count.
-void ragged(cuda& d, const random_decoder& model, const char* name, batch_options options, sampling how,
+void ragged(cuda& d, const random_decoder<cuda>& model, const char* name, batch_options options, sampling how,
             const char* peer) {
   student_batch<xlstm<float, cuda>> batch(d, model.student, options);
   using handle = decltype(batch)::handle;
@@ -416,7 +356,7 @@ int main(int count, char** words) {
       slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
     }
     if (wanted("decode")) {
-      const random_decoder model(d);
+      const random_decoder<cuda> model(d);
       decode(d, model, 1, "peer 2.5k tokens/s");
       decode(d, model, 64, "peer 63.5k tokens/s");
       ragged(d, model, "greedy", {.capacity = 64}, {.temperature = 0}, "");
@@ -424,14 +364,27 @@ int main(int count, char** words) {
     }
     const bool steps = wanted("step");
     if (steps || asked.count("step64") || asked.count("step32")) {
-      const random_teacher smollm(49152, 576, 30, 9, 3, 1536, false);
+      const random_teacher smollm({.vocabulary = 49152,
+                                   .width = 576,
+                                   .layers = 30,
+                                   .heads = 9,
+                                   .kv_heads = 3,
+                                   .head_dim = 64,
+                                   .intermediate = 1536});
       if (steps || asked.count("step64"))
         step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
       if (steps || asked.count("step32"))
         step(d, "SmolLM2", smollm.folder, 32, 512, "peer 199k tokens/s, 9.3 GiB");
     }
     if (steps || asked.count("qwen")) {
-      const random_teacher qwen(151936, 1536, 28, 12, 2, 8960, true);
+      const random_teacher qwen({.model_type = "qwen2",
+                                 .vocabulary = 151936,
+                                 .width = 1536,
+                                 .layers = 28,
+                                 .heads = 12,
+                                 .kv_heads = 2,
+                                 .head_dim = 128,
+                                 .intermediate = 8960});
       step(d, "Qwen2.5", qwen.folder, 8, 512, "peer 44.1k tokens/s, 13.1 GiB");
     }
   } catch (const std::exception& e) {

@@ -21,6 +21,8 @@
 #include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "../random_decoder.hpp"
+
 // A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The
 // teacher is the file that DISTIL_XLSTM_TEACHER names, or the one that examples/quickstart.sh fetches.
 
@@ -95,32 +97,11 @@ void step(benchmark::State& state, bool bf16) {
   part("optimiser_ms", t.optimiser - before.optimiser);
 }
 
-/// A student of SmolLM2's width between random ends.
-struct random_decoder {
-  static constexpr index vocabulary = 49152, width = 576;
-  std::vector<distil_xlstm::bf16> ends;
-  frozen_matrix matrix;
-  xlstm<float, cpu> student;
-  explicit random_decoder(cpu& device)
-      : ends(random_ends()),
-        matrix{ends.data(), element::bf16, vocabulary, width},
-        student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
-                nullptr) {
-    student.initialise(device, 1);
-  }
-  static std::vector<distil_xlstm::bf16> random_ends() {
-    rng random(1);
-    std::vector<distil_xlstm::bf16> out(static_cast<std::size_t>(vocabulary * width));
-    for (auto& x : out) x = distil_xlstm::bf16(static_cast<float>(0.1 * random.normal()));
-    return out;
-  }
-};
-
 /// One token at a time, head and choice included.
 void decode(benchmark::State& state, bool bf16) {
   cpu device;
   device.bf16_products = bf16;
-  const random_decoder model(device);
+  const random_decoder<cpu> model(device);
   xlstm_session<float, cpu> session(device, model.student);
   sampler choose({.temperature = 0});
   std::int32_t last = 1;
@@ -137,7 +118,7 @@ void decode(benchmark::State& state, bool bf16) {
 void decode_ragged(benchmark::State& state, bool bf16) {
   cpu device;
   device.bf16_products = bf16;
-  const random_decoder model(device);
+  const random_decoder<cpu> model(device);
   using batch_type = student_batch<xlstm<float, cpu>>;
   batch_type batch(device, model.student, {.capacity = state.range(0)});
   rng random(6);

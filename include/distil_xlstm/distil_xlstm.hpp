@@ -83,6 +83,7 @@
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 #include <distil_xlstm/model/memory.hpp>
+#include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/student_batch.hpp>

@@ -12,9 +12,8 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cuda.cuh>
-#include <distil_xlstm/io/atomic_file.hpp>
-#include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -120,48 +119,16 @@ struct shape {
 };
 /// A random teacher of two layers in a folder; its biases are as large as what they are added to.
 void write_teacher(const fs::path& folder, const shape& s) {
-  constexpr index vocabulary = 300, layers = 2;
-  const io::json config = {{"model_type", s.qwen ? "qwen2" : "llama"},
-                           {"vocab_size", vocabulary},
-                           {"hidden_size", s.width},
-                           {"num_hidden_layers", layers},
-                           {"num_attention_heads", s.heads},
-                           {"num_key_value_heads", s.kv_heads},
-                           {"head_dim", s.head_dim},
-                           {"intermediate_size", s.inner},
-                           {"tie_word_embeddings", true}};
-  io::write_text_atomically(folder / "config.json", config.dump());
-  const index queries = s.heads * s.head_dim, keys = s.kv_heads * s.head_dim;
-  std::vector<std::pair<std::string, std::vector<index>>> tensors = {
-      {"model.embed_tokens.weight", {vocabulary, s.width}}, {"model.norm.weight", {s.width}}};
-  for (index i = 0; i < layers; ++i) {
-    const std::string layer = "model.layers." + std::to_string(i) + ".";
-    tensors.insert(tensors.end(), {{layer + "input_layernorm.weight", {s.width}},
-                                   {layer + "post_attention_layernorm.weight", {s.width}},
-                                   {layer + "self_attn.q_proj.weight", {queries, s.width}},
-                                   {layer + "self_attn.k_proj.weight", {keys, s.width}},
-                                   {layer + "self_attn.v_proj.weight", {keys, s.width}},
-                                   {layer + "self_attn.o_proj.weight", {s.width, queries}},
-                                   {layer + "mlp.gate_proj.weight", {s.inner, s.width}},
-                                   {layer + "mlp.up_proj.weight", {s.inner, s.width}},
-                                   {layer + "mlp.down_proj.weight", {s.width, s.inner}}});
-    if (s.qwen)
-      tensors.insert(tensors.end(), {{layer + "self_attn.q_proj.bias", {queries}},
-                                     {layer + "self_attn.k_proj.bias", {keys}},
-                                     {layer + "self_attn.v_proj.bias", {keys}}});
-  }
-  rng random(9);
-  io::safetensors_writer file;
-  for (const auto& [name, shape] : tensors) file.declare(name, s.stored, shape);
-  file.open(folder / "model.safetensors");
-  for (const auto& [name, shape] : tensors) {
-    const bool norm = name.find("norm") != name.npos, matrix = shape.size() == 2;
-    std::vector<float> x(static_cast<std::size_t>(shape[0] * (matrix ? shape[1] : 1)));
-    const double spread = norm ? 0.2 : matrix ? 1 / std::sqrt(static_cast<double>(shape[1])) : 1;
-    for (auto& v : x) v = static_cast<float>((norm ? 1 : 0) + spread * random.normal());
-    file.append(x.data(), static_cast<index>(x.size()));
-  }
-  file.commit();
+  write_random_llama(folder,
+                     {.model_type = s.qwen ? "qwen2" : "llama",
+                      .vocabulary = 300,
+                      .width = s.width,
+                      .layers = 2,
+                      .heads = s.heads,
+                      .kv_heads = s.kv_heads,
+                      .head_dim = s.head_dim,
+                      .intermediate = s.inner},
+                     s.stored, 9);
 }
 
 }  // namespace

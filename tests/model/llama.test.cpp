@@ -12,6 +12,7 @@
 
 #include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/teacher.hpp"
@@ -221,6 +222,43 @@ BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {
   BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says("is not the name of a file"));
   fs::remove(folder.path / "model.safetensors.index.json");
   BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says("model.safetensors: cannot open"));
+}
+
+BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
+  const llama_config shape{.model_type = "qwen2",
+                           .vocabulary = 9000,
+                           .width = 120,
+                           .layers = 2,
+                           .heads = 6,
+                           .kv_heads = 2,
+                           .head_dim = 24,
+                           .intermediate = 130};
+  const temporary_folder folder;
+  write_random_llama(folder.path, shape, element::bf16, 4);
+  device::cpu cpu(2);
+  const auto model = teacher<double>::load(cpu, folder.path);
+  BOOST_TEST(model.config().head_dim == 24);
+  BOOST_TEST(model.config().qkv_bias);
+  // The embedding has more than a million numbers: drawn anew, then the first again.
+  const io::safetensors_file file(folder.path / "model.safetensors");
+  const auto deviation = [&](const char* name, double mean) {
+    const auto x = file.at(name).values<float>();
+    double sum = 0;
+    for (const float each : x) sum += (each - mean) * (each - mean);
+    return std::sqrt(sum / static_cast<double>(x.size()));
+  };
+  BOOST_TEST(deviation("model.embed_tokens.weight", 0) * std::sqrt(120.0) == 1,
+             boost::test_tools::tolerance(0.01));
+  BOOST_TEST(deviation("model.layers.1.mlp.down_proj.weight", 0) * std::sqrt(130.0) == 1,
+             boost::test_tools::tolerance(0.05));
+  BOOST_TEST(deviation("model.layers.1.self_attn.q_proj.bias", 0) == 1, boost::test_tools::tolerance(0.3));
+  BOOST_TEST(deviation("model.norm.weight", 1) == 0.2, boost::test_tools::tolerance(0.3));
+  const auto ids = some_ids(14, shape.vocabulary);
+  for (const double x : hidden_of(model, cpu, {2, 7}, ids)) BOOST_TEST(std::isfinite(x));
+  BOOST_CHECK_EXCEPTION(
+      write_random_llama(folder.path, {.vocabulary = 9, .width = 4, .layers = 1, .heads = 3, .kv_heads = 2},
+                         element::f32, 1),
+      error, says("write_random_llama: vocabulary 9, width 4"));
 }
 
 }  // namespace distil_xlstm

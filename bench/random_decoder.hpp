@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+
+namespace distil_xlstm {
+
+/// A student of SmolLM2's width between random ends.
+template <class D>
+struct random_decoder {
+  static constexpr index vocabulary = 49152, width = 576;
+  buffer<bf16, D> ends;
+  frozen_matrix matrix;
+  xlstm<float, D> student;
+  explicit random_decoder(D& device)
+      : ends(device, vocabulary * width),
+        matrix{ends.data(), element::bf16, vocabulary, width},
+        student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
+                nullptr) {
+    std::vector<bf16> numbers(static_cast<std::size_t>(ends.size()));
+    rng random(1);
+    for (auto& x : numbers) x = bf16(static_cast<float>(0.1 * random.normal()));
+    device.upload(ends.data(), numbers.data(), ends.size() * 2);
+    student.initialise(device, 1);
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/core/layout.hpp>
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/model/llama_config.hpp>
+
+namespace distil_xlstm {
+
+/// Writes a transformer of this shape with random weights into a folder that is there, as Hugging Face stores
+/// it: a teacher for tests and benchmarks. Matrices [n, k] have the deviation 1 / sqrt(k), biases 1; norms'
+/// weights are 1 with the deviation 0.2. The head is the embedding. Where there are more than a million numbers
+/// they repeat, since billions take long to draw. Throws `error` where the shape or the disk does not allow it.
+inline void write_random_llama(const std::filesystem::path& folder, llama_config c, element stored,
+                               std::uint64_t seed) {
+  c.tied = true;
+  c.qkv_bias = c.model_type == "qwen2";
+  c.check("write_random_llama");
+  const io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
+                           {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
+                           {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
+                           {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
+                           {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
+                           {"tie_word_embeddings", true}};
+  io::write_text_atomically(folder / "config.json", config.dump());
+
+  manifest tensors;
+  layout<float> names(nullptr, &tensors);
+  names.matrix("model.embed_tokens.weight", c.vocabulary, c.width);
+  for (index i = 0; i < c.layers; ++i)
+    names.scope("model.layers." + std::to_string(i), [&] { return c.layer().params(names); });
+  names.scope("model.norm", [&] { return c.final_norm().params(names); });
+
+  rng random(seed);
+  std::vector<float> drawn((1 << 20) + 7), numbers(drawn.size());
+  for (auto& x : drawn) x = static_cast<float>(random.normal());
+  std::size_t next = 0;
+  io::safetensors_writer file;
+  for (const auto& t : tensors) file.declare(t.name, stored, t.shape);
+  file.open(folder / "model.safetensors");
+  for (const auto& t : tensors) {
+    const bool norm = t.name.find("norm.") != t.name.npos;
+    const float mean = norm ? 1 : 0;
+    const float deviation = norm                  ? 0.2f
+                            : t.shape.size() == 2 ? 1 / std::sqrt(static_cast<float>(t.shape[1]))
+                                                  : 1;
+    for (index left = t.size, n; left > 0; left -= n) {
+      n = std::min<index>(left, std::ssize(numbers));
+      for (index i = 0; i < n; ++i, next = (next + 1) % drawn.size())
+        numbers[static_cast<std::size_t>(i)] = mean + deviation * drawn[next];
+      file.append(numbers.data(), n);
+    }
+  }
+  file.commit();
+}
+
+}  // namespace distil_xlstm
