@@ -20,7 +20,7 @@ template <class T>
 struct odd_term {
   using site = logits_site;
   using scalar = T;
-  static constexpr const char* name = "odd";
+  [[maybe_unused]] static constexpr const char* name = "odd";
   static constexpr bool uses_teacher = true;
   template <class V>
   struct acc {
