@@ -1,7 +1,7 @@
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/loss/any_alignment.hpp>
 
-#include "cache_run.hpp"
 #include "command.hpp"
+#include "requests.hpp"
 
 namespace program {
 namespace {

@@ -11,19 +11,10 @@
 #include <distil_xlstm/distil/windows.hpp>
 #include <distil_xlstm/model/llama.hpp>
 
+#include "requests.hpp"
 #include "shared.hpp"
 
 namespace program {
-
-/// What `distil cache` is asked for.
-struct cache_request {
-  fs::path teacher, tokens, out;
-  dx::index length = 0, batch = 8, blocks = 6;
-  std::string alignment = "average", store = "bf16";
-
-  template <class T, class D>
-  int run(D& device) const;
-};
 
 template <class T, class D>
 int write_cache(D& device, const cache_request& r) {

@@ -9,6 +9,9 @@
 #include <boost/program_options.hpp>
 
 #include <distil_xlstm/device/cpu.hpp>
+#if defined(DISTIL_WITH_CUDA)
+#include <distil_xlstm/device/cuda.hpp>
+#endif
 
 #include "machine.hpp"
 #include "shared.hpp"
@@ -67,7 +70,10 @@ struct common_options : machine {
 template <class Request>
 int run_on(const machine& where, const Request& request) {
 #if defined(DISTIL_WITH_CUDA)
-  if (where.device == "cuda") return run_on_cuda(where, request);
+  if (where.device == "cuda") {
+    dx::device::cuda gpu;
+    return run_with(gpu, where, request);
+  }
 #endif
   dx::device::cpu device(where.threads);
   return run_with(device, where, request);

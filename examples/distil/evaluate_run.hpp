@@ -13,18 +13,9 @@
 #include <distil_xlstm/io/token_file.hpp>
 
 #include "models.hpp"
+#include "requests.hpp"
 
 namespace program {
-
-/// What `distil evaluate` is asked for.
-struct evaluate_request {
-  fs::path model, text, tokens, requests;
-  dx::index window = 512, limit = 0;
-  bool carry = false, as_json = false;
-
-  template <class T, class D>
-  int run(D& device) const;
-};
 
 template <class T, class D>
 class evaluation {
@@ -44,13 +35,13 @@ class evaluation {
                     ": made with another tokenizer than the model's");
       return perplexity_of(text, request_.tokens);
     }
-    const auto t = tokenizer();
+    const auto t = tokenizer_for(model_, request_.model);
     return perplexity_of(
         dx::token_text{encode_text(t, read_text(request_.text), request_.text.string(), false)}, request_.text);
   }
 
   json requests() {
-    const auto t = tokenizer();
+    const auto t = tokenizer_for(model_, request_.model);
     const auto file = request_.limit > 0 ? dx::io::read_requests(request_.requests, request_.limit)
                                          : dx::io::read_requests(request_.requests);
     const auto scores = dx::score_requests<T>(device_, file.documents, t, model_.head(), 8, read_,
@@ -69,12 +60,6 @@ class evaluation {
 
  private:
   using model_type = dx::language_model<T, D>;
-
-  dx::io::tokenizer tokenizer() const {
-    auto t = need_tokenizer(request_.model);
-    require_same_vocabulary(t, model_.vocabulary(), request_.model);
-    return t;
-  }
 
   /// The score of a text that a recurrent model reads without a break.
   template <class Model, class Text>

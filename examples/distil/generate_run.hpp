@@ -14,22 +14,9 @@
 #include <distil_xlstm/model/student_batch.hpp>
 
 #include "models.hpp"
+#include "requests.hpp"
 
 namespace program {
-
-/// What `distil generate` is asked for.
-struct generate_request {
-  fs::path model;
-  std::string prompt;
-  fs::path prompts;  ///< a prompt a line, instead of `prompt`
-  dx::index batch = 64;
-  dx::index tokens = 100;
-  dx::sampling how;
-  bool chat = false;
-
-  template <class T, class D>
-  int run(D& device) const;
-};
 
 inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const std::string& prompt,
                                             const std::string& name, const dx::io::tokenizer& t) {
@@ -48,8 +35,7 @@ inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const std
 template <class T, class D>
 int write_text(D& device, const generate_request& r) {
   const auto model = dx::language_model<T, D>::load(device, r.model);
-  const auto tokenizer = need_tokenizer(r.model);
-  require_same_vocabulary(tokenizer, model.vocabulary(), r.model);
+  const auto tokenizer = tokenizer_for(model, r.model);
   const auto ids = prompt_ids(r, r.prompt, "--prompt", tokenizer);
   typename dx::language_model<T, D>::session session(device, model, std::ssize(ids) + r.tokens);
   dx::sampler choose(r.how);
@@ -134,8 +120,7 @@ void write_texts(D& device, const generate_request& r, const Student& student, c
 template <class T, class D>
 int write_all_texts(D& device, const generate_request& r) {
   const auto model = dx::language_model<T, D>::load(device, r.model);
-  const auto tokenizer = need_tokenizer(r.model);
-  require_same_vocabulary(tokenizer, model.vocabulary(), r.model);
+  const auto tokenizer = tokenizer_for(model, r.model);
   std::vector<std::vector<std::int32_t>> prompts;
   const std::string all = read_text(r.prompts);
   for (std::size_t begin = 0, end; begin < all.size(); begin = end + 1) {

@@ -1,6 +1,5 @@
 #include "command.hpp"
-#include "cpu_kernels.hpp"
-#include "logits_run.hpp"
+#include "requests.hpp"
 
 namespace program {
 namespace {

@@ -9,16 +9,9 @@
 #include <distil_xlstm/io/safetensors.hpp>
 
 #include "models.hpp"
+#include "requests.hpp"
 
 namespace program {
-
-/// What `distil logits` is asked for.
-struct logits_request {
-  fs::path model_path, ids_path, out;
-
-  template <class T, class D>
-  int run(D& device) const;
-};
 
 template <class T, class D>
 int logits_request::run(D& device) const {

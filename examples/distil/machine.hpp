@@ -17,8 +17,4 @@ int run_with(D& device, const machine& where, const Request& request) {
   return where.precision == "fp64" ? request.template run<double>(device) : request.template run<float>(device);
 }
 
-/// The same on a GPU: cuda.cu, which nvcc compiles where there is one.
-template <class Request>
-int run_on_cuda(const machine& where, const Request& request);
-
 }  // namespace program

@@ -6,11 +6,13 @@
 
 namespace program {
 
-/// A tokenizer with more ids than the model has rows belongs to another model.
-inline void require_same_vocabulary(const dx::io::tokenizer& t, dx::index vocabulary,
-                                    const std::filesystem::path& model) {
-  dx::require(t.vocab_size() <= vocabulary, model.string(), ": the tokenizer has a vocabulary of ",
-              t.vocab_size(), ", the model one of ", vocabulary);
+/// The tokenizer that lies beside a model. One with more ids than the model has rows belongs to another model.
+template <class T, class D>
+dx::io::tokenizer tokenizer_for(const dx::language_model<T, D>& model, const fs::path& path) {
+  auto t = need_tokenizer(path);
+  dx::require(t.vocab_size() <= model.vocabulary(), path.string(), ": the tokenizer has a vocabulary of ",
+              t.vocab_size(), ", the model one of ", model.vocabulary());
+  return t;
 }
 
 }  // namespace program

@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "command.hpp"
-#include "training_request.hpp"
+#include "requests.hpp"
 
 namespace program {
 namespace {

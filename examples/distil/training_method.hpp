@@ -7,8 +7,8 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 
+#include "requests.hpp"
 #include "shared.hpp"
-#include "training_request.hpp"
 
 namespace program {
 

@@ -25,9 +25,9 @@
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "requests.hpp"
 #include "shared.hpp"
 #include "training_method.hpp"
-#include "training_request.hpp"
 
 namespace program {
 
