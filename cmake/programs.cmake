@@ -51,6 +51,10 @@ if(DISTIL_XLSTM_EXAMPLES)
   foreach(file ${essays})
     cmake_path(GET file STEM name)
     distil_xlstm_program(example.${name} ${file})
+    # They take longer to compile than to run, but for that which trains.
+    if(NOT name STREQUAL "parity")
+      target_compile_options(example.${name} PRIVATE -O1)
+    endif()
   endforeach()
 endif()
 
