@@ -121,7 +121,7 @@ struct slstm_previous_h {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const T* before = slstm_before<T>(a, r / a.seq.time, r % a.seq.time);
-    math::store<V>(previous.row(r) + c, math::load_if<V>(before != nullptr, before + c));
+    math::store<V>(previous.row(r) + c, math::load_if<V>(before != nullptr, before ? before + c : nullptr));
   }
 };
 
