@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/attention_parts.cuh>
-#include <distil_xlstm/device/cuda/attention_tensor.cuh>
+#include <distil_xlstm/device/cuda/attention_warp.cuh>
 #include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/math/rotary.hpp>
 
