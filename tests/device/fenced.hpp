@@ -15,6 +15,15 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 
+// g++ says so by a macro, clang by a feature.
+#if defined(__SANITIZE_ADDRESS__)
+#define DISTIL_XLSTM_TEST_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DISTIL_XLSTM_TEST_ASAN
+#endif
+#endif
+
 namespace distil_xlstm::testing {
 
 namespace detail {
@@ -174,7 +183,7 @@ class fenced {
  private:
   // Nothing of the program's lies below: the address sanitizer's shadow does, and small numbers would pass for
   // addresses in it.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(DISTIL_XLSTM_TEST_ASAN)
   static constexpr std::uintptr_t lowest = 0x100080000000;
 #else
   static constexpr std::uintptr_t lowest = 0x10000;
