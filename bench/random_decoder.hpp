@@ -17,7 +17,7 @@ struct random_decoder {
   xlstm<float, D> student;
   explicit random_decoder(D& device)
       : ends(device, vocabulary * width),
-        matrix{ends.data(), element::bf16, vocabulary, width},
+        matrix{ends.data(), dtype::bf16, vocabulary, width},
         student(device, xlstm_architecture("default", vocabulary, width, 30, 9, true), matrix, matrix,
                 nullptr) {
     std::vector<bf16> numbers(static_cast<std::size_t>(ends.size()));

@@ -1,11 +1,13 @@
 # Who may include whom. Run as a script: cmake -D INCLUDE=<folder> -P floors.cmake
 #
-# A header includes its own folder or a lower floor: never up, and never sideways. Other people's libraries come in
-# through one door each. The library prints nothing and never exits.
+# A header includes its own folder or a lower floor: never up, and never sideways, but for one pair. An operation (op/)
+# is written against a device's machine (device/), and device/cpu.hpp, cuda.hpp and cuda.cuh, which users include, bring
+# every operation. Other people's libraries come in through one header each. The library prints nothing and never exits.
 set(floor_core 0)
 set(floor_math 1)
 set(floor_schedule 1)
 set(floor_device 2)
+set(floor_op 2)
 set(floor_comm 2)
 set(floor_block 3)
 set(floor_loss 3)
@@ -39,13 +41,17 @@ foreach(header ${headers})
         continue()
       elseif(NOT DEFINED floor_${folder} OR NOT DEFINED floor_${other})
         complain("${line}: a folder without a floor")
+      elseif("${folder} ${other}" STREQUAL "op device" AND NOT line MATCHES "device/cpu.hpp|device/cuda.cuh")
+        continue()
+      elseif("${folder} ${other}" STREQUAL "device op" AND header MATCHES "^device/(cpu|cuda)[.](hpp|cuh)$")
+        continue()
       elseif(NOT floor_${other} LESS floor_${folder})
         complain("${line}: ${other}/ (F${floor_${other}}) is not below ${folder}/ (F${floor_${folder}})")
       endif()
     elseif(line MATCHES "\"")
       complain("${line}: write <distil_xlstm/...>")
-    elseif(line MATCHES "Eigen" AND NOT header MATCHES "^device/cpu")
-      complain("${line}: only device/cpu*.hpp include Eigen")
+    elseif(line MATCHES "Eigen" AND NOT header MATCHES "^device/cpu/")
+      complain("${line}: only device/cpu/ includes Eigen")
     elseif(line MATCHES "<(nlohmann|pcre2|utf8proc|zlib)" AND NOT folder STREQUAL "io")
       complain("${line}: only io/ includes ${CMAKE_MATCH_1}")
     elseif(line MATCHES "<(boost/|iostream|print>)")

@@ -36,7 +36,7 @@ template <class T>
 struct remember {
   dx::sequence_view seq;
   mingru_tape<T> k;
-  dx::per_sequence<T> state;
+  dx::batched_state<T> state;
   void operator()(dx::index b) const {
     const dx::index width = k.h.cols;
     T* h = state.of(b);
@@ -177,7 +177,7 @@ struct toy_language {
   }
 };
 struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::placed_batch<cpu>&,
+  void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>&,
             const dx::teacher_signals<float>&) override {}
 };
 
@@ -190,8 +190,8 @@ int main() {
   std::vector<float> ends(2 * vocabulary * width);
   dx::rng random(2);
   for (float& x : ends) x = static_cast<float>(random.normal());
-  const dx::frozen_matrix embedding{ends.data(), dx::element::f32, vocabulary, width},
-      head{ends.data() + vocabulary * width, dx::element::f32, vocabulary, width};
+  const dx::frozen_matrix embedding{ends.data(), dx::dtype::f32, vocabulary, width},
+      head{ends.data() + vocabulary * width, dx::dtype::f32, vocabulary, width};
 
   // Two of them, each beside a skip.
   const auto layers =

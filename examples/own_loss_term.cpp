@@ -39,7 +39,7 @@ struct bhattacharyya_term {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, V s, V t) const {
-    s = dx::math::floored(s), t = dx::math::floored(t);
+    s = dx::math::clamp_min(s), t = dx::math::clamp_min(t);
     push(a.student, s), push(a.teacher, t), push(a.between, V(T(0.5)) * (s + t));
   }
   // Lanes of a pack, or parts of a row, come together.
@@ -106,7 +106,7 @@ int main() {
   std::vector<double> head(vocabulary * vocabulary), gradient(vocabulary);
   for (std::size_t i = 0; i < vocabulary; ++i) head[i * vocabulary + i] = 1;
   const auto sums = dx::loss::head(device, objective, {s.data(), 1, vocabulary}, {t.data(), 1, vocabulary},
-                                   dx::frozen_matrix{head.data(), dx::element::f64, vocabulary, vocabulary},
+                                   dx::frozen_matrix{head.data(), dx::dtype::f64, vocabulary, vocabulary},
                                    &target, nullptr, 1.0, {gradient.data(), 1, vocabulary});
   for (std::size_t i = 0; i < sums.raw.size(); ++i)
     std::cout << objective.names()[i] << " " << sums.raw[i] << '\n';

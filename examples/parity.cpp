@@ -58,8 +58,8 @@ class pupil {
       : device_(device),
         random_(seed),
         ends_(random_ends(random_)),
-        model_(device, stack, {ends_.data(), dx::element::f32, 2, width},
-               {ends_.data() + 2 * width, dx::element::f32, 2, width}, nullptr),
+        model_(device, stack, {ends_.data(), dx::dtype::f32, 2, width},
+               {ends_.data() + 2 * width, dx::dtype::f32, 2, width}, nullptr),
         gradients_(device, stack),
         first_moment_(device, stack),
         second_moment_(device, stack) {

@@ -17,7 +17,6 @@
 #include <vector>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
 namespace dx = distil_xlstm;

@@ -18,9 +18,8 @@
 #include <cuda_profiler_api.h>
 #include <unistd.h>
 
-#include <distil_xlstm/device/choose_tokens.hpp>
+#include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/cuda.cuh>
-#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/llama.hpp>
@@ -28,6 +27,7 @@
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 
 #include "../random_decoder.hpp"
 
@@ -86,7 +86,7 @@ void limits(cuda& d) {
   for (std::size_t i = 0; i < half.size(); ++i) half[i] = bf16(static_cast<float>(i % 1009) / 500 - 1);
   buffer<bf16, cuda> y(d, n * n);
   d.upload(y.data(), half.data(), n * n * 2);
-  const frozen_matrix m{y.data(), element::bf16, n, n};
+  const frozen_matrix m{y.data(), dtype::bf16, n, n};
   const buffer<float, cuda> z(d, n * n);
   const bool keep = d.bf16_products;
   d.bf16_products = true;
@@ -180,7 +180,7 @@ struct random_teacher {
   fs::path folder = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()));
   explicit random_teacher(const llama_config& shape) {
     fs::create_directories(folder);
-    write_random_llama(folder, shape, element::bf16, 3);
+    write_random_llama(folder, shape, dtype::bf16, 3);
   }
   ~random_teacher() { fs::remove_all(folder); }
 };
@@ -264,7 +264,7 @@ void decode(cuda& d, const random_decoder<cuda>& model, index batch, const char*
   const buffer<std::int32_t, cuda> ids(d, batch);
   const matrix_view<float> x(memory.data(), batch, width), hidden(x.data + x.size(), batch, width),
       logits(hidden.data + hidden.size(), batch, vocabulary);
-  recording<cuda> step;
+  captured_graph<cuda> step;
   const double ms = milliseconds(
       d,
       [&] {

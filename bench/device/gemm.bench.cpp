@@ -3,7 +3,7 @@
 
 #include <benchmark/benchmark.h>
 #include <Eigen/Core>
-#include <distil_xlstm/device/cpu_gemm.hpp>
+#include <distil_xlstm/device/cpu/gemm.hpp>
 
 // One thread's matrix products, ours beside Eigen's (which is as fast as this file's -march allows). FLOP/s as
 // items.
@@ -31,11 +31,11 @@ void product(benchmark::State& state, form f) {
   const auto b = numbers<Weight>(n * k);
   std::vector<float> c(static_cast<std::size_t>(m * n));
   const bool ta = f == form::weight_gradient, tb = f == form::forward;
-  const element kind = sizeof(Weight) == 2 ? element::bf16 : element::f32;
+  const dtype type = sizeof(Weight) == 2 ? dtype::bf16 : dtype::f32;
   gemm_scratch<float> scratch;
   for (auto _ : state) {
-    (Rounded ? gemm_block_bf16 : gemm_block<float>)(m, n, k, {a.data(), ta ? m : k, element::f32, ta},
-                                                    {b.data(), tb ? k : n, kind, tb}, 0.0f, c.data(), n,
+    (Rounded ? gemm_block_bf16 : gemm_block<float>)(m, n, k, {a.data(), ta ? m : k, dtype::f32, ta},
+                                                    {b.data(), tb ? k : n, type, tb}, 0.0f, c.data(), n,
                                                     scratch);
     benchmark::ClobberMemory();
   }

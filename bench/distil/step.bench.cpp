@@ -10,9 +10,7 @@
 
 #include <benchmark/benchmark.h>
 
-#include <distil_xlstm/device/cpu_attention.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/generate.hpp>

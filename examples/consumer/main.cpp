@@ -22,7 +22,7 @@ int main() {
     std::vector<float> embedding(50 * 16);
     dx::rng random(1);
     for (float& x : embedding) x = static_cast<float>(random.normal());
-    const dx::frozen_matrix ends{embedding.data(), dx::element::f32, 50, 16};
+    const dx::frozen_matrix ends{embedding.data(), dx::dtype::f32, 50, 16};
     student made(device, config, ends, ends, nullptr);
     made.initialise(device, 2);
     made.save(device, folder);

@@ -5,7 +5,6 @@
 
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
 namespace dx = distil_xlstm;

@@ -34,12 +34,12 @@ int write_cache(D& device, const cache_request& r) {
   dx::cache_writer cache(r.out,
                          {r.teacher.filename().string(), hash_of(r.teacher), tokens.data_sha256(), text.count(),
                           r.length, teacher.width(), teacher.config().layers, r.alignment, targets},
-                         r.store == "bf16" ? dx::element::bf16 : dx::element::f32);
+                         r.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
   dx::live_teacher source(teacher, plan);
   const dx::index rows = r.batch * r.length, d = teacher.width();
   const dx::buffer<T, D> memory(device, rows * d * (1 + targets));
   dx::token_batch batch;
-  dx::placed_batch<D> placed;
+  dx::device_batch<D> placed;
   for (dx::index first = 0; first < text.count(); first += r.batch) {
     std::vector<dx::index> which;
     for (dx::index w = first; w < std::min(text.count(), first + r.batch); ++w) which.push_back(w);

@@ -1,6 +1,4 @@
-#include <distil_xlstm/device/cpu_attention.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 
 #include "jobs.hpp"
 

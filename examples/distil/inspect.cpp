@@ -98,9 +98,9 @@ void inspect_folder(const fs::path& folder) {
                                               (folder / "config.json").string());
     std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable())
               << " trainable of " << grouped(config.total()) << " parameters\n";
-  } else if (dx::is_xlstm_large(folder)) {
-    const auto config = dx::read_xlstm_large_config(dx::io::read_json_file(folder / "config.json"),
-                                                    (folder / "config.json").string());
+  } else if (dx::is_xlstm_7b(folder)) {
+    const auto config = dx::read_xlstm_7b_config(dx::io::read_json_file(folder / "config.json"),
+                                                 (folder / "config.json").string());
     std::cout << "a frozen xLSTM of " << config.blocks << " blocks and " << config.heads
               << " heads: " << grouped(config.total()) << " parameters";
     if (config.logit_cap > 0) std::cout << ", logits capped at " << short_number(config.logit_cap);

@@ -17,7 +17,7 @@ template <class T, class D>
 int logits_request::run(D& device) const {
   const dx::io::safetensors_file ids_file(ids_path);
   const auto& given = ids_file.at("ids");
-  dx::require(given.element == dx::element::i32 && given.shape.size() == 2 && given.size() > 0, ids_file.path(),
+  dx::require(given.dtype == dx::dtype::i32 && given.shape.size() == 2 && given.size() > 0, ids_file.path(),
               ": ids must be I32 [B, S], not ", given.type, " ", dx::io::detail::shape_text(given.shape));
   const auto ids = given.template values<std::int32_t>();
   const auto model = dx::language_model<T, D>::load(device, model_path);
@@ -36,14 +36,14 @@ int logits_request::run(D& device) const {
                 h.size() * static_cast<dx::index>(sizeof(T)));
   });
 
-  const auto kind = std::is_same_v<T, double> ? dx::element::f64 : dx::element::f32;
+  const auto type = std::is_same_v<T, double> ? dx::dtype::f64 : dx::dtype::f32;
   dx::io::safetensors_writer file;
   for (dx::index i = 0; i <= model.depth(); ++i)
-    file.declare("hidden." + std::to_string(i), kind, {seq.batch, seq.time, d});
-  file.declare("last_hidden", kind, {seq.batch, seq.time, d});
-  file.declare("logits", kind, {seq.batch, seq.time, v});
+    file.declare("hidden." + std::to_string(i), type, {seq.batch, seq.time, d});
+  file.declare("last_hidden", type, {seq.batch, seq.time, d});
+  file.declare("logits", type, {seq.batch, seq.time, v});
   file.open(out);
-  dx::fetched<T, D> numbers;
+  dx::host_copy<T, D> numbers;
   for (const auto& h : hidden) file.append(numbers.get(device, h.data(), rows * d), rows * d);
   file.append(numbers.get(device, last.data(), rows * d), rows * d);
   // The vocabulary's columns are many: a few rows at a time.

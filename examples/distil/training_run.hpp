@@ -151,7 +151,8 @@ class training_run {
       teacher_name_ = cache_->identity().teacher;
       if (fs::exists(request_.cache / "tokenizer.json")) tokenizer_data_ = tokenizer_of(request_.cache);
       layers_ = cache_->identity().layers;
-      const auto ends = dx::place_ends<T>(device_, cache_->embedding(), cache_->head(), cache_->owner());
+      const auto ends =
+          dx::upload_embedding_and_head<T>(device_, cache_->embedding(), cache_->head(), cache_->owner());
       embedding_ = ends.embedding, head_ = ends.head, owner_ = ends.owner;
     }
     for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})

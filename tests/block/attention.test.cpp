@@ -2,7 +2,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/block/attention.hpp>
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
 namespace distil_xlstm {

@@ -31,8 +31,8 @@ struct random_student {
   random_student(D& d, std::int32_t poison = -1)
       : embedding(d, vocabulary * width),
         head(d, vocabulary * width),
-        model(d, shape(), {embedding.data(), element::f32, vocabulary, width},
-              {head.data(), element::f32, vocabulary, width}, nullptr) {
+        model(d, shape(), {embedding.data(), dtype::f32, vocabulary, width},
+              {head.data(), dtype::f32, vocabulary, width}, nullptr) {
     to_device(d, embedding, make(poison));
     to_device(d, head, make(-1));
     model.initialise(d, 5);

@@ -4,8 +4,7 @@
 #include <limits>
 
 #include <distil_xlstm/core/rng.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 
 #include "mirrored.hpp"
 #include "tensor_error.hpp"

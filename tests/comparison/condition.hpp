@@ -9,8 +9,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 
 #include "tensor_error.hpp"
 

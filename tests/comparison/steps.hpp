@@ -2,9 +2,7 @@
 
 #include <filesystem>
 
-#include <distil_xlstm/device/cpu_attention.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/llama.hpp>

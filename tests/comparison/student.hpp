@@ -2,8 +2,7 @@
 
 #include <filesystem>
 
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 #include "condition.hpp"
@@ -29,7 +28,7 @@ named_numbers<T> student_numbers(D& device, const std::filesystem::path& folder)
       dhidden(hidden.data + rows * d, rows, d), dx(dhidden.data + rows * d, rows, d),
       logits(dx.data + rows * d, rows, v), w(logits.data + rows * v, rows, v);
   named_numbers<T> out;
-  placed<std::int32_t, D> tokens;
+  device_copy<std::int32_t, D> tokens;
   model.forward(device, seq, tokens.put(device, ids.data(), rows), state, tape, x, hidden);
   gemm(device, matrix_view<const T>(hidden), transposed(model.head()), logits);
   out["logits"] = on_host(device, logits.data, logits.size());

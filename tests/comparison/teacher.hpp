@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/llama.hpp>
 
 #include "mirrored.hpp"
@@ -27,7 +27,7 @@ tensor_errors teacher_errors(D& device, const std::filesystem::path& folder) {
     out.push_back({name, relative_error(on_host(device, got.data, got.size()),
                                         expected.at(name).template values<double>())});
   };
-  placed<std::int32_t, D> tokens;
+  device_copy<std::int32_t, D> tokens;
   model.forward(device, seq, tokens.put(device, ids.data(), seq.rows()), last,
                 [&](index layer, matrix_view<const T> h) { compare("hidden." + std::to_string(layer), h); });
   compare("last_hidden", last);

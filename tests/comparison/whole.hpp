@@ -87,12 +87,12 @@ struct small_training {
     cache_writer out(to,
                      {"a teacher", "00", tokens_sha256, cut.count(), length, d, teacher.config().layers,
                       std::string(loss::name_of(plan.form)), targets},
-                     element::f32);
+                     dtype::f32);
     const buffer<T, D> memory(device, (1 + targets) * length * d);
     teacher_signals<T> s{{memory.data(), length, d}, {}};
     for (index g = 0; g < targets; ++g) s.targets.emplace_back(memory.data() + (g + 1) * length * d, length, d);
     token_batch tokens;
-    placed_batch<D> batch;
+    device_batch<D> batch;
     for (index w = 0; w < cut.count(); ++w) {
       cut.read({w}, tokens);
       batch.put(device, tokens);

@@ -2,7 +2,6 @@
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
 #include <distil_xlstm/model/student_batch.hpp>
 
 namespace dx = distil_xlstm;

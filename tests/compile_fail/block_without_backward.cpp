@@ -10,15 +10,15 @@ struct scaled {
   dx::index width_in() const { return width; }
   dx::index width_out() const { return width; }
   template <class L>
-  dx::nothing params(L&) const {
+  dx::no_state params(L&) const {
     return {};
   }
   template <class L>
-  dx::nothing state(L&) const {
+  dx::no_state state(L&) const {
     return {};
   }
   template <class L>
-  dx::nothing tape(L&, dx::sequence_view) const {
+  dx::no_state tape(L&, dx::sequence_view) const {
     return {};
   }
   template <class D, class P, class S, class K, class T>

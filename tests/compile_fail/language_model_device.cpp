@@ -1,5 +1,5 @@
 // expect: language_model<T, D>: T is float or double, and D a device; write language_model<float,
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/language_model.hpp>
 
 namespace dx = distil_xlstm;

@@ -1,5 +1,5 @@
 // expect: llama<T, D>: T is float or double, and D a device; write llama<float, device::cpu>
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/llama.hpp>
 
 namespace dx = distil_xlstm;

@@ -8,7 +8,6 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/testing/gradcheck.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>

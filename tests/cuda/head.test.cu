@@ -90,7 +90,7 @@ results run(D& d, const problem& p, const Objective& objective, index bytes, boo
     head(d, o.logits, student, teacher, weight, ids.data(), mask, factor, {}, totals.data(), bytes);
   };
   if (frozen)
-    call(frozen_matrix{head_memory.data(), element_of<T>, v, w});
+    call(frozen_matrix{head_memory.data(), dtype_of<T>, v, w});
   else
     call(matrix_view<const T>(head_memory.data(), v, w));
   results all;

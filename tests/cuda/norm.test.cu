@@ -9,7 +9,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
-#include <distil_xlstm/device/norm_scan.hpp>
+#include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
 // The GPU's norms against the CPU's in double.

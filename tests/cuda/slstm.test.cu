@@ -125,7 +125,7 @@ struct cell {
     device::cuda& gpu;
     std::vector<amid<T>*> all;
     std::vector<buffer<T, device::cuda>> copies;
-    placed<std::int32_t, device::cuda> documents;
+    device_copy<std::int32_t, device::cuda> documents;
     const std::int32_t* begin;
 
     mirror(device::cuda& g, cell& c)

@@ -10,7 +10,6 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_attention.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
@@ -57,7 +56,7 @@ struct problem {
 /// layers' blocks run.
 template <class T, class D>
 std::vector<std::vector<T>> all_hidden(D& device, const llama<T, D>& model, const problem& p, bool blocks) {
-  placed<std::int32_t, D> ids, start;
+  device_copy<std::int32_t, D> ids, start;
   sequence_view seq = p.seq;
   const auto* tokens = ids.put(device, p.ids.data(), seq.rows());
   if (!p.start.empty()) seq.start = start.put(device, p.start.data(), seq.rows());
@@ -115,7 +114,7 @@ void compare(const fs::path& folder, const std::string& name, double limit, bool
 struct shape {
   index width, heads, kv_heads, head_dim, inner;
   bool qwen;
-  element stored;
+  dtype stored;
 };
 /// A random teacher of two layers in a folder; its biases are as large as what they are added to.
 void write_teacher(const fs::path& folder, const shape& s) {
@@ -142,10 +141,10 @@ BOOST_AUTO_TEST_CASE(teachers_of_the_reference) {
 
 BOOST_AUTO_TEST_CASE(shapes) {
   const std::pair<const char*, shape> all[] = {
-      {"groups of three, heads of 64", {192, 3, 1, 64, 264, false, element::bf16}},
-      {"biases, heads of 128", {256, 4, 2, 128, 320, true, element::f32}},
-      {"biases, heads of 80", {160, 6, 3, 80, 216, true, element::bf16}},
-      {"heads of 2", {36, 3, 3, 2, 49, false, element::bf16}},
+      {"groups of three, heads of 64", {192, 3, 1, 64, 264, false, dtype::bf16}},
+      {"biases, heads of 128", {256, 4, 2, 128, 320, true, dtype::f32}},
+      {"biases, heads of 80", {160, 6, 3, 80, 216, true, dtype::bf16}},
+      {"heads of 2", {36, 3, 3, 2, 49, false, dtype::bf16}},
   };
   for (const auto& [name, s] : all) {
     const temporary_folder folder;
@@ -154,19 +153,19 @@ BOOST_AUTO_TEST_CASE(shapes) {
   }
   // Heads that are too wide for the tensor cores' attention.
   const temporary_folder folder;
-  write_teacher(folder.path, {96, 2, 1, 144, 64, true, element::bf16});
+  write_teacher(folder.path, {96, 2, 1, 144, 64, true, dtype::bf16});
   compare(folder.path, "heads of 144", limits::teacher, false);
 }
 
 BOOST_AUTO_TEST_CASE(nothing_even) {
   const temporary_folder folder;
-  write_teacher(folder.path, {75, 6, 2, 10, 51, true, element::f32});
+  write_teacher(folder.path, {75, 6, 2, 10, 51, true, dtype::f32});
   compare(folder.path, "nothing even", limits::narrow_teacher);
 }
 
 BOOST_AUTO_TEST_CASE(nothing_is_allocated_after_the_first_and_runs_are_equal) {
   const temporary_folder folder;
-  write_teacher(folder.path, {192, 3, 1, 64, 264, true, element::bf16});
+  write_teacher(folder.path, {192, 3, 1, 64, 264, true, dtype::bf16});
   cuda gpu;
   gpu.bf16_products = true;
   const auto model = llama<float, cuda>::load(gpu, folder.path);
@@ -183,7 +182,7 @@ BOOST_AUTO_TEST_CASE(nothing_is_allocated_after_the_first_and_runs_are_equal) {
 
 BOOST_AUTO_TEST_CASE(matrices_that_nothing_rounded_take_the_blocks) {
   const temporary_folder folder;
-  write_teacher(folder.path, {192, 3, 1, 64, 264, true, element::f32});
+  write_teacher(folder.path, {192, 3, 1, 64, 264, true, dtype::f32});
   cuda gpu;
   const auto model = llama<float, cuda>::load(gpu, folder.path);
   gpu.bf16_products = true;

@@ -49,7 +49,7 @@ std::vector<double> products(D& d, product_shape s, double beta) {
 
 /// A product with a frozen matrix, both ways.
 template <class T, class D, class Stored>
-std::vector<double> frozen_products(D& d, product_shape s, element kind, bool rounded) {
+std::vector<double> frozen_products(D& d, product_shape s, dtype type, bool rounded) {
   const auto w = random_numbers(s.n * s.k, 1);
   const std::vector<Stored> stored(w.begin(), w.end());
   std::vector<bf16> beside;
@@ -61,7 +61,7 @@ std::vector<double> frozen_products(D& d, product_shape s, element kind, bool ro
   };
   const auto weight = place(stored);
   const auto copy = place(beside);
-  const frozen_matrix m{weight.data(), kind, s.n, s.k, rounded ? copy.data() : nullptr};
+  const frozen_matrix m{weight.data(), type, s.n, s.k, rounded ? copy.data() : nullptr};
   const on_device<T, D> x(d, random_numbers(s.m * s.k, 2)), dy(d, random_numbers(s.m * s.n, 3));
   const on_device<T, D> y(d, s.m * s.n), dx(d, s.m * s.k);
   gemm(d, matrix_view<const T>(x.data(), s.m, s.k), transposed(m), matrix_view<T>(y.data(), s.m, s.n));
@@ -177,18 +177,18 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
       check_close(("bf16 product " + shape).c_str(), products<float>(gpu, s, beta), want,
                   testing::cuda_tolerance::product.bf16);
     }
-    const auto want = frozen_products<double, device::cpu, double>(cpu, s, element::f64, false);
+    const auto want = frozen_products<double, device::cpu, double>(cpu, s, dtype::f64, false);
     for (const bool rounded : {false, true})
       for (const bool products_in_bf16 : {false, true}) {
         gpu.bf16_products = products_in_bf16;
         const double most =
             products_in_bf16 ? testing::cuda_tolerance::product.bf16 : testing::cuda_tolerance::product.fp32;
         check_close(("frozen f32 " + shape).c_str(),
-                    frozen_products<float, device::cuda, float>(gpu, s, element::f32, rounded), want, most);
+                    frozen_products<float, device::cuda, float>(gpu, s, dtype::f32, rounded), want, most);
         check_close(("frozen f64 " + shape).c_str(),
-                    frozen_products<float, device::cuda, double>(gpu, s, element::f64, rounded), want, most);
+                    frozen_products<float, device::cuda, double>(gpu, s, dtype::f64, rounded), want, most);
         check_close(("frozen f32 in double " + shape).c_str(),
-                    frozen_products<double, device::cuda, float>(gpu, s, element::f32, rounded), want, 1e-14);
+                    frozen_products<double, device::cuda, float>(gpu, s, dtype::f32, rounded), want, 1e-14);
       }
   }
 }

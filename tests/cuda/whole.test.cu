@@ -62,7 +62,7 @@ void train_alike(cuda& gpu, loss::alignment form, double most) {
   BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
   for (int i = 0; i < 2; ++i) BOOST_TEST(r.step().total == q.step().total);
   // A student that was saved is the same when it is loaded, its ends too.
-  y.student.save(gpu, folder.path / "student", element_of<T>);
+  y.student.save(gpu, folder.path / "student", dtype_of<T>);
   const auto loaded = xlstm<T, cuda>::load(gpu, folder.path / "student");
   const auto on_cpu = xlstm<T, cpu>::load(host, folder.path / "student");
   BOOST_TEST((testing::on_host(gpu, static_cast<const T*>(loaded.weights().data()), loaded.weights().size()) ==
@@ -75,7 +75,7 @@ void train_alike(cuda& gpu, loss::alignment form, double most) {
   y.write_cache(folder.path / "cache", text.data_sha256());
   const teacher_cache cache(folder.path / "cache");
   cached_teacher<T, cuda> source(cache);
-  const auto ends = place_ends<T>(gpu, cache.embedding(), cache.head(), cache.owner());
+  const auto ends = upload_embedding_and_head<T>(gpu, cache.embedding(), cache.head(), cache.owner());
   small_training<T, cuda> z(gpu, small_teacher, text, form), live(gpu, small_teacher, text, form);
   z.student = xlstm<T, cuda>(gpu, z.shape(z.teacher), ends.embedding, ends.head, ends.owner);
   z.student.initialise(gpu, 3);

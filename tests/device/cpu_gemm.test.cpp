@@ -8,7 +8,7 @@
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
-#include <distil_xlstm/device/cpu_gemm.hpp>
+#include <distil_xlstm/device/cpu/gemm.hpp>
 
 namespace distil_xlstm::device::detail {
 namespace {
@@ -35,12 +35,12 @@ struct stored_matrix {
 };
 
 /// rows x cols (as the product sees it), memory rows `slack` numbers longer than they need be.
-stored_matrix random_matrix(noise& rng, index rows, index cols, element kind, bool transposed, index slack) {
+stored_matrix random_matrix(noise& rng, index rows, index cols, dtype type, bool transposed, index slack) {
   const index memory_rows = transposed ? cols : rows;
-  const auto [numbers, block, name] = traits(kind);
+  const auto [numbers, block, name] = traits(type);
   const index ld = ((transposed ? rows : cols) + slack + numbers - 1) / numbers * numbers;
   stored_matrix s;
-  s.bytes.resize(static_cast<std::size_t>(row_bytes(kind, ld) * memory_rows + 1));
+  s.bytes.resize(static_cast<std::size_t>(row_bytes(type, ld) * memory_rows + 1));
   s.values.resize(static_cast<std::size_t>(ld * memory_rows));
   char* p = s.bytes.data();
   if (numbers == 1) {
@@ -49,24 +49,24 @@ stored_matrix random_matrix(noise& rng, index rows, index cols, element kind, bo
       const auto f = static_cast<float>(x);
       const bf16 b(f);
       const auto h = static_cast<std::uint16_t>((rng.bits() & 0x83ffu) | ((10 + rng.bits() % 5) << 10));
-      const void* from = kind == element::f64   ? static_cast<const void*>(&x)
-                         : kind == element::f32 ? static_cast<const void*>(&f)
-                         : kind == element::f16 ? static_cast<const void*>(&h)
-                                                : static_cast<const void*>(&b);
+      const void* from = type == dtype::f64   ? static_cast<const void*>(&x)
+                         : type == dtype::f32 ? static_cast<const void*>(&f)
+                         : type == dtype::f16 ? static_cast<const void*>(&h)
+                                              : static_cast<const void*>(&b);
       std::memcpy(p, from, static_cast<std::size_t>(block));
     }
   } else {
     for (index i = 0; i < ld / numbers * memory_rows; ++i, p += block) {
       for (index j = 0; j < block; ++j) p[j] = static_cast<char>(rng.bits());
       const std::uint16_t scales[2] = {0x1c00, 0x1800};  // small and finite
-      if (kind == element::q6_k)
+      if (type == dtype::q6_k)
         std::memcpy(p + 208, scales, 2);
       else
-        std::memcpy(p, scales, kind == element::q4_1 || kind == element::q4_k ? 4 : 2);
+        std::memcpy(p, scales, type == dtype::q4_1 || type == dtype::q4_k ? 4 : 2);
     }
   }
-  unpack(kind, s.bytes.data(), ld * memory_rows, s.values.data());
-  s.operand = {s.bytes.data(), ld, kind, transposed};
+  unpack(type, s.bytes.data(), ld * memory_rows, s.values.data());
+  s.operand = {s.bytes.data(), ld, type, transposed};
   return s;
 }
 
@@ -86,7 +86,7 @@ std::vector<named_target<T>> targets() {
   if constexpr (sizeof(T) == 4) {
     all.push_back({native_bf16_target(), true});
     gemm_target<float> rounding = portable_target<float>();
-    rounding.direct = element::u8, rounding.fetch = fetch_rounded;
+    rounding.direct = dtype::u8, rounding.fetch = fetch_rounded;
     all.push_back({rounding, true});
   }
   return all;
@@ -140,8 +140,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(agrees_with_a_naive_product, T, decltype(std::tupl
         for (const bool tb : {false, true})
           for (const T beta : {T(0), T(1), T(-0.5)}) {
             const index slack = beta == T(0) ? 0 : 5;
-            const auto a = random_matrix(rng, m, k, element_of<T>, ta, slack);
-            const auto b = random_matrix(rng, k, n, element_of<T>, tb, slack);
+            const auto a = random_matrix(rng, m, k, dtype_of<T>, ta, slack);
+            const auto b = random_matrix(rng, k, n, dtype_of<T>, tb, slack);
             const double worst = worst_error(t, m, n, k, a, b, beta, rng);
             BOOST_TEST(worst < 8 + std::sqrt(k), t.target.name << " " << m << "x" << n << "x" << k << " " << ta
                                                                << tb << " beta " << beta << ": " << worst);
@@ -151,8 +151,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(agrees_with_a_naive_product, T, decltype(std::tupl
 BOOST_AUTO_TEST_CASE_TEMPLATE(reads_every_stored_kind, T, decltype(std::tuple<float, double>{})) {
   noise rng;
   for (const auto& t : targets<T>())
-    for (const element kind : {element::f64, element::f32, element::bf16, element::f16, element::q4_0,
-                               element::q4_1, element::q5_0, element::q8_0, element::q4_k, element::q6_k})
+    for (const dtype type : {dtype::f64, dtype::f32, dtype::bf16, dtype::f16, dtype::q4_0, dtype::q4_1,
+                             dtype::q5_0, dtype::q8_0, dtype::q4_k, dtype::q6_k})
       for (const auto& [m, n, k] : {std::array<index, 3>{1, 65, 288},
                                     {3, 63, 31},
                                     {8, 17, 600},
@@ -161,11 +161,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(reads_every_stored_kind, T, decltype(std::tuple<fl
                                     {17, 49, 1100}})
         for (const int form : {0, 1, 2, 3, 4}) {
           const bool ta = form == 3 || form == 4;
-          const auto a = random_matrix(rng, m, k, form < 2 ? element_of<T> : kind, ta, form);
-          const auto b =
-              random_matrix(rng, k, n, form == 2 ? element_of<T> : kind, form == 1 || form == 2, form);
+          const auto a = random_matrix(rng, m, k, form < 2 ? dtype_of<T> : type, ta, form);
+          const auto b = random_matrix(rng, k, n, form == 2 ? dtype_of<T> : type, form == 1 || form == 2, form);
           const double worst = worst_error(t, m, n, k, a, b, T(form % 2), rng);
-          BOOST_TEST(worst < 8 + std::sqrt(k), t.target.name << " " << traits(kind).name << " " << m << "x" << n
+          BOOST_TEST(worst < 8 + std::sqrt(k), t.target.name << " " << traits(type).name << " " << m << "x" << n
                                                              << "x" << k << " form " << form << ": " << worst);
         }
 }
@@ -176,8 +175,8 @@ BOOST_AUTO_TEST_CASE(sums_do_not_depend_on_how_rows_and_columns_are_split) {
   for (const auto& t : targets<float>())
     for (const index m : {index{8}, index{75}})
       for (const bool tb : {false, true}) {
-        const auto a = random_matrix(rng, m, k, element::f32, false, 0);
-        const auto b = random_matrix(rng, k, n, element::bf16, tb, 0);
+        const auto a = random_matrix(rng, m, k, dtype::f32, false, 0);
+        const auto b = random_matrix(rng, k, n, dtype::bf16, tb, 0);
         std::vector<float> whole(static_cast<std::size_t>(m * n)), parts = whole;
         gemm_scratch<float> scratch;
         gemm_block_on(t.target, m, n, k, a.operand, b.operand, 0.0f, whole.data(), n, scratch);
@@ -200,8 +199,8 @@ BOOST_AUTO_TEST_CASE(float_sums_are_the_same_on_every_vector_width) {
   if (!has_avx512()) return;
   noise rng;
   const index m = 37, n = 101, k = 1111;
-  const auto a = random_matrix(rng, m, k, element::f32, true, 0),
-             b = random_matrix(rng, k, n, element::f16, true, 0);
+  const auto a = random_matrix(rng, m, k, dtype::f32, true, 0),
+             b = random_matrix(rng, k, n, dtype::f16, true, 0);
   std::vector<float> wide(static_cast<std::size_t>(m * n)), narrow = wide;
   gemm_scratch<float> scratch;
   gemm_block_on(avx512_target<avx512_f32>(), m, n, k, a.operand, b.operand, 0.0f, wide.data(), n, scratch);
@@ -214,8 +213,8 @@ BOOST_AUTO_TEST_CASE(larger_than_every_block) {
   noise rng;
   for (const auto& t : targets<float>()) {
     const index m = 800, n = 310, k = 1090;
-    const auto a = random_matrix(rng, m, k, element::f32, false, 1);
-    const auto b = random_matrix(rng, k, n, element::f32, true, 2);
+    const auto a = random_matrix(rng, m, k, dtype::f32, false, 1);
+    const auto b = random_matrix(rng, k, n, dtype::f32, true, 2);
     BOOST_TEST(worst_error(t, m, n, k, a, b, 1.0f, rng) < 8 + std::sqrt(k));
   }
 }
@@ -223,7 +222,7 @@ BOOST_AUTO_TEST_CASE(larger_than_every_block) {
 BOOST_AUTO_TEST_CASE(nothing_to_sum) {
   gemm_scratch<float> scratch;
   float c[2] = {std::numeric_limits<float>::quiet_NaN(), 3};
-  const gemm_operand none{nullptr, 0, element::f32, false};
+  const gemm_operand none{nullptr, 0, dtype::f32, false};
   gemm_block<float>(1, 1, 0, none, none, 0.0f, c, 1, scratch);
   gemm_block<float>(1, 1, 0, none, none, 2.0f, c + 1, 1, scratch);
   gemm_block<float>(0, 1, 4, none, none, 0.0f, c + 1, 1, scratch);

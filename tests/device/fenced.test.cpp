@@ -132,10 +132,10 @@ BOOST_AUTO_TEST_CASE(the_fence_stands) {
   BOOST_CHECK_THROW(gemm(d, wrong, m, m), error);
   BOOST_CHECK_THROW(gemm(d, m, transposed(matrix_view<const float>(wrong)), m), error);
   const std::int32_t ids[] = {0, 1};
-  const frozen_matrix table{inside.data(), element::f32, 2, 2};
+  const frozen_matrix table{inside.data(), dtype::f32, 2, 2};
   if (fenced::looks_into_functors)
     BOOST_CHECK_THROW(embed(d, table, ids, matrix_view<float>(other.data(), 2, 2)), error);
-  placed<std::int32_t, fenced> tokens;
+  device_copy<std::int32_t, fenced> tokens;
   embed(d, table, tokens.put(d, ids, 2), matrix_view<float>(other.data(), 2, 2));
   // The host does not survive a look at it.
   const pid_t child = ::fork();
@@ -181,11 +181,11 @@ BOOST_AUTO_TEST_CASE(a_training_with_bfloat16_products_is_that_of_the_cpu) {
   for (const char* name : {"llama_rope_parameters", "llama_bf16"})
     train_alike<float>(a, b, data / "golden/teacher" / name, loss::alignment::average);
   const auto teacher = llama<float, fenced>::load(b, data / "golden/teacher/llama_rope_parameters");
-  BOOST_TEST((teacher.embedding().kind == element::f32));
+  BOOST_TEST((teacher.embedding().dtype == dtype::f32));
   BOOST_TEST(teacher.embedding().rounded != nullptr);
   BOOST_TEST(teacher.embedding().data == teacher.head().data);
   const auto stored = llama<float, fenced>::load(b, data / "golden/teacher/llama_bf16");
-  BOOST_TEST((stored.embedding().kind == element::bf16));
+  BOOST_TEST((stored.embedding().dtype == dtype::bf16));
 }
 
 BOOST_AUTO_TEST_CASE(a_cache_is_that_of_the_cpu) {
@@ -203,7 +203,7 @@ BOOST_AUTO_TEST_CASE(a_cache_is_that_of_the_cpu) {
   const teacher_cache cache(folder.path / "b");
   cached_teacher<float, cpu> from_a(cache);
   cached_teacher<float, fenced> from_b(cache);
-  const auto ends = place_ends<float>(b, cache.embedding(), cache.head(), cache.owner());
+  const auto ends = upload_embedding_and_head<float>(b, cache.embedding(), cache.head(), cache.owner());
   BOOST_TEST(ends.embedding.data == ends.head.data);
   y.student = xlstm<float, fenced>(b, y.shape(y.teacher), ends.embedding, ends.head, ends.owner);
   y.student.initialise(b, 3);

@@ -12,7 +12,7 @@ namespace distil_xlstm {
 /// Hidden states made of the window and the place: a teacher whose lessons are known without running one.
 template <class T>
 struct invented_teacher final : teacher_source<T, device::cpu> {
-  void fill(device::cpu&, const std::vector<index>& which, const placed_batch<device::cpu>& tokens,
+  void fill(device::cpu&, const std::vector<index>& which, const device_batch<device::cpu>& tokens,
             const teacher_signals<T>& out) override {
     for (std::size_t s = 0; s <= out.targets.size(); ++s) {
       const matrix_view<T> to = s == 0 ? out.last_hidden : out.targets[s - 1];

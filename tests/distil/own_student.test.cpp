@@ -13,7 +13,7 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/stack.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/expression.hpp>
 #include <distil_xlstm/model/generate.hpp>
@@ -97,7 +97,7 @@ struct world {
     io::write_token_file(path, ids, std::vector<std::int64_t>{0, 13, 14, 120}, vocabulary);
     return io::token_file(path);
   }
-  frozen_matrix ends() const { return {embedding.data(), element_of<T>, vocabulary, width}; }
+  frozen_matrix ends() const { return {embedding.data(), dtype_of<T>, vocabulary, width}; }
   template <class Stack>
   student<Stack, T, cpu> make_student(Stack s) {
     student<Stack, T, cpu> made(device, s, ends(), ends(), nullptr);
@@ -175,7 +175,7 @@ BOOST_AUTO_TEST_CASE(a_student_takes_the_ends_of_a_teacher) {
     using scalar = double;
     std::shared_ptr<std::vector<double>> numbers =
         std::make_shared<std::vector<double>>(vocabulary * width, 0.5);
-    frozen_matrix embedding() const { return {numbers->data(), element::f64, vocabulary, width}; }
+    frozen_matrix embedding() const { return {numbers->data(), dtype::f64, vocabulary, width}; }
     frozen_matrix head() const { return embedding(); }
   };
   cpu device{1};

@@ -3,8 +3,7 @@
 
 #include <filesystem>
 
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
@@ -50,7 +49,7 @@ struct ends {
     rng random(11);
     for (index i = 0; i < vocabulary * width; ++i) embedding.push_back(static_cast<T>(random.normal()));
   }
-  frozen_matrix matrix() const { return {embedding.data(), element_of<T>, vocabulary, width}; }
+  frozen_matrix matrix() const { return {embedding.data(), dtype_of<T>, vocabulary, width}; }
 };
 
 xlstm_config shape() {
@@ -207,12 +206,12 @@ BOOST_AUTO_TEST_CASE(a_cache_gives_the_losses_of_the_live_run) {
   {
     cache_writer out(folder.path / "cache",
                      {"invented", "00", tokens, live.cut.count(), 9, width, layers, "ratio", targets},
-                     element::f32);
+                     dtype::f32);
     std::vector<float> memory(static_cast<std::size_t>((1 + targets) * 9 * width));
     teacher_signals<float> s{{memory.data(), 9, width}, {}};
     for (index g = 0; g < targets; ++g) s.targets.push_back({memory.data() + (g + 1) * 9 * width, 9, width});
     token_batch batch;
-    placed_batch<cpu> placed;
+    device_batch<cpu> placed;
     for (index w = 0; w < live.cut.count(); ++w) {
       live.cut.read({w}, batch);
       placed.put(live.device, batch);

@@ -24,7 +24,7 @@ using cpu = dx::device::cpu;
 using student_type = dx::student<dx::linear<4, 4>, float, cpu>;
 
 struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::placed_batch<cpu>&,
+  void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>&,
             const dx::teacher_signals<float>&) override {}
 };
 
@@ -42,7 +42,7 @@ struct world {
       device, student, windows, teacher, {}, objective{}, {.batch = 1, .length = 4, .total_steps = 9}};
   dx::checkpoints store{folder};
 
-  dx::frozen_matrix matrix() const { return {ends, dx::element::f32, 5, 4}; }
+  dx::frozen_matrix matrix() const { return {ends, dx::dtype::f32, 5, 4}; }
   world() { store.save(run, {{"seed", 1}}); }
   ~world() { fs::remove_all(folder); }
   std::vector<float> weights() const {

@@ -8,8 +8,8 @@
 
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
+#include <distil_xlstm/model/xlstm_7b_config.hpp>
 #include <distil_xlstm/model/xlstm_config.hpp>
-#include <distil_xlstm/model/xlstm_large_config.hpp>
 
 namespace {
 
@@ -31,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const io::json file = io::parse_json(text, "input");
     attempt([&] { (void)read_llama_config(file, "input"); });
     attempt([&] {
-      const xlstm_large_config c = read_xlstm_large_config(file, "input");
+      const xlstm_7b_config c = read_xlstm_7b_config(file, "input");
       if (c.blocks <= 64 && c.total() <= 0) std::abort();
     });
     attempt([&] {

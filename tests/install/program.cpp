@@ -1,6 +1,4 @@
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
@@ -12,7 +10,7 @@ int main() {
   dx::xlstm_config config;
   config.vocabulary = 3, config.width = 8, config.blocks = 1, config.slstm_at = {0}, config.tied = true;
   const float numbers[3 * 8] = {};
-  const dx::frozen_matrix ends{numbers, dx::element::f32, 3, 8};
+  const dx::frozen_matrix ends{numbers, dx::dtype::f32, 3, 8};
   const dx::xlstm<float, dx::device::cpu> student(device, config, ends, ends, nullptr);
 
   dx::io::tokenizer_data letters;

@@ -153,7 +153,7 @@ BOOST_AUTO_TEST_CASE(tensors) {
   BOOST_TEST(f.tensors().size() == 3u);
   const tensor_info& embd = f.at("embd");
   BOOST_TEST((embd.shape == std::vector<distil_xlstm::index>{3, 64}));
-  BOOST_TEST((embd.element == element::q8_0 && embd.type == "Q8_0" && embd.bytes == 3 * 68));
+  BOOST_TEST((embd.dtype == dtype::q8_0 && embd.type == "Q8_0" && embd.bytes == 3 * 68));
   BOOST_TEST((f.at("half").shape == std::vector<distil_xlstm::index>{3, 1, 2}));
   BOOST_TEST((f.at("norm").values<double>() == std::vector<double>{0, 0.5, 1, 1.5, 2}));
   const auto half = f.at("half").values<float>();
@@ -266,17 +266,17 @@ double half(const std::uint8_t* p) {
 }
 
 /// Number i of one block, in double.
-double number(element kind, const std::uint8_t* b, int i) {
+double number(dtype type, const std::uint8_t* b, int i) {
   const auto nibble = [](const std::uint8_t* q, int at, bool upper) { return upper ? q[at] >> 4 : q[at] & 15; };
-  switch (kind) {
-    case element::q4_0: return (nibble(b + 2, i % 16, i >= 16) - 8) * half(b);
-    case element::q4_1: return nibble(b + 4, i % 16, i >= 16) * half(b) + half(b + 2);
-    case element::q5_0: {
+  switch (type) {
+    case dtype::q4_0: return (nibble(b + 2, i % 16, i >= 16) - 8) * half(b);
+    case dtype::q4_1: return nibble(b + 4, i % 16, i >= 16) * half(b) + half(b + 2);
+    case dtype::q5_0: {
       const int fifth = (b[2 + i / 8] >> (i % 8)) & 1;
       return (nibble(b + 6, i % 16, i >= 16) + 16 * fifth - 16) * half(b);
     }
-    case element::q8_0: return (b[2 + i] < 128 ? b[2 + i] : b[2 + i] - 256) * half(b);
-    case element::q4_k: {
+    case dtype::q8_0: return (b[2 + i] < 128 ? b[2 + i] : b[2 + i] - 256) * half(b);
+    case dtype::q4_k: {
       // 8 groups of 32; the 6-bit scales and minima: groups 0-3 whole, 4-7 in four low and two high bits
       const int g = i / 32, q = nibble(b + 16 + 32 * (g / 2), i % 32, g % 2);
       const std::uint8_t* s = b + 4;
@@ -284,7 +284,7 @@ double number(element kind, const std::uint8_t* b, int i) {
       const int minimum = g < 4 ? s[g + 4] % 64 : s[g + 4] / 16 + 16 * (s[g] / 64);
       return half(b) * scale * q - half(b + 2) * minimum;
     }
-    case element::q6_k: {
+    case dtype::q6_k: {
       // halves of 128; in each, quarter k of 32 has its low four bits in ql and its high two in bits 2k of qh
       const int h = i / 128, k = i % 128 / 32, l = i % 32;
       const int low = nibble(b + 64 * h + 32 * (k % 2), l, k >= 2), high = (b[128 + 32 * h + l] >> (2 * k)) & 3;
@@ -299,14 +299,14 @@ double number(element kind, const std::uint8_t* b, int i) {
 
 BOOST_AUTO_TEST_CASE(dequantisation) {
   struct quantised {
-    element kind;
+    distil_xlstm::dtype dtype;
     std::uint32_t number;
     std::vector<std::size_t> halves;  // where the block keeps its f16
   };
-  const quantised kinds[] = {{element::q4_0, 2, {0}}, {element::q4_1, 3, {0, 2}},  {element::q5_0, 6, {0}},
-                             {element::q8_0, 8, {0}}, {element::q4_k, 12, {0, 2}}, {element::q6_k, 14, {208}}};
+  const quantised kinds[] = {{dtype::q4_0, 2, {0}}, {dtype::q4_1, 3, {0, 2}},  {dtype::q5_0, 6, {0}},
+                             {dtype::q8_0, 8, {0}}, {dtype::q4_k, 12, {0, 2}}, {dtype::q6_k, 14, {208}}};
   for (const auto& q : kinds) {
-    const auto [numbers, width, name] = traits(q.kind);
+    const auto [numbers, width, name] = traits(q.dtype);
     const std::size_t blocks = 50;
     maker m;
     m.start(1, 0).tensor("t", {static_cast<std::uint64_t>(numbers) * 5, 10}, q.number, 0).align();
@@ -324,17 +324,17 @@ BOOST_AUTO_TEST_CASE(dequantisation) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       const std::size_t block = i / static_cast<std::size_t>(numbers);
       const std::uint8_t* p = b + block * static_cast<std::size_t>(width);
-      const double wanted = number(q.kind, p, static_cast<int>(i % static_cast<std::size_t>(numbers)));
+      const double wanted = number(q.dtype, p, static_cast<int>(i % static_cast<std::size_t>(numbers)));
       double largest = 0;  // where d * q - m cancels, the error is relative to the parts
       for (std::size_t h : q.halves) largest = std::max(largest, std::abs(half(p + h)) * 1024);
       if (std::abs(static_cast<double>(values[i]) - wanted) > 1e-6 * std::max(std::abs(wanted), largest * 0.1))
         BOOST_ERROR(name << " number " << i << ": " << values[i] << ", not " << wanted);
     }
     // one product of small integers and a half is exact in float
-    if (q.kind == element::q4_0 || q.kind == element::q5_0 || q.kind == element::q8_0)
+    if (q.dtype == dtype::q4_0 || q.dtype == dtype::q5_0 || q.dtype == dtype::q8_0)
       for (std::size_t i = 0; i < values.size(); ++i)
         BOOST_REQUIRE(static_cast<double>(values[i]) ==
-                      number(q.kind, b + i / 32 * static_cast<std::size_t>(width), static_cast<int>(i % 32)));
+                      number(q.dtype, b + i / 32 * static_cast<std::size_t>(width), static_cast<int>(i % 32)));
   }
 }
 
@@ -349,7 +349,7 @@ BOOST_AUTO_TEST_CASE(floats_of_the_package_gguf_bit_for_bit) {
     BOOST_TEST_CONTEXT(t.name) {
       const auto& want = expected.at(t.name);
       BOOST_TEST(t.type == t.name);
-      BOOST_REQUIRE((want.shape == t.shape && want.element == element::f32));
+      BOOST_REQUIRE((want.shape == t.shape && want.dtype == dtype::f32));
       const auto floats = t.values<float>();
       BOOST_TEST(std::memcmp(floats.data(), want.data, floats.size() * sizeof(float)) == 0);
       const auto wanted = want.values<float>();

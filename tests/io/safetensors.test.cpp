@@ -63,15 +63,15 @@ BOOST_AUTO_TEST_CASE(round_trip_of_every_type) {
     safetensors_writer w;
     w.metadata("note", "a \"quoted\" \n thing");
     w.metadata("format", "pt");
-    w.add("bytes", element::u8, {3}, u.data());
-    w.add("d", element::f64, {2, 3}, d.data());
-    w.add("f.weight", element::f32, {3, 1, 1}, f.data());
-    w.add("b", element::bf16, {2}, b.data());
-    w.add("empty", element::f32, {0, 5}, f.data());
-    w.add("l", element::i64, {2}, l.data());
-    w.add("i", element::i32, {2}, i.data());
-    w.add("h", element::u16, {3}, h.data());
-    w.add("scalar", element::f32, {}, f.data());
+    w.add("bytes", dtype::u8, {3}, u.data());
+    w.add("d", dtype::f64, {2, 3}, d.data());
+    w.add("f.weight", dtype::f32, {3, 1, 1}, f.data());
+    w.add("b", dtype::bf16, {2}, b.data());
+    w.add("empty", dtype::f32, {0, 5}, f.data());
+    w.add("l", dtype::i64, {2}, l.data());
+    w.add("i", dtype::i32, {2}, i.data());
+    w.add("h", dtype::u16, {3}, h.data());
+    w.add("scalar", dtype::f32, {}, f.data());
     w.write(to);
   };
   write(path);
@@ -80,20 +80,20 @@ BOOST_AUTO_TEST_CASE(round_trip_of_every_type) {
               std::vector<std::string>{"bytes", "d", "f.weight", "b", "empty", "l", "i", "h", "scalar"}));
   BOOST_TEST(file.metadata().at("note") == "a \"quoted\" \n thing");
   BOOST_TEST(file.metadata().size() == 2u);
-  const auto same = [&](const char* name, const auto& values, element kind,
+  const auto same = [&](const char* name, const auto& values, dtype type,
                         const std::vector<distil_xlstm::index>& shape) {
     const tensor_info& t = file.at(name);
     BOOST_TEST(t.bytes == static_cast<distil_xlstm::index>(values.size() * sizeof(values[0])));
     BOOST_TEST(std::memcmp(t.data, values.data(), static_cast<std::size_t>(t.bytes)) == 0);
-    BOOST_TEST((t.element == kind && t.shape == shape));
+    BOOST_TEST((t.dtype == type && t.shape == shape));
   };
-  same("bytes", u, element::u8, {3});
-  same("d", d, element::f64, {2, 3});
-  same("f.weight", f, element::f32, {3, 1, 1});
-  same("b", b, element::bf16, {2});
-  same("l", l, element::i64, {2});
-  same("i", i, element::i32, {2});
-  same("h", h, element::u16, {3});
+  same("bytes", u, dtype::u8, {3});
+  same("d", d, dtype::f64, {2, 3});
+  same("f.weight", f, dtype::f32, {3, 1, 1});
+  same("b", b, dtype::bf16, {2});
+  same("l", l, dtype::i64, {2});
+  same("i", i, dtype::i32, {2});
+  same("h", h, dtype::u16, {3});
   BOOST_TEST(file.at("scalar").values<double>().at(0) == 1.0);
   BOOST_TEST(file.at("empty").size() == 0);
   BOOST_TEST((file.at("d").values<double>() == d));  // unaligned: it begins at byte 3 of the data
@@ -132,15 +132,15 @@ BOOST_AUTO_TEST_CASE(conversion) {
   const std::vector<float> f = {1.0f + 0x1p-8f, 1.0f + 0x1.8p-7f};
   const std::vector<bf16> b = {bf16(1.5f)};
   safetensors_writer w;
-  w.add("d", element::bf16, {8}, d.data());
-  w.add("f", element::bf16, {2}, f.data());
-  w.add("fd", element::f64, {2}, f.data());
-  w.add("bf", element::f32, {1}, b.data());
-  w.add("df", element::f32, {1}, d.data());
-  BOOST_CHECK_THROW(w.add("x", element::i32, {1}, d.data()), error);
-  BOOST_CHECK_THROW(w.add("x", element::f16, {1}, d.data()), error);
+  w.add("d", dtype::bf16, {8}, d.data());
+  w.add("f", dtype::bf16, {2}, f.data());
+  w.add("fd", dtype::f64, {2}, f.data());
+  w.add("bf", dtype::f32, {1}, b.data());
+  w.add("df", dtype::f32, {1}, d.data());
+  BOOST_CHECK_THROW(w.add("x", dtype::i32, {1}, d.data()), error);
+  BOOST_CHECK_THROW(w.add("x", dtype::f16, {1}, d.data()), error);
   const std::int32_t one = 1;
-  BOOST_CHECK_THROW(w.add("x", element::f32, {1}, &one), error);
+  BOOST_CHECK_THROW(w.add("x", dtype::f32, {1}, &one), error);
   w.write(path);
   const safetensors_file file(path);
   const auto x = file.at("d").values<double>();
@@ -162,14 +162,14 @@ BOOST_AUTO_TEST_CASE(conversion) {
 BOOST_AUTO_TEST_CASE(calls_out_of_order) {
   const std::vector<float> values(10);
   safetensors_writer w;
-  w.declare("a", element::f32, {100, 100});
-  w.declare("nothing", element::u8, {0});
-  w.declare("b", element::bf16, {10000});
-  BOOST_CHECK_THROW(w.declare("a", element::f32, {1}), error);
-  BOOST_CHECK_THROW(w.declare("q", element::q4_0, {32}), error);
-  BOOST_CHECK_THROW(w.declare("__metadata__", element::f32, {1}), error);
-  BOOST_CHECK_THROW(w.declare("n", element::f32, {-1}), error);
-  BOOST_CHECK_THROW(w.declare("o", element::f32, {distil_xlstm::index{1} << 40, distil_xlstm::index{1} << 40}),
+  w.declare("a", dtype::f32, {100, 100});
+  w.declare("nothing", dtype::u8, {0});
+  w.declare("b", dtype::bf16, {10000});
+  BOOST_CHECK_THROW(w.declare("a", dtype::f32, {1}), error);
+  BOOST_CHECK_THROW(w.declare("q", dtype::q4_0, {32}), error);
+  BOOST_CHECK_THROW(w.declare("__metadata__", dtype::f32, {1}), error);
+  BOOST_CHECK_THROW(w.declare("n", dtype::f32, {-1}), error);
+  BOOST_CHECK_THROW(w.declare("o", dtype::f32, {distil_xlstm::index{1} << 40, distil_xlstm::index{1} << 40}),
                     error);
   BOOST_CHECK_THROW(w.append(values.data(), 1), error);
   BOOST_CHECK_THROW(w.commit(), error);
@@ -180,12 +180,12 @@ BOOST_AUTO_TEST_CASE(streaming_in_parts) {
   std::vector<float> values(10000);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 256);
   safetensors_writer w;
-  w.declare("a", element::f32, {100, 100});
-  w.declare("nothing", element::u8, {0});
-  w.declare("b", element::bf16, {10000});
+  w.declare("a", dtype::f32, {100, 100});
+  w.declare("nothing", dtype::u8, {0});
+  w.declare("b", dtype::bf16, {10000});
   w.open(path);
   BOOST_CHECK_THROW(w.open(path), error);
-  BOOST_CHECK_THROW(w.declare("late", element::f32, {1}), error);
+  BOOST_CHECK_THROW(w.declare("late", dtype::f32, {1}), error);
   for (distil_xlstm::index i = 0; i < 10000; i += 1000) w.append(values.data() + i, 1000);
   BOOST_CHECK_THROW(w.commit(), error);
   BOOST_CHECK_THROW(w.append(values.data(), 10001), error);

@@ -79,7 +79,7 @@ BOOST_AUTO_TEST_CASE(round_trip) {
     BOOST_TEST((starts(file.documents().begin(), file.documents().end()) == documents));
     if (hash.empty()) hash = file.data_sha256();
     BOOST_TEST(file.data_sha256() == hash);  // the same for U16 and I32
-    BOOST_TEST((safetensors_file(t.path).at("ids").element == (vocab <= 65536 ? element::u16 : element::i32)));
+    BOOST_TEST((safetensors_file(t.path).at("ids").dtype == (vocab <= 65536 ? dtype::u16 : dtype::i32)));
     const std::pair<std::ptrdiff_t, std::ptrdiff_t> expected[] = {{0, 0},    {1, 1},    {2, 1},   {4999, 1},
                                                                   {5000, 2}, {9998, 2}, {9999, 3}};
     for (auto [i, d] : expected) {
@@ -141,14 +141,14 @@ BOOST_AUTO_TEST_CASE(the_reader_refuses) {
     safetensors_writer w;
     if (!f.vocab.empty()) w.metadata("vocab_size", f.vocab);
     if (f.bytes)
-      w.add("ids", element::u8, {3}, u8.data());
+      w.add("ids", dtype::u8, {3}, u8.data());
     else if (f.ids)
-      w.add("ids", element::i32, f.flat ? std::vector<std::ptrdiff_t>{3} : std::vector<std::ptrdiff_t>{1, 3},
+      w.add("ids", dtype::i32, f.flat ? std::vector<std::ptrdiff_t>{3} : std::vector<std::ptrdiff_t>{1, 3},
             ids.data());
     if (f.documents)
-      w.add("documents", element::i64, {static_cast<std::ptrdiff_t>(f.where.size())}, f.where.data());
+      w.add("documents", dtype::i64, {static_cast<std::ptrdiff_t>(f.where.size())}, f.where.data());
     else
-      w.add("other", element::i64, {2}, documents.data());
+      w.add("other", dtype::i64, {2}, documents.data());
     w.write(t.path);
   };
   const auto refused = [&](const file& f, const std::string& part) {

@@ -10,7 +10,7 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 
 // The laws of Block, for every block but the recurrent cells (cells.test.cpp).
@@ -27,11 +27,11 @@ void check(const char* what, const B& block, const testing::block_options& optio
 /// headwise_linear is a part of other blocks: this makes it one of its own.
 struct headwise_block : headwise_linear {
   template <class L>
-  nothing state(L&) const {
+  no_state state(L&) const {
     return {};
   }
   template <class L>
-  nothing tape(L&, sequence_view) const {
+  no_state tape(L&, sequence_view) const {
     return {};
   }
   template <class D, class P, class S, class K, class T>

@@ -1,9 +1,8 @@
 #define BOOST_TEST_MODULE laws_cells
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
-#include <distil_xlstm/model/xlstm_large_config.hpp>
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/xlstm_7b_config.hpp>
 #include <distil_xlstm/model/xlstm_stack.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 
@@ -51,11 +50,11 @@ BOOST_AUTO_TEST_CASE(mlstms) {
   check("static sizes", basic_mlstm<8, 3, 12>{.chunk = 4});
 }
 BOOST_AUTO_TEST_CASE(large_mlstms) {
-  check("two heads, chunks of 4", mlstm_large{.width = 8, .heads = 2, .query = 6, .value = 10, .chunk = 4});
-  check("one head, one chunk", mlstm_large{.width = 5, .query = 3, .value = 7, .gate_cap = 1.5});
+  check("two heads, chunks of 4", mlstm_v2{.width = 8, .heads = 2, .query = 6, .value = 10, .chunk = 4});
+  check("one head, one chunk", mlstm_v2{.width = 5, .query = 3, .value = 7, .gate_cap = 1.5});
   check("heads of one query, no cap",
-        mlstm_large{.width = 4, .heads = 3, .query = 3, .value = 6, .gate_cap = 0, .chunk = 2});
-  check("wide values", mlstm_large{.width = 6, .query = 8, .value = 36, .norm_epsilon = 1e-2, .chunk = 3},
+        mlstm_v2{.width = 4, .heads = 3, .query = 3, .value = 6, .gate_cap = 0, .chunk = 2});
+  check("wide values", mlstm_v2{.width = 6, .query = 8, .value = 36, .norm_epsilon = 1e-2, .chunk = 3},
         {.samples = 12});
 }
 BOOST_AUTO_TEST_CASE(layers) {
@@ -73,7 +72,7 @@ BOOST_AUTO_TEST_CASE(stacks) {
   check("stack", stack, {.samples = 4});
   stack.post_blocks_norm = false;
   check("stack without a norm", stack, {.samples = 2});
-  const xlstm_large_config large{
+  const xlstm_7b_config large{
       .width = 8, .blocks = 2, .heads = 2, .feed_forward_multiple = 4, .norm_epsilon = 1e-3};
   check("stack of xLSTM-7B", large.stack(), {.samples = 4});
 }

@@ -1,7 +1,7 @@
 #define BOOST_TEST_MODULE laws_terms
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/device/cpu_pack.hpp>
+#include <distil_xlstm/device/cpu/pack.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/testing/check_expression.hpp>
 

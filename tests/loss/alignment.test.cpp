@@ -40,7 +40,7 @@ struct stack {
 /// The definition, written out.
 double naive(const stack& x, alignment form, bool masked) {
   const auto count = static_cast<double>(x.s.size());
-  std::vector<double> per_layer, per_sequence, cosines;
+  std::vector<double> per_layer, batched_state, cosines;
   double total = 0, numbers = 0;
   for (std::size_t l = 0; l < x.s.size(); ++l) {
     double layer = 0;
@@ -61,7 +61,7 @@ double naive(const stack& x, alignment form, bool masked) {
         cosines.push_back(1 - st / std::sqrt(ss * tt));
       }
       layer += sequence;
-      if (any) per_sequence.push_back(std::sqrt(sequence));
+      if (any) batched_state.push_back(std::sqrt(sequence));
     }
     total += layer;
     per_layer.push_back(std::sqrt(layer));
@@ -75,7 +75,7 @@ double naive(const stack& x, alignment form, bool masked) {
     case alignment::average: return count == 1 ? std::sqrt(total / numbers) : -1;
     case alignment::ratio: return mean(per_layer) / std::sqrt(numbers);
     case alignment::block_wise:
-    case alignment::paper: return mean(per_sequence) / std::sqrt(numbers);
+    case alignment::paper: return mean(batched_state) / std::sqrt(numbers);
     case alignment::cosine: return mean(cosines);
     case alignment::mse: return total / numbers;
     default: return 0;

@@ -10,7 +10,7 @@
 
 #include <unistd.h>
 
-#include <distil_xlstm/device/cpu_attention.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -97,8 +97,8 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
 
     testing::write_gguf(golden(name), file, true);
     const auto wide = teacher<float>::load(cpu, file), stored = teacher<float>::load(cpu, file, {false});
-    BOOST_TEST((wide.embedding().kind == element::f32));
-    BOOST_TEST((stored.embedding().kind == element::q8_0));
+    BOOST_TEST((wide.embedding().dtype == dtype::f32));
+    BOOST_TEST((stored.embedding().dtype == dtype::q8_0));
     BOOST_TEST((a.config().tied == (wide.head().data == wide.embedding().data)));
     BOOST_TEST(apart(hidden_of(stored, cpu, {2, 13}, ids), hidden_of(wide, cpu, {2, 13}, ids)) <= 1e-6);
   }
@@ -234,7 +234,7 @@ BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
                            .head_dim = 24,
                            .intermediate = 130};
   const temporary_folder folder;
-  write_random_llama(folder.path, shape, element::bf16, 4);
+  write_random_llama(folder.path, shape, dtype::bf16, 4);
   device::cpu cpu(2);
   const auto model = teacher<double>::load(cpu, folder.path);
   BOOST_TEST(model.config().head_dim == 24);
@@ -257,7 +257,7 @@ BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
   for (const double x : hidden_of(model, cpu, {2, 7}, ids)) BOOST_TEST(std::isfinite(x));
   BOOST_CHECK_EXCEPTION(
       write_random_llama(folder.path, {.vocabulary = 9, .width = 4, .layers = 1, .heads = 3, .kv_heads = 2},
-                         element::f32, 1),
+                         dtype::f32, 1),
       error, says("write_random_llama: vocabulary 9, width 4"));
 }
 

@@ -42,16 +42,16 @@ BOOST_AUTO_TEST_CASE(saved_and_loaded_in_every_type) {
   const io::safetensors_file before(from / "model.safetensors");
   std::string name = (fs::temp_directory_path() / "student XXXXXX").string();
   BOOST_REQUIRE(::mkdtemp(name.data()));
-  for (const element kind : {element::f32, element::bf16, element::f64}) {
-    BOOST_TEST_CONTEXT(traits(kind).name) {
-      xlstm<double, device::cpu>::load(cpu, from).save(cpu, name, kind);
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::f64}) {
+    BOOST_TEST_CONTEXT(traits(type).name) {
+      xlstm<double, device::cpu>::load(cpu, from).save(cpu, name, type);
       const auto again = xlstm<double, device::cpu>::load(cpu, name);
       const io::safetensors_file after(fs::path(name) / "model.safetensors");
       BOOST_TEST(after.tensors().size() == before.tensors().size());
       for (const auto& t : after.tensors()) {
-        BOOST_TEST((t.element == kind));
+        BOOST_TEST((t.dtype == type));
         auto want = before.at(t.name).values<double>();
-        if (kind == element::bf16)
+        if (type == dtype::bf16)
           for (double& x : want) x = static_cast<double>(static_cast<float>(bf16(static_cast<float>(x))));
         BOOST_TEST_CONTEXT(t.name) BOOST_TEST((t.values<double>() == want));
       }

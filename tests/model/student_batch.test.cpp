@@ -6,8 +6,6 @@
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
 
 #include "../comparison/batch.hpp"
 

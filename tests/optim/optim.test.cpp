@@ -86,7 +86,7 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
   std::vector<float> m(n, 0), v(n, 0), a(n, 0), b(n, 0);
   adamw_state<float> state{m.data(), v.data()};
   std::int64_t count = 0;
-  step_numbers<float> numbers{};
+  step_scalars<float> numbers{};
   double norm[2];
   for (int t = 1; t <= 3; ++t) {
     auto g = random<float>(n, 10 + static_cast<std::uint64_t>(t));

@@ -16,7 +16,7 @@ using io::json;
 
 void write_ids(const fs::path& path, const std::vector<std::int32_t>& ids) {
   io::safetensors_writer file;
-  file.add("ids", element::i32, {1, std::ssize(ids)}, ids.data());
+  file.add("ids", dtype::i32, {1, std::ssize(ids)}, ids.data());
   file.write(path);
 }
 
@@ -273,7 +273,7 @@ BOOST_AUTO_TEST_CASE(ids_out_of_range) {
   refused(logits, 1, {ids.string(), "position 1 is -2"});
   const float numbers[] = {1, 2};
   io::safetensors_writer file;
-  file.add("ids", element::f32, {1, 2}, numbers);
+  file.add("ids", dtype::f32, {1, 2}, numbers);
   file.write(ids);
   refused(logits, 1, {ids.string(), "ids must be I32"});
   BOOST_TEST(!fs::exists(folder / "out"));

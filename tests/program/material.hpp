@@ -125,7 +125,7 @@ inline std::vector<tensor> read_tensors(const fs::path& path) {
 }
 inline void write_tensors(const fs::path& path, const std::vector<tensor>& tensors) {
   io::safetensors_writer file;
-  for (const auto& t : tensors) file.add(t.name, element::f32, t.shape, t.values.data());
+  for (const auto& t : tensors) file.add(t.name, dtype::f32, t.shape, t.values.data());
   file.write(path);
 }
 inline tensor& find(std::vector<tensor>& tensors, const std::string& name) {
@@ -143,7 +143,7 @@ struct logits_of {
             const std::string& precision) {
     const temporary_folder folder;
     io::safetensors_writer in;
-    in.add("ids", element::i32, {rows, std::ssize(ids) / rows}, ids.data());
+    in.add("ids", dtype::i32, {rows, std::ssize(ids) / rows}, ids.data());
     in.write(folder / "ids.safetensors");
     done(arguments("logits --model", model, "--ids", folder / "ids.safetensors", "--out",
                    folder / "out.safetensors", "--precision", precision));

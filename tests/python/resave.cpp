@@ -3,18 +3,17 @@
 #include <iostream>
 #include <string_view>
 
-#include <distil_xlstm/device/cpu_mlstm.hpp>
-#include <distil_xlstm/device/cpu_slstm.hpp>
+#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 namespace dx = distil_xlstm;
 
 int main(int argc, char** argv) {
   if (argc != 4) return std::cerr << "usage: resave STUDENT FOLDER KIND\n", 2;
-  for (const auto kind : {dx::element::f32, dx::element::bf16, dx::element::f64}) {
-    if (std::string_view(argv[3]) != traits(kind).name) continue;
+  for (const auto type : {dx::dtype::f32, dx::dtype::bf16, dx::dtype::f64}) {
+    if (std::string_view(argv[3]) != traits(type).name) continue;
     dx::device::cpu device(1);
-    dx::xlstm<double, dx::device::cpu>::load(device, argv[1]).save(device, argv[2], kind);
+    dx::xlstm<double, dx::device::cpu>::load(device, argv[1]).save(device, argv[2], type);
     return 0;
   }
   return std::cerr << "resave: " << argv[3] << " is none of F32, BF16, F64\n", 2;

@@ -2,7 +2,7 @@
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/rotary.hpp>
-#include <distil_xlstm/device/attention_scan.hpp>
+#include <distil_xlstm/op/attention/op.hpp>
 
 namespace distil_xlstm {
 
@@ -14,7 +14,7 @@ struct cache_rows {
   using scalar = T;
   sequence_view seq;
   matrix_view<const T> k, v;
-  per_sequence<T> keys, values, position;
+  batched_state<T> keys, values, position;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / seq.time, t = r % seq.time, last = seq.document_start(b, seq.time - 1);
@@ -34,8 +34,8 @@ struct attention_params {
 /// The keys (turned) and values of the document so far. A capacity of 0 keeps nothing.
 template <class T>
 struct attention_state {
-  per_sequence<T> keys, values;  ///< [capacity, kv_heads * head_dim]
-  per_sequence<T> position;      ///< [1]: how many there are
+  batched_state<T> keys, values;  ///< [capacity, kv_heads * head_dim]
+  batched_state<T> position;      ///< [1]: how many there are
   index capacity = 0;
 };
 template <class T>

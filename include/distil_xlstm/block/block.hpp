@@ -27,7 +27,7 @@ struct some_device;
 ///
 /// Minimal definition:
 ///   params(l)     takes its weights from a layout (trainable) or a frozen_layout; returns views
-///   state(l)      takes the recurrent state of one sequence; returns per_sequence views
+///   state(l)      takes the recurrent state of one sequence; returns batched_state views
 ///   tape(l, seq)  takes what forward leaves for backward
 ///   forward(device, seq, params, state, tape, x, y)            reads x [rows, in], writes y [rows, out],
 ///   advances state backward(device, seq, params, gradients, tape, x, dy, dx)  adds to gradients, overwrites dx
@@ -68,6 +68,6 @@ inline constexpr bool static_widths_fit = [] {
 }  // namespace detail
 
 /// What a stateless or tapeless block returns.
-struct nothing {};
+struct no_state {};
 
 }  // namespace distil_xlstm

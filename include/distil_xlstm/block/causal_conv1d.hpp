@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include <distil_xlstm/block/block.hpp>
-#include <distil_xlstm/device/causal_conv.hpp>
+#include <distil_xlstm/op/conv/op.hpp>
 
 namespace distil_xlstm {
 
@@ -16,7 +16,7 @@ struct conv_keep_past {
   sequence_view seq;
   index window, width;
   matrix_view<const T> x;
-  per_sequence<T> past;
+  batched_state<T> past;
   T* before;  ///< tape: the past as it was, [batch, window - 1, width]
   template <class V>
   DISTIL_XLSTM_HD void operator()(index b, index c) const {
@@ -41,7 +41,7 @@ struct conv_params {
 };
 template <class T>
 struct conv_state {
-  per_sequence<T> past;  ///< [window - 1, width], oldest first
+  batched_state<T> past;  ///< [window - 1, width], oldest first
 };
 template <class T>
 struct conv_tape {

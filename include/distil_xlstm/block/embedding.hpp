@@ -12,7 +12,7 @@ struct gather_rows {
   frozen_matrix table;
   const std::int32_t* ids;
   matrix_view<T> x;
-  void operator()(index r) const { unpack(table.kind, table.row(ids[r]), table.cols, x.row(r)); }
+  void operator()(index r) const { unpack(table.dtype, table.row(ids[r]), table.cols, x.row(r)); }
 };
 }  // namespace detail
 

@@ -64,7 +64,7 @@ struct feed_forward {
     return p;
   }
   template <class L>
-  nothing state(L&) const {
+  no_state state(L&) const {
     return {};
   }
   template <class L>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/block/linear.hpp>
-#include <distil_xlstm/device/headwise.hpp>
+#include <distil_xlstm/op/linear/op.hpp>
 
 namespace distil_xlstm {
 

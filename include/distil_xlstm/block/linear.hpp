@@ -69,11 +69,11 @@ struct linear {
     return p;
   }
   template <class L>
-  nothing state(L&) const {
+  no_state state(L&) const {
     return {};
   }
   template <class L>
-  nothing tape(L&, sequence_view) const {
+  no_state tape(L&, sequence_view) const {
     return {};
   }
 

@@ -6,7 +6,7 @@
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/silu.hpp>
-#include <distil_xlstm/device/mlstm_scan.hpp>
+#include <distil_xlstm/op/mlstm/op.hpp>
 
 namespace distil_xlstm {
 
@@ -140,7 +140,7 @@ struct basic_mlstm {
         });
       });
       p.outnorm = l.scope("outnorm", [&] { return outnorm().params(l); });
-      return nothing{};
+      return no_state{};
     });
     p.proj_down = l.scope("proj_down", [&] { return down().params(l); });
     return p;
@@ -154,7 +154,7 @@ struct basic_mlstm {
       s.cell.c = l.state("c", {heads, head, head});
       s.cell.n = l.state("n", {heads, head});
       s.cell.m = l.state("m", {heads}, initial::constant(empty_m));
-      return nothing{};
+      return no_state{};
     });
     return s;
   }

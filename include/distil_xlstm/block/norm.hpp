@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/block/block.hpp>
-#include <distil_xlstm/device/norm_scan.hpp>
+#include <distil_xlstm/op/norm/op.hpp>
 
 namespace distil_xlstm {
 
@@ -38,7 +38,7 @@ struct norm {
         l.tensor("weight", {width}, initial::constant(Kind.residual_weight ? 0.0 : 1.0))};
   }
   template <class L>
-  nothing state(L&) const {
+  no_state state(L&) const {
     return {};
   }
   template <class L>

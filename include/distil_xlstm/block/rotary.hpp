@@ -23,7 +23,7 @@ struct rotary_frequencies {
 
 /// The place of token t in its document: counted from its start, or on from the carried position.
 template <class T>
-DISTIL_XLSTM_HD index position_of(sequence_view seq, per_sequence<T> carried, index b, index t) {
+DISTIL_XLSTM_HD index position_of(sequence_view seq, batched_state<T> carried, index b, index t) {
   const index start = seq.document_start(b, t);
   if (start >= 0) return t - start;
   return t + (carried.data ? static_cast<index>(*carried.of(b)) : 0);
@@ -34,7 +34,7 @@ template <class T>
 struct rotary_table {
   using scalar = T;
   sequence_view seq;
-  per_sequence<T> carried;
+  batched_state<T> carried;
   const double* frequency;
   matrix_view<T> cosines, sines;
   template <class V>
@@ -78,7 +78,7 @@ struct rotary_turn {
 template <class T>
 struct advance_position {
   sequence_view seq;
-  per_sequence<T> position;
+  batched_state<T> position;
   DISTIL_XLSTM_HD void operator()(index b) const {
     *position.of(b) = static_cast<T>(position_of(seq, position, b, seq.time - 1) + 1);
   }
@@ -88,7 +88,7 @@ struct advance_position {
 
 template <class T>
 struct rotary_state {
-  per_sequence<T> position;  ///< [1]: tokens of the document so far
+  batched_state<T> position;  ///< [1]: tokens of the document so far
 };
 template <class T>
 struct rotary_tape {
@@ -106,7 +106,7 @@ struct rotary {
   constexpr index width_out() const { return width; }
 
   template <class L>
-  nothing params(L&) const {
+  no_state params(L&) const {
     require(head_dim > 0 && head_dim % 2 == 0 && width % head_dim == 0, "rotary: heads of ", head_dim,
             " must be even and divide the width ", width);
     return {};
@@ -135,7 +135,7 @@ struct rotary {
 
   /// The parts, for a block that turns several matrices with one table. `carried` may be null.
   template <class D, class T>
-  void tables(D& d, sequence_view seq, per_sequence<T> carried, const rotary_tape<T>& k) const {
+  void tables(D& d, sequence_view seq, batched_state<T> carried, const rotary_tape<T>& k) const {
     auto frequency = d.template scratch<double>(head_dim / 2);
     scan(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
     const detail::rotary_table<T> table{seq, carried, frequency.data(), k.cosines, k.sines};
@@ -156,7 +156,7 @@ struct rotary {
     turn(d, k, dy, dx, T(-1));
   }
   template <class D, class T>
-  void advance(D& d, sequence_view seq, per_sequence<T> position) const {
+  void advance(D& d, sequence_view seq, batched_state<T> position) const {
     scan(d, seq.batch, detail::advance_position<T>{seq, position});
   }
 };

@@ -6,7 +6,7 @@
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/silu.hpp>
-#include <distil_xlstm/device/slstm_scan.hpp>
+#include <distil_xlstm/op/slstm/op.hpp>
 
 namespace distil_xlstm {
 
@@ -64,7 +64,7 @@ struct basic_slstm {
     l.scope("slstm_cell", [&] {
       p.recurrent = l.tensor("_recurrent_kernel_", {heads, 4 * head, head});
       p.bias = l.tensor("_bias_", {4 * width}, forget_bias());
-      return nothing{};
+      return no_state{};
     });
     p.group_norm = l.scope("group_norm", [&] { return group_norm().params(l); });
     return p;

@@ -33,7 +33,7 @@ struct basic_swiglu {
     return p;
   }
   template <class L>
-  nothing state(L&) const {
+  no_state state(L&) const {
     return {};
   }
   template <class L>

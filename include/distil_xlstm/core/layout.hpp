@@ -72,8 +72,8 @@ class layout {
 
   /// A part of the recurrent state of one sequence; sequences lie `sequence_stride` numbers apart.
   template <class Init = decltype(initial::zeros())>
-  per_sequence<T> state(std::string_view name, std::initializer_list<index> shape,
-                        Init init = initial::zeros()) {
+  batched_state<T> state(std::string_view name, std::initializer_list<index> shape,
+                         Init init = initial::zeros()) {
     return {tensor(name, shape, init), stride_};
   }
   void sequence_stride(index numbers) { stride_ = numbers; }
@@ -108,7 +108,7 @@ class layout {
 /// A tensor as a file holds it.
 struct stored_tensor {
   const void* data = nullptr;
-  element kind = element::f32;
+  distil_xlstm::dtype dtype = dtype::f32;
   std::vector<index> shape;
 };
 
@@ -136,7 +136,7 @@ class frozen_layout {
   template <class Init = int>
   frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}) {
     const stored_tensor t = lookup(name, {rows, cols});
-    return arena_->keep(frozen_matrix{t.data, t.kind, rows, cols});
+    return arena_->keep(frozen_matrix{t.data, t.dtype, rows, cols});
   }
   template <class Init = int>
   const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}) {
@@ -144,7 +144,7 @@ class frozen_layout {
     index size = 1;
     for (index n : shape) size *= n;
     std::vector<T> numbers(static_cast<std::size_t>(size));
-    unpack(t.kind, t.data, size, numbers.data());
+    unpack(t.dtype, t.data, size, numbers.data());
     return arena_->keep(std::move(numbers));
   }
   template <class F>

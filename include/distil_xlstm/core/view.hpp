@@ -2,7 +2,7 @@
 
 #include <type_traits>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm {
@@ -35,11 +35,11 @@ struct matrix_view {
 /// A frozen matrix, kept as its file stores it (rows x cols, rows contiguous); products unpack it as they go.
 struct frozen_matrix {
   const void* data = nullptr;
-  element kind = element::f32;
+  distil_xlstm::dtype dtype = dtype::f32;
   index rows = 0, cols = 0;
   const void* rounded = nullptr;  ///< the same numbers in bfloat16, where a device keeps them beside; or null
 
-  const void* row(index r) const { return static_cast<const char*>(data) + r * row_bytes(kind, cols); }
+  const void* row(index r) const { return static_cast<const char*>(data) + r * row_bytes(dtype, cols); }
 };
 
 /// Marks an operand of `gemm` that is read transposed.
@@ -54,7 +54,7 @@ constexpr transposed_matrix<M> transposed(M m) {
 
 /// One tensor of the recurrent state, for every sequence of a batch: sequence b's part starts at of(b).
 template <class T>
-struct per_sequence {
+struct batched_state {
   T* data = nullptr;
   index stride = 0;  ///< in numbers of T, between sequences
   DISTIL_XLSTM_HD constexpr T* of(index b) const { return data + b * stride; }

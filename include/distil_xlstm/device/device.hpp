@@ -72,7 +72,7 @@ class buffer {
 /// Numbers of the host as a device reads them: where they are, or a copy in the device's memory that is made
 /// anew by every `put` and grows as needed.
 template <class T, class D>
-class placed {
+class device_copy {
  public:
   /// n numbers of `host`, which may be null (then so is the result). What the last call gave is no longer
   /// valid.
@@ -94,7 +94,7 @@ class placed {
 /// The way back: numbers of a device as the host reads them, where they are, or a copy that is made anew by
 /// every `get`.
 template <class T, class D>
-class fetched {
+class host_copy {
  public:
   /// n numbers of `data`. What the last call gave is no longer valid.
   const T* get(D& device, const T* data, index n) {

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
@@ -31,23 +31,23 @@ class frozen_memory final : public frozen_arena<T> {
     } else {
       if (!stored.data || stored.rows * stored.cols == 0) return stored;
       const bool round = rounds(*device_);
-      frozen_matrix kept{nullptr, element::f32, stored.rows, stored.cols};
-      if (stored.kind == element::bf16 && round) {
-        kept.kind = element::bf16;
+      frozen_matrix kept{nullptr, dtype::f32, stored.rows, stored.cols};
+      if (stored.dtype == dtype::bf16 && round) {
+        kept.dtype = dtype::bf16;
         kept.data = upload<bf16>(half_, stored, [](const void* from, index n, bf16* to) {
           std::copy_n(static_cast<const std::byte*>(from), static_cast<std::size_t>(n) * sizeof(bf16),
                       reinterpret_cast<std::byte*>(to));
         });
-      } else if (stored.kind == element::f64 && sizeof(T) == sizeof(double)) {
-        kept.kind = element::f64;
-        kept.data = upload<double>(whole_, stored, unpacked_as<double>(stored.kind));
+      } else if (stored.dtype == dtype::f64 && sizeof(T) == sizeof(double)) {
+        kept.dtype = dtype::f64;
+        kept.data = upload<double>(whole_, stored, unpacked_as<double>(stored.dtype));
       } else {
-        kept.data = upload<float>(whole_, stored, unpacked_as<float>(stored.kind));
+        kept.data = upload<float>(whole_, stored, unpacked_as<float>(stored.dtype));
         if (round) {
           std::vector<float> wide;
           kept.rounded = upload<bf16>(half_, stored, [&](const void* from, index n, bf16* to) {
             wide.resize(static_cast<std::size_t>(n));
-            unpack(stored.kind, from, n, wide.data());
+            unpack(stored.dtype, from, n, wide.data());
             std::transform(wide.begin(), wide.end(), to, [](float x) { return bf16(x); });
           });
         }
@@ -92,8 +92,8 @@ class frozen_memory final : public frozen_arena<T> {
       return false;
   }
   template <class Out>
-  static auto unpacked_as(element kind) {
-    return [kind](const void* from, index n, Out* to) { unpack(kind, from, n, to); };
+  static auto unpacked_as(dtype type) {
+    return [type](const void* from, index n, Out* to) { unpack(type, from, n, to); };
   }
   /// The whole matrix as `Out`, a few rows at a time.
   template <class Out, class Convert>
@@ -117,7 +117,7 @@ class frozen_memory final : public frozen_arena<T> {
 };
 
 /// The ends of a student, where its device reads them, and what keeps them alive.
-struct frozen_ends {
+struct embedding_and_head {
   frozen_matrix embedding, head;
   std::shared_ptr<const void> owner;
 };
@@ -125,13 +125,13 @@ struct frozen_ends {
 /// Puts ends that lie in the host's memory, which `owner` keeps alive, where the device reads them: nothing
 /// moves where it shares that memory. One matrix for both stays one.
 template <class T, class D>
-frozen_ends place_ends(D& device, const frozen_matrix& embedding, const frozen_matrix& head,
-                       std::shared_ptr<const void> owner) {
+embedding_and_head upload_embedding_and_head(D& device, const frozen_matrix& embedding,
+                                             const frozen_matrix& head, std::shared_ptr<const void> owner) {
   if constexpr (D::host_memory) {
     return {embedding, head, std::move(owner)};
   } else {
     auto memory = std::make_shared<frozen_memory<T, D>>(device);
-    frozen_ends ends{memory->keep(embedding), {}, nullptr};
+    embedding_and_head ends{memory->keep(embedding), {}, nullptr};
     ends.head = head.data == embedding.data ? ends.embedding : memory->keep(head);
     ends.owner = std::move(memory);
     return ends;
@@ -141,16 +141,16 @@ frozen_ends place_ends(D& device, const frozen_matrix& embedding, const frozen_m
 /// Calls use(row, values) for every row of a frozen matrix of a device, its numbers widened to T.
 template <class T, class D, class F>
 void for_each_frozen_row(D& device, const frozen_matrix& m, const F& use) {
-  const index bytes = row_bytes(m.kind, m.cols);
+  const index bytes = row_bytes(m.dtype, m.cols);
   const index rows =
       std::clamp<index>((index{1} << 22) / std::max<index>(bytes, 1), 1, std::max<index>(m.rows, 1));
-  fetched<std::byte, D> part;
+  host_copy<std::byte, D> part;
   std::vector<T> values(static_cast<std::size_t>(m.cols));
   for (index first = 0; first < m.rows; first += rows) {
     const index n = std::min(rows, m.rows - first);
     const std::byte* at = part.get(device, static_cast<const std::byte*>(m.row(first)), n * bytes);
     for (index r = 0; r < n; ++r) {
-      unpack(m.kind, at + r * bytes, m.cols, values.data());
+      unpack(m.dtype, at + r * bytes, m.cols, values.data());
       use(first + r, static_cast<const T*>(values.data()));
     }
   }

@@ -105,7 +105,7 @@ class checkpoints {
         {"first_moment.", &t.first_moment()},
         {"second_moment.", &t.second_moment()}};
     for (const auto& [prefix, arena] : arenas)
-      for (const auto& e : names) file.declare(prefix + e.name, element_of<T>, e.shape);
+      for (const auto& e : names) file.declare(prefix + e.name, dtype_of<T>, e.shape);
     file.open(folder / "state.safetensors");
     std::vector<T> values;
     for (const auto& [prefix, arena] : arenas)
@@ -121,7 +121,7 @@ class checkpoints {
                             {"skipped", c.skipped},
                             {"unusable", c.unusable},
                             {"total_steps", t.options().total_steps},
-                            {"precision", traits(element_of<T>).name},
+                            {"precision", traits(dtype_of<T>).name},
                             {"run", run}};
     io::write_text_atomically(folder / "manifest.json", about.dump(2) + "\n");
   }
@@ -134,8 +134,8 @@ class checkpoints {
     const auto version = io::get<index>(about, "format", where);
     require(version == format, where, ": checkpoint format ", version, ", this library reads ", format);
     const auto precision = io::get<std::string>(about, "precision", where);
-    require(precision == traits(element_of<T>).name, where, ": a checkpoint in ", precision,
-            ", the run asks for ", traits(element_of<T>).name);
+    require(precision == traits(dtype_of<T>).name, where, ": a checkpoint in ", precision,
+            ", the run asks for ", traits(dtype_of<T>).name);
     // All is looked at before the first number is taken.
     const auto counter = [&](const char* key) {
       const auto n = io::get<index>(about, key, where);
@@ -157,8 +157,8 @@ class checkpoints {
     for (const auto& [prefix, arena] : arenas)
       for (const auto& e : names) {
         const auto& found = file.at(prefix + e.name);
-        require(found.shape == e.shape && found.element == element_of<T>, file.path(), ": tensor ", prefix,
-                e.name, " does not fit the student");
+        require(found.shape == e.shape && found.dtype == dtype_of<T>, file.path(), ": tensor ", prefix, e.name,
+                " does not fit the student");
       }
     std::vector<T> values;
     for (const auto& [prefix, arena] : arenas)

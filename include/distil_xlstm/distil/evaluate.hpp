@@ -11,10 +11,10 @@
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/loss/head.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
@@ -59,9 +59,9 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
                    [&](auto a, auto b) { return items[a].ids.size() > items[b].ids.size(); });
   std::vector<std::int32_t> ids, targets;
   std::vector<std::size_t> owner;
-  placed<std::int32_t, D> placed_ids, placed_targets;
-  fetched<std::uint8_t, D> fetched_argmax;
-  fetched<T, D> fetched_nll;
+  device_copy<std::int32_t, D> placed_ids, placed_targets;
+  host_copy<std::uint8_t, D> fetched_argmax;
+  host_copy<T, D> fetched_nll;
   buffer<T, D> hidden, gathered, nll;
   buffer<std::uint8_t, D> is_argmax;
   for (std::size_t first = 0; first < order.size(); first += static_cast<std::size_t>(batch)) {

@@ -8,10 +8,10 @@
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/loss/head.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
@@ -49,8 +49,8 @@ text_score score_text(D& device, const Text& text, index window, index batch, lo
   total.tokens = text.size();
   std::vector<std::int32_t> ids, targets, start;
   std::vector<std::uint8_t> scored;
-  placed<std::int32_t, D> placed_ids, placed_targets, placed_start;
-  placed<std::uint8_t, D> placed_scored;
+  device_copy<std::int32_t, D> placed_ids, placed_targets, placed_start;
+  device_copy<std::uint8_t, D> placed_scored;
   index rows_a_window = 0, count = 0;
   buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
   auto flush = [&] {

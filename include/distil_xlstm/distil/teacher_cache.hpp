@@ -41,14 +41,14 @@ class cache_writer {
  public:
   static constexpr index format = 1;
 
-  cache_writer(std::filesystem::path folder, cache_identity identity, element kind)
-      : folder_(std::move(folder)), identity_(std::move(identity)), kind_(kind) {
+  cache_writer(std::filesystem::path folder, cache_identity identity, dtype type)
+      : folder_(std::move(folder)), identity_(std::move(identity)), kind_(type) {
     std::filesystem::create_directories(folder_);
     std::filesystem::remove(folder_ / "manifest.json");  // what is there is no cache until all is written
     const std::vector<index> shape = {identity_.windows, identity_.length, identity_.width};
     for (index i = 0; i <= identity_.targets; ++i) {
       auto& file = *files_.emplace_back(std::make_unique<io::safetensors_writer>());
-      file.declare("hidden", kind, shape);
+      file.declare("hidden", type, shape);
       file.open(folder_ / name_of(i));
     }
   }
@@ -58,7 +58,7 @@ class cache_writer {
   /// The signals of the next windows, in the device's memory.
   template <class D, class T>
   void append(D& device, const teacher_signals<T>& s) {
-    fetched<T, D> part;
+    host_copy<T, D> part;
     for (std::size_t i = 0; i <= s.targets.size(); ++i) {
       const matrix_view<T>& signal = i == 0 ? s.last_hidden : s.targets[i - 1];
       files_[i]->append(part.get(device, signal.data, signal.size()), signal.size());
@@ -71,9 +71,9 @@ class cache_writer {
     const bool tied = embedding.data == head.data;
     io::safetensors_writer ends;
     // What the writer does not write is widened: every number of it fits F32.
-    const auto kind = [](element e) { return e == element::bf16 || e == element::f64 ? e : element::f32; };
-    ends.declare("embedding", kind(embedding.kind), {embedding.rows, embedding.cols});
-    if (!tied) ends.declare("head", kind(head.kind), {head.rows, head.cols});
+    const auto kind = [](dtype e) { return e == dtype::bf16 || e == dtype::f64 ? e : dtype::f32; };
+    ends.declare("embedding", kind(embedding.dtype), {embedding.rows, embedding.cols});
+    if (!tied) ends.declare("head", kind(head.dtype), {head.rows, head.cols});
     ends.open(folder_ / "ends.safetensors");
     for (const auto* m : {&embedding, &head}) {
       if (m == &head && tied) continue;
@@ -89,7 +89,7 @@ class cache_writer {
  private:
   std::filesystem::path folder_;
   cache_identity identity_;
-  element kind_;
+  dtype kind_;
   std::vector<std::unique_ptr<io::safetensors_writer>> files_;
 };
 
@@ -126,7 +126,7 @@ class teacher_cache {
     ends_ = std::make_shared<io::safetensors_file>(folder / "ends.safetensors");
   }
   const cache_identity& identity() const { return identity_; }
-  /// The ends, in the file's mapped memory: `place_ends` puts them where a device reads them.
+  /// The ends, in the file's mapped memory: `upload_embedding_and_head` puts them where a device reads them.
   frozen_matrix embedding() const { return end("embedding"); }
   frozen_matrix head() const { return ends_->find("head") ? end("head") : embedding(); }
   bool tied() const { return !ends_->find("head"); }
@@ -154,7 +154,7 @@ class teacher_cache {
   void read(index window, index signal, T* out) const {
     const auto& t = files_[static_cast<std::size_t>(signal)]->at("hidden");
     const index n = identity_.length * identity_.width;
-    unpack(t.element, t.data + row_bytes(t.element, window * n), n, out);
+    unpack(t.dtype, t.data + row_bytes(t.dtype, window * n), n, out);
   }
 
  private:
@@ -162,7 +162,7 @@ class teacher_cache {
     const auto& t = ends_->at(name);
     require(t.shape.size() == 2 && t.shape[1] == identity_.width, ends_->path(), ": ", name, " is ",
             io::detail::shape_text(t.shape), ", the hidden states are ", identity_.width, " wide");
-    return {t.data, t.element, t.shape[0], t.shape[1]};
+    return {t.data, t.dtype, t.shape[0], t.shape[1]};
   }
   std::string name_;
   cache_identity identity_;
@@ -175,7 +175,7 @@ template <class T, class D>
 class cached_teacher final : public teacher_source<T, D> {
  public:
   explicit cached_teacher(const teacher_cache& cache) : cache_(&cache) {}
-  void fill(D& device, const std::vector<index>& which, const placed_batch<D>&,
+  void fill(D& device, const std::vector<index>& which, const device_batch<D>&,
             const teacher_signals<T>& out) override {
     const auto& id = cache_->identity();
     const index n = id.length * id.width;

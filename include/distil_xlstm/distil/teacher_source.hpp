@@ -23,7 +23,7 @@ class teacher_source {
  public:
   virtual ~teacher_source() = default;
   /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
-  virtual void fill(D& device, const std::vector<index>& which, const placed_batch<D>& tokens,
+  virtual void fill(D& device, const std::vector<index>& which, const device_batch<D>& tokens,
                     const teacher_signals<T>& out) = 0;
   /// True where fill() reads nothing but `tokens` and asks the same work of the device for every batch of one
   /// shape: then it can be recorded.
@@ -58,7 +58,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
  public:
   live_teacher(const Teacher& teacher, alignment_plan plan) : teacher_(&teacher), plan_(std::move(plan)) {}
 
-  void fill(D& device, const std::vector<index>&, const placed_batch<D>& tokens,
+  void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const index top = plan_.groups.empty() ? 0 : plan_.groups.back().second;
     const auto add = [&](index layer, matrix_view<const T> h) {

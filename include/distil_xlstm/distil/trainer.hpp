@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/device/recording.hpp>
+#include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
@@ -87,8 +87,8 @@ namespace detail {
 /// device stays, so that it can be recorded.
 template <class Logits, class Hidden>
 struct step_inputs {
-  loss::term_numbers<Logits> logits;
-  loss::term_numbers<Hidden> hidden;
+  loss::term_coefficients<Logits> logits;
+  loss::term_coefficients<Hidden> hidden;
   double per_token, share;  ///< what sums over logits, and alignments, count in the step
   double lr;
   std::int64_t updates;
@@ -235,7 +235,7 @@ class trainer {
   }
   /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
   /// is the first such; none is while a `timer` is set.
-  bool recorded() const { return !now_ && first_lesson_.recorded() && update_.recorded(); }
+  bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
 
   schedule::clock clock() const {
     const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
@@ -293,7 +293,8 @@ class trainer {
                                updates_};
     const std::array<bool, 3> asks{objective.logits.active(), objective.logits.uses_teacher(),
                                    objective.hidden.active()};
-    if (std::exchange(asks_, asks) != asks) first_lesson_.forget(), lesson_.forget();
+    if (std::exchange(active_terms_, asks) != asks)
+      first_forward_backward_.forget(), forward_backward_.forget();
     return m;
   }
   /// Asks the device for the losses and gradients of a step.
@@ -312,7 +313,7 @@ class trainer {
         teacher_->fill(d, which_, batch_, signals_);
         book(times_.teacher);
       }
-      run(a == 0 ? first_lesson_ : lesson_, [&, this] {
+      run(a == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
         if (a == 0) {
           map(d, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
           map(d, 1, totals::count, detail::fill<double>{totals_.data(), 0.0});
@@ -375,7 +376,7 @@ class trainer {
   }
   /// A step that is timed is done part by part.
   template <class F>
-  void run(recording<D>& record, F&& work) {
+  void run(captured_graph<D>& record, F&& work) {
     if (now_)
       work();
     else
@@ -401,7 +402,7 @@ class trainer {
   alignment_plan plan_;
   Objective objective_;
   training_options options_;
-  window_plan order_;
+  window_sampler order_;
   weights_type gradients_, first_moment_, second_moment_;
   typename Student::state_type state_;
   typename Student::tape_type tape_;
@@ -410,16 +411,16 @@ class trainer {
   std::optional<step_inputs> host_inputs_;
   buffer<step_inputs, D> inputs_;
   buffer<double, D> totals_;
-  fetched<double, D> fetched_;
-  buffer<optim::step_numbers<T>, D> numbers_;
-  recording<D> first_lesson_, lesson_, update_;
-  std::array<bool, 3> asks_{};  ///< what of the objective the recorded lessons hold
+  host_copy<double, D> fetched_;
+  buffer<optim::step_scalars<T>, D> numbers_;
+  captured_graph<D> first_forward_backward_, forward_backward_, update_;
+  std::array<bool, 3> active_terms_{};  ///< what of the objective the recorded lessons hold
   matrix_view<T> x_, hidden_, dhidden_, dx_;
   teacher_signals<T> signals_;
   std::vector<matrix_view<T>> tap_gradients_;
   std::vector<loss::hidden_pair<T>> pairs_;
   std::vector<token_batch> tokens_;
-  placed_batch<D> batch_;
+  device_batch<D> batch_;
   std::vector<index> which_;
   index step_ = 0, skipped_ = 0, unusable_ = 0;
   std::int64_t updates_ = 0;

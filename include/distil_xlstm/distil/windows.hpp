@@ -28,7 +28,7 @@ struct token_batch {
 /// The same as a device reads it: all pointers are of its memory. Where that is the host's, they are those of
 /// the token_batch.
 template <class D>
-class placed_batch {
+class device_batch {
  public:
   /// What the last call gave is no longer valid.
   void put(D& device, const token_batch& tokens) {
@@ -46,8 +46,8 @@ class placed_batch {
   index scored_tokens() const { return scored_tokens_; }
 
  private:
-  placed<std::int32_t, D> ids_, targets_, start_;
-  placed<std::uint8_t, D> scored_;
+  device_copy<std::int32_t, D> ids_, targets_, start_;
+  device_copy<std::uint8_t, D> scored_;
   sequence_view sequence_;
   const std::int32_t *ids_at_ = nullptr, *targets_at_ = nullptr;
   const std::uint8_t* scored_at_ = nullptr;
@@ -123,10 +123,10 @@ inline window_order window_order_named(std::string_view name) {
 
 /// Which windows a step reads: row i of step s is the (s mod steps_per_epoch) * rows + i -th of its epoch's
 /// order.
-class window_plan {
+class window_sampler {
  public:
   /// `rows` windows a step (batch times accumulation). Throws `error` when the text has fewer.
-  window_plan(index windows, index rows, window_order order, std::uint64_t seed)
+  window_sampler(index windows, index rows, window_order order, std::uint64_t seed)
       : windows_(windows), rows_(rows), order_(order), seed_(seed) {
     require(rows > 0 && windows >= rows, "the text has ", windows, " windows, a step takes ", rows);
   }

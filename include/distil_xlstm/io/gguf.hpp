@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/tensor_info.hpp>
 
@@ -289,18 +289,18 @@ class gguf_file {
     return v;
   }
 
-  static bool element_numbered(std::uint32_t type, element& out) {
+  static bool dtype_numbered(std::uint32_t type, dtype& out) {
     switch (type) {
-      case 0: out = element::f32; return true;
-      case 1: out = element::f16; return true;
-      case 2: out = element::q4_0; return true;
-      case 3: out = element::q4_1; return true;
-      case 6: out = element::q5_0; return true;
-      case 8: out = element::q8_0; return true;
-      case 12: out = element::q4_k; return true;
-      case 14: out = element::q6_k; return true;
-      case 28: out = element::f64; return true;
-      case 30: out = element::bf16; return true;
+      case 0: out = dtype::f32; return true;
+      case 1: out = dtype::f16; return true;
+      case 2: out = dtype::q4_0; return true;
+      case 3: out = dtype::q4_1; return true;
+      case 6: out = dtype::q5_0; return true;
+      case 8: out = dtype::q8_0; return true;
+      case 12: out = dtype::q4_k; return true;
+      case 14: out = dtype::q6_k; return true;
+      case 28: out = dtype::f64; return true;
+      case 30: out = dtype::bf16; return true;
       default: return false;
     }
   }
@@ -319,11 +319,11 @@ class gguf_file {
       t.shape.insert(t.shape.begin(), static_cast<index>(n));
     }
     const auto type = read<std::uint32_t>();
-    require(element_numbered(type, t.element), where, " has the unsupported type ", type);
-    t.type = traits(t.element).name;
-    const index row = t.shape.empty() ? 1 : t.shape.back(), block = traits(t.element).numbers;
+    require(dtype_numbered(type, t.dtype), where, " has the unsupported type ", type);
+    t.type = traits(t.dtype).name;
+    const index row = t.shape.empty() ? 1 : t.shape.back(), block = traits(t.dtype).block_size;
     require(row % block == 0, where, ": rows of ", row, " are not whole blocks of ", block, " (", t.type, ")");
-    require(detail::multiply(size / block, traits(t.element).bytes, t.bytes), where, ": the shape ",
+    require(detail::multiply(size / block, traits(t.dtype).bytes, t.bytes), where, ": the shape ",
             detail::shape_text(t.shape), " is not possible");
     offsets.push_back(read<std::uint64_t>());
     require(offsets.back() % alignment_ == 0, where, ": the offset ", offsets.back(), " is not a multiple of ",

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
@@ -101,14 +101,14 @@ class safetensors_file {
               " to ", offsets[1], " do not lie in the ", data.size(), " bytes of data");
       t.data = data.data() + offsets[0];
       t.bytes = static_cast<index>(offsets[1] - offsets[0]);
-      t.readable = element_named(t.type, t.element);
+      t.readable = dtype_named(t.type, t.dtype);
       index size = 1;
       for (index d : t.shape)
         require(d >= 0 && detail::multiply(size, d, size), where, ": the shape ", detail::shape_text(t.shape),
                 " is not possible");
       if (t.readable) {
         index bytes = 0;
-        require(detail::multiply(size, traits(t.element).bytes, bytes) && bytes == t.bytes, where, ": ", t.type,
+        require(detail::multiply(size, traits(t.dtype).bytes, bytes) && bytes == t.bytes, where, ": ", t.type,
                 " ", detail::shape_text(t.shape), " does not take the ", t.bytes, " bytes of its data_offsets");
       }
       extents.push_back({offsets[0], offsets[1], found.size()});
@@ -131,9 +131,9 @@ class safetensors_file {
             data.size());
     index_ = detail::tensor_index(tensors_, name_);
   }
-  static bool element_named(std::string_view type, element& out) {
-    for (element e : {element::f64, element::f32, element::bf16, element::f16, element::i64, element::i32,
-                      element::u16, element::u8})
+  static bool dtype_named(std::string_view type, dtype& out) {
+    for (dtype e :
+         {dtype::f64, dtype::f32, dtype::bf16, dtype::f16, dtype::i64, dtype::i32, dtype::u16, dtype::u8})
       if (type == traits(e).name) {
         out = e;
         return true;
@@ -152,21 +152,21 @@ namespace detail {
 
 /// The element of a C++ type that the writer takes.
 template <class T>
-constexpr element element_of_scalar() {
+constexpr dtype dtype_of_scalar() {
   if constexpr (std::is_same_v<T, double>)
-    return element::f64;
+    return dtype::f64;
   else if constexpr (std::is_same_v<T, float>)
-    return element::f32;
+    return dtype::f32;
   else if constexpr (std::is_same_v<T, bf16>)
-    return element::bf16;
+    return dtype::bf16;
   else if constexpr (std::is_integral_v<T> && std::is_signed_v<T> && sizeof(T) == 8)
-    return element::i64;
+    return dtype::i64;
   else if constexpr (std::is_same_v<T, std::int32_t>)
-    return element::i32;
+    return dtype::i32;
   else if constexpr (std::is_same_v<T, std::uint16_t>)
-    return element::u16;
+    return dtype::u16;
   else if constexpr (std::is_same_v<T, std::uint8_t>)
-    return element::u8;
+    return dtype::u8;
   else
     static_assert(sizeof(T) == 0, "safetensors_writer: double, float, bf16, int64, int32, uint16, uint8");
 }
@@ -197,25 +197,25 @@ class safetensors_writer {
   /// A string of `__metadata__`; a key given again takes the new value.
   void metadata(std::string key, std::string value) { metadata_[std::move(key)] = std::move(value); }
 
-  void declare(std::string name, element kind, std::vector<index> shape) {
+  void declare(std::string name, dtype type, std::vector<index> shape) {
     require(!out_, "tensor ", detail::printable(name), " is declared after the file was opened");
     require(name != "__metadata__", "a tensor cannot be called __metadata__");
-    require(traits(kind).numbers == 1, "tensor ", detail::printable(name), ": safetensors cannot hold ",
-            traits(kind).name);
+    require(traits(type).block_size == 1, "tensor ", detail::printable(name), ": safetensors cannot hold ",
+            traits(type).name);
     require(declared_.insert(name).second, "tensor ", detail::printable(name), " is declared twice");
-    entry e{std::move(name), kind, std::move(shape), 1, 0, nullptr};
+    entry e{std::move(name), type, std::move(shape), 1, 0, nullptr};
     for (index d : e.shape)
       require(d >= 0 && detail::multiply(e.size, d, e.size), "tensor ", detail::printable(e.name),
               ": the shape ", detail::shape_text(e.shape), " is not possible");
-    require(detail::multiply(e.size, traits(kind).bytes, e.bytes), "tensor ", detail::printable(e.name),
+    require(detail::multiply(e.size, traits(type).bytes, e.bytes), "tensor ", detail::printable(e.name),
             ": the shape ", detail::shape_text(e.shape), " is not possible");
     entries_.push_back(std::move(e));
   }
 
   template <class T>
-  void add(std::string name, element kind, std::vector<index> shape, const T* values) {
-    check_conversion<T>(name, kind);
-    declare(std::move(name), kind, std::move(shape));
+  void add(std::string name, dtype type, std::vector<index> shape, const T* values) {
+    check_conversion<T>(name, type);
+    declare(std::move(name), type, std::move(shape));
     entry& e = entries_.back();
     e.source = [values](safetensors_writer& w, index n) { w.append(values, n); };
   }
@@ -250,7 +250,7 @@ class safetensors_writer {
     }
     index at = 0;
     for (const entry& e : entries_) {
-      header += quoted(e.name) + ":{\"dtype\":\"" + traits(e.kind).name + "\",\"shape\":[";
+      header += quoted(e.name) + ":{\"dtype\":\"" + traits(e.dtype).name + "\",\"shape\":[";
       for (std::size_t i = 0; i < e.shape.size(); ++i) header += (i ? "," : "") + std::to_string(e.shape[i]);
       header += "],\"data_offsets\":[" + std::to_string(at) + ",";
       require(!__builtin_add_overflow(at, e.bytes, &at), path.string(), ": the tensors are too large together");
@@ -280,13 +280,13 @@ class safetensors_writer {
     const entry& e = entries_[current_];
     require(n > 0 && n <= e.size - done_, out_->path(), ": tensor ", detail::printable(e.name), " takes ",
             e.size - done_, " more numbers, not ", n);
-    check_conversion<T>(e.name, e.kind);
-    if (e.kind == detail::element_of_scalar<T>()) {
+    check_conversion<T>(e.name, e.dtype);
+    if (e.dtype == detail::dtype_of_scalar<T>()) {
       out_->write(values, static_cast<std::size_t>(n) * sizeof(T));
     } else if constexpr (std::is_floating_point_v<T> || std::is_same_v<T, bf16>) {
-      if (e.kind == element::f64)
+      if (e.dtype == dtype::f64)
         write_as<double>(values, n);
-      else if (e.kind == element::f32)
+      else if (e.dtype == dtype::f32)
         write_as<float>(values, n);
       else
         write_as<bf16>(values, n);
@@ -308,19 +308,19 @@ class safetensors_writer {
  private:
   struct entry {
     std::string name;
-    element kind;
+    distil_xlstm::dtype dtype;
     std::vector<index> shape;
     index size, bytes;
     std::function<void(safetensors_writer&, index)> source;
   };
 
   template <class T>
-  static void check_conversion(const std::string& name, element kind) {
-    constexpr element own = detail::element_of_scalar<T>();
+  static void check_conversion(const std::string& name, dtype type) {
+    constexpr dtype own = detail::dtype_of_scalar<T>();
     const bool floats = (std::is_floating_point_v<T> || std::is_same_v<T, bf16>)&&(
-        kind == element::f64 || kind == element::f32 || kind == element::bf16);
-    require(kind == own || floats, "tensor ", detail::printable(name), ": cannot store ", traits(own).name,
-            " as ", traits(kind).name);
+        type == dtype::f64 || type == dtype::f32 || type == dtype::bf16);
+    require(type == own || floats, "tensor ", detail::printable(name), ": cannot store ", traits(own).name,
+            " as ", traits(type).name);
   }
   template <class Out, class T>
   void write_as(const T* values, index n) {

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/core/layout.hpp>
@@ -20,7 +20,7 @@ namespace distil_xlstm::io {
 /// One tensor inside a file that some reader keeps mapped.
 struct tensor_info {
   std::string name;
-  distil_xlstm::element element = distil_xlstm::element::f32;
+  distil_xlstm::dtype dtype = distil_xlstm::dtype::f32;
   std::string type;          ///< the type in the file's own words: "BF16", "Q4_1"
   bool readable = true;      ///< false: a type this library has no `element` for; listed only
   std::vector<index> shape;  ///< row-major, outermost first
@@ -36,27 +36,27 @@ struct tensor_info {
     return n;
   }
   /// For binding by `frozen_layout`.
-  stored_tensor stored() const { return {data, element, shape}; }
+  stored_tensor stored() const { return {data, dtype, shape}; }
 
   /// Writes `size()` numbers to `out` as T: to a floating-point T from any floating-point or quantised type, to
   /// an integer T from any integer type (range checked). Throws `error` naming the tensor otherwise.
   template <class T>
   void copy_to(T* out) const {
     const index n = size();
-    const bool whole = element == distil_xlstm::element::i64 || element == distil_xlstm::element::i32 ||
-                       element == distil_xlstm::element::u16 || element == distil_xlstm::element::u8;
+    const bool whole = dtype == distil_xlstm::dtype::i64 || dtype == distil_xlstm::dtype::i32 ||
+                       dtype == distil_xlstm::dtype::u16 || dtype == distil_xlstm::dtype::u8;
     if constexpr (std::is_floating_point_v<T>) {
       require(readable && !whole, "tensor ", detail::printable(name), " holds ", detail::printable(type),
               ", numbers with a fraction are asked for");
-      unpack(element, data, n, out);
+      unpack(dtype, data, n, out);
     } else {
       static_assert(std::is_integral_v<T>);
       require(readable && whole, "tensor ", detail::printable(name), " holds ", detail::printable(type),
               ", integers are asked for");
-      switch (element) {
-        case distil_xlstm::element::i64: return copy_integers<std::int64_t>(out, n);
-        case distil_xlstm::element::i32: return copy_integers<std::int32_t>(out, n);
-        case distil_xlstm::element::u16: return copy_integers<std::uint16_t>(out, n);
+      switch (dtype) {
+        case distil_xlstm::dtype::i64: return copy_integers<std::int64_t>(out, n);
+        case distil_xlstm::dtype::i32: return copy_integers<std::int32_t>(out, n);
+        case distil_xlstm::dtype::u16: return copy_integers<std::uint16_t>(out, n);
         default: return copy_integers<std::uint8_t>(out, n);
       }
     }

@@ -37,7 +37,7 @@ class tensor_match {
     if (at == tensors_.end()) return complain(name + " is missing");
     const tensor_info* t = at->second;
     tensors_.erase(at);
-    if (!t->readable || t->element >= element::i64)
+    if (!t->readable || t->dtype >= dtype::i64)
       return complain(name + " holds " + detail::printable(t->type) + ", which is not supported");
     if (!fits(t->shape))
       return complain(name + " has shape " + detail::shape_text(t->shape) + " instead of " + wanted);

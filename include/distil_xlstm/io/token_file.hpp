@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
@@ -72,13 +72,13 @@ class token_file {
   explicit token_file(safetensors_file file) : file_(std::move(file)) {
     const std::string& name = file_.path();
     const tensor_info &ids = file_.at("ids"), &documents = file_.at("documents");
-    require(ids.shape.size() == 1 && (ids.element == element::i32 || ids.element == element::u16), name,
+    require(ids.shape.size() == 1 && (ids.dtype == dtype::i32 || ids.dtype == dtype::u16), name,
             ": ids must be I32 or U16 [N], not ", ids.type, " ", detail::shape_text(ids.shape));
-    require(documents.shape.size() == 1 && documents.element == element::i64, name,
+    require(documents.shape.size() == 1 && documents.dtype == dtype::i64, name,
             ": documents must be I64 [D], not ", documents.type, " ", detail::shape_text(documents.shape));
     ids_ = ids.data;
     size_ = ids.shape[0];
-    narrow_ = ids.element == element::u16;
+    narrow_ = ids.dtype == dtype::u16;
     documents_ = documents.values<std::int64_t>();
     detail::check_documents(documents_, size_, name);
 
@@ -167,8 +167,8 @@ inline void write_token_file(const std::filesystem::path& path, std::span<const 
   safetensors_writer writer;
   writer.metadata("vocab_size", std::to_string(vocab_size));
   if (!tokenizer_sha256.empty()) writer.metadata("tokenizer_sha256", std::string(tokenizer_sha256));
-  writer.declare("ids", narrow ? element::u16 : element::i32, {n});
-  writer.declare("documents", element::i64, {static_cast<index>(documents.size())});
+  writer.declare("ids", narrow ? dtype::u16 : dtype::i32, {n});
+  writer.declare("documents", dtype::i64, {static_cast<index>(documents.size())});
   writer.open(path);
   if (narrow) {
     std::vector<std::uint16_t> part(4096);

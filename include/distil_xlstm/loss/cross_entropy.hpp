@@ -23,12 +23,12 @@ struct cross_entropy_term {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V) const {
-    push(a.student, math::floored(student));
+    push(a.student, math::clamp_min(student));
   }
   DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { join(into.student, from.student); }
 
   DISTIL_XLSTM_HD T value(const acc<T>& a, const target_logits<T>& row) const {
-    return a.student.value() - math::floored(row.student);
+    return a.student.value() - math::clamp_min(row.student);
   }
   template <class V>
   DISTIL_XLSTM_HD V grad(const acc<T>& a, const target_logits<T>&, V student, V) const {

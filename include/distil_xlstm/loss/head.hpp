@@ -8,10 +8,10 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/logit_head.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm::loss {
 

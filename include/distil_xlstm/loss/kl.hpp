@@ -28,7 +28,7 @@ struct kl_term {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V teacher) const {
-    const V s = math::floored(student * V(inverse)), t = math::floored(teacher * V(inverse));
+    const V s = math::clamp_min(student * V(inverse)), t = math::clamp_min(teacher * V(inverse));
     push(a.student, s);
     push(a.teacher, t, t - s);
   }

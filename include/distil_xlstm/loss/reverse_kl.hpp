@@ -27,7 +27,7 @@ struct reverse_kl_term {
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V teacher) const {
-    const V s = math::floored(student * V(inverse)), t = math::floored(teacher * V(inverse));
+    const V s = math::clamp_min(student * V(inverse)), t = math::clamp_min(teacher * V(inverse));
     push(a.student, s, s - t);
     push(a.teacher, t);
   }
@@ -44,7 +44,7 @@ struct reverse_kl_term {
   }
   template <class V>
   DISTIL_XLSTM_HD V grad(const acc<T>& a, const target_logits<T>&, V student, V teacher) const {
-    const V s = math::floored(student * V(inverse)), t = math::floored(teacher * V(inverse));
+    const V s = math::clamp_min(student * V(inverse)), t = math::clamp_min(teacher * V(inverse));
     return V(temperature) * a.student.x.probability(s) * ((s - t) - V(a.student.mean()));
   }
   DISTIL_XLSTM_HD T target_grad(const acc<T>&, const target_logits<T>&) const { return T(0); }

@@ -9,7 +9,7 @@ namespace distil_xlstm::loss {
 /// What changes from step to step in a site's term: its weights and temperatures, and what gradients (not
 /// values) are multiplied by.
 template <class Term>
-struct term_numbers {
+struct term_coefficients {
   Term term;
   typename Term::scalar factor;
 };
@@ -17,16 +17,16 @@ struct term_numbers {
 namespace detail {
 template <class Term>
 struct numbers_here {
-  term_numbers<Term> numbers;
-  DISTIL_XLSTM_HD const term_numbers<Term>& operator()() const { return numbers; }
+  term_coefficients<Term> numbers;
+  DISTIL_XLSTM_HD const term_coefficients<Term>& operator()() const { return numbers; }
   constexpr bool active() const { return numbers.term.active(); }
   constexpr bool uses_teacher() const { return numbers.term.uses_teacher(); }
 };
 template <class Term>
 struct numbers_there {
-  const term_numbers<Term>* numbers;
+  const term_coefficients<Term>* numbers;
   bool acts, asks_teacher;
-  DISTIL_XLSTM_HD const term_numbers<Term>& operator()() const { return *numbers; }
+  DISTIL_XLSTM_HD const term_coefficients<Term>& operator()() const { return *numbers; }
   constexpr bool active() const { return acts; }
   constexpr bool uses_teacher() const { return asks_teacher; }
 };
@@ -89,7 +89,7 @@ struct step_term {
 /// the host's reads them from `there`, a copy of `host` in its memory: so the same calls do for every step of a
 /// schedule, as long as active() and uses_teacher() stay.
 template <class D, class Term>
-constexpr auto step_term(const term_numbers<Term>& host, const term_numbers<Term>* there) {
+constexpr auto step_term(const term_coefficients<Term>& host, const term_coefficients<Term>* there) {
   if constexpr (Term::terms == 0)
     return host.term;
   else if constexpr (D::host_memory)

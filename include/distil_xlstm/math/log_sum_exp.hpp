@@ -9,7 +9,7 @@ inline constexpr double logit_floor = -1e9;
 
 /// x, or the floor where x is below it. NaN stays NaN.
 template <class V>
-DISTIL_XLSTM_HD V floored(V x) {
+DISTIL_XLSTM_HD V clamp_min(V x) {
   const V low(static_cast<scalar_of<V>>(logit_floor));
   if constexpr (requires { at_least(x, low); })
     return at_least(x, low);
@@ -32,7 +32,7 @@ struct log_sum_exp {
   template <class W>
   DISTIL_XLSTM_HD W probability(W x) const {
     using std::exp;
-    return exp(floored(x) - W(max)) * W(V(1) / sum);
+    return exp(clamp_min(x) - W(max)) * W(V(1) / sum);
   }
 };
 
@@ -42,7 +42,7 @@ struct rescaling {
   V keep, weight;
 };
 
-/// Takes x (floored) into `a`, with one exponential.
+/// Takes x (clamp_min) into `a`, with one exponential.
 template <class V>
 DISTIL_XLSTM_HD rescaling<V> push(log_sum_exp<V>& a, V x) {
   using std::abs;

@@ -12,8 +12,8 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/logit_head.hpp>
-#include <distil_xlstm/math/boltzmann.hpp>
+#include <distil_xlstm/math/softmax_weight.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
@@ -91,7 +91,7 @@ class sampler {
       return number > other.number || (number == other.number && token < other.token);
     }
   };
-  double weight(double below) const { return math::boltzmann(below, how_.temperature); }
+  double weight(double below) const { return math::softmax_weight(below, how_.temperature); }
 
   /// ranked_ = all tokens whose logits are finite, in their order.
   template <class T>

@@ -13,7 +13,7 @@
 
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/xlstm_large.hpp>
+#include <distil_xlstm/model/xlstm_7b.hpp>
 
 namespace distil_xlstm {
 
@@ -25,10 +25,10 @@ inline bool is_student(const std::filesystem::path& path) {
 }
 
 /// True for a Hugging Face folder of model type xlstm.
-inline bool is_xlstm_large(const std::filesystem::path& path) {
+inline bool is_xlstm_7b(const std::filesystem::path& path) {
   const auto config = path / "config.json";
   return std::filesystem::is_directory(path) && std::filesystem::exists(config) &&
-         is_xlstm_large_config(io::read_json_file(config));
+         is_xlstm_7b_config(io::read_json_file(config));
 }
 
 /// A teacher, a student or an xLSTM-7B-like model, whichever a path holds: for programs that take any.
@@ -42,13 +42,13 @@ class language_model {
   using scalar = T;
   using teacher_type = llama<T, D>;
   using student_type = xlstm<T, D>;
-  using large_type = xlstm_large<T, D>;
+  using large_type = xlstm_7b<T, D>;
 
   /// A GGUF file, a Hugging Face folder or a student folder. Throws `error` as the loaders do.
   static language_model load(D& device, const std::filesystem::path& path) {
     require(std::filesystem::exists(path), path.string(), ": no such file or folder");
     if (is_student(path)) return language_model(student_type::load(device, path));
-    if (is_xlstm_large(path)) return language_model(large_type::load(device, path));
+    if (is_xlstm_7b(path)) return language_model(large_type::load(device, path));
     return language_model(teacher_type::load(device, path));
   }
   explicit language_model(student_type model) : model_(std::move(model)) {}
@@ -131,7 +131,7 @@ class language_model {
     const language_model* model_;
     recurrent_memory<student_type> student_;
     recurrent_memory<large_type> large_;
-    placed<std::int32_t, D> ids_;
+    device_copy<std::int32_t, D> ids_;
   };
 
   /// Reads one text as it comes. `capacity` bounds a transformer's text; a recurrent model's state does not

@@ -13,13 +13,13 @@
 
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/repeat.hpp>
-#include <distil_xlstm/device/decoder_layer.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
+#include <distil_xlstm/op/decoder_layer/op.hpp>
 
 namespace distil_xlstm {
 
@@ -313,7 +313,7 @@ class llama {
 
     embed(device, memory_->embedding, ids, t.hidden);
     on_layer(0, hidden);
-    config().rope().tables(device, seq, per_sequence<T>{}, t.angles);
+    config().rope().tables(device, seq, batched_state<T>{}, t.angles);
     for (index i = 0; i < config().layers; ++i) {
       decoder_layer_forward(device, whole_layer(i, seq, t));
       on_layer(i + 1, hidden);
@@ -355,17 +355,17 @@ class llama {
     const auto table = [&](frozen_matrix* to) {
       const auto m = l.matrix("weight", c.vocabulary, c.width);
       if constexpr (std::is_same_v<typename L::matrix_type, frozen_matrix>) *to = m;
-      return nothing{};
+      return no_state{};
     };
     l.scope("model", [&] {
       l.scope("embed_tokens", [&] { return table(embedding); });
       l.scope("layers", [&] {
         for (index i = 0; i < c.layers; ++i)
           layers.push_back(l.scope(std::to_string(i), [&] { return layer.params(l); }));
-        return nothing{};
+        return no_state{};
       });
       norm = l.scope("norm", [&] { return c.final_norm().params(l); });
-      return nothing{};
+      return no_state{};
     });
     if (!c.tied) l.scope("lm_head", [&] { return table(head); });
   }
@@ -394,7 +394,7 @@ class llama {
           if constexpr (!D::host_memory) m.unpacked.clear(), m.reordered.clear();  // has been copied
           stored_tensor t = find(m, name)->stored();
           const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
-          const bool widen = traits(t.kind).numbers > 1 && options.unpack_quantised && t.shape.size() == 2;
+          const bool widen = traits(t.dtype).block_size > 1 && options.unpack_quantised && t.shape.size() == 2;
           if (reorder || (widen && D::host_memory))
             convert(device, m, t, reorder ? m.config.head_dim : 0, widen);
           return t;
@@ -416,10 +416,10 @@ class llama {
         const index half = head_dim / 2, within = r % head_dim;
         source = r - within + 2 * (within % half) + within / half;
       }
-      const index cols = from.shape[1], bytes = row_bytes(from.kind, cols);
+      const index cols = from.shape[1], bytes = row_bytes(from.dtype, cols);
       const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
       if (widen)
-        unpack(from.kind, row, cols, reinterpret_cast<float*>(to) + r * cols);
+        unpack(from.dtype, row, cols, reinterpret_cast<float*>(to) + r * cols);
       else
         std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
     }
@@ -430,14 +430,14 @@ class llama {
     if (widen)
       to = reinterpret_cast<std::byte*>(m.unpacked.emplace_back(static_cast<std::size_t>(rows * cols)).data());
     else
-      to = m.reordered.emplace_back(static_cast<std::size_t>(rows * row_bytes(t.kind, cols))).data();
+      to = m.reordered.emplace_back(static_cast<std::size_t>(rows * row_bytes(t.dtype, cols))).data();
     const convert_row row{t, head_dim, widen, to};
     if constexpr (D::host_memory)
       for_each(device, rows, row);
     else
       for (index r = 0; r < rows; ++r) row(r);
     t.data = to;
-    if (widen) t.kind = element::f32;
+    if (widen) t.dtype = dtype::f32;
   }
 
   std::shared_ptr<const memory> memory_;

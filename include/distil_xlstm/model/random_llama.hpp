@@ -20,7 +20,7 @@ namespace distil_xlstm {
 /// it: a teacher for tests and benchmarks. Matrices [n, k] have the deviation 1 / sqrt(k), biases 1; norms'
 /// weights are 1 with the deviation 0.2. The head is the embedding. Where there are more than a million numbers
 /// they repeat, since billions take long to draw. Throws `error` where the shape or the disk does not allow it.
-inline void write_random_llama(const std::filesystem::path& folder, llama_config c, element stored,
+inline void write_random_llama(const std::filesystem::path& folder, llama_config c, dtype stored,
                                std::uint64_t seed) {
   c.tied = true;
   c.qkv_bias = c.model_type == "qwen2";

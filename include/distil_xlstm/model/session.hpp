@@ -7,8 +7,8 @@
 #include <vector>
 
 #include <distil_xlstm/core/require_ids.hpp>
+#include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/student.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
@@ -64,13 +64,13 @@ class student_session {
   struct part {
     std::optional<typename Student::tape_type> tape;
     buffer<T, D> x;
-    placed<std::int32_t, D> ids;
+    device_copy<std::int32_t, D> ids;
   };
   D* device_;
   const Student* model_;
   typename Student::state_type state_;
   part single_, several_;
-  recording<D> step_;
+  captured_graph<D> step_;
 };
 template <class T, Device D>
 using xlstm_session = student_session<xlstm<T, D>>;
@@ -98,7 +98,7 @@ class llama_session {
   D* device_;
   const llama<T, D>* model_;
   typename llama<T, D>::state_type state_;
-  placed<std::int32_t, D> ids_;
+  device_copy<std::int32_t, D> ids_;
 };
 
 }  // namespace distil_xlstm

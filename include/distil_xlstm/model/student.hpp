@@ -42,7 +42,7 @@ class student {
   using weights_type = weight_memory<Stack, T, D>;
 
   /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive, which lie where the device
-  /// reads them (`place_ends`); the stack's tensors are called `prefix`.<...>. Weights are zero until
+  /// reads them (`upload_embedding_and_head`); the stack's tensors are called `prefix`.<...>. Weights are zero until
   /// initialised or loaded. Throws `error` when the widths differ.
   student(D& device, Stack stack, frozen_matrix embedding, frozen_matrix head,
           std::shared_ptr<const void> owner, std::string_view prefix = "stack")
@@ -108,19 +108,19 @@ class student {
   }
 
   /// Writes every tensor, embedding and head included, as `kind`: F32 or BF16 (F64 in proofs).
-  void save_tensors(D& device, const std::filesystem::path& path, element kind = element::f32) const {
+  void save_tensors(D& device, const std::filesystem::path& path, dtype type = dtype::f32) const {
     const bool tied = embedding_.data == head_.data;
     io::safetensors_writer file;
     file.metadata("format", "pt");
-    file.declare("token_embedding.weight", kind, {vocabulary(), width()});
-    for (const auto& e : names_) file.declare(e.name, kind, e.shape);
-    if (!tied) file.declare("lm_head.weight", kind, {vocabulary(), width()});
+    file.declare("token_embedding.weight", type, {vocabulary(), width()});
+    for (const auto& e : names_) file.declare(e.name, type, e.shape);
+    if (!tied) file.declare("lm_head.weight", type, {vocabulary(), width()});
     file.open(path);
     const auto frozen = [&](const frozen_matrix& m) {
       for_each_frozen_row<T>(device, m, [&](index, const T* values) { file.append(values, m.cols); });
     };
     frozen(embedding_);
-    fetched<T, D> values;
+    host_copy<T, D> values;
     for (const auto& e : names_) file.append(values.get(device, weights_.data() + e.offset, e.size), e.size);
     if (!tied) frozen(head_);
     file.commit();

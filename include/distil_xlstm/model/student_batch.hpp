@@ -12,12 +12,12 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/require_ids.hpp>
-#include <distil_xlstm/device/choose_tokens.hpp>
+#include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/logit_head.hpp>
-#include <distil_xlstm/device/recording.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/student.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 
 namespace distil_xlstm {
 
@@ -362,12 +362,12 @@ class student_batch {
   buffer<T, D> memory_;
   std::vector<std::int32_t> ids_;
   std::vector<double> numbers_;  ///< temperatures, then uniform numbers
-  placed<std::int32_t, D> placed_ids_;
-  placed<double, D> placed_numbers_;
+  device_copy<std::int32_t, D> placed_ids_;
+  device_copy<double, D> placed_numbers_;
   buffer<std::int32_t, D> chosen_;
-  fetched<std::int32_t, D> fetched_ids_;
-  fetched<T, D> fetched_logits_;
-  recording<D> greedy_step_, drawing_step_;
+  host_copy<std::int32_t, D> fetched_ids_;
+  host_copy<T, D> fetched_logits_;
+  captured_graph<D> greedy_step_, drawing_step_;
 
   // Those that wait for a lane, and those that wait for a place; what these have read is in rows of the state
   // beyond the capacity, of which the shelf has the free ones. Lane l of what is read is read_[l].
@@ -378,8 +378,8 @@ class student_batch {
   buffer<T, D> reading_memory_;
   std::vector<std::int32_t> reading_ids_;
   std::vector<std::optional<text>> read_;
-  placed<std::int32_t, D> placed_reading_;
-  recording<D> reading_step_;
+  device_copy<std::int32_t, D> placed_reading_;
+  captured_graph<D> reading_step_;
 };
 
 }  // namespace distil_xlstm

@@ -50,13 +50,13 @@ class xlstm : public student<xlstm_stack, T, D> {
     };
     auto frozen = [&](const std::string& name) -> frozen_matrix {
       const io::tensor_info* t = take(name, {config.vocabulary, config.width});
-      return t ? frozen_matrix{t->data, t->element, config.vocabulary, config.width}
-               : frozen_matrix{nullptr, element::f32, config.vocabulary, config.width};
+      return t ? frozen_matrix{t->data, t->dtype, config.vocabulary, config.width}
+               : frozen_matrix{nullptr, dtype::f32, config.vocabulary, config.width};
     };
     const frozen_matrix embedding = frozen("token_embedding.weight");
     if (config.tied) match.ignore("lm_head.weight");  // the same numbers again
     const frozen_matrix head = config.tied ? embedding : frozen("lm_head.weight");
-    frozen_ends ends = place_ends<T>(device, embedding, head, file);
+    embedding_and_head ends = upload_embedding_and_head<T>(device, embedding, head, file);
     xlstm model(device, config, ends.embedding, ends.head, std::move(ends.owner));
     std::vector<const io::tensor_info*> found;
     for (const auto& e : model.names()) found.push_back(take(e.name, e.shape));
@@ -66,7 +66,7 @@ class xlstm : public student<xlstm_stack, T, D> {
     for (std::size_t n = 0; n < found.size(); ++n) {
       const auto& e = model.names()[n];
       values.resize(static_cast<std::size_t>(e.size));
-      unpack(found[n]->element, found[n]->data, e.size, values.data());
+      unpack(found[n]->dtype, found[n]->data, e.size, values.data());
       for (const T v : values)
         require(std::isfinite(static_cast<double>(v)), file->path(), ": tensor ", e.name,
                 " holds a number that is not finite");
@@ -84,9 +84,9 @@ class xlstm : public student<xlstm_stack, T, D> {
 
   /// Writes config.json and model.safetensors as the reference's Python reads them; `kind` is F32 or BF16 (F64
   /// in proofs).
-  void save(D& device, const std::filesystem::path& folder, element kind = element::f32) const {
+  void save(D& device, const std::filesystem::path& folder, dtype type = dtype::f32) const {
     std::filesystem::create_directories(folder);
-    this->save_tensors(device, folder / "model.safetensors", kind);
+    this->save_tensors(device, folder / "model.safetensors", type);
     io::write_text_atomically(folder / "config.json", write_xlstm_config(config_).dump(2) + "\n");
   }
 

@@ -41,14 +41,14 @@ struct decay_range {
 
 /// What an update reads that changes from step to step.
 template <class T>
-struct step_numbers {
+struct step_scalars {
   T clip;          ///< what gradients are multiplied by
   T keep;          ///< what decaying parameters are multiplied by
   T step_size;     ///< lr / (1 - b1^t)
   T inverse_root;  ///< 1 / sqrt(1 - b2^t)
   T update = 1;    ///< 0: nothing is updated
 
-  DISTIL_XLSTM_HD static step_numbers of(const adamw& h, double lr, std::int64_t step, double clip) {
+  DISTIL_XLSTM_HD static step_scalars of(const adamw& h, double lr, std::int64_t step, double clip) {
     using std::pow, std::sqrt;
     const double t = static_cast<double>(step);
     return {static_cast<T>(clip), static_cast<T>(1 - lr * h.weight_decay),
@@ -61,13 +61,13 @@ namespace detail {
 /// Numbers of a step that travel with the kernel, or lie in the device's memory.
 template <class T>
 struct numbers_by_value {
-  step_numbers<T> numbers;
-  DISTIL_XLSTM_HD const step_numbers<T>& operator()() const { return numbers; }
+  step_scalars<T> numbers;
+  DISTIL_XLSTM_HD const step_scalars<T>& operator()() const { return numbers; }
 };
 template <class T>
 struct numbers_in_memory {
-  const step_numbers<T>* numbers;
-  DISTIL_XLSTM_HD const step_numbers<T>& operator()() const { return *numbers; }
+  const step_scalars<T>* numbers;
+  DISTIL_XLSTM_HD const step_scalars<T>& operator()() const { return *numbers; }
 };
 
 /// A stretch of the arena that decays, or does not.
@@ -119,7 +119,7 @@ struct adamw_update {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::sqrt;
-    const step_numbers<T>& s = numbers();
+    const step_scalars<T>& s = numbers();
     if (s.update == T(0)) return;
     const index i = r * columns + c;
     const V gi = V(s.clip) * math::load<V>(g + i);
@@ -205,12 +205,12 @@ struct set_numbers {
   double max_norm;
   const double* squared_norm;
   std::int64_t* steps;
-  step_numbers<T>* out;
+  step_scalars<T>* out;
   DISTIL_XLSTM_HD void operator()(index) const {
     using std::sqrt;
     const double norm = sqrt(*squared_norm);
     out->update = T(0);
-    if (norm - norm == 0) *out = step_numbers<T>::of(h, *lr, ++*steps, clip_factor(norm, max_norm));
+    if (norm - norm == 0) *out = step_scalars<T>::of(h, *lr, ++*steps, clip_factor(norm, max_norm));
   }
 };
 
@@ -224,7 +224,7 @@ template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const decay_range> ranges = {}, double clip = 1.0) {
   ++state.step;
-  const detail::numbers_by_value<T> numbers{step_numbers<T>::of(h, lr, state.step, clip)};
+  const detail::numbers_by_value<T> numbers{step_scalars<T>::of(h, lr, state.step, clip)};
   detail::update(device, h, numbers, p, g, state.m, state.v, n, ranges);
 }
 
@@ -234,11 +234,11 @@ void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>
 /// not finite lets everything stay as it is.
 template <class D, class T>
 void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, const double* squared_norm,
-                  std::int64_t* steps, step_numbers<T>* numbers) {
+                  std::int64_t* steps, step_scalars<T>* numbers) {
   for_each(device, 1, detail::set_numbers<T>{h, lr, max_norm, squared_norm, steps, numbers});
 }
 template <class D, class T>
-void step(D& device, const adamw& h, const step_numbers<T>* numbers, T* p, const T* g, T* m, T* v, index n,
+void step(D& device, const adamw& h, const step_scalars<T>* numbers, T* p, const T* g, T* m, T* v, index n,
           std::span<const decay_range> ranges = {}) {
   detail::update(device, h, detail::numbers_in_memory<T>{numbers}, p, g, m, v, n, ranges);
 }

@@ -173,7 +173,7 @@ class block_trial {
           start.push_back(static_cast<std::int32_t>(s >= first ? s - first : -1));
         }
       D& device = h_.device;
-      placed<std::int32_t, D> placed_start;
+      device_copy<std::int32_t, D> placed_start;
       const sequence_view seq{batch, n,
                               placed_start.put(device, h_.seq.start ? start.data() : nullptr, batch * n)};
       // No backward follows: blocks may take the ways that they keep for reading.

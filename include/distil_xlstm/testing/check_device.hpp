@@ -28,9 +28,9 @@ struct stored_numbers {
   std::vector<char> bytes;
   std::vector<double> values;
   index rows, cols;
-  element kind;
+  distil_xlstm::dtype dtype;
 
-  stored_numbers(index r, index c, element e, rng& random) : rows(r), cols(c), kind(e) {
+  stored_numbers(index r, index c, distil_xlstm::dtype e, rng& random) : rows(r), cols(c), dtype(e) {
     const auto [numbers, block, name] = traits(e);
     bytes.resize(static_cast<std::size_t>(rows * row_bytes(e, cols)));
     values.resize(static_cast<std::size_t>(rows * cols));
@@ -41,17 +41,17 @@ struct stored_numbers {
         const bf16 b(f);
         // A half of any sign and digits, and an exponent that keeps it small.
         const auto h = static_cast<std::uint16_t>((random() & 0x83ffu) | (10 + random.below(5)) << 10);
-        const void* from = e == element::f64   ? static_cast<const void*>(&x)
-                           : e == element::f32 ? static_cast<const void*>(&f)
-                           : e == element::f16 ? static_cast<const void*>(&h)
-                                               : static_cast<const void*>(&b);
+        const void* from = e == dtype::f64   ? static_cast<const void*>(&x)
+                           : e == dtype::f32 ? static_cast<const void*>(&f)
+                           : e == dtype::f16 ? static_cast<const void*>(&h)
+                                             : static_cast<const void*>(&b);
         std::memcpy(p, from, static_cast<std::size_t>(block));
       } else {
         for (index j = 0; j < block; ++j) p[j] = static_cast<char>(random());
         // The scales, halves: small and finite.
         const std::uint16_t scales[2] = {0x1c00, 0x1800};
-        const bool two = e == element::q4_1 || e == element::q4_k;
-        std::memcpy(e == element::q6_k ? p + 208 : p, scales, two ? 4 : 2);
+        const bool two = e == dtype::q4_1 || e == dtype::q4_k;
+        std::memcpy(e == dtype::q6_k ? p + 208 : p, scales, two ? 4 : 2);
       }
     }
     unpack(e, bytes.data(), rows * cols, values.data());
@@ -64,7 +64,7 @@ template <class T, class D>
 struct placed_numbers : stored_numbers {
   buffer<T, D> memory;
   placed_numbers(D& d, index r, index c, rng& random)
-      : stored_numbers(r, c, element_of<T>, random), memory(d, r * c) {
+      : stored_numbers(r, c, dtype_of<T>, random), memory(d, r * c) {
     d.upload(memory.data(), bytes.data(), std::ssize(bytes));
   }
   matrix_view<const T> view() const { return {memory.data(), rows, cols}; }
@@ -200,15 +200,15 @@ class device_trial {
         product("transposed both", m, n, k, transposed(at.view()), transposed(bt.view()), beta, turned(at),
                 turned(bt));
       }
-    for (const element kind : {element::f64, element::f32, element::bf16, element::f16, element::q4_0,
-                               element::q4_1, element::q5_0, element::q8_0, element::q4_k, element::q6_k})
+    for (const dtype type : {dtype::f64, dtype::f32, dtype::bf16, dtype::f16, dtype::q4_0, dtype::q4_1,
+                             dtype::q5_0, dtype::q8_0, dtype::q4_k, dtype::q6_k})
       for (const auto& [m, n, k] : {std::array<index, 3>{1, 65, 512}, {9, 34, 256}}) {
         const operand a(device_, m, k, random_);
-        const stored_numbers w(n, k, kind, random_);
+        const stored_numbers w(n, k, type, random_);
         const operand dy(device_, m, n, random_);
         frozen_memory<T, D> memory(device_);
-        const frozen_matrix frozen = memory.keep(frozen_matrix{w.bytes.data(), kind, n, k});
-        const std::string what = std::string("frozen ") + traits(kind).name;
+        const frozen_matrix frozen = memory.keep(frozen_matrix{w.bytes.data(), type, n, k});
+        const std::string what = std::string("frozen ") + traits(type).name;
         product(what + ", transposed", m, n, k, a.view(), transposed(frozen), T(0), a,
                 [&](index p, index c) { return w(c, p); });
         product(what, m, k, n, dy.view(), frozen, T(1), dy, w);

@@ -97,7 +97,7 @@ struct harness {
   double objective() {
     reset();
     forward();
-    fetched<T, D> of_y, of_dy;
+    host_copy<T, D> of_y, of_dy;
     const T *a = of_y.get(device, y.data(), y.size()), *b = of_dy.get(device, dy.data(), dy.size());
     double sum = 0;
     for (index i = 0; i < y.size(); ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
@@ -110,7 +110,7 @@ struct harness {
   }
 
  private:
-  placed<std::int32_t, D> start;
+  device_copy<std::int32_t, D> start;
 };
 
 /// The worst disagreement of one tensor's analytic gradient with central differences.

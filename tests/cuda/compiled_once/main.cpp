@@ -25,7 +25,7 @@ int main() {
   for (auto& x : ends) x = static_cast<float>(random.normal());
   const dx::buffer<float, dx::device::cuda> there(gpu, vocabulary * width);
   gpu.upload(there.data(), ends.data(), vocabulary * width * 4);
-  const dx::frozen_matrix matrix{there.data(), dx::element::f32, vocabulary, width};
+  const dx::frozen_matrix matrix{there.data(), dx::dtype::f32, vocabulary, width};
   model::student student(gpu, model::stack{}, matrix, matrix, nullptr);
   student.initialise(gpu, 1);
   std::vector<std::int32_t> ids(tokens);

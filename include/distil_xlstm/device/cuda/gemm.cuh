@@ -5,7 +5,7 @@
 
 #include <cuda_bf16.h>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
 
 namespace distil_xlstm::device {
@@ -17,16 +17,16 @@ namespace detail {
 struct cuda_operand {
   const void* data;
   const void* rounded;
-  element kind;
+  distil_xlstm::dtype dtype;
   index rows, cols, stride;
   bool transposed;
 };
 template <class T>
 cuda_operand product_operand(matrix_view<T> m) {
-  return {m.data, nullptr, element_of<std::remove_const_t<T>>, m.rows, m.cols, m.stride, false};
+  return {m.data, nullptr, dtype_of<std::remove_const_t<T>>, m.rows, m.cols, m.stride, false};
 }
 inline cuda_operand product_operand(frozen_matrix m) {
-  return {m.data, m.rounded, m.kind, m.rows, m.cols, m.cols, false};
+  return {m.data, m.rounded, m.dtype, m.rows, m.cols, m.cols, false};
 }
 template <class M>
 cuda_operand product_operand(transposed_matrix<M> m) {
@@ -107,19 +107,19 @@ struct product_input {
 
   static constexpr index padding = 16 / static_cast<index>(sizeof(P));
   static index padded(index n) { return (n + padding - 1) / padding * padding; }
-  static constexpr element kind_of() {
+  static constexpr dtype dtype_of_operand() {
     if constexpr (std::is_same_v<P, bf16>)
-      return element::bf16;
+      return dtype::bf16;
     else
-      return element_of<P>;
+      return dtype_of<P>;
   }
   static bool as_it_is(const cuda_operand& o) {
-    return o.kind == kind_of() || (kind_of() == element::bf16 && o.rounded);
+    return o.dtype == dtype_of_operand() || (dtype_of_operand() == dtype::bf16 && o.rounded);
   }
   /// A float operand, rounded, is kept for the next product. Items that are columns of one matrix are copied as
   /// that matrix.
   static bool kept(const cuda_operand& o) {
-    return kind_of() == element::bf16 && o.kind == element::f32 && !as_it_is(o);
+    return dtype_of_operand() == dtype::bf16 && o.dtype == dtype::f32 && !as_it_is(o);
   }
   static index needed(const cuda_operand& o, index count, index from_step) {
     if (as_it_is(o) || kept(o)) return 0;
@@ -129,11 +129,11 @@ struct product_input {
   product_input(cuda& device, const cuda_operand& o, index count, index from_step)
       : memory(device.template scratch<P>(needed(o, count, from_step))), stride(o.stride), step(from_step) {
     if (as_it_is(o)) {
-      data = static_cast<const P*>(o.kind == kind_of() ? o.data : o.rounded);
+      data = static_cast<const P*>(o.dtype == dtype_of_operand() ? o.data : o.rounded);
       return;
     }
-    if constexpr (kind_of() == element::bf16)
-      if (o.kind == element::f32) {
+    if constexpr (dtype_of_operand() == dtype::bf16)
+      if (o.dtype == dtype::f32) {
         round(device, o, count, from_step);
         return;
       }
@@ -142,12 +142,12 @@ struct product_input {
     const auto from = [&]<class From>(const From* in) {
       convert(device, copies, in, o.stride, from_step, memory.data(), stride, to_step, o.rows, o.cols);
     };
-    switch (o.kind) {
-      case element::f32: from(static_cast<const float*>(o.data)); break;
-      case element::f64: from(static_cast<const double*>(o.data)); break;
-      case element::bf16: from(static_cast<const bf16*>(o.data)); break;
+    switch (o.dtype) {
+      case dtype::f32: from(static_cast<const float*>(o.data)); break;
+      case dtype::f64: from(static_cast<const double*>(o.data)); break;
+      case dtype::bf16: from(static_cast<const bf16*>(o.data)); break;
       default:
-        fail("cuda: a product of ", traits(o.kind).name, " numbers; place the matrix on the device first");
+        fail("cuda: a product of ", traits(o.dtype).name, " numbers; place the matrix on the device first");
     }
     data = memory.data();
     step = from_step == 0 ? 0 : to_step;
@@ -202,7 +202,7 @@ void run_product(cuda& device, index count, const cuda_operand& a, index step_a,
 /// Whether a float product goes through bfloat16: not one of few rows over weights that would be rounded for
 /// it.
 inline bool rounds(const cuda& device, const cuda_operand& b, index m) {
-  return device.bf16_products && (m > 16 || b.kind == element::bf16 || b.rounded);
+  return device.bf16_products && (m > 16 || b.dtype == dtype::bf16 || b.rounded);
 }
 
 template <class T>

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <distil_xlstm/device/cuda_verbs.hpp>
+#include <distil_xlstm/device/cuda.hpp>
 
 namespace distil_xlstm::device::detail {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <distil_xlstm/core/element.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
 
 // Numbers as memory holds them, bfloat16 for one, while kernels compute in float: 16 bytes at a time, and
@@ -62,11 +62,11 @@ constexpr cudaDataType stored_type() {
 /// double.
 template <class P, class C>
 void stored_product(cuda& device, index m, index n, index k, const P* a, index stride_a, const P* b,
-                    index stride_b, bool turn_b, C* c, index stride_c, int beta = 0) {
+                    index stride_b, bool transpose_b, C* c, index stride_c, int beta = 0) {
   using S = std::conditional_t<std::is_same_v<P, double>, double, float>;
   const S one = 1, keep = static_cast<S>(beta);
-  check(cublasGemmEx(device.products(), turn_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, static_cast<int>(n),
-                     static_cast<int>(m), static_cast<int>(k), &one, b, stored_type<P>(),
+  check(cublasGemmEx(device.products(), transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
+                     static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), &one, b, stored_type<P>(),
                      static_cast<int>(stride_b), a, stored_type<P>(), static_cast<int>(stride_a), &keep, c,
                      stored_type<C>(), static_cast<int>(stride_c),
                      std::is_same_v<S, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),

@@ -178,9 +178,9 @@ __global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids,
   const index r = blockIdx.x;
   const index from = static_cast<index>(ids[r]) * table.cols;
   T* out = x.row(r);
-  for (index c = threadIdx.x; c < table.cols; c += blockDim.x) switch (table.kind) {
-      case element::bf16: out[c] = static_cast<T>(float(static_cast<const bf16*>(table.data)[from + c])); break;
-      case element::f64: out[c] = static_cast<T>(static_cast<const double*>(table.data)[from + c]); break;
+  for (index c = threadIdx.x; c < table.cols; c += blockDim.x) switch (table.dtype) {
+      case dtype::bf16: out[c] = static_cast<T>(float(static_cast<const bf16*>(table.data)[from + c])); break;
+      case dtype::f64: out[c] = static_cast<T>(static_cast<const double*>(table.data)[from + c]); break;
       default: out[c] = static_cast<T>(static_cast<const float*>(table.data)[from + c]);
     }
 }

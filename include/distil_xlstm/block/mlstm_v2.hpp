@@ -1,0 +1,208 @@
+#pragma once
+
+#include <cmath>
+
+#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/op/logits/soft_cap.hpp>
+#include <distil_xlstm/op/mlstm/op.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// y = sigmoid(o) norm(h). y may lie in o's place.
+template <class T>
+struct gated_norm {
+  using scalar = T;
+  norm_view<T> n;
+  matrix_view<const T> h, o;
+  const T* statistics;
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index row = n.row(r), column = n.column(r) + c;
+    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
+    math::store<V>(y.row(row) + column,
+                   math::sigmoid(math::load<V>(o.row(row) + column)) * n.template scale<V>(column) * u);
+  }
+};
+
+/// Its gradients by norm(h) and o.
+template <class T>
+struct gated_norm_backward {
+  using scalar = T;
+  norm_view<T> n;
+  matrix_view<const T> h, o;
+  const T* statistics;
+  matrix_view<T> dy;  ///< in: dy; out: the gradient of norm(h)
+  matrix_view<T> d_o;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index row = n.row(r), column = n.column(r) + c;
+    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
+    const V gate = math::sigmoid(math::load<V>(o.row(row) + column));
+    T* p = dy.row(row) + column;
+    const V dn = math::load<V>(p) * gate;
+    math::store<V>(p, dn);
+    math::store<V>(d_o.row(row) + column, dn * n.template scale<V>(column) * u * (V(1) - gate));
+  }
+};
+
+}  // namespace detail
+
+template <class Matrix, class Pointer>
+struct mlstm_v2_params {
+  linear_params<Matrix, Pointer> q, k, v, ogate, igate, fgate, out_proj;
+  norm_params<Pointer> multihead_norm;
+};
+template <class T>
+struct mlstm_v2_tape {
+  matrix_view<T> q, k, v, o;  ///< o: before the sigmoid
+  matrix_view<T> i, f;        ///< capped
+  matrix_view<T> h;
+  T* kept;
+  norm_tape<T> norm;
+  matrix_view<T> y;  ///< what the last projection reads
+};
+
+/// The mLSTM layer of xLSTM-7B (NX-AI's xLSTMLarge; Beck et al. 2025, arXiv 2503.13427): dense q, k, v and
+/// gates, all of the input itself; input and forget gate softly capped; the matrix memory; a norm per head;
+/// output gate; output projection. No convolution, no up projection, no skip.
+struct mlstm_v2 {
+  index width = 0, heads = 1;
+  index query = 0, value = 0;  ///< widths of q, k and of v over all heads
+  double gate_cap = 15;        ///< 0: none
+  double norm_epsilon = 1e-6, cell_epsilon = 1e-6;
+  index chunk = 64;
+  index block_count = 1;  ///< for the initial output projection
+
+  constexpr index width_in() const { return width; }
+  constexpr index width_out() const { return width; }
+
+  template <class L>
+  auto params(L& l) const {
+    require(heads > 0 && query > 0 && value > 0 && query % heads == 0 && value % heads == 0,
+            "mlstm_v2: ", heads, " heads do not divide the width ", query, " of the queries and ", value,
+            " of the values");
+    mlstm_v2_params<typename L::matrix_type, typename L::pointer> p;
+    p.q = l.scope("q", [&] { return queries().params(l); });
+    p.k = l.scope("k", [&] { return queries().params(l); });
+    p.v = l.scope("v", [&] { return values().params(l); });
+    p.ogate = l.scope("ogate_preact", [&] { return output_gate().params(l); });
+    p.igate = l.scope("igate_preact", [&] { return gate_params(l, [](index, rng&) { return -10.0; }); });
+    const index n = heads;
+    p.fgate = l.scope("fgate_preact", [&] {
+      return gate_params(l, [n](index a, rng&) {
+        return n > 1 ? 3.0 + 3.0 * static_cast<double>(a) / static_cast<double>(n - 1) : 3.0;
+      });
+    });
+    p.multihead_norm = l.scope("multihead_norm", [&] { return head_norm().params(l); });
+    p.out_proj = l.scope("out_proj", [&] { return out().params(l); });
+    return p;
+  }
+  template <class L>
+  auto state(L& l) const {
+    mlstm_state<typename L::scalar> s;
+    s.c = l.state("c", {heads, query / heads, value / heads});
+    s.n = l.state("n", {heads, query / heads});
+    s.m = l.state("m", {heads}, initial::constant(shape().empty_m));
+    return s;
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    const index rows = seq.rows();
+    mlstm_v2_tape<T> k{};
+    k.q = l.matrix("q", rows, query);
+    k.k = l.matrix("k", rows, query);
+    k.v = l.matrix("v", rows, value);
+    k.o = l.matrix("o", rows, value);
+    k.i = l.matrix("i", rows, heads);
+    k.f = l.matrix("f", rows, heads);
+    k.h = l.matrix("h", rows, value);
+    if (!l.transient()) k.kept = l.tensor("kept", {seq.batch, heads, shape().chunks(seq.time), shape().kept()});
+    k.norm = head_norm().tape(l, seq);
+    // Where no backward will look, the product takes the gate's place.
+    k.y = l.transient() ? k.o : l.matrix("y", rows, value);
+    return k;
+  }
+
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    queries().forward(d, p.q, x, k.q);
+    queries().forward(d, p.k, x, k.k);
+    values().forward(d, p.v, x, k.v);
+    output_gate().forward(d, p.ogate, x, k.o);
+    gate().forward(d, p.igate, x, k.i);
+    gate().forward(d, p.fgate, x, k.f);
+    soft_cap(d, k.i, gate_cap);
+    soft_cap(d, k.f, gate_cap);
+    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, s, k.kept});
+    const auto n = head_norm().template view<T>(p.multihead_norm.weight);
+    norm_statistics(d, n, matrix_view<const T>(k.h), k.norm.statistics);
+    map(d, x.rows * heads, n.width, detail::gated_norm<T>{n, k.h, k.o, k.norm.statistics, k.y});
+    out().forward(d, p.out_proj, matrix_view<const T>(k.y), y);
+  }
+
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    const index rows = x.rows;
+    auto memory = d.template scratch<T>(rows * (2 * query + 4 * value + 2 * heads));
+    T* at = memory.data();
+    auto take = [&](index columns) {
+      matrix_view<T> m(at, rows, columns);
+      at += rows * columns;
+      return m;
+    };
+    const auto dq = take(query), dk = take(query), dv = take(value), d_o = take(value), dn = take(value),
+               dh = take(value), di = take(heads), df = take(heads);
+    const auto norm = head_norm().template view<T>(p.multihead_norm.weight);
+    const matrix_view<const T> h = k.h;
+
+    out().backward(d, p.out_proj, g.out_proj, matrix_view<const T>(k.y), dy, dn);
+    map(d, rows * heads, norm.width, detail::gated_norm_backward<T>{norm, h, k.o, k.norm.statistics, dn, d_o});
+    head_norm().backward(d, p.multihead_norm, g.multihead_norm, k.norm, h, matrix_view<const T>(dn), dh);
+    mlstm_backward(d, mlstm_backward_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, h, dh, k.kept, dq, dk,
+                                                  dv, di, df});
+    soft_cap_backward(d, matrix_view<const T>(k.i), di, gate_cap);
+    soft_cap_backward(d, matrix_view<const T>(k.f), df, gate_cap);
+    queries().backward(d, p.q, g.q, x, matrix_view<const T>(dq), dx);
+    const auto add = [&](const auto& w, const auto& gradient, matrix_view<const T> dz) {
+      gemm(d, dz, w.weight, dx, T(1));
+      gemm(d, transposed(dz), x, gradient.weight, T(1));
+      if (gradient.bias) add_column_sums(d, dz, gradient.bias);
+    };
+    add(p.k, g.k, dk);
+    add(p.v, g.v, dv);
+    add(p.ogate, g.ogate, d_o);
+    add(p.igate, g.igate, di);
+    add(p.fgate, g.fgate, df);
+  }
+
+  mlstm_shape shape() const { return {heads, query / heads, value / heads, chunk, 0.0, cell_epsilon}; }
+
+ private:
+  double small() const { return std::sqrt(2.0 / (5.0 * static_cast<double>(width))); }
+  linear<> queries() const { return {width, query, false, small()}; }
+  linear<> values() const { return {width, value, false, small()}; }
+  linear<> output_gate() const { return {width, value, false, 0.0}; }
+  linear<> gate() const { return {width, heads, true, 0.0}; }
+  linear<> out() const {
+    return {value, width, false,
+            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
+  }
+  plain_layer_norm<> head_norm() const { return {value, heads, norm_epsilon}; }
+
+  template <class L, class Init>
+  auto gate_params(L& l, Init bias) const {
+    linear_params<typename L::matrix_type, typename L::pointer> p;
+    p.weight = l.matrix("weight", heads, width, initial::zeros());
+    p.bias = l.tensor("bias", {heads}, bias);
+    return p;
+  }
+};
+
+}  // namespace distil_xlstm

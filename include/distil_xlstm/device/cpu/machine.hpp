@@ -1,0 +1,371 @@
+#pragma once
+
+#include <concepts>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/cpu/gemm.hpp>
+#include <distil_xlstm/device/cpu/pack.hpp>
+#include <distil_xlstm/device/cpu/thread_pool.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/scratch.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+/// The host's memory, 64-byte aligned.
+struct host_memory {
+  void* allocate(index bytes) const {
+    return ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64});
+  }
+  void release(void* p) const { ::operator delete (p, std::align_val_t{64}); }
+};
+using host_scratch = scratch_stack<host_memory>;
+}  // namespace detail
+
+/// The host: Eigen's packs, our own product kernels, a pool of threads. One `cpu` serves one caller at a time;
+/// several callers share a const model through a `cpu` each.
+class cpu {
+ public:
+  /// The host reads and writes this memory.
+  static constexpr bool host_memory = true;
+  /// Products of up to so many rows, and of more (up to 512), sum in two orders: within either, what a row
+  /// gives does not depend on how many there are.
+  static constexpr index few_rows = detail::direct_rows;
+
+  explicit cpu(int threads = 0)
+      : pool_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+        workers_(static_cast<std::size_t>(pool_.size())) {}
+
+  int threads() const { return pool_.size(); }
+  thread_pool& pool() { return pool_; }
+
+  /// Zeroed, 64-byte aligned.
+  void* allocate(index bytes) {
+    void* p = ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{64});
+    std::memset(p, 0, static_cast<std::size_t>(bytes));
+    return p;
+  }
+  void release(void* p) { ::operator delete (p, std::align_val_t{64}); }
+  void upload(void* to, const void* from, index bytes) { copy(to, from, bytes); }
+  void download(void* to, const void* from, index bytes) { copy(to, from, bytes); }
+  void copy(void* to, const void* from, index bytes) {
+    if (bytes > 0) std::memmove(to, from, static_cast<std::size_t>(bytes));
+  }
+
+  template <class T>
+  scratch_lease<T, detail::host_memory> scratch(index n) {
+    return {scratch_, n};
+  }
+
+  /// What one thread keeps for itself: packing buffers of its products and temporaries of its tasks.
+  struct worker {
+    detail::gemm_scratch<float> pack32;
+    detail::gemm_scratch<double> pack64;
+    detail::host_scratch stack;
+    index levelled = 0;  ///< bytes when all workers had the same
+    template <class T>
+    detail::gemm_scratch<T>& packing() {
+      if constexpr (sizeof(T) == 4)
+        return pack32;
+      else
+        return pack64;
+    }
+    template <class T>
+    scratch_lease<T, detail::host_memory> scratch(index n) {
+      return {stack, n};
+    }
+    index size() const { return stack.size() + pack32.size() + pack64.size(); }
+  };
+  worker& worker_of(int thread) { return workers_[static_cast<std::size_t>(thread)]; }
+
+  /// f(task, worker&) for each of n tasks: the CPU's own fused kernels are written with it.
+  template <class F>
+  void tasks(index n, const F& f) {
+    level();
+    pool_.run(n, [&](index i, int thread) { f(i, worker_of(thread)); });
+  }
+
+  /// Operands of float products are rounded to bfloat16 (sums stay float): twice the speed where the machine
+  /// has it.
+  bool bf16_products = false;
+
+ private:
+  /// Gives every worker what one of them needed: which thread gets a task is chance, and a later step shall not
+  /// find one that has yet to grow.
+  void level() {
+    bool grown = false;
+    for (const worker& w : workers_) grown |= w.size() != w.levelled;
+    if (!grown || workers_.size() < 2) return;
+    index stack = 0;
+    detail::gemm_scratch<float>::sizes most32{};
+    detail::gemm_scratch<double>::sizes most64{};
+    for (const worker& w : workers_) {
+      stack = std::max(stack, w.stack.size());
+      w.pack32.raise(most32), w.pack64.raise(most64);
+    }
+    for (worker& w : workers_) {
+      w.stack.reserve(stack);
+      w.pack32.reserve(most32), w.pack64.reserve(most64);
+      w.levelled = w.size();
+    }
+  }
+  thread_pool pool_;
+  std::vector<worker> workers_;
+  detail::host_scratch scratch_;
+};
+
+namespace detail {
+
+template <class T>
+gemm_operand operand(matrix_view<T> m) {
+  return {m.data, m.stride, dtype_of<std::remove_const_t<T>>, false};
+}
+inline gemm_operand operand(frozen_matrix m) { return {m.data, m.cols, m.dtype, false}; }
+template <class M>
+gemm_operand operand(transposed_matrix<M> m) {
+  gemm_operand o = operand(m.matrix);
+  o.transposed = true;
+  return o;
+}
+template <class T>
+index rows_of(matrix_view<T> m) {
+  return m.rows;
+}
+inline index rows_of(frozen_matrix m) { return m.rows; }
+template <class T>
+index cols_of(matrix_view<T> m) {
+  return m.cols;
+}
+inline index cols_of(frozen_matrix m) { return m.cols; }
+template <class M>
+index rows_of(transposed_matrix<M> m) {
+  return cols_of(m.matrix);
+}
+template <class M>
+index cols_of(transposed_matrix<M> m) {
+  return rows_of(m.matrix);
+}
+
+/// The operand's part that starts at (row, col).
+inline gemm_operand at(gemm_operand o, index row, index col) {
+  if (o.transposed) std::swap(row, col);
+  const char* p = static_cast<const char*>(o.data) + row * row_bytes(o.dtype, o.ld);
+  o.data = p + row_bytes(o.dtype, col);
+  return o;
+}
+
+/// Parts of nearly equal size, none much above `limit`, which begin at a multiple of `unit` (of a quantised
+/// kind's block, say); the split depends on the size alone, never on the threads.
+struct even_split {
+  index size, parts, unit;
+  even_split(index n, index limit, index u = 1) : size(n), parts((n + limit - 1) / limit), unit(u) {}
+  index begin(index part) const { return part == parts ? size : size * part / parts / unit * unit; }
+};
+
+/// One product on the calling worker.
+template <class T>
+void gemm_on(cpu& device, cpu::worker& w, index m, index n, index k, gemm_operand a, gemm_operand b, T beta,
+             T* c, index ldc) {
+  if constexpr (sizeof(T) == 4) {
+    // A few rows wait for memory, which rounding a float matrix on the way would not save.
+    if (device.bf16_products && (m > direct_rows || b.dtype == dtype::bf16))
+      return gemm_block_bf16(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
+  }
+  gemm_block<T>(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
+}
+
+}  // namespace detail
+
+template <class F>
+void map(cpu& device, index rows, index cols, const F& f);
+
+namespace detail {
+/// c = beta c + the sum of `parts` matrices, one after another in memory.
+template <class T>
+struct sum_parts {
+  using scalar = T;
+  const T* part;
+  index parts, size, cols;
+  T beta;
+  matrix_view<T> c;
+  template <class V>
+  void operator()(index r, index col) const {
+    T* to = c.row(r) + col;
+    V sum = V(beta) * math::load_if<V>(beta != T(0), to);
+    for (index p = 0; p < parts; ++p) sum = sum + math::load<V>(part + p * size + r * cols + col);
+    math::store<V>(to, sum);
+  }
+};
+}  // namespace detail
+
+/// c = beta c + a b.
+template <class A, class B, class T>
+void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
+  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [",
+          detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
+  if (m == 0 || n == 0) return;
+  const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
+  const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
+  // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
+  // sum; of up to 512 rows, whatever their number.
+  const detail::even_split parts(k, 4096, 256);
+  if (rows.parts * detail::even_split(n, 2048).parts < 8 && parts.parts > 1) {
+    auto partial = device.template scratch<T>(parts.parts * m * n);
+    device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu::worker& w) {
+      const index p = task % parts.parts, r = task / parts.parts % rows.parts,
+                  q = task / parts.parts / rows.parts;
+      const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
+      const index k0 = parts.begin(p), k1 = parts.begin(p + 1);
+      detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0),
+                         T(0), partial.data() + p * m * n + r0 * n + c0, n);
+    });
+    return map(device, m, n, detail::sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
+  }
+  device.tasks(rows.parts * cols.parts, [&](index task, cpu::worker& w) {
+    const index r = task % rows.parts, q = task / rows.parts;
+    const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
+    detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k, detail::at(oa, r0, 0), detail::at(ob, 0, c0), beta,
+                       c.row(r0) + c0, c.stride);
+  });
+}
+
+/// `count` products of one shape: item i's operands start i * step numbers further on.
+template <class A, class B, class T>
+void gemm_batched(cpu& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
+                  index step_c, std::type_identity_t<T> beta = 0) {
+  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
+  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm_batched: operands do not fit");
+  const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
+  const detail::even_split rows(m, 512);
+  device.tasks(count * rows.parts, [&](index task, cpu::worker& w) {
+    const index i = task / rows.parts, r0 = rows.begin(task % rows.parts),
+                r1 = rows.begin(task % rows.parts + 1);
+    detail::gemm_operand ai = detail::at(oa, r0, 0), bi = ob;
+    ai.data = static_cast<const char*>(ai.data) + row_bytes(ai.dtype, i * step_a);
+    bi.data = static_cast<const char*>(bi.data) + row_bytes(bi.dtype, i * step_b);
+    detail::gemm_on<T>(device, w, r1 - r0, n, k, ai, bi, beta, c.row(r0) + i * step_c, c.stride);
+  });
+}
+
+namespace detail {
+template <class F>
+concept HasScalar = std::floating_point<typename F::scalar>;
+/// Enough elements that a task is worth handing out.
+inline constexpr index task_elements = 16384;
+inline index rows_a_task(index cols) {
+  return cols >= task_elements ? 1 : task_elements / (cols > 0 ? cols : 1);
+}
+}  // namespace detail
+
+/// f.operator()<V>(r, c) for every element. `Scalar` names the number type, so that the pack's width is known.
+template <class F>
+void map(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) and "
+      "`template <class V> void operator()(index r, index c) const`");
+  using T = typename F::scalar;
+  using V = pack<T>;
+  const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
+  device.tasks(parts, [&](index part, cpu::worker&) {
+    const index end = std::min(rows, (part + 1) * block);
+    for (index r = part * block; r < end; ++r) {
+      index c = 0;
+      for (; c + V::width <= cols; c += V::width) f.template operator()<V>(r, c);
+      for (; c < cols; ++c) f.template operator()<T>(r, c);
+    }
+  });
+}
+
+namespace detail {
+/// Lane `lane` of an aggregate of packs, as the aggregate of scalars.
+template <class Wide, class Narrow, class T>
+void lane_of(const Wide& wide, index lane, Narrow& narrow) {
+  constexpr std::size_t members = sizeof(Narrow) / sizeof(T);
+  static_assert(
+      sizeof(Wide) == members * sizeof(pack<T>),
+      "distil_xlstm::fold_rows(device, rows, cols, f): f's acc<V> must hold V's only; write V instead of "
+      "float or int");
+  auto* out = reinterpret_cast<std::byte*>(&narrow);
+  const auto* in = reinterpret_cast<const std::byte*>(&wide) + static_cast<std::size_t>(lane) * sizeof(T);
+  for (std::size_t m = 0; m < members; ++m)
+    std::memcpy(out + m * sizeof(T), in + m * sizeof(pack<T>), sizeof(T));
+}
+}  // namespace detail
+
+/// One fold a row.
+template <class F>
+void fold_rows(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or double), "
+      "init, visit, merge and finish, as device/device.hpp says");
+  using T = typename F::scalar;
+  using V = pack<T>;
+  const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
+  device.tasks(parts, [&](index part, cpu::worker&) {
+    const index end = std::min(rows, (part + 1) * block);
+    for (index r = part * block; r < end; ++r) {
+      auto total = f.template init<T>();
+      index c = 0;
+      if (cols >= V::width) {
+        auto wide = f.template init<V>();
+        for (; c + V::width <= cols; c += V::width) f.template visit<V>(wide, r, c);
+        for (index lane = 0; lane < V::width; ++lane) {
+          auto narrow = f.template init<T>();
+          detail::lane_of<decltype(wide), decltype(narrow), T>(wide, lane, narrow);
+          f.merge(total, narrow);
+        }
+      }
+      for (; c < cols; ++c) f.template visit<T>(total, r, c);
+      f.finish(r, total);
+    }
+  });
+}
+
+/// One fold a column, rows in order.
+template <class F>
+void fold_columns(cpu& device, index rows, index cols, const F& f) {
+  static_assert(
+      detail::HasScalar<F>,
+      "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
+      "double), init, visit and finish, as device/device.hpp says");
+  using T = typename F::scalar;
+  using V = pack<T>;
+  constexpr index block = 4 * V::width;  // whole cache lines, and few enough accumulators for registers
+  device.tasks((cols + block - 1) / block, [&](index part, cpu::worker&) {
+    index c = part * block;
+    const index end = std::min(cols, c + block);
+    for (; c + V::width <= end; c += V::width) {
+      auto acc = f.template init<V>();
+      for (index r = 0; r < rows; ++r) f.template visit<V>(acc, r, c);
+      f.template finish<V>(c, acc);
+    }
+    for (; c < end; ++c) {
+      auto acc = f.template init<T>();
+      for (index r = 0; r < rows; ++r) f.template visit<T>(acc, r, c);
+      f.template finish<T>(c, acc);
+    }
+  });
+}
+
+/// n independent sequential tasks f(i).
+template <class F>
+void scan(cpu& device, index n, const F& f) {
+  device.tasks(n, [&](index i, cpu::worker&) { f(i); });
+}
+/// The same, where nothing in a task is sequential.
+template <class F>
+void for_each(cpu& device, index n, const F& f) {
+  scan(device, n, f);
+}
+
+}  // namespace distil_xlstm::device

@@ -1,0 +1,231 @@
+#pragma once
+
+#include <algorithm>
+
+#include <distil_xlstm/op/attention/cuda/parts.cuh>
+
+// Attention of single tokens: keys and values are read once, in order, by many blocks a sequence.
+namespace distil_xlstm::device::detail::flash {
+
+/// Sums over some of the keys, by their largest score.
+struct partial_sums {
+  float largest, total;
+};
+/// Sums each of `Count` numbers over `Lanes` threads, each of which gets one of the sums, or Count / Lanes of
+/// them, or the same as its neighbours: number lane * Count / Lanes on. Half of what is left changes hands at
+/// every step.
+template <int Lanes, int Count>
+__device__ void scatter_sums(float (&x)[Count], int lane) {
+  int left = Count;
+#pragma unroll
+  for (int step = Lanes / 2; step > 0; step /= 2) {
+    if (left > 1) {
+      left /= 2;
+      const bool upper = lane & step;
+#pragma unroll
+      for (int i = 0; i < Count / 2; ++i)
+        if (i < left) {
+          const float given = upper ? x[i] : x[i + left], mine = upper ? x[i + left] : x[i];
+          x[i] = mine + __shfl_xor_sync(~0u, given, step);
+        }
+    } else {
+      x[0] += __shfl_xor_sync(~0u, x[0], step);
+    }
+  }
+}
+/// `Lanes` threads, a team, share a key, four numbers each and `Turns` times; up to `Heads` queries meet it. A
+/// split has at least `least` keys, so that short pasts are few splits.
+template <int Lanes, int Turns, int Heads>
+__global__ void __launch_bounds__(128)
+    decode_kernel(attention_arguments<float> a, int splits, bool quads, partial_sums* sums, float* partial) {
+  constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns,
+                least = 2 * teams * at_once;
+  // A score (of a head and a key) to each lane, or several, or the same one to `alike` neighbours.
+  constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
+  constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
+  __shared__ partial_sums team_sums[teams][Heads];
+  __shared__ __align__(16) float weights[teams][count];
+  __shared__ float keeps[teams][Heads];
+  __shared__ __align__(16) float team_out[teams][Heads][padded];
+  const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
+  const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
+  const part p(a, rest / parts);
+  const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
+  const int low = p.first(0), all_keys = p.keys() - low, each = max((all_keys + splits - 1) / splits, least);
+  const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
+  const int lane = static_cast<int>(threadIdx.x) % Lanes, team = static_cast<int>(threadIdx.x) / Lanes;
+  const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
+  const float scale = a.scale();
+  if (begin >= end) {
+    if (static_cast<int>(threadIdx.x) < heads) sums[result + threadIdx.x * splits] = {no_score, 0};
+    return;
+  }
+
+  const auto queries = p.queries(a.q);
+  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
+  float4 q[Heads][Turns], out[Heads][Turns] = {};
+#pragma unroll
+  for (int h = 0; h < Heads; ++h)
+#pragma unroll
+    for (int i = 0; i < Turns; ++i)
+      q[h][i] =
+          h < heads ? load_four(queries(head0 + h), 4 * (lane + Lanes * i), n, quads) : float4{0, 0, 0, 0};
+  const int first_score = lane / alike * each_lane, my_head = first_score / at_once;
+  float largest = no_score, total = 0;  // of this lane's head; of this lane's keys
+
+  for (int j0 = begin; j0 < end; j0 += teams * at_once) {
+    float4 k[at_once][Turns], v[at_once][Turns];
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int j = j0 + u * teams + team;
+#pragma unroll
+      for (int i = 0; i < Turns; ++i) {
+        const int c = 4 * (lane + Lanes * i);
+        k[u][i] = j < end ? load_four(keys_of(j), c, n, quads) : float4{0, 0, 0, 0};
+        v[u][i] = j < end ? load_four(values_of(j), c, n, quads) : float4{0, 0, 0, 0};
+      }
+    }
+    float s[count];
+#pragma unroll
+    for (int h = 0; h < Heads; ++h)
+#pragma unroll
+      for (int u = 0; u < at_once; ++u) {
+        float& x = s[h * at_once + u];
+        x = 0;
+        if (h < heads)
+#pragma unroll
+          for (int i = 0; i < Turns; ++i)
+            x = fmaf(q[h][i].w, k[u][i].w,
+                     fmaf(q[h][i].z, k[u][i].z, fmaf(q[h][i].y, k[u][i].y, fmaf(q[h][i].x, k[u][i].x, x))));
+      }
+    scatter_sums<Lanes>(s, lane);
+    float top = largest;
+#pragma unroll
+    for (int i = 0; i < each_lane; ++i) {
+      if (j0 + (first_score + i) % at_once * teams + team >= end) s[i] = -INFINITY;
+      top = fmaxf(top, s[i]);
+    }
+#pragma unroll
+    for (int step = lanes_a_head / 2; step >= alike; step /= 2)
+      top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    const float keep = expf((largest - top) * scale);
+    largest = top, total *= keep;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < each_lane; ++i) {
+      const float w = expf((s[i] - top) * scale);
+      total += w;
+      weights[team][first_score + i] = w;
+    }
+    keeps[team][my_head] = keep;
+    __syncwarp();
+#pragma unroll
+    for (int h = 0; h < Heads; ++h) {
+      if (h >= heads) break;
+      const float old = keeps[team][h];
+#pragma unroll
+      for (int i = 0; i < Turns; ++i) {
+        float4& o = out[h][i];
+        o.x *= old, o.y *= old, o.z *= old, o.w *= old;
+#pragma unroll
+        for (int u = 0; u < at_once; ++u) {
+          const float w = weights[team][h * at_once + u];
+          o.x = fmaf(w, v[u][i].x, o.x), o.y = fmaf(w, v[u][i].y, o.y);
+          o.z = fmaf(w, v[u][i].z, o.z), o.w = fmaf(w, v[u][i].w, o.w);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int step = lanes_a_head / 2; step >= alike; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+  if (lane % lanes_a_head == 0) team_sums[team][my_head] = {largest, total};
+  __syncthreads();
+#pragma unroll
+  for (int h = 0; h < Heads; ++h) {
+    if (h >= heads) break;
+    float top = no_score, all = 0;
+#pragma unroll
+    for (int i = 0; i < teams; ++i) top = fmaxf(top, team_sums[i][h].largest);
+#pragma unroll
+    for (int i = 0; i < teams; ++i)
+      all += team_sums[i][h].total * expf((team_sums[i][h].largest - top) * scale);
+    const float mine = expf((team_sums[team][h].largest - top) * scale) * (splits == 1 ? 1 / all : 1.f);
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const float4 o = out[h][i];
+      *reinterpret_cast<float4*>(team_out[team][h] + 4 * (lane + Lanes * i)) = {o.x * mine, o.y * mine,
+                                                                                o.z * mine, o.w * mine};
+    }
+    if (splits > 1 && threadIdx.x == 0) sums[result + h * splits] = {top, all};
+  }
+  __syncthreads();
+  const auto results = p.queries(a.y);
+  for (int at = static_cast<int>(threadIdx.x); at < heads * padded; at += 128) {
+    const int h = at / padded, c = at % padded;
+    if (c >= n) continue;
+    float x = 0;
+#pragma unroll
+    for (int i = 0; i < teams; ++i) x += team_out[i][h][c];
+    (splits == 1 ? results(head0 + h) : partial + (result + h * splits) * n)[c] = x;
+  }
+}
+/// y of one sequence and head from its splits, at most 64, of which some may have had no keys.
+template <class T>
+__global__ void __launch_bounds__(128)
+    decode_join_kernel(attention_arguments<T> a, int splits, const partial_sums* sums, const T* partial) {
+  __shared__ float weights[64];
+  const index task = blockIdx.x, n = a.shape.width;
+  const index b = task / a.shape.heads, head = task % a.shape.heads;
+  const float scale = a.scale();
+  sums += task * splits, partial += task * splits * n;
+  if (threadIdx.x < 32) {
+    partial_sums mine[2];
+    float top = no_score, all = 0, weight[2];
+    for (int i = 0; i < 2; ++i) {
+      const int split = static_cast<int>(threadIdx.x) + 32 * i;
+      mine[i] = split < splits ? sums[split] : partial_sums{no_score, 0};
+      top = fmaxf(top, mine[i].largest);
+    }
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    for (int i = 0; i < 2; ++i) {
+      weight[i] = expf((mine[i].largest - top) * scale);
+      all += weight[i] * mine[i].total;
+    }
+    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(~0u, all, step);
+    for (int i = 0; i < 2; ++i) weights[threadIdx.x + 32 * i] = mine[i].total == 0 ? 0 : weight[i] / all;
+  }
+  __syncthreads();
+  for (index c = threadIdx.x; c < n; c += blockDim.x) {
+    T x = 0;
+#pragma unroll 8
+    for (int i = 0; i < splits; ++i)
+      if (weights[i] != 0) x = fmaf(weights[i], partial[i * n + c], x);
+    a.y.row(b)[head * n + c] = x;
+  }
+}
+
+template <int Lanes, int Turns, int Heads>
+void decode_heads(cuda& device, const attention_arguments<float>& a) {
+  const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
+  // Enough blocks to fill the card, whatever the lengths, which the host does not know.
+  const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);
+  const int splits = a.past.length.data ? static_cast<int>(std::clamp<index>(wanted, 1, 64)) : 1;
+  const index results = splits > 1 ? a.seq.batch * a.shape.heads * splits : 0;
+  auto sums = device.template scratch<partial_sums>(results);
+  auto partial = device.template scratch<float>(results * a.shape.width);
+  decode_kernel<Lanes, Turns, Heads><<<static_cast<unsigned>(tasks * splits), 128, 0, device.stream()>>>(
+      a, splits, in_quads(a), sums.data(), partial.data());
+  if (splits > 1)
+    decode_join_kernel<<<static_cast<unsigned>(a.seq.batch * a.shape.heads), 128, 0, device.stream()>>>(
+        a, splits, sums.data(), partial.data());
+  check_launch("attention of single tokens");
+}
+template <int Lanes, int Turns>
+void decode(cuda& device, const attention_arguments<float>& a) {
+  if (a.shape.group() == 1) return decode_heads<Lanes, Turns, 1>(device, a);
+  if (a.shape.group() == 2) return decode_heads<Lanes, Turns, 2>(device, a);
+  if (a.shape.group() <= 4 || Turns > 1) return decode_heads<Lanes, Turns, 4>(device, a);
+  decode_heads<Lanes, Turns, Turns == 1 ? 8 : 4>(device, a);
+}
+
+}  // namespace distil_xlstm::device::detail::flash

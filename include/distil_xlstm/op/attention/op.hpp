@@ -1,0 +1,144 @@
+#pragma once
+
+#include <cmath>
+
+#include <distil_xlstm/core/sequence.hpp>
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/math/log_sum_exp.hpp>
+
+namespace distil_xlstm {
+
+/// Sizes of grouped-query attention: `heads` queries a token, each `heads / kv_heads` of them share a key and a
+/// value.
+struct attention_shape {
+  index heads = 1, kv_heads = 1, width = 0;  ///< width: of one head
+  constexpr index group() const { return heads / kv_heads; }
+};
+
+/// Keys and values of earlier calls. `length` null: there are none.
+template <class T>
+struct attention_past {
+  batched_state<const T> keys, values;  ///< [capacity, kv_heads * width]
+  batched_state<const T> length;        ///< [1]: how many there are
+};
+
+/// y_t = sum_s p_ts v_s, p_t = softmax over s of q_t.k_s / sqrt(width), where s runs from the first token of
+/// t's document, in the past too if it began there, to t.
+template <class T>
+struct attention_arguments {
+  sequence_view seq;
+  attention_shape shape;
+  matrix_view<const T> q, k, v;  ///< [rows, heads * width], [rows, kv_heads * width] twice
+  attention_past<T> past;
+  matrix_view<T> y;  ///< [rows, heads * width]
+
+  DISTIL_XLSTM_HD index past_length(index b) const {
+    return past.length.data ? static_cast<index>(*past.length.of(b)) : 0;
+  }
+  /// The first position that token t sees; the past's are -length .. -1.
+  DISTIL_XLSTM_HD index first(index b, index t) const {
+    const index start = seq.document_start(b, t);
+    return start < 0 ? -past_length(b) : start;
+  }
+  DISTIL_XLSTM_HD const T* row_of(matrix_view<const T> now, batched_state<const T> before, index b,
+                                  index kv_head, index s) const {
+    const index column = kv_head * shape.width;
+    if (s >= 0) return now.row(b * seq.time + s) + column;
+    return before.of(b) + (past_length(b) + s) * shape.kv_heads * shape.width + column;
+  }
+  DISTIL_XLSTM_HD const T* key(index b, index kv_head, index s) const {
+    return row_of(k, past.keys, b, kv_head, s);
+  }
+  DISTIL_XLSTM_HD const T* value(index b, index kv_head, index s) const {
+    return row_of(v, past.values, b, kv_head, s);
+  }
+  DISTIL_XLSTM_HD T scale() const {
+    using std::sqrt;
+    return T(1) / sqrt(static_cast<T>(shape.width));
+  }
+};
+
+/// The gradients of q, k, v (overwritten); the past is a constant. `forward.y` is what forward gave.
+template <class T>
+struct attention_backward_arguments {
+  attention_arguments<T> forward;
+  matrix_view<const T> dy;
+  matrix_view<T> dq, dk, dv;
+};
+
+namespace detail {
+
+template <class T>
+DISTIL_XLSTM_HD T dot_product(const T* a, const T* b, index n) {
+  T sum = 0;
+  for (index c = 0; c < n; ++c) sum += a[c] * b[c];
+  return sum;
+}
+
+/// One token and head a task.
+template <class T>
+struct attention_forward_scan {
+  attention_arguments<T> a;
+  DISTIL_XLSTM_HD void operator()(index task) const {
+    const index row = task / a.shape.heads, head = task % a.shape.heads, n = a.shape.width;
+    const index b = row / a.seq.time, t = row % a.seq.time, kv = head / a.shape.group();
+    const T* q = a.q.row(row) + head * n;
+    T* y = a.y.row(row) + head * n;
+    for (index c = 0; c < n; ++c) y[c] = 0;
+    auto total = math::log_sum_exp<T>::empty();
+    for (index s = a.first(b, t); s <= t; ++s) {
+      const auto r = math::push(total, a.scale() * dot_product(q, a.key(b, kv, s), n));
+      const T* v = a.value(b, kv, s);
+      for (index c = 0; c < n; ++c) y[c] = y[c] * r.keep + r.weight * v[c];
+    }
+    for (index c = 0; c < n; ++c) y[c] /= total.sum;
+  }
+};
+
+/// One sequence and key head a task: with p_t recomputed, g_ts = dy_t.v_s and d_t = dy_t.y_t,
+/// ds_ts = p_ts (g_ts - d_t) / sqrt(width); dq_t = sum_s ds_ts k_s; dk_s = sum_t ds_ts q_t; dv_s = sum_t p_ts
+/// dy_t.
+template <class T>
+struct attention_backward_scan {
+  attention_backward_arguments<T> g;
+  DISTIL_XLSTM_HD void operator()(index task) const {
+    const auto& a = g.forward;
+    const index b = task / a.shape.kv_heads, kv = task % a.shape.kv_heads, n = a.shape.width;
+    const index origin = b * a.seq.time;
+    for (index t = 0; t < a.seq.time; ++t)
+      for (index c = 0; c < n; ++c) g.dk.row(origin + t)[kv * n + c] = g.dv.row(origin + t)[kv * n + c] = 0;
+    for (index head = kv * a.shape.group(); head < (kv + 1) * a.shape.group(); ++head)
+      for (index t = 0; t < a.seq.time; ++t) {
+        const T *q = a.q.row(origin + t) + head * n, *dy = g.dy.row(origin + t) + head * n;
+        T* dq = g.dq.row(origin + t) + head * n;
+        const index first = a.first(b, t);
+        auto total = math::log_sum_exp<T>::empty();
+        for (index s = first; s <= t; ++s) math::push(total, a.scale() * dot_product(q, a.key(b, kv, s), n));
+        const T mean = dot_product(dy, static_cast<const T*>(a.y.row(origin + t) + head * n), n);
+        for (index c = 0; c < n; ++c) dq[c] = 0;
+        for (index s = first; s <= t; ++s) {
+          const T* k = a.key(b, kv, s);
+          const T p = total.probability(a.scale() * dot_product(q, k, n));
+          const T ds = a.scale() * p * (dot_product(dy, a.value(b, kv, s), n) - mean);
+          for (index c = 0; c < n; ++c) dq[c] += ds * k[c];
+          if (s < 0) continue;
+          T *dk = g.dk.row(origin + s) + kv * n, *dv = g.dv.row(origin + s) + kv * n;
+          for (index c = 0; c < n; ++c) dk[c] += ds * q[c], dv[c] += p * dy[c];
+        }
+      }
+  }
+};
+
+}  // namespace detail
+
+/// The default of any device, and the oracle of the better ones.
+template <class D, class T>
+void attention_forward(D& d, const attention_arguments<T>& a) {
+  scan(d, a.seq.rows() * a.shape.heads, detail::attention_forward_scan<T>{a});
+}
+template <class D, class T>
+void attention_backward(D& d, const attention_backward_arguments<T>& g) {
+  scan(d, g.forward.seq.batch * g.forward.shape.kv_heads, detail::attention_backward_scan<T>{g});
+}
+
+}  // namespace distil_xlstm

@@ -1,0 +1,183 @@
+#pragma once
+
+#include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/op/conv/op.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// Where a thread of a convolution works: four columns from `column` on, times begin .. end - 1 of sequence b.
+struct conv_stretch {
+  int column, begin, end;
+  index b;
+  __device__ conv_stretch(index tiles, int time, int each)
+      : column(4 * static_cast<int>(blockIdx.y * quad_columns + threadIdx.x)), b(blockIdx.x / tiles) {
+    begin = (static_cast<int>(blockIdx.x % tiles) * quad_lanes + static_cast<int>(threadIdx.y)) * each;
+    end = begin + each < time ? begin + each : time;
+  }
+};
+/// The input of a convolution as its sequences see it: times before 0 lie in the past.
+template <int Window>
+__device__ float4 read_input(const distil_xlstm::detail::window_view<float>& in, index b, int t, int column) {
+  return read_quad(in.input(b, t, Window - 1) + column);
+}
+/// w[j]: tap j's weights of four columns.
+template <int Window>
+__device__ void read_taps(const float* weight, int column, float4 (&w)[Window]) {
+#pragma unroll
+  for (int j = 0; j < Window; ++j) {
+    const float* p = weight + column * Window + j;
+    w[j] = {p[0], p[Window], p[2 * Window], p[3 * Window]};
+  }
+}
+
+template <int Window>
+__global__ void __launch_bounds__(quad_columns* quad_lanes)
+    conv_forward_kernel(causal_conv_arguments<float> a, index tiles, int each) {
+  const int time = static_cast<int>(a.in.seq.time);
+  const conv_stretch s(tiles, time, each);
+  if (s.column >= a.in.width || s.begin >= s.end) return;
+  float4 w[Window], x[Window];
+  read_taps<Window>(a.weight, s.column, w);
+  const float4 bias{a.bias[s.column], a.bias[s.column + 1], a.bias[s.column + 2], a.bias[s.column + 3]};
+#pragma unroll
+  for (int j = 1; j < Window; ++j) x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
+  float* y = a.y.row(s.b * time) + s.column;
+  constexpr int ahead = 4;
+  for (int t = s.begin; t < s.end; t += ahead) {
+    float4 next[ahead];
+#pragma unroll
+    for (int i = 0; i < ahead; ++i)
+      if (t + i < s.end) next[i] = read_input<Window>(a.in, s.b, t + i, s.column);
+#pragma unroll
+    for (int i = 0; i < ahead; ++i) {
+      if (t + i >= s.end) break;
+#pragma unroll
+      for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1];
+      x[Window - 1] = next[i];
+      const int first = static_cast<int>(a.in.first_tap(s.b, t + i));
+      float4 sum = bias;
+#pragma unroll
+      for (int j = 0; j < Window; ++j)
+        if (j >= first) sum = add_product(sum, w[j], x[j]);
+      write_quad(y + (t + i) * a.y.stride, sum);
+    }
+  }
+}
+
+/// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
+template <int Window>
+__global__ void __launch_bounds__(quad_columns* quad_lanes)
+    conv_backward_kernel(causal_conv_backward_arguments<float> a, index tiles, int each, float* partial) {
+  const int time = static_cast<int>(a.in.seq.time), width = static_cast<int>(a.in.width);
+  const conv_stretch s(tiles, time, each);
+  const float4 zero{0, 0, 0, 0};
+  float4 dw[Window], db = zero;
+#pragma unroll
+  for (int j = 0; j < Window; ++j) dw[j] = zero;
+  if (s.column < width && s.begin < s.end) {
+    const index row = s.b * time;
+    const float* dy_of = a.dy.row(row) + s.column;
+    float* dx_of = a.dx.row(row) + s.column;
+    // dy[i] and start[i] are of time t + i, as far as there is one, x[j] is what tap j of time t reads.
+    float4 w[Window], x[Window], dy[Window];
+    int start[Window];
+    const auto start_of = [&](int t) { return static_cast<int>(a.in.seq.document_start(s.b, t)); };
+    read_taps<Window>(a.weight, s.column, w);
+#pragma unroll
+    for (int j = 1; j < Window; ++j) {
+      const int t = s.begin + j - 1;
+      x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
+      dy[j] = t < time ? read_quad(dy_of + t * a.dy.stride) : zero;
+      start[j] = t < time ? start_of(t) : time;
+    }
+    for (int t = s.begin; t < s.end; ++t) {
+      const int last = t + Window - 1;
+#pragma unroll
+      for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
+      x[Window - 1] = read_input<Window>(a.in, s.b, t, s.column);
+      dy[Window - 1] = last < time ? read_quad(dy_of + last * a.dy.stride) : zero;
+      start[Window - 1] = last < time ? start_of(last) : time;
+      float4 sum = a.accumulate ? *reinterpret_cast<const float4*>(dx_of + t * a.dx.stride) : zero;
+#pragma unroll
+      for (int i = 0; i < Window; ++i)
+        if (t >= start[i]) sum = add_product(sum, w[Window - 1 - i], dy[i]);
+      write_quad(dx_of + t * a.dx.stride, sum);
+      db = add(db, dy[0]);
+      // Taps before the first read another document, or what lies before the past.
+      const int back = start[0] < 0 ? Window - 1 : t - start[0];
+#pragma unroll
+      for (int j = 0; j < Window; ++j)
+        if (Window - 1 - j <= back) dw[j] = add_product(dw[j], dy[0], x[j]);
+    }
+  }
+  partial += static_cast<index>(blockIdx.x) * width * (Window + 1);
+#pragma unroll
+  for (int j = 0; j <= Window; ++j) {
+    const float4 sum = sum_of_lanes(j < Window ? dw[j < Window ? j : 0] : db);
+    if (threadIdx.y != 0 || s.column >= width) continue;
+    const float four[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      partial[j < Window ? (s.column + i) * Window + j : width * Window + s.column + i] = four[i];
+  }
+}
+
+/// Calls f(window as a constant) and gives true, where a kernel is there for it.
+template <class F>
+bool with_window(index window, const F& f) {
+  switch (window) {
+    case 2: return f(std::integral_constant<int, 2>{}), true;
+    case 3: return f(std::integral_constant<int, 3>{}), true;
+    case 4: return f(std::integral_constant<int, 4>{}), true;
+    default: return false;
+  }
+}
+inline bool conv_in_quads(const distil_xlstm::detail::window_view<float>& in) {
+  return in.width % 4 == 0 && in.width < (1 << 24) && in.seq.time < (1 << 24) && in_quads(in.x) &&
+         in_quads(in.past) && in.seq.rows() > 0 && in.width > 0;
+}
+
+}  // namespace detail
+
+/// One pass over the input, in columns of four.
+template <class T>
+void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::conv_in_quads(a.in) && detail::in_quads(a.y)) {
+      const detail::stretches s(a.in.seq.time);
+      const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
+        detail::conv_forward_kernel<Window>
+            <<<detail::quad_grid(a.in.seq.batch * s.tiles, a.in.width),
+               dim3(detail::quad_columns, detail::quad_lanes), 0, device.stream()>>>(a, s.tiles, s.each);
+        detail::check_launch("causal_conv_forward");
+      };
+      if (detail::with_window(a.in.window, run)) return;
+    }
+  distil_xlstm::causal_conv_forward<cuda, T>(device, a);
+}
+/// One pass over input and gradient, in columns of four, and the sums of what its blocks found.
+template <class T>
+void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::conv_in_quads(a.in) && detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
+      const detail::stretches s(a.in.seq.time);
+      const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
+      const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
+        auto partial = device.template scratch<float>(parts * width * (Window + 1));
+        detail::conv_backward_kernel<Window>
+            <<<detail::quad_grid(parts, width), dim3(detail::quad_columns, detail::quad_lanes), 0,
+               device.stream()>>>(a, s.tiles, s.each, partial.data());
+        detail::check_launch("causal_conv_backward");
+        const matrix_view<const float> sums(partial.data(), parts, width * (window + 1));
+        add_column_sums(device, sums.columns(0, width * window), a.dweight);
+        add_column_sums(device, sums.columns(width * window, width), a.dbias);
+      };
+      if (detail::with_window(window, run)) return;
+    }
+  distil_xlstm::causal_conv_backward<cuda, T>(device, a);
+}
+
+}  // namespace distil_xlstm::device

@@ -1,0 +1,238 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include <distil_xlstm/device/cuda/gemm.cuh>
+#include <distil_xlstm/device/cuda/quick.cuh>
+#include <distil_xlstm/device/cuda/stored.cuh>
+#include <distil_xlstm/math/activation.hpp>
+#include <distil_xlstm/math/rotary.hpp>
+#include <distil_xlstm/op/attention/cuda/bf16.cuh>
+#include <distil_xlstm/op/decoder_layer/op.hpp>
+#include <distil_xlstm/op/norm/cuda.cuh>
+
+// A layer of a frozen decoder with everything but the residual stream in bfloat16: what products read and write
+// is rounded once, and lies in memory as they take it.
+namespace distil_xlstm::device {
+
+namespace detail::decoder {
+
+/// Columns of matrices that lie side by side begin at 16 bytes.
+constexpr index padded(index n) { return (n + 7) / 8 * 8; }
+
+/// Numbers as memory holds them, `Each` in one access: 8, or 1 where addresses do not allow more.
+template <int Each>
+struct numbers {
+  float x[Each];
+  __device__ void load(const bf16* p) {
+    if constexpr (Each == 1) {
+      x[0] = *p;
+    } else {
+      const auto pack = read_pack<bf16>::first(p);
+#pragma unroll
+      for (int i = 0; i < Each; ++i) x[i] = pack.template at<float>(i);
+    }
+  }
+  __device__ void load(const float* p) {
+#pragma unroll
+    for (int i = 0; i < Each; i += 4)
+      if constexpr (Each == 1) {
+        x[0] = *p;
+      } else {
+        const float4 four = *reinterpret_cast<const float4*>(p + i);
+        x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+      }
+  }
+  __device__ void store(bf16* p) const {
+    if constexpr (Each == 1) {
+      *p = bf16(x[0]);
+    } else {
+      stored<bf16, Each> out;
+#pragma unroll
+      for (int i = 0; i < Each; i += 2) narrow(x[i], x[i + 1], out.s + i);
+      *reinterpret_cast<stored<bf16, Each>*>(p) = out;
+    }
+  }
+};
+inline bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+
+/// Heads of queries, keys or values, side by side in the rows of a matrix.
+struct head_columns {
+  bf16* data;
+  const float* bias;  ///< or null
+  int heads;
+};
+/// q, k <- (q, k + bias) turned, v <- v + bias, in place: a thread has `Each` pairs of a head at a time, a
+/// block `block_rows` rows.
+template <int Each>
+__global__ void __launch_bounds__(256)
+    turn_kernel(head_columns q, head_columns k, head_columns v, index stride, matrix_view<const float> cosines,
+                matrix_view<const float> sines, index rows, int block_rows) {
+  const int half = static_cast<int>(cosines.cols), pieces = half / Each;
+  const int units = (q.heads + k.heads + v.heads) * pieces;
+  const index row0 = static_cast<index>(blockIdx.x) * block_rows;
+  const int count = static_cast<int>(rows - row0 < block_rows ? rows - row0 : block_rows) * units;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    const index r = row0 + i / units;
+    const int unit = i % units, pair = unit % pieces * Each;
+    int head = unit / pieces;
+    const bool turn = head < q.heads + k.heads;
+    head_columns of = q;
+    if (head >= q.heads) head -= q.heads, of = k;
+    if (!turn) head -= k.heads, of = v;
+    const int column = head * 2 * half + pair;
+    bf16* p = of.data + r * stride + column;
+    numbers<Each> low, high;
+    low.load(p), high.load(p + half);
+    if (of.bias) {
+      numbers<Each> bias;
+      bias.load(of.bias + column);
+#pragma unroll
+      for (int e = 0; e < Each; ++e) low.x[e] += bias.x[e];
+      bias.load(of.bias + column + half);
+#pragma unroll
+      for (int e = 0; e < Each; ++e) high.x[e] += bias.x[e];
+    }
+    if (turn) {
+      numbers<Each> cosine, sine;
+      cosine.load(cosines.row(r) + pair), sine.load(sines.row(r) + pair);
+#pragma unroll
+      for (int e = 0; e < Each; ++e) {
+        const auto t = math::turned(low.x[e], high.x[e], cosine.x[e], sine.x[e]);
+        low.x[e] = t.low, high.x[e] = t.high;
+      }
+    }
+    low.store(p), high.store(p + half);
+  }
+}
+/// The queries too, where attention does not turn them.
+template <class T>
+void turn(cuda& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> qkv, index k_at, index v_at,
+          bool queries) {
+  const int heads = static_cast<int>(a.shape.heads), kv_heads = static_cast<int>(a.shape.kv_heads);
+  const head_columns q{qkv.data, a.q_bias, queries ? heads : 0}, k{qkv.data + k_at, a.k_bias, kv_heads},
+      v{qkv.data + v_at, a.v_bias, a.v_bias ? kv_heads : 0};
+  const auto run = [&]<int Each>() {
+    const index units = (q.heads + k.heads + v.heads) * a.cosines.cols / Each;
+    const index block_rows = std::max<index>(1, 512 / units);
+    turn_kernel<Each><<<static_cast<unsigned>(blocks_for(qkv.rows, block_rows)), 256, 0, device.stream()>>>(
+        q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows, static_cast<int>(block_rows));
+  };
+  const bool octs = a.cosines.cols % 8 == 0 && a.cosines.stride % 4 == 0 && a.sines.stride % 4 == 0 &&
+                    aligned(a.cosines.data) && aligned(a.sines.data) && aligned(a.q_bias) &&
+                    aligned(a.k_bias) && aligned(a.v_bias);
+  octs ? run.template operator()<8>() : run.template operator()<1>();
+  check_launch("turning queries and keys");
+}
+
+/// gate <- SiLU(gate) * up
+template <int Each>
+__global__ void __launch_bounds__(256)
+    gate_kernel(bf16* gate, const bf16* up, index stride, index rows, int pieces) {
+  for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
+       r += static_cast<index>(gridDim.y) * blockDim.y)
+    for (int piece = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); piece < pieces;
+         piece += static_cast<int>(gridDim.x * blockDim.x)) {
+      const index at = r * stride + piece * Each;
+      numbers<Each> g, u;
+      g.load(gate + at), u.load(up + at);
+#pragma unroll
+      for (int i = 0; i < Each; ++i) g.x[i] = math::silu(quick<float>(g.x[i])).value.x * u.x[i];
+      g.store(gate + at);
+    }
+}
+template <class S>
+void apply_gate(cuda& device, matrix_view<S> gate, const S* up) {
+  const auto run = [&]<int Each>() {
+    const index pieces = gate.cols / Each;
+    const unsigned x = pieces >= 64 ? 64 : 32, y = 256 / x;
+    gate_kernel<Each>
+        <<<dim3(grid_size(pieces, x, 4096), grid_size(gate.rows, y, 65535)), dim3(x, y), 0, device.stream()>>>(
+            gate.data, up, gate.stride, gate.rows, static_cast<int>(pieces));
+  };
+  gate.cols % 8 == 0 ? run.template operator()<8>() : run.template operator()<1>();
+  check_launch("the feed-forward's gate");
+}
+
+inline const bf16* rounded(const frozen_matrix& m) {
+  return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.rounded);
+}
+/// y = x W_iT, side by side from columns `at[i]` on. Matrices that lie one behind another are one.
+template <std::size_t N>
+void products(cuda& device, matrix_view<const bf16> x, const std::array<frozen_matrix, N>& w,
+              const std::array<index, N>& at, matrix_view<bf16> y) {
+  for (std::size_t i = 0; i < N;) {
+    const std::size_t first = i;
+    index n = 0;
+    do n += w[i++].rows;
+    while (i < N && rounded(w[i]) == rounded(w[first]) + n * x.cols && at[i] == at[first] + n);
+    stored_product(device, x.rows, n, x.cols, x.data, x.stride, rounded(w[first]), x.cols, true,
+                   y.data + at[first], y.stride);
+  }
+}
+/// x += y Wᵀ
+inline void add_product(cuda& device, matrix_view<const bf16> y, const frozen_matrix& w, matrix_view<float> x) {
+  stored_product(device, x.rows, x.cols, y.cols, y.data, y.stride, rounded(w), y.cols, true, x.data, x.stride,
+                 1);
+}
+
+template <class T>
+void layer(cuda& device, const decoder_layer_arguments<T>& a) {
+  const index rows = a.x.rows, d = a.x.cols, inner = a.gate.rows;
+  const index queries = a.shape.heads * a.shape.width, keys = a.shape.kv_heads * a.shape.width;
+  const index k_at = padded(queries), v_at = k_at + padded(keys), up_at = padded(inner);
+  const index narrow = padded(std::max(d, queries)), wide = std::max(v_at + padded(keys), 2 * up_at);
+  auto memory = device.template scratch<bf16>(rows * (narrow + wide));
+  // Two places, used once for attention and once more for the feed-forward: what products read, and write.
+  bf16 *first = memory.data(), *second = first + rows * narrow;
+  const matrix_view<bf16> u(first, rows, d, padded(d)), y(first, rows, queries, k_at),
+      qkv(second, rows, v_at + keys, v_at + padded(keys)), gates(second, rows, up_at + inner, 2 * up_at);
+  const matrix_view<const T> x = a.x;
+
+  norms::forward_rounded(device, a.attention_norm, x, u);
+  products<3>(device, u, {a.q, a.k, a.v}, {0, k_at, v_at}, qkv);
+  const attention_arguments<bf16> heads{
+      a.seq, a.shape, qkv.columns(0, queries), qkv.columns(k_at, keys), qkv.columns(v_at, keys), {}, y};
+  const flash::query_angles angles{a.cosines.data, a.sines.data, a.cosines.stride, a.q_bias};
+  const bool together = flash::turns_queries(heads, angles);
+  turn(device, a, qkv, k_at, v_at, !together);
+  flash::forward_bf16(device, heads, together ? angles : flash::query_angles{});
+  add_product(device, y, a.o, a.x);
+
+  norms::forward_rounded(device, a.feed_forward_norm, x, u);
+  products<2>(device, u, {a.gate, a.up}, {0, up_at}, gates);
+  apply_gate<bf16>(device, gates.columns(0, inner), gates.data + up_at);
+  add_product(device, gates.columns(0, inner), a.down, a.x);
+}
+
+}  // namespace detail::decoder
+
+/// Products in bfloat16, heads up to 128 wide, rows that the norm's registers hold, and every matrix at hand in
+/// bfloat16.
+template <class T>
+bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (!device.bf16_products || a.shape.width > 128 || a.x.rows == 0) return false;
+    if (!detail::norms::held(a.attention_norm, a.x.rows)) return false;
+    for (const frozen_matrix& m : std::array{a.q, a.k, a.v, a.o, a.gate, a.up, a.down})
+      if (!detail::decoder::rounded(m)) return false;
+    return true;
+  } else {
+    return false;
+  }
+}
+/// The residual stream stays float; normed rows, queries, keys, values and the feed-forward's inner rows are
+/// rounded to bfloat16 where they are written. Nine kernels, four of them products, where matrices that share
+/// an input lie side by side.
+template <class T>
+void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    detail::decoder::layer(device, a);
+  else
+    fail("cuda: a decoder layer in double has no way of its own");
+}
+
+}  // namespace distil_xlstm::device

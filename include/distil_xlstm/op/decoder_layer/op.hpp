@@ -1,0 +1,37 @@
+#pragma once
+
+#include <concepts>
+
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/op/attention/op.hpp>
+#include <distil_xlstm/op/norm/op.hpp>
+
+namespace distil_xlstm {
+
+/// A whole layer of a frozen decoder, of which nothing is kept, in place:
+///
+///   x += Wo attention(turned(q), turned(k), v),  q, k, v = W RMS(x) + b
+///   x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
+///
+/// A document that began before the call counts from the call's first token.
+template <class T>
+struct decoder_layer_arguments {
+  sequence_view seq;
+  attention_shape shape;
+  norm_view<T> attention_norm, feed_forward_norm;
+  frozen_matrix q, k, v, o;             ///< [heads * width, d], [kv_heads * width, d] twice, [d, heads * width]
+  const T *q_bias, *k_bias, *v_bias;    ///< or null
+  frozen_matrix gate, up, down;         ///< [inner, d] twice, [d, inner]
+  matrix_view<const T> cosines, sines;  ///< [rows, width / 2], of the tokens' positions
+  matrix_view<T> x;                     ///< [rows, d]
+};
+
+/// A device that has a way of its own through a whole layer. Others, and this one where `has_decoder_layer`
+/// says no, run the layer's blocks, which remain the oracle.
+template <class D, class T>
+concept DecoderDevice = requires(D& d, const decoder_layer_arguments<T>& a) {
+  { has_decoder_layer(d, a) } -> std::convertible_to<bool>;
+  decoder_layer_forward(d, a);
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/op/linear/op.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// Blocks of four columns.
+template <class T>
+__global__ void __launch_bounds__(quad_columns* quad_lanes)
+    headwise_forward_kernel(headwise_arguments<T> a, int each) {
+  const int block = static_cast<int>(blockIdx.y * quad_columns + threadIdx.x);
+  if (block >= a.blocks) return;
+  float4 w[4];
+#pragma unroll
+  for (int o = 0; o < 4; ++o) w[o] = read_quad(a.weight + 16 * block + 4 * o);
+  const index begin = static_cast<index>(blockIdx.x) * quad_lanes * each + threadIdx.y;
+  const float* x = a.x.data + 4 * block;
+  float* y = a.y.data + 4 * block;
+  constexpr int ahead = 4;
+  for (int i = 0; i < each; i += ahead) {
+    float4 in[ahead];
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const index r = begin + (i + k) * quad_lanes;
+      if (i + k < each && r < a.x.rows) in[k] = read_quad(x + r * a.x.stride);
+    }
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const index r = begin + (i + k) * quad_lanes;
+      if (i + k < each && r < a.x.rows)
+        write_quad(y + r * a.y.stride,
+                   {dot(w[0], in[k]), dot(w[1], in[k]), dot(w[2], in[k]), dot(w[3], in[k])});
+    }
+  }
+}
+/// `partial`, a row a block row: [blocks, 4, 4] of the weight's gradient.
+template <class T>
+__global__ void __launch_bounds__(quad_columns* quad_lanes)
+    headwise_backward_kernel(headwise_backward_arguments<T> a, int each, float* partial) {
+  const int block = static_cast<int>(blockIdx.y * quad_columns + threadIdx.x);
+  const float4 zero{0, 0, 0, 0};
+  float4 w[4], dw[4];
+#pragma unroll
+  for (int o = 0; o < 4; ++o) w[o] = dw[o] = zero;
+  if (block < a.blocks) {
+#pragma unroll
+    for (int o = 0; o < 4; ++o) w[o] = read_quad(a.weight + 16 * block + 4 * o);
+    const index begin = static_cast<index>(blockIdx.x) * quad_lanes * each + threadIdx.y;
+    const float *x = a.x.data + 4 * block, *dy = a.dy.data + 4 * block;
+    float* dx = a.dx.data + 4 * block;
+    constexpr int ahead = 2;
+    for (int i = 0; i < each; i += ahead) {
+      float4 in[ahead], out[ahead], old[ahead];
+#pragma unroll
+      for (int k = 0; k < ahead; ++k) {
+        const index r = begin + (i + k) * quad_lanes;
+        in[k] = out[k] = old[k] = zero;
+        if (i + k >= each || r >= a.x.rows) continue;
+        in[k] = read_quad(x + r * a.x.stride), out[k] = read_quad(dy + r * a.dy.stride);
+        if (a.beta != 0) old[k] = *reinterpret_cast<const float4*>(dx + r * a.dx.stride);
+      }
+#pragma unroll
+      for (int k = 0; k < ahead; ++k) {
+        const index r = begin + (i + k) * quad_lanes;
+        if (i + k >= each || r >= a.x.rows) continue;
+        const float g[4] = {out[k].x, out[k].y, out[k].z, out[k].w};
+        float4 sum = add_product(zero, a.beta, old[k]);
+#pragma unroll
+        for (int o = 0; o < 4; ++o) {
+          sum = add_product(sum, g[o], w[o]);
+          dw[o] = add_product(dw[o], g[o], in[k]);
+        }
+        write_quad(dx + r * a.dx.stride, sum);
+      }
+    }
+  }
+#pragma unroll
+  for (int o = 0; o < 4; ++o) {
+    const float4 sum = sum_of_lanes(dw[o]);
+    if (threadIdx.y == 0 && block < a.blocks)
+      write_quad(partial + (static_cast<index>(blockIdx.x) * a.blocks + block) * 16 + 4 * o, sum);
+  }
+}
+
+}  // namespace detail
+
+/// Blocks of four columns in one pass, in float whatever the products are; wider ones as the default does.
+template <class T>
+void headwise_forward(cuda& device, const headwise_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
+        detail::in_quads(a.y)) {
+      const detail::stretches s(a.x.rows);
+      detail::headwise_forward_kernel<T>
+          <<<detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes), 0,
+             device.stream()>>>(a, s.each);
+      return detail::check_launch("headwise_forward");
+    }
+  distil_xlstm::headwise_forward<cuda, T>(device, a);
+}
+template <class T>
+void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
+        detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
+      const detail::stretches s(a.x.rows);
+      auto partial = device.template scratch<float>(s.tiles * 16 * a.blocks);
+      detail::headwise_backward_kernel<T>
+          <<<detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes), 0,
+             device.stream()>>>(a, s.each, partial.data());
+      detail::check_launch("headwise_backward");
+      return add_column_sums(device, matrix_view<const float>(partial.data(), s.tiles, 16 * a.blocks),
+                             a.dweight);
+    }
+  distil_xlstm::headwise_backward<cuda, T>(device, a);
+}
+
+}  // namespace distil_xlstm::device

@@ -1,0 +1,320 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/op/mlstm/cuda/gradients.cuh>
+#include <distil_xlstm/op/mlstm/cuda/step.cuh>
+
+// The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
+//
+// Forward: gates; padded copies of q, k, v in the products' type; the walk over the chunks, a tile of C a
+// block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each chunk; the gates'
+// gradients.
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// Arrays side by side in one piece of memory; of none, how much they need.
+class mlstm_slab {
+ public:
+  explicit mlstm_slab(void* memory = nullptr)
+      : at_((reinterpret_cast<std::uintptr_t>(memory) + align - 1) / align * align) {}
+  template <class X>
+  X* take(index n) {
+    const std::uintptr_t p = at_ + used_;
+    used_ += (static_cast<std::uintptr_t>(n) * sizeof(X) + align - 1) / align * align;
+    return reinterpret_cast<X*>(p);
+  }
+  index bytes() const { return static_cast<index>(used_ + align); }
+
+ private:
+  static constexpr std::uintptr_t align = 256;
+  std::uintptr_t at_, used_ = 0;
+};
+
+template <class Kernel, class... Arguments>
+void launch_tiles(cuda& device, const char* what, Kernel kernel, index blocks, int threads, int shared,
+                  const Arguments&... arguments) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), what);
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, device.stream()>>>(
+      arguments...);
+  check_launch(what);
+}
+
+/// Both directions with products of kind P and tiles of N columns.
+///
+/// The tape has a fixed size. First goes the m that enters, then what is worth most of: the chunks' states, S D
+/// and r, the copies of q, k, v. Backward makes again what found no room, from the state that entered where
+/// need be.
+template <class P, int N>
+class mlstm_products {
+ public:
+  using number = typename P::number;
+
+  mlstm_products(cuda& device, sequence_view seq, const mlstm_shape& shape)
+      : device_(device), seq_(seq), shape_(shape) {
+    const auto padded = [](index n) { return static_cast<int>((n + N - 1) / N * N); };
+    z_ = {seq.batch * shape.heads,
+          shape.heads,
+          seq.time,
+          (seq.time + mlstm_chunk - 1) / mlstm_chunk,
+          static_cast<int>(shape.query),
+          static_cast<int>(shape.value),
+          padded(shape.query),
+          padded(shape.value),
+          static_cast<float>(1 / std::sqrt(static_cast<double>(shape.query))),
+          static_cast<float>(shape.epsilon)};
+    const index all = z_.tasks * shape.chunks(seq.time) * shape.kept() * static_cast<index>(sizeof(float));
+    mlstm_slab dry;
+    mlstm_memory<number> m;
+    const index head = z_.tasks * static_cast<index>(sizeof(float));
+    const auto fits = [&](index start) { return start + dry.bytes() <= all; };
+    take_states(dry, m);
+    keep_.states = fits(head);
+    start_ = keep_.states ? head : z_.tasks * (shape.query * shape.value + shape.query + 1) * 4;
+    if (!keep_.states) dry = mlstm_slab();
+    mlstm_slab before = dry;
+    take_scores(dry, m);
+    keep_.scores = fits(start_);
+    if (!keep_.scores) dry = before;
+    take_inputs(dry, m);
+    keep_.inputs = fits(start_);
+  }
+
+  void forward(const mlstm_arguments<float>& a) {
+    auto kept = a.kept ? keep_ : keeps{};
+    number* weighted = nullptr;
+    mlstm_rows rows{};
+    mlstm_memory<number> m{};
+    const auto arrange = [&](mlstm_slab& s) {
+      take_rows(s, rows);
+      weighted = s.take<number>(z_.tasks * z_.padded() * z_.query);
+      if (!kept.states) take_states(s, m);
+      if (!kept.scores) take_scores(s, m);
+      if (!kept.inputs) take_inputs(s, m);
+    };
+    const auto memory = room_for(arrange);
+    place(arrange, memory);
+    if (a.kept) take_kept(a.kept, m);
+    gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.kept, rows);
+    copies(a.q, a.k, a.v, rows, m, weighted);
+    const mlstm_state_view state = view(a.state);
+    if (a.kept && !keep_.states) {
+      mlstm_keep_state_kernel<256>
+          <<<dim3(grid_size(shape_.query * shape_.value, 1024, 64), static_cast<unsigned>(z_.tasks)), 256, 0,
+             device_.stream()>>>(z_, state, first_state(a.kept));
+      check_launch("mlstm: keeping the state");
+    }
+    walk("mlstm: states", {weighted, m.v, nullptr, rows.decay, false, state, state, rows.empty, m.states, m.n});
+    scores(rows, m);
+    launch_tiles(device_, "mlstm: outputs", mlstm_outputs_kernel<P, N>, z_.tasks * z_.chunks * (z_.value / N),
+                 256, product_tile<P, 4, N>::bytes, z_, m, rows, output(a.h, z_.dv));
+  }
+
+  void backward(const mlstm_backward_arguments<float>& a) {
+    float* tape = const_cast<float*>(a.kept);
+    number *weighted = nullptr, *ds = nullptr, *dc = nullptr;
+    float *dn = nullptr, *q_dq = nullptr, *k_dk = nullptr;
+    double* inner = nullptr;
+    mlstm_rows rows{};
+    mlstm_memory<number> m{};
+    mlstm_row_gradients<number> of_rows{};
+    const bool copy = !keep_.inputs || !keep_.states;
+    const index positions = z_.tasks * z_.padded();
+    const auto arrange = [&](mlstm_slab& s) {
+      take_rows(s, rows);
+      if (!keep_.states) take_states(s, m);
+      if (!keep_.scores) take_scores(s, m);
+      if (!keep_.inputs) take_inputs(s, m);
+      if (!keep_.states) weighted = s.take<number>(positions * z_.query);
+      of_rows.du = s.take<number>(positions * z_.value);
+      of_rows.past_du = s.take<number>(positions * z_.value);
+      of_rows.dr = s.take<float>(positions);
+      of_rows.past_dr = s.take<float>(positions);
+      of_rows.dmu = s.take<float>(positions);
+      dc = s.take<number>(z_.tasks * z_.chunks * z_.query * z_.value);
+      dn = s.take<float>(z_.tasks * z_.chunks * z_.query);
+      ds = s.take<number>(positions * mlstm_chunk);
+      q_dq = s.take<float>(positions * (z_.query / N));
+      k_dk = s.take<float>(positions * (z_.query / N));
+      if (a.dstate) inner = s.take<double>(z_.tasks);
+    };
+    const auto memory = room_for(arrange);
+    place(arrange, memory);
+    take_kept(tape, m);
+    gates(a.i, a.f, a.kept, shape_.heads, nullptr, nullptr, rows);
+    if (copy) copies(a.q, a.k, a.v, rows, m, weighted);
+    if (!keep_.states)
+      walk("mlstm: states again", {weighted, m.v, nullptr, rows.decay, false, first_state(tape),
+                                   mlstm_state_view{}, rows.empty, m.states, m.n});
+    if (!keep_.scores) scores(rows, m);
+
+    mlstm_row_gradients_kernel<number>
+        <<<static_cast<unsigned>(positions / 8), dim3(32, 8), 0, device_.stream()>>>(z_, a.h, a.dh, rows, m.r,
+                                                                                     of_rows);
+    check_launch("mlstm: gradients of rows");
+    mlstm_state_view dstate;
+    if (a.dstate) {
+      const index size = shape_.query * (shape_.value + 1);
+      dstate = {
+          a.dstate, shape_.heads * size, size, a.dstate + shape_.query * shape_.value, shape_.heads * size,
+          size};
+      mlstm_inner_kernel<256>
+          <<<static_cast<unsigned>(z_.tasks), 256, 0, device_.stream()>>>(z_, dstate, view(a.last), inner);
+      check_launch("mlstm: the last state's gradient");
+    }
+    walk("mlstm: gradients of states",
+         {m.q, of_rows.past_du, of_rows.past_dr, rows.decay, true, dstate, dstate, nullptr, dc, dn});
+    launch_tiles(device_, "mlstm: gradients of scores", mlstm_scores_kernel<P, true>, z_.tasks * z_.chunks, 256,
+                 product_tile<P, 4, mlstm_chunk>::bytes, z_, of_rows.du, m.v, z_.value, rows, nullptr,
+                 of_rows.dr, ds, nullptr);
+    launch_tiles(device_, "mlstm: gradients of inputs", mlstm_chunk_gradients_kernel<P, N>,
+                 z_.tasks * z_.chunks * ((2 * z_.query + z_.value) / N), 256, product_tile<P, 4, N>::bytes, z_,
+                 mlstm_chunk_gradients<number>{m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq),
+                                               output(a.dk, z_.dq), output(a.dv, z_.dv), q_dq, k_dk});
+    const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
+    mlstm_gate_gradients_kernel<512><<<static_cast<unsigned>(z_.tasks), 512, 0, device_.stream()>>>(
+        mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, z_.query / N, of_rows.dmu,
+                             inner, first_is_free, a.di, a.df});
+    check_launch("mlstm: gradients of gates");
+  }
+
+ private:
+  struct keeps {
+    bool states = false, scores = false, inputs = false;
+  };
+
+  /// Scratch memory for what `arrange` takes of a slab.
+  template <class F>
+  scratch_lease<char, cuda_memory> room_for(const F& arrange) {
+    mlstm_slab dry;
+    arrange(dry);
+    return device_.template scratch<char>(dry.bytes());
+  }
+  template <class F>
+  static void place(const F& arrange, const scratch_lease<char, cuda_memory>& memory) {
+    mlstm_slab slab(memory.data());
+    arrange(slab);
+  }
+  void take_rows(mlstm_slab& s, mlstm_rows& r) const {
+    const index n = z_.tasks * z_.padded();
+    for (float** x : {&r.row, &r.row_rest, &r.column, &r.column_rest, &r.mu, &r.past, &r.left})
+      *x = s.take<float>(n);
+    r.first = s.take<int>(n), r.marks = s.take<int>(n);
+    r.decay = s.take<float>(z_.tasks * z_.chunks), r.empty = s.take<int>(z_.tasks);
+  }
+  void take_states(mlstm_slab& s, mlstm_memory<number>& m) const {
+    m.states = s.take<number>(z_.tasks * z_.chunks * z_.query * z_.value);
+    m.n = s.take<float>(z_.tasks * z_.chunks * z_.query);
+  }
+  void take_scores(mlstm_slab& s, mlstm_memory<number>& m) const {
+    m.gated = s.take<number>(z_.tasks * z_.padded() * mlstm_chunk);
+    m.r = s.take<float>(z_.tasks * z_.padded());
+  }
+  void take_inputs(mlstm_slab& s, mlstm_memory<number>& m) const {
+    m.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
+    m.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
+    m.v = s.take<number>(z_.tasks * z_.padded() * z_.value);
+  }
+  void take_kept(float* tape, mlstm_memory<number>& m) const {
+    mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
+    if (keep_.states) take_states(s, m);
+    if (keep_.scores) take_scores(s, m);
+    if (keep_.inputs) take_inputs(s, m);
+  }
+  mlstm_state_view view(const mlstm_state<float>& s) const {
+    return {s.c.data, s.c.stride, shape_.query * shape_.value, s.n.data, s.n.stride, shape_.query};
+  }
+  /// Of the tape, where it holds the state that entered: behind m.
+  mlstm_state_view first_state(float* tape) const {
+    const index size = shape_.query * shape_.value;
+    float *c = tape + z_.tasks, *n = c + z_.tasks * size;
+    return {c, shape_.heads * size, size, n, shape_.heads * shape_.query, shape_.query};
+  }
+  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, fours_align(x, head)}; }
+
+  void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
+             float* m_last, float* m_kept, const mlstm_rows& rows) const {
+    mlstm_gates_kernel<512><<<static_cast<unsigned>(z_.tasks), 512, 0, device_.stream()>>>(
+        mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
+        rows);
+    check_launch("mlstm: gates");
+  }
+  void copies(matrix_view<const float> q, matrix_view<const float> k, matrix_view<const float> v,
+              const mlstm_rows& rows, const mlstm_memory<number>& m, number* weighted) const {
+    mlstm_copy_kernel<number>
+        <<<dim3(static_cast<unsigned>(z_.tasks * z_.padded() / 8), 3), dim3(32, 8), 0, device_.stream()>>>(
+            z_, mlstm_copy<number>{q, z_.dq, z_.query, m.q, nullptr},
+            mlstm_copy<number>{k, z_.dq, z_.query, m.k, weighted},
+            mlstm_copy<number>{v, z_.dv, z_.value, m.v, nullptr}, rows.left);
+    check_launch("mlstm: copies");
+  }
+  void walk(const char* what, const mlstm_walk<number>& w) const {
+    launch_tiles(device_, what, mlstm_walk_kernel<P, N>, z_.tasks * (z_.query / N) * (z_.value / N), 2 * N,
+                 product_tile<P, N / 32, N>::bytes, z_, w);
+  }
+  void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
+    launch_tiles(device_, "mlstm: scores", mlstm_scores_kernel<P, false>, z_.tasks * z_.chunks, 256,
+                 product_tile<P, 4, mlstm_chunk>::bytes, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated,
+                 m.r);
+  }
+
+  cuda& device_;
+  sequence_view seq_;
+  mlstm_shape shape_;
+  mlstm_sizes z_;
+  keeps keep_;
+  index start_;  ///< bytes of the tape before its arrays
+};
+
+/// f.operator()<P, N>() with the products that the device makes, and the tile that pads least.
+template <class F>
+void with_mlstm_products(const cuda& device, const mlstm_shape& shape, const F& f) {
+  const auto padding = [&](index n) {
+    const auto padded = [n](index x) { return (x + n - 1) / n * n; };
+    return padded(shape.query) * padded(shape.value);
+  };
+  const auto of_size = [&]<class P>() {
+    if (padding(128) <= padding(96) && padding(128) <= padding(64))
+      f.template operator()<P, 128>();
+    else if (padding(96) <= padding(64))
+      f.template operator()<P, 96>();
+    else
+      f.template operator()<P, 64>();
+  };
+  if (device.bf16_products)
+    of_size.template operator()<bf16_products>();
+  else
+    of_size.template operator()<float_products>();
+}
+
+}  // namespace detail
+
+/// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
+template <class T>
+void mlstm_forward(cuda& device, const mlstm_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (a.seq.rows() == 0 || a.shape.heads == 0) return;
+    if (a.seq.time == 1 && !a.kept) return detail::mlstm_step(device, a);
+    detail::with_mlstm_products(device, a.shape, [&]<class P, int N>() {
+      detail::mlstm_products<P, N>(device, a.seq, a.shape).forward(a);
+    });
+  } else {
+    distil_xlstm::mlstm_forward<cuda, T>(device, a);
+  }
+}
+
+/// Its gradient. `bf16_products` has to be what it was in forward.
+template <class T>
+void mlstm_backward(cuda& device, const mlstm_backward_arguments<T>& a) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (a.seq.rows() == 0 || a.shape.heads == 0) return;
+    detail::with_mlstm_products(device, a.shape, [&]<class P, int N>() {
+      detail::mlstm_products<P, N>(device, a.seq, a.shape).backward(a);
+    });
+  } else {
+    distil_xlstm::mlstm_backward<cuda, T>(device, a);
+  }
+}
+
+}  // namespace distil_xlstm::device

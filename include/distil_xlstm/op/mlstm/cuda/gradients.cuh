@@ -1,0 +1,179 @@
+#pragma once
+
+#include <distil_xlstm/op/mlstm/cuda/parts.cuh>
+
+// What mLSTM's backward does besides.
+namespace distil_xlstm::device {
+namespace detail {
+
+/// What backward needs of each position: dU, what of it reaches the past, and the gradients of r and mu.
+template <class Number>
+struct mlstm_row_gradients {
+  Number *du, *past_du;  ///< dh / (N + epsilon), and that times `past`: [tasks, padded time, value]
+  float *dr, *past_dr, *dmu;
+};
+
+/// A warp a position.
+template <class Number>
+__global__ void __launch_bounds__(256)
+    mlstm_row_gradients_kernel(mlstm_sizes z, matrix_view<const float> h, matrix_view<const float> dh,
+                               mlstm_rows rows, const float* r, mlstm_row_gradients<Number> out) {
+  const index row = static_cast<index>(blockIdx.x) * 8 + threadIdx.y;
+  const unsigned padded = static_cast<unsigned>(z.padded());
+  const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
+  const bool there = t < z.time;
+  const index from = there ? task / z.heads * z.time + t : 0;
+  const index head = task % z.heads * z.dv;
+  const float normaliser = there ? mlstm_normaliser(r[row], rows.mu[row], z.epsilon) : 1;
+  const float over = 1 / normaliser, past = there ? rows.past[row] : 0;
+  float along = 0;
+  for (int x = static_cast<int>(threadIdx.x) * 8; x < z.value; x += 256) {
+    float g[8] = {}, y[8] = {};
+    if (there) {
+      load_eight(g, dh.row(from) + head, x, z.dv);
+      load_eight(y, h.row(from) + head, x, z.dv);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) along += g[j] * y[j], g[j] *= over;
+    store_eight(out.du + row * z.value + x, g);
+#pragma unroll
+    for (float& e : g) e *= past;
+    store_eight(out.past_du + row * z.value + x, g);
+  }
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) along += __shfl_xor_sync(~0u, along, lane);
+  if (threadIdx.x != 0) return;
+  along *= over;
+  const float mine = there ? r[row] : 0;
+  const bool by_r = there && fabsf(mine) >= expf(-rows.mu[row]);
+  const float dr = by_r ? (mine < 0 ? along : -along) : 0;
+  out.dr[row] = dr;
+  out.past_dr[row] = past * dr;
+  out.dmu[row] = there ? -along * z.epsilon : 0;
+}
+
+template <class Number>
+struct mlstm_chunk_gradients {
+  mlstm_memory<Number> memory;
+  mlstm_rows rows;
+  mlstm_row_gradients<Number> of_rows;
+  const Number *ds, *dc;  ///< dS of each chunk, and the gradient of the state that leaves it
+  const float* dn;
+  mlstm_output_rows dq, dk, dv;
+  float *q_dq, *k_dk;  ///< [query / N, tasks, padded time]
+};
+
+/// dq, dk and dv of a chunk, N columns of one of them a block.
+///   dq = past (dU Cᵀ + dr n) + dS K;  dk = left (V dC'ᵀ + dn') + dSᵀ Q;  dv = left K dC' + (S D)ᵀ dU
+template <class P, int N>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
+  using number = typename P::number;
+  constexpr int L = mlstm_chunk;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float sums[2][L], factor[L], weights[L];
+  product_tile<P, 4, N> tile(shared);
+  const int of_query = z.query / N, tiles = 2 * of_query + z.value / N;
+  const index chunk = blockIdx.x / tiles, row0 = chunk * L;
+  int part = static_cast<int>(blockIdx.x % tiles);
+  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  const index state = chunk * z.query * z.value, vector = chunk * z.query;
+  const auto& m = g.memory;
+  const number *q = m.q + row0 * z.query, *k = m.k + row0 * z.query, *v = m.v + row0 * z.value;
+  const number *du = g.of_rows.du + row0 * z.value, *ds = g.ds + row0 * L;
+  const bool queries = part < of_query, keys = !queries && part < 2 * of_query;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    factor[threadIdx.x] = queries ? g.rows.past[row] : g.rows.left[row];
+    weights[threadIdx.x] = queries ? g.of_rows.past_dr[row] : g.rows.left[row];
+  }
+
+  if (!queries && !keys) {
+    const int column0 = (part - 2 * of_query) * N;
+    mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value}, factor,
+                                       {m.gated + row0 * L, L}, {du + column0, z.value});
+    tile.quads([&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
+               [&](float* to, int column, float4 x) {
+                 if (to) store_columns(to, column0 + column, g.dv.head, g.dv.aligned, x);
+               });
+    return;
+  }
+
+  if (keys) part -= of_query;
+  const int column0 = part * N;
+  const index of_state = state + static_cast<index>(column0) * z.value;
+  if (keys)
+    mlstm_two_products<P, true, true>(tile, z.value, {v, z.value}, {g.dc + of_state, z.value}, factor, {ds, L},
+                                      {q + column0, z.query});
+  else
+    mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value}, factor,
+                                       {ds, L}, {k + column0, z.query});
+  const mlstm_output_rows& out = keys ? g.dk : g.dq;
+  const float* added = (keys ? g.dn : m.n) + vector + column0;
+  const number* operand = (keys ? k : q) + column0;
+  float weight[4], dot[4] = {};
+#pragma unroll
+  for (int x = 0; x < 4; ++x) weight[x] = weights[tile.row_of(x / 2, x % 2)];
+#pragma unroll
+  for (int c = 0; c < tile.across; ++c) {
+    const int column = tile.column_of(c);
+    const float2 a = load_pair(added + column);
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const float2 with = load_pair(operand + static_cast<index>(tile.row_of(x / 2, x % 2)) * z.query + column);
+      float* e = tile.sum[x / 2][c] + x % 2 * 2;
+      e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
+      dot[x] += e[0] * with.x + e[1] * with.y;
+    }
+  }
+  tile.quads([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
+             [&](float* to, int column, float4 x) {
+               if (to) store_columns(to, column0 + column, out.head, out.aligned, x);
+             });
+#pragma unroll
+  for (int x = 0; x < 4; ++x) {
+    dot[x] += __shfl_xor_sync(~0u, dot[x], 1);
+    dot[x] += __shfl_xor_sync(~0u, dot[x], 2);
+    if (tile.lane % 4 == 0) sums[tile.first_column != 0][tile.row_of(x / 2, x % 2)] = dot[x];
+  }
+  __syncthreads();
+  if (threadIdx.x < L)
+    (keys ? g.k_dk : g.q_dq)[part * z.tasks * z.padded() + row0 + threadIdx.x] =
+        sums[0][threadIdx.x] + sums[1][threadIdx.x];
+}
+
+/// <dC, C> + <dn, n> of each sequence and head, a block each.
+template <int Threads>
+__global__ void __launch_bounds__(Threads)
+    mlstm_inner_kernel(mlstm_sizes z, mlstm_state_view gradient, mlstm_state_view state, double* inner) {
+  __shared__ double sums[Threads];
+  const index b = blockIdx.x / z.heads, e = blockIdx.x % z.heads, size = static_cast<index>(z.dq) * z.dv;
+  const float *dc = gradient.c_of(b, e), *c = state.c_of(b, e), *dn = gradient.n_of(b, e),
+              *n = state.n_of(b, e);
+  double sum = 0;
+  for (index x = threadIdx.x; x < size; x += Threads)
+    sum += static_cast<double>(dc[x]) * static_cast<double>(c[x]);
+  for (index x = threadIdx.x; x < z.dq; x += Threads)
+    sum += static_cast<double>(dn[x]) * static_cast<double>(n[x]);
+  sums[threadIdx.x] = sum;
+  for (int half = Threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) inner[blockIdx.x] = sums[0];
+}
+
+/// Copies of a state's C and n, as [tasks, dq, dv] and [tasks, dq].
+template <int Threads>
+__global__ void __launch_bounds__(Threads)
+    mlstm_keep_state_kernel(mlstm_sizes z, mlstm_state_view from, mlstm_state_view to) {
+  const index b = blockIdx.y / z.heads, e = blockIdx.y % z.heads, size = static_cast<index>(z.dq) * z.dv;
+  for (index x = static_cast<index>(blockIdx.x) * Threads + threadIdx.x; x < size;
+       x += static_cast<index>(gridDim.x) * Threads)
+    to.c_of(b, e)[x] = from.c_of(b, e)[x];
+  if (blockIdx.x == 0)
+    for (index x = threadIdx.x; x < z.dq; x += Threads) to.n_of(b, e)[x] = from.n_of(b, e)[x];
+}
+
+}  // namespace detail
+}  // namespace distil_xlstm::device

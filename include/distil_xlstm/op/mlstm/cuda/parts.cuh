@@ -1,0 +1,349 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/op/mlstm/cuda/gates.cuh>
+#include <distil_xlstm/op/mlstm/cuda/tile.cuh>
+
+// What mLSTM's forward does between its gates and h; backward makes part of it again, and walks back the same
+// way.
+namespace distil_xlstm::device {
+namespace detail {
+
+/// Sizes of the kernels' own arrays, which are padded with zeros: time to whole chunks, heads to whole tiles.
+struct mlstm_sizes {
+  index tasks, heads, time, chunks;  ///< tasks: sequences * heads
+  int dq, dv, query, value;          ///< head sizes, and padded
+  float scale, epsilon;
+  __host__ __device__ index padded() const { return chunks * mlstm_chunk; }
+};
+
+/// Where results that more than one kernel reads lie.
+template <class Number>
+struct mlstm_memory {
+  Number *q, *k, *v;  ///< [tasks, padded time, query or value]
+  Number* states;     ///< C entering each chunk, [tasks, chunks, query, value]
+  float* n;           ///< n likewise
+  Number* gated;      ///< S D, [tasks, chunks, chunk, chunk]
+  float* r;           ///< [tasks, padded time]
+};
+
+/// The rows of one head, padded.
+template <class Number>
+struct mlstm_copy {
+  matrix_view<const float> from;
+  int head, padded;
+  Number *to, *weighted;  ///< weighted: rows times `left`; or null
+};
+
+/// Eight neighbours.
+inline __device__ void store_eight(float* to, const float (&x)[8]) {
+  reinterpret_cast<float4*>(to)[0] = float4{x[0], x[1], x[2], x[3]};
+  reinterpret_cast<float4*>(to)[1] = float4{x[4], x[5], x[6], x[7]};
+}
+inline __device__ void store_eight(bf16* to, const float (&x)[8]) {
+  *reinterpret_cast<uint4*>(to) =
+      uint4{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
+}
+/// Numbers c .. c + 7 of a head of `width`, zeros beyond.
+inline __device__ void load_eight(float (&x)[8], const float* head, int c, int width) {
+  if (c + 8 <= width && reinterpret_cast<std::uintptr_t>(head + c) % 16 == 0) {
+    const float4 a = *reinterpret_cast<const float4*>(head + c),
+                 b = *reinterpret_cast<const float4*>(head + c + 4);
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] = c + j < width ? head[c + j] : 0;
+  }
+}
+
+/// Padded copies of the inputs, blockIdx.y says of which. A block of (32, 8) threads has eight rows.
+template <class Number>
+__global__ void __launch_bounds__(256)
+    mlstm_copy_kernel(mlstm_sizes z, mlstm_copy<Number> q, mlstm_copy<Number> k, mlstm_copy<Number> v,
+                      const float* left) {
+  const mlstm_copy<Number> c = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
+  const index row = static_cast<index>(blockIdx.x) * 8 + threadIdx.y;
+  const unsigned padded = static_cast<unsigned>(z.padded());
+  const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
+  const bool there = t < z.time;
+  const float* from = there ? c.from.row(task / z.heads * z.time + t) + task % z.heads * c.head : nullptr;
+  const float w = c.weighted ? left[row] : 0;
+  for (int x = static_cast<int>(threadIdx.x) * 8; x < c.padded; x += 256) {
+    float values[8] = {};
+    if (there) load_eight(values, from, x, c.head);
+    store_eight(c.to + row * c.padded + x, values);
+    if (c.weighted) {
+#pragma unroll
+      for (float& y : values) y *= w;
+      store_eight(c.weighted + row * c.padded + x, values);
+    }
+  }
+}
+
+/// A state, or the gradient of one: that of sequence b and head e at b * sequence + e * head.
+struct mlstm_state_view {
+  float* c = nullptr;
+  index c_sequence = 0, c_head = 0;
+  float* n = nullptr;
+  index n_sequence = 0, n_head = 0;
+  __device__ float* c_of(index b, index e) const { return c + b * c_sequence + e * c_head; }
+  __device__ float* n_of(index b, index e) const { return n + b * n_sequence + e * n_head; }
+};
+
+/// One walk over the chunks: X enters a chunk and leaves it as decay X + Aᵀ B; x as decay x + Aᵀ w. Backwards,
+/// too.
+template <class Number>
+struct mlstm_walk {
+  const Number *a, *b;  ///< rows of every chunk, [query] and [value] wide
+  const float* w;       ///< of every row; null for ones
+  const float* decay;
+  bool backwards;
+  mlstm_state_view first, last;  ///< null pointers: zeros enter, nothing is wanted
+  const int* empty;              ///< where zeros enter; or null
+  Number* states;                ///< what enters each chunk
+  float* n;
+};
+
+/// A block a tile of one head's state, which stays in registers.
+template <class P, int N>
+__global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
+    mlstm_walk_kernel(mlstm_sizes z, mlstm_walk<typename P::number> walk) {
+  using tile_type = product_tile<P, N / 32, N>;
+  constexpr int steps = mlstm_chunk / tile_type::step;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float ones[tile_type::step];
+  if (threadIdx.x < tile_type::step) ones[threadIdx.x] = 1;
+  tile_type tile(shared);
+  const int across = z.value / N, tiles = z.query / N * across;
+  const index task = blockIdx.x / tiles, b = task / z.heads, e = task % z.heads;
+  const int which = static_cast<int>(blockIdx.x % tiles), row0 = which / across * N,
+            column0 = which % across * N;
+  const bool vector = column0 == 0 && tile.first_column == 0;  // this warp has rows of n, too
+  const int lane = tile.lane;
+
+  if (walk.first.c && !(walk.empty && walk.empty[task])) {
+    const float *c = walk.first.c_of(b, e), *n = walk.first.n_of(b, e);
+    tile.pairs([&](int row, int column, float& x, float& y) {
+      const int r = row0 + row, col = column0 + column;
+      if (r < z.dq && col < z.dv) x = c[static_cast<index>(r) * z.dv + col];
+      if (r < z.dq && col + 1 < z.dv) y = c[static_cast<index>(r) * z.dv + col + 1];
+    });
+    if (vector && lane % 4 == 0)
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int r = row0 + tile.row_of(m, half);
+          if (r < z.dq) tile.extra[m][2 * half] = n[r];
+        }
+  }
+  const auto chunk_of = [&](int s) {
+    const index c = s / steps;
+    return task * z.chunks + (walk.backwards ? z.chunks - 1 - c : c);
+  };
+  float decay = walk.decay[chunk_of(0)];
+  run_steps<P>(
+      static_cast<int>(z.chunks) * steps,
+      [&](int s, int stage) {
+        const index row = chunk_of(s) * mlstm_chunk + s % steps * tile_type::step;
+        tile.template fetch<true, false>(stage, {walk.a + row * z.query + row0, z.query},
+                                         {walk.b + row * z.value + column0, z.value});
+        if (walk.w) tile.fetch_vector(stage, walk.w + row);
+      },
+      [&](int s, int stage) {
+        if (s % steps == 0) {
+          const index chunk = chunk_of(s);
+          tile.store(walk.states + (chunk * z.query + row0) * z.value + column0, z.value);
+          tile.scale_rows([&](int) { return decay; });
+          if (vector)
+#pragma unroll
+            for (int m = 0; m < 2; ++m)
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                const float x = tile.extra_of(m, half);
+                if (lane % 4 == 0) walk.n[chunk * z.query + row0 + tile.row_of(m, half)] = x;
+                tile.extra[m][2 * half] *= decay, tile.extra[m][2 * half + 1] *= decay;
+              }
+          if (s / steps + 1 < z.chunks) decay = walk.decay[chunk_of(s + steps)];  // long before its use
+        }
+        const float* w = walk.w ? tile.vector(stage) : ones;
+        tile.template multiply<true, false, true>(stage, vector ? w : nullptr);
+      });
+  if (!walk.last.c) return;
+  float *c = walk.last.c_of(b, e), *n = walk.last.n_of(b, e);
+  tile.pairs([&](int row, int column, float& x, float& y) {
+    const int r = row0 + row, col = column0 + column;
+    if (r < z.dq && col < z.dv) c[static_cast<index>(r) * z.dv + col] = x;
+    if (r < z.dq && col + 1 < z.dv) c[static_cast<index>(r) * z.dv + col + 1] = y;
+  });
+  if (vector)
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = tile.extra_of(m, half);
+        const int r = row0 + tile.row_of(m, half);
+        if (lane % 4 == 0 && r < z.dq) n[r] = x;
+      }
+}
+
+/// S D (forward) or its gradient dS of one chunk: X = A Bᵀ, then
+///   out = X D / sqrt(dq) and r = past q.n + the rows' sums;  or, where `dr` is given, out = (X + dr) D /
+///   sqrt(dq).
+template <class P, bool Gradient>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_scores_kernel(mlstm_sizes z, const typename P::number* a, const typename P::number* b, int width,
+                        mlstm_rows rows, const float* n, const float* dr, typename P::number* out, float* r) {
+  using tile_type = product_tile<P, 4, mlstm_chunk>;
+  constexpr int L = mlstm_chunk;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float sums[2][L];
+  __shared__ float4 of_rows[L];  // D~'s two parts, what is added or beta's weight, the first position seen
+  tile_type tile(shared);
+  const index chunk = blockIdx.x, row0 = chunk * L;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    of_rows[threadIdx.x] = {rows.row[row], rows.row_rest[row], Gradient ? dr[row] : rows.past[row],
+                            static_cast<float>(rows.first[row])};
+  }
+  a += row0 * width, b += row0 * width;
+  const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
+  const bool vector = !Gradient && tile.first_column == 0;
+  run_steps<P>(
+      width / tile_type::step,
+      [&](int s, int stage) {
+        tile.template fetch<false, true>(stage, {a + s * tile_type::step, width},
+                                         {b + s * tile_type::step, width});
+        if (!Gradient) tile.fetch_vector(stage, n + chunk * width + s * tile_type::step);
+      },
+      [&](int, int stage) {
+        if (!above)
+          tile.template multiply<false, true, !Gradient>(stage, vector ? tile.vector(stage) : nullptr);
+      });
+  float high[4], rest[4], weight[4], total[4];
+  int first[4];
+#pragma unroll
+  for (int x = 0; x < 4; ++x) {
+    const float4 row = of_rows[tile.row_of(x / 2, x % 2)];
+    high[x] = row.x, rest[x] = row.y, weight[x] = row.z, first[x] = static_cast<int>(row.w), total[x] = 0;
+  }
+  if (!above)
+#pragma unroll
+    for (int c = 0; c < tile_type::across; ++c) {
+      const int column = tile.column_of(c);
+      const float2 shifted = load_pair(rows.column + row0 + column),
+                   shifted_rest = load_pair(rows.column_rest + row0 + column);
+#pragma unroll
+      for (int x = 0; x < 4; ++x)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          float& e = tile.sum[x / 2][c][x % 2 * 2 + j];
+          const float d = exp2_fast(((j ? shifted.y : shifted.x) + high[x]) +
+                                    ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
+          const bool seen = column + j <= tile.row_of(x / 2, x % 2) && column + j >= first[x];
+          e = seen ? (Gradient ? e + weight[x] : e) * (d * z.scale) : 0;
+          total[x] += e;
+        }
+    }
+  tile.store(out + chunk * L * L, L);
+  if constexpr (!Gradient) {
+#pragma unroll
+    for (int x = 0; x < 4; ++x) {
+      const int row = tile.row_of(x / 2, x % 2);
+      total[x] += __shfl_xor_sync(~0u, total[x], 1);
+      total[x] += __shfl_xor_sync(~0u, total[x], 2);
+      if (vector) total[x] += weight[x] * tile.extra_of(x / 2, x % 2);
+      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = total[x];
+    }
+    __syncthreads();
+    if (threadIdx.x < L) r[row0 + threadIdx.x] = sums[0][threadIdx.x] + sums[1][threadIdx.x];
+  }
+}
+
+/// N + epsilon of a position.
+inline __device__ float mlstm_normaliser(float r, float mu, float epsilon) {
+  return fmaxf(fabsf(r), expf(-mu)) + epsilon;
+}
+
+/// sum = factor A B (over `width` numbers) + A' B' (over the chunk); `factor` of each row. A' is lower
+/// triangular, and read transposed where TurnA2 is set.
+template <class P, bool TurnB1, bool TurnA2, class Tile>
+__device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename P::number> a1,
+                                   step_operand<typename P::number> b1, const float* factor,
+                                   step_operand<typename P::number> a2, step_operand<typename P::number> b2) {
+  constexpr int step = Tile::step;
+  const int steps = width / step;
+  run_steps<P>(
+      steps + mlstm_chunk / step,
+      [&](int s, int stage) {
+        if (s < steps) {
+          tile.template fetch<false, TurnB1>(stage, {a1.data + s * step, a1.stride},
+                                             {b1.data + s * step * (TurnB1 ? 1 : b1.stride), b1.stride});
+        } else {
+          const int u = (s - steps) * step;
+          tile.template fetch<TurnA2, false>(stage, {a2.data + u * (TurnA2 ? a2.stride : 1), a2.stride},
+                                             {b2.data + u * b2.stride, b2.stride});
+        }
+      },
+      [&](int s, int stage) {
+        if (s < steps) return tile.template multiply<false, TurnB1>(stage);
+        if (s == steps) tile.scale_rows([&](int row) { return factor[row]; });
+        const int u = (s - steps) * step;
+        if (TurnA2 ? u + step > tile.first_row : u < tile.first_row + 32)
+          tile.template multiply<TurnA2, false>(stage);
+      });
+}
+
+/// Those of four neighbours that a row of `width` numbers has.
+inline __device__ void store_columns(float* row, int column, int width, bool aligned, float4 x) {
+  if (aligned && column + 4 <= width) return store_four(row + column, x);
+  const float each[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (column + j < width) row[column + j] = each[j];
+}
+/// Whether every fourth column of every head lies on 16 bytes.
+inline bool fours_align(matrix_view<float> x, int head) {
+  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride % 4 == 0 && head % 4 == 0;
+}
+
+struct mlstm_output_rows {
+  matrix_view<float> to;
+  int head;
+  bool aligned;
+  __device__ float* row(index task, index heads, index time, index t) const {
+    return to.row(task / heads * time + t) + task % heads * head;
+  }
+};
+
+/// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon)
+template <class P, int N>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_outputs_kernel(mlstm_sizes z, mlstm_memory<typename P::number> memory, mlstm_rows rows,
+                         mlstm_output_rows h) {
+  constexpr int L = mlstm_chunk;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float past[L], over[L];
+  product_tile<P, 4, N> tile(shared);
+  const int tiles = z.value / N, column0 = static_cast<int>(blockIdx.x % tiles) * N;
+  const index chunk = blockIdx.x / tiles, row0 = chunk * L;
+  if (threadIdx.x < L) {
+    const index row = row0 + threadIdx.x;
+    past[threadIdx.x] = rows.past[row];
+    over[threadIdx.x] = 1 / mlstm_normaliser(memory.r[row], rows.mu[row], z.epsilon);
+  }
+  mlstm_two_products<P, false, false>(tile, z.query, {memory.q + row0 * z.query, z.query},
+                                      {memory.states + chunk * z.query * z.value + column0, z.value}, past,
+                                      {memory.gated + row0 * L, L},
+                                      {memory.v + row0 * z.value + column0, z.value});
+  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  tile.scale_rows([&](int row) { return over[row]; });
+  tile.quads([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
+             [&](float* to, int column, float4 x) {
+               if (to) store_columns(to, column0 + column, h.head, h.aligned, x);
+             });
+}
+
+}  // namespace detail
+}  // namespace distil_xlstm::device

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/op/mlstm/op.hpp>
+
+// One token of mLSTM: the state is read and written once.
+namespace distil_xlstm::device::detail {
+
+/// What a step needs of each sequence and head, once n is there: how much is forgotten and written, and what h
+/// is scaled by.
+struct mlstm_step_factors {
+  float forget, input, output;
+};
+
+/// m and n of a sequence and head, a block each.
+template <int Threads>
+__global__ void __launch_bounds__(Threads)
+    mlstm_step_gates_kernel(mlstm_arguments<float> a, mlstm_step_factors* factors) {
+  static_assert(Threads == 128);
+  __shared__ float sums[4];
+  const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
+  const float *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  const bool begins = a.seq.begins(b, 0);
+  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m, i = a.i.row(b)[e];
+  const float log_f = math::log_sigmoid(a.f.row(b)[e]) + m0, m1 = fmaxf(log_f, i);
+  const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
+  float r = 0;
+  for (index d = threadIdx.x; d < dq; d += Threads) {
+    const float x = (forget > 0 ? forget * n[d] : 0.0f) + input * k[d];
+    n[d] = x;
+    r += q[d] * x;
+  }
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) r += __shfl_xor_sync(~0u, r, lane);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
+  __syncthreads();  // m has been read, too
+  if (threadIdx.x != 0) return;
+  r = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  const float scale = 1 / sqrtf(static_cast<float>(dq));
+  *m = m1;
+  factors[blockIdx.x] = {forget, input,
+                         scale / (fmaxf(fabsf(scale * r), expf(-m1)) + static_cast<float>(a.shape.epsilon))};
+}
+
+/// C and h. A block has `lanes` packs of columns of one sequence and head; its other threads share the rows.
+template <class Pack>
+__global__ void __launch_bounds__(256)
+    mlstm_step_kernel(mlstm_arguments<float> a, const mlstm_step_factors* factors, int lanes) {
+  constexpr int width = sizeof(Pack) / sizeof(float);
+  __shared__ Pack sums[256];
+  const index b = blockIdx.y / a.shape.heads, e = blockIdx.y % a.shape.heads;
+  const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
+  const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
+  const int groups = 256 / lanes, column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
+  const mlstm_step_factors f = factors[blockIdx.y];
+  const float *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  Pack sum{};
+  float* total = reinterpret_cast<float*>(&sum);
+  if (column < dv) {
+    const Pack v = *reinterpret_cast<const Pack*>(a.v.row(b) + e * dv + column);
+    const float* value = reinterpret_cast<const float*>(&v);
+    float* c = a.state.c.of(b) + e * dq * dv + column;
+#pragma unroll 4
+    for (int d = group; d < dq; d += groups) {
+      Pack* at = reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv);
+      Pack x{};
+      if (f.forget > 0) x = *at;
+      float* y = reinterpret_cast<float*>(&x);
+      const float write = f.input * k[d], read = q[d];
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        y[j] = f.forget * y[j] + write * value[j];
+        total[j] += read * y[j];
+      }
+      *at = x;
+    }
+  }
+  sums[threadIdx.x] = sum;
+  for (int half = groups / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (group < half) {
+      const Pack other = sums[threadIdx.x + half * lanes];
+#pragma unroll
+      for (int j = 0; j < width; ++j) total[j] += reinterpret_cast<const float*>(&other)[j];
+      sums[threadIdx.x] = sum;
+    }
+  }
+  if (group != 0 || column >= dv) return;
+  float* h = a.h.row(b) + e * dv + column;
+#pragma unroll
+  for (int j = 0; j < width; ++j) h[j] = total[j] * f.output;
+}
+
+inline void mlstm_step(cuda& device, const mlstm_arguments<float>& a) {
+  const index tasks = a.seq.batch * a.shape.heads;
+  auto factors = device.template scratch<mlstm_step_factors>(tasks);
+  mlstm_step_gates_kernel<128><<<static_cast<unsigned>(tasks), 128, 0, device.stream()>>>(a, factors.data());
+  const auto aligned = [](const float* p, index stride) {
+    return reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride % 4 == 0;
+  };
+  const bool packs = a.shape.value % 4 == 0 && aligned(a.v.data, a.v.stride) &&
+                     aligned(a.state.c.data, a.state.c.stride) && (a.shape.query * a.shape.value) % 4 == 0;
+  const index each = packs ? 4 : 1;
+  // Narrow blocks while there are few of them.
+  int lanes = 16;
+  while (lanes > 4 && tasks * blocks_for(a.shape.value, lanes * each) < 2 * device.multiprocessors())
+    lanes /= 2;
+  const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, lanes * each)), static_cast<unsigned>(tasks));
+  if (packs)
+    mlstm_step_kernel<float4><<<grid, 256, 0, device.stream()>>>(a, factors.data(), lanes);
+  else
+    mlstm_step_kernel<float><<<grid, 256, 0, device.stream()>>>(a, factors.data(), lanes);
+  check_launch("mlstm: a step");
+}
+
+}  // namespace distil_xlstm::device::detail

@@ -1,0 +1,299 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/device/cuda/warp.cuh>
+
+// Products of one block of threads: operands come through shared memory in steps of 32 along the sum, sums stay
+// in registers.
+namespace distil_xlstm::device::detail {
+
+/// How products are made: operands in float and fused multiply-adds, or in bfloat16 and tensor cores. Sums are
+/// float in both.
+struct float_products {
+  using number = float;
+  static constexpr int stages = 2;  ///< steps that lie in shared memory at once
+};
+struct bf16_products {
+  using number = bf16;
+  static constexpr int stages = 4;
+};
+
+inline __device__ float low_of(std::uint32_t pair) { return __uint_as_float(pair << 16); }
+inline __device__ float high_of(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+/// Four neighbours in memory.
+inline __device__ void store_four(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
+inline __device__ void store_four(bf16* to, float4 x) {
+  *reinterpret_cast<uint2*>(to) = uint2{pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
+}
+/// Two neighbours.
+inline __device__ float2 load_pair(const float* from) { return *reinterpret_cast<const float2*>(from); }
+inline __device__ float2 load_pair(const bf16* from) {
+  const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(from);
+  return {low_of(both), high_of(both)};
+}
+
+/// a or b by a predicate: where a choice hangs on the lane, a compiler may branch, and shuffles would diverge.
+inline __device__ float select(bool choice, float a, float b) {
+  float x;
+  asm("{.reg .pred p; setp.ne.s32 p, %3, 0; selp.f32 %0, %1, %2, p;}"
+      : "=f"(x)
+      : "f"(a), "f"(b), "r"(static_cast<int>(choice)));
+  return x;
+}
+
+/// 16 bytes into shared memory, of this thread's next group.
+inline __device__ void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+inline __device__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for all groups of this thread but the newest `Open`.
+template <int Open>
+__device__ void wait_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
+}
+
+/// One step of an operand: where it lies, rows `stride` numbers apart, 16-byte aligned.
+template <class Number>
+struct step_operand {
+  const Number* data;
+  int stride;
+};
+
+/// The tile C [32 Down, N] of a block of 2 Down warps, each of which has 32 rows and half of the columns.
+///
+/// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
+template <class P, int Down, int N>
+struct product_tile {
+  using number = typename P::number;
+  static constexpr int rows = 32 * Down, step = 32, threads = 64 * Down;
+  static constexpr int across = N / 16;                                  ///< blocks of eight columns a warp has
+  static constexpr int padding = 16 / static_cast<int>(sizeof(number));  // rows shift by a bank group
+  static constexpr int size_of(int m) {
+    const int a = m * (step + padding), b = step * (m + padding);
+    return a > b ? a : b;
+  }
+  static constexpr int b_at = size_of(rows), stage = b_at + size_of(N);
+  static constexpr int bytes = P::stages * (stage * static_cast<int>(sizeof(number)) + step * 4);
+
+  float sum[2][across][4];
+  float extra[2][4];  ///< A times a vector, beside the product
+  number* memory;
+  int lane, first_row, first_column;
+
+  __device__ explicit product_tile(void* shared) : memory(static_cast<number*>(shared)) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    lane = static_cast<int>(threadIdx.x) % 32;
+    first_row = 32 * (warp / 2), first_column = N / 2 * (warp % 2);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < across; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[m][n][e] = 0;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) extra[m][e] = 0;
+    }
+  }
+
+  /// f(row, column, x, y): each pair of neighbours that this thread has.
+  template <class F>
+  __device__ void pairs(const F& f) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < across; ++n)
+          f(row_of(m, half), column_of(n), sum[m][n][2 * half], sum[m][n][2 * half + 1]);
+  }
+  /// Every row of the warp times a number of its own.
+  template <class F>
+  __device__ void scale_rows(const F& factor) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = factor(row_of(m, half));
+#pragma unroll
+        for (int n = 0; n < across; ++n) sum[m][n][2 * half] *= x, sum[m][n][2 * half + 1] *= x;
+      }
+  }
+  /// f(of_row, column, x): four neighbours at a time, where of_row = begin(row). Lanes exchange what they have
+  /// for it, so that a warp writes 32 bytes or more of each row; all its threads have to call.
+  template <class Begin, class F>
+  __device__ void quads(const Begin& begin, const F& f) const {
+    const bool odd = lane % 2 != 0;
+    const int column = first_column + lane % 2 * 8 + lane % 4 / 2 * 4;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto of_row = begin(row_of(m, half));
+#pragma unroll
+        for (int n = 0; n < across; n += 2) {
+          const float *x = sum[m][n] + 2 * half, *y = sum[m][n + 1] + 2 * half;
+          const float first = __shfl_xor_sync(~0u, select(odd, x[0], y[0]), 1);
+          const float second = __shfl_xor_sync(~0u, select(odd, x[1], y[1]), 1);
+          f(of_row, column + 8 * n,
+            float4{select(odd, first, x[0]), select(odd, second, x[1]), select(odd, y[0], first),
+                   select(odd, y[1], second)});
+        }
+      }
+  }
+  /// The whole tile, rows `stride` apart.
+  __device__ void store(number* to, int stride) const {
+    quads([&](int row) { return to + static_cast<index>(row) * stride; },
+          [](number* row, int column, float4 x) { store_four(row + column, x); });
+  }
+  __device__ int row_of(int m, int half) const { return first_row + 16 * m + 8 * half + lane / 4; }
+  __device__ int column_of(int n) const { return first_column + 8 * n + 2 * (lane % 4); }
+
+  /// Row `row_of(m, half)` of A times the vector; the same in the four lanes that share the row.
+  __device__ float extra_of(int m, int half) const {
+    return __shfl_sync(~0u, extra[m][2 * half] + extra[m][2 * half + 1], lane & ~3);
+  }
+
+  /// Sends for one step, into stage `to`.
+  template <bool TransposeA, bool TransposeB>
+  __device__ void fetch(int to, step_operand<number> a, step_operand<number> b) const {
+    number* at = memory + to * stage;
+    copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a);
+    copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b);
+  }
+  template <int Rows, int Columns>
+  __device__ static void copy(number* to, step_operand<number> from) {
+    constexpr int each = padding, along = Columns / each, count = Rows * along;
+#pragma unroll
+    for (int first = 0; first < count; first += threads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      if (count % threads == 0 || i < count) {
+        const int r = i / along, c = i % along * each;
+        copy_async(to + r * (Columns + padding) + c, from.data + r * from.stride + c);
+      }
+    }
+  }
+
+  /// The vector's 32 numbers of a step, 16-byte aligned.
+  __device__ void fetch_vector(int to, const float* w) const {
+    if (threadIdx.x < step / 4) copy_async(vector(to) + threadIdx.x * 4, w + threadIdx.x * 4);
+  }
+  __device__ float* vector(int of) const {
+    return reinterpret_cast<float*>(memory + P::stages * stage) + of * step;
+  }
+
+  /// sum += A B of the step in stage `from`; extra += A w, where `w` is given: 32 numbers.
+  template <bool TransposeA, bool TransposeB, bool Extra = false>
+  __device__ void multiply(int from, const float* w = nullptr) {
+    const number *a = memory + from * stage, *b = a + b_at;
+    if constexpr (std::is_same_v<P, bf16_products>)
+      multiply_bf16<TransposeA, TransposeB, Extra>(a, b, w);
+    else
+      multiply_float<TransposeA, TransposeB, Extra>(a, b, w);
+  }
+
+ private:
+  template <bool TransposeA, bool TransposeB, bool Extra>
+  __device__ void multiply_bf16(const bf16* a, const bf16* b, const float* w) {
+    constexpr int lda = (TransposeA ? rows : step) + padding, ldb = (TransposeB ? step : N) + padding;
+#pragma unroll
+    for (int k = 0; k < step; k += 16) {
+      std::uint32_t fa[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const int row = first_row + 16 * m;
+        load_matrices<TransposeA>(
+            fa[m], shared_address(TransposeA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
+                                             : a + (row + lane % 16) * lda + k + lane / 16 * 8));
+      }
+      std::uint32_t fb[across / 2][4];
+#pragma unroll
+      for (int n = 0; n < across; n += 2) {
+        const int column = first_column + 8 * n;
+        load_matrices<!TransposeB>(
+            fb[n / 2],
+            shared_address(TransposeB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
+                                      : b + (k + lane % 16) * ldb + column + lane / 16 * 8));
+      }
+#pragma unroll
+      for (int n = 0; n < across; ++n)
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+          multiply_add(sum[m][n], fa[m], fb[n / 2][n % 2 * 2], fb[n / 2][n % 2 * 2 + 1]);
+      if constexpr (Extra)
+        if (w) {
+          // The vector's rounded part is one column of a B, what rounding left another.
+          std::uint32_t fw[2] = {0, 0};
+          if (lane < 8)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              const float x = w[k + 8 * half + 2 * (lane % 4)], y = w[k + 8 * half + 2 * (lane % 4) + 1];
+              const std::uint32_t high = pack_bf16(x, y);
+              fw[half] = lane < 4 ? high : pack_bf16(x - low_of(high), y - high_of(high));
+            }
+#pragma unroll
+          for (int m = 0; m < 2; ++m) multiply_add(extra[m], fa[m], fw[0], fw[1]);
+        }
+    }
+  }
+
+  template <bool TransposeA, bool TransposeB, bool Extra>
+  __device__ void multiply_float(const float* a, const float* b, const float* w) {
+    constexpr int lda = (TransposeA ? rows : step) + padding, ldb = (TransposeB ? step : N) + padding;
+#pragma unroll 4
+    for (int k = 0; k < step; ++k) {
+      float fa[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int row = row_of(r / 2, r % 2);
+        fa[r] = a[TransposeA ? k * lda + row : row * lda + k];
+      }
+#pragma unroll
+      for (int n = 0; n < across; ++n) {
+        const int column = column_of(n);
+        const float2 fb = TransposeB ? float2{b[column * ldb + k], b[(column + 1) * ldb + k]}
+                                     : load_pair(b + k * ldb + column);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          float* c = sum[r / 2][n] + r % 2 * 2;
+          c[0] += fa[r] * fb.x, c[1] += fa[r] * fb.y;
+        }
+      }
+      if constexpr (Extra)
+        if (w) {
+          const float x = w[k];
+#pragma unroll
+          for (int r = 0; r < 4; ++r) extra[r / 2][r % 2 * 2] += fa[r] * x;
+        }
+    }
+  }
+};
+
+/// Runs `steps` steps through the tile's stages: fetch(step, stage), then multiply(step, stage) in order.
+template <class P, class Fetch, class Multiply>
+__device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multiply) {
+#pragma unroll
+  for (int s = 0; s < P::stages - 1; ++s) {
+    if (s < steps) fetch(s, s);
+    close_group();
+  }
+  int stage = 0;
+  for (int s = 0; s < steps; ++s) {
+    wait_groups<P::stages - 2>();
+    __syncthreads();  // what all threads sent for is there, and the stage to be filled next has been read
+    const int next = s + P::stages - 1;
+    if (next < steps) fetch(next, stage == 0 ? P::stages - 1 : stage - 1);
+    close_group();
+    multiply(s, stage);
+    stage = stage + 1 == P::stages ? 0 : stage + 1;
+  }
+}
+
+}  // namespace distil_xlstm::device::detail

@@ -1,0 +1,327 @@
+#pragma once
+
+#include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/op/norm/op.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail::norms {
+
+/// `Threads` threads, a warp or a block of 256, hold a short row in registers: each 4 numbers, `Turns` times.
+template <int Threads, int Turns>
+struct held_row {
+  static constexpr int block = 256, rows_a_block = block / Threads;
+  float v[Turns][4];
+
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % Threads; }
+  static __device__ int part() { return static_cast<int>(threadIdx.x) / Threads; }
+  static __device__ int column(int turn) { return 4 * (lane() + Threads * turn); }
+
+  /// Zeros from `width` on.
+  __device__ void load(const float* row, int width, bool quads) {
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const int c = column(i);
+      if (quads) {
+        const float4 x = c < width ? *reinterpret_cast<const float4*>(row + c) : float4{0, 0, 0, 0};
+        v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) v[i][e] = c + e < width ? row[c + e] : 0.f;
+      }
+    }
+  }
+  __device__ void store(float* row, int width, bool quads) const {
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const int c = column(i);
+      if (quads) {
+        if (c < width) *reinterpret_cast<float4*>(row + c) = {v[i][0], v[i][1], v[i][2], v[i][3]};
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (c + e < width) row[c + e] = v[i][e];
+      }
+    }
+  }
+  __device__ void store(bf16* row, int width, bool quads) const {
+#pragma unroll
+    for (int i = 0; i < Turns; ++i) {
+      const int c = column(i);
+      if (quads) {
+        if (c < width)
+          *reinterpret_cast<uint2*>(row + c) = {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])};
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (c + e < width) row[c + e] = bf16(v[i][e]);
+      }
+    }
+  }
+  /// f(number, turn, e) for each number within the width.
+  template <class F>
+  __device__ void each(int width, const F& f) {
+#pragma unroll
+    for (int i = 0; i < Turns; ++i)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (column(i) + e < width) f(v[i][e], i, e);
+  }
+  /// The sums of each of `Count` numbers over the row's threads, the same for all of them.
+  template <int Count>
+  static __device__ void total(float (&x)[Count]) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+#pragma unroll
+      for (int i = 0; i < Count; ++i) x[i] += __shfl_xor_sync(~0u, x[i], step);
+    if constexpr (Threads > 32) {
+      __shared__ float warps[Count][Threads / 32];
+      if (lane() % 32 == 0)
+        for (int i = 0; i < Count; ++i) warps[i][lane() / 32] = x[i];
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < Count; ++i) {
+        x[i] = 0;
+        for (int w = 0; w < Threads / 32; ++w) x[i] += warps[i][w];
+      }
+      __syncthreads();
+    }
+  }
+};
+
+template <class T>
+__device__ bool in_quads(matrix_view<T> m, index width) {
+  return width % 4 == 0 && m.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
+}
+inline __device__ bool in_quads(const float* p, index width) {
+  return width % 4 == 0 && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+
+/// What a row is normalised by; h <- h - mean.
+struct row_statistics {
+  float mean, inverse;
+};
+template <class Held>
+__device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
+  const int width = static_cast<int>(n.width);
+  float mean[1] = {0}, variance[1] = {0};
+  if (n.subtract_mean) {
+    h.each(width, [&](float v, int, int) { mean[0] += v; });
+    Held::total(mean);
+    mean[0] /= static_cast<float>(width);
+  }
+  h.each(width, [&](float& v, int, int) {
+    v -= mean[0];
+    variance[0] = fmaf(v, v, variance[0]);
+  });
+  Held::total(variance);
+  return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
+}
+
+/// Statistics, and y where `Write`.
+template <int Threads, int Turns, bool Write>
+__global__ void __launch_bounds__(256)
+    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y) {
+  using held = held_row<Threads, Turns>;
+  const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
+  const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
+  index row = short_row;
+  if (groups > 1) row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
+  if (row >= x.rows) return;  // a whole warp, or a whole block
+  const index at = (short_row - row * groups) * width;
+  held h;
+  h.load(x.row(row) + at, width, in_quads(x, width));
+  const row_statistics by = statistics_of(n, h);
+  if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
+  if constexpr (Write) {
+    held scale;
+    scale.load(n.weight + at, width, in_quads(n.weight, width));
+    const float base = n.residual_weight ? 1 : 0;
+    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
+    h.store(y.row(row) + at, width, in_quads(y, width));
+  }
+}
+
+/// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
+template <int Threads, int Turns, bool Quads>
+__global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
+    rounded_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
+  using held = held_row<Threads, Turns>;
+  const int width = static_cast<int>(n.width);
+  const float base = n.residual_weight ? 1 : 0;
+  held scale;
+  scale.load(n.weight, width, Quads);
+  for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
+       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+    held h;
+    h.load(x.row(row), width, Quads);
+    const float inverse = statistics_of(n, h).inverse;
+    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * inverse); });
+    h.store(y.row(row), width, Quads);
+  }
+}
+
+/// dx, and each block's part of dw: blockIdx.y is the group, whose rows the blocks share.
+template <int Threads, int Turns>
+__global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
+    backward_kernel(norm_view<float> n, matrix_view<const float> x, const float* statistics,
+                    matrix_view<const float> dy, matrix_view<float> dx, float* partial) {
+  using held = held_row<Threads, Turns>;
+  const int width = static_cast<int>(n.width), group = static_cast<int>(blockIdx.y);
+  const int at = group * width;
+  const bool quads = in_quads(x, width) && in_quads(dy, width) && in_quads(dx, width);
+  const bool weight_quads = in_quads(n.weight, width);
+  const float base = n.residual_weight ? 1 : 0;
+  held dw;
+#pragma unroll
+  for (auto& four : dw.v)
+#pragma unroll
+    for (float& v : four) v = 0;
+  for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
+       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+    held u, g;
+    u.load(x.row(row) + at, width, quads);
+    g.load(dy.row(row) + at, width, quads);
+    const float* s = statistics + 2 * (row * n.groups + group);
+    const float mean = s[0], inverse = s[1];
+    float means[2] = {0, 0};
+    {
+      held scale;
+      scale.load(n.weight + at, width, weight_quads);
+      u.each(width, [&](float& v, int i, int e) {
+        v = (v - mean) * inverse;
+        dw.v[i][e] = fmaf(g.v[i][e], v, dw.v[i][e]);
+        g.v[i][e] *= base + scale.v[i][e];
+        means[0] += g.v[i][e];
+        means[1] = fmaf(g.v[i][e], v, means[1]);
+      });
+    }
+    held::total(means);
+    const float of_g = n.subtract_mean ? means[0] / static_cast<float>(width) : 0.f;
+    const float of_gu = means[1] / static_cast<float>(width);
+    g.each(width, [&](float& v, int i, int e) { v = inverse * (v - of_g - u.v[i][e] * of_gu); });
+    g.store(dx.row(row) + at, width, quads);
+  }
+  float* out = partial + (static_cast<index>(blockIdx.x) * n.groups + group) * width;
+  if constexpr (held::rows_a_block == 1) {
+    dw.store(out, width, false);
+  } else {
+    __shared__ __align__(16) float all[held::rows_a_block][4 * Threads * Turns];
+    dw.store(all[held::part()], 4 * Threads * Turns, true);
+    __syncthreads();
+    for (int c = static_cast<int>(threadIdx.x); c < width; c += held::block) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < held::rows_a_block; ++i) sum += all[i][c];
+      out[c] = sum;
+    }
+  }
+}
+/// dw[c] += the parts' sum, in their order.
+template <class T>
+__global__ void __launch_bounds__(512) weight_kernel(const T* partial, index parts, index cols, T* dw) {
+  __shared__ T all[16][33];
+  const index c = static_cast<index>(blockIdx.x) * 32 + threadIdx.x;
+  T sum = 0;
+  if (c < cols)
+#pragma unroll 4
+    for (index p = threadIdx.y; p < parts; p += 16) sum += partial[p * cols + c];
+  all[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= cols) return;
+  for (int i = 1; i < 16; ++i) sum += all[i][threadIdx.x];
+  dw[c] += sum;
+}
+
+/// Whether registers hold a row, and 32 bits the number of rows.
+inline bool held(const norm_view<float>& n, index rows) {
+  return n.width <= 8192 && rows * n.groups <= 0xffffffff;
+}
+/// f<Threads, Turns>() for a width that registers hold.
+template <class F>
+void choose(index width, const F& f) {
+  if (width <= 128) return f.template operator()<32, 1>();
+  if (width <= 256) return f.template operator()<32, 2>();
+  if (width <= 384) return f.template operator()<32, 3>();
+  if (width <= 640) return f.template operator()<32, 5>();
+  if (width <= 1024) return f.template operator()<32, 8>();
+  if (width <= 2048) return f.template operator()<256, 2>();
+  if (width <= 4096) return f.template operator()<256, 4>();
+  f.template operator()<256, 8>();
+}
+template <bool Write>
+void forward(cuda& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
+             matrix_view<float> y) {
+  choose(n.width, [&]<int Threads, int Turns>() {
+    const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
+    forward_kernel<Threads, Turns, Write>
+        <<<static_cast<unsigned>(blocks), 256, 0, device.stream()>>>(n, x, statistics, y);
+  });
+  check_launch("norm");
+}
+/// y in bfloat16, of rows that are one group.
+template <class T>
+void forward_rounded(cuda& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
+  const auto at_16 = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
+  const bool quads = n.width % 4 == 0 && x.stride % 4 == 0 && y.stride % 4 == 0 && at_16(x.data) &&
+                     at_16(y.data) && at_16(n.weight);
+  choose(n.width, [&]<int Threads, int Turns>() {
+    const unsigned blocks =
+        static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
+    if (quads)
+      rounded_rows_kernel<Threads, Turns, true><<<blocks, 256, 0, device.stream()>>>(n, x, y);
+    else
+      rounded_rows_kernel<Threads, Turns, false><<<blocks, 256, 0, device.stream()>>>(n, x, y);
+  });
+  check_launch("norm");
+}
+
+}  // namespace detail::norms
+
+/// Rows are read once and kept in registers. Double, and rows longer than 8192, take the defaults.
+template <class T>
+void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
+  if (x.rows == 0) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::norms::held(n, x.rows))
+      return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>());
+  distil_xlstm::norm_statistics<cuda, T>(device, n, x, statistics);
+}
+template <class T>
+void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
+                  matrix_view<T> y) {
+  if (x.rows == 0) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::norms::held(n, x.rows)) return detail::norms::forward<true>(device, n, x, statistics, y);
+  distil_xlstm::norm_forward<cuda, T>(device, n, x, statistics, y);
+}
+/// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
+/// its.
+template <class T>
+void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
+                   matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
+  if (x.rows == 0) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (n.width > distil_xlstm::detail::narrow_norm_input_gradient<T>::widest &&
+        detail::norms::held(n, x.rows)) {
+      const index cols = n.groups * n.width;
+      detail::norms::choose(n.width, [&]<int Threads, int Turns>() {
+        const index blocks =
+            std::min(detail::blocks_for(x.rows, 256 / Threads),
+                     std::max<index>(1, detail::blocks_for(index{2} * device.multiprocessors(), n.groups)));
+        auto partial = device.template scratch<float>(blocks * cols);
+        detail::norms::backward_kernel<Threads, Turns>
+            <<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256, 0, device.stream()>>>(
+                n, x, statistics, dy, dx, partial.data());
+        detail::norms::weight_kernel<<<static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16), 0,
+                                       device.stream()>>>(static_cast<const float*>(partial.data()), blocks,
+                                                          cols, dw);
+      });
+      return detail::check_launch("norm's gradient");
+    }
+  distil_xlstm::norm_backward<cuda, T>(device, n, x, statistics, dy, dw, dx);
+}
+
+}  // namespace distil_xlstm::device

@@ -1,0 +1,160 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/math/softmax_weight.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// ids[r] = the column of the largest finite number of row r, the first of several; -1 where there is none.
+/// highest[r] = that number.
+template <class T>
+struct likeliest_tokens {
+  using scalar = T;
+  matrix_view<const T> logits;
+  std::int32_t* ids;
+  T* highest;
+  static constexpr T none = -std::numeric_limits<T>::infinity();
+  template <class V>
+  struct acc {
+    V largest, column;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(none), V(0)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+    using math::select_positive;
+    using std::abs;
+    const V read = math::load<V>(logits.row(r) + c);
+    const V x = select_positive(V(std::numeric_limits<T>::max()) - V(0.5) * abs(read), read, V(none));
+    const V more = x - a.largest;
+    a.column = select_positive(more, math::lanes<V>([&](index i) { return static_cast<T>(c + i); }), a.column);
+    a.largest = select_positive(more, x, a.largest);
+  }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
+    if (from.largest > into.largest || (from.largest == into.largest && from.column < into.column)) into = from;
+  }
+  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
+    ids[r] = a.largest == none ? -1 : static_cast<std::int32_t>(a.column);
+    if (highest) highest[r] = a.largest;
+  }
+};
+
+/// The inverse of a row's cumulative weights, in double: sums over spans of columns, sums of those over groups
+/// of spans, then a walk over groups, spans of one group, and columns of one span.
+template <class T>
+struct drawn_tokens {
+  static constexpr index span = 32, group = 32;
+  matrix_view<const T> logits;
+  const T* highest;
+  const double *temperature, *uniform;
+  double* spans;   ///< [rows, span_count()]
+  double* groups;  ///< [rows, group_count()]
+  std::int32_t* ids;
+
+  DISTIL_XLSTM_HD index span_count() const { return (logits.cols + span - 1) / span; }
+  DISTIL_XLSTM_HD index group_count() const { return (span_count() + group - 1) / group; }
+  DISTIL_XLSTM_HD static index least(index a, index b) { return a < b ? a : b; }
+  DISTIL_XLSTM_HD bool draws(index r) const { return temperature[r] > 0 && ids[r] >= 0; }
+  /// Of a number that is not finite: less than 0.
+  DISTIL_XLSTM_HD double weight(index r, index c) const {
+    const double below = static_cast<double>(logits.row(r)[c]) - static_cast<double>(highest[r]);
+    return below - below == 0 ? math::softmax_weight(below, temperature[r]) : -1;
+  }
+};
+template <class T>
+struct weigh_spans {
+  drawn_tokens<T> t;
+  DISTIL_XLSTM_HD void operator()(index task) const {
+    const index r = task / t.span_count(), s = task % t.span_count();
+    if (!t.draws(r)) return;
+    double sum = 0;
+    for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
+      const double w = t.weight(r, c);
+      if (w > 0) sum += w;
+    }
+    t.spans[task] = sum;
+  }
+};
+template <class T>
+struct weigh_groups {
+  drawn_tokens<T> t;
+  DISTIL_XLSTM_HD void operator()(index task) const {
+    const index r = task / t.group_count(), g = task % t.group_count(), spans = t.span_count();
+    if (!t.draws(r)) return;
+    double sum = 0;
+    for (index s = g * t.group, end = t.least(s + t.group, spans); s < end; ++s) sum += t.spans[r * spans + s];
+    t.groups[task] = sum;
+  }
+};
+template <class T>
+struct draw_token {
+  drawn_tokens<T> t;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    if (!t.draws(r)) return;
+    const index spans = t.span_count(), groups = t.group_count();
+    const double *group = t.groups + r * groups, *span = t.spans + r * spans;
+    double left = 0;
+    for (index g = 0; g < groups; ++g) left += group[g];
+    left *= t.uniform[r];
+    const index g = walk(group, 0, groups, left);
+    const index s = walk(span, g * t.group, t.least((g + 1) * t.group, spans), left);
+    // To the end, as in `walk`: what is looked at next does not wait for what was found.
+    index chosen = t.ids[r];
+    bool found = false;
+    for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
+      const double w = t.weight(r, c);
+      if (w < 0 || found) continue;
+      chosen = c;
+      found = (left -= w) < 0;
+    }
+    t.ids[r] = static_cast<std::int32_t>(chosen);
+  }
+
+ private:
+  /// The first of sums begin .. end - 1 that is larger than what is left when those before it are taken off, or
+  /// the last; they are taken off.
+  DISTIL_XLSTM_HD static index walk(const double* sums, index begin, index end, double& left) {
+    index at = begin;
+    bool found = false;
+    for (index i = begin; i + 1 < end; ++i) {
+      const double x = sums[i];
+      found = found || left < x;
+      if (!found) left -= x, ++at;
+    }
+    return at;
+  }
+};
+
+}  // namespace detail
+
+/// ids[r] = a token by softmax(logits[r] / temperature[r]): the first with which the probabilities from token 0
+/// on sum up to more than uniform[r], a number in [0, 1); the likeliest token where temperature[r] is 0,
+/// everywhere where `temperature` is null. Logits that are not finite have no part; where none is, ids[r] = -1.
+///
+/// A `sampler` without top-k and top-p chooses the same, but for the rounding of sums in double. All memory is
+/// the device's; columns are counted in T: up to 2^24 of them.
+template <class D, class T>
+void choose_tokens(D& d, matrix_view<const T> logits, const double* temperature, const double* uniform,
+                   std::int32_t* ids) {
+  auto highest = d.template scratch<T>(logits.rows);
+  fold_rows(d, logits.rows, logits.cols, detail::likeliest_tokens<T>{logits, ids, highest.data()});
+  if (!temperature) return;
+  detail::drawn_tokens<T> t{logits, highest.data(), temperature, uniform, nullptr, nullptr, ids};
+  auto sums = d.template scratch<double>(logits.rows * (t.span_count() + t.group_count()));
+  t.spans = sums.data(), t.groups = sums.data() + logits.rows * t.span_count();
+  for_each(d, logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+  for_each(d, logits.rows * t.group_count(), detail::weigh_groups<T>{t});
+  scan(d, logits.rows, detail::draw_token<T>{t});
+}
+
+}  // namespace distil_xlstm

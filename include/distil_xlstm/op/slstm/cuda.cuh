@@ -1,0 +1,216 @@
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+#include <type_traits>
+
+#include <distil_xlstm/op/slstm/cuda/bf16.cuh>
+#include <distil_xlstm/op/slstm/cuda/float.cuh>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// Who does the time loop: blocks in a cluster, and sequences of a block, 4 or 8. No blocks: nobody can.
+struct slstm_plan {
+  int blocks = 0, sequences = 4;
+};
+
+/// As few sequences a block as the card has room for: a step takes the less time. Then the first of `blocks`
+/// that has room; else the last.
+inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads,
+                                std::initializer_list<int> blocks) {
+  for (const int sequences : {4, 8})
+    for (const int n : blocks)
+      if (blocks_for(batch, sequences) * heads * n <= device.multiprocessors()) return {n, sequences};
+  return {*(blocks.end() - 1), 8};
+}
+
+/// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
+/// has room. Before sm_90 blocks do not meet.
+inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head, bool backward) {
+  const auto plan = [&](std::initializer_list<int> blocks) {
+    return slstm_plan_of(device, batch, heads, blocks);
+  };
+  if (head <= 8) return plan({1});
+  if (device.capability() < 90) return head <= 144 ? plan({1}) : slstm_plan{};
+  if (head <= 64) return plan({backward && head > 16 ? 3 : 2, 1});
+  if (head <= 96) return plan({3, 2});
+  if (head <= 144) return plan({6, 3, 2});
+  if (head <= 192) return backward ? plan({6, 4}) : plan({3});
+  if (head <= 288) return plan({8, 6});
+  return head <= 384 ? plan({8}) : slstm_plan{};
+}
+
+template <int Tiles, int Cells, int Warps, bool Cluster>
+void launch_slstm_forward(cuda& device, const slstm_arguments<float>& a, int blocks) {
+  const index groups = blocks_for(a.head, 8), warps = blocks_for(groups, blocks);
+  blocks = static_cast<int>(blocks_for(groups, warps));
+  require(warps <= Warps && a.head <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head, " in ", blocks,
+          " blocks");
+  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
+                  static_cast<unsigned>(a.heads));
+  launch_cluster(device, slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps),
+                 4 * warps * slstm_forward_ring(Cells), blocks, "slstm_forward", a);
+}
+
+template <int Cells>
+void slstm_forward_rounded(cuda& device, const slstm_arguments<float>& a, int blocks) {
+  const index head = a.head;
+  if (blocks == 1)
+    return head <= 64 ? launch_slstm_forward<4, Cells, 8, false>(device, a, blocks)
+                      : launch_slstm_forward<9, Cells, 18, false>(device, a, blocks);
+  if (head <= 64) return launch_slstm_forward<4, Cells, 4, true>(device, a, blocks);
+  if (head <= 96) return launch_slstm_forward<6, Cells, 6, true>(device, a, blocks);
+  if (head <= 144) return launch_slstm_forward<9, Cells, 9, true>(device, a, blocks);
+  if (head <= 192) return launch_slstm_forward<12, Cells, 12, true>(device, a, blocks);
+  if (head <= 288) return launch_slstm_forward<18, Cells, 8, true>(device, a, blocks);
+  launch_slstm_forward<24, Cells, 8, true>(device, a, blocks);
+}
+
+template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
+void launch_slstm_backward(cuda& device, const slstm_backward_arguments<float>& a, float* carry, int blocks) {
+  const index groups = blocks_for(a.head, 8), channels = 8 * blocks_for(groups, blocks);
+  blocks = static_cast<int>(blocks_for(8 * groups, channels));
+  const index parts = blocks_for(channels, 4 * Tiles), row_warps = blocks_for(blocks_for(a.head, 16), Rows);
+  const index warps = std::max(row_warps * parts, channels / 8);
+  require(warps <= Warps, "cuda: slstm_backward: a head of ", a.head, " in ", blocks, " blocks");
+  const index bytes = 2 * 16 * Tiles * parts * 16 + 2 * blocks * parts * channels * 16 * Cells;
+  const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
+                  static_cast<unsigned>(a.heads));
+  launch_cluster(device, slstm_backward_bf16<Rows, Tiles, Cells, Warps, Cluster>, grid,
+                 static_cast<int>(32 * warps), bytes, blocks, "slstm_backward", a, carry,
+                 static_cast<int>(channels), static_cast<int>(parts));
+}
+
+template <int Cells>
+void slstm_backward_rounded(cuda& device, const slstm_backward_arguments<float>& a, float* carry, int blocks) {
+  const index head = a.head;
+  if (blocks == 1)
+    return head <= 64 ? launch_slstm_backward<1, 8, Cells, 8, false>(device, a, carry, blocks)
+                      : launch_slstm_backward<1, 18, Cells, 18, false>(device, a, carry, blocks);
+  const index channels = 8 * blocks_for(blocks_for(head, 8), blocks);
+  if (head <= 64 && channels <= 32)
+    return launch_slstm_backward<1, 8, Cells, 4, true>(device, a, carry, blocks);
+  if (head <= 144 && channels <= 48)
+    return launch_slstm_backward<1, 12, Cells, 9, true>(device, a, carry, blocks);
+  if (head <= 144) return launch_slstm_backward<1, 18, Cells, 9, true>(device, a, carry, blocks);
+  launch_slstm_backward<2, 12, Cells, 12, true>(device, a, carry, blocks);
+}
+
+/// The loop in float: blocks, and what of the recurrent matrix they keep.
+template <class Floats>
+slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int sequences, bool backward,
+                          Floats floats) {
+  slstm_cut cut{};
+  cut.channels = static_cast<int>(blocks_for(head, blocks));
+  blocks = static_cast<int>(blocks_for(head, cut.channels));
+  const index most = backward ? cut.channels : (head + 3) / 4;
+  cut.parts =
+      static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, most));
+  cut.resident = true;
+  if (4 * floats(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
+  return cut;
+}
+inline slstm_plan slstm_float_plan(const cuda& device, index batch, index heads, index head) {
+  int blocks = 1;
+  if (device.capability() >= 90)
+    while (blocks < 8 && head / blocks >= 32 &&
+           blocks_for(batch, 4) * heads * blocks * 2 <= device.multiprocessors())
+      blocks *= 2;
+  return slstm_plan_of(device, batch, heads, {blocks});
+}
+
+/// Calls launch(sequences, clustered), both compile-time.
+template <class F>
+void with_slstm_plan(const slstm_plan& plan, const F& launch) {
+  const auto clustered = [&](auto sequences) {
+    if (plan.blocks > 1)
+      launch(sequences, std::true_type{});
+    else
+      launch(sequences, std::false_type{});
+  };
+  if (plan.sequences == 4)
+    clustered(std::integral_constant<int, 4>{});
+  else
+    clustered(std::integral_constant<int, 8>{});
+}
+
+inline void launch_slstm_pack(cuda& device, bool backward, const float* recurrent, float* packed, index heads,
+                              index head) {
+  const unsigned grid = grid_size(heads * (head + 3) / 4 * 4 * head * 4, 256, 1024);
+  if (backward)
+    slstm_pack<true><<<grid, 256, 0, device.stream()>>>(recurrent, packed, heads, head);
+  else
+    slstm_pack<false><<<grid, 256, 0, device.stream()>>>(recurrent, packed, heads, head);
+  check_launch("packing a recurrent matrix");
+}
+
+/// False where not even h fits a block's shared memory.
+inline bool slstm_forward_in_float(cuda& device, const slstm_arguments<float>& a) {
+  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
+  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, false, slstm_forward_floats);
+  const index bytes = 4 * slstm_forward_floats(a.head, cut, plan.sequences);
+  if (bytes > device.shared_bytes() - 1024) return false;
+  auto packed = device.scratch<float>(a.heads * 4 * a.head * 4 * blocks_for(a.head, 4));
+  launch_slstm_pack(device, false, a.recurrent, packed.data(), a.heads, a.head);
+  with_slstm_plan(plan, [&](auto sequences, auto clustered) {
+    const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
+                    static_cast<unsigned>(a.heads));
+    launch_cluster(device, slstm_forward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
+                   plan.blocks, "slstm_forward", a, static_cast<const float*>(packed.data()), cut);
+  });
+  return true;
+}
+inline bool slstm_backward_in_float(cuda& device, const slstm_backward_arguments<float>& a, float* carry) {
+  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
+  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, true, slstm_backward_floats);
+  const index bytes = 4 * slstm_backward_floats(a.head, cut, plan.sequences);
+  if (bytes > device.shared_bytes() - 1024) return false;
+  auto packed = device.scratch<float>(a.heads * 4 * a.head * a.head);
+  launch_slstm_pack(device, true, a.recurrent, packed.data(), a.heads, a.head);
+  with_slstm_plan(plan, [&](auto sequences, auto clustered) {
+    const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
+                    static_cast<unsigned>(a.heads));
+    launch_cluster(device, slstm_backward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
+                   plan.blocks, "slstm_backward", a, carry, static_cast<const float*>(packed.data()), cut);
+  });
+  return true;
+}
+
+}  // namespace detail
+
+/// The time loop in one launch: with `bf16_products` and heads of up to 384 (144 before sm_90) on the tensor
+/// cores, else in float.
+template <class T>
+void slstm_forward(cuda& device, const slstm_arguments<T>& a) {
+  if (a.seq.rows() == 0 || a.width() == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (device.bf16_products) {
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
+      if (plan.blocks > 0)
+        return plan.sequences == 4 ? detail::slstm_forward_rounded<1>(device, a, plan.blocks)
+                                   : detail::slstm_forward_rounded<2>(device, a, plan.blocks);
+    }
+    if (detail::slstm_forward_in_float(device, a)) return;
+  }
+  distil_xlstm::slstm_forward<cuda, T>(device, a);
+}
+
+/// Its way back, likewise.
+template <class T>
+void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry) {
+  if (a.seq.rows() == 0 || a.width() == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (device.bf16_products) {
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
+      if (plan.blocks > 0)
+        return plan.sequences == 4 ? detail::slstm_backward_rounded<1>(device, a, carry, plan.blocks)
+                                   : detail::slstm_backward_rounded<2>(device, a, carry, plan.blocks);
+    }
+    if (detail::slstm_backward_in_float(device, a, carry)) return;
+  }
+  distil_xlstm::slstm_backward<cuda, T>(device, a, carry);
+}
+
+}  // namespace distil_xlstm::device

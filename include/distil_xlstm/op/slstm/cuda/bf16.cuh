@@ -1,0 +1,451 @@
+#pragma once
+
+#include <distil_xlstm/op/slstm/cuda/parts.cuh>
+
+// The sLSTM time loop with its products in bfloat16 on the tensor cores. A block, or a cluster of blocks, keeps
+// the recurrent matrix of a head in its registers for all steps of 4 `Cells` sequences: those are the columns
+// of the products m16n8k16 (the odd columns are zeros where there are four), gates, and on the way back
+// channels, the rows. A warp has eight channels; its lane l the cells of channel l / 4 and of sequences l % 4,
+// l % 4 + 4, on the way back 2 (l % 4) and one more.
+
+namespace distil_xlstm::device::detail {
+
+/// Steps of which a warp keeps the input.
+inline constexpr int slstm_stages = 4;
+
+/// Floats of a warp's shared memory: [stages + 1][4][4 Cells][8], the input and then the pre-activations; h, c,
+/// n, m.
+constexpr int slstm_forward_ring(int cells) { return (slstm_stages + 1) * 4 * 4 * cells * 8; }
+
+/// Whether groups of four numbers lie on 16 bytes.
+template <class T>
+__device__ inline bool in_quads(const matrix_view<T>& m, index head) {
+  return reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 && m.stride % 4 == 0 && head % 4 == 0;
+}
+
+/// Four numbers of global memory on their way to shared memory, those beyond `count` as zeros.
+__device__ inline void fetch_quad(std::uint32_t to, const float* from, int count, bool quads) {
+  if (quads) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count > 0 ? 16 : 0)
+                 : "memory");
+  } else {
+    for (int i = 0; i < 4; ++i)
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to + 4 * i), "l"(from + i),
+                   "r"(i < count ? 4 : 0)
+                   : "memory");
+  }
+}
+/// A step's fetches end.
+__device__ inline void end_fetch() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for all but the last steps' fetches.
+__device__ inline void wait_for_stage() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(slstm_stages - 2) : "memory");
+  __syncwarp();
+}
+/// Four numbers back, but for those beyond `count`.
+__device__ inline void store_quad(float* to, const float* from, int count, bool quads) {
+  if (count <= 0) return;
+  if (quads) {
+    __stcg(reinterpret_cast<float4*>(to), *reinterpret_cast<const float4*>(from));
+  } else {
+    for (int i = 0; i < 4; ++i)
+      if (i < count) __stcg(to + i, from[i]);
+  }
+}
+
+/// What a step reads and writes goes through the warp's own shared memory, in rows of its eight channels: some
+/// steps ahead of the loop, and behind it.
+///
+/// `Tiles` k tiles of 16 channels hold a head. One product's rows are the gates i and f of a warp's channels,
+/// the other's z and o, so that the four gates of a cell meet in one thread, which keeps c, n and m. h goes to
+/// all warps, of all blocks of the cluster, in bfloat16.
+template <int Tiles, int Cells, int Warps, bool Cluster>
+__global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
+  if constexpr (!Cluster || has_clusters) {
+    constexpr int rows = 16 * (Tiles + Tiles % 2), sequences = 4 * Cells, tile_size = 4 * sequences * 8;
+    constexpr bool two_chains = Cluster;  // where there are few warps, each needs more products in flight
+    extern __shared__ float4 slstm_memory[];
+    __shared__ alignas(128) std::uint32_t hidden[2][rows][4];
+    __shared__ alignas(8) std::uint64_t arrivals[2];
+    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4, warp = warp_number();
+    const int warps = static_cast<int>(blockDim.x) / 32;
+    const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
+    const int head = static_cast<int>(a.head), first = 8 * (rank * warps + warp), channel = first + lane / 4;
+    const index width = a.width(), time = a.seq.time, of_warp = blockIdx.y * a.head + first;
+    const index first_b = static_cast<index>(blockIdx.x) / blocks * sequences;
+    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
+    const int bytes = (head + 7) / 8 * 8 * 4 * static_cast<int>(sizeof(std::uint32_t));
+
+    for (int i = static_cast<int>(threadIdx.x); i < 2 * rows * 4; i += static_cast<int>(blockDim.x))
+      hidden[0][0][i] = 0;
+    if (Cluster && threadIdx.x == 0)
+      for (const arrival& c : come) c.begin(), c.announce(bytes);
+
+    std::uint32_t r[Tiles][2][4];
+    {
+      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
+      const auto pair = [&](int gate, int k) {
+        const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
+        return pack_bf16(channel < head && k < head ? row[k] : 0.0f,
+                         channel < head && k + 1 < head ? row[k + 1] : 0.0f);
+      };
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
+    }
+
+    // The state; a document's start finds zeros.
+    float bias[4], h[Cells], c[Cells], n[Cells], m[Cells];
+    for (int g = 0; g < 4; ++g) bias[g] = channel < head ? a.bias[g * width + of_warp + lane / 4] : 0.0f;
+    const auto reset = [&](int q, bool begins) {
+      if (begins) h[q] = c[q] = n[q] = m[q] = 0;
+    };
+    const auto each_cell = [&](const auto& f) {  // that is one
+      for (int q = 0; q < Cells; ++q)
+        if (channel < head && first_b + column + 4 * q < a.seq.batch) f(q, first_b + column + 4 * q);
+    };
+    for (int q = 0; q < Cells; ++q) h[q] = c[q] = n[q] = m[q] = 0;
+    each_cell([&](int q, index b) {
+      const float* from = a.state.of(b) + of_warp + lane / 4;
+      h[q] = from[0], c[q] = from[width], n[q] = from[2 * width], m[q] = from[3 * width];
+      float* to = a.initial + b * 4 * width + of_warp + lane / 4;
+      to[0] = h[q], to[width] = c[q], to[2 * width] = n[q], to[3 * width] = m[q];
+      reset(q, a.seq.begins(b, 0));
+    });
+    const auto publish = [&](int parity) {
+      const std::uint32_t pair = pack_bf16(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
+      std::uint32_t* to = &hidden[parity][channel][column];
+      if constexpr (Cluster)
+        for (int block = 0; block < blocks; ++block)
+          send(address_in(block, shared_address(to)), address_in(block, come[parity].address), pair);
+      else
+        *to = pair;
+    };
+
+    // Input and output: lane l moves half l % 2 of gate, or state, l / 8 of a sequence, so that a warp moves
+    // whole sectors.
+    float* const ring = reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells);
+    float* const states = ring + slstm_stages * tile_size;
+    const bool quads = in_quads(a.raw, head) && in_quads(a.states, head);
+    const index moved = lane / 8 * width + of_warp + lane % 2 * 4, moved_row = (first_b + lane / 2 % 4) * time;
+    const int place = (lane / 8 * sequences + lane / 2 % 4) * 8 + lane % 2 * 4;
+    const float* from = a.raw.row(moved_row) + moved;
+    float *to = a.raw.row(moved_row) + moved, *states_to = a.states.row(moved_row) + moved;
+    int count[Cells];
+    for (int q = 0; q < Cells; ++q)
+      count[q] = first_b + lane / 2 % 4 + 4 * q < a.seq.batch ? head - first - lane % 2 * 4 : 0;
+    const auto fetch = [&](index t) {
+      if (t < time) {
+        for (int q = 0; q < Cells; ++q)
+          fetch_quad(shared_address(ring + t % slstm_stages * tile_size + place + q * 32),
+                     from + 4 * q * time * a.raw.stride, count[q], quads);
+        from += a.raw.stride;
+      }
+      end_fetch();
+    };
+    const std::int32_t* start = a.seq.start ? a.seq.start + (first_b + column) * time : nullptr;
+
+    if constexpr (Cluster)
+      cluster_sync();
+    else
+      __syncthreads();
+    if (first < head) {
+      publish(0);
+      for (int t = 0; t + 1 < slstm_stages; ++t) fetch(t);
+      for (int t = 0; t < time; ++t) {
+        wait_for_stage();
+        float* const stage = ring + t % slstm_stages * tile_size;
+        float* const cell = stage + column * 8 + lane / 4;
+        float pre[Cells][4];
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) pre[q][g] = cell[(g * sequences + 4 * q) * 8] + bias[g];
+        fetch(t + slstm_stages - 1);
+        bool begins[Cells] = {};
+        if (start) {
+          ++start;
+          if (t + 1 < time) each_cell([&](int q, index) { begins[q] = start[4 * q * time] == t + 1; });
+        }
+        if constexpr (Cluster) {
+          come[t & 1].wait(t >> 1);
+          if (threadIdx.x == 0) come[t & 1].announce(bytes);
+        } else {
+          __syncthreads();
+        }
+
+        float x[2][2][4] = {};
+        const std::uint32_t columns = shared_address(hidden[t & 1][lane]);
+#pragma unroll
+        for (int tile = 0; tile < Tiles; tile += 2) {
+          std::uint32_t k[4];
+          load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
+          for (int half = 0; half < 2; ++half) {
+            multiply_add(x[0][half], r[tile][half], k[0], k[1]);
+            if (tile + 1 < Tiles) multiply_add(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
+          }
+        }
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) {
+            const int i = g % 2 * 2 + q;
+            pre[q][g] += two_chains ? x[0][g / 2][i] + x[1][g / 2][i] : x[0][g / 2][i];
+          }
+
+        float state[Cells][4];
+        for (int q = 0; q < Cells; ++q) {
+          const auto s =
+              math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
+          state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
+          state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
+          reset(q, begins[q]);
+        }
+        if (t + 1 < time) publish((t + 1) & 1);
+        for (int q = 0; q < Cells; ++q)
+          for (int g = 0; g < 4; ++g) {
+            cell[(g * sequences + 4 * q) * 8] = pre[q][g];
+            states[(g * sequences + column + 4 * q) * 8 + lane / 4] = state[q][g];
+          }
+        __syncwarp();
+        for (int q = 0; q < Cells; ++q) {
+          store_quad(to + 4 * q * time * a.raw.stride, stage + place + q * 32, count[q], quads);
+          store_quad(states_to + 4 * q * time * a.states.stride, states + place + q * 32, count[q], quads);
+        }
+        to += a.raw.stride, states_to += a.states.stride;
+      }
+      each_cell([&](int q, index b) {
+        float* last = a.state.of(b) + of_warp + lane / 4;
+        last[0] = h[q], last[width] = c[q], last[2 * width] = n[q], last[3 * width] = m[q];
+      });
+    }
+    if constexpr (Cluster) cluster_sync();
+  }
+}
+
+/// A pointer that the compiler takes as it is: else it would keep one in registers for every access of a loop.
+template <class P>
+__device__ inline void hold(P*& p) {
+  asm volatile("" : "+l"(p));
+}
+
+/// Steps a pointer through the rows of a thread's first sequence; those of its next sequence lie `sequence`
+/// further.
+template <class P>
+struct slstm_rows {
+  P* at;
+  index stride, sequence;
+  template <class M>
+  __device__ slstm_rows(const M& m, index time, index b, index t, index column)
+      : at(m.row(b * time + t) + column), stride(m.stride), sequence(time * m.stride) {}
+  __device__ P* of(int q) const { return at + q * sequence; }
+  __device__ void advance(index steps) {
+    at += steps * stride;
+    hold(at);
+  }
+};
+
+/// A block has `channels` channels of the head, eight a warp: it makes their gates' gradients, then from these,
+/// which are `Tiles` k tiles for each of `parts`, what they add to dh of every channel of the head, `Rows` row
+/// tiles a warp; that goes to the blocks which have the channels.
+template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
+__global__ void __launch_bounds__(32 * Warps, 1)
+    slstm_backward_bf16(slstm_backward_arguments<float> a, float* carry, int channels, int parts) {
+  if constexpr (!Cluster || has_clusters) {
+    static_assert(Tiles % 2 == 0);
+    extern __shared__ float4 slstm_memory[];
+    __shared__ alignas(8) std::uint64_t arrivals[2];
+    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4;
+    const int warp = warp_number();
+    const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
+    const int head = static_cast<int>(a.head), groups = (head + 7) / 8;
+    const int own = rank * channels, local = 8 * warp + lane / 4, channel = own + local;
+    const index width = a.width(), time = a.seq.time, at = blockIdx.y * a.head + channel;
+    const index b = (blockIdx.x / blocks * 4 + column) * Cells;
+    // Gradients of gates in bfloat16, [2][gate, channel][4 pairs of sequences], and what came for dh,
+    // [2][block, part][channel][4 Cells].
+    const int k_rows = 16 * Tiles * parts;
+    std::uint32_t* const gates = reinterpret_cast<std::uint32_t*>(slstm_memory);
+    float* const received = reinterpret_cast<float*>(gates + 2 * k_rows * 4);
+    const int slot = channels * 4 * Cells;
+    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
+    const int bytes = blocks * parts * (min(groups - own / 8, channels / 8) * 8) * 4 * Cells * 4;
+    const bool cells = local < channels && own + 8 * warp < head;
+    bool valid[Cells];
+    for (int q = 0; q < Cells; ++q) valid[q] = cells && channel < head && b + q < a.seq.batch;
+
+    for (int i = static_cast<int>(threadIdx.x); i < 2 * k_rows * 4; i += static_cast<int>(blockDim.x))
+      gates[i] = 0;
+    if (Cluster && threadIdx.x == 0)
+      for (const arrival& c : come) c.begin(), c.announce(bytes);
+
+    // This warp's part of the products, and where its results go: two groups of eight channels a row tile.
+    const int product_warps = ((head + 15) / 16 + Rows - 1) / Rows;
+    const int part = warp / product_warps, first_row = warp % product_warps * Rows * 16;
+    const bool products = part < parts;
+    std::uint32_t r[Rows][Tiles][4];
+    int owner[Rows][2], target[Rows][2];
+    {
+      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
+      const auto weight = [&](int row, int k) {
+        const int gate = k / channels, from = own + k % channels;
+        return products && gate < 4 && from < head && row < head
+                   ? of_head[(static_cast<index>(gate) * head + from) * head + row]
+                   : 0.0f;
+      };
+#pragma unroll
+      for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+        for (int row = 0; row < Rows; ++row)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int to = first_row + 16 * row + 8 * (i % 2) + lane / 4;
+            const int k = 16 * (part * Tiles + tile) + 8 * (i / 2) + 2 * column;
+            r[row][tile][i] = pack_bf16(weight(to, k), weight(to, k + 1));
+          }
+      for (int row = 0; row < Rows; ++row)
+        for (int half = 0; half < 2; ++half) {
+          const int to = first_row + 16 * row + 8 * half;
+          owner[row][half] = products && to < head ? to / channels : -1;
+          target[row][half] =
+              (rank * parts + part) * slot + (to % channels + lane / 4) * 4 * Cells + column * Cells;
+        }
+    }
+
+    // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array
+    // l / 4 of a sequence.
+    constexpr int ahead = 4;
+    slstm_rows<float> raw(a.raw, time, b, time - 1, at);
+    slstm_rows<const float> states(a.states, time, b, time - 2, at), above(a.dh, time, b, time - 1, at);
+    const index skipped = blockIdx.y * a.head + own + 8 * warp, fetched = time - 1 - ahead;
+    const int array = lane / 4;
+    slstm_rows<const float> far(
+        array < 4   ? slstm_rows<const float>(a.raw, time, b, fetched, array * width + skipped)
+        : array < 7 ? slstm_rows<const float>(a.states, time, b, fetched, (array - 3) * width + skipped)
+                    : slstm_rows<const float>(a.dh, time, b, fetched, skipped));
+    const std::int32_t* starts = a.seq.start ? a.seq.start + b * time + time - 1 : nullptr;
+    float pre[Cells][4] = {}, before[Cells][3] = {}, from_above[Cells] = {};
+    std::int32_t start[Cells] = {};
+    // Of step t, which is the one before that where the pointers are, or, for the last, that.
+    const auto load = [&](int t, int steps) {
+      for (int q = 0; q < Cells; ++q) {
+        if (!valid[q] || t < 0) continue;
+        const float* p = raw.of(q) - steps * raw.stride;
+        for (int g = 0; g < 4; ++g) pre[q][g] = __ldcg(p + g * width);
+        p = t > 0 ? states.of(q) - steps * states.stride : a.initial + (b + q) * 4 * width + at;
+        for (int s = 0; s < 3; ++s) before[q][s] = __ldcg(p + (s + 1) * width);
+        from_above[q] = __ldcg(above.of(q) - steps * above.stride);
+        if (starts) start[q] = __ldcg(starts + q * time - steps);
+      }
+    };
+
+    float dh[Cells], dc[Cells], dn[Cells];
+    for (int q = 0; q < Cells; ++q) {
+      const float* from = carry + (b + q) * 3 * width + at;
+      dh[q] = valid[q] ? from[0] : 0.0f, dc[q] = valid[q] ? from[width] : 0.0f;
+      dn[q] = valid[q] ? from[2 * width] : 0.0f;
+    }
+    load(time - 1, 0);
+
+    if constexpr (Cluster)
+      cluster_sync();
+    else
+      __syncthreads();
+    // dh of this thread's cells, once the partial sums of exchange e have come.
+    const auto receive = [&](int e) {
+      if constexpr (Cluster) {
+        come[e & 1].wait(e >> 1);
+        if (threadIdx.x == 0) come[e & 1].announce(bytes);
+      }
+      const float* sums = received + (e & 1) * blocks * parts * slot + local * 4 * Cells + column * Cells;
+      for (int q = 0; q < Cells; ++q) dh[q] = 0;
+      for (int i = 0; i < blocks * parts; ++i, sums += slot)
+        for (int q = 0; q < Cells; ++q) dh[q] += sums[q];
+    };
+
+    for (int t = static_cast<int>(time) - 1; t >= 0; --t) {
+      const int e = static_cast<int>(time) - 1 - t;  // the exchange that follows this step
+      std::uint32_t* const now = gates + (e & 1) * k_rows * 4;
+      bool keep[Cells];
+      float gradient[Cells][4], c0[Cells], n0[Cells], dh_above[Cells];
+      math::slstm_step<quick_float> s[Cells];
+      if (cells) {  // the cell again, while the sums are on their way
+        for (int q = 0; q < Cells; ++q) {
+          keep[q] = !starts || start[q] != t;  // else nothing flows into the document before
+          c0[q] = keep[q] ? before[q][0] : 0.0f, n0[q] = keep[q] ? before[q][1] : 0.0f;
+          dh_above[q] = from_above[q];
+          s[q] = math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c0[q], n0[q],
+                                               keep[q] ? before[q][2] : 0.0f);
+        }
+        load(t - 1, 1);
+        for (int q = 0; q < Cells; ++q)
+          if (t >= ahead && b + q < a.seq.batch) prefetch_far(far.of(q));
+        far.advance(-1);
+      }
+      if constexpr (!Cluster) __syncthreads();
+      if (cells) {
+        if (e > 0) receive(e - 1);
+        for (int q = 0; q < Cells; ++q) {
+          const auto g =
+              math::slstm_cell_backward<quick_float>(s[q], c0[q], n0[q], dh[q] + dh_above[q], dc[q], dn[q]);
+          gradient[q][0] = g.i.x, gradient[q][1] = g.f.x, gradient[q][2] = g.z.x, gradient[q][3] = g.o.x;
+          dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
+        }
+        for (int g = 0; g < 4; ++g)
+          now[(g * channels + local) * 4 + column] = pack_bf16(
+              keep[0] ? gradient[0][g] : 0.0f, Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
+      }
+      __syncthreads();
+      if (cells) {
+        for (int q = 0; q < Cells; ++q)
+          if (valid[q])
+            for (int g = 0; g < 4; ++g) __stcg(raw.of(q) + g * width, gradient[q][g]);
+        raw.advance(-1), states.advance(-1), above.advance(-1);
+        if (starts) --starts, hold(starts);
+      }
+      if (!products) continue;
+
+      float sums[2][Rows][4] = {};
+      const std::uint32_t columns = shared_address(now + (part * Tiles * 16 + lane) * 4);
+#pragma unroll
+      for (int tile = 0; tile < Tiles; tile += 2) {
+        std::uint32_t k[4];
+        load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
+        for (int row = 0; row < Rows; ++row) {
+          multiply_add(sums[0][row], r[row][tile], k[0], k[1]);
+          multiply_add(sums[1][row], r[row][tile + 1], k[2], k[3]);
+        }
+      }
+      for (int row = 0; row < Rows; ++row)
+        for (int half = 0; half < 2; ++half) {
+          if (owner[row][half] < 0) continue;
+          const float x = sums[0][row][2 * half] + sums[1][row][2 * half];
+          const float y = sums[0][row][2 * half + 1] + sums[1][row][2 * half + 1];
+          float* to = received + (e & 1) * blocks * parts * slot + target[row][half];
+          if constexpr (Cluster) {
+            const std::uint32_t there = address_in(owner[row][half], shared_address(to));
+            const std::uint32_t arrival = address_in(owner[row][half], come[e & 1].address);
+            if constexpr (Cells > 1)
+              send(there, arrival, x, y);
+            else
+              send(there, arrival, __float_as_uint(x));
+          } else {
+            to[0] = x;
+            if constexpr (Cells > 1) to[1] = y;
+          }
+        }
+    }
+    if constexpr (!Cluster) __syncthreads();
+    if (cells) {
+      receive(static_cast<int>(time) - 1);
+      for (int q = 0; q < Cells; ++q)
+        if (valid[q]) {
+          float* to = carry + (b + q) * 3 * width + at;
+          to[0] = dh[q], to[width] = dc[q], to[2 * width] = dn[q];
+        }
+    }
+    if constexpr (Cluster) cluster_sync();
+  }
+}
+
+}  // namespace distil_xlstm::device::detail

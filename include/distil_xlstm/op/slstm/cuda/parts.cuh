@@ -1,0 +1,162 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/op/slstm/op.hpp>
+
+namespace distil_xlstm::device::detail {
+
+/// A float whose functions are the card's own: exp, log and quotients are off by a few units in the last place,
+/// tanh and log1p by 1e-7. Where products round their operands to bfloat16, the cell is computed with it.
+struct quick_float {
+  float x;
+  quick_float() = default;
+  DISTIL_XLSTM_HD quick_float(float v) : x(v) {}
+
+  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a) { return -a.x; }
+  DISTIL_XLSTM_HD friend quick_float operator+(quick_float a, quick_float b) { return a.x + b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a, quick_float b) { return a.x - b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator*(quick_float a, quick_float b) { return a.x * b.x; }
+  DISTIL_XLSTM_HD friend quick_float operator/(quick_float a, quick_float b) { return a.x * inverse(b.x); }
+  DISTIL_XLSTM_HD friend quick_float abs(quick_float a) { return a.x < 0 ? -a.x : a.x; }
+  DISTIL_XLSTM_HD friend quick_float max(quick_float a, quick_float b) { return math::max(a.x, b.x); }
+  DISTIL_XLSTM_HD friend quick_float min(quick_float a, quick_float b) { return math::min(a.x, b.x); }
+  DISTIL_XLSTM_HD friend quick_float select_positive(quick_float x, quick_float a, quick_float b) {
+    return math::select_positive(x.x, a.x, b.x);
+  }
+  DISTIL_XLSTM_HD friend quick_float exp(quick_float a) { return power_of_two(1.44269504f * a.x); }
+  DISTIL_XLSTM_HD friend quick_float log1p(quick_float a) { return 0.693147181f * binary_logarithm(1 + a.x); }
+  DISTIL_XLSTM_HD friend quick_float tanh(quick_float a) {
+    return 1 - 2 * inverse(1 + power_of_two(2.88539008f * a.x));
+  }
+
+ private:
+  DISTIL_XLSTM_HD static float inverse(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return 1 / v;
+#endif
+  }
+  DISTIL_XLSTM_HD static float power_of_two(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return std::exp2(v);
+#endif
+  }
+  DISTIL_XLSTM_HD static float binary_logarithm(float v) {
+#if defined(__CUDA_ARCH__)
+    asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(v));
+    return v;
+#else
+    return std::log2(v);
+#endif
+  }
+};
+
+/// The number of this warp, the same register for all its lanes.
+__device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
+
+__device__ inline void prefetch_far(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for
+// older chips as empty ones and not launched there; so are the functions below, which may stand alone.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool has_clusters = true;
+#else
+inline constexpr bool has_clusters = false;
+#endif
+
+__device__ inline int cluster_rank() {
+  std::uint32_t r = 0;
+  if constexpr (has_clusters) asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return static_cast<int>(r);
+}
+__device__ inline int cluster_size() {
+  std::uint32_t n = 1;
+  if constexpr (has_clusters) asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(n));
+  return static_cast<int>(n);
+}
+/// Every thread of every block of the cluster; what was written before is seen after.
+__device__ inline void cluster_sync() {
+  if constexpr (has_clusters)
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// The address of block `rank`'s copy of what this block has at `address`.
+__device__ inline std::uint32_t address_in(int rank, std::uint32_t address) {
+  std::uint32_t there = address;
+  if constexpr (has_clusters)
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+/// A block's barrier that counts the bytes which blocks of the cluster send to it; a phase ends when the bytes
+/// that were announced have come.
+struct arrival {
+  std::uint32_t address;
+  /// By one thread, before the cluster's first meeting.
+  __device__ void begin() const {
+    if constexpr (has_clusters)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address)
+                   : "memory");
+  }
+  /// By one thread, once a phase.
+  __device__ void announce(int bytes) const {
+    if constexpr (has_clusters)
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
+                   : "memory");
+  }
+  __device__ void wait(int phase) const {
+    std::uint32_t done = !has_clusters;
+    while (!done)
+      if constexpr (has_clusters)
+        asm volatile(
+            "{\n.reg .pred p;\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(address), "r"(phase & 1)
+            : "memory");
+  }
+};
+/// Writes into a block's shared memory and counts the bytes at its `arrival`; both addresses are of
+/// `address_in`.
+__device__ inline void send(std::uint32_t to, std::uint32_t arrival, std::uint32_t value) {
+  if constexpr (has_clusters)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+                 "r"(value), "r"(arrival)
+                 : "memory");
+}
+__device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, float y) {
+  if constexpr (has_clusters)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
+                 "f"(x), "f"(y), "r"(arrival)
+                 : "memory");
+}
+
+/// Launches blocks of `threads`, every `cluster` of them along x a cluster.
+template <class... P, class... A>
+void launch_cluster(cuda& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes, int cluster,
+                    const char* name, const A&... arguments) {
+  const auto bytes = static_cast<std::size_t>(shared_bytes);
+  if (bytes > 32 * 1024)  // 48 KiB, of which the kernel may have some of its own, need asking for
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          name);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = bytes, config.stream = device.stream();
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute, config.numAttrs = cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, P(arguments)...), name);
+  check_launch(name);
+}
+
+}  // namespace distil_xlstm::device::detail
