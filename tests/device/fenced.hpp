@@ -260,4 +260,37 @@ void for_each(fenced& d, index n, const F& f) {
   d.run([=](device::cpu& cpu) { for_each(cpu, n, f); });
 }
 
+// The operations that the CPU has a fused form of, whose arguments are bytes like a functor's.
+template <class T>
+void mlstm_forward(fenced& d, const mlstm_arguments<T>& a) {
+  d.require_own_functor("mlstm_forward", a);
+  d.run([=](device::cpu& cpu) { mlstm_forward(cpu, a); });
+}
+template <class T>
+void mlstm_backward(fenced& d, const mlstm_backward_arguments<T>& a) {
+  d.require_own_functor("mlstm_backward", a);
+  d.run([=](device::cpu& cpu) { mlstm_backward(cpu, a); });
+}
+template <class T>
+void slstm_forward(fenced& d, const slstm_arguments<T>& a) {
+  d.require_own_functor("slstm_forward", a);
+  d.run([=](device::cpu& cpu) { slstm_forward(cpu, a); });
+}
+template <class T>
+void slstm_backward(fenced& d, const slstm_backward_arguments<T>& a, T* carry) {
+  d.require_own_functor("slstm_backward", a);
+  d.require_own("slstm_backward", carry);
+  d.run([=](device::cpu& cpu) { slstm_backward(cpu, a, carry); });
+}
+template <class T>
+void attention_forward(fenced& d, const attention_arguments<T>& a) {
+  d.require_own_functor("attention_forward", a);
+  d.run([=](device::cpu& cpu) { attention_forward(cpu, a); });
+}
+template <class T>
+void attention_backward(fenced& d, const attention_backward_arguments<T>& a) {
+  d.require_own_functor("attention_backward", a);
+  d.run([=](device::cpu& cpu) { attention_backward(cpu, a); });
+}
+
 }  // namespace distil_xlstm::testing
