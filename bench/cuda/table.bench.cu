@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <cuda_profiler_api.h>
@@ -34,11 +35,11 @@
 namespace distil_xlstm {
 namespace {
 
-using device::cuda;
+using device::cuda_base;
 namespace fs = std::filesystem;
 
 /// Median milliseconds of a call, by the device's own clock.
-double milliseconds(cuda& d, const std::function<void()>& call, int repeats = 30) {
+double milliseconds(cuda_base& d, const std::function<void()>& call, int repeats = 30) {
   for (int i = 0; i < 3; ++i) call();
   std::vector<cudaEvent_t> marks(static_cast<std::size_t>(repeats) + 1);
   for (auto& m : marks) device::detail::check(cudaEventCreate(&m), "an event");
@@ -60,9 +61,9 @@ double milliseconds(cuda& d, const std::function<void()>& call, int repeats = 30
 }
 
 /// Random numbers on the device: `mean` + `scale` * normal.
-class random_buffer : public buffer<float, cuda> {
+class random_buffer : public buffer<float, cuda_base> {
  public:
-  random_buffer(cuda& d, index n, double scale = 1, double mean = 0) : buffer<float, cuda>(d, n) {
+  random_buffer(cuda_base& d, index n, double scale = 1, double mean = 0) : buffer<float, cuda_base>(d, n) {
     static rng random(7);
     // A million different numbers, again and again.
     std::vector<float> some(static_cast<std::size_t>(std::min<index>(n, (1 << 20) + 7)));
@@ -75,24 +76,22 @@ class random_buffer : public buffer<float, cuda> {
 
 double copy_rate = 0, product_rate = 0;  // bytes/ms, operations/ms
 
-void limits(cuda& d) {
+void limits() {
+  device::basic_cuda<bf16_mixed> d;
   const index bytes = index{4} << 30;
-  const buffer<char, cuda> a(d, bytes), b(d, bytes);
+  const buffer<char, cuda_base> a(d, bytes), b(d, bytes);
   const double copy = milliseconds(d, [&] { d.copy(a.data(), b.data(), bytes); });
   copy_rate = 2.0 * static_cast<double>(bytes) / copy;
   const index n = 8192;
   const random_buffer x(d, n * n);
   std::vector<bf16> half(static_cast<std::size_t>(n * n));
   for (std::size_t i = 0; i < half.size(); ++i) half[i] = bf16(static_cast<float>(i % 1009) / 500 - 1);
-  buffer<bf16, cuda> y(d, n * n);
+  buffer<bf16, cuda_base> y(d, n * n);
   d.upload(y.data(), half.data(), n * n * 2);
   const frozen_matrix m{y.data(), dtype::bf16, n, n};
-  const buffer<float, cuda> z(d, n * n);
-  const bool keep = d.bf16_products;
-  d.bf16_products = true;
+  const buffer<float, cuda_base> z(d, n * n);
   const double product =
       milliseconds(d, [&] { gemm(d, m, transposed(m), matrix_view<float>(z.data(), n, n)); });
-  d.bf16_products = keep;
   product_rate = 2.0 * 8192.0 * 8192.0 * 8192.0 / product;
   std::printf("| limit: copy, read + written | %.3f ms | %.2f TB/s |\n", copy, copy_rate / 1e9);
   std::printf("| limit: bf16 product 8192^3 | %.3f ms | %.0f TFLOP/s |\n", product, product_rate / 1e9);
@@ -107,7 +106,8 @@ void row(const std::string& what, double ms, double bytes, double operations, co
   std::fflush(stdout);
 }
 
-void mlstm_cell(cuda& d, index batch, index heads, index time, index query, index value, const char* peer) {
+template <class D>
+void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer) {
   const index rows = batch * time;
   const mlstm_shape shape{heads, query, value};
   const random_buffer q(d, rows * heads * query), k(d, rows * heads * query), v(d, rows * heads * value),
@@ -115,7 +115,7 @@ void mlstm_cell(cuda& d, index batch, index heads, index time, index query, inde
   const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
       df(d, f.size());
   const index kept = batch * heads * shape.chunks(time) * shape.kept();
-  const buffer<float, cuda> c(d, batch * heads * query * value), n(d, batch * heads * query),
+  const buffer<float, cuda_base> c(d, batch * heads * query * value), n(d, batch * heads * query),
       m(d, batch * heads), tape(d, kept);
   const mlstm_state<float> state{
       {c.data(), heads * query * value}, {n.data(), heads * query}, {m.data(), heads}};
@@ -145,12 +145,13 @@ void mlstm_cell(cuda& d, index batch, index heads, index time, index query, inde
       3 * forward_bytes, 3 * forward_operations, peer);
 }
 
-void slstm_cell(cuda& d, index batch, index time, index heads, index head, const char* forward_peer,
+template <class D>
+void slstm_cell(D& d, index batch, index time, index heads, index head, const char* forward_peer,
                 const char* peer) {
   const index rows = batch * time, width = heads * head;
   const random_buffer r(d, heads * 4 * head * head, 0.05), bias(d, 4 * width), input(d, rows * 4 * width),
       dh(d, rows * width);
-  const buffer<float, cuda> raw(d, rows * 4 * width), states(d, rows * 4 * width),
+  const buffer<float, cuda_base> raw(d, rows * 4 * width), states(d, rows * 4 * width),
       initial(d, batch * 4 * width), state(d, batch * 4 * width), carry(d, batch * 3 * width);
   const matrix_view<float> raw_view(raw.data(), rows, 4 * width), states_view(states.data(), rows, 4 * width);
   const slstm_arguments<float> forward{{batch, time}, heads,          head,
@@ -185,7 +186,7 @@ struct random_teacher {
   ~random_teacher() { fs::remove_all(folder); }
 };
 
-cuda* timed = nullptr;
+cuda_base* timed = nullptr;
 double now() {
   timed->wait();
   timespec t{};
@@ -194,15 +195,15 @@ double now() {
 }
 
 /// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
-void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch, index length,
-          const char* peer) {
+template <class D>
+void step(D& d, const char* name, const fs::path& teacher_folder, index batch, index length, const char* peer) {
   std::size_t free_before = 0, free_after = 0, total = 0;
   cudaMemGetInfo(&free_before, &total);
-  const auto teacher = llama<float, cuda>::load(d, teacher_folder);
-  xlstm<float, cuda> student(d,
-                             xlstm_architecture("default", teacher.vocabulary(), teacher.width(),
-                                                teacher.config().layers, teacher.config().heads, true),
-                             teacher.embedding(), teacher.head(), teacher.owner());
+  const auto teacher = llama<float, D>::load(d, teacher_folder);
+  xlstm<float, D> student(d,
+                          xlstm_architecture("default", teacher.vocabulary(), teacher.width(),
+                                             teacher.config().layers, teacher.config().heads, true),
+                          teacher.embedding(), teacher.head(), teacher.owner());
   student.initialise(d, 1);
   rng random(1);
   token_text text;
@@ -248,30 +249,32 @@ void step(cuda& d, const char* name, const fs::path& teacher_folder, index batch
 }
 
 /// Milliseconds in which the card reads the weights.
-double limit(const random_decoder<cuda>& model) {
+template <class D>
+double limit(const random_decoder<D>& model) {
   const double bytes = 2.0 * static_cast<double>(model.vocabulary * model.width) +
                        4.0 * static_cast<double>(model.student.weights().size());
   return copy_rate > 0 ? bytes / copy_rate : 0;
 }
 
 /// `batch` sequences, a token each: embedding, stack, head, choice.
-void decode(cuda& d, const random_decoder<cuda>& model, index batch, const char* peer) {
+template <class D>
+void decode(D& d, const random_decoder<D>& model, index batch, const char* peer) {
   const auto& student = model.student;
   const index vocabulary = model.vocabulary, width = model.width;
   const auto state = student.make_state(d, batch);
   const auto tape = student.make_tape(d, batch, 1);
-  const buffer<float, cuda> memory(d, batch * (2 * width + vocabulary));
-  const buffer<std::int32_t, cuda> ids(d, batch);
+  const buffer<float, cuda_base> memory(d, batch * (2 * width + vocabulary));
+  const buffer<std::int32_t, cuda_base> ids(d, batch);
   const matrix_view<float> x(memory.data(), batch, width), hidden(x.data + x.size(), batch, width),
       logits(hidden.data + hidden.size(), batch, vocabulary);
-  captured_graph<cuda> step;
+  captured_graph<D> step;
   const double ms = milliseconds(
       d,
       [&] {
         step(d, ids.data(), [&] {
           student.forward(d, {batch, 1}, ids.data(), state, tape, x, hidden);
           gemm(d, matrix_view<const float>(hidden), transposed(student.head()), logits);
-          choose_tokens<cuda, float>(d, logits, nullptr, nullptr, ids.data());
+          choose_tokens<D, float>(d, logits, nullptr, nullptr, ids.data());
         });
       },
       200);
@@ -282,10 +285,11 @@ void decode(cuda& d, const random_decoder<cuda>& model, index batch, const char*
 
 /// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
 /// were drawn count.
-void ragged(cuda& d, const random_decoder<cuda>& model, const char* name, batch_options options, sampling how,
+template <class D>
+void ragged(D& d, const random_decoder<D>& model, const char* name, batch_options options, sampling how,
             const char* peer) {
-  student_batch<xlstm<float, cuda>> batch(d, model.student, options);
-  using handle = decltype(batch)::handle;
+  student_batch<xlstm<float, D>> batch(d, model.student, options);
+  using handle = typename decltype(batch)::handle;
   rng random(6);
   const auto between = [&](index low, index high) {
     return low + static_cast<index>(random.below(static_cast<std::uint64_t>(high - low + 1)));
@@ -330,63 +334,71 @@ void ragged(cuda& d, const random_decoder<cuda>& model, const char* name, batch_
   std::fflush(stdout);
 }
 
+/// The parts that were asked for; none: all.
+template <Precision P>
+void table(const std::set<std::string>& asked) {
+  const auto wanted = [&](const char* what) { return asked.empty() || asked.count(what) > 0; };
+  using D = device::basic_cuda<P>;
+  D d;
+  std::printf("| %s, %d multiprocessors, %s | | |\n|---|---|---|\n", d.name().c_str(), d.multiprocessors(),
+              std::is_same_v<P, fp32> ? "float" : "bfloat16 products");
+  if (wanted("limits")) limits();
+  if (wanted("mlstm")) {
+    mlstm_cell(d, 16, 4, 512, 288, 288, "peer 0.873");
+    mlstm_cell(d, 16, 4, 2048, 288, 288, "peer 3.26");
+    mlstm_cell(d, 8, 8, 8192, 256, 256, "peer 7.32");
+    mlstm_cell(d, 2, 8, 8192, 256, 512, "peer 3.43");
+  }
+  if (wanted("slstm")) {
+    slstm_cell(d, 16, 1024, 4, 144, "peer 2.99", "peer 9.04");
+    slstm_cell(d, 64, 512, 4, 144, "peer 5.47", "peer 13.9");
+    slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
+  }
+  if (wanted("decode")) {
+    const random_decoder<D> model(d);
+    decode(d, model, 1, "peer 2.5k tokens/s");
+    decode(d, model, 64, "peer 63.5k tokens/s");
+    ragged(d, model, "greedy", {.capacity = 64}, {.temperature = 0}, "");
+    ragged(d, model, "temperature 0.8", {.capacity = 64}, {.temperature = 0.8}, "");
+  }
+  const bool steps = wanted("step");
+  if (steps || asked.count("step64") || asked.count("step32")) {
+    const random_teacher smollm({.vocabulary = 49152,
+                                 .width = 576,
+                                 .layers = 30,
+                                 .heads = 9,
+                                 .kv_heads = 3,
+                                 .head_dim = 64,
+                                 .intermediate = 1536});
+    if (steps || asked.count("step64"))
+      step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
+    if (steps || asked.count("step32"))
+      step(d, "SmolLM2", smollm.folder, 32, 512, "peer 199k tokens/s, 9.3 GiB");
+  }
+  if (steps || asked.count("qwen")) {
+    const random_teacher qwen({.model_type = "qwen2",
+                               .vocabulary = 151936,
+                               .width = 1536,
+                               .layers = 28,
+                               .heads = 12,
+                               .kv_heads = 2,
+                               .head_dim = 128,
+                               .intermediate = 8960});
+    step(d, "Qwen2.5", qwen.folder, 8, 512, "peer 44.1k tokens/s, 13.1 GiB");
+  }
+}
+
 }  // namespace
 }  // namespace distil_xlstm
 
 int main(int count, char** words) {
   using namespace distil_xlstm;
   std::set<std::string> asked(words + 1, words + count);
-  const bool fp32 = asked.erase("fp32") > 0;
-  const auto wanted = [&](const char* what) { return asked.empty() || asked.count(what) > 0; };
   try {
-    cuda d;
-    d.bf16_products = !fp32;
-    std::printf("| %s, %d multiprocessors, %s | | |\n|---|---|---|\n", d.name().c_str(), d.multiprocessors(),
-                fp32 ? "float" : "bfloat16 products");
-    if (wanted("limits")) limits(d);
-    if (wanted("mlstm")) {
-      mlstm_cell(d, 16, 4, 512, 288, 288, "peer 0.873");
-      mlstm_cell(d, 16, 4, 2048, 288, 288, "peer 3.26");
-      mlstm_cell(d, 8, 8, 8192, 256, 256, "peer 7.32");
-      mlstm_cell(d, 2, 8, 8192, 256, 512, "peer 3.43");
-    }
-    if (wanted("slstm")) {
-      slstm_cell(d, 16, 1024, 4, 144, "peer 2.99", "peer 9.04");
-      slstm_cell(d, 64, 512, 4, 144, "peer 5.47", "peer 13.9");
-      slstm_cell(d, 8, 512, 4, 384, "peer 1.55", "peer 4.55");
-    }
-    if (wanted("decode")) {
-      const random_decoder<cuda> model(d);
-      decode(d, model, 1, "peer 2.5k tokens/s");
-      decode(d, model, 64, "peer 63.5k tokens/s");
-      ragged(d, model, "greedy", {.capacity = 64}, {.temperature = 0}, "");
-      ragged(d, model, "temperature 0.8", {.capacity = 64}, {.temperature = 0.8}, "");
-    }
-    const bool steps = wanted("step");
-    if (steps || asked.count("step64") || asked.count("step32")) {
-      const random_teacher smollm({.vocabulary = 49152,
-                                   .width = 576,
-                                   .layers = 30,
-                                   .heads = 9,
-                                   .kv_heads = 3,
-                                   .head_dim = 64,
-                                   .intermediate = 1536});
-      if (steps || asked.count("step64"))
-        step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
-      if (steps || asked.count("step32"))
-        step(d, "SmolLM2", smollm.folder, 32, 512, "peer 199k tokens/s, 9.3 GiB");
-    }
-    if (steps || asked.count("qwen")) {
-      const random_teacher qwen({.model_type = "qwen2",
-                                 .vocabulary = 151936,
-                                 .width = 1536,
-                                 .layers = 28,
-                                 .heads = 12,
-                                 .kv_heads = 2,
-                                 .head_dim = 128,
-                                 .intermediate = 8960});
-      step(d, "Qwen2.5", qwen.folder, 8, 512, "peer 44.1k tokens/s, 13.1 GiB");
-    }
+    if (asked.erase("fp32") > 0)
+      table<fp32>(asked);
+    else
+      table<bf16_mixed>(asked);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench: %s\n", e.what());
     return 1;

@@ -27,7 +27,8 @@
 namespace distil_xlstm {
 namespace {
 
-using cpu = device::cpu;
+template <Precision P>
+using cpu = device::basic_cpu<P>;
 namespace fs = std::filesystem;
 
 double now() {
@@ -52,16 +53,16 @@ io::token_file random_text(index tokens, index vocabulary) {
 }
 
 /// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
-void step(benchmark::State& state, bool bf16) {
+template <Precision P>
+void step(benchmark::State& state, P) {
   if (!fs::exists(teacher_path())) {
     state.SkipWithError(("no teacher at " + teacher_path().string()).c_str());
     return;
   }
   const index batch = state.range(0), length = state.range(1);
-  cpu device;
-  device.bf16_products = bf16;
-  const auto teacher = llama<float, cpu>::load(device, teacher_path());
-  xlstm<float, cpu> student(
+  cpu<P> device;
+  const auto teacher = llama<float, cpu<P>>::load(device, teacher_path());
+  xlstm<float, cpu<P>> student(
       device,
       xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
                          teacher.config().heads, teacher.embedding().data == teacher.head().data),
@@ -96,11 +97,11 @@ void step(benchmark::State& state, bool bf16) {
 }
 
 /// One token at a time, head and choice included.
-void decode(benchmark::State& state, bool bf16) {
-  cpu device;
-  device.bf16_products = bf16;
-  const random_decoder<cpu> model(device);
-  xlstm_session<float, cpu> session(device, model.student);
+template <Precision P>
+void decode(benchmark::State& state, P) {
+  cpu<P> device;
+  const random_decoder<cpu<P>> model(device);
+  xlstm_session<float, cpu<P>> session(device, model.student);
   sampler choose({.temperature = 0});
   std::int32_t last = 1;
   for (auto _ : state)
@@ -113,11 +114,11 @@ void decode(benchmark::State& state, bool bf16) {
 
 /// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
 /// were drawn count.
-void decode_ragged(benchmark::State& state, bool bf16) {
-  cpu device;
-  device.bf16_products = bf16;
-  const random_decoder<cpu> model(device);
-  using batch_type = student_batch<xlstm<float, cpu>>;
+template <Precision P>
+void decode_ragged(benchmark::State& state, P) {
+  cpu<P> device;
+  const random_decoder<cpu<P>> model(device);
+  using batch_type = student_batch<xlstm<float, cpu<P>>>;
   batch_type batch(device, model.student, {.capacity = state.range(0)});
   rng random(6);
   const auto between = [&](index low, index high) {
@@ -148,20 +149,24 @@ void decode_ragged(benchmark::State& state, bool bf16) {
   state.counters["tokens/s"] = benchmark::Counter(tokens, benchmark::Counter::kIsRate);
 }
 
-BENCHMARK_CAPTURE(step, fp32, false)
+BENCHMARK_CAPTURE(step, fp32, fp32())
     ->Args({4, 512})
     ->Args({8, 128})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(step, bf16, true)
+BENCHMARK_CAPTURE(step, bf16, bf16_mixed())
     ->Args({4, 512})
     ->Args({8, 128})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(decode, fp32, false)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(decode, bf16, true)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(decode_ragged, fp32, false)->Arg(8)->Arg(64)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(decode_ragged, bf16, true)->Arg(8)->Arg(64)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode, fp32, fp32())->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode, bf16, bf16_mixed())->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode_ragged, fp32, fp32())->Arg(8)->Arg(64)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(decode_ragged, bf16, bf16_mixed())
+    ->Arg(8)
+    ->Arg(64)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace distil_xlstm

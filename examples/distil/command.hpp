@@ -70,13 +70,9 @@ struct common_options : machine {
 template <class Request>
 int run_on(const machine& where, const Request& request) {
 #if defined(DISTIL_WITH_CUDA)
-  if (where.device == "cuda") {
-    dx::device::cuda gpu;
-    return run_with(gpu, where, request);
-  }
+  if (where.device == "cuda") return run_with<dx::device::basic_cuda>(where, request);
 #endif
-  dx::device::cpu device(where.threads);
-  return run_with(device, where, request);
+  return run_with<dx::device::basic_cpu>(where, request, where.threads);
 }
 
 /// Parses and stores; false when --help was asked for and printed. Throws `usage_error`.

@@ -2,4 +2,4 @@
 
 #include "jobs.hpp"
 
-INSTANTIATE_JOBS(double, distil_xlstm::device::cpu);
+INSTANTIATE_JOBS(distil_xlstm::device::basic_cpu<distil_xlstm::fp64>);

@@ -3,4 +3,4 @@
 
 #include "jobs.hpp"
 
-INSTANTIATE_JOBS(double, distil_xlstm::device::cuda);
+INSTANTIATE_JOBS(distil_xlstm::device::basic_cuda<distil_xlstm::fp64>);

@@ -8,9 +8,9 @@
 #include "logits_run.hpp"
 #include "training_run.hpp"
 
-#define INSTANTIATE_JOBS(T, D)                              \
-  template int program::cache_request::run<T>(D&) const;    \
-  template int program::training_request::run<T>(D&) const; \
-  template int program::generate_request::run<T>(D&) const; \
-  template int program::evaluate_request::run<T>(D&) const; \
-  template int program::logits_request::run<T>(D&) const
+#define INSTANTIATE_JOBS(D)                                         \
+  template int program::cache_request::run<D::scalar>(D&) const;    \
+  template int program::training_request::run<D::scalar>(D&) const; \
+  template int program::generate_request::run<D::scalar>(D&) const; \
+  template int program::evaluate_request::run<D::scalar>(D&) const; \
+  template int program::logits_request::run<D::scalar>(D&) const

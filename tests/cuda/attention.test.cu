@@ -84,11 +84,11 @@ struct problem {
 /// A matrix on the card, as `placement` says, and back; what is not written stays NaN.
 template <class T>
 struct placed_matrix {
-  device::cuda& gpu;
+  device::cuda_base& gpu;
   index rows, cols, stride, offset;
-  buffer<T, device::cuda> memory;
+  buffer<T, device::cuda_base> memory;
 
-  placed_matrix(device::cuda& d, index r, index c, placement p, const std::vector<double>* from = nullptr)
+  placed_matrix(device::cuda_base& d, index r, index c, placement p, const std::vector<double>* from = nullptr)
       : gpu(d), rows(r), cols(c), stride(c + p.padding), offset(p.offset), memory(d, r * stride + offset + 1) {
     std::vector<T> host(static_cast<std::size_t>(memory.size()), std::numeric_limits<T>::quiet_NaN());
     if (from)
@@ -129,8 +129,8 @@ difference apart(const std::vector<T>& a, const std::vector<double>& b, double s
   return d;
 }
 
-template <class T>
-void compare(device::cuda& gpu, problem& p, double limit, bool backward = true) {
+template <class T, Precision P>
+void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward = true) {
   p.on_the_cpu();
   const index rows = p.seq.rows();
   const placement plain{}, place = p.place;
@@ -141,7 +141,7 @@ void compare(device::cuda& gpu, problem& p, double limit, bool backward = true) 
   placed_matrix<T> keys(gpu, p.seq.batch, held * p.kv(), place, p.capacity ? &p.keys : nullptr),
       values(gpu, p.seq.batch, held * p.kv(), place, p.capacity ? &p.values : nullptr),
       length(gpu, p.seq.batch, 1, plain, &p.length);
-  buffer<std::int32_t, device::cuda> start(gpu, rows);
+  buffer<std::int32_t, device::cuda_base> start(gpu, rows);
   if (!p.start.empty()) gpu.upload(start.data(), p.start.data(), rows * 4);
 
   attention_arguments<T> a{{p.seq.batch, p.seq.time, p.start.empty() ? nullptr : start.data()},
@@ -159,7 +159,7 @@ void compare(device::cuda& gpu, problem& p, double limit, bool backward = true) 
   what << "batch " << p.seq.batch << " time " << p.seq.time << " heads " << p.shape.heads << "/"
        << p.shape.kv_heads << " width " << p.shape.width << " past " << p.capacity
        << (p.start.empty() ? "" : " documents") << (place.offset ? " unaligned" : "")
-       << (gpu.bf16_products ? " bf16" : "");
+       << (is_bf16<P> ? " bf16" : "");
   const auto check = [&](const char* name, const placed_matrix<T>& m, const std::vector<double>& reference,
                          double size) {
     const difference d = apart(m.numbers(), reference, size);
@@ -195,21 +195,21 @@ BOOST_AUTO_TEST_CASE(float_is_float) {
           compare<float>(gpu, p, testing::cuda_tolerance::attention.fp32);
         }
 }
-BOOST_AUTO_TEST_CASE(rows_may_lie_anywhere) {
-  device::cuda gpu;
-  for (const bool bf16 : {false, true})
-    for (const placement place : {placement{4, 0}, placement{3, 0}, placement{0, 1}, placement{5, 2}})
-      for (const index time : {1, 70})
-        for (const index width : {64, 128, 20}) {
-          gpu.bf16_products = bf16;
-          problem p(2, time, {4, 2, width}, 9, true, place);
-          compare<float>(
-              gpu, p, bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
-        }
+template <class P>
+constexpr double limit =
+    is_bf16<P> ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32;
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(rows_may_lie_anywhere, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  for (const placement place : {placement{4, 0}, placement{3, 0}, placement{0, 1}, placement{5, 2}})
+    for (const index time : {1, 70})
+      for (const index width : {64, 128, 20}) {
+        problem p(2, time, {4, 2, width}, 9, true, place);
+        compare<float>(gpu, p, limit<P>);
+      }
 }
 BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
-  device::cuda gpu;
-  gpu.bf16_products = true;
+  device::basic_cuda<bf16_mixed> gpu;
   for (const auto& shape : shapes)
     for (const index time : {2, 7, 64, 300})
       for (const index past : {0, 5, 90})
@@ -227,45 +227,35 @@ BOOST_AUTO_TEST_CASE(double_is_double) {
     compare<double>(gpu, p, 1e-12);
   }
 }
-BOOST_AUTO_TEST_CASE(a_teacher_s_shapes) {
-  device::cuda gpu;
-  for (const bool bf16 : {false, true}) {
-    gpu.bf16_products = bf16;
-    problem small(2, 512, {9, 3, 64}, 0, false), large(1, 512, {12, 2, 128}, 0, false);
-    compare<float>(gpu, small,
-                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
-    compare<float>(gpu, large,
-                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
-    // Single tokens after texts of other lengths each, and a second prompt after a first.
-    problem token(5, 1, {9, 3, 64}, 1500, false), prompt(2, 150, {12, 2, 128}, 700, false);
-    compare<float>(gpu, token, testing::cuda_tolerance::attention.fp32, false);
-    compare<float>(gpu, prompt,
-                   bf16 ? testing::cuda_tolerance::attention.bf16 : testing::cuda_tolerance::attention.fp32);
-  }
+BOOST_AUTO_TEST_CASE_TEMPLATE(a_teacher_s_shapes, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  problem small(2, 512, {9, 3, 64}, 0, false), large(1, 512, {12, 2, 128}, 0, false);
+  compare<float>(gpu, small, limit<P>);
+  compare<float>(gpu, large, limit<P>);
+  // Single tokens after texts of other lengths each, and a second prompt after a first.
+  problem token(5, 1, {9, 3, 64}, 1500, false), prompt(2, 150, {12, 2, 128}, 700, false);
+  compare<float>(gpu, token, testing::cuda_tolerance::attention.fp32, false);
+  compare<float>(gpu, prompt, limit<P>);
 }
-BOOST_AUTO_TEST_CASE(runs_are_equal) {
-  device::cuda gpu;
-  for (const bool bf16 : {false, true}) {
-    gpu.bf16_products = bf16;
-    const index rows = 3 * 100;
-    problem p(3, 100, {6, 2, 64}, 0, false);
-    const placement plain{};
-    placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
-        v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
-    std::vector<float> first;
-    for (int run = 0; run < 5; ++run) {
-      placed_matrix<float> y(gpu, rows, p.all(), plain), dq(gpu, rows, p.all(), plain),
-          dk(gpu, rows, p.kv(), plain), dv(gpu, rows, p.kv(), plain);
-      const attention_arguments<float> a{p.seq, p.shape, q.view(), k.view(), v.view(), {}, y.view()};
-      attention_forward(gpu, a);
-      attention_backward(gpu,
-                         attention_backward_arguments<float>{a, dy.view(), dq.view(), dk.view(), dv.view()});
-      std::vector<float> all;
-      for (const auto* m : {&y, &dq, &dk, &dv})
-        for (const float x : m->numbers()) all.push_back(x);
-      if (run == 0) first = all;
-      BOOST_TEST((all == first));
-    }
+BOOST_AUTO_TEST_CASE_TEMPLATE(runs_are_equal, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  const index rows = 3 * 100;
+  problem p(3, 100, {6, 2, 64}, 0, false);
+  const placement plain{};
+  placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
+      v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
+  std::vector<float> first;
+  for (int run = 0; run < 5; ++run) {
+    placed_matrix<float> y(gpu, rows, p.all(), plain), dq(gpu, rows, p.all(), plain),
+        dk(gpu, rows, p.kv(), plain), dv(gpu, rows, p.kv(), plain);
+    const attention_arguments<float> a{p.seq, p.shape, q.view(), k.view(), v.view(), {}, y.view()};
+    attention_forward(gpu, a);
+    attention_backward(gpu, attention_backward_arguments<float>{a, dy.view(), dq.view(), dk.view(), dv.view()});
+    std::vector<float> all;
+    for (const auto* m : {&y, &dq, &dk, &dv})
+      for (const float x : m->numbers()) all.push_back(x);
+    if (run == 0) first = all;
+    BOOST_TEST((all == first));
   }
 }
 

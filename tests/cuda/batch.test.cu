@@ -18,13 +18,12 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
 
 BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
   cuda gpu;
+  device::basic_cuda<bf16_mixed> rounding;
   for (const index capacity : {3, 12, 40}) {
     const batch_options options{.capacity = capacity, .part = 16, .prompts = 3, .patience = 2};
     testing::same_alone_and_beside<double>(gpu, options, 60);
     testing::same_alone_and_beside<float>(gpu, options, 60);
-    gpu.bf16_products = true;
-    testing::same_alone_and_beside<float>(gpu, options, 60);
-    gpu.bf16_products = false;
+    testing::same_alone_and_beside<float>(rounding, options, 60);
   }
 }
 

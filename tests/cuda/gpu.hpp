@@ -2,10 +2,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <tuple>
+#include <type_traits>
 
 #include <boost/test/unit_test.hpp>
 
 #include <cuda_runtime_api.h>
+
+#include <distil_xlstm/device/precision.hpp>
 
 /// Where there is no GPU, a test of one ends with the status that CTest takes for "skipped".
 struct needs_a_gpu {
@@ -18,3 +22,8 @@ struct needs_a_gpu {
   }
 };
 BOOST_TEST_GLOBAL_FIXTURE(needs_a_gpu);
+
+/// Those of float, for test cases that are templates.
+using float_precisions = std::tuple<distil_xlstm::fp32, distil_xlstm::bf16_mixed>;
+template <class P>
+inline constexpr bool is_bf16 = std::is_same_v<P, distil_xlstm::bf16_mixed>;

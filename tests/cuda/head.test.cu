@@ -112,6 +112,8 @@ results run(D& d, const problem& p, const Objective& objective, index bytes, boo
 template <class Objective>
 void check(const std::string& what, const problem& p, const Objective& objective) {
   device::cuda gpu;
+  using bf16_device = device::basic_cuda<bf16_mixed>;
+  bf16_device rounding;
   device::cpu cpu(2);
   const auto want = run<device::cpu, double>(cpu, p, objective, 0, false);
   const auto compare = [&](const std::string& how, const results& got, double sums_most, double most) {
@@ -122,12 +124,10 @@ void check(const std::string& what, const problem& p, const Objective& objective
   for (const index bytes : {index{0}, index{1}, 5 * 2 * p.vocabulary * 8})
     for (const bool frozen : {false, true}) {
       if ((bytes == 1 || frozen) && p.rows * p.vocabulary > 200000) continue;
-      gpu.bf16_products = false;
       compare("double", run<device::cuda, double>(gpu, p, objective, bytes, frozen), 1e-12, 1e-12);
       compare("float", run<device::cuda, float>(gpu, p, objective, bytes, frozen),
               testing::cuda_tolerance::head_value.fp32, testing::cuda_tolerance::head_gradient.fp32);
-      gpu.bf16_products = true;
-      compare("bf16", run<device::cuda, float>(gpu, p, objective, bytes, frozen),
+      compare("bf16", run<bf16_device, float>(rounding, p, objective, bytes, frozen),
               testing::cuda_tolerance::head_value.bf16,
               testing::cuda_tolerance::head_gradient.bf16 * std::max(1.0, p.spread / 3));
     }
@@ -198,16 +198,16 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(alignments, T, decltype(std::tuple<float, double>{
 /// Nothing in them waits for the host.
 BOOST_AUTO_TEST_CASE(recorded) {
   constexpr index batch = 6, time = 70, n = batch * time, width = 64, vocabulary = 1000;
-  device::cuda gpu;
-  gpu.bf16_products = true;
+  using D = device::basic_cuda<bf16_mixed>;
+  D gpu;
   const auto o = (0.4 * kl(1.7) + 0.5 * cross_entropy() + 0.1 * align_by(alignment::block_wise)).at<float>(now);
-  using numbers = on_device<float, device::cuda>;
+  using numbers = on_device<float, D>;
   const numbers hs(gpu, random_numbers(n * width, 1)), ht(gpu, random_numbers(n * width, 2)),
       weight(gpu, random_numbers(vocabulary * width, 3)), dhs(gpu, n * width);
   std::vector<double> targets;
   for (index i = 0; i < n; ++i) targets.push_back(static_cast<double>(i * 7 % vocabulary));
-  const on_device<std::int32_t, device::cuda> ids(gpu, targets);
-  const on_device<double, device::cuda> totals(gpu, 4), aligned_totals(gpu, 3);
+  const on_device<std::int32_t, D> ids(gpu, targets);
+  const on_device<double, D> totals(gpu, 4), aligned_totals(gpu, 3);
   const matrix_view<const float> s(hs.data(), n, width), t(ht.data(), n, width);
   const matrix_view<float> g(dhs.data(), n, width);
   const hidden_pair<float> pair{s, t, g};

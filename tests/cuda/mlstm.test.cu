@@ -20,9 +20,9 @@ device::cpu& cpu() {
   static device::cpu device(8);
   return device;
 }
-device::cuda& gpu(bool bf16) {
-  static device::cuda device;
-  device.bf16_products = bf16;
+template <class P>
+device::basic_cuda<P>& gpu() {
+  static device::basic_cuda<P> device;
   return device;
 }
 
@@ -60,12 +60,14 @@ Run rounded(Run r) {
     for (auto& e : *x) e = static_cast<float>(bf16(static_cast<float>(e)));
   return r;
 }
-void compare(const run& inputs, const std::string& what, bool bf16) {
+template <class P>
+void compare_in(const run& inputs, const std::string& what) {
+  constexpr bool bf16 = is_bf16<P>;
   oracle want = in_double(inputs), moved = rounded(want);
   run got = inputs, other = inputs;
   for (auto* o : {&want, &moved}) o->forward(cpu()), o->backward(cpu());
   other.forward(cpu()), other.backward(cpu());
-  got.forward(gpu(bf16)), got.backward(gpu(bf16));
+  got.forward(gpu<P>()), got.backward(gpu<P>());
   const auto names = run::results();
   const auto wants = oracle::results();
   std::string all;
@@ -86,10 +88,10 @@ void compare(const run& inputs, const std::string& what, bool bf16) {
 }
 /// Float on these inputs; bf16 on keys and queries that agree more, so that r is seldom near 0.
 void compare(run inputs, const std::string& what) {
-  compare(inputs, what, false);
+  compare_in<fp32>(inputs, what);
   for (auto* x : {&inputs.q, &inputs.k})
     for (auto& e : *x) e += 0.5f;
-  compare(inputs, what, true);
+  compare_in<bf16_mixed>(inputs, what);
 }
 std::string name_of(index batch, index time, index query, index value) {
   return std::to_string(batch) + " x " + std::to_string(time) + ", " + std::to_string(query) + " / " +
@@ -152,7 +154,7 @@ BOOST_AUTO_TEST_CASE(gates_of_every_size) {
     auto r = run::random(2, 300, {2, 32, 32}, 111, 5);
     for (auto& x : r.i) x *= static_cast<float>(size);
     for (auto& x : r.f) x *= static_cast<float>(size / 2);
-    compare(r, "gates times " + std::to_string(size), false);
+    compare_in<fp32>(r, "gates times " + std::to_string(size));
   }
 }
 BOOST_AUTO_TEST_CASE(an_empty_state_and_no_documents) {
@@ -172,7 +174,7 @@ BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
       for (index t = 0; t < time; ++t) {
         run step = all.part(t, t + 1);
         for (const auto x : run::memory()) step.*x = steps.*x;
-        step.forward(gpu(true), testing::kernels::own, false);
+        step.forward(gpu<bf16_mixed>(), testing::kernels::own, false);
         testing::detail::append_rows(steps.h, step.h, batch);
         for (const auto x : run::memory()) steps.*x = step.*x;
       }
@@ -186,111 +188,107 @@ BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
       }
     }
 }
-BOOST_AUTO_TEST_CASE(nothing_crosses_a_document_boundary) {
-  for (const bool bf16 : {false, true})
-    for (const index begins : {64, 128, 150}) {
-      run a = run::random(1, 300, {2, 48, 48}, begins), b = a;
-      b.h.clear();
-      rng random(77);
-      const auto disturb = [&](std::vector<float>& x, index rows) {
-        const index width = static_cast<index>(x.size()) / 300;
-        for (index e = 0; e < rows * width; ++e)
-          x[static_cast<std::size_t>(e)] = static_cast<float>(30 * random.normal());
-      };
-      for (const auto x : run::inputs()) disturb(b.*x, begins);
-      for (const auto x : run::memory())
-        for (auto& e : b.*x) e = static_cast<float>(random.normal());
-      for (auto* r : {&a, &b}) r->forward(gpu(bf16)), r->backward(gpu(bf16));
-      for (const auto& [name, x] : run::results()) {
-        if (name == std::string("dstate")) continue;
-        const auto &p = a.*x, &q = b.*x;
-        const std::size_t from = run::by_row(x) ? p.size() / 300 * static_cast<std::size_t>(begins) : 0;
-        double most = 0;
-        for (std::size_t e = from; e < p.size(); ++e)
-          most = std::max(most, std::isnan(q[e]) ? infinity : std::abs(static_cast<double>(p[e]) - q[e]));
-        BOOST_TEST(most == 0, "begins at " << begins << ": " << name << " moves by " << most);
-      }
+BOOST_AUTO_TEST_CASE_TEMPLATE(nothing_crosses_a_document_boundary, P, float_precisions) {
+  for (const index begins : {64, 128, 150}) {
+    run a = run::random(1, 300, {2, 48, 48}, begins), b = a;
+    b.h.clear();
+    rng random(77);
+    const auto disturb = [&](std::vector<float>& x, index rows) {
+      const index width = static_cast<index>(x.size()) / 300;
+      for (index e = 0; e < rows * width; ++e)
+        x[static_cast<std::size_t>(e)] = static_cast<float>(30 * random.normal());
+    };
+    for (const auto x : run::inputs()) disturb(b.*x, begins);
+    for (const auto x : run::memory())
+      for (auto& e : b.*x) e = static_cast<float>(random.normal());
+    for (auto* r : {&a, &b}) r->forward(gpu<P>()), r->backward(gpu<P>());
+    for (const auto& [name, x] : run::results()) {
+      if (name == std::string("dstate")) continue;
+      const auto &p = a.*x, &q = b.*x;
+      const std::size_t from = run::by_row(x) ? p.size() / 300 * static_cast<std::size_t>(begins) : 0;
+      double most = 0;
+      for (std::size_t e = from; e < p.size(); ++e)
+        most = std::max(most, std::isnan(q[e]) ? infinity : std::abs(static_cast<double>(p[e]) - q[e]));
+      BOOST_TEST(most == 0, "begins at " << begins << ": " << name << " moves by " << most);
     }
-}
-BOOST_AUTO_TEST_CASE(every_run_gives_the_same_bits) {
-  for (const bool bf16 : {false, true}) {
-    run a = run::random(4, 512, {4, 96, 96}, 200), b = a;
-    for (auto* r : {&a, &b}) r->forward(gpu(bf16)), r->backward(gpu(bf16));
-    for (const auto& [name, x] : run::results()) BOOST_TEST((a.*x == b.*x), name << " differs");
   }
 }
-BOOST_AUTO_TEST_CASE(columns_of_wider_rows) {
+BOOST_AUTO_TEST_CASE_TEMPLATE(every_run_gives_the_same_bits, P, float_precisions) {
+  run a = run::random(4, 512, {4, 96, 96}, 200), b = a;
+  for (auto* r : {&a, &b}) r->forward(gpu<P>()), r->backward(gpu<P>());
+  for (const auto& [name, x] : run::results()) BOOST_TEST((a.*x == b.*x), name << " differs");
+}
+BOOST_AUTO_TEST_CASE_TEMPLATE(columns_of_wider_rows, P, float_precisions) {
+  constexpr bool bf16 = is_bf16<P>;
   // Every input and output a few columns of wider rows, at any offset; results start as NaN.
-  for (const bool bf16 : {false, true})
-    for (const index offset : {0, 1, 2, 4, 7})
-      for (const index head : {9, 32}) {
-        auto& device = gpu(bf16);
-        run packed = run::random(2, 150, {2, head, head}, 60);
-        for (auto* x : {&packed.q, &packed.k})
-          for (auto& e : *x) e += 0.5f;
-        oracle want = in_double(packed);
-        want.forward(cpu()), want.backward(cpu());
-        const index rows = packed.rows(), heads = 2;
-        const auto wide = [&](const std::vector<float>& x) {
-          const index width = static_cast<index>(x.size()) / rows, stride = width + offset + 3;
-          std::vector<float> out(static_cast<std::size_t>(rows * stride), NAN);
-          for (index r = 0; r < rows; ++r)
-            std::copy_n(x.begin() + r * width, width, out.begin() + r * stride + offset);
-          return out;
-        };
-        std::vector<float> q = wide(packed.q), k = wide(packed.k), v = wide(packed.v), i = wide(packed.i),
-                           f = wide(packed.f), dh = wide(packed.dh);
-        const std::vector<float> by_head(packed.v.size(), NAN), by_gate(packed.i.size(), NAN);
-        std::vector<float> h = wide(by_head), dq = h, dk = h, dv = h, di = wide(by_gate), df = di;
-        testing::mirrored on(device);
-        std::vector<float> kept(static_cast<std::size_t>(2 * heads * 3 * packed.shape.kept()), NAN);
-        const auto part = [&](std::vector<float>& x, index width) {
-          return on.matrix(x, rows).columns(offset, width);
-        };
-        const index w = heads * head;
-        const auto aq = part(q, w), ak = part(k, w), av = part(v, w), ah = part(h, w), adh = part(dh, w),
-                   ai = part(i, heads), af = part(f, heads), adq = part(dq, w), adk = part(dk, w),
-                   adv = part(dv, w), adi = part(di, heads), adf = part(df, heads);
-        const mlstm_state<float> state{
-            {on(packed.c), heads * head * head}, {on(packed.n), heads * head}, {on(packed.m), heads}};
-        const sequence_view seq{2, 150, on(packed.start)};
-        float* tape = on(kept);
-        mlstm_forward(device, mlstm_arguments<float>{seq, packed.shape, aq, ak, av, ai, af, ah, state, tape});
-        mlstm_backward_arguments<float> a{seq, packed.shape, aq,  ak,  av,  ai,  af, ah,
-                                          adh, tape,         adq, adk, adv, adi, adf};
-        a.dstate = on(packed.dstate), a.last = state;
-        mlstm_backward(device, a);
-        on.back();
-        for (const auto& [name, x, y] : {std::tuple{"h", &h, &want.h},
-                                         {"dq", &dq, &want.dq},
-                                         {"dk", &dk, &want.dk},
-                                         {"dv", &dv, &want.dv},
-                                         {"di", &di, &want.di},
-                                         {"df", &df, &want.df}}) {
-          const index width = static_cast<index>(y->size()) / rows,
-                      stride = static_cast<index>(x->size()) / rows;
-          std::vector<float> there;
-          bool untouched = true;
-          for (index r = 0; r < rows; ++r)
-            for (index c = 0; c < stride; ++c) {
-              const float e = (*x)[static_cast<std::size_t>(r * stride + c)];
-              if (c >= offset && c < offset + width)
-                there.push_back(e);
-              else
-                untouched = untouched && std::isnan(e);
-            }
-          const double error = bf16 ? distance(there, *y) : testing::relative_error(there, *y);
-          BOOST_TEST(error <= (bf16 ? bf16_df_limit : float_limit),
-                     name << " at offset " << offset << ", heads of " << head << (bf16 ? ", bf16" : "")
-                          << ": off by " << error);
-          BOOST_TEST(untouched, name << " writes beside its columns");
-        }
+  for (const index offset : {0, 1, 2, 4, 7})
+    for (const index head : {9, 32}) {
+      auto& device = gpu<P>();
+      run packed = run::random(2, 150, {2, head, head}, 60);
+      for (auto* x : {&packed.q, &packed.k})
+        for (auto& e : *x) e += 0.5f;
+      oracle want = in_double(packed);
+      want.forward(cpu()), want.backward(cpu());
+      const index rows = packed.rows(), heads = 2;
+      const auto wide = [&](const std::vector<float>& x) {
+        const index width = static_cast<index>(x.size()) / rows, stride = width + offset + 3;
+        std::vector<float> out(static_cast<std::size_t>(rows * stride), NAN);
+        for (index r = 0; r < rows; ++r)
+          std::copy_n(x.begin() + r * width, width, out.begin() + r * stride + offset);
+        return out;
+      };
+      std::vector<float> q = wide(packed.q), k = wide(packed.k), v = wide(packed.v), i = wide(packed.i),
+                         f = wide(packed.f), dh = wide(packed.dh);
+      const std::vector<float> by_head(packed.v.size(), NAN), by_gate(packed.i.size(), NAN);
+      std::vector<float> h = wide(by_head), dq = h, dk = h, dv = h, di = wide(by_gate), df = di;
+      testing::mirrored on(device);
+      std::vector<float> kept(static_cast<std::size_t>(2 * heads * 3 * packed.shape.kept()), NAN);
+      const auto part = [&](std::vector<float>& x, index width) {
+        return on.matrix(x, rows).columns(offset, width);
+      };
+      const index w = heads * head;
+      const auto aq = part(q, w), ak = part(k, w), av = part(v, w), ah = part(h, w), adh = part(dh, w),
+                 ai = part(i, heads), af = part(f, heads), adq = part(dq, w), adk = part(dk, w),
+                 adv = part(dv, w), adi = part(di, heads), adf = part(df, heads);
+      const mlstm_state<float> state{
+          {on(packed.c), heads * head * head}, {on(packed.n), heads * head}, {on(packed.m), heads}};
+      const sequence_view seq{2, 150, on(packed.start)};
+      float* tape = on(kept);
+      mlstm_forward(device, mlstm_arguments<float>{seq, packed.shape, aq, ak, av, ai, af, ah, state, tape});
+      mlstm_backward_arguments<float> a{seq, packed.shape, aq,  ak,  av,  ai,  af, ah,
+                                        adh, tape,         adq, adk, adv, adi, adf};
+      a.dstate = on(packed.dstate), a.last = state;
+      mlstm_backward(device, a);
+      on.back();
+      for (const auto& [name, x, y] : {std::tuple{"h", &h, &want.h},
+                                       {"dq", &dq, &want.dq},
+                                       {"dk", &dk, &want.dk},
+                                       {"dv", &dv, &want.dv},
+                                       {"di", &di, &want.di},
+                                       {"df", &df, &want.df}}) {
+        const index width = static_cast<index>(y->size()) / rows, stride = static_cast<index>(x->size()) / rows;
+        std::vector<float> there;
+        bool untouched = true;
+        for (index r = 0; r < rows; ++r)
+          for (index c = 0; c < stride; ++c) {
+            const float e = (*x)[static_cast<std::size_t>(r * stride + c)];
+            if (c >= offset && c < offset + width)
+              there.push_back(e);
+            else
+              untouched = untouched && std::isnan(e);
+          }
+        const double error = bf16 ? distance(there, *y) : testing::relative_error(there, *y);
+        BOOST_TEST(error <= (bf16 ? bf16_df_limit : float_limit),
+                   name << " at offset " << offset << ", heads of " << head << (bf16 ? ", bf16" : "")
+                        << ": off by " << error);
+        BOOST_TEST(untouched, name << " writes beside its columns");
       }
+    }
 }
 BOOST_AUTO_TEST_CASE(double_takes_the_scans) {
   oracle a = oracle::random(2, 70, {2, 8, 8}, 33), b = a;
   a.forward(cpu()), a.backward(cpu());
-  b.forward(gpu(false)), b.backward(gpu(false));
+  b.forward(gpu<fp32>()), b.backward(gpu<fp32>());
   for (const auto& [name, x] : oracle::results())
     BOOST_TEST(testing::relative_error(b.*x, a.*x) <= 1e-12, name);
 }

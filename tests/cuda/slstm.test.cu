@@ -109,11 +109,13 @@ struct cell {
     distil_xlstm::slstm_backward<device::cpu, T>(
         cpu, backward_arguments(starts(), [](auto& x) { return x.memory.data(); }), carry.memory.data());
   }
-  void forward(device::cuda& gpu) {
+  template <Precision P>
+  void forward(device::basic_cuda<P>& gpu) {
     mirror there(gpu, *this);
     device::slstm_forward(gpu, forward_arguments(there.start(), there));
   }
-  void backward(device::cuda& gpu) {
+  template <Precision P>
+  void backward(device::basic_cuda<P>& gpu) {
     mirror there(gpu, *this);
     device::slstm_backward(gpu, backward_arguments(there.start(), there), there(carry));
   }
@@ -122,13 +124,13 @@ struct cell {
   const std::int32_t* starts() const { return start.empty() ? nullptr : start.data(); }
   /// Copies on the device, which come back in the end.
   struct mirror {
-    device::cuda& gpu;
+    device::cuda_base& gpu;
     std::vector<amid<T>*> all;
-    std::vector<buffer<T, device::cuda>> copies;
-    device_copy<std::int32_t, device::cuda> documents;
+    std::vector<buffer<T, device::cuda_base>> copies;
+    device_copy<std::int32_t, device::cuda_base> documents;
     const std::int32_t* begin;
 
-    mirror(device::cuda& g, cell& c)
+    mirror(device::cuda_base& g, cell& c)
         : gpu(g),
           all{&c.recurrent, &c.bias, &c.raw, &c.states, &c.initial, &c.state, &c.dh, &c.carry},
           begin(documents.put(g, c.starts(), static_cast<index>(c.start.size()))) {
@@ -185,8 +187,8 @@ struct tolerance {
   double forward, backward;
 };
 
-template <class T>
-void compare(device::cuda& gpu, index batch, index time, index heads, index head, tolerance most) {
+template <class T, Precision P>
+void compare(device::basic_cuda<P>& gpu, index batch, index time, index heads, index head, tolerance most) {
   device::cpu cpu(4);
   const std::string name = std::to_string(batch) + " x " + std::to_string(time) + ", " + std::to_string(heads) +
                            " heads of " + std::to_string(head);
@@ -235,12 +237,11 @@ void compare(device::cuda& gpu, index batch, index time, index heads, index head
 
 /// Heads that fit one block and those that need a cluster, filled and not; batches that fill the last block and
 /// not, and many of them.
-template <class T>
-void compare_all(bool rounded, tolerance most) {
-  device::cuda gpu;
-  gpu.bf16_products = rounded;
+template <Precision P>
+void compare_all(tolerance most) {
+  device::basic_cuda<P> gpu;
   const auto each = [&](index batch, index time, index heads, index head) {
-    compare<T>(gpu, batch, time, heads, head, most);
+    compare<float>(gpu, batch, time, heads, head, most);
   };
   for (const index head : {1, 3, 8, 48, 64, 70, 96, 100, 136, 144}) each(3, 9, 2, head);
   for (const index head : {150, 192, 250, 288, 320, 384}) each(5, 6, 1, head);
@@ -257,36 +258,34 @@ BOOST_AUTO_TEST_CASE(in_double) {
   compare<double>(gpu, 3, 9, 2, 48, {1e-12, 1e-12});
 }
 BOOST_AUTO_TEST_CASE(in_float) {
-  compare_all<float>(false, {testing::cuda_tolerance::slstm.fp32, testing::cuda_tolerance::slstm.fp32});
+  compare_all<fp32>({testing::cuda_tolerance::slstm.fp32, testing::cuda_tolerance::slstm.fp32});
 }
 BOOST_AUTO_TEST_CASE(with_rounded_products) {
-  compare_all<float>(true, {testing::cuda_tolerance::slstm.bf16, testing::cuda_tolerance::slstm.bf16});
+  compare_all<bf16_mixed>({testing::cuda_tolerance::slstm.bf16, testing::cuda_tolerance::slstm.bf16});
 }
 
 /// Tokens one by one, with the state in between, are the whole.
-BOOST_AUTO_TEST_CASE(step_by_step) {
-  for (const bool rounded : {false, true})
-    for (const index head : {64, 144, 384}) {
-      device::cuda gpu;
-      gpu.bf16_products = rounded;
-      cell<double> input(4, 6, 2, head, false);
-      input.random(7);
-      input.start.clear();
-      cell<float> whole(4, 6, 2, head, false), step(4, 1, 2, head, false);
-      whole.copy(input);
-      step.recurrent.copy(input.recurrent), step.bias.copy(input.bias), step.state.copy(input.state);
-      whole.forward(gpu);
-      for (index t = 0; t < 6; ++t) {
-        step.raw.fill([&](index b, index c) { return input.raw.at(b * 6 + t, c); });
-        step.forward(gpu);
-        double difference = 0;
-        for (index b = 0; b < 4; ++b)
-          for (index c = 0; c < 8 * head; ++c)
-            difference =
-                std::max<double>(difference, std::abs(step.states.at(b, c) - whole.states.at(b * 6 + t, c)));
-        BOOST_TEST(difference == 0, "head " << head << ", step " << t << ": off by " << difference);
-      }
+BOOST_AUTO_TEST_CASE_TEMPLATE(step_by_step, P, float_precisions) {
+  for (const index head : {64, 144, 384}) {
+    device::basic_cuda<P> gpu;
+    cell<double> input(4, 6, 2, head, false);
+    input.random(7);
+    input.start.clear();
+    cell<float> whole(4, 6, 2, head, false), step(4, 1, 2, head, false);
+    whole.copy(input);
+    step.recurrent.copy(input.recurrent), step.bias.copy(input.bias), step.state.copy(input.state);
+    whole.forward(gpu);
+    for (index t = 0; t < 6; ++t) {
+      step.raw.fill([&](index b, index c) { return input.raw.at(b * 6 + t, c); });
+      step.forward(gpu);
+      double difference = 0;
+      for (index b = 0; b < 4; ++b)
+        for (index c = 0; c < 8 * head; ++c)
+          difference =
+              std::max<double>(difference, std::abs(step.states.at(b, c) - whole.states.at(b * 6 + t, c)));
+      BOOST_TEST(difference == 0, "head " << head << ", step " << t << ": off by " << difference);
     }
+  }
 }
 
 }  // namespace distil_xlstm

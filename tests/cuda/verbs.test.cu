@@ -164,47 +164,44 @@ void check_all(const std::string& what, const std::vector<std::vector<double>>& 
 
 BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
   device::cuda gpu;
+  device::basic_cuda<bf16_mixed> rounding;
   device::cpu cpu(2);
+  const auto frozen = [&]<class D>(D& d, const product_shape& s, const std::string& shape, bool rounded,
+                                   const std::vector<double>& want, double most) {
+    check_close(("frozen f32 " + shape).c_str(), frozen_products<float, D, float>(d, s, dtype::f32, rounded),
+                want, most);
+    check_close(("frozen f64 " + shape).c_str(), frozen_products<float, D, double>(d, s, dtype::f64, rounded),
+                want, most);
+    check_close(("frozen f32 in double " + shape).c_str(),
+                frozen_products<double, D, float>(d, s, dtype::f32, rounded), want, 1e-14);
+  };
   for (const auto& s : shapes) {
     const std::string shape = std::to_string(s.m) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
     for (const double beta : {0.0, 1.0, -0.5}) {
       const auto want = products<double>(cpu, s, beta);
-      gpu.bf16_products = false;
       check_close(("double product " + shape).c_str(), products<double>(gpu, s, beta), want, 1e-14);
       check_close(("float product " + shape).c_str(), products<float>(gpu, s, beta), want,
                   testing::cuda_tolerance::product.fp32);
-      gpu.bf16_products = true;
-      check_close(("bf16 product " + shape).c_str(), products<float>(gpu, s, beta), want,
+      check_close(("bf16 product " + shape).c_str(), products<float>(rounding, s, beta), want,
                   testing::cuda_tolerance::product.bf16);
     }
     const auto want = frozen_products<double, device::cpu, double>(cpu, s, dtype::f64, false);
-    for (const bool rounded : {false, true})
-      for (const bool products_in_bf16 : {false, true}) {
-        gpu.bf16_products = products_in_bf16;
-        const double most =
-            products_in_bf16 ? testing::cuda_tolerance::product.bf16 : testing::cuda_tolerance::product.fp32;
-        check_close(("frozen f32 " + shape).c_str(),
-                    frozen_products<float, device::cuda, float>(gpu, s, dtype::f32, rounded), want, most);
-        check_close(("frozen f64 " + shape).c_str(),
-                    frozen_products<float, device::cuda, double>(gpu, s, dtype::f64, rounded), want, most);
-        check_close(("frozen f32 in double " + shape).c_str(),
-                    frozen_products<double, device::cuda, float>(gpu, s, dtype::f32, rounded), want, 1e-14);
-      }
+    for (const bool rounded : {false, true}) {
+      frozen(gpu, s, shape, rounded, want, testing::cuda_tolerance::product.fp32);
+      frozen(rounding, s, shape, rounded, want, testing::cuda_tolerance::product.bf16);
+    }
   }
 }
 
-BOOST_AUTO_TEST_CASE(batches_of_products) {
-  device::cuda gpu;
+BOOST_AUTO_TEST_CASE_TEMPLATE(batches_of_products, P, float_precisions) {
+  device::basic_cuda<P> gpu;
   device::cpu cpu(2);
   for (const auto& s : shapes)
     for (const bool one_left : {false, true}) {
       const auto want = batched_products<double>(cpu, 5, s, one_left, 1);
-      for (const bool products_in_bf16 : {false, true}) {
-        gpu.bf16_products = products_in_bf16;
-        check_close("batch in float", batched_products<float>(gpu, 5, s, one_left, 1), want,
-                    products_in_bf16 ? 1e-2 : 3e-6);
-        check_close("batch in double", batched_products<double>(gpu, 5, s, one_left, 1), want, 1e-14);
-      }
+      check_close("batch in float", batched_products<float>(gpu, 5, s, one_left, 1), want,
+                  is_bf16<P> ? 1e-2 : 3e-6);
+      check_close("batch in double", batched_products<double>(gpu, 5, s, one_left, 1), want, 1e-14);
     }
 }
 
@@ -266,16 +263,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double
 
 BOOST_AUTO_TEST_CASE(headwise_maps) {
   device::cuda gpu;
+  device::basic_cuda<bf16_mixed> rounding;
   device::cpu cpu(2);
   for (const auto& [rows, blocks, width] :
        {std::array<index, 3>{1, 1, 1}, {5, 6, 3}, {33, 288, 4}, {70, 7, 5}, {40, 4, 144}, {9, 36, 16}}) {
     const auto want = headwise<double>(cpu, rows, blocks, width);
     const std::string what = std::to_string(blocks) + " blocks of " + std::to_string(width);
-    gpu.bf16_products = false;
     check_all(what + ", double", headwise<double>(gpu, rows, blocks, width), want, 1e-13);
     check_all(what + ", float", headwise<float>(gpu, rows, blocks, width), want, 2e-6);
-    gpu.bf16_products = true;
-    check_all(what + ", bf16", headwise<float>(gpu, rows, blocks, width), want, 2e-2);
+    check_all(what + ", bf16", headwise<float>(rounding, rows, blocks, width), want, 2e-2);
   }
 }
 

@@ -40,13 +40,13 @@ void near(const std::string& what, double got, double want, double most) {
 }
 
 /// T on the GPU beside double on the CPU.
-template <class T>
-void train_alike(cuda& gpu, loss::alignment form, double most) {
+template <class T, class D>
+void train_alike(D& gpu, loss::alignment form, double most) {
   const temporary_folder folder;
   cpu host(2);
   const auto text = testing::text_of(folder.path / "text", 96);
   small_training<double, cpu> x(host, small_teacher, text, form);
-  small_training<T, cuda> y(gpu, small_teacher, text, form);
+  small_training<T, D> y(gpu, small_teacher, text, form);
   auto p = x.make_trainer();
   auto q = y.make_trainer();
   for (int i = 0; i < 3; ++i) {
@@ -57,13 +57,13 @@ void train_alike(cuda& gpu, loss::alignment form, double most) {
   // A checkpoint goes on as the run does, bit for bit.
   const checkpoints store(folder.path / "checkpoints");
   store.save(q, {{"seed", 4}});
-  small_training<T, cuda> again(gpu, small_teacher, text, form);
+  small_training<T, D> again(gpu, small_teacher, text, form);
   auto r = again.make_trainer();
   BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
   for (int i = 0; i < 2; ++i) BOOST_TEST(r.step().total == q.step().total);
   // A student that was saved is the same when it is loaded, its ends too.
   y.student.save(gpu, folder.path / "student", dtype_of<T>);
-  const auto loaded = xlstm<T, cuda>::load(gpu, folder.path / "student");
+  const auto loaded = xlstm<T, D>::load(gpu, folder.path / "student");
   const auto on_cpu = xlstm<T, cpu>::load(host, folder.path / "student");
   BOOST_TEST((testing::on_host(gpu, static_cast<const T*>(loaded.weights().data()), loaded.weights().size()) ==
               y.weights()));
@@ -74,10 +74,10 @@ void train_alike(cuda& gpu, loss::alignment form, double most) {
   // From a cache.
   y.write_cache(folder.path / "cache", text.data_sha256());
   const teacher_cache cache(folder.path / "cache");
-  cached_teacher<T, cuda> source(cache);
+  cached_teacher<T, D> source(cache);
   const auto ends = upload_embedding_and_head<T>(gpu, cache.embedding(), cache.head(), cache.owner());
-  small_training<T, cuda> z(gpu, small_teacher, text, form), live(gpu, small_teacher, text, form);
-  z.student = xlstm<T, cuda>(gpu, z.shape(z.teacher), ends.embedding, ends.head, ends.owner);
+  small_training<T, D> z(gpu, small_teacher, text, form), live(gpu, small_teacher, text, form);
+  z.student = xlstm<T, D>(gpu, z.shape(z.teacher), ends.embedding, ends.head, ends.owner);
   z.student.initialise(gpu, 3);
   auto from_cache = z.make_trainer(source);
   auto from_teacher = live.make_trainer();
@@ -137,19 +137,16 @@ BOOST_AUTO_TEST_CASE(trainings) {
   cuda gpu;
   train_alike<double>(gpu, loss::alignment::average, limit<double>);
   train_alike<float>(gpu, loss::alignment::ratio, limit<float>);
-  gpu.bf16_products = true;
-  train_alike<float>(gpu, loss::alignment::average, 2e-2);
+  device::basic_cuda<bf16_mixed> rounding;
+  train_alike<float>(rounding, loss::alignment::average, 2e-2);
 }
 
-BOOST_AUTO_TEST_CASE(recorded_steps) {
-  cuda gpu;
+BOOST_AUTO_TEST_CASE_TEMPLATE(recorded_steps, P, float_precisions) {
+  device::basic_cuda<P> gpu;
   const temporary_folder folder;
   const auto text = testing::text_of(folder.path / "text", 96);
-  for (const bool bf16 : {false, true}) {
-    gpu.bf16_products = bf16;
-    testing::train_recorded<float>(gpu, small_teacher, text,
-                                   [](const char* what, bool same) { BOOST_TEST(same, what); });
-  }
+  testing::train_recorded<float>(gpu, small_teacher, text,
+                                 [](const char* what, bool same) { BOOST_TEST(same, what); });
 }
 
 BOOST_AUTO_TEST_CASE(readings) {

@@ -91,10 +91,14 @@ struct fenced_scratch {
 
 /// The CPU behind a fence, as a GPU is: the host crashes where it touches the device's memory, and the device
 /// throws `error` where it is given the host's. What runs here runs where the two have memories of their own.
-class fenced {
+template <Precision P = fp32>
+class basic_fenced {
  public:
+  using precision = P;
+  using scalar = typename P::scalar;
+  using cpu_type = device::basic_cpu<P>;
   static constexpr bool host_memory = false;
-  explicit fenced(int threads = 0) : cpu_(threads), scratch_(detail::fenced_scratch{&pages_}) {}
+  explicit basic_fenced(int threads = 0) : cpu_(threads), scratch_(detail::fenced_scratch{&pages_}) {}
 
   void* allocate(index bytes) {
     require_nothing_recorded();
@@ -116,10 +120,9 @@ class fenced {
   device::scratch_lease<T, detail::fenced_scratch> scratch(index n) {
     return {scratch_, n};
   }
-  bool bf16_products = false;
 
   /// What was asked, with the arguments as they were, to be done again: as a GPU records.
-  using graph = std::vector<std::function<void(device::cpu&)>>*;
+  using graph = std::vector<std::function<void(cpu_type&)>>*;
   template <class F>
   graph record(const F& work) {
     auto asked = std::make_unique<std::remove_pointer_t<graph>>();
@@ -146,7 +149,6 @@ class fenced {
   template <class F>
   void run(const F& work) {
     if (recording_) return recording_->emplace_back(work), void();
-    cpu_.bf16_products = bf16_products;
     pages_.open();
     try {
       work(cpu_);
@@ -197,18 +199,19 @@ class fenced {
   void move(void* to, const void* from, index bytes, bool to_device, bool from_device) {
     require(pages_.holds(to, bytes) == to_device && pages_.holds(from, bytes) == from_device,
             "fenced: a copy between the wrong memories");
-    run([=](device::cpu& cpu) { cpu.copy(to, from, bytes); });
+    run([=](cpu_type& cpu) { cpu.copy(to, from, bytes); });
   }
   void require_nothing_recorded() const {
     require(!recording_, "fenced: the host takes part in what is to be recorded");
   }
 
-  device::cpu cpu_;
+  cpu_type cpu_;
   detail::fenced_pages pages_;
   device::detail::scratch_stack<detail::fenced_scratch> scratch_;
   graph recording_ = nullptr;
   index launches_ = 0;
 };
+using fenced = basic_fenced<>;
 
 namespace detail {
 template <class T>
@@ -222,75 +225,75 @@ const void* data_of(const transposed_matrix<M>& m) {
 }
 }  // namespace detail
 
-template <class A, class B, class T>
-void gemm(fenced& d, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+template <Precision P, class A, class B, class T>
+void gemm(basic_fenced<P>& d, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
   for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)}) d.require_own("gemm", p);
-  d.run([=](device::cpu& cpu) { gemm(cpu, a, b, c, beta); });
+  d.run([=](device::basic_cpu<P>& cpu) { gemm(cpu, a, b, c, beta); });
 }
-template <class A, class B, class T>
-void gemm_batched(fenced& d, index count, A a, index step_a, B b, index step_b, matrix_view<T> c, index step_c,
-                  std::type_identity_t<T> beta = 0) {
+template <Precision P, class A, class B, class T>
+void gemm_batched(basic_fenced<P>& d, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
+                  index step_c, std::type_identity_t<T> beta = 0) {
   for (const void* p : {detail::data_of(a), detail::data_of(b), detail::data_of(c)})
     d.require_own("gemm_batched", p);
-  d.run([=](device::cpu& cpu) { gemm_batched(cpu, count, a, step_a, b, step_b, c, step_c, beta); });
+  d.run([=](device::basic_cpu<P>& cpu) { gemm_batched(cpu, count, a, step_a, b, step_b, c, step_c, beta); });
 }
-template <class F>
-void map(fenced& d, index rows, index cols, const F& f) {
+template <Precision P, class F>
+void map(basic_fenced<P>& d, index rows, index cols, const F& f) {
   d.require_own_functor("map", f);
-  d.run([=](device::cpu& cpu) { map(cpu, rows, cols, f); });
+  d.run([=](device::basic_cpu<P>& cpu) { map(cpu, rows, cols, f); });
 }
-template <class F>
-void fold_rows(fenced& d, index rows, index cols, const F& f) {
+template <Precision P, class F>
+void fold_rows(basic_fenced<P>& d, index rows, index cols, const F& f) {
   d.require_own_functor("fold_rows", f);
-  d.run([=](device::cpu& cpu) { fold_rows(cpu, rows, cols, f); });
+  d.run([=](device::basic_cpu<P>& cpu) { fold_rows(cpu, rows, cols, f); });
 }
-template <class F>
-void fold_columns(fenced& d, index rows, index cols, const F& f) {
+template <Precision P, class F>
+void fold_columns(basic_fenced<P>& d, index rows, index cols, const F& f) {
   d.require_own_functor("fold_columns", f);
-  d.run([=](device::cpu& cpu) { fold_columns(cpu, rows, cols, f); });
+  d.run([=](device::basic_cpu<P>& cpu) { fold_columns(cpu, rows, cols, f); });
 }
-template <class F>
-void scan(fenced& d, index n, const F& f) {
+template <Precision P, class F>
+void scan(basic_fenced<P>& d, index n, const F& f) {
   d.require_own_functor("scan", f);
-  d.run([=](device::cpu& cpu) { scan(cpu, n, f); });
+  d.run([=](device::basic_cpu<P>& cpu) { scan(cpu, n, f); });
 }
-template <class F>
-void for_each(fenced& d, index n, const F& f) {
+template <Precision P, class F>
+void for_each(basic_fenced<P>& d, index n, const F& f) {
   d.require_own_functor("for_each", f);
-  d.run([=](device::cpu& cpu) { for_each(cpu, n, f); });
+  d.run([=](device::basic_cpu<P>& cpu) { for_each(cpu, n, f); });
 }
 
 // The operations that the CPU has a fused form of, whose arguments are bytes like a functor's.
-template <class T>
-void mlstm_forward(fenced& d, const mlstm_arguments<T>& a) {
+template <Precision P, class T>
+void mlstm_forward(basic_fenced<P>& d, const mlstm_arguments<T>& a) {
   d.require_own_functor("mlstm_forward", a);
-  d.run([=](device::cpu& cpu) { mlstm_forward(cpu, a); });
+  d.run([=](device::basic_cpu<P>& cpu) { mlstm_forward(cpu, a); });
 }
-template <class T>
-void mlstm_backward(fenced& d, const mlstm_backward_arguments<T>& a) {
+template <Precision P, class T>
+void mlstm_backward(basic_fenced<P>& d, const mlstm_backward_arguments<T>& a) {
   d.require_own_functor("mlstm_backward", a);
-  d.run([=](device::cpu& cpu) { mlstm_backward(cpu, a); });
+  d.run([=](device::basic_cpu<P>& cpu) { mlstm_backward(cpu, a); });
 }
-template <class T>
-void slstm_forward(fenced& d, const slstm_arguments<T>& a) {
+template <Precision P, class T>
+void slstm_forward(basic_fenced<P>& d, const slstm_arguments<T>& a) {
   d.require_own_functor("slstm_forward", a);
-  d.run([=](device::cpu& cpu) { slstm_forward(cpu, a); });
+  d.run([=](device::basic_cpu<P>& cpu) { slstm_forward(cpu, a); });
 }
-template <class T>
-void slstm_backward(fenced& d, const slstm_backward_arguments<T>& a, T* carry) {
+template <Precision P, class T>
+void slstm_backward(basic_fenced<P>& d, const slstm_backward_arguments<T>& a, T* carry) {
   d.require_own_functor("slstm_backward", a);
   d.require_own("slstm_backward", carry);
-  d.run([=](device::cpu& cpu) { slstm_backward(cpu, a, carry); });
+  d.run([=](device::basic_cpu<P>& cpu) { slstm_backward(cpu, a, carry); });
 }
-template <class T>
-void attention_forward(fenced& d, const attention_arguments<T>& a) {
+template <Precision P, class T>
+void attention_forward(basic_fenced<P>& d, const attention_arguments<T>& a) {
   d.require_own_functor("attention_forward", a);
-  d.run([=](device::cpu& cpu) { attention_forward(cpu, a); });
+  d.run([=](device::basic_cpu<P>& cpu) { attention_forward(cpu, a); });
 }
-template <class T>
-void attention_backward(fenced& d, const attention_backward_arguments<T>& a) {
+template <Precision P, class T>
+void attention_backward(basic_fenced<P>& d, const attention_backward_arguments<T>& a) {
   d.require_own_functor("attention_backward", a);
-  d.run([=](device::cpu& cpu) { attention_backward(cpu, a); });
+  d.run([=](device::basic_cpu<P>& cpu) { attention_backward(cpu, a); });
 }
 
 }  // namespace distil_xlstm::testing

@@ -175,9 +175,9 @@ BOOST_AUTO_TEST_CASE(a_training_is_that_of_the_cpu) {
 }
 
 BOOST_AUTO_TEST_CASE(a_training_with_bfloat16_products_is_that_of_the_cpu) {
-  cpu a(2);
+  device::basic_cpu<bf16_mixed> a(2);
+  using fenced = testing::basic_fenced<bf16_mixed>;
   fenced b(2);
-  a.bf16_products = b.bf16_products = true;
   for (const char* name : {"llama_rope_parameters", "llama_bf16"})
     train_alike<float>(a, b, data / "golden/teacher" / name, loss::alignment::average);
   const auto teacher = llama<float, fenced>::load(b, data / "golden/teacher/llama_rope_parameters");

@@ -15,6 +15,16 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(every_verb_is_its_naive_loop, T, scalars) {
   BOOST_TEST(report.ok(), report.text);
 }
 
+// A precision rules its own scalar: floats on a device of doubles, and doubles on any, are what they are.
+BOOST_AUTO_TEST_CASE(what_a_precision_does_not_rule_stays_what_it_is) {
+  device::cpu single(1);
+  device::basic_cpu<fp64> proofs(1);
+  device::basic_cpu<bf16_mixed> rounding(1);
+  BOOST_TEST(testing::check_same_results<float>(single, proofs).ok());
+  BOOST_TEST(testing::check_same_results<double>(single, proofs).ok());
+  BOOST_TEST(testing::check_same_results<double>(single, rounding).ok());
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(results_do_not_depend_on_the_threads, T, scalars) {
   device::cpu one(1);
   for (const int threads : {2, 3, 5}) {
@@ -36,8 +46,8 @@ void fold_rows(forgetful& d, index rows, index cols, const F& f) {
 BOOST_AUTO_TEST_CASE(a_fault_is_found_under_its_law) {
   forgetful device;
   BOOST_TEST(testing::check_device<double>(device).law == "fold_rows is the loop over columns");
-  device::cpu exact(1), rounding(1);
-  rounding.bf16_products = true;
+  device::cpu exact(1);
+  device::basic_cpu<bf16_mixed> rounding(1);
   BOOST_TEST(testing::check_device<float>(rounding).law == "gemm is the naive product (plain)");
   BOOST_TEST(!testing::check_same_results<float>(exact, rounding).ok());
 }

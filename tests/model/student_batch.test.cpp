@@ -12,6 +12,7 @@
 namespace distil_xlstm {
 
 using device::cpu;
+using cpu_bf16 = device::basic_cpu<bf16_mixed>;
 
 BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
   for (const int threads : {1, 2}) {
@@ -23,7 +24,7 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
 
 // What the next case rests on.
 BOOST_AUTO_TEST_CASE(what_a_row_gives_does_not_depend_on_how_many_there_are) {
-  const auto compare = []<class T>(cpu& host, T, index n, index k) {
+  const auto compare = []<class T>(auto& host, T, index n, index k) {
     const index most = 40, few = cpu::few_rows;
     rng random(4);
     std::vector<T> a(static_cast<std::size_t>(most * k)), b(static_cast<std::size_t>(n * k));
@@ -43,25 +44,23 @@ BOOST_AUTO_TEST_CASE(what_a_row_gives_does_not_depend_on_how_many_there_are) {
     }
   };
   cpu host(2);
+  cpu_bf16 rounding(2);
   for (const auto& [n, k] : {std::pair<index, index>{100, 64}, {300, 5000}, {4100, 4600}}) {
     compare(host, float(), n, k);
     compare(host, double(), n, k);
-    host.bf16_products = true;
-    compare(host, float(), n, k);
-    host.bf16_products = false;
+    compare(rounding, float(), n, k);
   }
 }
 
 // Few places, whose products are summed as those of one row are, and more.
 BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
   cpu host(2);
+  cpu_bf16 rounding(2);
   for (const index capacity : {3, 12}) {
     const batch_options options{.capacity = capacity, .part = 16};
     testing::same_alone_and_beside<double>(host, options, 40);
     testing::same_alone_and_beside<float>(host, options, 40);
-    host.bf16_products = true;
-    testing::same_alone_and_beside<float>(host, options, 40);
-    host.bf16_products = false;
+    testing::same_alone_and_beside<float>(rounding, options, 40);
   }
 }
 

@@ -23,65 +23,68 @@
 #endif
 namespace distil_xlstm::device {
 
-template <class A, class B, class T>
-DISTIL_XLSTM_LINKED void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0);
-template <class A, class B, class T>
-DISTIL_XLSTM_LINKED void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b,
+template <Precision P, class A, class B, class T>
+DISTIL_XLSTM_LINKED void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c,
+                              std::type_identity_t<T> beta = 0);
+template <Precision P, class A, class B, class T>
+DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b,
                                       matrix_view<T> c, index step_c, std::type_identity_t<T> beta = 0);
 
 template <class F>
-DISTIL_XLSTM_LINKED void map(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);
 template <class F>
-DISTIL_XLSTM_LINKED void fold_rows(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void fold_rows(cuda_base& device, index rows, index cols, const F& f);
 template <class F>
-DISTIL_XLSTM_LINKED void fold_columns(cuda& device, index rows, index cols, const F& f);
+DISTIL_XLSTM_LINKED void fold_columns(cuda_base& device, index rows, index cols, const F& f);
 template <class F>
-DISTIL_XLSTM_LINKED void scan(cuda& device, index n, const F& f);
+DISTIL_XLSTM_LINKED void scan(cuda_base& device, index n, const F& f);
 template <class F>
-DISTIL_XLSTM_LINKED void for_each(cuda& device, index n, const F& f);
-template <class T>
-DISTIL_XLSTM_LINKED void embed(cuda& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x);
+DISTIL_XLSTM_LINKED void for_each(cuda_base& device, index n, const F& f);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids,
+                               matrix_view<T> x);
 
-template <class T>
-DISTIL_XLSTM_LINKED void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                          T* statistics);
-template <class T>
-DISTIL_XLSTM_LINKED void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                       T* statistics, matrix_view<T> y);
-template <class T>
-DISTIL_XLSTM_LINKED void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x,
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                        const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx);
 
-template <class T>
-DISTIL_XLSTM_LINKED void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void headwise_forward(cuda& device, const headwise_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
+                                              const causal_conv_backward_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a);
 
-template <class T>
-DISTIL_XLSTM_LINKED void slstm_forward(cuda& device, const slstm_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry);
-template <class T>
-DISTIL_XLSTM_LINKED void mlstm_forward(cuda& device, const mlstm_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void mlstm_backward(cuda& device, const mlstm_backward_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void attention_forward(cuda& device, const attention_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void attention_backward(cuda& device, const attention_backward_arguments<T>& g);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a, T* carry);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void attention_backward(basic_cuda<P>& device, const attention_backward_arguments<T>& g);
 
-template <class T>
-DISTIL_XLSTM_LINKED bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a);
-template <class T>
-DISTIL_XLSTM_LINKED void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void decoder_layer_forward(basic_cuda<P>& device, const decoder_layer_arguments<T>& a);
 
 /// The pass over the logits: see loss/head.hpp.
-template <class Rows, class T, class Head>
-DISTIL_XLSTM_LINKED void head_pass(cuda& device, const Rows& rows, matrix_view<const T> hs,
+template <Precision P, class Rows, class T, class Head>
+DISTIL_XLSTM_LINKED void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs,
                                    matrix_view<const T> ht, const Head& head, matrix_view<T> dhs, index bytes);
 
 }  // namespace distil_xlstm::device

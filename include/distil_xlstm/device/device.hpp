@@ -7,12 +7,14 @@
 #include <vector>
 
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/device/precision.hpp>
 
 namespace distil_xlstm {
 
 /// A memory space and a few verbs. Every block, term and optimiser is written against these.
 ///
 /// Minimal definition, for a device `d`:
+///   D::precision, D::scalar                 device/precision.hpp: fp64, fp32 or bf16_mixed, and its scalar
 ///   D::host_memory                          whether the host reads and writes the device's memory
 ///   d.allocate(bytes), d.release(pointer)   memory that the device reads and writes, 64-byte aligned
 ///   d.upload / d.download / d.copy(destination, source, bytes)
@@ -26,9 +28,10 @@ namespace distil_xlstm {
 ///
 /// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
 /// depend on the number of workers.
-/// Models: device::cpu, device::cuda.
+/// Models: device::basic_cpu<P>, device::basic_cuda<P>; device::cpu and device::cuda are those of fp32.
 template <class D>
-concept Device = requires(D d, void* p, const void* q, index n) {
+concept Device = Precision<typename D::precision> && requires(D d, void* p, const void* q, index n) {
+  requires std::same_as<typename D::scalar, typename D::precision::scalar>;
   { D::host_memory } -> std::convertible_to<bool>;
   { d.allocate(n) } -> std::same_as<void*>;
   d.release(p);

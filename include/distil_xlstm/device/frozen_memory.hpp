@@ -15,8 +15,8 @@ namespace distil_xlstm {
 
 /// The frozen tensors of a model, where its device reads them. A device that shares the host's memory reads
 /// matrices where they are, in a mapped file for one, and as they are stored. Another gets a copy of each,
-/// once: BF16 under `bf16_products` as it is; F64 for T = double as it is; everything else, quantised kinds
-/// too, as F32, and under `bf16_products` a bfloat16 copy beside it, for products. Matrices that are kept one
+/// once: BF16 as it is where products are in bfloat16; F64 for T = double as it is; everything else, quantised kinds
+/// too, as F32, and where products are in bfloat16 a bfloat16 copy beside it. Matrices that are kept one
 /// after another mostly lie so, each type for itself: a device may take neighbours for one. It must outlive its
 /// copies.
 template <class T, class D>
@@ -30,7 +30,7 @@ class frozen_memory final : public frozen_arena<T> {
       return stored;
     } else {
       if (!stored.data || stored.rows * stored.cols == 0) return stored;
-      const bool round = rounds(*device_);
+      constexpr bool round = multiplies_in_bf16<typename D::precision, T>;
       frozen_matrix kept{nullptr, dtype::f32, stored.rows, stored.cols};
       if (stored.dtype == dtype::bf16 && round) {
         kept.dtype = dtype::bf16;
@@ -43,7 +43,7 @@ class frozen_memory final : public frozen_arena<T> {
         kept.data = upload<double>(whole_, stored, unpacked_as<double>(stored.dtype));
       } else {
         kept.data = upload<float>(whole_, stored, unpacked_as<float>(stored.dtype));
-        if (round) {
+        if constexpr (round) {
           std::vector<float> wide;
           kept.rounded = upload<bf16>(half_, stored, [&](const void* from, index n, bf16* to) {
             wide.resize(static_cast<std::size_t>(n));
@@ -85,12 +85,6 @@ class frozen_memory final : public frozen_arena<T> {
     std::vector<buffer<std::byte, D>> pieces_;
     index used_ = 0, total_ = 0;
   };
-  static bool rounds(const D& device) {
-    if constexpr (requires { device.bf16_products; })
-      return sizeof(T) == sizeof(float) && device.bf16_products;
-    else
-      return false;
-  }
   template <class Out>
   static auto unpacked_as(dtype type) {
     return [type](const void* from, index n, Out* to) { unpack(type, from, n, to); };

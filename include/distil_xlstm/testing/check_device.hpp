@@ -297,9 +297,10 @@ law_report check_device(D& device) {
 }
 
 /// Two devices give the same numbers, bit by bit: one with another number of workers, for instance.
-template <class T, Device D>
-law_report check_same_results(D& a, D& b) {
-  detail::device_trial<T, D> x(a), y(b);
+template <class T, Device A, Device B>
+law_report check_same_results(A& a, B& b) {
+  detail::device_trial<T, A> x(a);
+  detail::device_trial<T, B> y(b);
   x.run(), y.run();
   for (std::size_t i = 0; i < x.results.size(); ++i)
     if (std::memcmp(&x.results[i], &y.results[i], sizeof(T)) != 0)

@@ -14,6 +14,7 @@
 #include <distil_xlstm/device/cpu/pack.hpp>
 #include <distil_xlstm/device/cpu/thread_pool.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/precision.hpp>
 #include <distil_xlstm/device/scratch.hpp>
 
 namespace distil_xlstm::device {
@@ -29,9 +30,8 @@ struct host_memory {
 using host_scratch = scratch_stack<host_memory>;
 }  // namespace detail
 
-/// The host: Eigen's packs, our own product kernels, a pool of threads. One `cpu` serves one caller at a time;
-/// several callers share a const model through a `cpu` each.
-class cpu {
+/// What of the host does not depend on a precision: memory, threads, scratch.
+class cpu_base {
  public:
   /// The host reads and writes this memory.
   static constexpr bool host_memory = true;
@@ -39,7 +39,7 @@ class cpu {
   /// gives does not depend on how many there are.
   static constexpr index few_rows = detail::direct_rows;
 
-  explicit cpu(int threads = 0)
+  explicit cpu_base(int threads)
       : pool_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
         workers_(static_cast<std::size_t>(pool_.size())) {}
 
@@ -92,10 +92,6 @@ class cpu {
     pool_.run(n, [&](index i, int thread) { f(i, worker_of(thread)); });
   }
 
-  /// Operands of float products are rounded to bfloat16 (sums stay float): twice the speed where the machine
-  /// has it.
-  bool bf16_products = false;
-
  private:
   /// Gives every worker what one of them needed: which thread gets a task is chance, and a later step shall not
   /// find one that has yet to grow.
@@ -120,6 +116,19 @@ class cpu {
   std::vector<worker> workers_;
   detail::host_scratch scratch_;
 };
+
+/// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are cores. One
+/// device serves one caller at a time; several callers share a const model through a device each.
+///
+/// `basic_cpu<bf16_mixed>` is twice as fast where the machine has AVX512-BF16.
+template <Precision P = fp32>
+class basic_cpu : public cpu_base {
+ public:
+  using precision = P;
+  using scalar = typename P::scalar;
+  explicit basic_cpu(int threads = 0) : cpu_base(threads) {}
+};
+using cpu = basic_cpu<fp32>;
 
 namespace detail {
 
@@ -170,12 +179,12 @@ struct even_split {
 };
 
 /// One product on the calling worker.
-template <class T>
-void gemm_on(cpu& device, cpu::worker& w, index m, index n, index k, gemm_operand a, gemm_operand b, T beta,
-             T* c, index ldc) {
-  if constexpr (sizeof(T) == 4) {
+template <Precision P, class T>
+void gemm_on(cpu_base::worker& w, index m, index n, index k, gemm_operand a, gemm_operand b, T beta, T* c,
+             index ldc) {
+  if constexpr (multiplies_in_bf16<P, T>) {
     // A few rows wait for memory, which rounding a float matrix on the way would not save.
-    if (device.bf16_products && (m > direct_rows || b.dtype == dtype::bf16))
+    if (m > direct_rows || b.dtype == dtype::bf16)
       return gemm_block_bf16(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
   }
   gemm_block<T>(m, n, k, a, b, beta, c, ldc, w.template packing<T>());
@@ -184,7 +193,7 @@ void gemm_on(cpu& device, cpu::worker& w, index m, index n, index k, gemm_operan
 }  // namespace detail
 
 template <class F>
-void map(cpu& device, index rows, index cols, const F& f);
+void map(cpu_base& device, index rows, index cols, const F& f);
 
 namespace detail {
 /// c = beta c + the sum of `parts` matrices, one after another in memory.
@@ -206,8 +215,8 @@ struct sum_parts {
 }  // namespace detail
 
 /// c = beta c + a b.
-template <class A, class B, class T>
-void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+template <Precision P, class A, class B, class T>
+void gemm(basic_cpu<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
   const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
   require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [",
           detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
@@ -219,39 +228,39 @@ void gemm(cpu& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta 
   const detail::even_split parts(k, 4096, 256);
   if (rows.parts * detail::even_split(n, 2048).parts < 8 && parts.parts > 1) {
     auto partial = device.template scratch<T>(parts.parts * m * n);
-    device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu::worker& w) {
+    device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
       const index p = task % parts.parts, r = task / parts.parts % rows.parts,
                   q = task / parts.parts / rows.parts;
       const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
       const index k0 = parts.begin(p), k1 = parts.begin(p + 1);
-      detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0),
-                         T(0), partial.data() + p * m * n + r0 * n + c0, n);
+      detail::gemm_on<P, T>(w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0), T(0),
+                            partial.data() + p * m * n + r0 * n + c0, n);
     });
     return map(device, m, n, detail::sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
   }
-  device.tasks(rows.parts * cols.parts, [&](index task, cpu::worker& w) {
+  device.tasks(rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
     const index r = task % rows.parts, q = task / rows.parts;
     const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
-    detail::gemm_on<T>(device, w, r1 - r0, c1 - c0, k, detail::at(oa, r0, 0), detail::at(ob, 0, c0), beta,
-                       c.row(r0) + c0, c.stride);
+    detail::gemm_on<P, T>(w, r1 - r0, c1 - c0, k, detail::at(oa, r0, 0), detail::at(ob, 0, c0), beta,
+                          c.row(r0) + c0, c.stride);
   });
 }
 
 /// `count` products of one shape: item i's operands start i * step numbers further on.
-template <class A, class B, class T>
-void gemm_batched(cpu& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
+template <Precision P, class A, class B, class T>
+void gemm_batched(basic_cpu<P>& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
                   index step_c, std::type_identity_t<T> beta = 0) {
   const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
   require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm_batched: operands do not fit");
   const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
   const detail::even_split rows(m, 512);
-  device.tasks(count * rows.parts, [&](index task, cpu::worker& w) {
+  device.tasks(count * rows.parts, [&](index task, cpu_base::worker& w) {
     const index i = task / rows.parts, r0 = rows.begin(task % rows.parts),
                 r1 = rows.begin(task % rows.parts + 1);
     detail::gemm_operand ai = detail::at(oa, r0, 0), bi = ob;
     ai.data = static_cast<const char*>(ai.data) + row_bytes(ai.dtype, i * step_a);
     bi.data = static_cast<const char*>(bi.data) + row_bytes(bi.dtype, i * step_b);
-    detail::gemm_on<T>(device, w, r1 - r0, n, k, ai, bi, beta, c.row(r0) + i * step_c, c.stride);
+    detail::gemm_on<P, T>(w, r1 - r0, n, k, ai, bi, beta, c.row(r0) + i * step_c, c.stride);
   });
 }
 
@@ -267,7 +276,7 @@ inline index rows_a_task(index cols) {
 
 /// f.operator()<V>(r, c) for every element. `Scalar` names the number type, so that the pack's width is known.
 template <class F>
-void map(cpu& device, index rows, index cols, const F& f) {
+void map(cpu_base& device, index rows, index cols, const F& f) {
   static_assert(
       detail::HasScalar<F>,
       "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) and "
@@ -275,7 +284,7 @@ void map(cpu& device, index rows, index cols, const F& f) {
   using T = typename F::scalar;
   using V = pack<T>;
   const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
-  device.tasks(parts, [&](index part, cpu::worker&) {
+  device.tasks(parts, [&](index part, cpu_base::worker&) {
     const index end = std::min(rows, (part + 1) * block);
     for (index r = part * block; r < end; ++r) {
       index c = 0;
@@ -303,7 +312,7 @@ void lane_of(const Wide& wide, index lane, Narrow& narrow) {
 
 /// One fold a row.
 template <class F>
-void fold_rows(cpu& device, index rows, index cols, const F& f) {
+void fold_rows(cpu_base& device, index rows, index cols, const F& f) {
   static_assert(
       detail::HasScalar<F>,
       "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or double), "
@@ -311,7 +320,7 @@ void fold_rows(cpu& device, index rows, index cols, const F& f) {
   using T = typename F::scalar;
   using V = pack<T>;
   const index block = detail::rows_a_task(cols), parts = (rows + block - 1) / block;
-  device.tasks(parts, [&](index part, cpu::worker&) {
+  device.tasks(parts, [&](index part, cpu_base::worker&) {
     const index end = std::min(rows, (part + 1) * block);
     for (index r = part * block; r < end; ++r) {
       auto total = f.template init<T>();
@@ -333,7 +342,7 @@ void fold_rows(cpu& device, index rows, index cols, const F& f) {
 
 /// One fold a column, rows in order.
 template <class F>
-void fold_columns(cpu& device, index rows, index cols, const F& f) {
+void fold_columns(cpu_base& device, index rows, index cols, const F& f) {
   static_assert(
       detail::HasScalar<F>,
       "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
@@ -341,7 +350,7 @@ void fold_columns(cpu& device, index rows, index cols, const F& f) {
   using T = typename F::scalar;
   using V = pack<T>;
   constexpr index block = 4 * V::width;  // whole cache lines, and few enough accumulators for registers
-  device.tasks((cols + block - 1) / block, [&](index part, cpu::worker&) {
+  device.tasks((cols + block - 1) / block, [&](index part, cpu_base::worker&) {
     index c = part * block;
     const index end = std::min(cols, c + block);
     for (; c + V::width <= end; c += V::width) {
@@ -359,12 +368,12 @@ void fold_columns(cpu& device, index rows, index cols, const F& f) {
 
 /// n independent sequential tasks f(i).
 template <class F>
-void scan(cpu& device, index n, const F& f) {
-  device.tasks(n, [&](index i, cpu::worker&) { f(i); });
+void scan(cpu_base& device, index n, const F& f) {
+  device.tasks(n, [&](index i, cpu_base::worker&) { f(i); });
 }
 /// The same, where nothing in a task is sequential.
 template <class F>
-void for_each(cpu& device, index n, const F& f) {
+void for_each(cpu_base& device, index n, const F& f) {
   scan(device, n, f);
 }
 

@@ -70,7 +70,7 @@ __global__ void round_kernel(const Float* in, index in_stride, bf16* out, index 
 }
 
 template <class To, class From>
-void convert(cuda& device, index count, const From* in, index in_stride, index in_step, To* out,
+void convert(cuda_base& device, index count, const From* in, index in_stride, index in_step, To* out,
              index out_stride, index out_step, index rows, index cols) {
   const unsigned z = static_cast<unsigned>(count);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
@@ -126,7 +126,7 @@ struct product_input {
     return (from_step == 0 ? 1 : count) * o.rows * padded(o.cols);
   }
 
-  product_input(cuda& device, const cuda_operand& o, index count, index from_step)
+  product_input(cuda_base& device, const cuda_operand& o, index count, index from_step)
       : memory(device.template scratch<P>(needed(o, count, from_step))), stride(o.stride), step(from_step) {
     if (as_it_is(o)) {
       data = static_cast<const P*>(o.dtype == dtype_of_operand() ? o.data : o.rounded);
@@ -154,7 +154,7 @@ struct product_input {
   }
 
  private:
-  void round(cuda& device, const cuda_operand& o, index count, index from_step) {
+  void round(cuda_base& device, const cuda_operand& o, index count, index from_step) {
     // Items one beside another in rows, or one below another, are one matrix.
     cuda_operand whole = o;
     const bool below = from_step == o.rows * o.stride,
@@ -178,7 +178,7 @@ struct product_input {
 };
 
 template <class T, class P>
-void run_product(cuda& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
+void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
   const index m = c.rows, n = c.cols, k = a.transposed ? a.rows : a.cols;
   const product_input<P> pa(device, a, count, step_a), pb(device, b, count, step_b);
@@ -199,18 +199,13 @@ void run_product(cuda& device, index count, const cuda_operand& a, index step_a,
   device.rounded().written(c.data, c.data + (count - 1) * step_c + (c.rows - 1) * c.stride + c.cols);
 }
 
-/// Whether a float product goes through bfloat16: not one of few rows over weights that would be rounded for
-/// it.
-inline bool rounds(const cuda& device, const cuda_operand& b, index m) {
-  return device.bf16_products && (m > 16 || b.dtype == dtype::bf16 || b.rounded);
-}
-
-template <class T>
-void product(cuda& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
+/// In the precision's type, but for few rows over weights that would be rounded for them alone.
+template <Precision P, class T>
+void product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
              index step_b, matrix_view<T> c, index step_c, T beta) {
   if (c.rows == 0 || c.cols == 0) return;
-  if constexpr (std::is_same_v<T, float>)
-    if (rounds(device, b, c.rows))
+  if constexpr (multiplies_in_bf16<P, T>)
+    if (c.rows > 16 || b.dtype == dtype::bf16 || b.rounded)
       return run_product<T, bf16>(device, count, a, step_a, b, step_b, c, step_c, beta);
   run_product<T, T>(device, count, a, step_a, b, step_b, c, step_c, beta);
 }
@@ -226,20 +221,20 @@ inline void require_product(const char* verb, const cuda_operand& a, const cuda_
 }  // namespace detail
 
 /// c = beta c + a b, through cuBLAS.
-template <class A, class B, class T>
-void gemm(cuda& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta) {
+template <Precision P, class A, class B, class T>
+void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
   detail::require_product("gemm", oa, ob, c.rows, c.cols);
-  detail::product<T>(device, 1, oa, 0, ob, 0, c, 0, beta);
+  detail::product<P, T>(device, 1, oa, 0, ob, 0, c, 0, beta);
 }
 
 /// `count` products of one shape: item i's operands start i * step numbers further on.
-template <class A, class B, class T>
-void gemm_batched(cuda& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
+template <Precision P, class A, class B, class T>
+void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
                   index step_c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
   detail::require_product("gemm_batched", oa, ob, c.rows, c.cols);
-  detail::product<T>(device, count, oa, step_a, ob, step_b, c, step_c, beta);
+  detail::product<P, T>(device, count, oa, step_a, ob, step_b, c, step_c, beta);
 }
 
 }  // namespace distil_xlstm::device

@@ -12,6 +12,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/precision.hpp>
 #include <distil_xlstm/device/scratch.hpp>
 
 namespace distil_xlstm::device {
@@ -114,16 +115,13 @@ class rounded_operands {
 
 }  // namespace detail
 
-/// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not
-/// wait for the host. One `cuda` serves one caller at a time, on the thread that made it.
-///
-/// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
-class cuda {
+/// What of a GPU does not depend on a precision: memory, stream, capture.
+class cuda_base {
  public:
   /// The host can not read this memory: `placed` copies what a device shall read.
   static constexpr bool host_memory = false;
 
-  explicit cuda(int ordinal = 0) {
+  explicit cuda_base(int ordinal) {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
     require(ordinal >= 0 && ordinal < count, "cuda: device ", ordinal, " of ", count, " that are there");
@@ -143,9 +141,9 @@ class cuda {
     workspace_ = detail::cuda_memory{}.allocate(workspace_bytes);
     detail::check(cublasSetWorkspace(products_, workspace_, workspace_bytes), "giving cuBLAS its workspace");
   }
-  cuda(const cuda&) = delete;
-  cuda& operator=(const cuda&) = delete;
-  ~cuda() {
+  cuda_base(const cuda_base&) = delete;
+  cuda_base& operator=(const cuda_base&) = delete;
+  ~cuda_base() {
     cudaStreamSynchronize(stream_);
     cublasDestroy(products_);
     cudaFree(workspace_);
@@ -229,10 +227,6 @@ class cuda {
   detail::rounded_operands& rounded() { return rounded_; }
   std::int64_t asked() const { return asked_; }
 
-  /// Operands of float products are rounded to bfloat16 and go through the tensor cores; sums, and all else,
-  /// stay float, but for what lies between the products of a frozen decoder's layers.
-  bool bf16_products = false;
-
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
     ++asked_;
@@ -251,5 +245,21 @@ class cuda {
   detail::rounded_operands rounded_;
   mutable std::int64_t asked_ = 0;
 };
+
+/// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not
+/// wait for the host. One device serves one caller at a time, on the thread that made it.
+///
+/// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what lies between the products
+/// of a frozen decoder's layers.
+///
+/// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
+template <Precision P = fp32>
+class basic_cuda : public cuda_base {
+ public:
+  using precision = P;
+  using scalar = typename P::scalar;
+  explicit basic_cuda(int ordinal = 0) : cuda_base(ordinal) {}
+};
+using cuda = basic_cuda<fp32>;
 
 }  // namespace distil_xlstm::device

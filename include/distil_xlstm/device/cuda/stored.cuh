@@ -61,7 +61,7 @@ constexpr cudaDataType stored_type() {
 /// c [m, n] = beta c + a [m, k] b, or a bT, in the types that they are stored in; sums in float, of doubles in
 /// double.
 template <class P, class C>
-void stored_product(cuda& device, index m, index n, index k, const P* a, index stride_a, const P* b,
+void stored_product(cuda_base& device, index m, index n, index k, const P* a, index stride_a, const P* b,
                     index stride_b, bool transpose_b, C* c, index stride_c, int beta = 0) {
   using S = std::conditional_t<std::is_same_v<P, double>, double, float>;
   const S one = 1, keep = static_cast<S>(beta);

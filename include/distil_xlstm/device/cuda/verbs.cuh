@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(column_threads)
 
 /// How rows are split depends on the shape alone: enough blocks for a large card, and each reads a good deal.
 template <int Columns, class F>
-void fold_columns_by(cuda& device, index rows, index cols, const F& f) {
+void fold_columns_by(cuda_base& device, index rows, index cols, const F& f) {
   const index wide = blocks_for(cols, Columns);
   const index wanted = std::max<index>(1, 1056 / wide),
               longest = blocks_for(rows, 8 * column_threads / Columns);
@@ -189,7 +189,7 @@ __global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids,
 
 /// f.operator()<V>(r, c) for every element, a thread a pack of columns.
 template <class F>
-void map(cuda& device, index rows, index cols, const F& f) {
+void map(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(
       detail::CudaFunctor<F>,
       "distil_xlstm::map(device, rows, cols, f): f is a struct with `using scalar = float;` (or double) "
@@ -206,7 +206,7 @@ void map(cuda& device, index rows, index cols, const F& f) {
 
 /// One fold a row: a warp's for short rows, a block's for long ones.
 template <class F>
-void fold_rows(cuda& device, index rows, index cols, const F& f) {
+void fold_rows(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(
       detail::CudaFunctor<F>,
       "distil_xlstm::fold_rows(device, rows, cols, f): f is a struct with `using scalar = float;` (or "
@@ -223,7 +223,7 @@ void fold_rows(cuda& device, index rows, index cols, const F& f) {
 
 /// One fold a column: neighbouring columns side by side, stretches of rows at once, then merged.
 template <class F>
-void fold_columns(cuda& device, index rows, index cols, const F& f) {
+void fold_columns(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(detail::CudaFunctor<F>,
                 "distil_xlstm::fold_columns(device, rows, cols, f): f is a struct with `using scalar = float;` "
                 "(or double), init, visit, merge and finish, as device/device.hpp says");
@@ -236,20 +236,20 @@ void fold_columns(cuda& device, index rows, index cols, const F& f) {
 
 /// n independent sequential tasks f(i), a thread each.
 template <class F>
-void scan(cuda& device, index n, const F& f) {
+void scan(cuda_base& device, index n, const F& f) {
   if (n == 0) return;
   detail::scan_kernel<<<detail::grid_size(n, 64, 1 << 20), 64, 0, device.stream()>>>(f, n);
   detail::check_launch("scan");
 }
 /// The same, where nothing in a task is sequential.
 template <class F>
-void for_each(cuda& device, index n, const F& f) {
+void for_each(cuda_base& device, index n, const F& f) {
   scan(device, n, f);
 }
 
 /// x[r] = table[ids[r]], a block a row.
-template <class T>
-void embed(cuda& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
+template <Precision P, class T>
+void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
   if (x.rows == 0) return;
   detail::gather_rows_kernel<<<static_cast<unsigned>(x.rows), 128, 0, device.stream()>>>(table, ids, x);
   detail::check_launch("embed");

@@ -14,14 +14,13 @@ namespace detail {
 ///
 /// Columns are the keys: first those of the past (if seen), then this call's from `begin` on. A row's weights
 /// outside the keys that it may see are exactly 0.
-template <class T>
+template <Precision P, class T>
 struct attention_rows {
   using V = pack<T>;
   static constexpr index block = 64;
   static constexpr index few = 8;  ///< up to so many rows, values are read once, where they lie
 
-  cpu& device;
-  cpu::worker& worker;
+  cpu_base::worker& worker;
   const attention_arguments<T>& a;
   index sequence, kv_head, time, step, count;
   const T* q;  ///< the first row's query
@@ -50,9 +49,9 @@ struct attention_rows {
   void against(const T* x, index ldx, matrix_view<const T> m, batched_state<const T> before, T* out) const {
     const index n = a.shape.width;
     if (past > 0)
-      gemm_on<T>(device, worker, count, past, n, plain(x, ldx), turned(past_of(before), past_stride()), T(0),
-                 out, ld);
-    gemm_on<T>(device, worker, count, now, n, plain(x, ldx), turned(now_of(m), m.stride), T(0), out + past, ld);
+      gemm_on<P, T>(worker, count, past, n, plain(x, ldx), turned(past_of(before), past_stride()), T(0), out,
+                    ld);
+    gemm_on<P, T>(worker, count, now, n, plain(x, ldx), turned(now_of(m), m.stride), T(0), out + past, ld);
   }
   /// out[count, width] = w m, w [count, keys].
   void combine(const T* w, matrix_view<const T> m, batched_state<const T> before, T* out, index ldout) const {
@@ -63,10 +62,10 @@ struct attention_rows {
       return;
     }
     if (past > 0)
-      gemm_on<T>(device, worker, count, n, past, plain(w, ld), plain(past_of(before), past_stride()), T(0), out,
-                 ldout);
-    gemm_on<T>(device, worker, count, n, now, plain(w + past, ld), plain(now_of(m), m.stride), T(past > 0), out,
-               ldout);
+      gemm_on<P, T>(worker, count, n, past, plain(w, ld), plain(past_of(before), past_stride()), T(0), out,
+                    ldout);
+    gemm_on<P, T>(worker, count, n, now, plain(w + past, ld), plain(now_of(m), m.stride), T(past > 0), out,
+                  ldout);
   }
 
   /// w = exp(score / sqrt(width) - max) in place; inverse[i] = 1 / its sum.
@@ -130,10 +129,8 @@ struct attention_rows {
       }
     }
     combine(ds, a.k, a.past.keys, dq, lddq);
-    gemm_on<T>(device, worker, now, n, count, turned(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk,
-               lddk);
-    gemm_on<T>(device, worker, now, n, count, turned(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv,
-               lddv);
+    gemm_on<P, T>(worker, now, n, count, turned(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk, lddk);
+    gemm_on<P, T>(worker, now, n, count, turned(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv, lddv);
   }
 
  private:
@@ -176,39 +173,38 @@ struct attention_rows {
 
 /// One sequence, head and block of queries a task; for single tokens one sequence and key head, so that a
 /// cached key is read once for all the queries that share it. At most a block's scores are stored.
-template <class T>
-void attention_forward(cpu& device, const attention_arguments<T>& a) {
+template <Precision P, class T>
+void attention_forward(basic_cpu<P>& device, const attention_arguments<T>& a) {
   const index n = a.shape.width, group = a.shape.group();
   if (a.seq.time == 1) {
-    device.tasks(a.seq.batch * a.shape.kv_heads, [&](index task, cpu::worker& w) {
+    device.tasks(a.seq.batch * a.shape.kv_heads, [&](index task, cpu_base::worker& w) {
       const index b = task / a.shape.kv_heads, kv = task % a.shape.kv_heads, column = kv * group * n;
-      detail::attention_rows<T>{device, w, a, b, kv, 0, 0, group, a.q.row(b) + column, n}.forward(
+      detail::attention_rows<P, T>{w, a, b, kv, 0, 0, group, a.q.row(b) + column, n}.forward(
           a.y.row(b) + column, n);
     });
     return;
   }
-  constexpr index block = detail::attention_rows<T>::block;
+  constexpr index block = detail::attention_rows<P, T>::block;
   const index blocks = (a.seq.time + block - 1) / block;
-  device.tasks(a.seq.batch * a.shape.heads * blocks, [&](index task, cpu::worker& w) {
+  device.tasks(a.seq.batch * a.shape.heads * blocks, [&](index task, cpu_base::worker& w) {
     // Late blocks see the most keys: they go first.
     const index part = blocks - 1 - task / (a.seq.batch * a.shape.heads),
                 rest = task % (a.seq.batch * a.shape.heads);
     const index b = rest / a.shape.heads, head = rest % a.shape.heads, t = part * block;
     const index row = b * a.seq.time + t;
-    detail::attention_rows<T>{
-        device,    w, a, b, head / group, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + head * n,
-        a.q.stride}
+    detail::attention_rows<P, T>{
+        w, a, b, head / group, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + head * n, a.q.stride}
         .forward(a.y.row(row) + head * n, a.y.stride);
   });
 }
 
 /// One sequence and key head a task, block of queries after block.
-template <class T>
-void attention_backward(cpu& device, const attention_backward_arguments<T>& g) {
+template <Precision P, class T>
+void attention_backward(basic_cpu<P>& device, const attention_backward_arguments<T>& g) {
   const auto& a = g.forward;
   const index n = a.shape.width, group = a.shape.group();
-  constexpr index block = detail::attention_rows<T>::block;
-  device.tasks(a.seq.batch * a.shape.kv_heads, [&](index task, cpu::worker& w) {
+  constexpr index block = detail::attention_rows<P, T>::block;
+  device.tasks(a.seq.batch * a.shape.kv_heads, [&](index task, cpu_base::worker& w) {
     const index b = task / a.shape.kv_heads, kv = task % a.shape.kv_heads, origin = b * a.seq.time;
     T *dk = g.dk.row(origin) + kv * n, *dv = g.dv.row(origin) + kv * n;
     for (index t = 0; t < a.seq.time; ++t) {
@@ -218,8 +214,8 @@ void attention_backward(cpu& device, const attention_backward_arguments<T>& g) {
     for (index head = kv * group; head < (kv + 1) * group; ++head)
       for (index t = 0; t < a.seq.time; t += block) {
         const index row = origin + t, column = head * n;
-        detail::attention_rows<T>{
-            device, w, a, b, kv, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + column, a.q.stride}
+        detail::attention_rows<P, T>{
+            w, a, b, kv, t, 1, std::min(block, a.seq.time - t), a.q.row(row) + column, a.q.stride}
             .backward(a.y.row(row) + column, a.y.stride, g.dy.row(row) + column, g.dy.stride,
                       g.dq.row(row) + column, g.dq.stride, dk, g.dk.stride, dv, g.dv.stride);
       }

@@ -143,8 +143,8 @@ inline bool conv_in_quads(const distil_xlstm::detail::window_view<float>& in) {
 }  // namespace detail
 
 /// One pass over the input, in columns of four.
-template <class T>
-void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a) {
+template <Precision P, class T>
+void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (detail::conv_in_quads(a.in) && detail::in_quads(a.y)) {
       const detail::stretches s(a.in.seq.time);
@@ -156,11 +156,11 @@ void causal_conv_forward(cuda& device, const causal_conv_arguments<T>& a) {
       };
       if (detail::with_window(a.in.window, run)) return;
     }
-  distil_xlstm::causal_conv_forward<cuda, T>(device, a);
+  distil_xlstm::causal_conv_forward<basic_cuda<P>, T>(device, a);
 }
 /// One pass over input and gradient, in columns of four, and the sums of what its blocks found.
-template <class T>
-void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>& a) {
+template <Precision P, class T>
+void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (detail::conv_in_quads(a.in) && detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
       const detail::stretches s(a.in.seq.time);
@@ -177,7 +177,7 @@ void causal_conv_backward(cuda& device, const causal_conv_backward_arguments<T>&
       };
       if (detail::with_window(window, run)) return;
     }
-  distil_xlstm::causal_conv_backward<cuda, T>(device, a);
+  distil_xlstm::causal_conv_backward<basic_cuda<P>, T>(device, a);
 }
 
 }  // namespace distil_xlstm::device

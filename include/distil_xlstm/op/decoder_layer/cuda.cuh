@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(256)
 }
 /// The queries too, where attention does not turn them.
 template <class T>
-void turn(cuda& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> qkv, index k_at, index v_at,
+void turn(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> qkv, index k_at, index v_at,
           bool queries) {
   const int heads = static_cast<int>(a.shape.heads), kv_heads = static_cast<int>(a.shape.kv_heads);
   const head_columns q{qkv.data, a.q_bias, queries ? heads : 0}, k{qkv.data + k_at, a.k_bias, kv_heads},
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(256)
     }
 }
 template <class S>
-void apply_gate(cuda& device, matrix_view<S> gate, const S* up) {
+void apply_gate(cuda_base& device, matrix_view<S> gate, const S* up) {
   const auto run = [&]<int Each>() {
     const index pieces = gate.cols / Each;
     const unsigned x = pieces >= 64 ? 64 : 32, y = 256 / x;
@@ -162,7 +162,7 @@ inline const bf16* rounded(const frozen_matrix& m) {
 }
 /// y = x W_iT, side by side from columns `at[i]` on. Matrices that lie one behind another are one.
 template <std::size_t N>
-void products(cuda& device, matrix_view<const bf16> x, const std::array<frozen_matrix, N>& w,
+void products(cuda_base& device, matrix_view<const bf16> x, const std::array<frozen_matrix, N>& w,
               const std::array<index, N>& at, matrix_view<bf16> y) {
   for (std::size_t i = 0; i < N;) {
     const std::size_t first = i;
@@ -174,13 +174,14 @@ void products(cuda& device, matrix_view<const bf16> x, const std::array<frozen_m
   }
 }
 /// x += y Wᵀ
-inline void add_product(cuda& device, matrix_view<const bf16> y, const frozen_matrix& w, matrix_view<float> x) {
+inline void add_product(cuda_base& device, matrix_view<const bf16> y, const frozen_matrix& w,
+                        matrix_view<float> x) {
   stored_product(device, x.rows, x.cols, y.cols, y.data, y.stride, rounded(w), y.cols, true, x.data, x.stride,
                  1);
 }
 
 template <class T>
-void layer(cuda& device, const decoder_layer_arguments<T>& a) {
+void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
   const index rows = a.x.rows, d = a.x.cols, inner = a.gate.rows;
   const index queries = a.shape.heads * a.shape.width, keys = a.shape.kv_heads * a.shape.width;
   const index k_at = padded(queries), v_at = k_at + padded(keys), up_at = padded(inner);
@@ -212,10 +213,10 @@ void layer(cuda& device, const decoder_layer_arguments<T>& a) {
 
 /// Products in bfloat16, heads up to 128 wide, rows that the norm's registers hold, and every matrix at hand in
 /// bfloat16.
-template <class T>
-bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (!device.bf16_products || a.shape.width > 128 || a.x.rows == 0) return false;
+template <Precision P, class T>
+bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a) {
+  if constexpr (multiplies_in_bf16<P, T>) {
+    if (a.shape.width > 128 || a.x.rows == 0) return false;
     if (!detail::norms::held(a.attention_norm, a.x.rows)) return false;
     for (const frozen_matrix& m : std::array{a.q, a.k, a.v, a.o, a.gate, a.up, a.down})
       if (!detail::decoder::rounded(m)) return false;
@@ -227,12 +228,12 @@ bool has_decoder_layer(const cuda& device, const decoder_layer_arguments<T>& a) 
 /// The residual stream stays float; normed rows, queries, keys, values and the feed-forward's inner rows are
 /// rounded to bfloat16 where they are written. Nine kernels, four of them products, where matrices that share
 /// an input lie side by side.
-template <class T>
-void decoder_layer_forward(cuda& device, const decoder_layer_arguments<T>& a) {
-  if constexpr (std::is_same_v<T, float>)
+template <Precision P, class T>
+void decoder_layer_forward(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
+  if constexpr (multiplies_in_bf16<P, T>)
     detail::decoder::layer(device, a);
   else
-    fail("cuda: a decoder layer in double has no way of its own");
+    fail("cuda: a decoder layer whose products are not in bfloat16 has no way of its own");
 }
 
 }  // namespace distil_xlstm::device

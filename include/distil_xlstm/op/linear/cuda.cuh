@@ -89,8 +89,8 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
 }  // namespace detail
 
 /// Blocks of four columns in one pass, in float whatever the products are; wider ones as the default does.
-template <class T>
-void headwise_forward(cuda& device, const headwise_arguments<T>& a) {
+template <Precision P, class T>
+void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
         detail::in_quads(a.y)) {
@@ -100,10 +100,10 @@ void headwise_forward(cuda& device, const headwise_arguments<T>& a) {
              device.stream()>>>(a, s.each);
       return detail::check_launch("headwise_forward");
     }
-  distil_xlstm::headwise_forward<cuda, T>(device, a);
+  distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
 }
-template <class T>
-void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a) {
+template <Precision P, class T>
+void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
         detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
@@ -116,7 +116,7 @@ void headwise_backward(cuda& device, const headwise_backward_arguments<T>& a) {
       return add_column_sums(device, matrix_view<const float>(partial.data(), s.tiles, 16 * a.blocks),
                              a.dweight);
     }
-  distil_xlstm::headwise_backward<cuda, T>(device, a);
+  distil_xlstm::headwise_backward<basic_cuda<P>, T>(device, a);
 }
 
 }  // namespace distil_xlstm::device

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <int Threads, class Rows, class L, class G>
-void run_head_rows(cuda& device, const Rows& rows, index count, const L* student, const L* teacher,
+void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* student, const L* teacher,
                    index stride, G* gradient, index gradient_stride, index cols) {
   constexpr std::size_t shared = Threads * sizeof(typename Rows::template acc<typename Rows::scalar>);
   static_assert(shared < 160 * 1024, "an accumulator of a row is not as large as this");
@@ -122,7 +122,7 @@ void run_head_rows(cuda& device, const Rows& rows, index count, const L* student
 /// The pass with products of P's and logits stored as L's; their gradient takes their place, or, as P's, a
 /// place beside.
 template <class P, class L, int Threads, class Rows, class T, class Head>
-void head_chunks(cuda& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
+void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
                  const Head& head, matrix_view<T> dhs, index bytes) {
   constexpr bool in_place = std::is_same_v<P, L>;
   constexpr index unit = 16 / static_cast<index>(std::min(sizeof(L), sizeof(P)));
@@ -174,17 +174,15 @@ void head_chunks(cuda& device, const Rows& rows, matrix_view<const T> hs, matrix
 /// a chunk. Where products are in bfloat16, so are the logits and their gradient in memory, as in a network in
 /// mixed precision: float logits take half as long again, and lower the hidden gradient's error from 1.74e-3
 /// to 1.68e-3.
-template <class Rows, class T, class Head>
-void head_pass(cuda& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
+template <Precision P, class Rows, class T, class Head>
+void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
                const Head& head, matrix_view<T> dhs, index bytes) {
   // Large chunks make good products; what one holds does not stay in the cache, at any size that does.
   if (bytes == 0) bytes = index{768} << 20;
   constexpr std::size_t acc = sizeof(typename Rows::template acc<T>);
   constexpr int threads = acc <= 64 ? 1024 : acc <= 256 ? 512 : 128;
-  if constexpr (std::is_same_v<T, float>)
-    if (device.bf16_products)
-      return detail::head_chunks<bf16, bf16, threads>(device, rows, hs, ht, head, dhs, bytes);
-  detail::head_chunks<T, T, threads>(device, rows, hs, ht, head, dhs, bytes);
+  using stored = product_t<P, T>;
+  detail::head_chunks<stored, stored, threads>(device, rows, hs, ht, head, dhs, bytes);
 }
 
 }  // namespace distil_xlstm::device

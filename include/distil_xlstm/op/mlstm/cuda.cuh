@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <distil_xlstm/op/mlstm/cuda/gradients.cuh>
 #include <distil_xlstm/op/mlstm/cuda/step.cuh>
@@ -33,7 +34,7 @@ class mlstm_slab {
 };
 
 template <class Kernel, class... Arguments>
-void launch_tiles(cuda& device, const char* what, Kernel kernel, index blocks, int threads, int shared,
+void launch_tiles(cuda_base& device, const char* what, Kernel kernel, index blocks, int threads, int shared,
                   const Arguments&... arguments) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), what);
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, device.stream()>>>(
@@ -51,7 +52,7 @@ class mlstm_products {
  public:
   using number = typename P::number;
 
-  mlstm_products(cuda& device, sequence_view seq, const mlstm_shape& shape)
+  mlstm_products(cuda_base& device, sequence_view seq, const mlstm_shape& shape)
       : device_(device), seq_(seq), shape_(shape) {
     const auto padded = [](index n) { return static_cast<int>((n + N - 1) / N * N); };
     z_ = {seq.batch * shape.heads,
@@ -259,7 +260,7 @@ class mlstm_products {
                  m.r);
   }
 
-  cuda& device_;
+  cuda_base& device_;
   sequence_view seq_;
   mlstm_shape shape_;
   mlstm_sizes z_;
@@ -267,53 +268,50 @@ class mlstm_products {
   index start_;  ///< bytes of the tape before its arrays
 };
 
-/// f.operator()<P, N>() with the products that the device makes, and the tile that pads least.
+/// f.operator()<N>() with the tile that pads least.
 template <class F>
-void with_mlstm_products(const cuda& device, const mlstm_shape& shape, const F& f) {
+void with_mlstm_tile(const mlstm_shape& shape, const F& f) {
   const auto padding = [&](index n) {
     const auto padded = [n](index x) { return (x + n - 1) / n * n; };
     return padded(shape.query) * padded(shape.value);
   };
-  const auto of_size = [&]<class P>() {
-    if (padding(128) <= padding(96) && padding(128) <= padding(64))
-      f.template operator()<P, 128>();
-    else if (padding(96) <= padding(64))
-      f.template operator()<P, 96>();
-    else
-      f.template operator()<P, 64>();
-  };
-  if (device.bf16_products)
-    of_size.template operator()<bf16_products>();
+  if (padding(128) <= padding(96) && padding(128) <= padding(64))
+    f.template operator()<128>();
+  else if (padding(96) <= padding(64))
+    f.template operator()<96>();
   else
-    of_size.template operator()<float_products>();
+    f.template operator()<64>();
 }
+
+template <Precision P>
+using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16_products, float_products>;
 
 }  // namespace detail
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
-template <class T>
-void mlstm_forward(cuda& device, const mlstm_arguments<T>& a) {
+template <Precision P, class T>
+void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     if (a.seq.time == 1 && !a.kept) return detail::mlstm_step(device, a);
-    detail::with_mlstm_products(device, a.shape, [&]<class P, int N>() {
-      detail::mlstm_products<P, N>(device, a.seq, a.shape).forward(a);
+    detail::with_mlstm_tile(a.shape, [&]<int N>() {
+      detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).forward(a);
     });
   } else {
-    distil_xlstm::mlstm_forward<cuda, T>(device, a);
+    distil_xlstm::mlstm_forward<basic_cuda<P>, T>(device, a);
   }
 }
 
-/// Its gradient. `bf16_products` has to be what it was in forward.
-template <class T>
-void mlstm_backward(cuda& device, const mlstm_backward_arguments<T>& a) {
+/// Its gradient.
+template <Precision P, class T>
+void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    detail::with_mlstm_products(device, a.shape, [&]<class P, int N>() {
-      detail::mlstm_products<P, N>(device, a.seq, a.shape).backward(a);
+    detail::with_mlstm_tile(a.shape, [&]<int N>() {
+      detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).backward(a);
     });
   } else {
-    distil_xlstm::mlstm_backward<cuda, T>(device, a);
+    distil_xlstm::mlstm_backward<basic_cuda<P>, T>(device, a);
   }
 }
 

@@ -252,7 +252,7 @@ void choose(index width, const F& f) {
   f.template operator()<256, 8>();
 }
 template <bool Write>
-void forward(cuda& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
+void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
              matrix_view<float> y) {
   choose(n.width, [&]<int Threads, int Turns>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
@@ -263,7 +263,7 @@ void forward(cuda& device, const norm_view<float>& n, matrix_view<const float> x
 }
 /// y in bfloat16, of rows that are one group.
 template <class T>
-void forward_rounded(cuda& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
+void forward_rounded(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
   const auto at_16 = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   const bool quads = n.width % 4 == 0 && x.stride % 4 == 0 && y.stride % 4 == 0 && at_16(x.data) &&
                      at_16(y.data) && at_16(n.weight);
@@ -281,26 +281,26 @@ void forward_rounded(cuda& device, const norm_view<T>& n, matrix_view<const T> x
 }  // namespace detail::norms
 
 /// Rows are read once and kept in registers. Double, and rows longer than 8192, take the defaults.
-template <class T>
-void norm_statistics(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
+template <Precision P, class T>
+void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (detail::norms::held(n, x.rows))
       return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>());
-  distil_xlstm::norm_statistics<cuda, T>(device, n, x, statistics);
+  distil_xlstm::norm_statistics<basic_cuda<P>, T>(device, n, x, statistics);
 }
-template <class T>
-void norm_forward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
+template <Precision P, class T>
+void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
                   matrix_view<T> y) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (detail::norms::held(n, x.rows)) return detail::norms::forward<true>(device, n, x, statistics, y);
-  distil_xlstm::norm_forward<cuda, T>(device, n, x, statistics, y);
+  distil_xlstm::norm_forward<basic_cuda<P>, T>(device, n, x, statistics, y);
 }
 /// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
 /// its.
-template <class T>
-void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
+template <Precision P, class T>
+void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
@@ -321,7 +321,7 @@ void norm_backward(cuda& device, const norm_view<T>& n, matrix_view<const T> x, 
       });
       return detail::check_launch("norm's gradient");
     }
-  distil_xlstm::norm_backward<cuda, T>(device, n, x, statistics, dy, dw, dx);
+  distil_xlstm::norm_backward<basic_cuda<P>, T>(device, n, x, statistics, dy, dw, dx);
 }
 
 }  // namespace distil_xlstm::device

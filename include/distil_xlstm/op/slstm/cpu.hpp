@@ -18,10 +18,10 @@ void columns(index n, const F& f) {
 }  // namespace detail
 
 /// One head a task: its recurrent matrix stays in the core's cache, every step is one product over the batch.
-template <class T>
-void slstm_forward(cpu& device, const slstm_arguments<T>& a) {
+template <Precision P, class T>
+void slstm_forward(basic_cpu<P>& device, const slstm_arguments<T>& a) {
   const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head;
-  device.tasks(a.heads, [&](index task, cpu::worker& w) {
+  device.tasks(a.heads, [&](index task, cpu_base::worker& w) {
     const index first = task * head;
     auto memory = w.template scratch<T>(5 * batch * head + 4 * head);
     T *previous = memory.data(), *product = previous + batch * head, *zeros = product + 4 * batch * head;
@@ -68,10 +68,10 @@ void slstm_forward(cpu& device, const slstm_arguments<T>& a) {
   });
 }
 
-template <class T>
-void slstm_backward(cpu& device, const slstm_backward_arguments<T>& a, T* carry) {
+template <Precision P, class T>
+void slstm_backward(basic_cpu<P>& device, const slstm_backward_arguments<T>& a, T* carry) {
   const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head;
-  device.tasks(a.heads, [&](index task, cpu::worker& w) {
+  device.tasks(a.heads, [&](index task, cpu_base::worker& w) {
     const index first = task * head;
     auto memory = w.template scratch<T>(5 * batch * head + head + 4 * head * head);
     T *gates = memory.data(), *dh = gates + 4 * batch * head, *zeros = dh + batch * head,

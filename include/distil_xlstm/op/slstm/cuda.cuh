@@ -18,7 +18,7 @@ struct slstm_plan {
 
 /// As few sequences a block as the card has room for: a step takes the less time. Then the first of `blocks`
 /// that has room; else the last.
-inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads,
+inline slstm_plan slstm_plan_of(const cuda_base& device, index batch, index heads,
                                 std::initializer_list<int> blocks) {
   for (const int sequences : {4, 8})
     for (const int n : blocks)
@@ -28,7 +28,8 @@ inline slstm_plan slstm_plan_of(const cuda& device, index batch, index heads,
 
 /// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
 /// has room. Before sm_90 blocks do not meet.
-inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, index head, bool backward) {
+inline slstm_plan slstm_bf16_plan(const cuda_base& device, index batch, index heads, index head,
+                                  bool backward) {
   const auto plan = [&](std::initializer_list<int> blocks) {
     return slstm_plan_of(device, batch, heads, blocks);
   };
@@ -43,7 +44,7 @@ inline slstm_plan slstm_bf16_plan(const cuda& device, index batch, index heads, 
 }
 
 template <int Tiles, int Cells, int Warps, bool Cluster>
-void launch_slstm_forward(cuda& device, const slstm_arguments<float>& a, int blocks) {
+void launch_slstm_forward(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
   const index groups = blocks_for(a.head, 8), warps = blocks_for(groups, blocks);
   blocks = static_cast<int>(blocks_for(groups, warps));
   require(warps <= Warps && a.head <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head, " in ", blocks,
@@ -55,7 +56,7 @@ void launch_slstm_forward(cuda& device, const slstm_arguments<float>& a, int blo
 }
 
 template <int Cells>
-void slstm_forward_rounded(cuda& device, const slstm_arguments<float>& a, int blocks) {
+void slstm_forward_rounded(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
   const index head = a.head;
   if (blocks == 1)
     return head <= 64 ? launch_slstm_forward<4, Cells, 8, false>(device, a, blocks)
@@ -69,7 +70,8 @@ void slstm_forward_rounded(cuda& device, const slstm_arguments<float>& a, int bl
 }
 
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
-void launch_slstm_backward(cuda& device, const slstm_backward_arguments<float>& a, float* carry, int blocks) {
+void launch_slstm_backward(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
+                           int blocks) {
   const index groups = blocks_for(a.head, 8), channels = 8 * blocks_for(groups, blocks);
   blocks = static_cast<int>(blocks_for(8 * groups, channels));
   const index parts = blocks_for(channels, 4 * Tiles), row_warps = blocks_for(blocks_for(a.head, 16), Rows);
@@ -84,7 +86,8 @@ void launch_slstm_backward(cuda& device, const slstm_backward_arguments<float>& 
 }
 
 template <int Cells>
-void slstm_backward_rounded(cuda& device, const slstm_backward_arguments<float>& a, float* carry, int blocks) {
+void slstm_backward_rounded(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
+                            int blocks) {
   const index head = a.head;
   if (blocks == 1)
     return head <= 64 ? launch_slstm_backward<1, 8, Cells, 8, false>(device, a, carry, blocks)
@@ -100,7 +103,7 @@ void slstm_backward_rounded(cuda& device, const slstm_backward_arguments<float>&
 
 /// The loop in float: blocks, and what of the recurrent matrix they keep.
 template <class Floats>
-slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int sequences, bool backward,
+slstm_cut slstm_float_cut(const cuda_base& device, index head, int& blocks, int sequences, bool backward,
                           Floats floats) {
   slstm_cut cut{};
   cut.channels = static_cast<int>(blocks_for(head, blocks));
@@ -112,7 +115,7 @@ slstm_cut slstm_float_cut(const cuda& device, index head, int& blocks, int seque
   if (4 * floats(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
   return cut;
 }
-inline slstm_plan slstm_float_plan(const cuda& device, index batch, index heads, index head) {
+inline slstm_plan slstm_float_plan(const cuda_base& device, index batch, index heads, index head) {
   int blocks = 1;
   if (device.capability() >= 90)
     while (blocks < 8 && head / blocks >= 32 &&
@@ -136,8 +139,8 @@ void with_slstm_plan(const slstm_plan& plan, const F& launch) {
     clustered(std::integral_constant<int, 8>{});
 }
 
-inline void launch_slstm_pack(cuda& device, bool backward, const float* recurrent, float* packed, index heads,
-                              index head) {
+inline void launch_slstm_pack(cuda_base& device, bool backward, const float* recurrent, float* packed,
+                              index heads, index head) {
   const unsigned grid = grid_size(heads * (head + 3) / 4 * 4 * head * 4, 256, 1024);
   if (backward)
     slstm_pack<true><<<grid, 256, 0, device.stream()>>>(recurrent, packed, heads, head);
@@ -147,7 +150,7 @@ inline void launch_slstm_pack(cuda& device, bool backward, const float* recurren
 }
 
 /// False where not even h fits a block's shared memory.
-inline bool slstm_forward_in_float(cuda& device, const slstm_arguments<float>& a) {
+inline bool slstm_forward_in_float(cuda_base& device, const slstm_arguments<float>& a) {
   slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
   const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, false, slstm_forward_floats);
   const index bytes = 4 * slstm_forward_floats(a.head, cut, plan.sequences);
@@ -162,7 +165,7 @@ inline bool slstm_forward_in_float(cuda& device, const slstm_arguments<float>& a
   });
   return true;
 }
-inline bool slstm_backward_in_float(cuda& device, const slstm_backward_arguments<float>& a, float* carry) {
+inline bool slstm_backward_in_float(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry) {
   slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
   const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, true, slstm_backward_floats);
   const index bytes = 4 * slstm_backward_floats(a.head, cut, plan.sequences);
@@ -180,13 +183,13 @@ inline bool slstm_backward_in_float(cuda& device, const slstm_backward_arguments
 
 }  // namespace detail
 
-/// The time loop in one launch: with `bf16_products` and heads of up to 384 (144 before sm_90) on the tensor
+/// The time loop in one launch: with `bf16_mixed` and heads of up to 384 (144 before sm_90) on the tensor
 /// cores, else in float.
-template <class T>
-void slstm_forward(cuda& device, const slstm_arguments<T>& a) {
+template <Precision P, class T>
+void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
-    if (device.bf16_products) {
+    if constexpr (multiplies_in_bf16<P, T>) {
       const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_forward_rounded<1>(device, a, plan.blocks)
@@ -194,15 +197,15 @@ void slstm_forward(cuda& device, const slstm_arguments<T>& a) {
     }
     if (detail::slstm_forward_in_float(device, a)) return;
   }
-  distil_xlstm::slstm_forward<cuda, T>(device, a);
+  distil_xlstm::slstm_forward<basic_cuda<P>, T>(device, a);
 }
 
 /// Its way back, likewise.
-template <class T>
-void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry) {
+template <Precision P, class T>
+void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a, T* carry) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
-    if (device.bf16_products) {
+    if constexpr (multiplies_in_bf16<P, T>) {
       const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_backward_rounded<1>(device, a, carry, plan.blocks)
@@ -210,7 +213,7 @@ void slstm_backward(cuda& device, const slstm_backward_arguments<T>& a, T* carry
     }
     if (detail::slstm_backward_in_float(device, a, carry)) return;
   }
-  distil_xlstm::slstm_backward<cuda, T>(device, a, carry);
+  distil_xlstm::slstm_backward<basic_cuda<P>, T>(device, a, carry);
 }
 
 }  // namespace distil_xlstm::device

@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
 }
 
 template <int Width, int Keys, bool Quads>
-void run_forward_bf16(cuda& device, const attention_arguments<bf16>& a, const query_angles& angles) {
+void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, const query_angles& angles) {
   using tile = bf16_tile<Width, Keys, Quads>;
   const int tiles = row_tiles(a, tile::rows);
   allow_shared(forward_bf16_kernel<tile>, tile::bytes);
@@ -193,7 +193,7 @@ inline bool turns_queries(const attention_arguments<bf16>& a, const query_angles
 }
 /// y = attention of queries that are turned, if there are `angles`, on their way. Heads up to 128 wide.
 template <class S>
-void forward_bf16(cuda& device, const attention_arguments<S>& a, const query_angles& angles) {
+void forward_bf16(cuda_base& device, const attention_arguments<S>& a, const query_angles& angles) {
   const auto run = [&]<bool Quads>() {
     if (a.shape.width <= 64)
       run_forward_bf16<64, 32, Quads>(device, a, angles);

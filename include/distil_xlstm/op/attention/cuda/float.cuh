@@ -334,7 +334,7 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
 }
 
 template <int Width, int Each>
-void forward_float(cuda& device, const attention_arguments<float>& a) {
+void forward_float(cuda_base& device, const attention_arguments<float>& a) {
   using tile = float_tile<Width, Each>;
   constexpr int bytes = (2 * tile::row_numbers + tile::score_numbers) * 4;
   const int tiles = row_tiles(a, tile::rows);
@@ -343,11 +343,11 @@ void forward_float(cuda& device, const attention_arguments<float>& a) {
       <<<blocks(a, tiles), tile::threads, bytes, device.stream()>>>(a, tiles, in_quads(a));
   check_launch("attention");
 }
-template <int Width, int Each>
-void backward_float(cuda& device, const attention_backward_arguments<float>& g) {
+template <int Width, int Each, class D>
+void backward_float(D& device, const attention_backward_arguments<float>& g) {
   using tile = float_tile<Width, Each>;
   constexpr int bytes = (4 * tile::row_numbers + 2 * tile::score_numbers) * 4;
-  if (device.shared_bytes() < bytes) return distil_xlstm::attention_backward<cuda, float>(device, g);
+  if (device.shared_bytes() < bytes) return distil_xlstm::attention_backward<D, float>(device, g);
   const auto& a = g.forward;
   const bool quads = in_quads(g);
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);

@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(128)
 }
 
 template <int Lanes, int Turns, int Heads>
-void decode_heads(cuda& device, const attention_arguments<float>& a) {
+void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
   const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);
@@ -221,7 +221,7 @@ void decode_heads(cuda& device, const attention_arguments<float>& a) {
   check_launch("attention of single tokens");
 }
 template <int Lanes, int Turns>
-void decode(cuda& device, const attention_arguments<float>& a) {
+void decode(cuda_base& device, const attention_arguments<float>& a) {
   if (a.shape.group() == 1) return decode_heads<Lanes, Turns, 1>(device, a);
   if (a.shape.group() == 2) return decode_heads<Lanes, Turns, 2>(device, a);
   if (a.shape.group() <= 4 || Turns > 1) return decode_heads<Lanes, Turns, 4>(device, a);

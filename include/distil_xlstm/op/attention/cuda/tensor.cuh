@@ -379,7 +379,7 @@ __global__ void __launch_bounds__(256)
 }
 
 template <int Width, bool Quads>
-void forward_tensor(cuda& device, const attention_arguments<float>& a) {
+void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
   using tile = forward_tile<Width, Quads>;
   const int tiles = row_tiles(a, tile::rows);
   allow_shared(forward_tensor_kernel<Width, Quads>, tile::bytes);
@@ -388,11 +388,11 @@ void forward_tensor(cuda& device, const attention_arguments<float>& a) {
   check_launch("attention");
 }
 template <int Width>
-void forward_tensor(cuda& device, const attention_arguments<float>& a) {
+void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
   in_quads(a) ? forward_tensor<Width, true>(device, a) : forward_tensor<Width, false>(device, a);
 }
 template <int Width, bool Quads>
-void backward_tensor(cuda& device, const attention_backward_arguments<float>& g) {
+void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {
   using tile = backward_tile<Width, Quads>;
   const auto& a = g.forward;
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
@@ -406,7 +406,7 @@ void backward_tensor(cuda& device, const attention_backward_arguments<float>& g)
   check_launch("attention's gradient");
 }
 template <int Width>
-void backward_tensor(cuda& device, const attention_backward_arguments<float>& g) {
+void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {
   in_quads(g) ? backward_tensor<Width, true>(device, g) : backward_tensor<Width, false>(device, g);
 }
 

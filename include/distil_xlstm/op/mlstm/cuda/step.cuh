@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(256)
   for (int j = 0; j < width; ++j) h[j] = total[j] * f.output;
 }
 
-inline void mlstm_step(cuda& device, const mlstm_arguments<float>& a) {
+inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
   mlstm_step_gates_kernel<128><<<static_cast<unsigned>(tasks), 128, 0, device.stream()>>>(a, factors.data());

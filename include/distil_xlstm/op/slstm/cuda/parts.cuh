@@ -141,8 +141,8 @@ __device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, fl
 
 /// Launches blocks of `threads`, every `cluster` of them along x a cluster.
 template <class... P, class... A>
-void launch_cluster(cuda& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes, int cluster,
-                    const char* name, const A&... arguments) {
+void launch_cluster(cuda_base& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes,
+                    int cluster, const char* name, const A&... arguments) {
   const auto bytes = static_cast<std::size_t>(shared_bytes);
   if (bytes > 32 * 1024)  // 48 KiB, of which the kernel may have some of its own, need asking for
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
