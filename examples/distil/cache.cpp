@@ -1,7 +1,7 @@
 #include <distil_xlstm/loss/any_alignment.hpp>
 
 #include "command.hpp"
-#include "requests.hpp"
+#include "options.hpp"
 
 namespace program {
 namespace {

@@ -11,7 +11,7 @@
 #include <distil_xlstm/distil/windows.hpp>
 #include <distil_xlstm/model/llama.hpp>
 
-#include "requests.hpp"
+#include "options.hpp"
 #include "shared.hpp"
 
 namespace program {

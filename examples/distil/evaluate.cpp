@@ -1,5 +1,5 @@
 #include "command.hpp"
-#include "requests.hpp"
+#include "options.hpp"
 
 namespace program {
 namespace {

@@ -13,9 +13,35 @@
 #include <distil_xlstm/io/token_file.hpp>
 
 #include "models.hpp"
+#include "options.hpp"
 #include "requests.hpp"
 
 namespace program {
+
+/// The requests of all documents as a model reads them, one after another.
+inline std::vector<dx::continuation> continuations_of(std::span<const document> documents,
+                                                      const dx::io::tokenizer& tokenizer) {
+  std::vector<dx::continuation> out;
+  for (const auto& d : documents) try {
+      for (const auto& r : d.requests)
+        out.push_back(dx::tokenize_continuation(tokenizer, r.context, r.continuation));
+    } catch (const dx::error& e) {
+      dx::fail("document ", d.doc_id, ": ", e.what());
+    }
+  return out;
+}
+
+/// What the model says about them, with what is counted in their texts.
+inline std::vector<request_score> request_scores(std::span<const document> documents,
+                                                 std::span<const dx::continuation_score> given) {
+  std::vector<request_score> out;
+  for (const auto& d : documents)
+    for (const auto& r : d.requests) {
+      const auto& s = given[out.size()];
+      out.push_back({s.sum_logprob, s.all_argmax, count_characters(r.continuation)});
+    }
+  return out;
+}
 
 template <class T, class D>
 class evaluation {
@@ -42,19 +68,20 @@ class evaluation {
 
   json requests() {
     const auto t = tokenizer_for(model_, request_.model);
-    const auto file = request_.limit > 0 ? dx::io::read_requests(request_.requests, request_.limit)
-                                         : dx::io::read_requests(request_.requests);
-    const auto scores = dx::score_requests<T>(device_, file.documents, t, model_.head(), 8, read_,
-                                              [](dx::index done, dx::index all) {
-                                                if (::isatty(2))
-                                                  std::cerr << "\r" << done << "/" << all << std::flush;
-                                              });
+    const auto file = request_.limit > 0 ? read_requests(request_.requests, request_.limit)
+                                         : read_requests(request_.requests);
+    const auto asked = continuations_of(file.documents, t);
+    const auto given =
+        dx::score_continuations<T>(device_, asked, model_.head(), 8, read_, [](dx::index done, dx::index all) {
+          if (::isatty(2)) std::cerr << "\r" << done << "/" << all << std::flush;
+        });
+    const auto scores = request_scores(file.documents, given);
     if (::isatty(2)) std::cerr << "\r\033[K";
-    if (file.kind == dx::io::task_kind::cloze) {
-      const auto x = dx::io::score_cloze(file.documents, scores);
+    if (file.kind == task_kind::cloze) {
+      const auto x = score_cloze(file.documents, scores);
       return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", nullptr}, {"ppl", x.ppl}};
     }
-    const auto x = dx::io::score_multiple_choice(file.documents, scores);
+    const auto x = score_multiple_choice(file.documents, scores);
     return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", x.acc_norm}, {"ppl", nullptr}};
   }
 

@@ -8,21 +8,21 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/io/chat_template.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/student_batch.hpp>
 
+#include "chat_template.hpp"
 #include "models.hpp"
-#include "requests.hpp"
+#include "options.hpp"
 
 namespace program {
 
 inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const std::string& prompt,
                                             const std::string& name, const dx::io::tokenizer& t) {
   if (r.chat) {
-    const dx::io::chat_message asked[] = {{"user", prompt}};
-    return encode_text(t, dx::io::apply_chat_template(t.data(), asked, true), name, true);
+    const chat_message asked[] = {{"user", prompt}};
+    return encode_text(t, apply_chat_template(t.data(), asked, true), name, true);
   }
   std::vector<std::int32_t> ids;
   if (!prompt.empty()) ids = encode_text(t, prompt, name, true);

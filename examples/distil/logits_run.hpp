@@ -9,7 +9,7 @@
 #include <distil_xlstm/io/safetensors.hpp>
 
 #include "models.hpp"
-#include "requests.hpp"
+#include "options.hpp"
 
 namespace program {
 

@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "command.hpp"
-#include "requests.hpp"
+#include "options.hpp"
 
 namespace program {
 namespace {

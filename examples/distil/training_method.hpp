@@ -7,7 +7,7 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 
-#include "requests.hpp"
+#include "options.hpp"
 #include "shared.hpp"
 
 namespace program {

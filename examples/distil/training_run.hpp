@@ -16,17 +16,17 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
-#include <distil_xlstm/io/metrics_log.hpp>
-#include <distil_xlstm/io/report.hpp>
-#include <distil_xlstm/io/tensorboard.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/session.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
-#include "requests.hpp"
+#include "metrics_log.hpp"
+#include "options.hpp"
+#include "report.hpp"
 #include "shared.hpp"
+#include "tensorboard.hpp"
 #include "training_method.hpp"
 
 namespace program {
@@ -74,16 +74,16 @@ class training_run {
     const dx::index total = trainer.options().total_steps;
     set_warmup(trainer, total);
 
-    dx::io::metrics_log log(request_.out / "metrics.jsonl");
+    metrics_log log(request_.out / "metrics.jsonl");
     log.truncate_after(fresh ? -1 : trainer.step_count());
-    dx::io::tensorboard_writer board(request_.out, trainer.step_count() + 1);
+    tensorboard_writer board(request_.out, trainer.step_count() + 1);
     if (fresh) {
       write_run(identity, total);
       if (held_out_) {
         const auto before = score_student();
         const auto teacher = score_teacher();
         const auto unigram = dx::score_unigram(tokens_, *held_out_, window());
-        dx::io::record line{{"step", 0}, {"held_out_ppl", before.perplexity()}};
+        record line{{"step", 0}, {"held_out_ppl", before.perplexity()}};
         if (teacher) line["teacher_ppl"] = *teacher;
         line["unigram_ppl"] = unigram.perplexity();
         line["held_out_scored"] = before.scored;
@@ -107,7 +107,7 @@ class training_run {
       const double rate = static_cast<double>(o.batch * o.length * o.accumulate) / seconds;
       const bool last = m.step == total;
       if (m.step % request_.log_every == 0 || last || m.skipped)
-        record(log, board, m, weights, tokens_seen, rate);
+        log_step(log, board, m, weights, tokens_seen, rate);
       progress(m, weights, rate,
                (now() - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
                total);
@@ -327,7 +327,7 @@ class training_run {
                              })
         .perplexity();
   }
-  void evaluate(dx::io::metrics_log& log, dx::io::tensorboard_writer& board, dx::index step) {
+  void evaluate(metrics_log& log, tensorboard_writer& board, dx::index step) {
     const auto s = score_student();
     log.append({{"step", step}, {"held_out_ppl", s.perplexity()}, {"held_out_scored", s.scored}});
     board.scalar(step, "held_out/perplexity", s.perplexity());
@@ -335,21 +335,21 @@ class training_run {
     say("step " + std::to_string(step) + ": held-out perplexity " + short_number(s.perplexity()));
   }
 
-  void record(dx::io::metrics_log& log, dx::io::tensorboard_writer& board, const dx::step_metrics& m,
-              const weights_type& weights, dx::index tokens, double rate) {
-    dx::io::record line{{"step", m.step},
-                        {"epoch", m.epoch},
-                        {"tokens", tokens},
-                        {"tokens_per_second", dx::io::significant(rate, 4)},
-                        {"ce", m["ce"]},
-                        {"kl", m["kl"]},
-                        {"alignment", m["alignment"]},
-                        {"total", m.total},
-                        {"grad_norm", m.grad_norm},
-                        {"lr", m.lr},
-                        {"alpha", weights.alpha},
-                        {"beta", weights.beta},
-                        {"temperature", weights.temperature}};
+  void log_step(metrics_log& log, tensorboard_writer& board, const dx::step_metrics& m,
+                const weights_type& weights, dx::index tokens, double rate) {
+    record line{{"step", m.step},
+                {"epoch", m.epoch},
+                {"tokens", tokens},
+                {"tokens_per_second", significant(rate, 4)},
+                {"ce", m["ce"]},
+                {"kl", m["kl"]},
+                {"alignment", m["alignment"]},
+                {"total", m.total},
+                {"grad_norm", m.grad_norm},
+                {"lr", m.lr},
+                {"alpha", weights.alpha},
+                {"beta", weights.beta},
+                {"temperature", weights.temperature}};
     if (m.skipped) line["skipped"] = true;
     log.append(line);
     board.scalars(m.step, {{"loss/ce", m["ce"]},
@@ -429,12 +429,12 @@ class training_run {
   }
 
   void write_report(const std::string& sample, dx::index tokens_seen) const {
-    dx::io::report_data d;
+    report_data d;
     d.title = "Distil-xLSTM: " + teacher_name_;
     const auto& c = student_->config();
     d.subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
                  grouped(c.trainable()) + " trainable parameters";
-    d.records = dx::io::read_metrics(request_.out / "metrics.jsonl");
+    d.records = read_metrics(request_.out / "metrics.jsonl");
     for (const auto& r : d.records) {
       if (!r.contains("held_out_ppl") || !r["held_out_ppl"].is_number()) continue;
       if (!d.held_out.student_before) d.held_out.student_before = r["held_out_ppl"].template get<double>();
@@ -452,9 +452,9 @@ class training_run {
         d.configuration.emplace_back(name,
                                      value.is_string() ? value.template get<std::string>() : value.dump());
     }
-    dx::io::write_report(request_.out / "report.html", d);
+    program::write_report(request_.out / "report.html", d);
   }
-  static long steps_in(const std::vector<dx::io::record>& records) {
+  static long steps_in(const std::vector<record>& records) {
     long last = 0;
     for (const auto& r : records)
       if (r.contains("step")) last = std::max(last, r["step"].template get<long>());

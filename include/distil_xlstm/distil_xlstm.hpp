@@ -40,15 +40,10 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/distil/windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
-#include <distil_xlstm/io/chat_template.hpp>
 #include <distil_xlstm/io/gguf.hpp>
-#include <distil_xlstm/io/metrics_log.hpp>
-#include <distil_xlstm/io/report.hpp>
-#include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/io/tensor_match.hpp>
-#include <distil_xlstm/io/tensorboard.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/utf8.hpp>

@@ -132,7 +132,7 @@ void train_recorded(D& d, const std::filesystem::path& model, const io::token_fi
 template <class T>
 struct readings {
   text_score plain, carried;                 ///< the second of students alone
-  std::vector<io::request_score> answers;    ///< where the tokenizer fits
+  std::vector<continuation_score> answers;   ///< where the tokenizer fits
   std::vector<std::int32_t> written, drawn;  ///< the likeliest continuation, and one by chance
   std::vector<T> hidden;                     ///< of the session, then of every layer
 };
@@ -145,10 +145,12 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
   typename language_model<T, D>::reader read(d, model);
   out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
   const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
-  const std::vector<io::document> documents = {{0, 0, {{"Of all the inv", "entions"}}},
-                                               {1, 0, {{"", "the alphabet"}, {"and the print", "ing press"}}}};
+  std::vector<continuation> asked;
+  for (const auto& [context, text] :
+       {std::pair{"Of all the inv", "entions"}, {"", "the alphabet"}, {"and the print", "ing press"}})
+    asked.push_back(tokenize_continuation(tokenizer, context, text));
   if (model.vocabulary() >= tokenizer.vocab_size())
-    out.answers = score_requests<T>(d, documents, tokenizer, model.head(), 2, read, [](index, index) {});
+    out.answers = score_continuations<T>(d, asked, model.head(), 2, read, [](index, index) {});
 
   std::vector<std::int32_t> prompt;
   for (index i = 0; i < 7; ++i) prompt.push_back(text[i]);

@@ -5,8 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include <distil_xlstm/io/chat_template.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+
+#include "distil/chat_template.hpp"
 
 namespace {
 
@@ -40,8 +41,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   } catch (const distil_xlstm::error&) {
   }
   try {
-    const chat_message message{"user", "x"};
-    (void)apply_chat_template(text, "<bos>", "<eos>", std::span(&message, 1), true);
+    const program::chat_message message{"user", "x"};
+    (void)program::apply_chat_template(text, "<bos>", "<eos>", std::span(&message, 1), true);
   } catch (const distil_xlstm::error&) {
   }
   return 0;

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
-#include <distil_xlstm/io/metrics_log.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 
+#include "distil/metrics_log.hpp"
 #include "run.hpp"
 
 namespace distil_xlstm::program {
@@ -178,13 +178,13 @@ inline double apart(const std::vector<double>& a, const std::vector<double>& b) 
   return difference / largest;
 }
 
-inline double number(const io::record& r, const char* key) { return r.at(key).get<double>(); }
+inline double number(const ::program::record& r, const char* key) { return r.at(key).get<double>(); }
 
 /// The lines of a metrics.jsonl: those of steps, those of the held-out text.
 struct metrics {
-  std::vector<io::record> steps, held_out;
+  std::vector<::program::record> steps, held_out;
   explicit metrics(const fs::path& run) {
-    for (const auto& r : io::read_metrics(run / "metrics.jsonl"))
+    for (const auto& r : ::program::read_metrics(run / "metrics.jsonl"))
       (r.contains("held_out_ppl") ? held_out : steps).push_back(r);
     for (auto& r : steps) r.erase("tokens_per_second");
   }

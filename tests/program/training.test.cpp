@@ -111,7 +111,7 @@ BOOST_AUTO_TEST_CASE(a_run_writes_what_is_promised) {
   BOOST_TEST(number(m.steps.front(), "temperature") == 2.0);
   BOOST_TEST(number(m.steps.back(), "alpha") < 0.32);
   BOOST_TEST(number(m.steps.back(), "total") < 0.8 * number(m.steps.front(), "total"));
-  for (const auto& r : io::read_metrics(run / "metrics.jsonl"))
+  for (const auto& r : ::program::read_metrics(run / "metrics.jsonl"))
     if (r.contains("ce")) BOOST_TEST(number(r, "tokens_per_second") > 0);
 
   BOOST_REQUIRE(m.held_out.size() == whole_run + 1u);

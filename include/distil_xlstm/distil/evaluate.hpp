@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -11,46 +12,52 @@
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/io/requests.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
-/// Scores the requests of an evaluation set, document after document: context and continuation are tokenised
-/// together, and the continuation is what lies beyond the number of tokens of the context alone. An empty
-/// context is the token that begins a document. `read(sequence, ids, hidden)` writes the vectors that `head`
-/// reads, from an empty state; up to `batch` requests of about one length are given at a time, filled up with
-/// tokens that nothing looks at, all in the device's memory. Throws `error` naming an id that the head has no
-/// row for. `on_progress(done, all)` is called after each batch.
-template <class T, class D, class Read, class OnProgress>
-std::vector<io::request_score> score_requests(D& device, const std::vector<io::document>& documents,
-                                              const io::tokenizer& tokenizer, logit_head head, index batch,
-                                              Read&& read, OnProgress&& on_progress) {
-  struct item {
-    std::vector<std::int32_t> ids;
-    index context = 0;
-  };
-  std::vector<item> items;
-  std::vector<io::request_score> scores;
+/// Tokens of which those from `context` on are to be scored, given all before them; 0 < context < ids.size().
+struct continuation {
+  std::vector<std::int32_t> ids;
+  index context = 0;
+};
+
+/// Context and continuation tokenised together: the continuation is what lies beyond the number of tokens of the
+/// context alone. An empty context becomes the token that begins a document. Throws where there is no such
+/// token, or where the continuation adds none to its context.
+inline continuation tokenize_continuation(const io::tokenizer& tokenizer, const std::string& context,
+                                          const std::string& text) {
   io::tokenizer_scratch scratch;
-  for (const auto& d : documents)
-    for (const auto& r : d.requests) {
-      item x;
-      x.ids = tokenizer.encode(r.context + r.continuation, true, scratch).ids;
-      x.context = std::ssize(tokenizer.encode(r.context, true, scratch).ids);
-      if (x.context == 0) {
-        require(tokenizer.document_start() >= 0, "document ", d.doc_id,
-                ": an empty context, and the tokenizer has no token that begins a document");
-        x.ids.insert(x.ids.begin(), tokenizer.document_start());
-        x.context = 1;
-      }
-      require(x.context < std::ssize(x.ids), "document ", d.doc_id, ": the continuation '",
-              io::detail::printable(r.continuation, 40), "' adds no token to its context");
-      items.push_back(std::move(x));
-      scores.push_back({0, true, io::count_characters(r.continuation)});
-    }
+  continuation x;
+  x.ids = tokenizer.encode(context + text, true, scratch).ids;
+  x.context = std::ssize(tokenizer.encode(context, true, scratch).ids);
+  if (x.context == 0) {
+    require(tokenizer.document_start() >= 0,
+            "an empty context, and the tokenizer has no token that begins a document");
+    x.ids.insert(x.ids.begin(), tokenizer.document_start());
+    x.context = 1;
+  }
+  require(x.context < std::ssize(x.ids), "the continuation '", io::detail::printable(text, 40),
+          "' adds no token to its context");
+  return x;
+}
+
+struct continuation_score {
+  double sum_logprob = 0;  ///< sum over the continuation's tokens of log p, nats
+  bool all_argmax = true;  ///< every token of it was the most likely one
+};
+
+/// Scores continuations, in the order given. `read(sequence, ids, hidden)` writes the vectors that `head` reads,
+/// from an empty state; up to `batch` continuations of similar length are given at a time, padded with tokens
+/// that nothing looks at, all in the device's memory. Throws `error` naming an id that the head has no row for.
+/// `on_progress(done, all)` is called after each batch.
+template <class T, class D, class Read, class OnProgress>
+std::vector<continuation_score> score_continuations(D& device, std::span<const continuation> items,
+                                                    logit_head head, index batch, Read&& read,
+                                                    OnProgress&& on_progress) {
+  std::vector<continuation_score> scores(items.size());
 
   // Those of one length together, the longest first: what does not fit fails at once.
   std::vector<std::size_t> order(items.size());
@@ -71,7 +78,7 @@ std::vector<io::request_score> score_requests(D& device, const std::vector<io::d
     targets.clear(), owner.clear();
     std::vector<index> rows;
     for (std::size_t i = first; i < last; ++i) {
-      const item& x = items[order[i]];
+      const continuation& x = items[order[i]];
       const index row = static_cast<index>(i - first) * seq.time;
       std::copy(x.ids.begin(), x.ids.end() - 1, ids.begin() + row);
       for (index t = x.context; t < std::ssize(x.ids); ++t) {

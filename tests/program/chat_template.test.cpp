@@ -5,10 +5,10 @@
 #include <string_view>
 #include <vector>
 
-#include <distil_xlstm/io/chat_template.hpp>
+#include "distil/chat_template.hpp"
 
 using namespace distil_xlstm;
-using namespace distil_xlstm::io;
+using namespace program;
 
 namespace {
 
@@ -91,7 +91,7 @@ BOOST_AUTO_TEST_CASE(refusals) {
                         one_line("neither"));
   BOOST_CHECK_EXCEPTION(apply(chatml("", "\n"), {}, true), error, one_line("at least one message"));
   BOOST_CHECK_EXCEPTION(apply(chatml("", "\n"), {{"tool", "x"}}, true), error, one_line("tool"));
-  tokenizer_data d;
+  io::tokenizer_data d;
   d.name = "some/file.gguf";
   BOOST_CHECK_EXCEPTION(apply_chat_template(d, hello, true), error, one_line("some/file.gguf: "));
 }

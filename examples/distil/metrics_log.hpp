@@ -22,7 +22,9 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 
-namespace distil_xlstm::io {
+#include "names.hpp"
+
+namespace program {
 
 /// One line of the log: an ordered list of names with numbers or strings. Non-finite numbers become null.
 using record = nlohmann::ordered_json;
@@ -54,16 +56,16 @@ struct metrics_text {
   std::vector<record> records;          ///< one for each line
 };
 
-inline std::string metrics_bytes(const std::filesystem::path& path) {
+inline std::string metrics_bytes(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
-  require(in.is_open(), path.string(), ": cannot be opened: ", std::strerror(errno));
+  dx::require(in.is_open(), path.string(), ": cannot be opened: ", std::strerror(errno));
   std::string text(std::istreambuf_iterator<char>(in), {});
-  require(!in.bad(), path.string(), ": cannot be read");
+  dx::require(!in.bad(), path.string(), ": cannot be read");
   return text;
 }
 
 /// A stop in the middle of a write can tear only the last line: that one is left out, any other must be whole.
-inline metrics_text metrics_lines(const std::filesystem::path& path, std::string_view text) {
+inline metrics_text metrics_lines(const fs::path& path, std::string_view text) {
   metrics_text found;
   std::size_t number = 0;
   while (!text.empty()) {
@@ -74,7 +76,7 @@ inline metrics_text metrics_lines(const std::filesystem::path& path, std::string
     text.remove_prefix(n + 1);
     auto json = record::parse(line, nullptr, false);
     if (!json.is_object()) {
-      require(text.empty(), path.string(), ":", number, ": not a JSON object");
+      dx::require(text.empty(), path.string(), ":", number, ": not a JSON object");
       break;
     }
     found.lines.push_back(line);
@@ -85,7 +87,7 @@ inline metrics_text metrics_lines(const std::filesystem::path& path, std::string
 }  // namespace detail
 
 /// The records of a metrics file, in order; a torn last line is left out. Errors name the file and the line.
-inline std::vector<record> read_metrics(const std::filesystem::path& path) {
+inline std::vector<record> read_metrics(const fs::path& path) {
   return detail::metrics_lines(path, detail::metrics_bytes(path)).records;
 }
 
@@ -94,7 +96,7 @@ inline std::vector<record> read_metrics(const std::filesystem::path& path) {
 class metrics_log {
  public:
   /// Opens the file for appending and makes it where it is missing. A torn last line is removed.
-  explicit metrics_log(std::filesystem::path path) : path_(std::move(path)) {
+  explicit metrics_log(fs::path path) : path_(std::move(path)) {
     open();
     drop_torn_line();
   }
@@ -106,7 +108,7 @@ class metrics_log {
 
   /// Appends one record, an object.
   void append(const record& line) {
-    require(line.is_object(), path_.string(), ": a record must be an object, not ", line.type_name());
+    dx::require(line.is_object(), path_.string(), ": a record must be an object, not ", line.type_name());
     const std::string text = line.dump(-1, ' ', false, record::error_handler_t::replace) + "\n";
     const auto before = size();
     for (std::size_t done = 0; done < text.size();) {
@@ -117,14 +119,14 @@ class metrics_log {
         const int why = errno;
         // Half a line must not stay in front of later ones; where even this fails, a reader sees a torn line.
         [[maybe_unused]] const int undone = ::ftruncate(file_, before);
-        fail(path_.string(), ": cannot be written: ", std::strerror(why));
+        dx::fail(path_.string(), ": cannot be written: ", std::strerror(why));
       }
     }
   }
 
   /// Puts all records onto the disk. Called before a checkpoint, which must not be newer than the log.
   void sync() {
-    require(::fdatasync(file_) == 0, path_.string(), ": cannot be synced: ", std::strerror(errno));
+    dx::require(::fdatasync(file_) == 0, path_.string(), ": cannot be synced: ", std::strerror(errno));
   }
 
   /// For a resume from the checkpoint of `step`: drops every record with a later step, atomically. Those
@@ -136,28 +138,28 @@ class metrics_log {
     for (std::size_t i = 0; i < found.lines.size(); ++i) {
       const auto at = found.records[i].find("step");
       if (at != found.records[i].end()) {
-        require(at->is_number(), path_.string(), ":", i + 1, ": step is not a number");
+        dx::require(at->is_number(), path_.string(), ":", i + 1, ": step is not a number");
         if (at->get<double>() > static_cast<double>(step)) continue;
       }
       kept.append(found.lines[i]) += '\n';
     }
     if (kept == text) return;
-    write_text_atomically(path_, kept);
+    dx::io::write_text_atomically(path_, kept);
     ::close(std::exchange(file_, -1));
     open();
   }
 
-  const std::filesystem::path& path() const { return path_; }
+  const fs::path& path() const { return path_; }
 
  private:
   void open() {
     file_ = ::open(path_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    require(file_ >= 0, path_.string(), ": cannot be opened: ", std::strerror(errno));
+    dx::require(file_ >= 0, path_.string(), ": cannot be opened: ", std::strerror(errno));
   }
 
   off_t size() const {
     struct stat s {};
-    require(::fstat(file_, &s) == 0, path_.string(), ": cannot be read: ", std::strerror(errno));
+    dx::require(::fstat(file_, &s) == 0, path_.string(), ": cannot be read: ", std::strerror(errno));
     return s.st_size;
   }
 
@@ -166,11 +168,11 @@ class metrics_log {
     char last = '\n';
     while (end > 0 && ::pread(file_, &last, 1, end - 1) == 1 && last != '\n') --end;
     if (end != size())
-      require(::ftruncate(file_, end) == 0, path_.string(), ": cannot be cut: ", std::strerror(errno));
+      dx::require(::ftruncate(file_, end) == 0, path_.string(), ": cannot be cut: ", std::strerror(errno));
   }
 
-  std::filesystem::path path_;
+  fs::path path_;
   int file_ = -1;
 };
 
-}  // namespace distil_xlstm::io
+}  // namespace program

@@ -10,7 +10,9 @@
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 
-namespace distil_xlstm::io {
+#include "names.hpp"
+
+namespace program {
 
 /// One message of a conversation: the role is "system", "user" or "assistant".
 struct chat_message {
@@ -70,18 +72,19 @@ inline std::string apply_chat_template(std::string_view chat_template, std::stri
                                        std::string_view eos, std::span<const chat_message> messages,
                                        bool add_generation_prompt) {
   const auto has = [&](std::string_view mark) { return chat_template.find(mark) != chat_template.npos; };
-  require(!chat_template.empty(), "the tokenizer has no chat template");
-  require(!messages.empty(), "a chat template needs at least one message");
+  dx::require(!chat_template.empty(), "the tokenizer has no chat template");
+  dx::require(!messages.empty(), "a chat template needs at least one message");
   for (const auto& m : messages)
-    require(m.role == "system" || m.role == "user" || m.role == "assistant", "the role ",
-            detail::printable(m.role, 40), " of a message is none of system, user, assistant");
+    dx::require(m.role == "system" || m.role == "user" || m.role == "assistant", "the role ",
+                dx::io::detail::printable(m.role, 40), " of a message is none of system, user, assistant");
   const bool reasoning = has("reasoning") || has("<think>") || has("</think>");
   const bool chatml = has("<|im_start|>") && has("<|im_end|>") && !has("<|im_sep|>") && !has("<|im_middle|>") &&
                       !has("bos_token") && !reasoning;
   const bool llama3 = has("<|start_header_id|>") && has("<|end_header_id|>") && has("<|eot_id|>") &&
                       !reasoning && !(has("eos_token") && !add_generation_prompt && eos.empty());
   if (chatml == llama3)
-    fail("the chat template is neither ChatML nor Llama 3's: ", detail::printable(chat_template, 80));
+    dx::fail("the chat template is neither ChatML nor Llama 3's: ",
+             dx::io::detail::printable(chat_template, 80));
 
   const bool trim = has("| trim") || has("|trim");
   const auto content = [&](const chat_message& m) {
@@ -124,16 +127,16 @@ inline std::string apply_chat_template(std::string_view chat_template, std::stri
 }
 
 /// The same with the template and the tokens of a tokenizer; errors begin with its name.
-inline std::string apply_chat_template(const tokenizer_data& d, std::span<const chat_message> messages,
+inline std::string apply_chat_template(const dx::io::tokenizer_data& d, std::span<const chat_message> messages,
                                        bool add_generation_prompt) {
   const auto text = [&](std::int32_t id) {
     return id < 0 ? std::string_view() : std::string_view(d.tokens.at(static_cast<std::size_t>(id)));
   };
   try {
     return apply_chat_template(d.chat_template, text(d.bos), text(d.eos), messages, add_generation_prompt);
-  } catch (const error& e) {
-    fail(d.name, ": ", e.what());
+  } catch (const dx::error& e) {
+    dx::fail(d.name, ": ", e.what());
   }
 }
 
-}  // namespace distil_xlstm::io
+}  // namespace program

@@ -1,4 +1,4 @@
-#define BOOST_TEST_MODULE io_requests
+#define BOOST_TEST_MODULE program_requests
 #include <zlib.h>
 
 #include <boost/test/unit_test.hpp>
@@ -8,9 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/io/requests.hpp>
-
-namespace io = distil_xlstm::io;
+#include "distil/requests.hpp"
 
 namespace {
 
@@ -34,7 +32,7 @@ struct folder {
 };
 
 std::vector<std::string> lines_of(const std::filesystem::path& path, std::size_t longest = 1000) {
-  io::gzip_line_reader reader(path, longest);
+  program::gzip_line_reader reader(path, longest);
   std::vector<std::string> lines;
   for (std::string line; reader.next(line);) lines.push_back(line);
   return lines;
@@ -57,8 +55,8 @@ void check_fails(Body body, const std::string& wanted) {
   }
 }
 
-io::request_file parse(const std::string& text, distil_xlstm::index limit = 1000) {
-  io::request_parser parser("r.jsonl", limit);
+program::request_file parse(const std::string& text, distil_xlstm::index limit = 1000) {
+  program::request_parser parser("r.jsonl", limit);
   std::size_t at = 0;
   while (at < text.size()) {
     const auto end = text.find('\n', at);
@@ -114,8 +112,8 @@ BOOST_AUTO_TEST_CASE(multiple_choice_documents) {
                            line(3, 2, "1", "Q", " c") + line(1000003, 0, "1", "Answer:", " a") +
                            line(1000003, 1, "1", "Answer:", " b") + line(4, 0, "0", "He went", " on.") +
                            line(4, 1, "0", "She went", " on.");
-  const auto read = io::read_requests(f.gz("requests.jsonl.gz", text));
-  BOOST_TEST((read.kind == io::task_kind::multiple_choice));
+  const auto read = program::read_requests(f.gz("requests.jsonl.gz", text));
+  BOOST_TEST((read.kind == program::task_kind::multiple_choice));
   BOOST_REQUIRE(read.documents.size() == 2u);
   BOOST_TEST(read.documents[0].doc_id == 3);
   BOOST_TEST(read.documents[0].label == 1);
@@ -124,7 +122,7 @@ BOOST_AUTO_TEST_CASE(multiple_choice_documents) {
   BOOST_TEST(read.documents[1].requests[0].context == "He went");
   BOOST_TEST(read.documents[1].requests[1].context == "She went");
 
-  const auto first = io::read_requests(f.path / "requests.jsonl.gz", 1);
+  const auto first = program::read_requests(f.path / "requests.jsonl.gz", 1);
   BOOST_REQUIRE(first.documents.size() == 1u);
   BOOST_TEST(first.documents[0].requests.size() == 3u);
 }
@@ -132,7 +130,7 @@ BOOST_AUTO_TEST_CASE(multiple_choice_documents) {
 BOOST_AUTO_TEST_CASE(cloze_documents) {
   const auto read = parse(line(0, 0, "[\"signs\"]", "I don't care about", " signs") + "\n" +
                           line(1, 0, "[\"Shane\"]", "\\u201cNo\\u201d, said", " Shane"));
-  BOOST_TEST((read.kind == io::task_kind::cloze));
+  BOOST_TEST((read.kind == program::task_kind::cloze));
   BOOST_REQUIRE(read.documents.size() == 2u);
   BOOST_TEST(read.documents[1].label == 0);
   BOOST_TEST(read.documents[1].requests[0].context == "\xe2\x80\x9cNo\xe2\x80\x9d, said");
@@ -159,43 +157,45 @@ BOOST_AUTO_TEST_CASE(errors_name_source_and_line) {
   check_fails([&] { parse(good + line(1, 0, "1", "Q", " a") + line(1, 1, "1", "Q", " b") + good); },
               "r.jsonl:5: document 0 appears again");
   check_fails([&] { parse("\n"); }, "r.jsonl: holds no request");
-  check_fails([&] { io::request_parser("r.jsonl", 0); }, "limit of 0 documents");
+  check_fails([&] { program::request_parser("r.jsonl", 0); }, "limit of 0 documents");
 }
 
 BOOST_AUTO_TEST_CASE(characters_of_a_continuation) {
-  BOOST_TEST(io::count_characters(" abc") == 3);
-  BOOST_TEST(io::count_characters("abc") == 3);
-  BOOST_TEST(io::count_characters("  abc") == 4);
-  BOOST_TEST(io::count_characters(" caf\xc3\xa9 \xf0\x9f\x98\x80") == 6);
-  BOOST_TEST(io::count_characters(" ") == 1);
+  BOOST_TEST(program::count_characters(" abc") == 3);
+  BOOST_TEST(program::count_characters("abc") == 3);
+  BOOST_TEST(program::count_characters("  abc") == 4);
+  BOOST_TEST(program::count_characters(" caf\xc3\xa9 \xf0\x9f\x98\x80") == 6);
+  BOOST_TEST(program::count_characters(" ") == 1);
 }
 
 BOOST_AUTO_TEST_CASE(multiple_choice_scores) {
-  std::vector<io::document> documents{{0, 1, {{"Q", " a"}, {"Q", " bbbb"}}},
-                                      {1, 0, {{"Q", " a"}, {"Q", " b"}, {"Q", " c"}}},
-                                      {2, 1, {{"Q", " a"}, {"Q", " b"}}}};
+  std::vector<program::document> documents{{0, 1, {{"Q", " a"}, {"Q", " bbbb"}}},
+                                           {1, 0, {{"Q", " a"}, {"Q", " b"}, {"Q", " c"}}},
+                                           {2, 1, {{"Q", " a"}, {"Q", " b"}}}};
   // Document 0: the sum picks 0 (wrong), per character picks 1 (right). Document 1: both right. Document 2:
   // equal scores pick the first, which is wrong.
-  const std::vector<io::request_score> scores{{-3, false, 1}, {-4, true, 4},  {-1, false, 1}, {-2, false, 1},
-                                              {-9, false, 1}, {-2, false, 1}, {-2, false, 1}};
-  const auto r = io::score_multiple_choice(documents, scores);
+  const std::vector<program::request_score> scores{{-3, false, 1}, {-4, true, 4},  {-1, false, 1},
+                                                   {-2, false, 1}, {-9, false, 1}, {-2, false, 1},
+                                                   {-2, false, 1}};
+  const auto r = program::score_multiple_choice(documents, scores);
   BOOST_TEST(r.documents == 3);
   BOOST_TEST(r.acc == 1.0 / 3);
   BOOST_TEST(r.acc_norm == 2.0 / 3);
 
   auto few = scores;
   few.pop_back();
-  check_fails([&] { io::score_multiple_choice(documents, few); }, "6 scores for 7 requests");
+  check_fails([&] { program::score_multiple_choice(documents, few); }, "6 scores for 7 requests");
   auto bad = scores;
   bad[4].sum_logprob = std::nan("");
-  check_fails([&] { io::score_multiple_choice(documents, bad); }, "document 1: log-probability of request 2");
-  check_fails([&] { io::score_multiple_choice({}, {}); }, "0 scores for 0 requests");
+  check_fails([&] { program::score_multiple_choice(documents, bad); },
+              "document 1: log-probability of request 2");
+  check_fails([&] { program::score_multiple_choice({}, {}); }, "0 scores for 0 requests");
 }
 
 BOOST_AUTO_TEST_CASE(cloze_scores) {
-  const std::vector<io::document> documents{{0, 0, {{"Q", " a"}}}, {1, 0, {{"Q", " b"}}}};
-  const std::vector<io::request_score> scores{{std::log(0.5), true, 1}, {std::log(0.02), false, 1}};
-  const auto r = io::score_cloze(documents, scores);
+  const std::vector<program::document> documents{{0, 0, {{"Q", " a"}}}, {1, 0, {{"Q", " b"}}}};
+  const std::vector<program::request_score> scores{{std::log(0.5), true, 1}, {std::log(0.02), false, 1}};
+  const auto r = program::score_cloze(documents, scores);
   BOOST_TEST(r.documents == 2);
   BOOST_TEST(r.acc == 0.5);
   BOOST_TEST(r.ppl == 10.0, boost::test_tools::tolerance(1e-12));  // 1 / sqrt(0.5 * 0.02)

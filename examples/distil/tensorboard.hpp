@@ -15,7 +15,9 @@
 
 #include <distil_xlstm/core/error.hpp>
 
-namespace distil_xlstm::io {
+#include "names.hpp"
+
+namespace program {
 
 /// CRC-32C (Castagnoli; RFC 3720, B.4): reflected polynomial 0x82f63b78, start and end inverted.
 constexpr std::uint32_t crc32c(std::string_view bytes) {
@@ -80,16 +82,15 @@ class tensorboard_writer {
  public:
   /// A new file in `folder`. After a resume, `first_step` is the first step that will be written again:
   /// TensorBoard then drops what an earlier file holds from that step on.
-  explicit tensorboard_writer(const std::filesystem::path& folder,
-                              std::optional<std::int64_t> first_step = std::nullopt,
+  explicit tensorboard_writer(const fs::path& folder, std::optional<std::int64_t> first_step = std::nullopt,
                               std::string_view host = "distil") {
     const auto stem =
         "events.out.tfevents." + std::to_string(static_cast<std::int64_t>(now())) + "." + std::string(host);
     path_ = folder / stem;
     // Two files of one second sort in the order of their making.
-    for (int n = 1; std::filesystem::exists(path_); ++n) path_ = folder / (stem + "." + std::to_string(n));
+    for (int n = 1; fs::exists(path_); ++n) path_ = folder / (stem + "." + std::to_string(n));
     file_.open(path_, std::ios::binary);
-    require(file_.is_open(), path_.string(), ": cannot be written");
+    dx::require(file_.is_open(), path_.string(), ": cannot be written");
     std::string event = start(std::nullopt);
     detail::put_bytes(event, 3, "brain.Event:2");
     write(event);
@@ -119,7 +120,7 @@ class tensorboard_writer {
   }
   void scalar(std::int64_t step, std::string_view tag, double value) { scalars(step, {{tag, value}}); }
 
-  const std::filesystem::path& path() const { return path_; }
+  const fs::path& path() const { return path_; }
 
  private:
   static double now() {
@@ -139,11 +140,11 @@ class tensorboard_writer {
 
   void write(std::string_view event) {
     file_ << detail::record_frame(event) << std::flush;
-    require(file_.good(), path_.string(), ": cannot be written");
+    dx::require(file_.good(), path_.string(), ": cannot be written");
   }
 
-  std::filesystem::path path_;
+  fs::path path_;
   std::ofstream file_;
 };
 
-}  // namespace distil_xlstm::io
+}  // namespace program

@@ -13,23 +13,25 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 
-namespace distil_xlstm::io {
+#include "names.hpp"
+
+namespace program {
 
 /// The lines of a text file, gzip-compressed or plain, read as a stream: memory is bounded by the longest line.
 /// A file named *.gz must be gzip; any other name may be either. Errors name the file (and the line): a file
 /// that cannot be opened or read, is cut short, fails its check sum, or has a line above the bound.
 class gzip_line_reader {
  public:
-  explicit gzip_line_reader(std::filesystem::path path, std::size_t longest_line = std::size_t{64} << 20)
+  explicit gzip_line_reader(fs::path path, std::size_t longest_line = std::size_t{64} << 20)
       : path_(std::move(path)), longest_(longest_line), buffer_(std::size_t{1} << 16) {
-    require(!std::filesystem::is_directory(path_), path_.string(), ": is a folder, not a file of lines");
+    dx::require(!fs::is_directory(path_), path_.string(), ": is a folder, not a file of lines");
     errno = 0;
     file_.reset(gzopen(path_.c_str(), "rb"));
-    require(file_ != nullptr, path_.string(),
-            ": cannot be opened: ", errno ? std::strerror(errno) : "out of memory");
+    dx::require(file_ != nullptr, path_.string(),
+                ": cannot be opened: ", errno ? std::strerror(errno) : "out of memory");
     gzbuffer(file_.get(), 1u << 17);
     // zlib hands through what does not start like gzip; under this name that is a damaged file.
-    require(path_.extension() != ".gz" || !gzdirect(file_.get()), path_.string(), ": is not a gzip file");
+    dx::require(path_.extension() != ".gz" || !gzdirect(file_.get()), path_.string(), ": is not a gzip file");
   }
 
   /// The next line without its end ("\n" or "\r\n"); false at the end of the file.
@@ -43,8 +45,8 @@ class gzip_line_reader {
       const char* first = buffer_.data() + begin_;
       const auto* newline = static_cast<const char*>(std::memchr(first, '\n', end_ - begin_));
       const std::size_t n = newline ? static_cast<std::size_t>(newline - first) : end_ - begin_;
-      require(n <= longest_ - line.size(), path_.string(), ":", line_number_ + 1, ": line of more than ",
-              longest_, " bytes");
+      dx::require(n <= longest_ - line.size(), path_.string(), ":", line_number_ + 1, ": line of more than ",
+                  longest_, " bytes");
       line.append(first, n);
       begin_ += n + (newline ? 1 : 0);
       if (newline) break;
@@ -55,8 +57,8 @@ class gzip_line_reader {
   }
 
   /// Number of the line read last, from 1; 0 before the first.
-  index line_number() const { return line_number_; }
-  const std::filesystem::path& path() const { return path_; }
+  dx::index line_number() const { return line_number_; }
+  const fs::path& path() const { return path_; }
 
  private:
   bool refill() {
@@ -67,7 +69,7 @@ class gzip_line_reader {
     if (n < 0 || (n == 0 && status != Z_OK && status != Z_STREAM_END)) {
       if (status == Z_ERRNO) message = std::strerror(errno);
       if (status == Z_BUF_ERROR) message = "the compressed data ends early";
-      fail(path_.string(), ": cannot be read after line ", line_number_, ": ", message);
+      dx::fail(path_.string(), ": cannot be read after line ", line_number_, ": ", message);
     }
     begin_ = 0;
     end_ = static_cast<std::size_t>(n);
@@ -78,12 +80,12 @@ class gzip_line_reader {
     void operator()(gzFile file) const { gzclose(file); }
   };
 
-  std::filesystem::path path_;
+  fs::path path_;
   std::size_t longest_;
   std::vector<char> buffer_;
   std::size_t begin_ = 0, end_ = 0;
-  index line_number_ = 0;
+  dx::index line_number_ = 0;
   std::unique_ptr<std::remove_pointer_t<gzFile>, closer> file_;
 };
 
-}  // namespace distil_xlstm::io
+}  // namespace program

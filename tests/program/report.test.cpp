@@ -1,13 +1,11 @@
-#define BOOST_TEST_MODULE io_report
+#define BOOST_TEST_MODULE program_report
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
-#include <distil_xlstm/io/report.hpp>
-
-namespace io = distil_xlstm::io;
+#include "distil/report.hpp"
 
 namespace {
 
@@ -40,8 +38,8 @@ void check_nesting(const std::string& html) {
   BOOST_TEST(open.empty());
 }
 
-io::report_data example(int steps) {
-  io::report_data run;
+program::report_data example(int steps) {
+  program::report_data run;
   run.title = "A <run> & \"more\"";
   run.figures = {{"tokens <seen>", "1 & 2"}};
   run.configuration = {{"teacher", "<script>alert('x')</script>"}, {"batch", "32"}};
@@ -74,7 +72,7 @@ io::report_data example(int steps) {
 
 BOOST_AUTO_TEST_CASE(all_charts_are_there) {
   for (const int steps : {1, 2, 30, 200, 5000}) {
-    const auto html = io::report_html(example(steps));
+    const auto html = program::report_html(example(steps));
     check_nesting(html);
     BOOST_TEST(count(html, "<figure") == 9u);
     for (const char* title : {"Cross-entropy", "KL(teacher", "Total objective", "Gradient norm",
@@ -91,7 +89,7 @@ BOOST_AUTO_TEST_CASE(all_charts_are_there) {
 }
 
 BOOST_AUTO_TEST_CASE(nothing_comes_from_elsewhere_and_text_is_escaped) {
-  const auto html = io::report_html(example(10));
+  const auto html = program::report_html(example(10));
   for (const char* part : {"http:", "https:", "src=", "href=", "@import", "url("})
     BOOST_TEST(!has(html, part), part);
   BOOST_TEST(has(html, "<title>A &lt;run&gt; &amp; &quot;more&quot;</title>"));
@@ -102,7 +100,7 @@ BOOST_AUTO_TEST_CASE(nothing_comes_from_elsewhere_and_text_is_escaped) {
 }
 
 BOOST_AUTO_TEST_CASE(escape_keeps_good_text) {
-  using io::detail::escape_html;
+  using program::detail::escape_html;
   BOOST_TEST(escape_html("caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\n") ==
              "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80\n");
   const std::string bad = "\xef\xbf\xbd";
@@ -113,9 +111,9 @@ BOOST_AUTO_TEST_CASE(escape_keeps_good_text) {
 }
 
 BOOST_AUTO_TEST_CASE(empty_and_degenerate_runs) {
-  io::report_data run;
+  program::report_data run;
   run.title = "empty";
-  auto html = io::report_html(run);
+  auto html = program::report_html(run);
   check_nesting(html);
   BOOST_TEST(has(html, "No step was logged."));
   BOOST_TEST(count(html, "<figure") == 0u);
@@ -123,17 +121,17 @@ BOOST_AUTO_TEST_CASE(empty_and_degenerate_runs) {
   run.records = {{{"step", 1}, {"ce", nullptr}, {"grad_norm", 0.0}, {"lr", 0.0}, {"kl", -2.5}, {"other", "x"}},
                  {{"note", "no step"}}};
   run.held_out.teacher = std::nan("");
-  html = io::report_html(run);
+  html = program::report_html(run);
   check_nesting(html);
   BOOST_TEST(count(html, "<figure") == 2u);  // lr and kl; a norm of 0 has no place on a logarithmic axis
   BOOST_TEST(!has(html, "nan"));
 }
 
 BOOST_AUTO_TEST_CASE(thinning_keeps_spikes_and_gaps) {
-  std::vector<io::detail::point> points;
+  std::vector<program::detail::point> points;
   for (int i = 0; i < 100'000; ++i) points.push_back({double(i), i == 54'321 ? 99.0 : 1.0, i == 70'000});
-  const auto thin = io::detail::thinned(points);
-  BOOST_TEST(thin.size() <= io::detail::most_points);
+  const auto thin = program::detail::thinned(points);
+  BOOST_TEST(thin.size() <= program::detail::most_points);
   int spikes = 0, gaps = 0;
   for (const auto& p : thin) spikes += p.y == 99.0, gaps += p.after_gap;
   BOOST_TEST(spikes == 1);
@@ -141,17 +139,17 @@ BOOST_AUTO_TEST_CASE(thinning_keeps_spikes_and_gaps) {
 }
 
 BOOST_AUTO_TEST_CASE(smoothing_keeps_constants_and_the_start) {
-  std::vector<io::detail::point> points;
+  std::vector<program::detail::point> points;
   for (int i = 0; i < 1000; ++i) points.push_back({double(i), i == 0 ? 10.0 : 2.0});
-  const auto linear = io::detail::smoothed(points, false), log = io::detail::smoothed(points, true);
+  const auto linear = program::detail::smoothed(points, false), log = program::detail::smoothed(points, true);
   BOOST_TEST(linear.front().y == 10.0);
   BOOST_TEST(linear.back().y == 2.0, boost::test_tools::tolerance(1e-12));
   BOOST_TEST(log[500].y == 2.0, boost::test_tools::tolerance(1e-12));
 }
 
 BOOST_AUTO_TEST_CASE(numbers_for_people) {
-  using io::detail::readable;
-  using io::detail::tick_label;
+  using program::detail::readable;
+  using program::detail::tick_label;
   BOOST_TEST(readable(44.81) == "44.8");
   BOOST_TEST(readable(1234567.0) == "1,234,567");
   BOOST_TEST(readable(0.00045) == "4.5e-4");
@@ -167,9 +165,9 @@ BOOST_AUTO_TEST_CASE(numbers_for_people) {
 BOOST_AUTO_TEST_CASE(written_as_a_whole) {
   const auto path =
       std::filesystem::temp_directory_path() / ("report-test-" + std::to_string(::getpid()) + ".html");
-  io::write_report(path, example(3));
+  program::write_report(path, example(3));
   std::ifstream in(path, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(in), {});
-  BOOST_TEST(text == io::report_html(example(3)));
+  BOOST_TEST(text == program::report_html(example(3)));
   std::filesystem::remove(path);
 }

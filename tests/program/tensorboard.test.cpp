@@ -1,4 +1,4 @@
-#define BOOST_TEST_MODULE io_tensorboard
+#define BOOST_TEST_MODULE program_tensorboard
 #include <bit>
 #include <boost/test/unit_test.hpp>
 #include <cstdint>
@@ -10,9 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include <distil_xlstm/io/tensorboard.hpp>
-
-namespace io = distil_xlstm::io;
+#include "distil/tensorboard.hpp"
 
 namespace {
 
@@ -74,11 +72,11 @@ std::vector<std::string_view> frames(std::string_view in) {
   while (!in.empty()) {
     const auto head = in.substr(0, 8);
     const auto n = take_fixed(in, 8);
-    BOOST_TEST(unmasked(take_fixed(in, 4)) == io::crc32c(head));
+    BOOST_TEST(unmasked(take_fixed(in, 4)) == program::crc32c(head));
     BOOST_REQUIRE(in.size() >= n + 4);
     found.push_back(in.substr(0, n));
     in.remove_prefix(n);
-    BOOST_TEST(unmasked(take_fixed(in, 4)) == io::crc32c(found.back()));
+    BOOST_TEST(unmasked(take_fixed(in, 4)) == program::crc32c(found.back()));
   }
   return found;
 }
@@ -91,19 +89,19 @@ std::string content(const std::filesystem::path& path) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(crc32c_of_known_vectors) {  // RFC 3720, B.4
-  BOOST_TEST(io::crc32c("123456789") == 0xe3069283u);
-  BOOST_TEST(io::crc32c(std::string(32, '\0')) == 0x8a9136aau);
-  BOOST_TEST(io::crc32c(std::string(32, '\xff')) == 0x62a8ab43u);
+  BOOST_TEST(program::crc32c("123456789") == 0xe3069283u);
+  BOOST_TEST(program::crc32c(std::string(32, '\0')) == 0x8a9136aau);
+  BOOST_TEST(program::crc32c(std::string(32, '\xff')) == 0x62a8ab43u);
   std::string up, down;
   for (char i = 0; i < 32; ++i) up += i, down.insert(down.begin(), i);
-  BOOST_TEST(io::crc32c(up) == 0x46dd794eu);
-  BOOST_TEST(io::crc32c(down) == 0x113fdb5cu);
-  BOOST_TEST(io::crc32c("") == 0u);
+  BOOST_TEST(program::crc32c(up) == 0x46dd794eu);
+  BOOST_TEST(program::crc32c(down) == 0x113fdb5cu);
+  BOOST_TEST(program::crc32c("") == 0u);
 }
 
 BOOST_AUTO_TEST_CASE(events_parse_back) {
   const folder f;
-  io::tensorboard_writer writer(f.path);
+  program::tensorboard_writer writer(f.path);
   writer.scalars(300, {{"ce", 3.25}, {"grad_norm", 0.1}});
   writer.scalar(std::int64_t{1} << 40, "ce", -1.5);
   BOOST_TEST(writer.path().filename().string().starts_with("events.out.tfevents."));
@@ -129,9 +127,9 @@ BOOST_AUTO_TEST_CASE(events_parse_back) {
 
 BOOST_AUTO_TEST_CASE(a_resume_starts_another_file) {
   const folder f;
-  io::tensorboard_writer first(f.path);
+  program::tensorboard_writer first(f.path);
   first.scalar(7, "ce", 1);
-  io::tensorboard_writer second(f.path, 5);
+  program::tensorboard_writer second(f.path, 5);
   BOOST_TEST(first.path() != second.path());
   BOOST_TEST(first.path() < second.path());
   const auto bytes = content(second.path());
@@ -143,7 +141,7 @@ BOOST_AUTO_TEST_CASE(a_resume_starts_another_file) {
 }
 
 BOOST_AUTO_TEST_CASE(errors_name_the_file) {
-  BOOST_CHECK_EXCEPTION(io::tensorboard_writer("/nonexistent"), distil_xlstm::error, [](const auto& e) {
+  BOOST_CHECK_EXCEPTION(program::tensorboard_writer("/nonexistent"), distil_xlstm::error, [](const auto& e) {
     return std::string(e.what()).find("/nonexistent/events.out.tfevents.") == 0;
   });
 }

@@ -15,9 +15,11 @@
 
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
-#include <distil_xlstm/io/metrics_log.hpp>
 
-namespace distil_xlstm::io {
+#include "metrics_log.hpp"
+#include "names.hpp"
+
+namespace program {
 
 /// Perplexities on the held-out text; what is not known is left out of the table.
 struct held_out_table {
@@ -231,16 +233,16 @@ inline curve curve_of(const std::vector<record>& records, const char* name, std:
 
 /// Centred moving mean over about 2 % of the run (of the logarithms where the axis is logarithmic).
 inline std::vector<point> smoothed(const std::vector<point>& raw, bool log_axis) {
-  const auto n = std::ssize(raw), reach = std::max<index>(2, n / 100);
+  const auto n = std::ssize(raw), reach = std::max<dx::index>(2, n / 100);
   std::vector<double> sum(raw.size() + 1);
-  for (index i = 0; i < n; ++i) {
+  for (dx::index i = 0; i < n; ++i) {
     const auto k = static_cast<std::size_t>(i);
     sum[k + 1] = sum[k] + (log_axis ? std::log(raw[k].y) : raw[k].y);
   }
   auto out = raw;
-  for (index i = 0; i < n; ++i) {
+  for (dx::index i = 0; i < n; ++i) {
     // At the start, where curves are steep, the window shrinks on both sides alike; at the end only on one.
-    const index before = std::min(reach, i), after = std::min(before, n - 1 - i);
+    const dx::index before = std::min(reach, i), after = std::min(before, n - 1 - i);
     const double mean =
         (sum[static_cast<std::size_t>(i + after + 1)] - sum[static_cast<std::size_t>(i - before)]) /
         static_cast<double>(before + 1 + after);
@@ -255,8 +257,8 @@ inline std::vector<point> thinned(const std::vector<point>& all) {
   std::vector<point> out;
   const std::size_t stretches = most_points / 2;
   for (std::size_t s = 0; s < stretches; ++s) {
-    const auto first = all.begin() + static_cast<index>(all.size() * s / stretches);
-    const auto last = all.begin() + static_cast<index>(all.size() * (s + 1) / stretches);
+    const auto first = all.begin() + static_cast<dx::index>(all.size() * s / stretches);
+    const auto last = all.begin() + static_cast<dx::index>(all.size() * (s + 1) / stretches);
     auto [low, high] =
         std::minmax_element(first, last, [](const point& a, const point& b) { return a.y < b.y; });
     if (high < low) std::swap(low, high);
@@ -574,8 +576,8 @@ inline std::string report_html(const report_data& run) {
 }
 
 /// Writes `report_html(run)` to `path`, atomically.
-inline void write_report(const std::filesystem::path& path, const report_data& run) {
-  write_text_atomically(path, report_html(run));
+inline void write_report(const fs::path& path, const report_data& run) {
+  dx::io::write_text_atomically(path, report_html(run));
 }
 
-}  // namespace distil_xlstm::io
+}  // namespace program

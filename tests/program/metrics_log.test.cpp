@@ -1,4 +1,4 @@
-#define BOOST_TEST_MODULE io_metrics_log
+#define BOOST_TEST_MODULE program_metrics_log
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
@@ -6,9 +6,7 @@
 #include <limits>
 #include <string>
 
-#include <distil_xlstm/io/metrics_log.hpp>
-
-namespace io = distil_xlstm::io;
+#include "distil/metrics_log.hpp"
 
 namespace {
 
@@ -44,16 +42,16 @@ BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
   const folder f;
   const auto path = f.path / "metrics.jsonl";
   {
-    io::metrics_log log(path);
-    log.append({{"step", 1}, {"ce", io::shortest(0.1f)}, {"bad", std::nan("")}, {"device", "cpu \xff"}});
+    program::metrics_log log(path);
+    log.append({{"step", 1}, {"ce", program::shortest(0.1f)}, {"bad", std::nan("")}, {"device", "cpu \xff"}});
     // Written through: visible before the log is closed.
     BOOST_TEST(content(path) == "{\"step\":1,\"ce\":0.1,\"bad\":null,\"device\":\"cpu \xef\xbf\xbd\"}\n");
     log.sync();
     check_fails([&] { log.append(3); }, "metrics.jsonl: a record must be an object, not number");
   }
-  io::metrics_log again(path);
+  program::metrics_log again(path);
   again.append({{"step", 2}, {"ce", std::numeric_limits<double>::infinity()}});
-  const auto records = io::read_metrics(path);
+  const auto records = program::read_metrics(path);
   BOOST_REQUIRE(records.size() == 2u);
   BOOST_TEST(records[0]["ce"].get<double>() == 0.1);
   BOOST_TEST(records[1]["ce"].is_null());
@@ -62,38 +60,39 @@ BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
 
 BOOST_AUTO_TEST_CASE(numbers_read_back_as_they_were) {
   for (const float x : {0.1f, 3.4567891f, 1e-30f, 16777217.0f, std::numeric_limits<float>::denorm_min()}) {
-    BOOST_TEST(static_cast<float>(io::shortest(x)) == x);
-    BOOST_TEST(static_cast<float>(io::record::parse(io::record(io::shortest(x)).dump()).get<double>()) == x);
+    BOOST_TEST(static_cast<float>(program::shortest(x)) == x);
+    BOOST_TEST(static_cast<float>(
+                   program::record::parse(program::record(program::shortest(x)).dump()).get<double>()) == x);
   }
   const double third = 1.0 / 3;
-  BOOST_TEST(io::record::parse(io::record(third).dump()).get<double>() == third);
-  BOOST_TEST(io::significant(187432.71, 4) == 187400.0);
-  BOOST_TEST(io::significant(0.00123456, 3) == 0.00123);
-  BOOST_TEST(io::significant(0, 3) == 0);
-  BOOST_TEST(std::isnan(io::significant(std::nan(""), 3)));
+  BOOST_TEST(program::record::parse(program::record(third).dump()).get<double>() == third);
+  BOOST_TEST(program::significant(187432.71, 4) == 187400.0);
+  BOOST_TEST(program::significant(0.00123456, 3) == 0.00123);
+  BOOST_TEST(program::significant(0, 3) == 0);
+  BOOST_TEST(std::isnan(program::significant(std::nan(""), 3)));
 }
 
 BOOST_AUTO_TEST_CASE(a_resume_leaves_no_step_twice_and_none_missing) {
   const folder f;
   const auto path = f.path / "metrics.jsonl";
   {
-    io::metrics_log log(path);
+    program::metrics_log log(path);
     log.append({{"note", "no step"}});
     for (int s = 0; s <= 7; ++s) log.append({{"step", s}, {"ce", s + 0.5}});
     log.append({{"step", 5}, {"held_out_ppl", 10.0}});
     log.append({{"step", 7}, {"held_out_ppl", 9.0}});
   }
   put(path, content(path) + "{\"step\":8,\"c");
-  BOOST_TEST(io::read_metrics(path).size() == 11u);
+  BOOST_TEST(program::read_metrics(path).size() == 11u);
 
-  io::metrics_log log(path);
+  program::metrics_log log(path);
   log.truncate_after(5);
   for (int s = 6; s <= 9; ++s) log.append({{"step", s}, {"ce", s + 0.5}});
   std::vector<int> steps;
-  for (const auto& r : io::read_metrics(path))
+  for (const auto& r : program::read_metrics(path))
     if (r.contains("ce")) steps.push_back(r["step"].get<int>());
   BOOST_TEST(steps == (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}));
-  BOOST_TEST(io::read_metrics(path).size() == 12u);  // and the note, and the held-out line of step 5
+  BOOST_TEST(program::read_metrics(path).size() == 12u);  // and the note, and the held-out line of step 5
   BOOST_TEST(std::distance(std::filesystem::directory_iterator(f.path), {}) == 1);
 
   const auto before = content(path);
@@ -108,32 +107,32 @@ BOOST_AUTO_TEST_CASE(torn_and_damaged_lines) {
   const auto path = f.path / "metrics.jsonl";
   // Without its end, the last line is torn, even if it could be read.
   put(path, "{\"step\":1}\n{\"step\":2}");
-  { io::metrics_log log(path); }
+  { program::metrics_log log(path); }
   BOOST_TEST(content(path) == "{\"step\":1}\n");
   put(path, "{\"step\":1");
-  { io::metrics_log log(path); }
+  { program::metrics_log log(path); }
   BOOST_TEST(content(path).empty());
   // A last line of rubbish goes with the cut; in the middle it is an error.
   put(path, std::string("{\"step\":1}\n\0\0\0\n", 15));
   {
-    io::metrics_log log(path);
+    program::metrics_log log(path);
     log.truncate_after(1);
   }
   BOOST_TEST(content(path) == "{\"step\":1}\n");
   put(path, "{\"step\":1}\nrubbish\n{\"step\":2}\n");
-  check_fails([&] { io::read_metrics(path); }, "metrics.jsonl:2: not a JSON object");
-  check_fails([&] { io::metrics_log(path).truncate_after(1); }, "metrics.jsonl:2: not a JSON object");
+  check_fails([&] { program::read_metrics(path); }, "metrics.jsonl:2: not a JSON object");
+  check_fails([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:2: not a JSON object");
   put(path, "{\"step\":\"x\"}\n");
-  check_fails([&] { io::metrics_log(path).truncate_after(1); }, "metrics.jsonl:1: step is not a number");
-  check_fails([&] { io::read_metrics(f.path / "none.jsonl"); }, "none.jsonl: cannot be opened");
-  check_fails([&] { io::metrics_log log(f.path / "no" / "m.jsonl"); }, "m.jsonl: cannot be opened");
+  check_fails([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:1: step is not a number");
+  check_fails([&] { program::read_metrics(f.path / "none.jsonl"); }, "none.jsonl: cannot be opened");
+  check_fails([&] { program::metrics_log log(f.path / "no" / "m.jsonl"); }, "m.jsonl: cannot be opened");
 }
 
 BOOST_AUTO_TEST_CASE(a_full_disk_is_an_error) {
   if (!std::filesystem::exists("/dev/full")) return;
   check_fails(
       [] {
-        io::metrics_log("/dev/full").append({{"step", 1}});
+        program::metrics_log("/dev/full").append({{"step", 1}});
       },
       "/dev/full: cannot be written: No space left");
 }
