@@ -192,7 +192,7 @@ BOOST_AUTO_TEST_CASE(layers_with_a_matrix_that_nothing_rounded_take_the_blocks) 
   BOOST_TEST(has_decoder_layer(gpu, a));
   BOOST_TEST(!has_decoder_layer(exact, a));
   for (frozen_matrix* m : all) {
-    m->rounded = nullptr;
+    m->bf16_copy = nullptr;
     BOOST_TEST(!has_decoder_layer(gpu, a));
     m->dtype = dtype::bf16;
     BOOST_TEST(has_decoder_layer(gpu, a));

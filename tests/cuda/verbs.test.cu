@@ -193,6 +193,51 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
   }
 }
 
+/// Doubles a matrix.
+struct doubled {
+  using scalar = float;
+  matrix_view<float> x;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    math::store<V>(x.row(r) + c, V(2) * math::load<V>(x.row(r) + c));
+  }
+};
+
+// An operand's copy in bfloat16 serves the products that follow one another, and no product after a write.
+BOOST_AUTO_TEST_CASE(a_product_sees_what_was_written_before_it) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  constexpr index m = 64, n = 48, k = 40;
+  D gpu, fresh;
+  const numbers x(gpu, random_numbers(m * k, 1)), other(gpu, random_numbers(m * k, 2)),
+      w(gpu, random_numbers(k * n, 3)), square(gpu, random_numbers(k * k, 4)), y(gpu, m * n);
+  const matrix_view<float> rows(x.data(), m, k);
+  const auto product = [&] {
+    gemm(gpu, matrix_view<const float>(rows), matrix_view<const float>(w.data(), k, n),
+         matrix_view<float>(y.data(), m, n));
+  };
+  const std::vector<float> host(static_cast<std::size_t>(m * k), 0.5f);
+  const auto check = [&](const char* what, const auto& write) {
+    product();
+    write();
+    product();
+    const numbers there(fresh, x.numbers()), weight(fresh, w.numbers()), want(fresh, m * n);
+    gemm(fresh, matrix_view<const float>(there.data(), m, k), matrix_view<const float>(weight.data(), k, n),
+         matrix_view<float>(want.data(), m, n));
+    BOOST_TEST((y.numbers() == want.numbers()), what);
+  };
+  check("map", [&] { map(gpu, m, k, doubled{rows}); });
+  check("copy", [&] { gpu.copy(x.data(), other.data(), x.bytes()); });
+  check("product", [&] {
+    gemm(gpu, matrix_view<const float>(other.data(), m, k), matrix_view<const float>(square.data(), k, k),
+         rows);
+  });
+  check("upload", [&] { gpu.upload(x.data(), host.data(), x.bytes()); });
+  const auto graph = gpu.record([&] { map(gpu, m, k, doubled{rows}); });
+  check("graph", [&] { gpu.launch(graph); });
+  gpu.discard(graph);
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(batches_of_products, P, float_precisions) {
   device::basic_cuda<P> gpu;
   device::cpu cpu(2);

@@ -37,7 +37,7 @@ struct frozen_matrix {
   const void* data = nullptr;
   distil_xlstm::dtype dtype = dtype::f32;
   index rows = 0, cols = 0;
-  const void* rounded = nullptr;  ///< the same numbers in bfloat16, where a device keeps them beside; or null
+  const void* bf16_copy = nullptr;  ///< the same in bfloat16, where a device has it beside; or null
 
   const void* row(index r) const { return static_cast<const char*>(data) + r * row_bytes(dtype, cols); }
 };

@@ -45,7 +45,7 @@ class frozen_memory final : public frozen_arena<T> {
         kept.data = upload<float>(whole_, stored, unpacked_as<float>(stored.dtype));
         if constexpr (round) {
           std::vector<float> wide;
-          kept.rounded = upload<bf16>(half_, stored, [&](const void* from, index n, bf16* to) {
+          kept.bf16_copy = upload<bf16>(half_, stored, [&](const void* from, index n, bf16* to) {
             wide.resize(static_cast<std::size_t>(n));
             unpack(stored.dtype, from, n, wide.data());
             std::transform(wide.begin(), wide.end(), to, [](float x) { return bf16(x); });

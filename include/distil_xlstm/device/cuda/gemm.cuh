@@ -6,17 +6,16 @@
 #include <cuda_bf16.h>
 
 #include <distil_xlstm/core/dtype.hpp>
-#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/blas.cuh>
 
 namespace distil_xlstm::device {
 
 namespace detail {
 
-/// An operand of a product on the card, row-major; `rounded` are the same numbers in bfloat16, where there are
-/// any.
+/// An operand of a product on the card, row-major; `bf16_copy` is the same in bfloat16, where there is one.
 struct cuda_operand {
   const void* data;
-  const void* rounded;
+  const void* bf16_copy;
   distil_xlstm::dtype dtype;
   index rows, cols, stride;
   bool transposed;
@@ -26,7 +25,7 @@ cuda_operand product_operand(matrix_view<T> m) {
   return {m.data, nullptr, dtype_of<std::remove_const_t<T>>, m.rows, m.cols, m.stride, false};
 }
 inline cuda_operand product_operand(frozen_matrix m) {
-  return {m.data, m.rounded, m.dtype, m.rows, m.cols, m.cols, false};
+  return {m.data, m.bf16_copy, m.dtype, m.rows, m.cols, m.cols, false};
 }
 template <class M>
 cuda_operand product_operand(transposed_matrix<M> m) {
@@ -73,28 +72,30 @@ template <class To, class From>
 void convert(cuda_base& device, index count, const From* in, index in_stride, index in_step, To* out,
              index out_stride, index out_step, index rows, index cols) {
   const unsigned z = static_cast<unsigned>(count);
+  device.operand_copies().written(out, out + (count - 1) * out_step + rows * out_stride);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
     if (count == 1 && cols % 8 == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 &&
         reinterpret_cast<std::uintptr_t>(in) % 16 == 0) {
       if (in_stride == cols && out_stride == cols && rows * cols / 8 < (index{1} << 31)) {
         const unsigned octs = static_cast<unsigned>(rows * cols / 8);
-        round_kernel<<<grid_size(octs, 256), 256, 0, device.product_stream()>>>(in, 0, out, 0, 1, octs);
+        enqueue(device, "rounding to bfloat16", {grid_size(octs, 256), 256}, round_kernel<float>, in, 0, out, 0,
+                1, octs);
       } else {
         const unsigned octs = static_cast<unsigned>(cols / 8),
                        x = octs >= 128  ? 128
                            : octs >= 64 ? 64
                                         : 16,
                        y = 256 / x;
-        round_kernel<<<dim3(grid_size(octs, x, 4096), grid_size(rows, y, 16384)), dim3(x, y), 0,
-                       device.product_stream()>>>(in, in_stride, out, out_stride, rows, octs);
+        enqueue(device, "rounding to bfloat16",
+                {dim3(grid_size(octs, x, 4096), grid_size(rows, y, 16384)), dim3(x, y)}, round_kernel<float>,
+                in, in_stride, out, out_stride, rows, octs);
       }
-      return check_launch("rounding to bfloat16");
+      return;
     }
   }
   const unsigned x = cols >= 256 ? 256 : 32, y = 256 / x;
-  convert_kernel<<<dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y), 0,
-                   device.product_stream()>>>(in, in_stride, in_step, out, out_stride, out_step, rows, cols);
-  check_launch("conversion");
+  enqueue(device, "conversion", {dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y)},
+          convert_kernel<To, From>, in, in_stride, in_step, out, out_stride, out_step, rows, cols);
 }
 
 /// Where a product reads an operand: its own numbers, or a copy in the product's type. Rows of a copy are
@@ -114,7 +115,7 @@ struct product_input {
       return dtype_of<P>;
   }
   static bool as_it_is(const cuda_operand& o) {
-    return o.dtype == dtype_of_operand() || (dtype_of_operand() == dtype::bf16 && o.rounded);
+    return o.dtype == dtype_of_operand() || (dtype_of_operand() == dtype::bf16 && o.bf16_copy);
   }
   /// A float operand, rounded, is kept for the next product. Items that are columns of one matrix are copied as
   /// that matrix.
@@ -129,7 +130,7 @@ struct product_input {
   product_input(cuda_base& device, const cuda_operand& o, index count, index from_step)
       : memory(device.template scratch<P>(needed(o, count, from_step))), stride(o.stride), step(from_step) {
     if (as_it_is(o)) {
-      data = static_cast<const P*>(o.dtype == dtype_of_operand() ? o.data : o.rounded);
+      data = static_cast<const P*>(o.dtype == dtype_of_operand() ? o.data : o.bf16_copy);
       return;
     }
     if constexpr (dtype_of_operand() == dtype::bf16)
@@ -166,9 +167,8 @@ struct product_input {
     stride = padded(whole.cols);
     const index copies = separate ? count : 1, copy_step = whole.rows * stride;
     const auto* in = static_cast<const float*>(o.data);
-    const auto [copy, there] =
-        device.rounded().find({o.data, whole.rows, whole.cols, o.stride}, copies * copy_step * index{2},
-                              separate ? -1 : device.asked());
+    const auto [copy, there] = device.operand_copies().find({o.data, whole.rows, whole.cols, o.stride},
+                                                            copies * copy_step * index{2}, separate);
     auto* out = static_cast<bf16*>(copy);
     if (!there)
       convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols);
@@ -177,26 +177,15 @@ struct product_input {
   }
 };
 
-template <class T, class P>
+/// c = beta c + a b with operands of P.
+template <class P, class T>
 void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
-  const index m = c.rows, n = c.cols, k = a.transposed ? a.rows : a.cols;
   const product_input<P> pa(device, a, count, step_a), pb(device, b, count, step_b);
-  constexpr auto type = [] {
-    return std::is_same_v<P, double> ? CUDA_R_64F : std::is_same_v<P, float> ? CUDA_R_32F : CUDA_R_16BF;
-  }();
-  constexpr auto out = std::is_same_v<T, double> ? CUDA_R_64F : CUDA_R_32F;
-  constexpr auto compute = std::is_same_v<T, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
-  const T one = 1;
-  // cuBLAS counts by columns: what is row-major here is the transposed there, and so is the result.
-  const auto turn = [](bool t) { return t ? CUBLAS_OP_T : CUBLAS_OP_N; };
-  check(cublasGemmStridedBatchedEx(
-            device.products(), turn(b.transposed), turn(a.transposed), static_cast<int>(n), static_cast<int>(m),
-            static_cast<int>(k), &one, pb.data, type, static_cast<int>(pb.stride), pb.step, pa.data, type,
-            static_cast<int>(pa.stride), pa.step, &beta, c.data, out, static_cast<int>(c.stride), step_c,
-            static_cast<int>(count), compute, CUBLAS_GEMM_DEFAULT),
-        "a matrix product");
-  device.rounded().written(c.data, c.data + (count - 1) * step_c + (c.rows - 1) * c.stride + c.cols);
+  const blas_batch batch{count, step_c};
+  blas_product(device, c.rows, c.cols, a.transposed ? a.rows : a.cols,
+               blas_operand<P>{pa.data, pa.stride, a.transposed, pa.step},
+               blas_operand<P>{pb.data, pb.stride, b.transposed, pb.step}, beta, c.data, c.stride, &batch);
 }
 
 /// In the precision's type, but for few rows over weights that would be rounded for them alone.
@@ -205,9 +194,9 @@ void product(cuda_base& device, index count, const cuda_operand& a, index step_a
              index step_b, matrix_view<T> c, index step_c, T beta) {
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (multiplies_in_bf16<P, T>)
-    if (c.rows > 16 || b.dtype == dtype::bf16 || b.rounded)
-      return run_product<T, bf16>(device, count, a, step_a, b, step_b, c, step_c, beta);
-  run_product<T, T>(device, count, a, step_a, b, step_b, c, step_c, beta);
+    if (c.rows > 16 || b.dtype == dtype::bf16 || b.bf16_copy)
+      return run_product<bf16>(device, count, a, step_a, b, step_b, c, step_c, beta);
+  run_product<T>(device, count, a, step_a, b, step_b, c, step_c, beta);
 }
 
 inline void require_product(const char* verb, const cuda_operand& a, const cuda_operand& b, index rows,

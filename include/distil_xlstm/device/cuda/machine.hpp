@@ -44,27 +44,28 @@ struct cuda_memory {
   void release(void* p) const { cudaFree(p); }
 };
 
-/// Operands of products that were rounded to bfloat16. A copy is good for the products that follow it directly:
-/// two maps of one input, or the two gradients that one output's gradient gives.
-class rounded_operands {
+/// Copies of products' operands in bfloat16. One is good for the products that follow it directly (two maps of one
+/// input, or the two gradients that one output's gradient gives): anything else that the device is asked for may write
+/// its operand, and calls `invalidate`.
+class operand_copies {
  public:
   struct key {
     const void* data;
     index rows, cols, stride;
     bool operator==(const key&) const = default;
   };
-  rounded_operands() = default;
-  rounded_operands(const rounded_operands&) = delete;
-  rounded_operands& operator=(const rounded_operands&) = delete;
-  ~rounded_operands() {
+  operand_copies() = default;
+  operand_copies(const operand_copies&) = delete;
+  operand_copies& operator=(const operand_copies&) = delete;
+  ~operand_copies() {
     for (slot& s : slots_) cuda_memory{}.release(s.memory);
   }
 
-  /// Where the copy is, and whether it is there; else it is to be written. `now` numbers what was asked of the
-  /// device besides products; -1: the copy serves once.
-  std::pair<void*, bool> find(const key& wanted, index bytes, std::int64_t now) {
+  /// Where the copy is, and whether it is there; else it is to be written. A copy that serves `once` is not found
+  /// again.
+  std::pair<void*, bool> find(const key& wanted, index bytes, bool once) {
     for (slot& s : slots_)
-      if (now >= 0 && s.made == now && s.of == wanted) return s.used = ++uses_, std::pair{s.memory, true};
+      if (!once && s.made == epoch_ && s.of == wanted) return s.used = ++uses_, std::pair{s.memory, true};
     // The last one may be the other operand of this product. The rest grow together, so that one round through
     // the products of a step finds all that it needs.
     largest_ = std::max(largest_, bytes);
@@ -74,14 +75,16 @@ class rounded_operands {
       grow(s);
       if (!oldest || s.used < oldest->used) oldest = &s;
     }
-    oldest->of = wanted, oldest->made = now, oldest->used = ++uses_;
+    oldest->of = wanted, oldest->made = once ? -1 : epoch_, oldest->used = ++uses_;
     return {oldest->memory, false};
   }
   /// All memory that a round like the last will need is there.
   void settle() {
     for (slot& s : slots_) grow(s);
   }
-  /// Memory from `begin` to `end` has been written.
+  /// No copy made so far is good any longer.
+  void invalidate() { ++epoch_; }
+  /// A product has written memory from `begin` to `end`.
   void written(const void* begin, const void* end) {
     for (slot& s : slots_) {
       const char* from = static_cast<const char*>(s.of.data);
@@ -109,6 +112,7 @@ class rounded_operands {
   }
   std::array<slot, 3> slots_{};
   std::int64_t uses_ = 0;
+  std::int64_t epoch_ = 0;
   index largest_ = 0;
   index generation_ = 0;
 };
@@ -156,11 +160,8 @@ class cuda_base {
   int capability() const { return capability_; }
   /// Shared memory that one block can have.
   index shared_bytes() const { return shared_bytes_; }
-  /// For a launch of anything but a product.
-  cudaStream_t stream() const {
-    ++asked_;
-    return stream_;
-  }
+  /// Kernels are queued by detail::launch (device/cuda/launch.cuh).
+  cudaStream_t stream() const { return stream_; }
   cublasHandle_t products() const { return products_; }
   /// Waits for everything that was asked for.
   void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
@@ -169,11 +170,11 @@ class cuda_base {
   void* allocate(index bytes) {
     void* p = detail::cuda_memory{}.allocate(bytes);
     detail::check(cudaMemsetAsync(p, 0, static_cast<std::size_t>(bytes), stream_), "zeroing memory");
-    ++asked_;
+    copies_.invalidate();
     return p;
   }
   void release(void* p) {
-    ++asked_;
+    copies_.invalidate();
     detail::cuda_memory{}.release(p);
   }
   /// The host's numbers may change as soon as this returns.
@@ -196,8 +197,8 @@ class cuda_base {
   /// (do it once before). Throws `error` where it does something that can not be recorded.
   template <class F>
   graph record(F&& work) {
-    ++asked_;  // a graph makes its own copies, and leaves none
-    rounded_.settle();
+    copies_.invalidate();  // a graph makes its own copies, and leaves none
+    copies_.settle();
     detail::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
     cudaGraph_t captured = nullptr;
     try {
@@ -206,11 +207,11 @@ class cuda_base {
       cudaStreamEndCapture(stream_, &captured);
       if (captured) cudaGraphDestroy(captured);
       cudaGetLastError();
-      ++asked_;
+      copies_.invalidate();
       throw;
     }
     detail::check(cudaStreamEndCapture(stream_, &captured), "recording");
-    ++asked_;
+    copies_.invalidate();
     graph recorded = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&recorded, captured, 0);
     cudaGraphDestroy(captured);
@@ -218,18 +219,18 @@ class cuda_base {
     return recorded;
   }
   static void discard(graph recorded) { cudaGraphExecDestroy(recorded); }
-  void launch(graph recorded) { detail::check(cudaGraphLaunch(recorded, stream()), "launching a graph"); }
+  void launch(graph recorded) {
+    copies_.invalidate();
+    detail::check(cudaGraphLaunch(recorded, stream_), "launching a graph");
+  }
   /// Changes when scratch memory has moved: what was recorded before is void.
-  index scratch_generation() const { return scratch_.generation() + rounded_.generation(); }
+  index scratch_generation() const { return scratch_.generation() + copies_.generation(); }
 
-  /// For products alone: the stream, their rounded operands, and how many other things were asked for.
-  cudaStream_t product_stream() const { return stream_; }
-  detail::rounded_operands& rounded() { return rounded_; }
-  std::int64_t asked() const { return asked_; }
+  detail::operand_copies& operand_copies() { return copies_; }
 
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
-    ++asked_;
+    copies_.invalidate();
     if (bytes > 0)
       detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),
                     "copying memory");
@@ -242,8 +243,7 @@ class cuda_base {
   cublasHandle_t products_ = nullptr;
   void* workspace_ = nullptr;
   detail::scratch_stack<detail::cuda_memory> scratch_;
-  detail::rounded_operands rounded_;
-  mutable std::int64_t asked_ = 0;
+  detail::operand_copies copies_;
 };
 
 /// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not

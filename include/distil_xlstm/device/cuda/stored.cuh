@@ -4,10 +4,8 @@
 #include <type_traits>
 
 #include <distil_xlstm/core/dtype.hpp>
-#include <distil_xlstm/device/cuda/launch.cuh>
 
-// Numbers as memory holds them, bfloat16 for one, while kernels compute in float: 16 bytes at a time, and
-// products of them.
+// Numbers as memory holds them, bfloat16 for one, while kernels compute in float: 16 bytes at a time.
 namespace distil_xlstm::device::detail {
 
 /// N numbers as they are stored, which one access writes.
@@ -52,25 +50,6 @@ __device__ void narrow(T a, T b, S* out) {
   } else {
     out[0] = a, out[1] = b;
   }
-}
-
-template <class S>
-constexpr cudaDataType stored_type() {
-  return std::is_same_v<S, double> ? CUDA_R_64F : std::is_same_v<S, float> ? CUDA_R_32F : CUDA_R_16BF;
-}
-/// c [m, n] = beta c + a [m, k] b, or a bT, in the types that they are stored in; sums in float, of doubles in
-/// double.
-template <class P, class C>
-void stored_product(cuda_base& device, index m, index n, index k, const P* a, index stride_a, const P* b,
-                    index stride_b, bool transpose_b, C* c, index stride_c, int beta = 0) {
-  using S = std::conditional_t<std::is_same_v<P, double>, double, float>;
-  const S one = 1, keep = static_cast<S>(beta);
-  check(cublasGemmEx(device.products(), transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
-                     static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), &one, b, stored_type<P>(),
-                     static_cast<int>(stride_b), a, stored_type<P>(), static_cast<int>(stride_a), &keep, c,
-                     stored_type<C>(), static_cast<int>(stride_c),
-                     std::is_same_v<S, double> ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-        "a matrix product");
 }
 
 }  // namespace distil_xlstm::device::detail

@@ -157,13 +157,12 @@ void fold_columns_by(cuda_base& device, index rows, index cols, const F& f) {
   const index stretch = blocks_for(rows, std::clamp<index>(wanted, 1, std::max<index>(longest, 1)));
   const index stretches = std::max<index>(blocks_for(rows, std::max<index>(stretch, 1)), 1);
   auto partial = device.template scratch<fold_acc<F>>(stretches > 1 ? stretches * cols : 0);
-  fold_columns_kernel<Columns>
-      <<<dim3(static_cast<unsigned>(wide), static_cast<unsigned>(stretches)), column_threads, 0,
-         device.stream()>>>(f, rows, cols, stretch, stretches > 1 ? partial.data() : nullptr);
+  launch(device, "fold_columns",
+         {dim3(static_cast<unsigned>(wide), static_cast<unsigned>(stretches)), column_threads},
+         fold_columns_kernel<Columns, F>, f, rows, cols, stretch, stretches > 1 ? partial.data() : nullptr);
   if (stretches > 1)
-    finish_columns_kernel<Columns><<<static_cast<unsigned>(wide), column_threads, 0, device.stream()>>>(
-        f, cols, stretches, partial.data());
-  check_launch("fold_columns");
+    launch(device, "fold_columns", {static_cast<unsigned>(wide), column_threads},
+           finish_columns_kernel<Columns, F>, f, cols, stretches, partial.data());
 }
 
 template <class F>
@@ -200,8 +199,7 @@ void map(cuda_base& device, index rows, index cols, const F& f) {
   unsigned x = 1, y = 256;
   while (x < 256 && x < packs && (x < 32 || rows < y)) x *= 2, y /= 2;
   const dim3 grid(detail::grid_size(packs, x, 4096), detail::grid_size(rows, y, 16384));
-  detail::map_kernel<<<grid, dim3(x, y), 0, device.stream()>>>(f, rows, cols);
-  detail::check_launch("map");
+  detail::launch(device, "map", {grid, dim3(x, y)}, detail::map_kernel<F>, f, rows, cols);
 }
 
 /// One fold a row: a warp's for short rows, a block's for long ones.
@@ -213,12 +211,11 @@ void fold_rows(cuda_base& device, index rows, index cols, const F& f) {
       "double), init, visit, merge and finish, as device/device.hpp says");
   if (rows == 0) return;
   if (cols <= 2048)
-    detail::fold_rows_kernel<32>
-        <<<detail::grid_size(rows, 8, 1 << 20), 256, 0, device.stream()>>>(f, rows, cols);
+    detail::launch(device, "fold_rows", {detail::grid_size(rows, 8, 1 << 20), 256},
+                   detail::fold_rows_kernel<32, F>, f, rows, cols);
   else
-    detail::fold_rows_kernel<512>
-        <<<detail::grid_size(rows, 1, 1 << 20), 512, 0, device.stream()>>>(f, rows, cols);
-  detail::check_launch("fold_rows");
+    detail::launch(device, "fold_rows", {detail::grid_size(rows, 1, 1 << 20), 512},
+                   detail::fold_rows_kernel<512, F>, f, rows, cols);
 }
 
 /// One fold a column: neighbouring columns side by side, stretches of rows at once, then merged.
@@ -238,8 +235,7 @@ void fold_columns(cuda_base& device, index rows, index cols, const F& f) {
 template <class F>
 void scan(cuda_base& device, index n, const F& f) {
   if (n == 0) return;
-  detail::scan_kernel<<<detail::grid_size(n, 64, 1 << 20), 64, 0, device.stream()>>>(f, n);
-  detail::check_launch("scan");
+  detail::launch(device, "scan", {detail::grid_size(n, 64, 1 << 20), 64}, detail::scan_kernel<F>, f, n);
 }
 /// The same, where nothing in a task is sequential.
 template <class F>
@@ -251,8 +247,8 @@ void for_each(cuda_base& device, index n, const F& f) {
 template <Precision P, class T>
 void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
   if (x.rows == 0) return;
-  detail::gather_rows_kernel<<<static_cast<unsigned>(x.rows), 128, 0, device.stream()>>>(table, ids, x);
-  detail::check_launch("embed");
+  detail::launch(device, "embed", {static_cast<unsigned>(x.rows), 128}, detail::gather_rows_kernel<T>, table,
+                 ids, x);
 }
 
 }  // namespace distil_xlstm::device

@@ -149,10 +149,10 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
     if (detail::conv_in_quads(a.in) && detail::in_quads(a.y)) {
       const detail::stretches s(a.in.seq.time);
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
-        detail::conv_forward_kernel<Window>
-            <<<detail::quad_grid(a.in.seq.batch * s.tiles, a.in.width),
-               dim3(detail::quad_columns, detail::quad_lanes), 0, device.stream()>>>(a, s.tiles, s.each);
-        detail::check_launch("causal_conv_forward");
+        detail::launch(device, "causal_conv_forward",
+                       {detail::quad_grid(a.in.seq.batch * s.tiles, a.in.width),
+                        dim3(detail::quad_columns, detail::quad_lanes)},
+                       detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
       };
       if (detail::with_window(a.in.window, run)) return;
     }
@@ -167,10 +167,9 @@ void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_argu
       const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
         auto partial = device.template scratch<float>(parts * width * (Window + 1));
-        detail::conv_backward_kernel<Window>
-            <<<detail::quad_grid(parts, width), dim3(detail::quad_columns, detail::quad_lanes), 0,
-               device.stream()>>>(a, s.tiles, s.each, partial.data());
-        detail::check_launch("causal_conv_backward");
+        detail::launch(device, "causal_conv_backward",
+                       {detail::quad_grid(parts, width), dim3(detail::quad_columns, detail::quad_lanes)},
+                       detail::conv_backward_kernel<Window>, a, s.tiles, s.each, partial.data());
         const matrix_view<const float> sums(partial.data(), parts, width * (window + 1));
         add_column_sums(device, sums.columns(0, width * window), a.dweight);
         add_column_sums(device, sums.columns(width * window, width), a.dbias);

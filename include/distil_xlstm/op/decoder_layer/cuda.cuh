@@ -118,14 +118,13 @@ void turn(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf
   const auto run = [&]<int Each>() {
     const index units = (q.heads + k.heads + v.heads) * a.cosines.cols / Each;
     const index block_rows = std::max<index>(1, 512 / units);
-    turn_kernel<Each><<<static_cast<unsigned>(blocks_for(qkv.rows, block_rows)), 256, 0, device.stream()>>>(
-        q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows, static_cast<int>(block_rows));
+    launch(device, "turning queries and keys", {static_cast<unsigned>(blocks_for(qkv.rows, block_rows)), 256},
+           turn_kernel<Each>, q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows, static_cast<int>(block_rows));
   };
   const bool octs = a.cosines.cols % 8 == 0 && a.cosines.stride % 4 == 0 && a.sines.stride % 4 == 0 &&
                     aligned(a.cosines.data) && aligned(a.sines.data) && aligned(a.q_bias) &&
                     aligned(a.k_bias) && aligned(a.v_bias);
   octs ? run.template operator()<8>() : run.template operator()<1>();
-  check_launch("turning queries and keys");
 }
 
 /// gate <- SiLU(gate) * up
@@ -149,17 +148,18 @@ void apply_gate(cuda_base& device, matrix_view<S> gate, const S* up) {
   const auto run = [&]<int Each>() {
     const index pieces = gate.cols / Each;
     const unsigned x = pieces >= 64 ? 64 : 32, y = 256 / x;
-    gate_kernel<Each>
-        <<<dim3(grid_size(pieces, x, 4096), grid_size(gate.rows, y, 65535)), dim3(x, y), 0, device.stream()>>>(
-            gate.data, up, gate.stride, gate.rows, static_cast<int>(pieces));
+    launch(device, "the feed-forward's gate",
+           {dim3(grid_size(pieces, x, 4096), grid_size(gate.rows, y, 65535)), dim3(x, y)}, gate_kernel<Each>,
+           gate.data, up, gate.stride, gate.rows, static_cast<int>(pieces));
   };
   gate.cols % 8 == 0 ? run.template operator()<8>() : run.template operator()<1>();
-  check_launch("the feed-forward's gate");
 }
 
-inline const bf16* rounded(const frozen_matrix& m) {
-  return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.rounded);
+inline const bf16* in_bf16(const frozen_matrix& m) {
+  return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.bf16_copy);
 }
+inline blas_operand<bf16> operand(matrix_view<const bf16> x) { return {x.data, x.stride}; }
+inline blas_operand<bf16> weight(const frozen_matrix& w) { return {in_bf16(w), w.cols, true}; }
 /// y = x W_iT, side by side from columns `at[i]` on. Matrices that lie one behind another are one.
 template <std::size_t N>
 void products(cuda_base& device, matrix_view<const bf16> x, const std::array<frozen_matrix, N>& w,
@@ -168,16 +168,14 @@ void products(cuda_base& device, matrix_view<const bf16> x, const std::array<fro
     const std::size_t first = i;
     index n = 0;
     do n += w[i++].rows;
-    while (i < N && rounded(w[i]) == rounded(w[first]) + n * x.cols && at[i] == at[first] + n);
-    stored_product(device, x.rows, n, x.cols, x.data, x.stride, rounded(w[first]), x.cols, true,
-                   y.data + at[first], y.stride);
+    while (i < N && in_bf16(w[i]) == in_bf16(w[first]) + n * x.cols && at[i] == at[first] + n);
+    blas_product(device, x.rows, n, x.cols, operand(x), weight(w[first]), 0, y.data + at[first], y.stride);
   }
 }
 /// x += y Wᵀ
 inline void add_product(cuda_base& device, matrix_view<const bf16> y, const frozen_matrix& w,
                         matrix_view<float> x) {
-  stored_product(device, x.rows, x.cols, y.cols, y.data, y.stride, rounded(w), y.cols, true, x.data, x.stride,
-                 1);
+  blas_product(device, x.rows, x.cols, y.cols, operand(y), weight(w), 1, x.data, x.stride);
 }
 
 template <class T>
@@ -193,7 +191,7 @@ void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
       qkv(second, rows, v_at + keys, v_at + padded(keys)), gates(second, rows, up_at + inner, 2 * up_at);
   const matrix_view<const T> x = a.x;
 
-  norms::forward_rounded(device, a.attention_norm, x, u);
+  norms::forward_bf16(device, a.attention_norm, x, u);
   products<3>(device, u, {a.q, a.k, a.v}, {0, k_at, v_at}, qkv);
   const attention_arguments<bf16> heads{
       a.seq, a.shape, qkv.columns(0, queries), qkv.columns(k_at, keys), qkv.columns(v_at, keys), {}, y};
@@ -203,7 +201,7 @@ void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
   flash::forward_bf16(device, heads, together ? angles : flash::query_angles{});
   add_product(device, y, a.o, a.x);
 
-  norms::forward_rounded(device, a.feed_forward_norm, x, u);
+  norms::forward_bf16(device, a.feed_forward_norm, x, u);
   products<2>(device, u, {a.gate, a.up}, {0, up_at}, gates);
   apply_gate<bf16>(device, gates.columns(0, inner), gates.data + up_at);
   add_product(device, gates.columns(0, inner), a.down, a.x);
@@ -219,7 +217,7 @@ bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a
     if (a.shape.width > 128 || a.x.rows == 0) return false;
     if (!detail::norms::held(a.attention_norm, a.x.rows)) return false;
     for (const frozen_matrix& m : std::array{a.q, a.k, a.v, a.o, a.gate, a.up, a.down})
-      if (!detail::decoder::rounded(m)) return false;
+      if (!detail::decoder::in_bf16(m)) return false;
     return true;
   } else {
     return false;

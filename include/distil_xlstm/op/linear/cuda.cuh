@@ -95,10 +95,10 @@ void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
     if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
         detail::in_quads(a.y)) {
       const detail::stretches s(a.x.rows);
-      detail::headwise_forward_kernel<T>
-          <<<detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes), 0,
-             device.stream()>>>(a, s.each);
-      return detail::check_launch("headwise_forward");
+      detail::launch(device, "headwise_forward",
+                     {detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes)},
+                     detail::headwise_forward_kernel<T>, a, s.each);
+      return;
     }
   distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
 }
@@ -109,10 +109,9 @@ void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<
         detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
       const detail::stretches s(a.x.rows);
       auto partial = device.template scratch<float>(s.tiles * 16 * a.blocks);
-      detail::headwise_backward_kernel<T>
-          <<<detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes), 0,
-             device.stream()>>>(a, s.each, partial.data());
-      detail::check_launch("headwise_backward");
+      detail::launch(device, "headwise_backward",
+                     {detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes)},
+                     detail::headwise_backward_kernel<T>, a, s.each, partial.data());
       return add_column_sums(device, matrix_view<const float>(partial.data(), s.tiles, 16 * a.blocks),
                              a.dweight);
     }

@@ -110,13 +110,9 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
                    index stride, G* gradient, index gradient_stride, index cols) {
   constexpr std::size_t shared = Threads * sizeof(typename Rows::template acc<typename Rows::scalar>);
   static_assert(shared < 160 * 1024, "an accumulator of a row is not as large as this");
-  const auto kernel = head_rows_kernel<Threads, Rows, L, G>;
-  if constexpr (shared > 40 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-          "shared memory of the head");
-  kernel<<<static_cast<unsigned>(count), Threads, shared, device.stream()>>>(
-      rows, student, teacher, stride, gradient, gradient_stride, static_cast<int>(cols));
-  check_launch("the head's rows");
+  launch(device, "the head's rows", {static_cast<unsigned>(count), Threads, shared},
+         head_rows_kernel<Threads, Rows, L, G>, rows, student, teacher, stride, gradient, gradient_stride,
+         static_cast<int>(cols));
 }
 
 /// The pass with products of P's and logits stored as L's; their gradient takes their place, or, as P's, a
@@ -149,8 +145,8 @@ void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, m
     const index m = std::min(chunk, n - first);
     convert(device, 1, hs.row(first), hs.stride, 0, hidden.data(), width, 0, m, d);
     if (ht.data) convert(device, 1, ht.row(first), ht.stride, 0, hidden.data() + m * width, width, 0, m, d);
-    stored_product(device, sides * m, vocabulary, d, static_cast<const P*>(hidden.data()), width, weight.data,
-                   weight.stride, true, logits.data(), stride);
+    blas_product(device, sides * m, vocabulary, d, blas_operand<P>{hidden.data(), width},
+                 blas_operand<P>{weight.data, weight.stride, true}, 0, logits.data(), stride);
     // A teacher that no weight asks for is the student itself: its divergence is 0.
     const L* teacher = logits.data() + (ht.data ? m * stride : 0);
     P* gradient = nullptr;
@@ -163,8 +159,8 @@ void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, m
     run_head_rows<Threads>(device, rows.from(first), m, static_cast<const L*>(logits.data()), teacher, stride,
                            gradient, stride, vocabulary);
     if (gradient)
-      stored_product(device, m, d, vocabulary, static_cast<const P*>(gradient), stride, weight.data,
-                     weight.stride, false, dhs.row(first), dhs.stride);
+      blas_product(device, m, d, vocabulary, blas_operand<P>{gradient, stride},
+                   blas_operand<P>{weight.data, weight.stride}, 0, dhs.row(first), dhs.stride);
   }
 }
 

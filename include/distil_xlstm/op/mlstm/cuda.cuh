@@ -33,15 +33,6 @@ class mlstm_slab {
   std::uintptr_t at_, used_ = 0;
 };
 
-template <class Kernel, class... Arguments>
-void launch_tiles(cuda_base& device, const char* what, Kernel kernel, index blocks, int threads, int shared,
-                  const Arguments&... arguments) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), what);
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, device.stream()>>>(
-      arguments...);
-  check_launch(what);
-}
-
 /// Both directions with products of kind P and tiles of N columns.
 ///
 /// The tape has a fixed size. First goes the m that enters, then what is worth most of: the chunks' states, S D
@@ -100,16 +91,15 @@ class mlstm_products {
     gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.kept, rows);
     copies(a.q, a.k, a.v, rows, m, weighted);
     const mlstm_state_view state = view(a.state);
-    if (a.kept && !keep_.states) {
-      mlstm_keep_state_kernel<256>
-          <<<dim3(grid_size(shape_.query * shape_.value, 1024, 64), static_cast<unsigned>(z_.tasks)), 256, 0,
-             device_.stream()>>>(z_, state, first_state(a.kept));
-      check_launch("mlstm: keeping the state");
-    }
+    if (a.kept && !keep_.states)
+      launch(device_, "mlstm: keeping the state",
+             {dim3(grid_size(shape_.query * shape_.value, 1024, 64), blocks(z_.tasks)), 256},
+             mlstm_keep_state_kernel<256>, z_, state, first_state(a.kept));
     walk("mlstm: states", {weighted, m.v, nullptr, rows.decay, false, state, state, rows.empty, m.states, m.n});
     scores(rows, m);
-    launch_tiles(device_, "mlstm: outputs", mlstm_outputs_kernel<P, N>, z_.tasks * z_.chunks * (z_.value / N),
-                 256, product_tile<P, 4, N>::bytes, z_, m, rows, output(a.h, z_.dv));
+    launch(device_, "mlstm: outputs",
+           {blocks(z_.tasks * z_.chunks * (z_.value / N)), 256, product_tile<P, 4, N>::bytes},
+           mlstm_outputs_kernel<P, N>, z_, m, rows, output(a.h, z_.dv));
   }
 
   void backward(const mlstm_backward_arguments<float>& a) {
@@ -150,37 +140,35 @@ class mlstm_products {
                                    mlstm_state_view{}, rows.empty, m.states, m.n});
     if (!keep_.scores) scores(rows, m);
 
-    mlstm_row_gradients_kernel<number>
-        <<<static_cast<unsigned>(positions / 8), dim3(32, 8), 0, device_.stream()>>>(z_, a.h, a.dh, rows, m.r,
-                                                                                     of_rows);
-    check_launch("mlstm: gradients of rows");
+    launch(device_, "mlstm: gradients of rows", {blocks(positions / 8), dim3(32, 8)},
+           mlstm_row_gradients_kernel<number>, z_, a.h, a.dh, rows, m.r, of_rows);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
       dstate = {
           a.dstate, shape_.heads * size, size, a.dstate + shape_.query * shape_.value, shape_.heads * size,
           size};
-      mlstm_inner_kernel<256>
-          <<<static_cast<unsigned>(z_.tasks), 256, 0, device_.stream()>>>(z_, dstate, view(a.last), inner);
-      check_launch("mlstm: the last state's gradient");
+      launch(device_, "mlstm: the last state's gradient", {blocks(z_.tasks), 256}, mlstm_inner_kernel<256>, z_,
+             dstate, view(a.last), inner);
     }
     walk("mlstm: gradients of states",
          {m.q, of_rows.past_du, of_rows.past_dr, rows.decay, true, dstate, dstate, nullptr, dc, dn});
-    launch_tiles(device_, "mlstm: gradients of scores", mlstm_scores_kernel<P, true>, z_.tasks * z_.chunks, 256,
-                 product_tile<P, 4, mlstm_chunk>::bytes, z_, of_rows.du, m.v, z_.value, rows, nullptr,
-                 of_rows.dr, ds, nullptr);
-    launch_tiles(device_, "mlstm: gradients of inputs", mlstm_chunk_gradients_kernel<P, N>,
-                 z_.tasks * z_.chunks * ((2 * z_.query + z_.value) / N), 256, product_tile<P, 4, N>::bytes, z_,
-                 mlstm_chunk_gradients<number>{m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq),
-                                               output(a.dk, z_.dq), output(a.dv, z_.dv), q_dq, k_dk});
+    launch(device_, "mlstm: gradients of scores",
+           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
+           mlstm_scores_kernel<P, true>, z_, of_rows.du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
+    launch(device_, "mlstm: gradients of inputs",
+           {blocks(z_.tasks * z_.chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
+           mlstm_chunk_gradients_kernel<P, N>, z_,
+           mlstm_chunk_gradients<number>{m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq),
+                                         output(a.dv, z_.dv), q_dq, k_dk});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
-    mlstm_gate_gradients_kernel<512><<<static_cast<unsigned>(z_.tasks), 512, 0, device_.stream()>>>(
-        mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, z_.query / N, of_rows.dmu,
-                             inner, first_is_free, a.di, a.df});
-    check_launch("mlstm: gradients of gates");
+    launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), 512}, mlstm_gate_gradients_kernel<512>,
+           mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, z_.query / N,
+                                of_rows.dmu, inner, first_is_free, a.di, a.df});
   }
 
  private:
+  static unsigned blocks(index n) { return static_cast<unsigned>(n); }
   struct keeps {
     bool states = false, scores = false, inputs = false;
   };
@@ -236,28 +224,27 @@ class mlstm_products {
 
   void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
              float* m_last, float* m_kept, const mlstm_rows& rows) const {
-    mlstm_gates_kernel<512><<<static_cast<unsigned>(z_.tasks), 512, 0, device_.stream()>>>(
+    launch(
+        device_, "mlstm: gates", {blocks(z_.tasks), 512}, mlstm_gates_kernel<512>,
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
-    check_launch("mlstm: gates");
   }
   void copies(matrix_view<const float> q, matrix_view<const float> k, matrix_view<const float> v,
               const mlstm_rows& rows, const mlstm_memory<number>& m, number* weighted) const {
-    mlstm_copy_kernel<number>
-        <<<dim3(static_cast<unsigned>(z_.tasks * z_.padded() / 8), 3), dim3(32, 8), 0, device_.stream()>>>(
-            z_, mlstm_copy<number>{q, z_.dq, z_.query, m.q, nullptr},
-            mlstm_copy<number>{k, z_.dq, z_.query, m.k, weighted},
-            mlstm_copy<number>{v, z_.dv, z_.value, m.v, nullptr}, rows.left);
-    check_launch("mlstm: copies");
+    launch(device_, "mlstm: copies", {dim3(blocks(z_.tasks * z_.padded() / 8), 3), dim3(32, 8)},
+           mlstm_copy_kernel<number>, z_, mlstm_copy<number>{q, z_.dq, z_.query, m.q, nullptr},
+           mlstm_copy<number>{k, z_.dq, z_.query, m.k, weighted},
+           mlstm_copy<number>{v, z_.dv, z_.value, m.v, nullptr}, rows.left);
   }
   void walk(const char* what, const mlstm_walk<number>& w) const {
-    launch_tiles(device_, what, mlstm_walk_kernel<P, N>, z_.tasks * (z_.query / N) * (z_.value / N), 2 * N,
-                 product_tile<P, N / 32, N>::bytes, z_, w);
+    launch(device_, what,
+           {blocks(z_.tasks * (z_.query / N) * (z_.value / N)), 2 * N, product_tile<P, N / 32, N>::bytes},
+           mlstm_walk_kernel<P, N>, z_, w);
   }
   void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
-    launch_tiles(device_, "mlstm: scores", mlstm_scores_kernel<P, false>, z_.tasks * z_.chunks, 256,
-                 product_tile<P, 4, mlstm_chunk>::bytes, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated,
-                 m.r);
+    launch(device_, "mlstm: scores",
+           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
+           mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
   }
 
   cuda_base& device_;

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(256)
 /// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
 template <int Threads, int Turns, bool Quads>
 __global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
-    rounded_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
+    bf16_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
   using held = held_row<Threads, Turns>;
   const int width = static_cast<int>(n.width);
   const float base = n.residual_weight ? 1 : 0;
@@ -256,14 +256,13 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
              matrix_view<float> y) {
   choose(n.width, [&]<int Threads, int Turns>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-    forward_kernel<Threads, Turns, Write>
-        <<<static_cast<unsigned>(blocks), 256, 0, device.stream()>>>(n, x, statistics, y);
+    launch(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Turns, Write>, n, x,
+           statistics, y);
   });
-  check_launch("norm");
 }
 /// y in bfloat16, of rows that are one group.
 template <class T>
-void forward_rounded(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
+void forward_bf16(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
   const auto at_16 = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   const bool quads = n.width % 4 == 0 && x.stride % 4 == 0 && y.stride % 4 == 0 && at_16(x.data) &&
                      at_16(y.data) && at_16(n.weight);
@@ -271,11 +270,10 @@ void forward_rounded(cuda_base& device, const norm_view<T>& n, matrix_view<const
     const unsigned blocks =
         static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
     if (quads)
-      rounded_rows_kernel<Threads, Turns, true><<<blocks, 256, 0, device.stream()>>>(n, x, y);
+      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, true>, n, x, y);
     else
-      rounded_rows_kernel<Threads, Turns, false><<<blocks, 256, 0, device.stream()>>>(n, x, y);
+      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, false>, n, x, y);
   });
-  check_launch("norm");
 }
 
 }  // namespace detail::norms
@@ -312,14 +310,15 @@ void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<con
             std::min(detail::blocks_for(x.rows, 256 / Threads),
                      std::max<index>(1, detail::blocks_for(index{2} * device.multiprocessors(), n.groups)));
         auto partial = device.template scratch<float>(blocks * cols);
-        detail::norms::backward_kernel<Threads, Turns>
-            <<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256, 0, device.stream()>>>(
-                n, x, statistics, dy, dx, partial.data());
-        detail::norms::weight_kernel<<<static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16), 0,
-                                       device.stream()>>>(static_cast<const float*>(partial.data()), blocks,
-                                                          cols, dw);
+        detail::launch(device, "norm's gradient",
+                       {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256},
+                       detail::norms::backward_kernel<Threads, Turns>, n, x, statistics, dy, dx,
+                       partial.data());
+        detail::launch(device, "norm's gradient",
+                       {static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16)},
+                       detail::norms::weight_kernel<T>, partial.data(), blocks, cols, dw);
       });
-      return detail::check_launch("norm's gradient");
+      return;
     }
   distil_xlstm::norm_backward<basic_cuda<P>, T>(device, n, x, statistics, dy, dw, dx);
 }

@@ -51,12 +51,13 @@ void launch_slstm_forward(cuda_base& device, const slstm_arguments<float>& a, in
           " blocks");
   const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
                   static_cast<unsigned>(a.heads));
-  launch_cluster(device, slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, grid, static_cast<int>(32 * warps),
-                 4 * warps * slstm_forward_ring(Cells), blocks, "slstm_forward", a);
+  launch(device, "slstm_forward",
+         {grid, static_cast<unsigned>(32 * warps), 4 * warps * slstm_forward_ring(Cells), blocks},
+         slstm_forward_bf16<Tiles, Cells, Warps, Cluster>, a);
 }
 
 template <int Cells>
-void slstm_forward_rounded(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
+void slstm_forward_in_bf16(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
   const index head = a.head;
   if (blocks == 1)
     return head <= 64 ? launch_slstm_forward<4, Cells, 8, false>(device, a, blocks)
@@ -80,13 +81,13 @@ void launch_slstm_backward(cuda_base& device, const slstm_backward_arguments<flo
   const index bytes = 2 * 16 * Tiles * parts * 16 + 2 * blocks * parts * channels * 16 * Cells;
   const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
                   static_cast<unsigned>(a.heads));
-  launch_cluster(device, slstm_backward_bf16<Rows, Tiles, Cells, Warps, Cluster>, grid,
-                 static_cast<int>(32 * warps), bytes, blocks, "slstm_backward", a, carry,
-                 static_cast<int>(channels), static_cast<int>(parts));
+  launch(device, "slstm_backward", {grid, static_cast<unsigned>(32 * warps), bytes, blocks},
+         slstm_backward_bf16<Rows, Tiles, Cells, Warps, Cluster>, a, carry, static_cast<int>(channels),
+         static_cast<int>(parts));
 }
 
 template <int Cells>
-void slstm_backward_rounded(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
+void slstm_backward_in_bf16(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
                             int blocks) {
   const index head = a.head;
   if (blocks == 1)
@@ -143,10 +144,10 @@ inline void launch_slstm_pack(cuda_base& device, bool backward, const float* rec
                               index heads, index head) {
   const unsigned grid = grid_size(heads * (head + 3) / 4 * 4 * head * 4, 256, 1024);
   if (backward)
-    slstm_pack<true><<<grid, 256, 0, device.stream()>>>(recurrent, packed, heads, head);
+    launch(device, "packing a recurrent matrix", {grid, 256}, slstm_pack<true>, recurrent, packed, heads, head);
   else
-    slstm_pack<false><<<grid, 256, 0, device.stream()>>>(recurrent, packed, heads, head);
-  check_launch("packing a recurrent matrix");
+    launch(device, "packing a recurrent matrix", {grid, 256}, slstm_pack<false>, recurrent, packed, heads,
+           head);
 }
 
 /// False where not even h fits a block's shared memory.
@@ -160,8 +161,8 @@ inline bool slstm_forward_in_float(cuda_base& device, const slstm_arguments<floa
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
-    launch_cluster(device, slstm_forward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
-                   plan.blocks, "slstm_forward", a, static_cast<const float*>(packed.data()), cut);
+    launch(device, "slstm_forward", {grid, slstm_threads, bytes, plan.blocks},
+           slstm_forward_float<sequences(), clustered()>, a, packed.data(), cut);
   });
   return true;
 }
@@ -175,8 +176,8 @@ inline bool slstm_backward_in_float(cuda_base& device, const slstm_backward_argu
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
-    launch_cluster(device, slstm_backward_float<sequences(), clustered()>, grid, slstm_threads, bytes,
-                   plan.blocks, "slstm_backward", a, carry, static_cast<const float*>(packed.data()), cut);
+    launch(device, "slstm_backward", {grid, slstm_threads, bytes, plan.blocks},
+           slstm_backward_float<sequences(), clustered()>, a, carry, packed.data(), cut);
   });
   return true;
 }
@@ -192,8 +193,8 @@ void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a) {
     if constexpr (multiplies_in_bf16<P, T>) {
       const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
       if (plan.blocks > 0)
-        return plan.sequences == 4 ? detail::slstm_forward_rounded<1>(device, a, plan.blocks)
-                                   : detail::slstm_forward_rounded<2>(device, a, plan.blocks);
+        return plan.sequences == 4 ? detail::slstm_forward_in_bf16<1>(device, a, plan.blocks)
+                                   : detail::slstm_forward_in_bf16<2>(device, a, plan.blocks);
     }
     if (detail::slstm_forward_in_float(device, a)) return;
   }
@@ -208,8 +209,8 @@ void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a,
     if constexpr (multiplies_in_bf16<P, T>) {
       const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
       if (plan.blocks > 0)
-        return plan.sequences == 4 ? detail::slstm_backward_rounded<1>(device, a, carry, plan.blocks)
-                                   : detail::slstm_backward_rounded<2>(device, a, carry, plan.blocks);
+        return plan.sequences == 4 ? detail::slstm_backward_in_bf16<1>(device, a, carry, plan.blocks)
+                                   : detail::slstm_backward_in_bf16<2>(device, a, carry, plan.blocks);
     }
     if (detail::slstm_backward_in_float(device, a, carry)) return;
   }

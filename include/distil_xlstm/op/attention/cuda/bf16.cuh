@@ -180,10 +180,8 @@ template <int Width, int Keys, bool Quads>
 void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, const query_angles& angles) {
   using tile = bf16_tile<Width, Keys, Quads>;
   const int tiles = row_tiles(a, tile::rows);
-  allow_shared(forward_bf16_kernel<tile>, tile::bytes);
-  forward_bf16_kernel<tile>
-      <<<blocks(a, tiles), tile::threads, tile::bytes, device.stream()>>>(a, angles, tiles);
-  check_launch("attention");
+  launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes}, forward_bf16_kernel<tile>, a,
+         angles, tiles);
 }
 /// Whether a thread has both numbers of a pair that is turned, and reads its angles in twos.
 inline bool turns_queries(const attention_arguments<bf16>& a, const query_angles& angles) {

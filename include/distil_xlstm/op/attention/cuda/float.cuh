@@ -338,10 +338,8 @@ void forward_float(cuda_base& device, const attention_arguments<float>& a) {
   using tile = float_tile<Width, Each>;
   constexpr int bytes = (2 * tile::row_numbers + tile::score_numbers) * 4;
   const int tiles = row_tiles(a, tile::rows);
-  allow_shared(forward_float_kernel<Width, Each>, bytes);
-  forward_float_kernel<Width, Each>
-      <<<blocks(a, tiles), tile::threads, bytes, device.stream()>>>(a, tiles, in_quads(a));
-  check_launch("attention");
+  launch(device, "attention", {blocks(a, tiles), tile::threads, bytes}, forward_float_kernel<Width, Each>, a,
+         tiles, in_quads(a));
 }
 template <int Width, int Each, class D>
 void backward_float(D& device, const attention_backward_arguments<float>& g) {
@@ -353,13 +351,10 @@ void backward_float(D& device, const attention_backward_arguments<float>& g) {
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
   const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
   constexpr int fewer = bytes - tile::score_numbers * 4;
-  allow_shared(backward_queries_kernel<Width, Each>, fewer);
-  allow_shared(backward_keys_kernel<Width, Each>, bytes);
-  backward_queries_kernel<Width, Each>
-      <<<blocks(a, queries), tile::threads, fewer, device.stream()>>>(g, queries, quads, kept.data());
-  backward_keys_kernel<Width, Each>
-      <<<blocks(a, keys), tile::threads, bytes, device.stream()>>>(g, keys, quads, kept.data());
-  check_launch("attention's gradient");
+  launch(device, "attention's gradient", {blocks(a, queries), tile::threads, fewer},
+         backward_queries_kernel<Width, Each>, g, queries, quads, kept.data());
+  launch(device, "attention's gradient", {blocks(a, keys), tile::threads, bytes},
+         backward_keys_kernel<Width, Each>, g, keys, quads, kept.data());
 }
 
 }  // namespace distil_xlstm::device::detail::flash

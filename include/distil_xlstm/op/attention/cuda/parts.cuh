@@ -137,9 +137,5 @@ template <class S>
 unsigned blocks(const attention_arguments<S>& a, int tiles) {
   return static_cast<unsigned>(a.seq.batch * a.shape.kv_heads * tiles);
 }
-template <class Kernel>
-void allow_shared(Kernel* kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-}
 
 }  // namespace distil_xlstm::device::detail::flash

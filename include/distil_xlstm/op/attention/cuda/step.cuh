@@ -213,12 +213,11 @@ void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   const index results = splits > 1 ? a.seq.batch * a.shape.heads * splits : 0;
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);
-  decode_kernel<Lanes, Turns, Heads><<<static_cast<unsigned>(tasks * splits), 128, 0, device.stream()>>>(
-      a, splits, in_quads(a), sums.data(), partial.data());
+  launch(device, "attention of single tokens", {static_cast<unsigned>(tasks * splits), 128},
+         decode_kernel<Lanes, Turns, Heads>, a, splits, in_quads(a), sums.data(), partial.data());
   if (splits > 1)
-    decode_join_kernel<<<static_cast<unsigned>(a.seq.batch * a.shape.heads), 128, 0, device.stream()>>>(
-        a, splits, sums.data(), partial.data());
-  check_launch("attention of single tokens");
+    launch(device, "attention of single tokens", {static_cast<unsigned>(a.seq.batch * a.shape.heads), 128},
+           decode_join_kernel<float>, a, splits, sums.data(), partial.data());
 }
 template <int Lanes, int Turns>
 void decode(cuda_base& device, const attention_arguments<float>& a) {

@@ -382,10 +382,8 @@ template <int Width, bool Quads>
 void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
   using tile = forward_tile<Width, Quads>;
   const int tiles = row_tiles(a, tile::rows);
-  allow_shared(forward_tensor_kernel<Width, Quads>, tile::bytes);
-  forward_tensor_kernel<Width, Quads>
-      <<<blocks(a, tiles), tile::threads, tile::bytes, device.stream()>>>(a, tiles);
-  check_launch("attention");
+  launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes},
+         forward_tensor_kernel<Width, Quads>, a, tiles);
 }
 template <int Width>
 void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
@@ -397,13 +395,10 @@ void backward_tensor(cuda_base& device, const attention_backward_arguments<float
   const auto& a = g.forward;
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
   const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
-  allow_shared(backward_queries_tensor_kernel<Width, Quads>, tile::bytes);
-  allow_shared(backward_keys_tensor_kernel<Width, Quads>, tile::bytes);
-  backward_queries_tensor_kernel<Width, Quads>
-      <<<blocks(a, queries), tile::threads, tile::bytes, device.stream()>>>(g, queries, kept.data());
-  backward_keys_tensor_kernel<Width, Quads>
-      <<<blocks(a, keys), tile::threads, tile::bytes, device.stream()>>>(g, keys, kept.data());
-  check_launch("attention's gradient");
+  launch(device, "attention's gradient", {blocks(a, queries), tile::threads, tile::bytes},
+         backward_queries_tensor_kernel<Width, Quads>, g, queries, kept.data());
+  launch(device, "attention's gradient", {blocks(a, keys), tile::threads, tile::bytes},
+         backward_keys_tensor_kernel<Width, Quads>, g, keys, kept.data());
 }
 template <int Width>
 void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(256)
 inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
-  mlstm_step_gates_kernel<128><<<static_cast<unsigned>(tasks), 128, 0, device.stream()>>>(a, factors.data());
+  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128>, a,
+         factors.data());
   const auto aligned = [](const float* p, index stride) {
     return reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride % 4 == 0;
   };
@@ -110,10 +111,9 @@ inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
     lanes /= 2;
   const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, lanes * each)), static_cast<unsigned>(tasks));
   if (packs)
-    mlstm_step_kernel<float4><<<grid, 256, 0, device.stream()>>>(a, factors.data(), lanes);
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float4>, a, factors.data(), lanes);
   else
-    mlstm_step_kernel<float><<<grid, 256, 0, device.stream()>>>(a, factors.data(), lanes);
-  check_launch("mlstm: a step");
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float>, a, factors.data(), lanes);
 }
 
 }  // namespace distil_xlstm::device::detail

@@ -139,24 +139,4 @@ __device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, fl
                  : "memory");
 }
 
-/// Launches blocks of `threads`, every `cluster` of them along x a cluster.
-template <class... P, class... A>
-void launch_cluster(cuda_base& device, void (*kernel)(P...), dim3 grid, int threads, index shared_bytes,
-                    int cluster, const char* name, const A&... arguments) {
-  const auto bytes = static_cast<std::size_t>(shared_bytes);
-  if (bytes > 32 * 1024)  // 48 KiB, of which the kernel may have some of its own, need asking for
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-          name);
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = bytes, config.stream = device.stream();
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute, config.numAttrs = cluster > 1 ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, P(arguments)...), name);
-  check_launch(name);
-}
-
 }  // namespace distil_xlstm::device::detail
