@@ -176,10 +176,6 @@ struct toy_language {
     without = with_memory + surprise / n;
   }
 };
-struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>&,
-            const dx::teacher_signals<float>&) override {}
-};
 
 int main() {
   cpu device;
@@ -200,10 +196,8 @@ int main() {
                                                                          nullptr);
   student.initialise(device, 3);
 
-  const dx::windows windows(language.text, 64);
-  no_teacher nobody;
-  dx::trainer trainer(device, student, windows, nobody,
-                      dx::alignment_plan::make(dx::loss::alignment::none, 0, 0), dx::loss::cross_entropy(),
+  const dx::token_windows windows(language.text, 64);
+  dx::trainer trainer(device, student, windows, dx::no_teacher{}, dx::loss::cross_entropy(),
                       {.batch = 16, .length = 64, .total_steps = steps, .lr = {.peak = 1e-2}});
   const double before = trainer.step()["ce"];
   double after = 0;

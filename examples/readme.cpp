@@ -22,11 +22,10 @@ int main(int argc, char** argv) {
 
   // What it learns: to predict as the teacher does, more and more the text, and to think alike.
   const dx::schedule::linear alpha{0.9, 0.3}, T{4.0, 1.0};
-  const auto objective = alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius();
-  const auto plan = dx::alignment_plan::make(alignment::average, teacher.config().layers, 2);
-  const dx::windows windows(text, 32);
-  dx::live_teacher lessons(teacher, plan);
-  dx::trainer trainer(device, student, windows, lessons, plan, objective,
+  const auto objective = alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius(layers::average);
+  const dx::token_windows windows(text, 32);
+  dx::live_teacher live(teacher);
+  dx::trainer trainer(device, student, windows, live, objective,
                       {.batch = 8, .length = 32, .total_steps = 40, .lr = {.peak = 3e-3}});
   for (int step = 0; step < 40; ++step) {
     const auto now = trainer.step();

@@ -210,16 +210,14 @@ void step(D& d, const char* name, const fs::path& teacher_folder, index batch, i
   for (index i = 0; i < 4 * batch * length + 1; ++i)
     text.ids.push_back(
         static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(teacher.vocabulary()))));
-  const windows cut(text, length);
-  const auto plan =
-      alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
-  live_teacher source(teacher, plan);
+  const token_windows cut(text, length);
+  live_teacher source(teacher);
   loss::distillation objective;
   objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
   training_options options;
   options.batch = batch, options.length = length, options.total_steps = 1000000;
   options.lr = {1e-4};
-  trainer run(d, student, cut, source, plan, objective, options);
+  trainer run(d, student, cut, source, objective, options);
   run.step();  // allocates
   timed = &d;
   std::vector<double> steps;

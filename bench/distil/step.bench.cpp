@@ -69,16 +69,14 @@ void step(benchmark::State& state, P) {
       teacher.embedding(), teacher.head(), teacher.owner());
   student.initialise(device, 1);
   const io::token_file text = random_text(4 * batch * length + 1, teacher.vocabulary());
-  const windows cut(text, length);
-  const auto plan =
-      alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
-  live_teacher source(teacher, plan);
+  const token_windows cut(text, length);
+  live_teacher source(teacher);
   loss::distillation objective;
   objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
   training_options options;
   options.batch = batch, options.length = length, options.total_steps = 1000000;
   options.lr = {1e-4};
-  trainer run(device, student, cut, source, plan, objective, options);
+  trainer run(device, student, cut, source, objective, options);
   run.step();  // allocates
   run.timer(now);
   const step_times before = run.times();

@@ -1,4 +1,4 @@
-#include <distil_xlstm/loss/any_alignment.hpp>
+#include <distil_xlstm/loss/alignment_term.hpp>
 
 #include "command.hpp"
 #include "options.hpp"

@@ -66,7 +66,7 @@ class training_run {
 
   int run() {
     auto& o = method_.options;
-    trainer_type trainer(device_, *student_, *windows_, *source_, plan_, method_.objective, o);
+    trainer_type trainer(device_, *student_, *windows_, *source_, method_.objective, o);
     const dx::checkpoints store(request_.out / "checkpoints");
     const json identity = this->identity();
     const bool fresh = !restore(trainer, store, identity);
@@ -193,13 +193,11 @@ class training_run {
                 student_->vocabulary(), ", the teacher has ", embedding_.cols, " and ", embedding_.rows);
     auto& objective = method_.objective;
     const bool unused = objective.beta.from == 0 && objective.beta.to == 0;
-    plan_ = dx::alignment_plan::make(unused ? dx::loss::alignment::none : objective.form, layers_,
-                                     student_->config().blocks);
     if (unused) objective.form = dx::loss::alignment::none;
     if (teacher_) {
-      source_ = std::make_unique<dx::live_teacher<teacher_type>>(*teacher_, plan_);
+      source_ = std::make_unique<dx::live_teacher<teacher_type>>(*teacher_);
     } else {
-      cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length, plan_);
+      cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length);
       source_ = std::make_unique<dx::cached_teacher<T, D>>(*cache_);
     }
   }
@@ -474,9 +472,8 @@ class training_run {
   dx::index layers_ = 0, teacher_heads_ = 0;
   dx::frozen_matrix embedding_, head_;
   std::shared_ptr<const void> owner_;
-  std::optional<dx::windows> windows_;
+  std::optional<dx::token_windows> windows_;
   std::optional<student_type> student_;
-  dx::alignment_plan plan_;
   std::unique_ptr<dx::teacher_source<T, D>> source_;
   bool line_open_ = false;
 };

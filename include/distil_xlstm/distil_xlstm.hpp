@@ -30,15 +30,15 @@
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/distil/alignment_plan.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
-#include <distil_xlstm/distil/windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
@@ -48,7 +48,7 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/utf8.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
-#include <distil_xlstm/loss/any_alignment.hpp>
+#include <distil_xlstm/loss/alignment_term.hpp>
 #include <distil_xlstm/loss/cosine.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
@@ -56,6 +56,7 @@
 #include <distil_xlstm/loss/frobenius.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/loss/kl.hpp>
+#include <distil_xlstm/loss/layers.hpp>
 #include <distil_xlstm/loss/mse.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/reverse_kl.hpp>

@@ -54,11 +54,9 @@ tensor_errors step_errors(D& device, const std::filesystem::path& log) {
   const auto teacher = llama<T, D>::load(device, folder / "teacher");
   auto student = xlstm<T, D>::load(device, folder / "student");
   const io::token_file text(folder / "tokens.safetensors");
-  const windows cut(text, options.length);
-  const auto plan =
-      alignment_plan::make(loss::alignment::average, teacher.config().layers, student.config().blocks);
-  live_teacher source(teacher, plan);
-  trainer run(device, student, cut, source, plan, objective, options);
+  const token_windows cut(text, options.length);
+  live_teacher source(teacher);
+  trainer run(device, student, cut, source, objective, options);
 
   tensor_errors out;
   const io::json& decayed = file.at("decayed");

@@ -50,8 +50,7 @@ struct small_training {
   D& device;
   llama<T, D> teacher;
   xlstm<T, D> student;
-  windows cut;
-  alignment_plan plan;
+  token_windows cut;
   live_teacher<llama<T, D>> live;
   training_options options;
   loss::distillation objective;
@@ -67,15 +66,14 @@ struct small_training {
         teacher(llama<T, D>::load(d, model)),
         student(d, shape(teacher), teacher.embedding(), teacher.head(), teacher.owner()),
         cut(text, length),
-        plan(alignment_plan::make(form, teacher.config().layers, 2)),
-        live(teacher, plan) {
+        live(teacher) {
     student.initialise(d, 3);
     options.batch = 3, options.length = length, options.accumulate = 2, options.total_steps = 8;
     options.lr = {1e-2};
     objective.alpha = 0.5, objective.beta = 0.3, objective.temperature = 1.7, objective.form = form;
   }
   auto make_trainer(teacher_source<T, D>& source) {
-    return trainer<xlstm<T, D>, loss::distillation>(device, student, cut, source, plan, objective, options);
+    return trainer<xlstm<T, D>, loss::distillation>(device, student, cut, source, objective, options);
   }
   auto make_trainer() { return make_trainer(live); }
   std::vector<T> weights() {
@@ -83,22 +81,13 @@ struct small_training {
   }
   /// What the teacher says, written down in F32.
   void write_cache(const std::filesystem::path& to, const std::string& tokens_sha256) {
-    const index targets = static_cast<index>(plan.groups.size()), d = teacher.width();
+    const auto targets = target_layers(layers_of(objective.form), teacher.config().layers, 2);
     cache_writer out(to,
-                     {"a teacher", "00", tokens_sha256, cut.count(), length, d, teacher.config().layers,
-                      std::string(loss::name_of(plan.form)), targets},
+                     {"a teacher", "00", tokens_sha256, cut.count(), length, teacher.width(),
+                      teacher.config().layers, std::string(name_of(objective.form)), std::ssize(targets)},
                      dtype::f32);
-    const buffer<T, D> memory(device, (1 + targets) * length * d);
-    teacher_signals<T> s{{memory.data(), length, d}, {}};
-    for (index g = 0; g < targets; ++g) s.targets.emplace_back(memory.data() + (g + 1) * length * d, length, d);
-    token_batch tokens;
-    device_batch<D> batch;
-    for (index w = 0; w < cut.count(); ++w) {
-      cut.read({w}, tokens);
-      batch.put(device, tokens);
-      live.fill(device, {w}, batch, s);
-      out.append(device, s);
-    }
+    const signal_memory<T, D> memory(device, length, teacher.width(), targets);
+    append_windows(device, out, live, cut, memory, [](index) {});
     out.finish(device, teacher.embedding(), teacher.head());
   }
 };

@@ -183,7 +183,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(alignments, T, decltype(std::tuple<float, double>{
   device::cuda gpu;
   device::cpu cpu(2);
   const double most = sizeof(T) == 8 ? 1e-12 : testing::cuda_tolerance::head_gradient.fp32;
-  const auto all = 0.5 * frobenius() + 0.25 * frobenius(scope::sequence) + 2 * cosine() + 0.1 * mse();
+  const auto all =
+      0.5 * frobenius() + 0.25 * frobenius(layers::average, scope::sequence) + 2 * cosine() + 0.1 * mse();
   for (const auto& [pairs, batch, time, width] :
        {std::array<index, 4>{1, 1, 1, 3}, {2, 3, 4, 19}, {1, 2, 64, 33}, {3, 5, 65, 64}, {2, 70, 130, 5}})
     for (const bool masked : {false, true}) {
@@ -200,7 +201,7 @@ BOOST_AUTO_TEST_CASE(recorded) {
   constexpr index batch = 6, time = 70, n = batch * time, width = 64, vocabulary = 1000;
   using D = device::basic_cuda<bf16_mixed>;
   D gpu;
-  const auto o = (0.4 * kl(1.7) + 0.5 * cross_entropy() + 0.1 * align_by(alignment::block_wise)).at<float>(now);
+  const auto o = (0.4 * kl(1.7) + 0.5 * cross_entropy() + 0.1 * term(alignment::block_wise)).at<float>(now);
   using numbers = on_device<float, D>;
   const numbers hs(gpu, random_numbers(n * width, 1)), ht(gpu, random_numbers(n * width, 2)),
       weight(gpu, random_numbers(vocabulary * width, 3)), dhs(gpu, n * width);

@@ -79,7 +79,7 @@ struct world {
   std::filesystem::path path = std::filesystem::temp_directory_path() /
                                ("distil_xlstm-own-student-" + std::to_string(::getpid()) + ".safetensors");
   io::token_file file;
-  windows text;
+  token_windows text;
   std::vector<T> embedding;
   invented_teacher<T> teacher;
   training_options options;
@@ -106,23 +106,22 @@ struct world {
   }
 };
 
-auto objective() {
+auto objective(loss::layers compared) {
   using namespace loss;
   const schedule::linear alpha{0.8, 0.2};
-  return alpha * kl(1.5) + (1 - alpha) * cross_entropy() + 0.3 * frobenius() + 0.1 * cosine();
+  return alpha * kl(1.5) + (1 - alpha) * cross_entropy() + 0.3 * frobenius(compared) + 0.1 * cosine(compared);
 }
 
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(sizes_of_the_compiler_and_of_the_program_are_one_student) {
   world<float> w;
-  const auto plan = alignment_plan::make(loss::alignment::average, 5, 2);
   auto fixed = w.make_student(fixed_stack());
   auto open = w.make_student(run_time_stack());
   auto plain = w.make_student(plain_stack());
   BOOST_TEST(sizeof(layer<width, heads, inner>()) < sizeof(layer<dynamic, dynamic, dynamic>()));
-  trainer a(w.device, fixed, w.text, w.teacher, plan, objective(), w.options);
-  trainer b(w.device, open, w.text, w.teacher, plan, objective(), w.options);
+  trainer a(w.device, fixed, w.text, w.teacher, objective(loss::layers::average), w.options);
+  trainer b(w.device, open, w.text, w.teacher, objective(loss::layers::average), w.options);
   for (int i = 0; i < 4; ++i) {
     const auto x = a.step(), y = b.step();
     BOOST_TEST(x.total == y.total);
@@ -137,15 +136,21 @@ BOOST_AUTO_TEST_CASE(sizes_of_the_compiler_and_of_the_program_are_one_student) {
     });
   }
   // Without taps, everything but a comparison of layers.
-  trainer c(w.device, plain, w.text, w.teacher, plan, objective(), w.options);
+  trainer c(w.device, plain, w.text, w.teacher, objective(loss::layers::average), w.options);
   const double first = c.step().total;
   for (int i = 0; i < 8; ++i) c.step();
   BOOST_TEST(c.step().total < first);
-  BOOST_CHECK_EXCEPTION(trainer(w.device, plain, w.text, w.teacher,
-                                alignment_plan::make(loss::alignment::ratio, 4, 2), objective(), w.options),
-                        error, [](const error& e) {
-                          return std::string(e.what()).find("distil_xlstm::stack") != std::string::npos;
-                        });
+  BOOST_CHECK_EXCEPTION(
+      trainer(w.device, plain, w.text, w.teacher, objective(loss::layers::ratio), w.options), error,
+      [](const error& e) { return std::string(e.what()).find("distil_xlstm::stack") != std::string::npos; });
+  // One objective compares one thing, and what the teacher and the student have.
+  const auto refused = [&](const auto& o, const std::string& why) {
+    BOOST_CHECK_EXCEPTION(trainer(w.device, open, w.text, w.teacher, o, w.options), error,
+                          [&](const error& e) { return std::string(e.what()).find(why) != std::string::npos; });
+  };
+  refused(loss::frobenius(loss::layers::average) + loss::cosine(loss::layers::ratio),
+          "one term compares layers::average, another layers::ratio");
+  refused(objective(loss::layers::block_wise), "the student has 2 blocks, the teacher 5 layers");
 }
 
 BOOST_AUTO_TEST_CASE(a_text_in_memory_is_the_file_of_one_document) {
@@ -158,7 +163,7 @@ BOOST_AUTO_TEST_CASE(a_text_in_memory_is_the_file_of_one_document) {
   io::write_token_file(path, text.ids, std::vector<std::int64_t>{0}, vocabulary);
   const io::token_file file(path);
   std::filesystem::remove(path);
-  const windows a(text, length), b(file, length);
+  const token_windows a(text, length), b(file, length);
   BOOST_TEST(a.count() == b.count());
   BOOST_TEST(a.vocab_size() == vocabulary);
   token_batch x, y;
@@ -166,7 +171,7 @@ BOOST_AUTO_TEST_CASE(a_text_in_memory_is_the_file_of_one_document) {
   BOOST_TEST((x.ids == y.ids && x.targets == y.targets && x.start == y.start && x.scored == y.scored));
   BOOST_TEST(x.scored_tokens == 2 * length);
   text.ids[3] = -1;
-  BOOST_CHECK_EXCEPTION(windows(text, length), error,
+  BOOST_CHECK_EXCEPTION(token_windows(text, length), error,
                         [](const error& e) { return std::string(e.what()).find("-1") != std::string::npos; });
 }
 
@@ -198,8 +203,7 @@ BOOST_AUTO_TEST_CASE(gradient_of_an_expression_over_an_own_student) {
   auto s = w.make_student(fixed_stack());
   rng random(17);
   for (index i = 0; i < s.weights().size(); ++i) s.weights().data()[i] += 0.1 * random.normal();
-  trainer run(w.device, s, w.text, w.teacher, alignment_plan::make(loss::alignment::ratio, 4, 2), objective(),
-              w.options);
+  trainer run(w.device, s, w.text, w.teacher, objective(loss::layers::ratio), w.options);
   run.measure();
   const std::vector<double> gradient(run.gradients().data(), run.gradients().data() + run.gradients().size());
   for (const auto& e : s.names()) {
@@ -229,8 +233,7 @@ BOOST_AUTO_TEST_CASE(gradient_of_an_expression_over_an_own_student) {
 BOOST_AUTO_TEST_CASE(a_step_allocates_nothing_after_the_first) {
   world<float> w;
   auto s = w.make_student(fixed_stack());
-  trainer run(w.device, s, w.text, w.teacher, alignment_plan::make(loss::alignment::ratio, 4, 2), objective(),
-              w.options);
+  trainer run(w.device, s, w.text, w.teacher, objective(loss::layers::ratio), w.options);
   run.step();
   const long before = allocations;
   for (int i = 0; i < 5; ++i) run.step();

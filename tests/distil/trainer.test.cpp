@@ -64,11 +64,10 @@ struct setting {
   cpu device{2};
   text_file text;
   ends<T> memory;
-  windows cut;
+  token_windows cut;
   xlstm<T, cpu> student;
   invented_teacher<T> teacher;
   training_options options;
-  alignment_plan plan;
   loss::distillation objective;
   std::unique_ptr<trainer<xlstm<T, cpu>, loss::distillation>> run;
 
@@ -84,9 +83,8 @@ struct setting {
     objective.temperature = schedule::any<double>(1.7);
     objective.form = form;
     options.optimiser.weight_decay = 0.1, options.seed = 4;
-    plan = alignment_plan::make(form, layers, shape().blocks);
-    run = std::make_unique<trainer<xlstm<T, cpu>, loss::distillation>>(device, student, cut, teacher, plan,
-                                                                       objective, options);
+    run = std::make_unique<trainer<xlstm<T, cpu>, loss::distillation>>(device, student, cut, teacher, objective,
+                                                                       options);
   }
 };
 
@@ -170,7 +168,7 @@ BOOST_AUTO_TEST_CASE(a_run_is_the_same_whatever_the_number_of_threads) {
   for (int threads : {1, 2, 3}) {
     cpu device(threads);
     setting<float> s(loss::alignment::ratio);
-    trainer run(device, s.student, s.cut, s.teacher, s.plan, s.objective, s.options);
+    trainer run(device, s.student, s.cut, s.teacher, s.objective, s.options);
     for (int i = 0; i < 3; ++i) run.step();
     totals.push_back(run.step().total);
   }
@@ -202,32 +200,24 @@ BOOST_AUTO_TEST_CASE(a_cache_gives_the_losses_of_the_live_run) {
   temporary_folder folder;
   setting<float> live(loss::alignment::ratio);
   const auto tokens = live.text.file.data_sha256();
-  const index targets = static_cast<index>(live.plan.groups.size());
+  const auto targets = target_layers(loss::layers::ratio, layers, shape().blocks);
   {
-    cache_writer out(folder.path / "cache",
-                     {"invented", "00", tokens, live.cut.count(), 9, width, layers, "ratio", targets},
-                     dtype::f32);
-    std::vector<float> memory(static_cast<std::size_t>((1 + targets) * 9 * width));
-    teacher_signals<float> s{{memory.data(), 9, width}, {}};
-    for (index g = 0; g < targets; ++g) s.targets.push_back({memory.data() + (g + 1) * 9 * width, 9, width});
-    token_batch batch;
-    device_batch<cpu> placed;
-    for (index w = 0; w < live.cut.count(); ++w) {
-      live.cut.read({w}, batch);
-      placed.put(live.device, batch);
-      live.teacher.fill(live.device, {w}, placed, s);
-      out.append(live.device, s);
-    }
+    cache_writer out(
+        folder.path / "cache",
+        {"invented", "00", tokens, live.cut.count(), 9, width, layers, "ratio", std::ssize(targets)},
+        dtype::f32);
+    const signal_memory<float, cpu> memory(live.device, 2 * 9, width, targets);
+    append_windows(live.device, out, live.teacher, live.cut, memory, [](index) {});
     out.finish(live.device, live.memory.matrix(), live.memory.matrix());
   }
   const teacher_cache cache(folder.path / "cache");
-  cache.verify(tokens, live.cut.count(), 9, live.plan);
-  BOOST_CHECK_THROW(cache.verify("other", live.cut.count(), 9, live.plan), error);
-  BOOST_CHECK_THROW(cache.verify(tokens, live.cut.count(), 8, live.plan), error);
+  cache.verify(tokens, live.cut.count(), 9);
+  BOOST_CHECK_THROW(cache.verify("other", live.cut.count(), 9), error);
+  BOOST_CHECK_THROW(cache.verify(tokens, live.cut.count(), 8), error);
   BOOST_CHECK_THROW(cache.verify_teacher("11"), error);
   cached_teacher<float, cpu> source(cache);
   setting<float> other(loss::alignment::ratio);
-  trainer run(other.device, other.student, other.cut, source, other.plan, other.objective, other.options);
+  trainer run(other.device, other.student, other.cut, source, other.objective, other.options);
   for (int i = 0; i < 4; ++i) BOOST_TEST(run.step().total == live.run->step().total);
 }
 

@@ -23,23 +23,17 @@ namespace fs = std::filesystem;
 using cpu = dx::device::cpu;
 using student_type = dx::student<dx::linear<4, 4>, float, cpu>;
 
-struct no_teacher final : dx::teacher_source<float, cpu> {
-  void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>&,
-            const dx::teacher_signals<float>&) override {}
-};
-
 struct world {
   fs::path folder = fs::path(fs::exists("/dev/shm") ? "/dev/shm" : "/tmp") /
                     ("distil_xlstm-fuzz-checkpoint-" + std::to_string(::getpid()));
   cpu device{1};
   float ends[5 * 4] = {};
   dx::token_text text{{0, 1, 2, 3, 4, 0, 1, 2, 3}};
-  dx::windows windows{text, 4};
-  no_teacher teacher;
+  dx::token_windows windows{text, 4};
   student_type student{device, dx::linear<4, 4>{}, matrix(), matrix(), nullptr};
   using objective = decltype(dx::loss::cross_entropy());
   dx::trainer<student_type, objective> run{
-      device, student, windows, teacher, {}, objective{}, {.batch = 1, .length = 4, .total_steps = 9}};
+      device, student, windows, dx::no_teacher{}, objective{}, {.batch = 1, .length = 4, .total_steps = 9}};
   dx::checkpoints store{folder};
 
   dx::frozen_matrix matrix() const { return {ends, dx::dtype::f32, 5, 4}; }

@@ -30,7 +30,7 @@ void check_named(const char* name, const E& e) {
       const auto report = testing::check_term<device::pack<double>>(o.hidden.term);
       BOOST_TEST(report.ok(), report.text);
       check((-0.3 * e).template at<double>(now).hidden);
-      check((e + 0.6 * mse() + 0.2 * e).template at<double>(now).hidden);
+      check((e + 0.6 * mse(o.compares) + 0.2 * e).template at<double>(now).hidden);
     }
   }
 }
@@ -112,12 +112,13 @@ BOOST_AUTO_TEST_CASE(logits_terms) {
 }
 
 BOOST_AUTO_TEST_CASE(hidden_terms) {
-  for (const scope s : {scope::row, scope::sequence, scope::batch}) check_named("frobenius", frobenius(s));
+  for (const scope s : {scope::row, scope::sequence, scope::batch})
+    check_named("frobenius", frobenius(layers::average, s));
   check_named("cosine", cosine());
   check_named("mse", mse());
   for (const auto form : {alignment::none, alignment::average, alignment::ratio, alignment::block_wise,
                           alignment::paper, alignment::cosine, alignment::mse})
-    check_named("alignment", align_by(form));
+    check_named("alignment", term(form));
   check((frobenius() + 0.5 * cosine() + mse()).at<double>(now).hidden, 0.01);
 }
 
@@ -141,7 +142,7 @@ BOOST_AUTO_TEST_CASE(expressions_are_linear) {
   const schedule::linear alpha{0.8, 0.5}, temperature{2.0, 1.0};
   check_pair(kl(temperature), cross_entropy());
   check_pair(kl(2), frobenius());
-  check_pair(mse(), align_by(alignment::cosine));
+  check_pair(mse(layers::ratio), term(alignment::cosine));
   check_pair(alpha * kl(temperature) + (1 - alpha - 0.1) * cross_entropy() + 0.1 * frobenius(),
              reverse_kl(3) + cosine());
   check_pair(distillation{}, term(squared_logits<fault::none>{}));

@@ -12,7 +12,7 @@
 namespace distil_xlstm::loss {
 namespace {
 
-constexpr index batch = 3, time = 4, n = batch * time, width = 19, layers = 2;
+constexpr index batch = 3, time = 4, n = batch * time, width = 19, tensors = 2;
 constexpr schedule::clock now{};
 
 struct stack {
@@ -124,21 +124,22 @@ BOOST_AUTO_TEST_CASE(every_form_is_its_definition) {
   for (bool masked : {false, true})
     for (auto form : {alignment::average, alignment::ratio, alignment::block_wise, alignment::paper,
                       alignment::cosine, alignment::mse})
-      for (index count : {index{1}, layers}) {
+      for (index count : {index{1}, tensors}) {
         if (count > 1 && form == alignment::average) continue;
         const double expected = naive(stack(count), form, masked);
-        check(align_by(form).at<double>(now).hidden, count, expected, masked);
+        check(term(form).at<double>(now).hidden, count, expected, masked);
       }
   check(frobenius().at<double>(now).hidden, 1, naive(stack(1), alignment::average, true), true);
-  check(frobenius(scope::sequence).at<double>(now).hidden, 2, naive(stack(2), alignment::block_wise, true),
-        true);
+  check(frobenius(layers::average, scope::sequence).at<double>(now).hidden, 2,
+        naive(stack(2), alignment::block_wise, true), true);
 }
 
 BOOST_AUTO_TEST_CASE(sums_of_terms_with_different_scopes) {
-  const stack x(layers);
+  const stack x(tensors);
   const auto o =
-      (0.5 * frobenius() + 0.25 * frobenius(scope::sequence) + 2 * cosine() + 0.1 * mse()).at<double>(now);
-  check(o.hidden, layers,
+      (0.5 * frobenius() + 0.25 * frobenius(layers::average, scope::sequence) + 2 * cosine() + 0.1 * mse())
+          .at<double>(now);
+  check(o.hidden, tensors,
         0.5 * naive(x, alignment::ratio, true) + 0.25 * naive(x, alignment::block_wise, true) +
             2 * naive(x, alignment::cosine, true) + 0.1 * naive(x, alignment::mse, true),
         true);

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -60,7 +62,7 @@ class cache_writer {
   void append(D& device, const teacher_signals<T>& s) {
     host_copy<T, D> part;
     for (std::size_t i = 0; i <= s.targets.size(); ++i) {
-      const matrix_view<T>& signal = i == 0 ? s.last_hidden : s.targets[i - 1];
+      const matrix_view<T>& signal = i == 0 ? s.last_hidden : s.targets[i - 1].mean;
       files_[i]->append(part.get(device, signal.data, signal.size()), signal.size());
     }
   }
@@ -92,6 +94,27 @@ class cache_writer {
   dtype kind_;
   std::vector<std::unique_ptr<io::safetensors_writer>> files_;
 };
+
+/// Appends what `teacher` says of every window of `text`, as many at a time as `signals` has memory for;
+/// `on_windows(n)` hears that n are written.
+template <class T, class D, class OnWindows>
+void append_windows(D& device, cache_writer& out, teacher_source<T, D>& teacher, const token_windows& text,
+                    const signal_memory<T, D>& signals, OnWindows&& on_windows) {
+  const index batch = signals.rows() / text.length();
+  std::vector<index> which;
+  token_batch tokens;
+  device_batch<D> placed;
+  for (index first = 0; first < text.count(); first += batch) {
+    which.resize(static_cast<std::size_t>(std::min(batch, text.count() - first)));
+    std::iota(which.begin(), which.end(), first);
+    text.read(which, tokens);
+    placed.put(device, tokens);
+    const auto part = signals.first(std::ssize(which) * text.length());
+    teacher.fill(device, which, placed, part);
+    out.append(device, part);
+    on_windows(first + std::ssize(which));
+  }
+}
 
 /// A teacher that was written down. Opening checks that all its files are whole.
 class teacher_cache {
@@ -133,25 +156,33 @@ class teacher_cache {
   std::shared_ptr<const void> owner() const { return ends_; }
 
   /// Throws `error` naming what differs between the cache and what the run is about.
-  void verify(const std::string& tokens_sha256, index windows, index length, const alignment_plan& plan) const {
+  void verify(const std::string& tokens_sha256, index windows, index length) const {
     require(identity_.tokens_sha256 == tokens_sha256, name_,
             ": tokens_sha256: the cache was made from another token file");
     require(identity_.length == length, name_, ": length: the cache has windows of ", identity_.length,
             " tokens, the run of ", length);
     require(identity_.windows == windows, name_, ": windows: the cache has ", identity_.windows, ", the run ",
             windows);
-    const bool needs = plan.form != loss::alignment::none;
-    require(!needs || identity_.targets == static_cast<index>(plan.groups.size()), name_,
-            ": alignment: the cache holds ", identity_.targets, " targets for ", identity_.alignment,
-            ", the run needs ", plan.groups.size(), " for ", loss::name_of(plan.form));
   }
   void verify_teacher(const std::string& sha256) const {
     require(identity_.teacher_sha256 == sha256, name_,
             ": teacher_sha256: the cache was made by another teacher, ", identity_.teacher);
   }
 
+  /// Throws `error` where the cache does not hold such signals.
+  template <class T>
+  void verify_signals(const teacher_signals<T>& s) const {
+    require(s.last_hidden.cols == identity_.width, name_, ": width: the cache has hidden states of width ",
+            identity_.width, ", the student of ", s.last_hidden.cols);
+    // Their number says what they are: one is the mean of all layers, more are groups from the first one on.
+    require(s.targets.empty() || identity_.targets == std::ssize(s.targets), name_,
+            ": alignment: the cache holds ", identity_.targets, " targets for ", identity_.alignment,
+            ", the objective needs ", s.targets.size());
+  }
+
   template <class T>
   void read(index window, index signal, T* out) const {
+    require(window < identity_.windows, name_, ": window ", window, " of ", identity_.windows);
     const auto& t = files_[static_cast<std::size_t>(signal)]->at("hidden");
     const index n = identity_.length * identity_.width;
     unpack(t.dtype, t.data + row_bytes(t.dtype, window * n), n, out);
@@ -174,16 +205,22 @@ class teacher_cache {
 template <class T, class D>
 class cached_teacher final : public teacher_source<T, D> {
  public:
+  /// Refers to `cache`, which must live as long.
   explicit cached_teacher(const teacher_cache& cache) : cache_(&cache) {}
-  void fill(D& device, const std::vector<index>& which, const device_batch<D>&,
+
+  index layers() const override { return cache_->identity().layers; }
+  void check(const teacher_signals<T>& s) const override { cache_->verify_signals(s); }
+  void fill(D& device, const std::vector<index>& which, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const auto& id = cache_->identity();
+    require(tokens.view().time == id.length, "the cache has windows of ", id.length, " tokens, the run of ",
+            tokens.view().time);
     const index n = id.length * id.width;
     host_.resize(static_cast<std::size_t>(n));
     for (std::size_t b = 0; b < which.size(); ++b)
       for (std::size_t s = 0; s <= out.targets.size(); ++s) {
         cache_->read(which[b], static_cast<index>(s), host_.data());
-        const matrix_view<T>& to = s == 0 ? out.last_hidden : out.targets[s - 1];
+        const matrix_view<T>& to = s == 0 ? out.last_hidden : out.targets[s - 1].mean;
         device.upload(to.data + static_cast<index>(b) * n, host_.data(), n * static_cast<index>(sizeof(T)));
       }
   }

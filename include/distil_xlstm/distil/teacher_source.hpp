@@ -1,27 +1,66 @@
 #pragma once
 
+#include <utility>
 #include <vector>
 
-#include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/core/view.hpp>
-#include <distil_xlstm/distil/alignment_plan.hpp>
-#include <distil_xlstm/distil/windows.hpp>
+#include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/distil/target_layers.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
 
-/// What a teacher tells about a batch: its final hidden states, which with the shared head are its logits, and
-/// the alignment's targets.
+/// What a teacher tells about a batch: its final hidden states, which its head turns into logits, and means of
+/// its layers' outputs, where `layers` of each target says which.
 template <class T>
 struct teacher_signals {
+  struct target {
+    layer_range layers;
+    matrix_view<T> mean;
+  };
   matrix_view<T> last_hidden;
-  std::vector<matrix_view<T>> targets;
+  std::vector<target> targets;
 };
 
-/// Where a student's lessons come from: a running teacher, or what one once said.
+/// Memory for the signals about `rows` tokens.
+template <class T, class D>
+class signal_memory {
+ public:
+  signal_memory() = default;
+  signal_memory(D& device, index rows, index width, std::vector<layer_range> targets)
+      : rows_(rows),
+        width_(width),
+        targets_(std::move(targets)),
+        memory_(device, rows * width * (1 + std::ssize(targets_))) {}
+
+  index rows() const { return rows_; }
+  /// The signals about the first `rows` of them.
+  teacher_signals<T> first(index rows) const {
+    const auto part = [&](index i) {
+      return matrix_view<T>(memory_.data() + i * rows_ * width_, rows, width_);
+    };
+    teacher_signals<T> signals{part(0), {}};
+    for (index i = 0; i < std::ssize(targets_); ++i)
+      signals.targets.push_back({targets_[static_cast<std::size_t>(i)], part(i + 1)});
+    return signals;
+  }
+
+ private:
+  index rows_ = 0, width_ = 0;
+  std::vector<layer_range> targets_;
+  buffer<T, D> memory_;
+};
+
+/// Where a teacher's signals come from: a model that runs along, or a cache of what one has said.
 template <class T, class D>
 class teacher_source {
  public:
   virtual ~teacher_source() = default;
+  /// How many layers the teacher has.
+  virtual index layers() const = 0;
+  /// Throws `error` where such signals cannot be given.
+  virtual void check(const teacher_signals<T>&) const {}
   /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
   virtual void fill(D& device, const std::vector<index>& which, const device_batch<D>& tokens,
                     const teacher_signals<T>& out) = 0;
@@ -29,6 +68,9 @@ class teacher_source {
   /// shape: then it can be recorded.
   virtual bool repeats() const { return false; }
 };
+
+/// Stands where a teacher does for an objective that compares with none, such as cross_entropy() alone.
+struct no_teacher {};
 
 namespace detail {
 /// y = (first ? 0 : y) + weight x
@@ -47,40 +89,43 @@ struct accumulate_mean {
 };
 }  // namespace detail
 
-/// A teacher that runs along. `Teacher` has scalar, device_type and forward(device, sequence, ids, last_hidden,
-/// on_layer(i, hidden)), i = 0 the embedding, i = 1 .. L_t the layers' outputs; in the alignment the last of
-/// them counts after the final norm.
+/// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
+/// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
+/// As a target the last of them counts after the final norm.
 template <class Teacher>
 class live_teacher final : public teacher_source<typename Teacher::scalar, typename Teacher::device_type> {
   using T = typename Teacher::scalar;
   using D = typename Teacher::device_type;
 
  public:
-  live_teacher(const Teacher& teacher, alignment_plan plan) : teacher_(&teacher), plan_(std::move(plan)) {}
+  /// Refers to `teacher`, which must live as long.
+  explicit live_teacher(const Teacher& teacher) : teacher_(&teacher) {}
 
+  index layers() const override { return teacher_->config().layers; }
+  void check(const teacher_signals<T>& s) const override {
+    require(s.last_hidden.cols == teacher_->width(), "the teacher's hidden states have width ",
+            teacher_->width(), ", the student's ", s.last_hidden.cols);
+  }
   void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
-    const index top = plan_.groups.empty() ? 0 : plan_.groups.back().second;
+    const index top = layers();
     const auto add = [&](index layer, matrix_view<const T> h) {
-      for (std::size_t g = 0; g < plan_.groups.size(); ++g) {
-        const auto [first, last] = plan_.groups[g];
-        if (layer < first || layer > last) continue;
-        map(device, h.rows, h.cols,
-            detail::accumulate_mean<T>{h, out.targets[g], T(1) / static_cast<T>(last - first + 1),
-                                       layer == first});
-      }
+      for (const auto& [range, mean] : out.targets)
+        if (range.first <= layer && layer <= range.last)
+          map(device, h.rows, h.cols,
+              detail::accumulate_mean<T>{h, mean, T(1) / static_cast<T>(range.last - range.first + 1),
+                                         layer == range.first});
     };
     teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
                         if (layer < top) add(layer, h);
                       });
-    if (top > 0) add(top, out.last_hidden);
+    add(top, out.last_hidden);
   }
   bool repeats() const override { return true; }
 
  private:
   const Teacher* teacher_;
-  alignment_plan plan_;
 };
 
 }  // namespace distil_xlstm

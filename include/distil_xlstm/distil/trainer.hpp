@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
@@ -125,13 +126,21 @@ struct add_part {
 /// needs is allocated by the first. One trainer is one caller's.
 ///
 /// `Student` is a `student` or derived from one; `Objective` an expression of terms and schedules, such as
-/// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius()`.
+/// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius(layers::average)`. What of the teacher it
+/// compares with is asked of the teacher's source.
 template <class Student, ObjectiveExpression Objective>
 class trainer {
   using T = typename Student::scalar;
   using D = typename Student::device_type;
   using Stack = typename Student::stack_type;
-  /// Its layers' outputs can be compared with the teacher's.
+  using step_objective = decltype(std::declval<const Objective&>().template at<T>(schedule::clock{}));
+  using logits_term = decltype(step_objective::logits);
+  using hidden_term = decltype(step_objective::hidden);
+
+  using step_inputs = detail::step_inputs<logits_term, hidden_term>;
+  using totals = detail::step_totals<logits_term, hidden_term>;
+  static constexpr bool asks_teacher = step_objective::asks_teacher;
+  /// The stack shows its layers' outputs.
   static constexpr bool tapped = requires(const Stack& s, const tape_t<Stack, T>& k) { s.output(k, index{0}); };
 
  public:
@@ -139,47 +148,16 @@ class trainer {
   using weights_type = weight_memory<Stack, T, D>;
 
   /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit.
-  trainer(D& device, Student& student, const windows& text, teacher_source<T, D>& teacher, alignment_plan plan,
+  trainer(D& device, Student& student, const token_windows& text, teacher_source<T, D>& teacher,
           Objective objective, training_options options)
-      : device_(&device),
-        student_(&student),
-        text_(&text),
-        teacher_(&teacher),
-        plan_(std::move(plan)),
-        objective_(objective),
-        options_(std::move(options)),
-        order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
-        gradients_(device, student.stack()),
-        first_moment_(device, student.stack()),
-        second_moment_(device, student.stack()),
-        state_(student.make_state(device, options_.batch)),
-        tape_(student.make_tape(device, options_.batch, options_.length, false)),
-        inputs_(device, 1),
-        totals_(device, totals::count),
-        numbers_(device, 1) {
-    require(text.length() == options_.length, "trainer: windows of ", text.length(),
-            " tokens, the options say ", options_.length);
-    require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
-            text.vocab_size(), ", the student has ", student.vocabulary());
-    require(tapped || !plan_.blocks, "trainer: alignment ", loss::name_of(plan_.form),
-            " compares layers, which the student's stack does not show: make it a distil_xlstm::stack");
-    if constexpr (tapped)
-      require(!plan_.blocks || std::ssize(plan_.groups) == student.stack().count(),
-              "trainer: the alignment has ", plan_.groups.size(), " targets, the student's stack ",
-              student.stack().count(), " layers");
-    for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, decays(e.name)});
-    const index rows = options_.batch * options_.length, d = student.width();
-    const index targets = static_cast<index>(plan_.groups.size()), taps = plan_.blocks ? targets : 0;
-    memory_ = buffer<T, D>(device, rows * d * (5 + targets + taps));
-    T* at = memory_.data();
-    auto take = [&] {
-      const matrix_view<T> m(at, rows, d);
-      at += rows * d;
-      return m;
-    };
-    x_ = take(), hidden_ = take(), dhidden_ = take(), dx_ = take(), signals_.last_hidden = take();
-    for (index g = 0; g < targets; ++g) signals_.targets.push_back(take());
-    for (index g = 0; g < taps; ++g) tap_gradients_.push_back(take());
+      : trainer(device, student, text, &teacher, objective, std::move(options)) {}
+  /// For an objective of the text alone.
+  trainer(D& device, Student& student, const token_windows& text, no_teacher, Objective objective,
+          training_options options)
+      : trainer(device, student, text, nullptr, objective, std::move(options)) {
+    static_assert(!asks_teacher,
+                  "distil_xlstm::trainer(device, student, text, no_teacher, objective): the objective compares "
+                  "with a teacher; give a live_teacher or a cached_teacher");
   }
 
   index step_count() const { return step_; }
@@ -194,7 +172,7 @@ class trainer {
   /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
   step_metrics step() {
     step_metrics m = begin();
-    lessons(m);
+    forward_backward(m);
     run(update_, [this] {
       D& d = *device_;
       const index n = gradients_.size();
@@ -229,7 +207,7 @@ class trainer {
   /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
   step_metrics measure() {
     step_metrics m = begin();
-    lessons(m);
+    forward_backward(m);
     take(m);
     return m;
   }
@@ -260,12 +238,57 @@ class trainer {
   D& device() const { return *device_; }
 
  private:
-  using step_objective = decltype(std::declval<const Objective&>().template at<T>(schedule::clock{}));
-  using logits_term = decltype(step_objective::logits);
-  using hidden_term = decltype(step_objective::hidden);
+  trainer(D& device, Student& student, const token_windows& text, teacher_source<T, D>* teacher,
+          Objective objective, training_options options)
+      : device_(&device),
+        student_(&student),
+        text_(&text),
+        teacher_(teacher),
+        objective_(objective),
+        options_(std::move(options)),
+        order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
+        gradients_(device, student.stack()),
+        first_moment_(device, student.stack()),
+        second_moment_(device, student.stack()),
+        state_(student.make_state(device, options_.batch)),
+        tape_(student.make_tape(device, options_.batch, options_.length, false)),
+        inputs_(device, 1),
+        totals_(device, totals::count),
+        numbers_(device, 1) {
+    require(text.length() == options_.length, "trainer: windows of ", text.length(),
+            " tokens, the options say ", options_.length);
+    require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
+            text.vocab_size(), ", the student has ", student.vocabulary());
+    for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, decays(e.name)});
+    const index rows = options_.batch * options_.length, d = student.width();
+    index taps = 0;
+    if constexpr (asks_teacher) {
+      const loss::layers compared = objective.template at<T>(clock()).compares;
+      const index blocks = tapped_blocks(student.stack());
+      auto targets = target_layers(compared, teacher->layers(), blocks);
+      if (compared == loss::layers::ratio || compared == loss::layers::block_wise) taps = blocks;
+      signal_memory_ = {device, rows, d, std::move(targets)};
+      signals_ = signal_memory_.first(rows);
+      teacher->check(signals_);
+    }
+    memory_ = buffer<T, D>(device, rows * d * (4 + taps));
+    T* at = memory_.data();
+    auto take = [&] {
+      const matrix_view<T> m(at, rows, d);
+      at += rows * d;
+      return m;
+    };
+    x_ = take(), hidden_ = take(), dhidden_ = take(), dx_ = take();
+    for (index g = 0; g < taps; ++g) tap_gradients_.push_back(take());
+  }
 
-  using step_inputs = detail::step_inputs<logits_term, hidden_term>;
-  using totals = detail::step_totals<logits_term, hidden_term>;
+  /// How many layers of the student can be compared with the teacher's.
+  static index tapped_blocks(const Stack& stack) {
+    if constexpr (tapped)
+      return stack.count();
+    else
+      return 0;
+  }
   double* at(index total) const { return totals_.data() + total; }
 
   /// What is known before the device has worked: the tokens, and the numbers of the schedules.
@@ -298,7 +321,7 @@ class trainer {
     return m;
   }
   /// Asks the device for the losses and gradients of a step.
-  void lessons(const step_metrics& m) {
+  void forward_backward(const step_metrics& m) {
     D& d = *device_;
     for (index a = 0; a < options_.accumulate; ++a) {
       const auto& tokens = tokens_[static_cast<std::size_t>(a)];
@@ -307,27 +330,27 @@ class trainer {
       in.hidden.factor = static_cast<T>(in.share);
       d.upload(inputs_.data(), &in, static_cast<index>(sizeof in));
       batch_.put(d, tokens);
-      const bool repeats = teacher_->repeats();
-      if (!repeats) {
-        order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+      const auto ask_teacher = [&, this] {
         teacher_->fill(d, which_, batch_, signals_);
         book(times_.teacher);
+      };
+      const bool ask_recorded = asks_teacher && teacher_->repeats();
+      if (asks_teacher && !ask_recorded) {
+        order_.rows_of(step_, a * options_.batch, options_.batch, which_);
+        ask_teacher();
       }
       run(a == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
         if (a == 0) {
           map(d, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
           map(d, 1, totals::count, detail::fill<double>{totals_.data(), 0.0});
         }
-        if (repeats) {
-          teacher_->fill(d, which_, batch_, signals_);
-          book(times_.teacher);
-        }
-        lesson(d);
+        if (ask_recorded) ask_teacher();
+        forward_backward_part(d);
       });
     }
   }
   /// One part of a step: what it reads and leaves lies in the device's memory.
-  void lesson(D& d) {
+  void forward_backward_part(D& d) {
     const sequence_view seq = batch_.view();
     const step_inputs* in = inputs_.data();
     state_.reset();
@@ -338,16 +361,14 @@ class trainer {
                matrix_view<const T>(signals_.last_hidden), student_->head(), batch_.targets(), batch_.scored(),
                T(1), dhidden_, at(totals::logits));
     pairs_.clear();
-    if (plan_.blocks) {
-      if constexpr (tapped)
-        for (std::size_t i = 0; i < plan_.groups.size(); ++i) {
-          map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
-          pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)), signals_.targets[i],
-                            tap_gradients_[i]});
-        }
-    } else if (!plan_.groups.empty()) {
-      pairs_.push_back({hidden_, signals_.targets[0], dhidden_});
-    }
+    for (std::size_t i = 0; i < tap_gradients_.size(); ++i)
+      if constexpr (tapped) {
+        map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
+        pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)),
+                          signals_.targets[i].mean, tap_gradients_[i]});
+      }
+    if (tap_gradients_.empty() && !signals_.targets.empty())
+      pairs_.push_back({hidden_, signals_.targets[0].mean, dhidden_});
     loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), seq,
                 std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden));
     for_each(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
@@ -358,7 +379,7 @@ class trainer {
     };
     if constexpr (tapped)
       backward([&](index i, matrix_view<T> dy) {
-        if (plan_.blocks)
+        if (!tap_gradients_.empty())
           map(d, dy.rows, dy.cols, detail::add_to<T>{tap_gradients_[static_cast<std::size_t>(i)], dy});
       });
     else
@@ -397,9 +418,8 @@ class trainer {
 
   D* device_;
   Student* student_;
-  const windows* text_;
-  teacher_source<T, D>* teacher_;
-  alignment_plan plan_;
+  const token_windows* text_;
+  teacher_source<T, D>* teacher_;  ///< null: the objective asks nothing of one
   Objective objective_;
   training_options options_;
   window_sampler order_;
@@ -414,8 +434,9 @@ class trainer {
   host_copy<double, D> fetched_;
   buffer<optim::step_scalars<T>, D> numbers_;
   captured_graph<D> first_forward_backward_, forward_backward_, update_;
-  std::array<bool, 3> active_terms_{};  ///< what of the objective the recorded lessons hold
+  std::array<bool, 3> active_terms_{};  ///< what of the objective the recorded passes hold
   matrix_view<T> x_, hidden_, dhidden_, dx_;
+  signal_memory<T, D> signal_memory_;
   teacher_signals<T> signals_;
   std::vector<matrix_view<T>> tap_gradients_;
   std::vector<loss::hidden_pair<T>> pairs_;

@@ -27,7 +27,7 @@ struct distillation {
   template <class T = float>
   auto at(const schedule::clock& c) const {
     const auto n = at_step(c);
-    return (n.alpha * kl(n.temperature) + (1 - n.alpha - n.beta) * cross_entropy() + n.beta * align_by(form))
+    return (n.alpha * kl(n.temperature) + (1 - n.alpha - n.beta) * cross_entropy() + n.beta * term(form))
         .template at<T>(c);
   }
 };

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/error.hpp>
-#include <distil_xlstm/loss/any_alignment.hpp>
+#include <distil_xlstm/loss/alignment_term.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
 #include <distil_xlstm/loss/kl.hpp>
 #include <distil_xlstm/loss/objective.hpp>
@@ -53,12 +53,23 @@ constexpr auto tempered(X temperature) {
   return tempered_expression<Term, decltype(s)>{s};
 }
 
-struct frobenius_expression {
+template <template <class> class Term>
+struct hidden_expression {
   using is_objective_expression = void;
-  loss::scope groups;
+  layers compares;
   template <class T = float>
   constexpr auto at(const schedule::clock&) const {
-    return lift<T>(frobenius_term<T>(groups));
+    return lift<T>(Term<T>{}, compares);
+  }
+};
+
+struct frobenius_expression {
+  using is_objective_expression = void;
+  layers compares;
+  scope groups;
+  template <class T = float>
+  constexpr auto at(const schedule::clock&) const {
+    return lift<T>(frobenius_term<T>(groups), compares);
   }
 };
 
@@ -67,7 +78,7 @@ struct alignment_expression {
   alignment form;
   template <class T = float>
   constexpr auto at(const schedule::clock&) const {
-    return lift<T>(any_alignment<T>{form});
+    return lift<T>(alignment_term<T>{form}, layers_of(form));
   }
 };
 
@@ -75,9 +86,10 @@ template <NamedTerm Term>
 struct term_expression {
   using is_objective_expression = void;
   Term term;
+  layers compares;
   template <class T = typename Term::scalar>
   constexpr auto at(const schedule::clock&) const {
-    return lift<T>(term);
+    return lift<T>(term, compares);
   }
 };
 
@@ -90,7 +102,7 @@ struct multiple {
   constexpr auto at(const schedule::clock& c) const {
     const auto o = expression.template at<T>(c);
     const T w = static_cast<T>(weight.at(c));
-    return make_objective(scale(w, o.logits), scale(w, o.hidden));
+    return make_objective(scale(w, o.logits), scale(w, o.hidden), o.compares);
   }
 };
 
@@ -103,7 +115,8 @@ struct sum {
   constexpr auto at(const schedule::clock& c) const {
     const auto x = a.template at<T>(c);
     const auto y = b.template at<T>(c);
-    return make_objective(fuse(x.logits, y.logits), fuse(x.hidden, y.hidden));
+    return make_objective(fuse(x.logits, y.logits), fuse(x.hidden, y.hidden),
+                          common_layers(x.compares, y.compares));
   }
 };
 
@@ -150,17 +163,21 @@ constexpr auto reverse_kl(X temperature) {
                 "reverse_kl(schedule::linear{4.0, 1.0})");
   if constexpr (NumberOrSchedule<X>) return detail::tempered<reverse_kl_term>(temperature);
 }
-/// Mean over groups of ||h_s - target||_F, / sqrt(numbers): see frobenius_term for the forms.
-constexpr auto frobenius(scope groups = scope::batch) { return detail::frobenius_expression{groups}; }
+/// Mean over groups of ||h_s - target||_F, / sqrt(numbers), over what is compared: see frobenius_term.
+constexpr auto frobenius(layers compares = layers::average, scope groups = scope::batch) {
+  return detail::frobenius_expression{compares, groups};
+}
 /// Mean over rows of 1 - cos(h_s, target).
-constexpr auto cosine() { return detail::plain_expression<cosine_term>{}; }
+constexpr auto cosine(layers compares = layers::average) {
+  return detail::hidden_expression<cosine_term>{compares};
+}
 /// Mean of (h_s - target)².
-constexpr auto mse() { return detail::plain_expression<mse_term>{}; }
+constexpr auto mse(layers compares = layers::average) { return detail::hidden_expression<mse_term>{compares}; }
 /// An alignment chosen at run time.
-constexpr auto align_by(alignment form) { return detail::alignment_expression{form}; }
-/// A term of one's own.
+constexpr auto term(alignment form) { return detail::alignment_expression{form}; }
+/// A term of one's own; a hidden term says what it compares.
 template <class Term>
-constexpr auto term(Term t) {
+constexpr auto term(Term t, layers compares = layers::average) {
   constexpr bool logits = detail::at_site<Term, logits_site>, hidden = detail::at_site<Term, hidden_site>;
   static_assert(logits || hidden,
                 "distil_xlstm::loss::term(t): t says nothing of where it acts; write `using site = "
@@ -187,7 +204,7 @@ constexpr auto term(Term t) {
     static_assert(
         detail::holds_packs<Term>,
         "distil_xlstm::loss::term(t): t's acc<V> must hold V's only; write V instead of double or int");
-    return detail::term_expression<Term>{t};
+    return detail::term_expression<Term>{t, hidden ? compares : layers::none};
   }
 }
 

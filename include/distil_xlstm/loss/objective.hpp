@@ -4,6 +4,7 @@
 #include <concepts>
 #include <string_view>
 
+#include <distil_xlstm/loss/layers.hpp>
 #include <distil_xlstm/loss/term.hpp>
 
 namespace distil_xlstm::loss {
@@ -14,6 +15,7 @@ struct none {
   using site = Site;
   using scalar = T;
   static constexpr index terms = 0;
+  static constexpr bool asks_teacher = false;
   static constexpr std::array<std::string_view, 0> names() { return {}; }
   static constexpr bool uses_teacher() { return false; }
   static constexpr bool active() { return false; }
@@ -37,6 +39,13 @@ struct weighted {
   template <class V>
   using acc = typename Term::template acc<V>;
   static constexpr index terms = 1;
+  /// Whether it compares with a teacher, whatever its weight.
+  static constexpr bool asks_teacher = [] {
+    if constexpr (std::same_as<site, logits_site>)
+      return Term::uses_teacher;
+    else
+      return true;
+  }();
 
   scalar weight;
   Term term;
@@ -44,12 +53,7 @@ struct weighted {
   static constexpr std::array<std::string_view, 1> names() { return {Term::name}; }
   /// A weight of 0 lets the teacher, or the targets, be absent.
   constexpr bool active() const { return weight != scalar(0); }
-  constexpr bool uses_teacher() const {
-    if constexpr (std::same_as<site, logits_site>)
-      return Term::uses_teacher && active();
-    else
-      return active();
-  }
+  constexpr bool uses_teacher() const { return asks_teacher && active(); }
 
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {
@@ -104,6 +108,7 @@ struct fused {
     typename B::template acc<V> b;
   };
   static constexpr index terms = A::terms + B::terms;
+  static constexpr bool asks_teacher = A::asks_teacher || B::asks_teacher;
 
   A left;
   B right;
@@ -162,8 +167,10 @@ struct fused {
 template <class Logits, class Hidden>
 struct objective {
   using scalar = typename Logits::scalar;
+  static constexpr bool asks_teacher = Logits::asks_teacher || Hidden::asks_teacher;
   Logits logits;
   Hidden hidden;
+  layers compares = layers::none;  ///< what all its hidden terms look at
 };
 
 namespace detail {
@@ -173,7 +180,7 @@ template <class Site, class T>
 inline constexpr bool is_none<none<Site, T>> = true;
 
 template <class T, class Term>
-constexpr auto lift(Term t) {
+constexpr auto lift(Term t, layers compares = layers::none) {
   static_assert(
       std::same_as<typename Term::scalar, T>,
       "distil_xlstm::loss: a term's scalar must be that of the objective; make the term a template on its "
@@ -181,7 +188,7 @@ constexpr auto lift(Term t) {
   if constexpr (std::same_as<typename Term::site, logits_site>)
     return objective<weighted<Term>, none<hidden_site, T>>{{T(1), t}, {}};
   else
-    return objective<none<logits_site, T>, weighted<Term>>{{}, {T(1), t}};
+    return objective<none<logits_site, T>, weighted<Term>>{{}, {T(1), t}, compares};
 }
 
 template <class Site, class T>
@@ -209,8 +216,8 @@ constexpr auto fuse(A a, B b) {
 }
 
 template <class L, class H>
-constexpr auto make_objective(L l, H h) {
-  return objective<L, H>{l, h};
+constexpr auto make_objective(L l, H h, layers compares) {
+  return objective<L, H>{l, h, compares};
 }
 }  // namespace detail
 

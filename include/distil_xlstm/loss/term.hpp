@@ -77,7 +77,7 @@ concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::
 ///   value(acc<T>, hidden_counts<T>) -> T        one group's share of the term: the term is the sum over groups
 ///   grad<V>(acc<T>, hidden_counts<T>, V student, V target) -> V    acc is the whole group's
 /// Optional: raw. Laws: as in LogitsTerm.
-/// Models: loss::frobenius_term, cosine_term, mse_term, any_alignment, and weighted and fused of these.
+/// Models: loss::frobenius_term, cosine_term, mse_term, alignment_term, and weighted and fused of these.
 template <class F>
 concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::detail::Fold<F> &&
     requires(const F f, typename F::template acc<typename F::scalar> a,

@@ -4,19 +4,20 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/loss/cosine.hpp>
+#include <distil_xlstm/loss/layers.hpp>
 #include <distil_xlstm/loss/mse.hpp>
 
 namespace distil_xlstm::loss {
 
-/// The forms of hidden-state alignment that a command line names.
+/// The forms of hidden-state alignment that a command line names: a term, its scope, and what it compares.
 enum class alignment {
   none,
-  average,     ///< root mean square of h_s - target, over the batch
-  ratio,       ///< mean over blocks of ||.||_F, / sqrt(numbers of the stack)
-  block_wise,  ///< mean over (layer, sequence) of ||.||_F, / sqrt(numbers of the stack)
-  paper,       ///< mean over sequences of ||.||_F, / sqrt(B S D)
-  cosine,      ///< mean over rows of 1 - cos
-  mse          ///< mean of squares
+  average,     ///< frobenius(layers::average)
+  ratio,       ///< frobenius(layers::ratio)
+  block_wise,  ///< frobenius(layers::block_wise, scope::sequence)
+  paper,       ///< frobenius(layers::average, scope::sequence)
+  cosine,      ///< cosine(layers::ratio)
+  mse          ///< mse(layers::average)
 };
 
 inline alignment alignment_named(std::string_view name) {
@@ -33,13 +34,19 @@ constexpr std::string_view name_of(alignment a) {
   constexpr std::string_view names[] = {"none", "average", "ratio", "block_wise", "paper", "cosine", "mse"};
   return names[static_cast<int>(a)];
 }
-/// True where the form compares the output of every block, false where it compares the final hidden state
-/// alone.
-constexpr bool compares_blocks(alignment a) { return a == alignment::ratio || a == alignment::block_wise; }
+constexpr layers layers_of(alignment a) {
+  switch (a) {
+    case alignment::none: return layers::none;
+    case alignment::ratio:
+    case alignment::cosine: return layers::ratio;
+    case alignment::block_wise: return layers::block_wise;
+    default: return layers::average;
+  }
+}
 
 /// An alignment whose form is chosen when the program runs. `none` is 0 everywhere.
 template <class T>
-struct any_alignment {
+struct alignment_term {
   using site = hidden_site;
   using scalar = T;
   static constexpr const char* name = "alignment";

@@ -58,11 +58,11 @@ class device_batch {
 /// targets one further on. Windows that would run past the end are dropped. A target in another document than
 /// its input is not scored; where a document begins, recurrent state, convolution window and attention begin
 /// anew.
-class windows {
+class token_windows {
  public:
   /// Refers to `text`. Throws `error` when it has not one window.
-  windows(const io::token_file& text, index length) : windows(&text, text, length) {}
-  windows(const token_text& text, index length) : windows(&text, text, length) {}
+  token_windows(const io::token_file& text, index length) : token_windows(&text, text, length) {}
+  token_windows(const token_text& text, index length) : token_windows(&text, text, length) {}
 
   index count() const { return count_; }
   index length() const { return length_; }
@@ -77,7 +77,7 @@ class windows {
   using any_text = std::variant<const io::token_file*, const token_text*>;
 
   template <class Text>
-  windows(any_text any, const Text& text, index length)
+  token_windows(any_text any, const Text& text, index length)
       : text_(any), length_(length), vocab_size_(text.vocab_size()) {
     require(length > 0, "windows of ", length, " tokens are not possible");
     count_ = text.size() > length ? (text.size() - 1) / length : 0;
