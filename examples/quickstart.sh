@@ -22,7 +22,7 @@ done
 say() { printf '== %s\n' "$*" >&2; }
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev
-          libboost-program-options-dev python3 bible-kjv)
+          libssl-dev libboost-program-options-dev python3 bible-kjv)
 python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 bash cmake/install_packages.sh "${packages[@]}"
 

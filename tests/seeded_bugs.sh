@@ -40,7 +40,7 @@ faults=(
 
 cxx=${CXX:-g++}
 flags="-std=c++20 -O1 -march=native -mtune=generic -w -DBOOST_TEST_DYN_LINK -DDISTIL_XLSTM_TEST_DATA=\"$PWD/tests\""
-libraries="-lboost_unit_test_framework -lpcre2-8 -lutf8proc -lz -lpthread"
+libraries="-lboost_unit_test_framework -lpcre2-8 -lutf8proc -lz -lcrypto -lpthread"
 missed=0
 echo "| fault | noticed by |"
 echo "|---|---|"

@@ -12,6 +12,7 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/llama.hpp>

@@ -9,6 +9,7 @@
 
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/loss/alignment_term.hpp>
 #include <distil_xlstm/model/llama.hpp>
 

@@ -8,7 +8,7 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/io/printable.hpp>
-#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
 
 #include "names.hpp"
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/student_batch.hpp>
 

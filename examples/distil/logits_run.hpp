@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 
 #include "models.hpp"
 #include "options.hpp"

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <distil_xlstm/io/mapped_file.hpp>
+#include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/sha256.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 

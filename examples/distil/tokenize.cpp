@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 
 #include "command.hpp"
 

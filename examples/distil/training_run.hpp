@@ -16,7 +16,9 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/session.hpp>

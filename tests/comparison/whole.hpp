@@ -12,7 +12,9 @@
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/language_model.hpp>

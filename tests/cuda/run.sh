@@ -15,7 +15,7 @@ esac
 nvcc=nvcc
 if [ -z "$built" ]; then
   bash cmake/install_packages.sh g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev \
-    libutf8proc-dev zlib1g-dev libboost-test-dev libboost-program-options-dev
+    libutf8proc-dev zlib1g-dev libssl-dev libboost-test-dev libboost-program-options-dev
   nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
   cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=native \
     "-DDISTIL_XLSTM_TEST_FILTER=^cuda[.]" -DDISTIL_XLSTM_INSTALL=OFF

@@ -15,6 +15,7 @@
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/expression.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/session.hpp>

@@ -5,7 +5,10 @@
 #include <string>
 #include <string_view>
 
+#include <distil_xlstm/io/parse_tokenizer_json.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 
 #include "distil/chat_template.hpp"
 

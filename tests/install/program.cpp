@@ -1,5 +1,6 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 namespace dx = distil_xlstm;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 
 using namespace distil_xlstm;
 using namespace distil_xlstm::io;

@@ -7,8 +7,11 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/io/sha256.hpp>
 #include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 
 using namespace distil_xlstm;
 using namespace distil_xlstm::io;

@@ -13,7 +13,17 @@
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/parse_tokenizer_json.hpp>
+#include <distil_xlstm/io/read_gguf_tokenizer.hpp>
+#include <distil_xlstm/io/read_tokenizer.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer/byte_alphabet.hpp>
+#include <distil_xlstm/io/tokenizer/normal_form_c.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 
 using namespace distil_xlstm;
 using namespace distil_xlstm::io;
@@ -100,7 +110,7 @@ std::string gguf_of(const tokenizer_data& d, const std::string& pre, const std::
   return out + head;
 }
 tokenizer_data read_gguf(const std::string& bytes) {
-  return read_tokenizer(gguf_file(std::as_bytes(std::span(bytes.data(), bytes.size())), "test.gguf"));
+  return read_gguf_tokenizer(gguf_file(std::as_bytes(std::span(bytes.data(), bytes.size())), "test.gguf"));
 }
 
 /// A tokenizer of all bytes and a few merges.

@@ -8,7 +8,7 @@
 #include <string>
 
 #include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm::testing {

@@ -9,6 +9,7 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/model/generate.hpp>
 #include <distil_xlstm/model/language_model.hpp>

@@ -5,6 +5,8 @@
 #include <functional>
 
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 
 #include "../model/write_gguf.hpp"
 #include "material.hpp"

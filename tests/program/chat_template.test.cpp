@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include <distil_xlstm/io/tokenizer_data.hpp>
+
 #include "distil/chat_template.hpp"
 
 using namespace distil_xlstm;

@@ -7,6 +7,11 @@
 #include <span>
 
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
+#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 
 #include "../model/write_gguf.hpp"
 #include "material.hpp"

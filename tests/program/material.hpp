@@ -13,8 +13,11 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/io/token_file.hpp>
-#include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer/byte_alphabet.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 
 #include "distil/metrics_log.hpp"
 #include "run.hpp"

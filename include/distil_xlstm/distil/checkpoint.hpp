@@ -10,6 +10,7 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 
 namespace distil_xlstm {
 

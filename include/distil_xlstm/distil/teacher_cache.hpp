@@ -11,6 +11,7 @@
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 
 namespace distil_xlstm {
 

@@ -18,6 +18,7 @@
 namespace distil_xlstm::io {
 
 using json = nlohmann::json;
+using ordered_json = nlohmann::ordered_json;  ///< members in the order they were given, for writing
 
 namespace detail {
 

@@ -69,6 +69,20 @@ inline std::size_t incomplete_utf8_tail(std::string_view text) {
   return 0;
 }
 
+/// Appends a code point (below U+110000, no surrogate).
+inline void append_utf8(std::string& out, std::uint32_t c) {
+  const auto low = [](std::uint32_t bits) { return static_cast<char>(0x80 | (bits & 0x3f)); };
+  if (c < 0x80) {
+    out += static_cast<char>(c);
+  } else if (c < 0x800) {
+    out += {static_cast<char>(0xc0 | c >> 6), low(c)};
+  } else if (c < 0x10000) {
+    out += {static_cast<char>(0xe0 | c >> 12), low(c >> 6), low(c)};
+  } else {
+    out += {static_cast<char>(0xf0 | c >> 18), low(c >> 12), low(c >> 6), low(c)};
+  }
+}
+
 /// `bytes` with every ill-formed part (a maximal subpart, as the Unicode standard advises) as one U+FFFD.
 inline std::string replace_invalid_utf8(std::string_view bytes) {
   std::string out;

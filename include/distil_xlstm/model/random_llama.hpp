@@ -11,7 +11,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/model/llama_config.hpp>
 
 namespace distil_xlstm {

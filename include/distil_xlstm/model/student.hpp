@@ -15,6 +15,7 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/io/tensor_match.hpp>
 #include <distil_xlstm/model/memory.hpp>
 

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+
+namespace distil_xlstm::io {
+
+/// Writes a token file (U16 ids when the vocabulary has at most 65536 entries, else I32), atomically. The
+/// content is checked as the reader checks it, before anything is written. `tokenizer_sha256` is left out when
+/// empty.
+inline void write_token_file(const std::filesystem::path& path, std::span<const std::int32_t> ids,
+                             std::span<const std::int64_t> documents, index vocab_size,
+                             std::string_view tokenizer_sha256 = {}) {
+  const std::string name = path.string();
+  const auto n = static_cast<index>(ids.size());
+  require(vocab_size >= 1 && vocab_size <= std::numeric_limits<std::int32_t>::max(), name, ": vocab_size ",
+          vocab_size, " is not a size of a vocabulary");
+  detail::check_documents(documents, n, name);
+  detail::check_ids<std::int32_t>(std::as_bytes(ids).data(), n, vocab_size, name);
+  const bool narrow = vocab_size <= 65536;
+  safetensors_writer writer;
+  writer.metadata("vocab_size", std::to_string(vocab_size));
+  if (!tokenizer_sha256.empty()) writer.metadata("tokenizer_sha256", std::string(tokenizer_sha256));
+  writer.declare("ids", narrow ? dtype::u16 : dtype::i32, {n});
+  writer.declare("documents", dtype::i64, {static_cast<index>(documents.size())});
+  writer.open(path);
+  if (narrow) {
+    std::vector<std::uint16_t> part(4096);
+    for (index i = 0; i < n; i += 4096) {
+      const index m = std::min<index>(4096, n - i);
+      std::transform(ids.begin() + i, ids.begin() + i + m, part.begin(),
+                     [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+      writer.append(part.data(), m);
+    }
+  } else {
+    writer.append(ids.data(), n);
+  }
+  writer.append(documents.data(), static_cast<index>(documents.size()));
+  writer.commit();
+}
+
+}  // namespace distil_xlstm::io
