@@ -179,6 +179,50 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
   check("a real vocabulary and three", {17, 64, 49155, true, true}, both);
 }
 
+struct pair_results {
+  std::vector<double> sums, dhs, dhead;
+};
+/// A head of the student's own, its gradient added to what is there, beside a teacher of another width.
+template <class T, class D>
+pair_results run_pair(D& d, index n, index width, index teacher_width, index v, index bytes) {
+  const double spread = 1 / std::sqrt(static_cast<double>(width));
+  const on_device<T, D> hs(d, random_numbers(n * width, 1)), ht(d, random_numbers(n * teacher_width, 2)),
+      own(d, random_numbers(v * width, 3, spread)), others(d, random_numbers(v * teacher_width, 4, spread)),
+      dhs(d, n * width), dhead(d, random_numbers(v * width, 5));
+  std::vector<double> targets, scored;
+  for (index i = 0; i < n; ++i) targets.push_back(static_cast<double>(i * 7 % v)), scored.push_back(i % 3 != 1);
+  const on_device<std::int32_t, D> ids(d, targets);
+  const on_device<std::uint8_t, D> takes(d, scored);
+  const auto o = (0.4 * kl(1.7) + 0.5 * cross_entropy()).template at<T>(now);
+  const head_pair heads{matrix_view<const T>(own.data(), v, width),
+                        matrix_view<const T>(others.data(), v, teacher_width),
+                        matrix_view<T>(dhead.data(), v, width)};
+  const auto got = head(d, o.logits, matrix_view<const T>(hs.data(), n, width),
+                        matrix_view<const T>(ht.data(), n, teacher_width), heads, ids.data(), takes.data(),
+                        T(0.125), matrix_view<T>(dhs.data(), n, width), bytes);
+  return {{got.raw[0], got.raw[1], got.value, static_cast<double>(got.rows)}, dhs.numbers(), dhead.numbers()};
+}
+
+BOOST_AUTO_TEST_CASE(a_head_of_the_students_own) {
+  device::cuda gpu;
+  device::basic_cuda<bf16_mixed> rounding;
+  device::cpu cpu(2);
+  const auto value = testing::cuda_tolerance::head_value, gradient = testing::cuda_tolerance::head_gradient;
+  for (const auto& [n, width, teacher_width, v] :
+       {std::array<index, 4>{7, 12, 9, 53}, {9, 16, 24, 64}, {130, 64, 96, 1000}})
+    for (const index bytes : {index{0}, index{1}, 5 * 2 * v * 8}) {
+      const auto want = run_pair<double>(cpu, n, width, teacher_width, v, 0);
+      const auto compare = [&](const char* how, const pair_results& got, double sums_most, double most) {
+        check_close(how, got.sums, want.sums, sums_most);
+        check_close(how, got.dhs, want.dhs, most);
+        check_close(how, got.dhead, want.dhead, most);
+      };
+      compare("double", run_pair<double>(gpu, n, width, teacher_width, v, bytes), 1e-12, 1e-12);
+      compare("float", run_pair<float>(gpu, n, width, teacher_width, v, bytes), value.fp32, gradient.fp32);
+      compare("bf16", run_pair<float>(rounding, n, width, teacher_width, v, bytes), value.bf16, gradient.bf16);
+    }
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(alignments, T, decltype(std::tuple<float, double>{})) {
   device::cuda gpu;
   device::cpu cpu(2);

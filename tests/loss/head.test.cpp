@@ -155,6 +155,63 @@ BOOST_AUTO_TEST_CASE(the_gradient_is_the_derivative) {
   BOOST_TEST(worst / largest < 1e-7);
 }
 
+/// A student's head beside a teacher's of another width, whose gradient is added chunk by chunk.
+BOOST_AUTO_TEST_CASE(a_head_of_the_students_own) {
+  constexpr index teacher_width = 9;
+  const auto o = (0.4 * kl(2) + 0.5 * cross_entropy() + 0.3 * reverse_kl(1.5)).at<double>(now);
+  const auto ht = random<double>(rows * teacher_width, 4),
+             head_t = random<double>(vocabulary * teacher_width, 5);
+  const matrix_view<const double> teacher(ht.data(), rows, teacher_width),
+      teacher_head(head_t.data(), vocabulary, teacher_width);
+  for (index bytes : {index{1}, 3 * 2 * vocabulary * index{8}, head_bytes}) {
+    device::cpu cpu(2);
+    problem<double> p;
+    std::vector<double> dhead(p.head.size(), 7.0);
+    const auto run = [&](matrix_view<double> dhs, matrix_view<double> gradient) {
+      return head(cpu, o.logits, p.student(), teacher, head_pair{p.weight(), teacher_head, gradient},
+                  p.targets.data(), p.scored.data(), 1.0, dhs, bytes)
+          .value;
+    };
+    const double value = run(p.gradient(), {dhead.data(), vocabulary, width});
+    std::vector<double> alone(p.head.size(), 7.0);
+    BOOST_TEST(run({}, {alone.data(), vocabulary, width}) == value);
+    BOOST_TEST(alone == dhead);
+    const auto check = [&](std::vector<double>& x, const std::vector<double>& gradient, double from) {
+      double worst = 0, largest = 0;
+      for (std::size_t i = 0; i < x.size(); i += 5) {
+        const double keep = x[i], h = 1e-5;
+        x[i] = keep + h;
+        const double up = run({}, {});
+        x[i] = keep - h;
+        const double down = run({}, {});
+        x[i] = keep;
+        worst = std::max(worst, std::abs((up - down) / (2 * h) - (gradient[i] - from)));
+        largest = std::max(largest, std::abs(gradient[i] - from));
+      }
+      BOOST_TEST(worst / largest < 1e-7);
+    };
+    check(p.hs, p.dhs, 0);
+    check(p.head, dhead, 7);
+  }
+  // The same matrix twice is one matrix.
+  device::cpu cpu(2);
+  problem<float> p, q;
+  std::vector<float> dhead(p.head.size());
+  const auto f = (0.4 * kl(2) + 0.5 * cross_entropy()).at<float>(now);
+  const auto one = head(cpu, f.logits, p.student(), p.teacher(), p.weight(), p.targets.data(), nullptr, 1.f,
+                        p.gradient(), 3000);
+  const auto pair = head_pair{q.weight(), q.weight(), matrix_view<float>(dhead.data(), vocabulary, width)};
+  const auto two =
+      head(cpu, f.logits, q.student(), q.teacher(), pair, q.targets.data(), nullptr, 1.f, q.gradient(), 3000);
+  BOOST_TEST(pair.shared());
+  BOOST_TEST(one.value == two.value);
+  BOOST_TEST(p.dhs == q.dhs);
+  BOOST_CHECK_THROW(head(cpu, f.logits, p.student(), p.teacher(),
+                         head_pair{p.weight(), p.weight(), matrix_view<float>(dhead.data(), 4, width)},
+                         p.targets.data(), nullptr, 1.f, p.gradient()),
+                    error);
+}
+
 BOOST_AUTO_TEST_CASE(a_missing_teacher) {
   device::cpu cpu(1);
   problem<double> p;

@@ -158,36 +158,42 @@ struct add_target_gradient {
   }
 };
 
-/// logits = h headT of student and (with data) teacher, chunk by chunk; `rows` folds and reports them; dhs
-/// (with data) <- its gradients by the student's logits, times head. A device may have a kernel for it.
+/// logits = h headT of student and (with data) teacher, chunk by chunk; `rows` folds and reports them; dlogits
+/// are its gradients by the student's. dhs (with data) <- dlogits head, the head's gradient (with data) +=
+/// dlogitsT hs. A device may have a kernel for it.
 template <class D, class Rows, class T, class Head>
 void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht, const Head& head,
                matrix_view<T> dhs, index bytes) {
-  const index n = hs.rows, d = hs.cols, sides = ht.data ? 2 : 1, vocabulary = head.rows;
+  const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
+  const bool stacked_rows = ht.data && heads.shared();  // one product for both
+  const index n = hs.rows, d = hs.cols, sides = ht.data ? 2 : 1, vocabulary = heads.student.rows;
   const index chunk = head_chunk<T>(n, vocabulary, sides, bytes > 0 ? bytes : head_bytes);
   auto folded = device.template scratch<typename Rows::template acc<T>>(chunk);
   auto at_target = device.template scratch<target_logits<T>>(chunk);
-  auto stacked = device.template scratch<T>(ht.data ? 2 * chunk * d : 0);
+  auto stacked = device.template scratch<T>(stacked_rows ? 2 * chunk * d : 0);
   auto logits = device.template scratch<T>(sides * chunk * vocabulary);
   for (index first = 0; first < n; first += chunk) {
     const index m = std::min(chunk, n - first);
-    matrix_view<const T> hidden = hs.slice(first, m);
-    if (ht.data) {
+    const matrix_view<const T> hidden = hs.slice(first, m);
+    const matrix_view<T> all(logits.data(), sides * m, vocabulary), student = all.slice(0, m);
+    if (stacked_rows) {
       const matrix_view<T> both(stacked.data(), 2 * m, d);
       map(device, 2 * m, d, stack_rows<T>{hidden, ht.slice(first, m), both});
-      hidden = both;
+      gemm(device, matrix_view<const T>(both), transposed(heads.student), all);
+    } else {
+      gemm(device, hidden, transposed(heads.student), student);
+      if (ht.data) gemm(device, ht.slice(first, m), transposed(heads.teacher), all.slice(m, m));
     }
-    const matrix_view<T> all(logits.data(), sides * m, vocabulary);
-    gemm(device, hidden, transposed(head), all);
     // A teacher that no weight asks for is the student itself: its divergence is 0.
-    const matrix_view<T> student = all.slice(0, m);
     const head_chunk_view<Rows> h{rows.from(first), student, ht.data ? all.slice(m, m) : student, folded.data(),
                                   at_target.data()};
     fold_rows(device, m, vocabulary, head_fold<Rows>{h});
-    if (!dhs.data) continue;
+    if (!dhs.data && !heads.gradient.data) continue;
     map(device, m, vocabulary, head_gradient<Rows>{h});
     for_each(device, m, add_target_gradient<Rows>{h});
-    gemm(device, matrix_view<const T>(student), head, dhs.slice(first, m));
+    const matrix_view<const T> dlogits = student;
+    if (dhs.data) gemm(device, dlogits, heads.student, dhs.slice(first, m));
+    if (heads.gradient.data) gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));
   }
 }
 
@@ -196,21 +202,30 @@ void require_head(const Head& head, index width) {
   require(head.cols == width, "loss: hidden states of width ", width, " do not fit a head of [", head.rows,
           ", ", head.cols, "]");
 }
+template <class Student, class Teacher, class T>
+void require_heads(const head_pair<Student, Teacher, T>& heads, index width) {
+  require_head(heads.student, width);
+  require(heads.teacher.rows == heads.student.rows, "loss: the student's head has a vocabulary of ",
+          heads.student.rows, ", the teacher's of ", heads.teacher.rows);
+  const auto& g = heads.gradient;
+  require(!g.data || (g.rows == heads.student.rows && g.cols == width), "loss: the head's gradient is [",
+          g.rows, ", ", g.cols, "], the head [", heads.student.rows, ", ", width, "]");
+}
 
 }  // namespace detail
 
 /// The language-model head fused with the objective's logits term.
 ///
 /// hs [n, d] student and ht [n, d] teacher hidden states after their final norms (ht without data where no
-/// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both), targets [n] in 0 ..
-/// V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted; all of it in the
-/// device's memory. dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without data, no
-/// gradient is made. totals <- sums, not means, over the scored rows, and not multiplied by `factor`: see
-/// totals_size.
+/// weight asks for the teacher), head [V, d] (frozen_matrix or matrix_view, one for both; or a `head_pair`),
+/// targets [n] in 0 .. V-1, scored [n] or null: rows with 0 have no loss, no gradient and are not counted; all
+/// of it in the device's memory. dhs [n, d] <- d (factor * sum over scored rows of the term) / d hs; without
+/// data, it is not wanted. A head_pair's gradient [V, d] += the same / d head. totals <- sums, not means, over
+/// the scored rows, and not multiplied by `factor`: see totals_size.
 ///
 /// Chunks of rows with at most `bytes` of logits (0: what suits the device) are alive at a time, one row at
-/// least. Student and teacher logits are one product. Throws `error` when shapes disagree or the teacher is
-/// missing.
+/// least. With one matrix, student and teacher logits are one product. Throws `error` when shapes disagree or
+/// the teacher is missing.
 template <class D, class Term, class Head>
 void head(D& device, const Term& term, matrix_view<const typename Term::scalar> hs,
           matrix_view<const typename Term::scalar> ht, Head head, const std::int32_t* targets,
@@ -229,16 +244,17 @@ void head(D& device, const Term& term, matrix_view<const typename Term::scalar> 
   if constexpr (Term::terms == 0) {
     if (dhs.data) map(device, n, d, detail::fill_zero<T>{dhs});
   } else {
-    detail::require_head(head, d);
+    const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
+    detail::require_heads(heads, d);
     const bool teacher = ht.data && term.uses_teacher();
     require(teacher || !term.uses_teacher(),
             "loss: the objective compares with the teacher, whose states are absent");
-    require(!teacher || (ht.rows == n && ht.cols == d), "loss: the teacher's states are [", ht.rows, ", ",
-            ht.cols, "], the student's [", n, ", ", d, "]");
+    require(!teacher || (ht.rows == n && ht.cols == heads.teacher.cols), "loss: the teacher's states are [",
+            ht.rows, ", ", ht.cols, "], expected [", n, ", ", heads.teacher.cols, "]");
     if (n == 0) return;
     auto report = device.template scratch<double>(n * columns);
     const detail::head_rows<Term> rows{term, targets, scored, report.data(), factor};
-    head_pass(device, rows, hs, teacher ? ht : matrix_view<const T>{}, head, dhs, bytes);
+    head_pass(device, rows, hs, teacher ? ht : matrix_view<const T>{}, heads, dhs, bytes);
     add_column_sums(device, matrix_view<const double>(report.data(), n, columns), totals);
   }
 }

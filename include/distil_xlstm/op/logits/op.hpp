@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/op/logits/soft_cap.hpp>
 
 namespace distil_xlstm {
@@ -15,6 +17,35 @@ struct logit_head {
   logit_head(frozen_matrix head, double soft_cap = 0)
       : matrix(head), cap(soft_cap), rows(head.rows), cols(head.cols) {}
 };
+
+/// The heads of a student and of its teacher where each has its own; widths may differ, vocabularies do not. What
+/// takes one matrix for both takes a pair, too.
+template <class Student, class Teacher, class T>
+struct head_pair {
+  Student student;            ///< [vocabulary, width of the student]: a frozen_matrix or a matrix_view
+  Teacher teacher;            ///< [vocabulary, width of the teacher]
+  matrix_view<T> gradient{};  ///< the student's is added here; without data it is not wanted
+
+  /// One matrix: logits of both are one product.
+  bool shared() const {
+    if constexpr (std::is_same_v<Student, Teacher>)
+      return student.data == teacher.data && student.rows == teacher.rows && student.cols == teacher.cols;
+    else
+      return false;
+  }
+};
+template <class Student, class Teacher, class T>
+head_pair(Student, Teacher, matrix_view<T>) -> head_pair<Student, Teacher, T>;
+
+namespace detail {
+template <class T, class Head>
+auto as_head_pair(const Head& head) {
+  if constexpr (requires { head.shared(); })
+    return head;
+  else
+    return head_pair<Head, Head, T>{head, head};
+}
+}  // namespace detail
 
 /// logits [rows, vocabulary] of hidden states [rows, width]; `head` is a matrix or a `logit_head`.
 template <class D, class T, class Head>
