@@ -33,8 +33,7 @@ inline std::pair<training_options, loss::distillation> golden_options(const io::
     options.lr.zero_start = true;
   else
     options.lr.after = schedule::annealing::constant;
-  options.optimiser = {number("lr"), number("beta1"), number("beta2"), number("epsilon"),
-                       number("weight_decay")};
+  options.optimiser = {number("beta1"), number("beta2"), number("epsilon"), number("weight_decay")};
   options.clip = number("clip");
   return {options, {weight("alpha"), weight("beta"), weight("temperature"), loss::alignment::average}};
 }
@@ -62,7 +61,7 @@ tensor_errors step_errors(D& device, const std::filesystem::path& log) {
   const io::json& decayed = file.at("decayed");
   for (const auto& e : student.names()) {
     const bool listed = std::find(decayed.begin(), decayed.end(), e.name) != decayed.end();
-    out.push_back({"decays " + e.name, decays(e.name) == listed ? 0 : INFINITY});
+    out.push_back({"decays " + e.name, (e.decay == weight_decay::yes) == listed ? 0 : INFINITY});
   }
   for (const auto& expected : file.at("steps")) {
     const auto weights = objective.at_step(run.clock());

@@ -29,4 +29,22 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(training_steps_of_the_reference, T, decltype(std::
   }
 }
 
+/// The tensors that decay are those of the reference's optimiser groups: the name holds "weight", and not "norm".
+BOOST_AUTO_TEST_CASE(weight_decay_is_that_of_the_reference) {
+  device::cpu cpu(1);
+  index students = 0, decayed = 0;
+  const auto folder = std::filesystem::path(DISTIL_XLSTM_TEST_DATA) / "golden/student";
+  for (const auto& f : std::filesystem::directory_iterator(folder)) {
+    if (!std::filesystem::exists(f.path() / "config.json")) continue;
+    ++students;
+    for (const auto& e : xlstm<float, device::cpu>::load(cpu, f.path()).names()) {
+      const bool expected = e.name.find("weight") != e.name.npos && e.name.find("norm") == e.name.npos;
+      BOOST_TEST((e.decay == weight_decay::yes) == expected, f.path().filename() << " " << e.name);
+      decayed += expected;
+    }
+  }
+  BOOST_TEST(students >= 20);
+  BOOST_TEST(decayed > 100);
+}
+
 }  // namespace distil_xlstm

@@ -28,15 +28,16 @@ BOOST_AUTO_TEST_CASE(a_trace_by_hand) {
   device::cpu cpu(1);
   double p = 1, m = 0, v = 0, g = 0.5;
   adamw_state<double> state{&m, &v};
-  const adamw h{.lr = 0.1, .weight_decay = 0.01};
-  step(cpu, h, h.lr, &p, &g, state, 1);
+  const adamw h{.weight_decay = 0.01};
+  const double lr = 0.1;
+  step(cpu, h, lr, &p, &g, state, 1);
   BOOST_TEST(m == 0.05, boost::test_tools::tolerance(1e-12));
   BOOST_TEST(v == 0.00025, boost::test_tools::tolerance(1e-12));
   // m / (1 - 0.9) = 0.5, sqrt(v / (1 - 0.999)) = 0.5
   BOOST_TEST(p == 0.999 - 0.1 * 0.5 / (0.5 + 1e-8), boost::test_tools::tolerance(1e-14));
   const double before = p;
   g = -1;
-  step(cpu, h, h.lr, &p, &g, state, 1);
+  step(cpu, h, lr, &p, &g, state, 1);
   BOOST_TEST(state.step == 2);
   BOOST_TEST(m == -0.055, boost::test_tools::tolerance(1e-12));
   BOOST_TEST(v == 0.00124975, boost::test_tools::tolerance(1e-12));
@@ -48,7 +49,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple
   constexpr index n = 10007;
   const std::vector<decay_range> ranges{
       {0, 100, true}, {112, 5000, true}, {5120, 77, false}, {5200, 4807, true}};
-  const adamw h{.lr = 1e-2, .weight_decay = 0.1};
+  const adamw h{.weight_decay = 0.1};
   const double clip = 0.25;
   device::cpu cpu(2);
   auto p = random<T>(n, 1);

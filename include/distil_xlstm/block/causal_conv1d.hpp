@@ -64,7 +64,7 @@ struct causal_conv1d {
     const double bound = 1.0 / std::sqrt(static_cast<double>(window));
     return l.scope("conv", [&] {
       conv_params<typename L::pointer> p;
-      p.weight = l.tensor("weight", {width, 1, window}, initial::uniform(bound));
+      p.weight = l.tensor("weight", {width, 1, window}, initial::uniform(bound), weight_decay::yes);
       p.bias = l.tensor("bias", {width}, initial::uniform(bound));
       return p;
     });

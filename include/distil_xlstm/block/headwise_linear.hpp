@@ -23,7 +23,8 @@ struct headwise_linear {
   template <class L>
   auto params(L& l) const {
     headwise_params<typename L::pointer> p;
-    p.weight = l.tensor("weight", {blocks, width, width}, initial::normal(standard_deviation));
+    p.weight =
+        l.tensor("weight", {blocks, width, width}, initial::normal(standard_deviation), weight_decay::yes);
     if (bias) p.bias = l.tensor("bias", {blocks * width}, initial::zeros());
     return p;
   }

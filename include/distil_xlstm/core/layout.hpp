@@ -30,6 +30,9 @@ inline auto uniform(double bound) {
 }
 }  // namespace initial
 
+/// Whether an optimiser's weight decay shrinks a tensor: matrices, but not biases, gains of norms, and skips.
+enum class weight_decay : bool { no, yes };
+
 /// One tensor of a description: its checkpoint name, shape and place.
 struct manifest_entry {
   std::string name;
@@ -37,6 +40,7 @@ struct manifest_entry {
   index offset = 0;  ///< in numbers from the start of the arena
   index size = 0;    ///< numbers
   initializer initial;
+  weight_decay decay = weight_decay::no;
 };
 using manifest = std::vector<manifest_entry>;
 
@@ -54,19 +58,21 @@ class layout {
 
   /// A matrix that products read: `rows` x `cols`, contiguous.
   template <class Init = decltype(initial::zeros())>
-  matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros()) {
-    return {tensor(name, {rows, cols}, init), rows, cols};
+  matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros(),
+                        weight_decay decay = weight_decay::yes) {
+    return {tensor(name, {rows, cols}, init, decay), rows, cols};
   }
 
   /// Any other tensor, row-major.
   template <class Init = decltype(initial::zeros())>
-  T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros()) {
+  T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros(),
+            weight_decay decay = weight_decay::no) {
     index size = 1;
     for (index n : shape) size *= n;
     const index at = used_;
     used_ += (size + alignment - 1) / alignment * alignment;
     if (used_ > peak_) peak_ = used_;
-    if (names_) names_->push_back({prefix_ + std::string(name), shape, at, size, init});
+    if (names_) names_->push_back({prefix_ + std::string(name), shape, at, size, init, decay});
     return base_ ? base_ + at : nullptr;
   }
 
@@ -134,12 +140,12 @@ class frozen_layout {
   frozen_layout(source find, frozen_arena<T>& arena) : find_(std::move(find)), arena_(&arena) {}
 
   template <class Init = int>
-  frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}) {
+  frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}, weight_decay = {}) {
     const stored_tensor t = lookup(name, {rows, cols});
     return arena_->keep(frozen_matrix{t.data, t.dtype, rows, cols});
   }
   template <class Init = int>
-  const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}) {
+  const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}, weight_decay = {}) {
     const stored_tensor t = lookup(name, shape);
     index size = 1;
     for (index n : shape) size *= n;

@@ -24,11 +24,6 @@
 
 namespace distil_xlstm {
 
-/// True for the tensors that the reference's optimiser groups decay: the name holds "weight", and not "norm".
-inline bool decays(std::string_view name) {
-  return name.find("weight") != name.npos && name.find("norm") == name.npos;
-}
-
 /// The numbers of a training run that its steps depend on.
 struct training_options {
   index batch = 8, length = 128, accumulate = 1;
@@ -259,7 +254,7 @@ class trainer {
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
             text.vocab_size(), ", the student has ", student.vocabulary());
-    for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, decays(e.name)});
+    for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, e.decay == weight_decay::yes});
     const index rows = options_.batch * options_.length, d = student.width();
     index taps = 0;
     if constexpr (asks_teacher) {
