@@ -4,6 +4,8 @@
 //
 //   z = sigmoid(Wz x),  u = Wu x,  h = (1 - z) h' + z u
 //
+// with [Wz; Wu] one map of twice the width.
+//
 // Written down once, it is proved by the library's gradient check, stacked, trained, saved and run like any
 // other.
 
@@ -18,117 +20,71 @@
 namespace dx = distil_xlstm;
 using cpu = dx::device::cpu;
 
-// What the descriptions below bind to. `L::matrix_type` is a view where the weights are trained and a frozen
-// matrix where a file is mapped: one description serves both.
-template <class Linear>
-struct mingru_params {
-  Linear gate, candidate;
-};
 template <class T>
 struct mingru_tape {
-  dx::matrix_view<T> z, u, h;  // [rows, width]
-  T* initial;                  // [batch, width]: the h that came in
-};
-
-// The loop over time, one task a sequence. Where a document begins, the past is nothing: whatever lies in the
-// state or before in the row belongs to another text.
-template <class T>
-struct remember {
-  dx::sequence_view seq;
-  mingru_tape<T> k;
-  dx::batched_state<T> state;
-  void operator()(dx::index b) const {
-    const dx::index width = k.h.cols;
-    T* h = state.of(b);
-    for (dx::index c = 0; c < width; ++c) k.initial[b * width + c] = h[c];
-    for (dx::index t = 0; t < seq.time; ++t) {
-      const dx::index r = b * seq.time + t;
-      for (dx::index c = 0; c < width; ++c) {
-        const T before = seq.begins(b, t) ? T(0) : h[c];
-        T& z = k.z.row(r)[c];
-        z = dx::math::sigmoid(z);
-        h[c] = k.h.row(r)[c] = (1 - z) * before + z * k.u.row(r)[c];
-      }
-    }
-  }
-};
-// And back: what reaches h from later times is carried in dh. z and u give their places to their gradients.
-template <class T>
-struct remember_backward {
-  dx::sequence_view seq;
-  mingru_tape<T> k;
-  dx::matrix_view<const T> dy;
-  void operator()(dx::index b) const {
-    const dx::index width = k.h.cols;
-    for (dx::index c = 0; c < width; ++c) {
-      T dh = 0;
-      for (dx::index t = seq.time - 1; t >= 0; --t) {
-        const dx::index r = b * seq.time + t;
-        const T before = seq.begins(b, t) ? T(0) : t > 0 ? k.h.row(r - 1)[c] : k.initial[b * width + c];
-        T &z = k.z.row(r)[c], &u = k.u.row(r)[c];
-        dh += dy.row(r)[c];
-        const T du = dh * z, dz = dh * (u - before) * z * (1 - z);
-        dh = seq.begins(b, t) ? T(0) : dh * (1 - z);
-        z = dz, u = du;
-      }
-    }
-  }
+  dx::matrix_view<T> zu, h;  // [rows, 2 width]: gate and candidate; [rows, width]
+  T* initial;                // [batch, width]: the h that came in
 };
 
 struct mingru {
   dx::index width = 0;
-
   dx::index width_in() const { return width; }
   dx::index width_out() const { return width; }
 
   // Replayed over no memory this measures; over an arena it binds; over a manifest it names. The names are
   // those of the checkpoint, and of an error message.
-  template <class L>
-  auto params(L& l) const {
-    mingru_params<dx::params_t<dx::linear<>, L>> p;
-    p.gate = l.scope("gate", [&] { return map().params(l); });
-    p.candidate = l.scope("candidate", [&] { return map().params(l); });
-    return p;
+  auto params(auto& l) const {
+    return l.scope("gate_and_candidate", [&] { return map().params(l); });
   }
-  // All that one sequence remembers, in one place for each: to be kept, forked, or moved to another batch.
-  template <class L>
-  auto state(L& l) const {
-    return l.state("h", {width});
-  }
-  template <class L>
-  auto tape(L& l, dx::sequence_view seq) const {
-    mingru_tape<typename L::scalar> k;
-    k.z = l.matrix("z", seq.rows(), width);
-    k.u = l.matrix("u", seq.rows(), width);
-    k.h = l.matrix("h", seq.rows(), width);
-    k.initial = l.tensor("initial", {seq.batch, width});
-    return k;
+  // All that one sequence remembers, in one place for each: to be saved, forked, or moved to another batch.
+  auto state(auto& l) const { return l.state("h", {width}); }
+  // What forward leaves for backward.
+  template <class T>
+  auto tape(dx::layout<T>& l, dx::sequence_view seq) const {
+    return mingru_tape<T>{l.matrix("zu", seq.rows(), 2 * width), l.matrix("h", seq.rows(), width),
+                          l.tensor("initial", {seq.batch, width})};
   }
 
-  // Reads x, writes y, advances the state.
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, dx::sequence_view seq, const P& p, const S& s, const K& k, dx::matrix_view<const T> x,
-               dx::matrix_view<T> y) const {
-    map().forward(d, p.gate, x, k.z);
-    map().forward(d, p.candidate, x, k.u);
-    for_each(d, seq.batch, remember<T>{seq, k, s});
-    d.copy(y.data, k.h.data, y.size() * static_cast<dx::index>(sizeof(T)));
+  // Reads x, writes y, advances the state: a task a channel of a sequence. Where a document begins, the past is
+  // nothing: whatever lies in the state or before in the row belongs to another text. (A lambda is for the CPU;
+  // a GPU takes a struct whose operator() is DISTIL_XLSTM_HD.)
+  template <class T>
+  void forward(auto& d, dx::sequence_view seq, const auto& p, const auto& state, const mingru_tape<T>& k,
+               dx::const_view<T> x, dx::matrix_view<T> y) const {
+    map().forward(d, p, x, k.zu);
+    parallel_for(d, seq.batch * width, [=, n = width](dx::index i) {
+      const dx::index b = i / n, c = i % n;
+      T h = k.initial[i] = state.of(b)[c];
+      for (dx::index t = 0, r = b * seq.time; t < seq.time; ++t, ++r) {
+        T &z = k.zu.row(r)[c], u = k.zu.row(r)[n + c];
+        z = dx::math::sigmoid(z);
+        h = k.h.row(r)[c] = y.row(r)[c] = (1 - z) * (seq.begins(b, t) ? T(0) : h) + z * u;
+      }
+      state.of(b)[c] = h;
+    });
   }
-  // Adds to the gradients g, and writes dinput.
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, dx::sequence_view seq, const P& p, const G& g, const K& k, dx::matrix_view<const T> x,
-                dx::matrix_view<const T> dy, dx::matrix_view<T> dinput) const {
-    for_each(d, seq.batch, remember_backward<T>{seq, k, dy});
-    const dx::matrix_view<const T> dz = k.z, du = k.u;
-    map().backward(d, p.gate, g.gate, x, dz, dinput);
-    // Two paths lead to x: the second adds to what the first has written.
-    gemm(d, du, p.candidate.weight, dinput, T(1));
-    gemm(d, transposed(du), x, g.candidate.weight, T(1));
+  // Adds to the gradients g, and writes dx. dh is what reaches h from later times; z and u give their places to
+  // their gradients.
+  template <class T>
+  void backward(auto& d, dx::sequence_view seq, const auto& p, const auto& g, const mingru_tape<T>& k,
+                dx::const_view<T> x, dx::const_view<T> dy, dx::matrix_view<T> dx) const {
+    parallel_for(d, seq.batch * width, [=, n = width](dx::index i) {
+      const dx::index b = i / n, c = i % n;
+      T dh = 0;
+      for (dx::index t = seq.time - 1, r = b * seq.time + t; t >= 0; --t, --r) {
+        const bool begins = seq.begins(b, t);
+        const T before = begins ? T(0) : t > 0 ? k.h.row(r - 1)[c] : k.initial[i];
+        T &z = k.zu.row(r)[c], &u = k.zu.row(r)[n + c];
+        dh += dy.row(r)[c];
+        const T dz = dh * (u - before) * z * (1 - z), du = dh * z;
+        dh = begins ? T(0) : dh * (1 - z);
+        z = dz, u = du;
+      }
+    });
+    map().backward(d, p, g, x, k.zu, dx);
   }
-
- private:
   dx::linear<> map() const {
-    return {.in = width, .out = width, .standard_deviation = 1 / std::sqrt(static_cast<double>(width))};
+    return {.in = width, .out = 2 * width, .standard_deviation = 1 / std::sqrt(static_cast<double>(width))};
   }
 };
 static_assert(dx::Block<mingru>);

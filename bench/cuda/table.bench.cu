@@ -114,7 +114,7 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
       i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
   const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
       df(d, f.size());
-  const index kept = batch * heads * shape.chunks(time) * shape.kept();
+  const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
   const buffer<float, cuda_base> c(d, batch * heads * query * value), n(d, batch * heads * query),
       m(d, batch * heads), tape(d, kept);
   const mlstm_state<float> state{

@@ -18,7 +18,6 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/rotary.hpp>
 #include <distil_xlstm/block/sequential.hpp>
-#include <distil_xlstm/block/silu.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
@@ -29,7 +28,10 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
+#include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>

@@ -143,7 +143,7 @@ BOOST_AUTO_TEST_CASE(the_fused_form_is_the_formula) {
   fused_is_oracle<float>(3e-6);
 }
 
-BOOST_AUTO_TEST_CASE(rotary_turns_pairs) {
+BOOST_AUTO_TEST_CASE(rotary_rotates_pairs) {
   testing::harness<rotary, double, device::cpu> h(rotary{4, 4, 100.0}, cpu(), sequence_view{1, 3});
   h.forward();
   const double *x = h.x.data() + 8, *y = h.y.data() + 8;  // position 2

@@ -53,7 +53,7 @@ struct mlstm_run {
   std::vector<std::int32_t> start;   ///< of each token's document
   std::vector<T> q, k, v, i, f, dh;  ///< rows
   std::vector<T> c, n, m, dstate;    ///< the state before, then after; its gradient after, then before
-  std::vector<T> h, dq, dk, dv, di, df, kept;
+  std::vector<T> h, dq, dk, dv, di, df, chunk_states;
 
   index rows() const { return batch * time; }
   sequence_view seq() const { return {batch, time, start.data()}; }
@@ -98,7 +98,7 @@ struct mlstm_run {
   void forward(D& d, kernels which = kernels::own, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
-    if (keep) detail::sized(kept, batch * heads * shape.chunks(time) * shape.kept());
+    if (keep) detail::sized(chunk_states, batch * heads * shape.chunks(time) * shape.chunk_state_size());
     mirrored on(d);
     const mlstm_arguments<T> a{{batch, time, on(start)},
                                shape,
@@ -109,7 +109,7 @@ struct mlstm_run {
                                on.matrix(f, rows()),
                                on.matrix(h, rows()),
                                state(on),
-                               keep ? on(kept) : nullptr};
+                               keep ? on(chunk_states) : nullptr};
     if (which == kernels::own)
       mlstm_forward(d, a);
     else
@@ -124,7 +124,7 @@ struct mlstm_run {
                                   on.matrix(q, rows()),     on.matrix(k, rows()),
                                   on.matrix(v, rows()),     on.matrix(i, rows()),
                                   on.matrix(f, rows()),     on.matrix(h, rows()),
-                                  on.matrix(dh, rows()),    on(kept),
+                                  on.matrix(dh, rows()),    on(chunk_states),
                                   on.matrix(dq, rows()),    on.matrix(dk, rows()),
                                   on.matrix(dv, rows()),    on.matrix(di, rows()),
                                   on.matrix(df, rows())};

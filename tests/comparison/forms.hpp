@@ -64,7 +64,7 @@ inline std::vector<double> parallel_form(const mlstm_run<double>& r) {
 }
 
 /// Without epsilon, where a state's gradient is all that halves need to exchange: with it, the stabiliser's own
-/// share (2e-6 of a gate's gradient, mlstm_scan.hpp) would go back to the token that set it, in the other half.
+/// share (2e-6 of a gate's gradient, op/mlstm) would go back to the token that set it, in the other half.
 inline mlstm_run<double> without_epsilon(mlstm_run<double> run) {
   run.shape.epsilon = 0;
   return run;

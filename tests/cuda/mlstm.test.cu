@@ -242,7 +242,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(columns_of_wider_rows, P, float_precisions) {
       const std::vector<float> by_head(packed.v.size(), NAN), by_gate(packed.i.size(), NAN);
       std::vector<float> h = wide(by_head), dq = h, dk = h, dv = h, di = wide(by_gate), df = di;
       testing::mirrored on(device);
-      std::vector<float> kept(static_cast<std::size_t>(2 * heads * 3 * packed.shape.kept()), NAN);
+      std::vector<float> kept(static_cast<std::size_t>(2 * heads * 3 * packed.shape.chunk_state_size()), NAN);
       const auto part = [&](std::vector<float>& x, index width) {
         return on.matrix(x, rows).columns(offset, width);
       };

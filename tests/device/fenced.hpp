@@ -253,14 +253,9 @@ void fold_columns(basic_fenced<P>& d, index rows, index cols, const F& f) {
   d.run([=](device::basic_cpu<P>& cpu) { fold_columns(cpu, rows, cols, f); });
 }
 template <Precision P, class F>
-void scan(basic_fenced<P>& d, index n, const F& f) {
-  d.require_own_functor("scan", f);
-  d.run([=](device::basic_cpu<P>& cpu) { scan(cpu, n, f); });
-}
-template <Precision P, class F>
-void for_each(basic_fenced<P>& d, index n, const F& f) {
-  d.require_own_functor("for_each", f);
-  d.run([=](device::basic_cpu<P>& cpu) { for_each(cpu, n, f); });
+void parallel_for(basic_fenced<P>& d, index n, const F& f) {
+  d.require_own_functor("parallel_for", f);
+  d.run([=](device::basic_cpu<P>& cpu) { parallel_for(cpu, n, f); });
 }
 
 // The operations that the CPU has a fused form of, whose arguments are bytes like a functor's.

@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/rotary.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
 
 namespace distil_xlstm {
@@ -31,7 +32,7 @@ template <class Matrix, class Pointer>
 struct attention_params {
   linear_params<Matrix, Pointer> q_proj, k_proj, v_proj, o_proj;
 };
-/// The keys (turned) and values of the document so far. A capacity of 0 keeps nothing.
+/// The keys (rotated) and values of the document so far. A capacity of 0 keeps nothing.
 template <class T>
 struct attention_state {
   batched_state<T> keys, values;  ///< [capacity, kv_heads * head_dim]
@@ -40,7 +41,7 @@ struct attention_state {
 };
 template <class T>
 struct attention_tape {
-  matrix_view<T> q, k, v;  ///< q and k turned
+  matrix_view<T> q, k, v;  ///< q and k rotated
   rotary_tape<T> rotary;
   matrix_view<T> y;         ///< what the output projection reads
   attention_state<T> past;  ///< the state before the call, where a backward may follow
@@ -106,8 +107,8 @@ struct attention {
     return k;
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     if (s.capacity > 0 && check_capacity) require_room(d, seq, s);
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
@@ -115,29 +116,27 @@ struct attention {
     key().forward(d, p.k_proj, x, k.k);
     key().forward(d, p.v_proj, x, k.v);
     rope().tables(d, seq, s.position, k.rotary);
-    rope().turn(d, k.rotary, matrix_view<const T>(k.q), k.q);
-    rope().turn(d, k.rotary, matrix_view<const T>(k.k), k.k);
+    rope().rotate(d, k.rotary, k.q, k.q);
+    rope().rotate(d, k.rotary, k.k, k.k);
     attention_forward(d, arguments(seq, s, k));
     if (s.capacity > 0) {
       map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, k.k, k.v, s.keys, s.values, s.position});
       rope().advance(d, seq, s.position);
     }
-    output().forward(d, p.o_proj, matrix_view<const T>(k.y), y);
+    output().forward(d, p.o_proj, k.y, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    const index rows = x.rows, q_width = heads * head_dim;
-    auto memory = d.template scratch<T>(rows * (2 * q_width + 2 * kv_width()));
-    const matrix_view<T> dout(memory.data(), rows, q_width), dq(dout.data + dout.size(), rows, q_width),
-        dk(dq.data + dq.size(), rows, kv_width()), dv(dk.data + dk.size(), rows, kv_width());
-    output().backward(d, p.o_proj, g.o_proj, matrix_view<const T>(k.y), dy, dout);
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const auto memory = scratch_matrices<T>(d, x.rows, k.q.cols, k.q.cols, kv_width(), kv_width());
+    const auto [dout, dq, dk, dv] = memory.views;
+    output().backward(d, p.o_proj, g.o_proj, k.y, dy, dout);
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
-    rope().turn_back(d, k.rotary, matrix_view<const T>(dq), dq);
-    rope().turn_back(d, k.rotary, matrix_view<const T>(dk), dk);
-    query().backward(d, p.q_proj, g.q_proj, x, matrix_view<const T>(dq), dx);
-    add_backward(d, p.k_proj, g.k_proj, x, matrix_view<const T>(dk), dx);
-    add_backward(d, p.v_proj, g.v_proj, x, matrix_view<const T>(dv), dx);
+    rope().rotate_back(d, k.rotary, dq, dq);
+    rope().rotate_back(d, k.rotary, dk, dk);
+    query().backward(d, p.q_proj, g.q_proj, x, dq, dx);
+    key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
+    key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
   }
 
  private:
@@ -178,14 +177,6 @@ struct attention {
       d.copy(past.keys.of(b), s.keys.of(b), capacity * kv_width() * bytes);
       d.copy(past.values.of(b), s.values.of(b), capacity * kv_width() * bytes);
     }
-  }
-  /// A linear map's backward that adds to dx.
-  template <class D, class P, class G, class T>
-  void add_backward(D& d, const P& p, const G& g, matrix_view<const T> x, matrix_view<const T> dy,
-                    matrix_view<T> dx) const {
-    gemm(d, dy, p.weight, dx, T(1));
-    gemm(d, transposed(dy), x, g.weight, T(1));
-    if (g.bias) add_column_sums(d, dy, g.bias);
   }
 };
 

@@ -29,8 +29,10 @@ struct some_device;
 ///   params(l)     takes its weights from a layout (trainable) or a frozen_layout; returns views
 ///   state(l)      takes the recurrent state of one sequence; returns batched_state views
 ///   tape(l, seq)  takes what forward leaves for backward
-///   forward(device, seq, params, state, tape, x, y)            reads x [rows, in], writes y [rows, out],
-///   advances state backward(device, seq, params, gradients, tape, x, dy, dx)  adds to gradients, overwrites dx
+///   forward(device, seq, params, state, tape, x, y)
+///                 reads x [rows, in], writes y [rows, out], advances the state
+///   backward(device, seq, params, gradients, tape, x, dy, dx)
+///                 adds to the gradients, overwrites dx [rows, in]
 ///   width_in(), width_out()
 /// Laws (testing/laws.hpp): the gradient is the finite difference; two halves with carried state are one whole;
 /// steps of one token are one forward; backward adds to gradients; nothing crosses a document boundary.

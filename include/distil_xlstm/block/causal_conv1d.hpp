@@ -78,18 +78,18 @@ struct causal_conv1d {
     return conv_tape<typename L::scalar>{l.tensor("before", {seq.batch, window - 1, width})};
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     map(d, seq.batch, width, detail::conv_keep_past<T>{seq, window, width, x, s.past, k.before});
     causal_conv_forward(d, causal_conv_arguments<T>{input<T>(seq, k, x), p.weight, p.bias, y});
   }
-  /// Overwrites dx, or adds to it where `accumulate`.
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx, bool accumulate = false) const {
-    causal_conv_backward(d, causal_conv_backward_arguments<T>{input<T>(seq, k, x), p.weight, dy, dx, accumulate,
-                                                              g.weight, g.bias});
+  /// dx = beta dx + its gradient; adds to g.
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
+    causal_conv_backward(
+        d, causal_conv_backward_arguments<T>{input<T>(seq, k, x), p.weight, dy, dx, beta, g.weight, g.bias});
   }
 
  private:

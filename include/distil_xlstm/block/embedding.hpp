@@ -20,7 +20,7 @@ struct gather_rows {
 /// the device's memory.
 template <class D, class T>
 void embed(D& d, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
-  for_each(d, x.rows, detail::gather_rows<T>{table, ids, x});
+  parallel_for(d, x.rows, detail::gather_rows<T>{table, ids, x});
 }
 
 }  // namespace distil_xlstm

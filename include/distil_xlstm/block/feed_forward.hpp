@@ -3,36 +3,31 @@
 #include <cmath>
 
 #include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/math/activation.hpp>
 
 namespace distil_xlstm {
 
 namespace detail {
 /// y = act(gate) value
-template <class T>
 struct gated_activation {
-  using scalar = T;
   activation act;
-  matrix_view<const T> gate, value;
-  matrix_view<T> y;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(y.row(r) + c,
-                   math::activate(act, math::load<V>(gate.row(r) + c)).value * math::load<V>(value.row(r) + c));
+  DISTIL_XLSTM_HD V operator()(V gate, V value) const {
+    return math::activate(act, gate).value * value;
   }
 };
-template <class T>
+/// Its gradients.
 struct gated_activation_backward {
-  using scalar = T;
   activation act;
-  matrix_view<const T> gate, value, dy;
-  matrix_view<T> dgate, dvalue;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const auto a = math::activate(act, math::load<V>(gate.row(r) + c));
-    const V g = math::load<V>(dy.row(r) + c), v = math::load<V>(value.row(r) + c);
-    math::store<V>(dgate.row(r) + c, g * v * a.slope);
-    math::store<V>(dvalue.row(r) + c, g * a.value);
+  struct gradients {
+    V gate, value;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
+    const auto a = math::activate(act, gate);
+    return {dy * value * a.slope, dy * a.value};
   }
 };
 }  // namespace detail
@@ -74,24 +69,22 @@ struct feed_forward {
     k.y = l.matrix("y", seq.rows(), inner);
     return k;
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view, const P& p, const S&, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     up().forward(d, p.proj_up, x, k.up);
-    map(d, x.rows, inner,
-        detail::gated_activation<T>{act, k.up.columns(0, inner), k.up.columns(inner, inner), k.y});
-    down().forward(d, p.proj_down, matrix_view<const T>(k.y), y);
+    transform(d, k.y, detail::gated_activation{act}, k.up.columns(0, inner), k.up.columns(inner, inner));
+    down().forward(d, p.proj_down, k.y, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    auto memory = d.template scratch<T>(3 * x.rows * inner);
-    const matrix_view<T> dup(memory.data(), x.rows, 2 * inner), dact(memory.data() + dup.size(), x.rows, inner);
-    down().backward(d, p.proj_down, g.proj_down, matrix_view<const T>(k.y), dy, dact);
-    map(d, x.rows, inner,
-        detail::gated_activation_backward<T>{act, k.up.columns(0, inner), k.up.columns(inner, inner), dact,
-                                             dup.columns(0, inner), dup.columns(inner, inner)});
-    up().backward(d, p.proj_up, g.proj_up, x, matrix_view<const T>(dup), dx);
+  template <class T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const auto memory = scratch_matrices<T>(d, x.rows, 2 * inner, inner);
+    const auto [dup, dact] = memory.views;
+    down().backward(d, p.proj_down, g.proj_down, k.y, dy, dact);
+    transform(d, outputs{dup.columns(0, inner), dup.columns(inner, inner)},
+              detail::gated_activation_backward{act}, k.up.columns(0, inner), k.up.columns(inner, inner), dact);
+    up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
 
  private:

@@ -30,16 +30,16 @@ struct headwise_linear {
   }
 
   /// y = HL(x)
-  template <class D, class P, class T>
-  void forward(D& d, const P& p, matrix_view<const T> x, matrix_view<T> y) const {
+  template <class T>
+  void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> y) const {
     headwise_forward(d, headwise_arguments<T>{blocks, width, p.weight, x, y});
-    if (p.bias) map(d, y.rows, y.cols, detail::add_bias<T>{y, p.bias});
+    if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
   }
 
   /// dx = beta dx + HLᵀ(dy); adds to g.
-  template <class D, class P, class G, class T>
-  void backward(D& d, const P& p, const G& g, matrix_view<const T> x, matrix_view<const T> dy,
-                matrix_view<T> dx, T beta = 0) const {
+  template <class T>
+  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, const_view<T> dy, matrix_view<T> dx,
+                std::type_identity_t<T> beta = 0) const {
     headwise_backward(d, headwise_backward_arguments<T>{blocks, width, p.weight, x, dy, dx, beta, g.weight});
     if (g.bias) add_column_sums(d, dy, g.bias);
   }

@@ -2,47 +2,9 @@
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
-#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/device/transform.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-/// y += bias, row by row.
-template <class T>
-struct add_bias {
-  using scalar = T;
-  matrix_view<T> y;
-  const T* bias;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    T* p = y.row(r) + c;
-    math::store<V>(p, math::load<V>(p) + math::load<V>(bias + c));
-  }
-};
-/// p[c] = value
-template <class T>
-struct fill {
-  using scalar = T;
-  T* p;
-  T value;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index, index c) const {
-    math::store<V>(p + c, V(value));
-  }
-};
-/// y += x
-template <class T>
-struct add_to {
-  using scalar = T;
-  matrix_view<const T> x;
-  matrix_view<T> y;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    T* p = y.row(r) + c;
-    math::store<V>(p, math::load<V>(p) + math::load<V>(x.row(r) + c));
-  }
-};
-}  // namespace detail
 
 template <class Matrix, class Pointer>
 struct linear_params {
@@ -77,27 +39,28 @@ struct linear {
     return {};
   }
 
-  template <class D, class P, class T>
-  void forward(D& d, const P& p, matrix_view<const T> x, matrix_view<T> y) const {
+  template <class T>
+  void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> y) const {
     gemm(d, x, transposed(p.weight), y);
-    if (p.bias) map(d, y.rows, y.cols, detail::add_bias<T>{y, p.bias});
+    if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
   }
-  template <class D, class P, class G, class T>
-  void backward(D& d, const P& p, const G& g, matrix_view<const T> x, matrix_view<const T> dy,
-                matrix_view<T> dx) const {
-    gemm(d, dy, p.weight, dx);
+  /// dx = beta dx + dy W; adds to g.
+  template <class T>
+  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, const_view<T> dy, matrix_view<T> dx,
+                std::type_identity_t<T> beta = 0) const {
+    gemm(d, dy, p.weight, dx, beta);
     gemm(d, transposed(dy), x, g.weight, T(1));
     if (g.bias) add_column_sums(d, dy, g.bias);
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view, const P& p, const S&, const K&, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto&, const_view<T> x,
                matrix_view<T> y) const {
     forward(d, p, x, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P& p, const G& g, const K&, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <class T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto&, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
     backward(d, p, g, x, dy, dx);
   }
 };

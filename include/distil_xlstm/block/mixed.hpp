@@ -55,17 +55,17 @@ struct mixed {
       return std::variant<tape_t<Bs, T>...>(in_place<B_of<decltype(b)>>(), b.tape(l, seq));
     });
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     visit([&](const auto& b) {
       constexpr std::size_t I = position<B_of<decltype(b)>>;
       b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y);
     });
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
     visit([&](const auto& b) {
       constexpr std::size_t I = position<B_of<decltype(b)>>;
       b.backward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&g), *std::get_if<I>(&k), x, dy, dx);

@@ -5,64 +5,32 @@
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
-#include <distil_xlstm/block/silu.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
+#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 namespace distil_xlstm {
 
 namespace detail {
 
-/// y = (norm(h) + skip a) SiLU(z)
-template <class T>
+/// y = (norm(h) + skip a) SiLU(z), norm(h) = scale u
 struct mlstm_output {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> h, a, z;
-  const T *statistics, *skip;
-  matrix_view<T> y;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
-    const V inner =
-        n.template scale<V>(column) * u + math::load<V>(skip + column) * math::load<V>(a.row(row) + column);
-    const V gate = math::load<V>(z.row(row) + column);
-    math::store<V>(y.row(row) + column, inner * gate * math::sigmoid(gate));
+  DISTIL_XLSTM_HD V operator()(V scale, V u, V skip, V a, V z) const {
+    return (scale * u + skip * a) * z * math::sigmoid(z);
   }
 };
-
 /// Its gradients by norm(h), a and z.
-template <class T>
 struct mlstm_output_backward {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> h, a, z;
-  const T *statistics, *skip;
-  matrix_view<T> dy;  ///< in: dy; out: the gradient of norm(h)
-  matrix_view<T> da, dz;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
-    const V s = math::load<V>(skip + column);
-    const V inner = n.template scale<V>(column) * u + s * math::load<V>(a.row(row) + column);
-    const auto gate = math::silu(math::load<V>(z.row(row) + column));
-    T* p = dy.row(row) + column;
-    const V g = math::load<V>(p), dn = g * gate.value;
-    math::store<V>(p, dn);
-    math::store<V>(da.row(row) + column, dn * s);
-    math::store<V>(dz.row(row) + column, g * inner * gate.slope);
-  }
-};
-
-/// What a row adds to the gradient of the skip.
-template <class T>
-struct skip_gradient {
-  using scalar = T;
-  matrix_view<const T> dn, a;
+  struct gradients {
+    V norm, a, z;
+  };
   template <class V>
-  DISTIL_XLSTM_HD V operator()(index r, index c) const {
-    return math::load<V>(dn.row(r) + c) * math::load<V>(a.row(r) + c);
+  DISTIL_XLSTM_HD gradients<V> operator()(V scale, V u, V skip, V a, V z, V dy) const {
+    const auto gate = math::silu(z);
+    const V dnorm = dy * gate.value;
+    return {dnorm, dnorm * skip, dy * (scale * u + skip * a) * gate.slope};
   }
 };
 
@@ -89,7 +57,7 @@ struct mlstm_tape {
   matrix_view<T> u, a;  ///< convolution, and SiLU of it
   matrix_view<T> qkv;   ///< [rows, 3 inner]
   matrix_view<T> i, f, h;
-  T* kept;
+  T* chunk_states;
   norm_tape<T> norm;
   matrix_view<T> y;  ///< what the down projection reads
 };
@@ -171,73 +139,63 @@ struct basic_mlstm {
     k.i = l.matrix("i", rows, heads);
     k.f = l.matrix("f", rows, heads);
     k.h = l.matrix("h", rows, inner);
-    if (!l.transient()) k.kept = l.tensor("kept", {seq.batch, heads, shape().chunks(seq.time), shape().kept()});
+    if (!l.transient())
+      k.chunk_states =
+          l.tensor("chunk_states", {seq.batch, heads, shape().chunks(seq.time), shape().chunk_state_size()});
     k.norm = outnorm().tape(l, seq);
     k.y = l.matrix("y", rows, inner);
     return k;
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    const index rows = x.rows;
     up().forward(d, p.proj_up, x, k.up);
-    const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner);
+    const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
     conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u);
-    map(d, rows, inner, detail::silu_map<T>{k.u, k.a});
-    const matrix_view<const T> a = k.a, kqkv = k.qkv;
-    qkv().forward(d, p.q_proj, a, k.qkv.columns(0, inner));
-    qkv().forward(d, p.k_proj, a, k.qkv.columns(inner, inner));
-    qkv().forward(d, p.v_proj, in, k.qkv.columns(2 * inner, inner));
-    gate().forward(d, p.igate, kqkv, k.i);
-    gate().forward(d, p.fgate, kqkv, k.f);
-    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
-                                        kqkv.columns(2 * inner, inner), k.i, k.f, k.h, s.cell, k.kept});
-    norm_statistics(d, outnorm().template view<T>(p.outnorm.weight), matrix_view<const T>(k.h),
-                    k.norm.statistics);
-    map(d, rows * heads, inner / heads,
-        detail::mlstm_output<T>{outnorm().template view<T>(p.outnorm.weight), k.h, a, z, k.norm.statistics,
-                                p.learnable_skip, k.y});
-    down().forward(d, p.proj_down, matrix_view<const T>(k.y), y);
+    transform(d, k.a, math::silu_forward{}, k.u);
+    const auto q = k.qkv.columns(0, inner), key = k.qkv.columns(inner, inner),
+               v = k.qkv.columns(2 * inner, inner);
+    qkv().forward(d, p.q_proj, k.a, q);
+    qkv().forward(d, p.k_proj, k.a, key);
+    qkv().forward(d, p.v_proj, in, v);
+    gate().forward(d, p.igate, k.qkv, k.i);
+    gate().forward(d, p.fgate, k.qkv, k.f);
+    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
+    const auto norm = outnorm().template view<T>(p.outnorm.weight);
+    norm_statistics(d, norm, h, k.norm.statistics);
+    transform_groups(d, heads, k.y, detail::mlstm_output{}, norm_scale<T>{norm},
+                     normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a, z);
+    down().forward(d, p.proj_down, k.y, y);
   }
 
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    const index rows = x.rows;
-    auto memory = d.template scratch<T>(rows * (8 * inner + 2 * heads));
-    T* at = memory.data();
-    auto take = [&](index columns) {
-      matrix_view<T> m(at, rows, columns);
-      at += rows * columns;
-      return m;
-    };
-    const auto dup = take(2 * inner), dn = take(inner), dqkv = take(3 * inner), da = take(inner),
-               dh = take(inner);
-    const auto dgates = take(2 * heads), di = dgates.columns(0, heads), df = dgates.columns(heads, heads);
-    const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), a = k.a, h = k.h;
-    const matrix_view<const T> kqkv = k.qkv;
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const auto memory = scratch_matrices<T>(d, x.rows, 2 * inner, index(inner), 3 * inner, index(inner),
+                                            index(inner), 2 * heads);
+    const auto [dup, dnorm, dqkv, da, dh, dgates] = memory.views;
+    const auto columns = [this](matrix_view<T> m, index i) { return m.columns(i * inner, inner); };
+    const matrix_view<const T> in = columns(k.up, 0), z = columns(k.up, 1), h = k.h;
+    const auto din = columns(dup, 0), dq = columns(dqkv, 0), dk = columns(dqkv, 1), dv = columns(dqkv, 2);
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
 
-    down().backward(d, p.proj_down, g.proj_down, matrix_view<const T>(k.y), dy, dn);
-    map(d, rows * heads, inner / heads,
-        detail::mlstm_output_backward<T>{norm, h, a, z, k.norm.statistics, p.learnable_skip, dn, da,
-                                         dup.columns(inner, inner)});
-    add_column_sums(d, rows, inner, detail::skip_gradient<T>{dn, a}, g.learnable_skip);
-    outnorm().backward(d, p.outnorm, g.outnorm, k.norm, h, matrix_view<const T>(dn), dh);
-    mlstm_backward(d, mlstm_backward_arguments<T>{
-                          seq, shape(), kqkv.columns(0, inner), kqkv.columns(inner, inner),
-                          kqkv.columns(2 * inner, inner), k.i, k.f, h, dh, k.kept, dqkv.columns(0, inner),
-                          dqkv.columns(inner, inner), dqkv.columns(2 * inner, inner), di, df});
-    gates_backward(d, p, g, kqkv, matrix_view<const T>(dgates), dqkv);
-    const matrix_view<const T> dqkv_in = dqkv;
-    qkv().backward(d, p.q_proj, g.q_proj, a, dqkv_in.columns(0, inner), da, T(1));
-    qkv().backward(d, p.k_proj, g.k_proj, a, dqkv_in.columns(inner, inner), da, T(1));
-    qkv().backward(d, p.v_proj, g.v_proj, in, dqkv_in.columns(2 * inner, inner), dup.columns(0, inner));
-    map(d, rows, inner, detail::silu_backward_map<T>{k.u, da});
-    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, matrix_view<const T>(da), dup.columns(0, inner),
-                    true);
-    up().backward(d, p.proj_up, g.proj_up, x, matrix_view<const T>(dup), dx);
+    down().backward(d, p.proj_down, g.proj_down, k.y, dy, dnorm);
+    transform_groups(d, heads, outputs{dnorm, da, columns(dup, 1)}, detail::mlstm_output_backward{},
+                     norm_scale<T>{norm}, normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a,
+                     z, dnorm);
+    add_column_sums(d, g.learnable_skip, math::times{}, dnorm, k.a);
+    outnorm().backward(d, p.outnorm, g.outnorm, k.norm, h, dnorm, dh);
+    mlstm_backward(d, mlstm_backward_arguments<T>{seq, shape(), columns(k.qkv, 0), columns(k.qkv, 1),
+                                                  columns(k.qkv, 2), k.i, k.f, h, dh, k.chunk_states, dq, dk,
+                                                  dv, dgates.columns(0, heads), dgates.columns(heads, heads)});
+    gates_backward(d, p, g, k.qkv, dgates, dqkv);
+    qkv().backward(d, p.q_proj, g.q_proj, k.a, dq, da, T(1));
+    qkv().backward(d, p.k_proj, g.k_proj, k.a, dk, da, T(1));
+    qkv().backward(d, p.v_proj, g.v_proj, in, dv, din);
+    transform(d, da, math::silu_backward{}, k.u, da);
+    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, din, T(1));
+    up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
 
   mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
@@ -263,23 +221,20 @@ struct basic_mlstm {
   }
   /// dqkv += [di df] [Wi; Wf], and the gradients of both: one pass each over the wide matrices, which thin
   /// products only read.
-  template <class D, class P, class G, class T>
-  void gates_backward(D& d, const P& p, const G& g, matrix_view<const T> qkv_in, matrix_view<const T> dgates,
+  template <class T>
+  void gates_backward(auto& d, const auto& p, const auto& g, const_view<T> qkv_in, const_view<T> dgates,
                       matrix_view<T> dqkv) const {
-    const index each = heads * 3 * inner;
-    auto memory = d.template scratch<T>(4 * each);
-    const matrix_view<T> weights(memory.data(), 2 * heads, 3 * inner),
-        gradients(memory.data() + 2 * each, 2 * heads, 3 * inner);
-    d.copy(weights.data, p.igate.weight.data, each * static_cast<index>(sizeof(T)));
-    d.copy(weights.data + each, p.fgate.weight.data, each * static_cast<index>(sizeof(T)));
+    const auto memory = scratch_matrices<T>(d, 2 * heads, 3 * inner, 3 * inner);
+    const auto [weights, gradients] = memory.views;
+    const index each = heads * 3 * inner, bytes = each * static_cast<index>(sizeof(T));
+    d.copy(weights.data, p.igate.weight.data, bytes);
+    d.copy(weights.data + each, p.fgate.weight.data, bytes);
     gemm(d, dgates, weights, dqkv, T(1));
     gemm(d, transposed(dgates), qkv_in, gradients);
-    const auto add = [&](const auto& gate, index first) {
-      map(d, heads, 3 * inner, detail::add_to<T>{gradients.slice(first, heads), gate.weight});
-      add_column_sums(d, dgates.columns(first, heads), gate.bias);
-    };
-    add(g.igate, 0);
-    add(g.fgate, heads);
+    transform(d, g.igate.weight, math::plus{}, g.igate.weight, gradients.slice(0, heads));
+    transform(d, g.fgate.weight, math::plus{}, g.fgate.weight, gradients.slice(heads, heads));
+    add_column_sums(d, dgates.columns(0, heads), g.igate.bias);
+    add_column_sums(d, dgates.columns(heads, heads), g.fgate.bias);
   }
 };
 using mlstm = basic_mlstm<>;

@@ -4,6 +4,7 @@
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/logits/soft_cap.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
@@ -11,41 +12,23 @@ namespace distil_xlstm {
 
 namespace detail {
 
-/// y = sigmoid(o) norm(h). y may lie in o's place.
-template <class T>
+/// y = sigmoid(o) norm(h), norm(h) = scale u
 struct gated_norm {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> h, o;
-  const T* statistics;
-  matrix_view<T> y;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
-    math::store<V>(y.row(row) + column,
-                   math::sigmoid(math::load<V>(o.row(row) + column)) * n.template scale<V>(column) * u);
+  DISTIL_XLSTM_HD V operator()(V scale, V u, V o) const {
+    return math::sigmoid(o) * scale * u;
   }
 };
-
 /// Its gradients by norm(h) and o.
-template <class T>
 struct gated_norm_backward {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> h, o;
-  const T* statistics;
-  matrix_view<T> dy;  ///< in: dy; out: the gradient of norm(h)
-  matrix_view<T> d_o;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V u = (math::load<V>(h.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
-    const V gate = math::sigmoid(math::load<V>(o.row(row) + column));
-    T* p = dy.row(row) + column;
-    const V dn = math::load<V>(p) * gate;
-    math::store<V>(p, dn);
-    math::store<V>(d_o.row(row) + column, dn * n.template scale<V>(column) * u * (V(1) - gate));
+  struct gradients {
+    V norm, o;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD gradients<V> operator()(V scale, V u, V o, V dy) const {
+    const V gate = math::sigmoid(o), dnorm = dy * gate;
+    return {dnorm, dnorm * scale * u * (V(1) - gate)};
   }
 };
 
@@ -61,7 +44,7 @@ struct mlstm_v2_tape {
   matrix_view<T> q, k, v, o;  ///< o: before the sigmoid
   matrix_view<T> i, f;        ///< capped
   matrix_view<T> h;
-  T* kept;
+  T* chunk_states;
   norm_tape<T> norm;
   matrix_view<T> y;  ///< what the last projection reads
 };
@@ -121,15 +104,17 @@ struct mlstm_v2 {
     k.i = l.matrix("i", rows, heads);
     k.f = l.matrix("f", rows, heads);
     k.h = l.matrix("h", rows, value);
-    if (!l.transient()) k.kept = l.tensor("kept", {seq.batch, heads, shape().chunks(seq.time), shape().kept()});
+    if (!l.transient())
+      k.chunk_states =
+          l.tensor("chunk_states", {seq.batch, heads, shape().chunks(seq.time), shape().chunk_state_size()});
     k.norm = head_norm().tape(l, seq);
     // Where no backward will look, the product takes the gate's place.
     k.y = l.transient() ? k.o : l.matrix("y", rows, value);
     return k;
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     queries().forward(d, p.q, x, k.q);
     queries().forward(d, p.k, x, k.k);
@@ -139,47 +124,35 @@ struct mlstm_v2 {
     gate().forward(d, p.fgate, x, k.f);
     soft_cap(d, k.i, gate_cap);
     soft_cap(d, k.f, gate_cap);
-    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, s, k.kept});
-    const auto n = head_norm().template view<T>(p.multihead_norm.weight);
-    norm_statistics(d, n, matrix_view<const T>(k.h), k.norm.statistics);
-    map(d, x.rows * heads, n.width, detail::gated_norm<T>{n, k.h, k.o, k.norm.statistics, k.y});
-    out().forward(d, p.out_proj, matrix_view<const T>(k.y), y);
+    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, s, k.chunk_states});
+    const auto norm = head_norm().template view<T>(p.multihead_norm.weight);
+    norm_statistics(d, norm, matrix_view<const T>(k.h), k.norm.statistics);
+    transform_groups(d, heads, k.y, detail::gated_norm{}, norm_scale<T>{norm},
+                     normalised<T>{k.h, k.norm.statistics}, k.o);
+    out().forward(d, p.out_proj, k.y, y);
   }
 
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    const index rows = x.rows;
-    auto memory = d.template scratch<T>(rows * (2 * query + 4 * value + 2 * heads));
-    T* at = memory.data();
-    auto take = [&](index columns) {
-      matrix_view<T> m(at, rows, columns);
-      at += rows * columns;
-      return m;
-    };
-    const auto dq = take(query), dk = take(query), dv = take(value), d_o = take(value), dn = take(value),
-               dh = take(value), di = take(heads), df = take(heads);
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const auto memory = scratch_matrices<T>(d, x.rows, query, query, value, value, value, value, heads, heads);
+    const auto [dq, dk, dv, d_o, dnorm, dh, di, df] = memory.views;
     const auto norm = head_norm().template view<T>(p.multihead_norm.weight);
-    const matrix_view<const T> h = k.h;
 
-    out().backward(d, p.out_proj, g.out_proj, matrix_view<const T>(k.y), dy, dn);
-    map(d, rows * heads, norm.width, detail::gated_norm_backward<T>{norm, h, k.o, k.norm.statistics, dn, d_o});
-    head_norm().backward(d, p.multihead_norm, g.multihead_norm, k.norm, h, matrix_view<const T>(dn), dh);
-    mlstm_backward(d, mlstm_backward_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, h, dh, k.kept, dq, dk,
-                                                  dv, di, df});
-    soft_cap_backward(d, matrix_view<const T>(k.i), di, gate_cap);
-    soft_cap_backward(d, matrix_view<const T>(k.f), df, gate_cap);
-    queries().backward(d, p.q, g.q, x, matrix_view<const T>(dq), dx);
-    const auto add = [&](const auto& w, const auto& gradient, matrix_view<const T> dz) {
-      gemm(d, dz, w.weight, dx, T(1));
-      gemm(d, transposed(dz), x, gradient.weight, T(1));
-      if (gradient.bias) add_column_sums(d, dz, gradient.bias);
-    };
-    add(p.k, g.k, dk);
-    add(p.v, g.v, dv);
-    add(p.ogate, g.ogate, d_o);
-    add(p.igate, g.igate, di);
-    add(p.fgate, g.fgate, df);
+    out().backward(d, p.out_proj, g.out_proj, k.y, dy, dnorm);
+    transform_groups(d, heads, outputs{dnorm, d_o}, detail::gated_norm_backward{}, norm_scale<T>{norm},
+                     normalised<T>{k.h, k.norm.statistics}, k.o, dnorm);
+    head_norm().backward(d, p.multihead_norm, g.multihead_norm, k.norm, k.h, dnorm, dh);
+    mlstm_backward(d, mlstm_backward_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, dh,
+                                                  k.chunk_states, dq, dk, dv, di, df});
+    soft_cap_backward(d, k.i, di, gate_cap);
+    soft_cap_backward(d, k.f, df, gate_cap);
+    queries().backward(d, p.q, g.q, x, dq, dx);
+    queries().backward(d, p.k, g.k, x, dk, dx, T(1));
+    values().backward(d, p.v, g.v, x, dv, dx, T(1));
+    output_gate().backward(d, p.ogate, g.ogate, x, d_o, dx, T(1));
+    gate().backward(d, p.igate, g.igate, x, di, dx, T(1));
+    gate().backward(d, p.fgate, g.fgate, x, df, dx, T(1));
   }
 
   mlstm_shape shape() const { return {heads, query / heads, value / heads, chunk, 0.0, cell_epsilon}; }

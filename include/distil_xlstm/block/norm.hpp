@@ -46,24 +46,24 @@ struct norm {
     return norm_tape<typename L::scalar>{l.tensor("statistics", {seq.rows(), groups, 2})};
   }
 
-  template <class D, class P, class K, class T>
-  void forward(D& d, const P& p, const K& k, matrix_view<const T> x, matrix_view<T> y) const {
+  template <class T>
+  void forward(auto& d, const auto& p, const auto& k, const_view<T> x, matrix_view<T> y) const {
     norm_forward(d, view<T>(p.weight), x, k.statistics, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, const P& p, const G& g, const K& k, matrix_view<const T> x, matrix_view<const T> dy,
+  template <class T>
+  void backward(auto& d, const auto& p, const auto& g, const auto& k, const_view<T> x, const_view<T> dy,
                 matrix_view<T> dx) const {
     norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx);
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view, const P& p, const S&, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     forward(d, p, k, x, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <class T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
     backward(d, p, g, k, x, dy, dx);
   }
 

@@ -16,7 +16,7 @@ struct no_taps {
 
 /// One block type N times (`dynamic`: as often as the program says), each its own value: depth stays out of the
 /// instantiation. Block outputs are taps: `forward` shows each to `on_output(i, y_i)`, `backward` lets
-/// `add_gradient(i, dy_i)` add to the gradient of each before it goes on.
+/// `add_gradient(i, dy_i)` add to the gradient of each but the last before it goes on.
 template <index N, class Inner>
 struct repeat {
   static_assert(N == dynamic || N > 0, "distil_xlstm::repeat: the count must be positive, or dynamic");
@@ -51,16 +51,16 @@ struct repeat {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     using entry = slot<tape_t<Inner, T>, T>;
-    // No backward will look: members share their memory, outputs take turns in two buffers.
-    matrix_view<T> turns[2];
+    // No backward will look: members share their memory, outputs alternate between two buffers.
+    matrix_view<T> buffers[2];
     if (l.transient())
-      for (auto& m : turns) m = l.matrix("out", seq.rows(), width_out());
+      for (auto& m : buffers) m = l.matrix("out", seq.rows(), width_out());
     return many(l, [&](index i) {
       const index mark = l.mark();
       entry s{at(i).tape(l, seq), {}, {}};
       if (l.transient()) {
         l.rewind(mark);
-        s.out = turns[i % 2];
+        s.out = buffers[i % 2];
       } else {
         s.out = l.matrix("out", seq.rows(), width_out());
         s.dout = l.matrix("dout", seq.rows(), width_out());
@@ -68,27 +68,27 @@ struct repeat {
       return s;
     });
   }
-  template <class D, class P, class S, class K, class T, class Taps = no_taps>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T, class Taps = no_taps>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, Taps&& on_output = {}) const {
     for (index i = 0; i < count(); ++i) {
       const auto j = static_cast<std::size_t>(i);
       const matrix_view<T> out = i + 1 == count() ? y : k[j].out;
       at(i).forward(d, seq, p[j], s[j], k[j].inner, x, out);
-      on_output(i, matrix_view<const T>(out));
+      on_output(i, const_view<T>(out));
       x = out;
     }
   }
-  /// `dy` of the last block is written through by its tap, so it is taken as the caller's to change.
-  template <class D, class P, class G, class K, class T, class Taps = no_taps>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
+  /// The last block's gradient is `dy`, the caller's own: what is to be added to it has been.
+  template <class T, class Taps = no_taps>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
     for (index i = count() - 1; i >= 0; --i) {
       const auto j = static_cast<std::size_t>(i);
-      add_gradient(i, matrix_view<T>(const_cast<T*>(dy.data), dy.rows, dy.cols, dy.stride));
-      const matrix_view<const T> in = i > 0 ? matrix_view<const T>(k[j - 1].out) : x;
+      const const_view<T> in = i > 0 ? const_view<T>(k[j - 1].out) : x;
       const matrix_view<T> din = i > 0 ? k[j - 1].dout : dx;
       at(i).backward(d, seq, p[j], g[j], k[j].inner, in, dy, din);
+      if (i > 0) add_gradient(i - 1, din);
       dy = din;
     }
   }

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/transform.hpp>
 
 namespace distil_xlstm {
 
@@ -32,17 +33,17 @@ struct residual {
   auto tape(L& l, sequence_view seq) const {
     return inner.tape(l, seq);
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     inner.forward(d, seq, p, s, k, x, y);
-    map(d, y.rows, y.cols, detail::add_to<T>{x, y});
+    transform(d, y, math::plus{}, y, x);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
     inner.backward(d, seq, p, g, k, x, dy, dx);
-    map(d, dx.rows, dx.cols, detail::add_to<T>{dy, dx});
+    transform(d, dx, math::plus{}, dx, dy);
   }
 };
 template <class Inner>

@@ -53,9 +53,9 @@ struct rotary_table {
 };
 
 /// (y_i, y_{i+half}) = (x_i c - x_{i+half} s, x_{i+half} c + x_i s), each head of each row; y may be x.
-/// `direction` -1 turns back, which is the gradient.
+/// `direction` -1 rotates back, which is the gradient.
 template <class T>
-struct rotary_turn {
+struct rotary_pairs {
   using scalar = T;
   index heads;
   matrix_view<const T> cosines, sines;
@@ -68,9 +68,9 @@ struct rotary_turn {
     const V cosine = math::load<V>(cosines.row(row) + c);
     const V sine = V(direction) * math::load<V>(sines.row(row) + c);
     const V low = math::load<V>(x.row(row) + column), high = math::load<V>(x.row(row) + column + half);
-    const auto turned = math::turned(low, high, cosine, sine);
-    math::store<V>(y.row(row) + column, turned.low);
-    math::store<V>(y.row(row) + column + half, turned.high);
+    const auto rotated = math::rotate(low, high, cosine, sine);
+    math::store<V>(y.row(row) + column, rotated.low);
+    math::store<V>(y.row(row) + column + half, rotated.high);
   }
 };
 
@@ -96,7 +96,7 @@ struct rotary_tape {
 };
 
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotated form of Hugging Face and
-/// NeoX: the pair (i, i + head_dim / 2) of each head turns by position * theta^(-2i / head_dim). Positions
+/// NeoX: the pair (i, i + head_dim / 2) of each head rotates by position * theta^(-2i / head_dim). Positions
 /// begin anew with each document. Angles, cosines and sines are computed in double.
 struct rotary {
   index width = 0, head_dim = 0;
@@ -120,44 +120,44 @@ struct rotary {
     return rotary_tape<typename L::scalar>{l.matrix("cosines", seq.rows(), head_dim / 2),
                                            l.matrix("sines", seq.rows(), head_dim / 2)};
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P&, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto&, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     tables(d, seq, s.position, k);
-    turn(d, k, x, y);
+    rotate(d, k, x, y);
     advance(d, seq, s.position);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P&, const G&, const K& k, matrix_view<const T>,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    turn_back(d, k, dy, dx);
+  template <class T>
+  void backward(auto& d, sequence_view, const auto&, const auto&, const auto& k, const_view<T>,
+                const_view<T> dy, matrix_view<T> dx) const {
+    rotate_back(d, k, dy, dx);
   }
 
-  /// The parts, for a block that turns several matrices with one table. `carried` may be null.
+  /// The parts, for a block that rotates several matrices with one table. `carried` may be null.
   template <class D, class T>
   void tables(D& d, sequence_view seq, batched_state<T> carried, const rotary_tape<T>& k) const {
     auto frequency = d.template scratch<double>(head_dim / 2);
-    scan(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
+    parallel_for(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
     const detail::rotary_table<T> table{seq, carried, frequency.data(), k.cosines, k.sines};
     // A row's angles are enough for a worker of the host; a card wants more tasks than there are rows.
     if constexpr (D::host_memory)
-      scan(d, seq.rows(), table);
+      parallel_for(d, seq.rows(), table);
     else
       map(d, seq.rows(), head_dim / 2, table);
   }
   /// Any number of heads; y may be x.
-  template <class D, class T>
-  void turn(D& d, const rotary_tape<T>& k, matrix_view<const T> x, matrix_view<T> y, T direction = 1) const {
+  template <class T>
+  void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<T> y, T direction = 1) const {
     const index heads = x.cols / head_dim;
-    map(d, x.rows * heads, head_dim / 2, detail::rotary_turn<T>{heads, k.cosines, k.sines, direction, x, y});
+    map(d, x.rows * heads, head_dim / 2, detail::rotary_pairs<T>{heads, k.cosines, k.sines, direction, x, y});
   }
-  template <class D, class T>
-  void turn_back(D& d, const rotary_tape<T>& k, matrix_view<const T> dy, matrix_view<T> dx) const {
-    turn(d, k, dy, dx, T(-1));
+  template <class T>
+  void rotate_back(auto& d, const rotary_tape<T>& k, const_view<T> dy, matrix_view<T> dx) const {
+    rotate(d, k, dy, dx, T(-1));
   }
-  template <class D, class T>
-  void advance(D& d, sequence_view seq, batched_state<T> position) const {
-    scan(d, seq.batch, detail::advance_position<T>{seq, position});
+  template <class T>
+  void advance(auto& d, sequence_view seq, batched_state<T> position) const {
+    parallel_for(d, seq.batch, detail::advance_position<T>{seq, position});
   }
 };
 

@@ -96,14 +96,14 @@ struct sequential {
       return s;
     });
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     run_forward<0>(d, seq, p, s, k, x, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
     run_backward<sizeof...(Bs) - 1>(d, seq, p, g, k, x, dy, dx);
   }
 
@@ -127,22 +127,22 @@ struct sequential {
     }
     (std::index_sequence_for<Bs...>{});
   }
-  template <std::size_t I, class D, class P, class S, class K, class T>
-  void run_forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <std::size_t I, class T>
+  void run_forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                    matrix_view<T> y) const {
     constexpr bool last = I + 1 == sizeof...(Bs);
     const matrix_view<T> out = last ? y : std::get<I>(k).out;
     std::get<I>(blocks).forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out);
-    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, matrix_view<const T>(out), y);
+    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, out, y);
   }
-  template <std::size_t I, class D, class P, class G, class K, class T>
-  void run_backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                    matrix_view<const T> dy, matrix_view<T> dx) const {
+  template <std::size_t I, class T>
+  void run_backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                    const_view<T> dy, matrix_view<T> dx) const {
     matrix_view<const T> in = x;
     matrix_view<T> din = dx;
     if constexpr (I > 0) in = std::get<I - 1>(k).out, din = std::get<I - 1>(k).dout;
     std::get<I>(blocks).backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
-    if constexpr (I > 0) run_backward<I - 1>(d, seq, p, g, k, x, matrix_view<const T>(din), dx);
+    if constexpr (I > 0) run_backward<I - 1>(d, seq, p, g, k, x, din, dx);
   }
 };
 

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cmath>
 
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
-#include <distil_xlstm/block/silu.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
+#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 
 namespace distil_xlstm {
@@ -92,57 +94,55 @@ struct basic_slstm {
     return k;
   }
 
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    matrix_view<const T> a = x;
     if (conv_window) {
       conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, k.u);
-      map(d, x.rows, width, detail::silu_map<T>{k.u, k.a});
-      a = k.a;
+      transform(d, k.a, math::silu_forward{}, k.u);
     }
+    const matrix_view<const T> a = conv_window ? k.a : x;
     gate().forward(d, p.fgate, a, k.raw.columns(0, width));
     gate().forward(d, p.igate, a, k.raw.columns(width, width));
     gate().forward(d, p.zgate, x, k.raw.columns(2 * width, width));
     gate().forward(d, p.ogate, x, k.raw.columns(3 * width, width));
     slstm_forward(d, slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw, k.states,
                                         k.initial, s.cell.hcnm});
-    group_norm().forward(d, p.group_norm, k.norm, matrix_view<const T>(k.states.columns(0, width)), y);
+    group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y);
   }
 
   /// Destroys the tape's pre-activations: one backward a forward.
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    const index rows = x.rows, head = width / heads;
-    auto memory = d.template scratch<T>(rows * width + 3 * seq.batch * width);
-    matrix_view<T> dh(memory.data(), rows, width);
-    T* carry = memory.data() + rows * width;
-    map(d, 1, 3 * seq.batch * width, detail::fill<T>{carry, 0});
-    group_norm().backward(d, p.group_norm, g.group_norm, k.norm,
-                          matrix_view<const T>(k.states.columns(0, width)), dy, dh);
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const index head = width / heads;
+    const auto memory = make_scratch<T>(d, [&](auto& l) {
+      return std::array{l.matrix("dh", x.rows, width), l.matrix("carry", seq.batch, 3 * width)};
+    });
+    const auto [dh, carry] = memory.views;
+    fill(d, carry);
+    group_norm().backward(d, p.group_norm, g.group_norm, k.norm, k.states.columns(0, width), dy, dh);
     const slstm_backward_arguments<T> arguments{seq, heads, head, p.recurrent, k.raw, k.states, k.initial, dh};
-    slstm_backward(d, arguments, carry);
+    slstm_backward(d, arguments, carry.data);
 
     // dR and db are one product and one sum after the loop; dh is free by now.
-    map(d, rows, width, detail::slstm_previous_h<T>{arguments, dh});
-    const matrix_view<const T> draw = k.raw, previous = dh;
+    map(d, x.rows, width, detail::slstm_previous_h<T>{arguments, dh});
+    const matrix_view<const T> draw = k.raw;
     for (index gate_index = 0; gate_index < 4; ++gate_index)
-      gemm_batched(d, heads, transposed(draw.columns(gate_index * width, head)), head,
-                   previous.columns(0, head), head,
-                   matrix_view<T>(g.recurrent + gate_index * head * head, head, head), 4 * head * head, T(1));
+      gemm_batched(d, heads, transposed(draw.columns(gate_index * width, head)), head, dh.columns(0, head),
+                   head, matrix_view<T>(g.recurrent + gate_index * head * head, head, head), 4 * head * head,
+                   T(1));
     add_column_sums(d, draw, g.bias);
 
-    matrix_view<const T> a = x;
-    matrix_view<T> da = dx;
-    if (conv_window) a = k.a, da = dh;
+    const matrix_view<const T> a = conv_window ? k.a : x;
+    const matrix_view<T> da = conv_window ? dh : dx;
     gate().backward(d, p.fgate, g.fgate, a, draw.columns(0, width), da);
     gate().backward(d, p.igate, g.igate, a, draw.columns(width, width), da, T(1));
     gate().backward(d, p.zgate, g.zgate, x, draw.columns(2 * width, width), dx, T(conv_window ? 0 : 1));
     gate().backward(d, p.ogate, g.ogate, x, draw.columns(3 * width, width), dx, T(1));
     if (conv_window) {
-      map(d, rows, width, detail::silu_backward_map<T>{k.u, da});
-      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, matrix_view<const T>(da), dx, true);
+      transform(d, da, math::silu_backward{}, k.u, da);
+      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, T(1));
     }
   }
 

@@ -58,23 +58,23 @@ struct stack {
     k.blocks = l.scope("blocks", [&] { return blocks.tape(l, seq); });
     return k;
   }
-  template <class D, class P, class S, class K, class T, class Taps = no_taps>
-  void forward(D& d, sequence_view seq, const P& p, const S& s, const K& k, matrix_view<const T> x,
+  template <class T, class Taps = no_taps>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, Taps&& on_output = {}) const {
     const matrix_view<T> out = post_blocks_norm ? k.before_norm : y;
     blocks.forward(d, seq, p.blocks, s, k.blocks, x, out, on_output);
-    if (post_blocks_norm)
-      norm().forward(d, p.post_blocks_norm, k.post_blocks_norm, matrix_view<const T>(out), y);
+    if (post_blocks_norm) norm().forward(d, p.post_blocks_norm, k.post_blocks_norm, out, y);
   }
-  template <class D, class P, class G, class K, class T, class Taps = no_taps>
-  void backward(D& d, sequence_view seq, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
+  template <class T, class Taps = no_taps>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
     if (post_blocks_norm)
-      norm().backward(d, p.post_blocks_norm, g.post_blocks_norm, k.post_blocks_norm,
-                      matrix_view<const T>(k.before_norm), dy, k.dbefore);
+      norm().backward(d, p.post_blocks_norm, g.post_blocks_norm, k.post_blocks_norm, k.before_norm, dy,
+                      k.dbefore);
     else
       d.copy(k.dbefore.data, dy.data, dy.size() * static_cast<index>(sizeof(T)));
-    blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, matrix_view<const T>(k.dbefore), dx, add_gradient);
+    add_gradient(count() - 1, k.dbefore);
+    blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, k.dbefore, dx, add_gradient);
   }
 
   /// Output of block i after a training forward: a tap.

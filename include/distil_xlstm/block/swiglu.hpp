@@ -45,26 +45,23 @@ struct basic_swiglu {
     k.y = l.transient() ? k.gate : l.matrix("y", seq.rows(), inner);
     return k;
   }
-  template <class D, class P, class S, class K, class T>
-  void forward(D& d, sequence_view, const P& p, const S&, const K& k, matrix_view<const T> x,
+  template <class T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     up().forward(d, p.gate_proj, x, k.gate);
     up().forward(d, p.up_proj, x, k.up);
-    map(d, x.rows, inner, detail::gated_activation<T>{activation::silu, k.gate, k.up, k.y});
-    down().forward(d, p.down_proj, matrix_view<const T>(k.y), y);
+    transform(d, k.y, detail::gated_activation{activation::silu}, k.gate, k.up);
+    down().forward(d, p.down_proj, k.y, y);
   }
-  template <class D, class P, class G, class K, class T>
-  void backward(D& d, sequence_view, const P& p, const G& g, const K& k, matrix_view<const T> x,
-                matrix_view<const T> dy, matrix_view<T> dx) const {
-    auto memory = d.template scratch<T>(3 * x.rows * inner);
-    const matrix_view<T> dact(memory.data(), x.rows, inner), dgate(dact.data + dact.size(), x.rows, inner),
-        dup(dgate.data + dgate.size(), x.rows, inner);
-    down().backward(d, p.down_proj, g.down_proj, matrix_view<const T>(k.y), dy, dact);
-    map(d, x.rows, inner,
-        detail::gated_activation_backward<T>{activation::silu, k.gate, k.up, dact, dgate, dup});
-    up().backward(d, p.gate_proj, g.gate_proj, x, matrix_view<const T>(dgate), dx);
-    gemm(d, matrix_view<const T>(dup), p.up_proj.weight, dx, T(1));
-    gemm(d, transposed(matrix_view<const T>(dup)), x, g.up_proj.weight, T(1));
+  template <class T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const auto memory = scratch_matrices<T>(d, x.rows, inner, inner, inner);
+    const auto [dact, dgate, dup] = memory.views;
+    down().backward(d, p.down_proj, g.down_proj, k.y, dy, dact);
+    transform(d, outputs{dgate, dup}, detail::gated_activation_backward{activation::silu}, k.gate, k.up, dact);
+    up().backward(d, p.gate_proj, g.gate_proj, x, dgate, dx);
+    up().backward(d, p.up_proj, g.up_proj, x, dup, dx, T(1));
   }
 
  private:

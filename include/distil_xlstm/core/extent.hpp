@@ -33,12 +33,4 @@ struct extent<dynamic> {
   constexpr operator index() const { return value; }
 };
 
-/// The static size of two that describe the same thing, `dynamic` where neither is static.
-template <index A, index B>
-inline constexpr index common_extent = A == dynamic ? B : A;
-
-/// True unless both sizes are static and differ.
-template <index A, index B>
-inline constexpr bool extents_agree = A == dynamic || B == dynamic || A == B;
-
 }  // namespace distil_xlstm

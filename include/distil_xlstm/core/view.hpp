@@ -32,6 +32,10 @@ struct matrix_view {
   }
 };
 
+/// A parameter that is only read. T is another parameter's to say, so that a matrix_view<T> converts.
+template <class T>
+using const_view = std::type_identity_t<matrix_view<const T>>;
+
 /// A frozen matrix, kept as its file stores it (rows x cols, rows contiguous); products unpack it as they go.
 struct frozen_matrix {
   const void* data = nullptr;

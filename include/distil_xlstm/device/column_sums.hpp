@@ -1,19 +1,31 @@
 #pragma once
 
-#include <distil_xlstm/core/view.hpp>
+#include <cstddef>
+
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/device/transform.hpp>
 
 namespace distil_xlstm {
 
 namespace detail {
 
+/// f(x...) of an element, for a verb that sums.
+template <class F, class Xs>
+struct value_of {
+  F f;
+  Xs x;
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(index r, index c) const {
+    return x.template apply<V>(f, element{r, c, r});
+  }
+};
+
 /// total[c * step] += sum over rows of value(r, c)
-template <class F>
+template <class T, class F>
 struct column_sums {
-  using scalar = typename F::scalar;
+  using scalar = T;
   F value;
-  scalar* total;
+  T* total;
   index step;
 
   template <class V>
@@ -28,40 +40,37 @@ struct column_sums {
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
     a.sum = a.sum + value.template operator()<V>(r, c);
   }
-  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { into.sum += from.sum; }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
   template <class V>
   DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
     if (step == 1) {
       math::store<V>(total + c, math::load<V>(total + c) + a.sum);
     } else {
-      scalar sums[static_cast<std::size_t>(math::width_of<V>)];
+      T sums[static_cast<std::size_t>(math::width_of<V>)];
       math::store<V>(sums, a.sum);
       for (index i = 0; i < math::width_of<V>; ++i) total[(c + i) * step] += sums[i];
     }
   }
 };
 
-template <class T>
-struct column_value {
-  using scalar = T;
-  matrix_view<const T> x;
-  template <class V>
-  DISTIL_XLSTM_HD V operator()(index r, index c) const {
-    return math::load<V>(x.row(r) + c);
-  }
-};
-
 }  // namespace detail
 
 /// total[c * step] += sum over rows of value.operator()<V>(r, c), V a scalar or a pack of columns.
-template <class D, class F>
-void add_column_sums(D& d, index rows, index cols, const F& value, typename F::scalar* total, index step = 1) {
-  fold_columns(d, rows, cols, detail::column_sums<F>{value, total, step});
+template <class D, class T, class F>
+void add_column_sums(D& d, index rows, index cols, const F& value, T* total, index step = 1) {
+  fold_columns(d, rows, cols, detail::column_sums<T, F>{value, total, step});
+}
+/// total[c] += sum over rows of f(x[r, c], more[r, c]...), of operands as `transform` takes them.
+template <class D, class T, class F, class U, class... Xs>
+void add_column_sums(D& d, T* total, const F& f, matrix_view<U> x, const Xs&... more) {
+  (detail::require_fit(x, more), ...);
+  const auto all = detail::operands_of(x, more...);
+  add_column_sums(d, x.rows, x.cols, detail::value_of<F, std::remove_const_t<decltype(all)>>{f, all}, total);
 }
 /// total[c] += sum over rows of x[r, c].
 template <class D, class T>
-void add_column_sums(D& d, matrix_view<const T> x, T* total) {
-  add_column_sums(d, x.rows, x.cols, detail::column_value<T>{x}, total);
+void add_column_sums(D& d, const_view<T> x, T* total) {
+  add_column_sums(d, total, math::identity{}, x);
 }
 
 }  // namespace distil_xlstm

@@ -37,9 +37,7 @@ DISTIL_XLSTM_LINKED void fold_rows(cuda_base& device, index rows, index cols, co
 template <class F>
 DISTIL_XLSTM_LINKED void fold_columns(cuda_base& device, index rows, index cols, const F& f);
 template <class F>
-DISTIL_XLSTM_LINKED void scan(cuda_base& device, index n, const F& f);
-template <class F>
-DISTIL_XLSTM_LINKED void for_each(cuda_base& device, index n, const F& f);
+DISTIL_XLSTM_LINKED void parallel_for(cuda_base& device, index n, const F& f);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids,
                                matrix_view<T> x);

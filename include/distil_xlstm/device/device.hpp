@@ -24,7 +24,7 @@ namespace distil_xlstm {
 ///   map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, a pack of columns at once
 ///   fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then f.finish(r, acc)
 ///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c), merged, then f.finish<V>(c, acc)
-///   scan(d, n, f)                           f(i): n independent sequential tasks
+///   parallel_for(d, n, f)                   f(i) for i = 0 .. n - 1, in any order
 ///
 /// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
 /// depend on the number of workers.

@@ -336,8 +336,8 @@ class trainer {
       }
       run(a == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
         if (a == 0) {
-          map(d, 1, gradients_.size(), detail::fill<T>{gradients_.data(), T(0)});
-          map(d, 1, totals::count, detail::fill<double>{totals_.data(), 0.0});
+          fill(d, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
+          fill(d, matrix_view<double>(totals_.data(), 1, totals::count));
         }
         if (ask_recorded) ask_teacher();
         forward_backward_part(d);
@@ -358,7 +358,7 @@ class trainer {
     pairs_.clear();
     for (std::size_t i = 0; i < tap_gradients_.size(); ++i)
       if constexpr (tapped) {
-        map(d, 1, tap_gradients_[i].size(), detail::fill<T>{tap_gradients_[i].data, T(0)});
+        fill(d, tap_gradients_[i]);
         pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)),
                           signals_.targets[i].mean, tap_gradients_[i]});
       }
@@ -366,16 +366,16 @@ class trainer {
       pairs_.push_back({hidden_, signals_.targets[0].mean, dhidden_});
     loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), seq,
                 std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden));
-    for_each(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
+    parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
     book(times_.objective);
     const auto backward = [&](auto&&... taps) {
-      student_->stack().backward(d, seq, student_->weights().views(), gradients_.views(), tape_.views(),
-                                 matrix_view<const T>(x_), matrix_view<const T>(dhidden_), dx_, taps...);
+      student_->stack().backward(d, seq, student_->weights().views(), gradients_.views(), tape_.views(), x_,
+                                 dhidden_, dx_, taps...);
     };
     if constexpr (tapped)
       backward([&](index i, matrix_view<T> dy) {
         if (!tap_gradients_.empty())
-          map(d, dy.rows, dy.cols, detail::add_to<T>{tap_gradients_[static_cast<std::size_t>(i)], dy});
+          transform(d, dy, math::plus{}, dy, tap_gradients_[static_cast<std::size_t>(i)]);
       });
     else
       backward();

@@ -79,9 +79,9 @@ template <class D, class Term, class Acc>
 void merge_groups(D& device, const Term& term, index groups, index size, const Acc* from, Acc* to) {
   constexpr index each = 64;
   const index parts = (size + each - 1) / each;
-  if (parts <= 1) return for_each(device, groups, merge_parts<Term>{term, size, 1, each, from, to});
+  if (parts <= 1) return parallel_for(device, groups, merge_parts<Term>{term, size, 1, each, from, to});
   auto partial = device.template scratch<Acc>(groups * parts);
-  for_each(device, groups * parts, merge_parts<Term>{term, size, parts, each, from, partial.data()});
+  parallel_for(device, groups * parts, merge_parts<Term>{term, size, parts, each, from, partial.data()});
   merge_groups(device, term, groups, parts, static_cast<const Acc*>(partial.data()), to);
 }
 
@@ -229,10 +229,10 @@ void align(D& device, const Term& term, sequence_view sequence,
       map(device, 1, 2, detail::fill_zero<double>{{s, 1, 2}});
       add_column_sums(device, matrix_view<const double>(tallies, batch, 2), s);
     }
-    for_each(device, 1, detail::set_counts<Term>{g, tally_sums, counts.data(), totals + Term::terms + 1});
+    parallel_for(device, 1, detail::set_counts<Term>{g, tally_sums, counts.data(), totals + Term::terms + 1});
     const index groups = count * (n + batch + 1);
     auto report = device.template scratch<double>(groups * (Term::terms + 1));
-    for_each(device, groups, detail::report_groups<Term>{g, tallies, counts.data(), report.data()});
+    parallel_for(device, groups, detail::report_groups<Term>{g, tallies, counts.data(), report.data()});
     add_column_sums(device, matrix_view<const double>(report.data(), groups, Term::terms + 1), totals);
     for (index l = 0; l < count; ++l) {
       const auto& p = pairs[static_cast<std::size_t>(l)];

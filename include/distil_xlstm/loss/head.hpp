@@ -190,7 +190,7 @@ void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view
     fold_rows(device, m, vocabulary, head_fold<Rows>{h});
     if (!dhs.data && !heads.gradient.data) continue;
     map(device, m, vocabulary, head_gradient<Rows>{h});
-    for_each(device, m, add_target_gradient<Rows>{h});
+    parallel_for(device, m, add_target_gradient<Rows>{h});
     const matrix_view<const T> dlogits = student;
     if (dhs.data) gemm(device, dlogits, heads.student, dhs.slice(first, m));
     if (heads.gradient.data) gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));

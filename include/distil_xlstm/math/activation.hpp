@@ -39,6 +39,20 @@ DISTIL_XLSTM_HD value_and_slope<V> silu(V x) {
   return {x * s, s * (V(1) + x * (V(1) - s))};
 }
 
+/// For `transform`: SiLU(x), and the gradient dy SiLU'(x).
+struct silu_forward {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V x) const {
+    return x * sigmoid(x);
+  }
+};
+struct silu_backward {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V x, V dy) const {
+    return dy * silu(x).slope;
+  }
+};
+
 /// GELU(x) = x Phi(x), the exact erf form; GELU'(x) = Phi(x) + x phi(x).
 template <class V>
 DISTIL_XLSTM_HD value_and_slope<V> gelu(V x) {

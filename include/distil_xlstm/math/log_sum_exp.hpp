@@ -17,7 +17,8 @@ DISTIL_XLSTM_HD V clamp_min(V x) {
     return select_positive(low - x, low, x);
 }
 
-/// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max).
+/// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max) (the online softmax, Milakov and
+/// Gimelshein 2018, arXiv 1805.02867).
 /// One lane each in a pack; lanes and parts are joined with `join`.
 template <class V>
 struct log_sum_exp {

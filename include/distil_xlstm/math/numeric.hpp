@@ -83,4 +83,24 @@ DISTIL_XLSTM_HD V log_sigmoid(V x) {
   return min(x, V(0)) - log1p(exp(-abs(x)));
 }
 
+// Functions of element-wise verbs, as <functional> has them for the host alone.
+struct identity {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V x) const {
+    return x;
+  }
+};
+struct plus {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct times {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V a, V b) const {
+    return a * b;
+  }
+};
+
 }  // namespace distil_xlstm::math

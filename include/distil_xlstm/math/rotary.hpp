@@ -5,13 +5,13 @@
 namespace distil_xlstm::math {
 
 template <class V>
-struct turned_pair {
+struct rotated_pair {
   V low, high;
 };
 
-/// (low, high) turned by an angle: (low cos - high sin, high cos + low sin).
+/// (low, high) rotated by an angle: (low cos - high sin, high cos + low sin).
 template <class V>
-DISTIL_XLSTM_HD turned_pair<V> turned(V low, V high, V cosine, V sine) {
+DISTIL_XLSTM_HD rotated_pair<V> rotate(V low, V high, V cosine, V sine) {
   return {low * cosine - high * sine, high * cosine + low * sine};
 }
 

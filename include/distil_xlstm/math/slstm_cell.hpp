@@ -4,10 +4,14 @@
 
 namespace distil_xlstm::math {
 
-/// One sLSTM step of one channel, from pre-activations and the state before it.
+/// One sLSTM step of one channel, from pre-activations i~ f~ z~ o~ and the state c' n' m' before it.
 ///
-///   lf = m' + log sigmoid(f~);  m = i~ if n' = 0 else max(i~, lf);  i = min(exp(i~ - m), 1);  f = min(exp(lf -
-///   m), 1) z = tanh(z~);  o = sigmoid(o~);  c = f c' + i z;  n = f n' + i;  h = o c / n
+///   lf = m' + log sigmoid(f~)
+///   m  = i~ if n' = 0 else max(i~, lf)
+///   i  = min(exp(i~ - m), 1)      f = min(exp(lf - m), 1)
+///   z  = tanh(z~)                 o = sigmoid(o~)
+///   c  = f c' + i z               n = f n' + i
+///   h  = o c / n
 ///
 /// The n' = 0 rule holds per element, so that a reset sequence starts exactly like a new one
 /// (Beck et al. 2024, arXiv 2405.04517, in the form of the reference's kernels).

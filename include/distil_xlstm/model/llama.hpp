@@ -433,7 +433,7 @@ class llama {
       to = m.reordered.emplace_back(static_cast<std::size_t>(rows * row_bytes(t.dtype, cols))).data();
     const convert_row row{t, head_dim, widen, to};
     if constexpr (D::host_memory)
-      for_each(device, rows, row);
+      parallel_for(device, rows, row);
     else
       for (index r = 0; r < rows; ++r) row(r);
     t.data = to;

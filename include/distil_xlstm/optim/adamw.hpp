@@ -234,7 +234,7 @@ void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>
 template <class D, class T>
 void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, const double* squared_norm,
                   std::int64_t* steps, step_scalars<T>* numbers) {
-  for_each(device, 1, detail::set_numbers<T>{h, lr, max_norm, squared_norm, steps, numbers});
+  parallel_for(device, 1, detail::set_numbers<T>{h, lr, max_norm, squared_norm, steps, numbers});
 }
 template <class D, class T>
 void step(D& device, const adamw& h, const step_scalars<T>* numbers, T* p, const T* g, T* m, T* v, index n,

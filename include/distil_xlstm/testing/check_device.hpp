@@ -121,7 +121,7 @@ struct try_column_fold : try_fold<T> {
 };
 /// Each row's prefix sums.
 template <class T>
-struct try_scan {
+struct try_prefix_sums {
   matrix_view<const T> x;
   matrix_view<T> y;
   DISTIL_XLSTM_HD void operator()(index r) const {
@@ -193,12 +193,12 @@ class device_trial {
       for (const T beta : {T(0), T(1), T(-0.5)}) {
         const operand a(device_, m, k, random_), b(device_, k, n, random_), at(device_, k, m, random_),
             bt(device_, n, k, random_);
-        const auto turned = [](const stored_numbers& x) { return [&x](index r, index c) { return x(c, r); }; };
+        const auto swapped = [](const stored_numbers& x) { return [&x](index r, index c) { return x(c, r); }; };
         product("plain", m, n, k, a.view(), b.view(), beta, a, b);
-        product("transposed right", m, n, k, a.view(), transposed(bt.view()), beta, a, turned(bt));
-        product("transposed left", m, n, k, transposed(at.view()), b.view(), beta, turned(at), b);
-        product("transposed both", m, n, k, transposed(at.view()), transposed(bt.view()), beta, turned(at),
-                turned(bt));
+        product("transposed right", m, n, k, a.view(), transposed(bt.view()), beta, a, swapped(bt));
+        product("transposed left", m, n, k, transposed(at.view()), b.view(), beta, swapped(at), b);
+        product("transposed both", m, n, k, transposed(at.view()), transposed(bt.view()), beta, swapped(at),
+                swapped(bt));
       }
     for (const dtype type : {dtype::f64, dtype::f32, dtype::bf16, dtype::f16, dtype::q4_0, dtype::q4_1,
                              dtype::q5_0, dtype::q8_0, dtype::q4_k, dtype::q6_k})
@@ -260,13 +260,14 @@ class device_trial {
               [&](index, index c) { return largest_of(rows, [&](index r) { return x(r, c); }); });
 
       output prefix(device_, rows, cols);
-      scan(device_, rows, try_scan<T>{view, prefix.view});
+      parallel_for(device_, rows, try_prefix_sums<T>{view, prefix.view});
       std::vector<double> before(static_cast<std::size_t>(rows)), absolute = before;
-      compare("scan is the loop over tasks", prefix, 1 + static_cast<double>(cols), [&](index r, index c) {
-        const auto i = static_cast<std::size_t>(r);
-        before[i] += x(r, c), absolute[i] += std::abs(x(r, c));
-        return std::pair{before[i], absolute[i]};
-      });
+      compare("parallel_for is the loop over tasks", prefix, 1 + static_cast<double>(cols),
+              [&](index r, index c) {
+                const auto i = static_cast<std::size_t>(r);
+                before[i] += x(r, c), absolute[i] += std::abs(x(r, c));
+                return std::pair{before[i], absolute[i]};
+              });
     }
   }
   template <class F>

@@ -44,7 +44,6 @@ class cpu_base {
         workers_(static_cast<std::size_t>(pool_.size())) {}
 
   int threads() const { return pool_.size(); }
-  thread_pool& pool() { return pool_; }
 
   /// Zeroed, 64-byte aligned.
   void* allocate(index bytes) {
@@ -366,15 +365,10 @@ void fold_columns(cpu_base& device, index rows, index cols, const F& f) {
   });
 }
 
-/// n independent sequential tasks f(i).
+/// f(i) for i = 0 .. n - 1, in any order.
 template <class F>
-void scan(cpu_base& device, index n, const F& f) {
+void parallel_for(cpu_base& device, index n, const F& f) {
   device.tasks(n, [&](index i, cpu_base::worker&) { f(i); });
-}
-/// The same, where nothing in a task is sequential.
-template <class F>
-void for_each(cpu_base& device, index n, const F& f) {
-  scan(device, n, f);
 }
 
 }  // namespace distil_xlstm::device

@@ -166,7 +166,7 @@ void fold_columns_by(cuda_base& device, index rows, index cols, const F& f) {
 }
 
 template <class F>
-__global__ void scan_kernel(F f, index n) {
+__global__ void parallel_for_kernel(F f, index n) {
   for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += static_cast<index>(gridDim.x) * blockDim.x)
     f(i);
@@ -231,16 +231,12 @@ void fold_columns(cuda_base& device, index rows, index cols, const F& f) {
     detail::fold_columns_by<32>(device, rows, cols, f);
 }
 
-/// n independent sequential tasks f(i), a thread each.
+/// f(i) for i = 0 .. n - 1, a thread each.
 template <class F>
-void scan(cuda_base& device, index n, const F& f) {
+void parallel_for(cuda_base& device, index n, const F& f) {
   if (n == 0) return;
-  detail::launch(device, "scan", {detail::grid_size(n, 64, 1 << 20), 64}, detail::scan_kernel<F>, f, n);
-}
-/// The same, where nothing in a task is sequential.
-template <class F>
-void for_each(cuda_base& device, index n, const F& f) {
-  scan(device, n, f);
+  detail::launch(device, "parallel_for", {detail::grid_size(n, 64, 1 << 20), 64},
+                 detail::parallel_for_kernel<F>, f, n);
 }
 
 /// x[r] = table[ids[r]], a block a row.

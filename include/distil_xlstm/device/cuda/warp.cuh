@@ -24,7 +24,7 @@ __device__ inline std::uint32_t shared_address(const void* p) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/// Four 8 x 8 matrices of 16-bit numbers, turned or as they are: lane 8 i + k gives the address of row k of
+/// Four 8 x 8 matrices of 16-bit numbers, transposed or as they are: lane 8 i + k gives the address of row k of
 /// matrix i.
 template <bool Turn>
 __device__ void load_matrices(std::uint32_t (&x)[4], std::uint32_t row) {

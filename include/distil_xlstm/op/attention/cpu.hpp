@@ -38,7 +38,7 @@ struct attention_rows {
   index scratch() const { return count * ld; }
 
   gemm_operand plain(const T* p, index stride) const { return {p, stride, dtype_of<T>, false}; }
-  gemm_operand turned(const T* p, index stride) const { return {p, stride, dtype_of<T>, true}; }
+  gemm_operand transposed(const T* p, index stride) const { return {p, stride, dtype_of<T>, true}; }
   const T* past_of(batched_state<const T> m) const { return m.of(sequence) + kv_head * a.shape.width; }
   const T* now_of(matrix_view<const T> m) const {
     return m.row(sequence * a.seq.time + begin) + kv_head * a.shape.width;
@@ -49,9 +49,9 @@ struct attention_rows {
   void against(const T* x, index ldx, matrix_view<const T> m, batched_state<const T> before, T* out) const {
     const index n = a.shape.width;
     if (past > 0)
-      gemm_on<P, T>(worker, count, past, n, plain(x, ldx), turned(past_of(before), past_stride()), T(0), out,
-                    ld);
-    gemm_on<P, T>(worker, count, now, n, plain(x, ldx), turned(now_of(m), m.stride), T(0), out + past, ld);
+      gemm_on<P, T>(worker, count, past, n, plain(x, ldx), transposed(past_of(before), past_stride()), T(0),
+                    out, ld);
+    gemm_on<P, T>(worker, count, now, n, plain(x, ldx), transposed(now_of(m), m.stride), T(0), out + past, ld);
   }
   /// out[count, width] = w m, w [count, keys].
   void combine(const T* w, matrix_view<const T> m, batched_state<const T> before, T* out, index ldout) const {
@@ -129,8 +129,10 @@ struct attention_rows {
       }
     }
     combine(ds, a.k, a.past.keys, dq, lddq);
-    gemm_on<P, T>(worker, now, n, count, turned(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk, lddk);
-    gemm_on<P, T>(worker, now, n, count, turned(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv, lddv);
+    gemm_on<P, T>(worker, now, n, count, transposed(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk,
+                  lddk);
+    gemm_on<P, T>(worker, now, n, count, transposed(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv,
+                  lddv);
   }
 
  private:

@@ -75,9 +75,9 @@ DISTIL_XLSTM_HD T dot_product(const T* a, const T* b, index n) {
   return sum;
 }
 
-/// One token and head a task.
+/// One token and head a task, by the online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867).
 template <class T>
-struct attention_forward_scan {
+struct attention_forward_task {
   attention_arguments<T> a;
   DISTIL_XLSTM_HD void operator()(index task) const {
     const index row = task / a.shape.heads, head = task % a.shape.heads, n = a.shape.width;
@@ -95,11 +95,13 @@ struct attention_forward_scan {
   }
 };
 
-/// One sequence and key head a task: with p_t recomputed, g_ts = dy_t.v_s and d_t = dy_t.y_t,
-/// ds_ts = p_ts (g_ts - d_t) / sqrt(width); dq_t = sum_s ds_ts k_s; dk_s = sum_t ds_ts q_t; dv_s = sum_t p_ts
-/// dy_t.
+/// One sequence and key head a task: with p_t recomputed, g_ts = dy_t.v_s and d_t = dy_t.y_t (FlashAttention's
+/// backward, Dao et al. 2022, arXiv 2205.14135),
+///
+///   ds_ts = p_ts (g_ts - d_t) / sqrt(width)
+///   dq_t  = sum_s ds_ts k_s      dk_s = sum_t ds_ts q_t      dv_s = sum_t p_ts dy_t
 template <class T>
-struct attention_backward_scan {
+struct attention_backward_task {
   attention_backward_arguments<T> g;
   DISTIL_XLSTM_HD void operator()(index task) const {
     const auto& a = g.forward;
@@ -134,11 +136,11 @@ struct attention_backward_scan {
 /// The default of any device, and the oracle of the better ones.
 template <class D, class T>
 void attention_forward(D& d, const attention_arguments<T>& a) {
-  scan(d, a.seq.rows() * a.shape.heads, detail::attention_forward_scan<T>{a});
+  parallel_for(d, a.seq.rows() * a.shape.heads, detail::attention_forward_task<T>{a});
 }
 template <class D, class T>
 void attention_backward(D& d, const attention_backward_arguments<T>& g) {
-  scan(d, g.forward.seq.batch * g.forward.shape.kv_heads, detail::attention_backward_scan<T>{g});
+  parallel_for(d, g.forward.seq.batch * g.forward.shape.kv_heads, detail::attention_backward_task<T>{g});
 }
 
 }  // namespace distil_xlstm

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
       x[Window - 1] = read_input<Window>(a.in, s.b, t, s.column);
       dy[Window - 1] = last < time ? read_quad(dy_of + last * a.dy.stride) : zero;
       start[Window - 1] = last < time ? start_of(last) : time;
-      float4 sum = a.accumulate ? *reinterpret_cast<const float4*>(dx_of + t * a.dx.stride) : zero;
+      float4 sum = a.beta != 0 ? add_product(zero, a.beta, *reinterpret_cast<const float4*>(dx_of + t * a.dx.stride)) : zero;
 #pragma unroll
       for (int i = 0; i < Window; ++i)
         if (t >= start[i]) sum = add_product(sum, w[Window - 1 - i], dy[i]);

@@ -71,11 +71,11 @@ struct conv_input_gradient {
   const T* taps;
   matrix_view<const T> dy;
   matrix_view<T> dx;
-  bool accumulate;
+  T beta;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / in.seq.time, s = r % in.seq.time;
-    V sum = math::load_if<V>(accumulate, dx.row(r) + c);
+    V sum = V(beta) * math::load_if<V>(beta != T(0), dx.row(r) + c);
     // Tokens that see this one: up to window - 1 later, and of its document.
     for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t);
          --j, ++t)
@@ -87,7 +87,6 @@ struct conv_input_gradient {
 /// What a row adds to the gradient of one tap: dy x.
 template <class T>
 struct conv_tap_gradient {
-  using scalar = T;
   window_view<T> in;
   matrix_view<const T> dy;
   index tap;
@@ -108,14 +107,14 @@ struct causal_conv_arguments {
   const T* bias;    ///< [width]
   matrix_view<T> y;
 };
-/// dx <- (or +=, where `accumulate`) its gradient by x; dweight += and dbias += those by weight and bias.
+/// dx = beta dx + its gradient by x; dweight += and dbias += those by weight and bias.
 template <class T>
 struct causal_conv_backward_arguments {
   detail::window_view<T> in;
   const T* weight;
   matrix_view<const T> dy;
   matrix_view<T> dx;
-  bool accumulate;
+  T beta;
   T *dweight, *dbias;
 };
 
@@ -133,7 +132,7 @@ void causal_conv_backward(D& d, const causal_conv_backward_arguments<T>& a) {
   for (index j = 0; j < window; ++j)
     add_column_sums(d, rows, width, detail::conv_tap_gradient<T>{a.in, a.dy, j}, a.dweight + j, window);
   add_column_sums(d, a.dy, a.dbias);
-  map(d, rows, width, detail::conv_input_gradient<T>{a.in, taps.data(), a.dy, a.dx, a.accumulate});
+  map(d, rows, width, detail::conv_input_gradient<T>{a.in, taps.data(), a.dy, a.dx, a.beta});
 }
 
 }  // namespace distil_xlstm

@@ -65,7 +65,7 @@ struct head_columns {
   const float* bias;  ///< or null
   int heads;
 };
-/// q, k <- (q, k + bias) turned, v <- v + bias, in place: a thread has `Each` pairs of a head at a time, a
+/// q, k <- (q, k + bias) rotated, v <- v + bias, in place: a thread has `Each` pairs of a head at a time, a
 /// block `block_rows` rows.
 template <int Each>
 __global__ void __launch_bounds__(256)
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(256)
       cosine.load(cosines.row(r) + pair), sine.load(sines.row(r) + pair);
 #pragma unroll
       for (int e = 0; e < Each; ++e) {
-        const auto t = math::turned(low.x[e], high.x[e], cosine.x[e], sine.x[e]);
+        const auto t = math::rotate(low.x[e], high.x[e], cosine.x[e], sine.x[e]);
         low.x[e] = t.low, high.x[e] = t.high;
       }
     }

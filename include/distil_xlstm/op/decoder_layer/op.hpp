@@ -10,7 +10,7 @@ namespace distil_xlstm {
 
 /// A whole layer of a frozen decoder, of which nothing is kept, in place:
 ///
-///   x += Wo attention(turned(q), turned(k), v),  q, k, v = W RMS(x) + b
+///   x += Wo attention(rotate(q), rotate(k), v),  q, k, v = W RMS(x) + b
 ///   x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
 ///
 /// A document that began before the call counts from the call's first token.

@@ -2,36 +2,25 @@
 
 #include <cmath>
 
-#include <distil_xlstm/core/view.hpp>
-#include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/device/transform.hpp>
 
 namespace distil_xlstm {
 
 namespace detail {
-template <class T>
-struct soft_cap_map {
-  using scalar = T;
-  matrix_view<T> x;
-  T cap;
+struct soft_cap_function {
+  double cap;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+  DISTIL_XLSTM_HD V operator()(V x) const {
     using std::tanh;
-    T* p = x.row(r) + c;
-    math::store<V>(p, V(cap) * tanh(math::load<V>(p) / V(cap)));
+    return V(cap) * tanh(x / V(cap));
   }
 };
-template <class T>
-struct soft_cap_backward_map {
-  using scalar = T;
-  matrix_view<const T> y;
-  matrix_view<T> dy;
-  T cap;
+struct soft_cap_gradient {
+  double cap;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    T* p = dy.row(r) + c;
-    const V part = math::load<V>(y.row(r) + c) / V(cap);
-    math::store<V>(p, math::load<V>(p) * (V(1) - part * part));
+  DISTIL_XLSTM_HD V operator()(V y, V dy) const {
+    const V part = y / V(cap);
+    return dy * (V(1) - part * part);
   }
 };
 }  // namespace detail
@@ -40,12 +29,12 @@ struct soft_cap_backward_map {
 /// cap of 0 is none.
 template <class D, class T>
 void soft_cap(D& d, matrix_view<T> x, double cap) {
-  if (cap > 0) map(d, x.rows, x.cols, detail::soft_cap_map<T>{x, static_cast<T>(cap)});
+  if (cap > 0) transform(d, x, detail::soft_cap_function{cap}, x);
 }
 /// The gradient of what went in takes the place of that of `y`, which came out.
 template <class D, class T>
-void soft_cap_backward(D& d, matrix_view<const T> y, matrix_view<T> dy, double cap) {
-  if (cap > 0) map(d, y.rows, y.cols, detail::soft_cap_backward_map<T>{y, dy, static_cast<T>(cap)});
+void soft_cap_backward(D& d, const_view<T> y, matrix_view<T> dy, double cap) {
+  if (cap > 0) transform(d, dy, detail::soft_cap_gradient{cap}, y, dy);
 }
 
 }  // namespace distil_xlstm

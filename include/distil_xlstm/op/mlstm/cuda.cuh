@@ -56,7 +56,8 @@ class mlstm_products {
           padded(shape.value),
           static_cast<float>(1 / std::sqrt(static_cast<double>(shape.query))),
           static_cast<float>(shape.epsilon)};
-    const index all = z_.tasks * shape.chunks(seq.time) * shape.kept() * static_cast<index>(sizeof(float));
+    const index all =
+        z_.tasks * shape.chunks(seq.time) * shape.chunk_state_size() * static_cast<index>(sizeof(float));
     mlstm_slab dry;
     mlstm_memory<number> m;
     const index head = z_.tasks * static_cast<index>(sizeof(float));
@@ -74,7 +75,7 @@ class mlstm_products {
   }
 
   void forward(const mlstm_arguments<float>& a) {
-    auto kept = a.kept ? keep_ : keeps{};
+    auto kept = a.chunk_states ? keep_ : keeps{};
     number* weighted = nullptr;
     mlstm_rows rows{};
     mlstm_memory<number> m{};
@@ -87,14 +88,14 @@ class mlstm_products {
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    if (a.kept) take_kept(a.kept, m);
-    gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.kept, rows);
+    if (a.chunk_states) take_chunk_states(a.chunk_states, m);
+    gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.chunk_states, rows);
     copies(a.q, a.k, a.v, rows, m, weighted);
     const mlstm_state_view state = view(a.state);
-    if (a.kept && !keep_.states)
+    if (a.chunk_states && !keep_.states)
       launch(device_, "mlstm: keeping the state",
              {dim3(grid_size(shape_.query * shape_.value, 1024, 64), blocks(z_.tasks)), 256},
-             mlstm_keep_state_kernel<256>, z_, state, first_state(a.kept));
+             mlstm_keep_state_kernel<256>, z_, state, first_state(a.chunk_states));
     walk("mlstm: states", {weighted, m.v, nullptr, rows.decay, false, state, state, rows.empty, m.states, m.n});
     scores(rows, m);
     launch(device_, "mlstm: outputs",
@@ -103,7 +104,7 @@ class mlstm_products {
   }
 
   void backward(const mlstm_backward_arguments<float>& a) {
-    float* tape = const_cast<float*>(a.kept);
+    float* tape = const_cast<float*>(a.chunk_states);
     number *weighted = nullptr, *ds = nullptr, *dc = nullptr;
     float *dn = nullptr, *q_dq = nullptr, *k_dk = nullptr;
     double* inner = nullptr;
@@ -132,8 +133,8 @@ class mlstm_products {
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    take_kept(tape, m);
-    gates(a.i, a.f, a.kept, shape_.heads, nullptr, nullptr, rows);
+    take_chunk_states(tape, m);
+    gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
     if (copy) copies(a.q, a.k, a.v, rows, m, weighted);
     if (!keep_.states)
       walk("mlstm: states again", {weighted, m.v, nullptr, rows.decay, false, first_state(tape),
@@ -205,7 +206,7 @@ class mlstm_products {
     m.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
     m.v = s.take<number>(z_.tasks * z_.padded() * z_.value);
   }
-  void take_kept(float* tape, mlstm_memory<number>& m) const {
+  void take_chunk_states(float* tape, mlstm_memory<number>& m) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
     if (keep_.states) take_states(s, m);
     if (keep_.scores) take_scores(s, m);
@@ -280,7 +281,7 @@ template <Precision P, class T>
 void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    if (a.seq.time == 1 && !a.kept) return detail::mlstm_step(device, a);
+    if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).forward(a);
     });

@@ -25,7 +25,7 @@ struct mlstm_shape {
 
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
-  constexpr index kept() const { return query * value + query + 2; }
+  constexpr index chunk_state_size() const { return query * value + query + 2; }
 };
 
 template <class T>
@@ -36,7 +36,7 @@ struct mlstm_arguments {
   matrix_view<const T> i, f;     ///< [rows, heads] pre-activations
   matrix_view<T> h;              ///< [rows, heads * value]
   mlstm_state<T> state;
-  T* kept;  ///< [batch, heads, chunks, kept()], or null where no backward follows
+  T* chunk_states;  ///< [batch, heads, chunks, chunk_state_size()], or null where no backward follows
 };
 
 template <class T>
@@ -44,7 +44,7 @@ struct mlstm_backward_arguments {
   sequence_view seq;
   mlstm_shape shape;
   matrix_view<const T> q, k, v, i, f, h, dh;
-  const T* kept;
+  const T* chunk_states;
   matrix_view<T> dq, dk, dv, di, df;  ///< overwritten
   T* dstate =
       nullptr;  ///< [batch, heads, query (value + 1)]: in dC, dn of the last state, out of the initial; or null
@@ -53,13 +53,20 @@ struct mlstm_backward_arguments {
 
 namespace detail {
 
-/// The chunkwise form of one sequence and head, over any products.
+/// The chunkwise form of one sequence and head, over any products (Beck et al. 2024, arXiv 2405.04517, appendix;
+/// in chunks as in TFLA, Beck et al. 2025, arXiv 2503.14376).
 ///
 /// In a chunk with entering state (C, n, m), positions t, s, b_t the running sum of log sigmoid(f~):
-///   D~_ts = b_t - b_s + i~_s (s <= t);  mu_t = max(b_t + m, max_s D~_ts);  D_ts = exp(D~_ts - mu_t);  beta_t =
-///   exp(b_t + m - mu_t) S_ts = q_t.k_s / sqrt(dq);  U_t = beta_t Cᵀq_t / sqrt(dq) + sum_s S_ts D_ts v_s;  r_t
-///   likewise with n and 1 N_t = max(|r_t|, exp(-mu_t));  h_t = U_t / (N_t + eps);  the state leaves with m =
-///   mu_L, C = beta_L C + sum_s D_Ls k_s v_sᵀ
+///
+///   D~_ts = b_t - b_s + i~_s (s <= t)        mu_t   = max(b_t + m, max_s D~_ts)
+///   D_ts  = exp(D~_ts - mu_t)                beta_t = exp(b_t + m - mu_t)
+///   S_ts  = q_t.k_s / sqrt(dq)
+///   U_t   = beta_t Cᵀq_t / sqrt(dq) + sum_s S_ts D_ts v_s
+///   r_t   = beta_t n.q_t / sqrt(dq) + sum_s S_ts D_ts
+///   N_t   = max(|r_t|, exp(-mu_t))
+///   h_t   = U_t / (N_t + eps)
+///
+/// and the state leaves with m = mu_L, C = beta_L C + sum_s D_Ls k_s v_sᵀ, n = beta_L n + sum_s D_Ls k_s.
 /// A document that begins inside a chunk sees neither earlier positions nor the entering state.
 ///
 /// Products: P.multiply(m, n, k, a, lda, a_transposed, b, ldb, b_transposed, beta, c, ldc); V is the vector
@@ -181,24 +188,25 @@ struct mlstm_chunkwise {
     return z;
   }
 
-  /// Advances (c, n, m) in place, writes h; keeps each chunk's entering state where `kept` is given.
-  DISTIL_XLSTM_HD void forward(T* c, T* n, T* m, T* h, index ldh, T* kept) const {
+  /// Advances (c, n, m) in place, writes h; keeps each chunk's entering state where `chunk_states` is given.
+  DISTIL_XLSTM_HD void forward(T* c, T* n, T* m, T* h, index ldh, T* chunk_states) const {
     const index L = shape.chunk, dq = shape.query, dv = shape.value;
     const index wide = dq > dv ? dq : dv;
     T* weighted =
         memory + 3 * L * L + row_numbers * L;  // [L, value] Cᵀ q, then [L, query] keys times their decay
     T origin = -1;
     const T s = scale();
-    for (index first = 0; first < time; first += L, kept = kept ? kept + shape.kept() : nullptr) {
+    for (index first = 0; first < time;
+         first += L, chunk_states = chunk_states ? chunk_states + shape.chunk_state_size() : nullptr) {
       if (begin_of(first) == first) {
         for (index e = 0; e < dq * dv; ++e) c[e] = 0;
         for (index e = 0; e < dq; ++e) n[e] = 0;
         *m = static_cast<T>(shape.empty_m), origin = -1;
       }
-      if (kept) {
-        columns(0, dq * dv, [&]<class W>(index e) { math::store<W>(kept + e, math::load<W>(c + e)); });
-        for (index e = 0; e < dq; ++e) kept[dq * dv + e] = n[e];
-        kept[dq * dv + dq] = *m, kept[dq * dv + dq + 1] = origin;
+      if (chunk_states) {
+        columns(0, dq * dv, [&]<class W>(index e) { math::store<W>(chunk_states + e, math::load<W>(c + e)); });
+        for (index e = 0; e < dq; ++e) chunk_states[dq * dv + e] = n[e];
+        chunk_states[dq * dv + dq] = *m, chunk_states[dq * dv + dq + 1] = origin;
       }
       const chunk_numbers z = prepare(first, n, *m, origin);
       products.multiply(z.length, dv, z.length, z.gated, L, false, v + first * ldv, ldv, false, T(0),
@@ -231,9 +239,9 @@ struct mlstm_chunkwise {
 
   /// dq dk dv di df of the whole sequence. `dc`, `dn`: in the gradients of the last state, out of the initial
   /// one. `inner` is <dC_last, C_last> + <dn_last, n_last>: the last state decays with every forget gate.
-  DISTIL_XLSTM_HD void backward(const T* kept, const T* h, index ldh, const T* dh, index lddh, T* dc, T* dn,
-                                double inner, T* dq_, index lddq, T* dk_, index lddk, T* dv_, index lddv, T* di,
-                                index lddi, T* df, index lddf) const {
+  DISTIL_XLSTM_HD void backward(const T* chunk_states, const T* h, index ldh, const T* dh, index lddh, T* dc,
+                                T* dn, double inner, T* dq_, index lddq, T* dk_, index lddk, T* dv_, index lddv,
+                                T* di, index lddi, T* df, index lddf) const {
     using std::abs;
     using std::exp;
     const index L = shape.chunk, dq = shape.query, dv = shape.value, wide = dq > dv ? dq : dv;
@@ -247,7 +255,7 @@ struct mlstm_chunkwise {
     const index chunks = shape.chunks(time);
     for (index chunk = chunks - 1; chunk >= 0; --chunk) {
       const index first = chunk * L;
-      const T* c = kept + chunk * shape.kept();
+      const T* c = chunk_states + chunk * shape.chunk_state_size();
       const T* n = c + dq * dv;
       const chunk_numbers z = prepare(first, n, n[dq], n[dq + 1]);
       const index last = z.length - 1;
@@ -428,10 +436,12 @@ DISTIL_XLSTM_HD void mlstm_forward_head(const mlstm_arguments<T>& a, index b, in
   T* n = a.state.n.of(b) + head * dq;
   T* m = a.state.m.of(b) + head;
   T* h = a.h.row(row) + head * dv;
-  if (a.seq.time == 1 && !a.kept) return cell.step(c, n, m, h);
+  if (a.seq.time == 1 && !a.chunk_states) return cell.step(c, n, m, h);
   const index chunks = a.shape.chunks(a.seq.time);
   cell.forward(c, n, m, h, a.h.stride,
-               a.kept ? a.kept + (b * a.shape.heads + head) * chunks * a.shape.kept() : nullptr);
+               a.chunk_states
+                   ? a.chunk_states + (b * a.shape.heads + head) * chunks * a.shape.chunk_state_size()
+                   : nullptr);
 }
 
 template <class T, class V, class Products>
@@ -448,15 +458,16 @@ DISTIL_XLSTM_HD void mlstm_backward_head(const mlstm_backward_arguments<T>& a, i
   } else {
     for (index x = 0; x < size; ++x) carry[x] = 0;
   }
-  cell.backward(a.kept + (b * a.shape.heads + head) * a.shape.chunks(a.seq.time) * a.shape.kept(),
-                a.h.row(row) + head * dv, a.h.stride, a.dh.row(row) + head * dv, a.dh.stride, carry,
-                carry + dq * dv, inner, a.dq.row(row) + head * dq, a.dq.stride, a.dk.row(row) + head * dq,
-                a.dk.stride, a.dv.row(row) + head * dv, a.dv.stride, a.di.row(row) + head, a.di.stride,
-                a.df.row(row) + head, a.df.stride);
+  cell.backward(
+      a.chunk_states + (b * a.shape.heads + head) * a.shape.chunks(a.seq.time) * a.shape.chunk_state_size(),
+      a.h.row(row) + head * dv, a.h.stride, a.dh.row(row) + head * dv, a.dh.stride, carry, carry + dq * dv,
+      inner, a.dq.row(row) + head * dq, a.dq.stride, a.dk.row(row) + head * dq, a.dk.stride,
+      a.dv.row(row) + head * dv, a.dv.stride, a.di.row(row) + head, a.di.stride, a.df.row(row) + head,
+      a.df.stride);
 }
 
 template <class T>
-struct mlstm_forward_scan {
+struct mlstm_forward_task {
   mlstm_arguments<T> a;
   T* memory;
   index each;
@@ -466,7 +477,7 @@ struct mlstm_forward_scan {
   }
 };
 template <class T>
-struct mlstm_backward_scan {
+struct mlstm_backward_task {
   mlstm_backward_arguments<T> a;
   T* memory;
   index each;
@@ -480,13 +491,14 @@ struct mlstm_backward_scan {
 
 }  // namespace detail
 
-/// The mLSTM cell over whole sequences. The default of any device; a device with better overloads it.
+/// The mLSTM cell over whole sequences (Beck et al. 2024, arXiv 2405.04517). The default of any device; a device
+/// with better overloads it.
 template <class D, class T>
 void mlstm_forward(D& d, const mlstm_arguments<T>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   auto memory = d.template scratch<T>(tasks * each);
-  scan(d, tasks, detail::mlstm_forward_scan<T>{a, memory.data(), each});
+  parallel_for(d, tasks, detail::mlstm_forward_task<T>{a, memory.data(), each});
 }
 /// Its gradient, the whole one: the normaliser's and the stabiliser's parts included.
 template <class D, class T>
@@ -494,7 +506,7 @@ void mlstm_backward(D& d, const mlstm_backward_arguments<T>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   auto memory = d.template scratch<T>(tasks * (each + a.shape.query * (a.shape.value + 1)));
-  scan(d, tasks, detail::mlstm_backward_scan<T>{a, memory.data(), each});
+  parallel_for(d, tasks, detail::mlstm_backward_task<T>{a, memory.data(), each});
 }
 
 }  // namespace distil_xlstm

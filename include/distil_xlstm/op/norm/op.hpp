@@ -4,6 +4,7 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -23,18 +24,28 @@ struct norm_view {
   }
 };
 
-namespace detail {
-
-/// Every row's mean is 0.
+/// An operand of `transform_groups`: u = (x - mean) / sqrt(variance + eps), by the statistics that forward left.
 template <class T>
-struct zero_means {
-  static constexpr index each = 4096;  ///< rows a task
-  index rows;
-  T* statistics;
-  DISTIL_XLSTM_HD void operator()(index part) const {
-    for (index r = part * each; r < rows && r < (part + 1) * each; ++r) statistics[2 * r] = 0;
+struct normalised {
+  matrix_view<const T> x;
+  const T* statistics;
+  template <class V>
+  DISTIL_XLSTM_HD V load(const element& e) const {
+    const T* s = statistics + 2 * e.group;
+    return (math::load<V>(x.row(e.row) + e.column) - V(s[0])) * V(s[1]);
   }
 };
+/// And what it is multiplied by.
+template <class T>
+struct norm_scale {
+  norm_view<T> norm;
+  template <class V>
+  DISTIL_XLSTM_HD V load(const element& e) const {
+    return norm.template scale<V>(e.column);
+  }
+};
+
+namespace detail {
 
 template <class T>
 struct norm_mean {
@@ -87,21 +98,6 @@ struct norm_variance {
   }
 };
 
-template <class T>
-struct norm_apply {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> x;
-  const T* statistics;
-  matrix_view<T> y;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V u = (math::load<V>(x.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
-    math::store<V>(y.row(row) + column, n.template scale<V>(column) * u);
-  }
-};
-
 /// mean(g) and mean(g u) of each short row, g = scale dy, u the normalised x.
 template <class T>
 struct norm_gradient_means {
@@ -134,22 +130,11 @@ struct norm_gradient_means {
   }
 };
 
-template <class T>
+/// dx = (g - mean(g) - u mean(g u)) / sqrt(variance + eps), g = scale dy.
 struct norm_input_gradient {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> x;
-  const T* statistics;
-  matrix_view<const T> dy;
-  const T* means;
-  matrix_view<T> dx;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = n.row(r), column = n.column(r) + c;
-    const V rs(statistics[2 * r + 1]);
-    const V u = (math::load<V>(x.row(row) + column) - V(statistics[2 * r])) * rs;
-    const V g = n.template scale<V>(column) * math::load<V>(dy.row(row) + column);
-    math::store<V>(dx.row(row) + column, rs * (g - V(means[2 * r]) - u * V(means[2 * r + 1])));
+  DISTIL_XLSTM_HD V operator()(V scale, V u, V dy, V inverse_deviation, V mean_g, V mean_gu) const {
+    return inverse_deviation * (scale * dy - mean_g - u * mean_gu);
   }
 };
 
@@ -186,20 +171,11 @@ struct narrow_norm_input_gradient {
   }
 };
 
-/// dy u: what a row adds to the gradient of the scale of column c of a group.
-template <class T>
+/// dy u: what a row adds to the gradient of a column's scale.
 struct norm_weight_gradient {
-  using scalar = T;
-  norm_view<T> n;
-  matrix_view<const T> x;
-  const T* statistics;
-  matrix_view<const T> dy;
-  index group;
   template <class V>
-  DISTIL_XLSTM_HD V operator()(index r, index c) const {
-    const index column = group * n.width + c;
-    const T* s = statistics + 2 * (r * n.groups + group);
-    return math::load<V>(dy.row(r) + column) * (math::load<V>(x.row(r) + column) - V(s[0])) * V(s[1]);
+  DISTIL_XLSTM_HD V operator()(V dy, V x, V mean, V inverse_deviation) const {
+    return dy * (x - mean) * inverse_deviation;
   }
 };
 
@@ -210,32 +186,36 @@ struct norm_weight_gradient {
 template <class D, class T>
 void norm_statistics(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
   const index rows = x.rows * n.groups;
-  using zero = detail::zero_means<T>;
   if (n.subtract_mean)
     fold_rows(d, rows, n.width, detail::norm_mean<T>{n, x, statistics});
   else
-    scan(d, (rows + zero::each - 1) / zero::each, zero{rows, statistics});
+    fill(d, matrix_view<T>(statistics, rows, 1, 2));
   fold_rows(d, rows, n.width, detail::norm_variance<T>{n, x, statistics});
 }
 /// The same, and y = scale (x - mean) / sqrt(variance + eps).
 template <class D, class T>
 void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<T> y) {
   norm_statistics(d, n, x, statistics);
-  map(d, x.rows * n.groups, n.width, detail::norm_apply<T>{n, x, statistics, y});
+  transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
 /// dx by the statistics that forward left, and dw += its sum over rows.
 template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
   const index rows = x.rows * n.groups;
-  for (index a = 0; a < n.groups; ++a)
-    add_column_sums(d, x.rows, n.width, detail::norm_weight_gradient<T>{n, x, statistics, dy, a},
-                    dw + a * n.width);
+  for (index a = 0; a < n.groups; ++a) {
+    const index first = a * n.width, step = 2 * n.groups;
+    add_column_sums(d, dw + first, detail::norm_weight_gradient{}, dy.columns(first, n.width),
+                    x.columns(first, n.width), per_group(statistics + 2 * a, step),
+                    per_group(statistics + 2 * a + 1, step));
+  }
   if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
     return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
   auto means = d.template scratch<T>(2 * rows);
   fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{n, x, statistics, dy, means.data()});
-  map(d, rows, n.width, detail::norm_input_gradient<T>{n, x, statistics, dy, means.data(), dx});
+  transform_groups(d, n.groups, dx, detail::norm_input_gradient{}, norm_scale<T>{n},
+                   normalised<T>{x, statistics}, dy, per_group(statistics + 1, 2),
+                   per_group<T>{means.data(), 2}, per_group<T>{means.data() + 1, 2});
 }
 
 }  // namespace distil_xlstm

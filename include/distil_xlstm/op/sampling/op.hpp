@@ -152,9 +152,9 @@ void choose_tokens(D& d, matrix_view<const T> logits, const double* temperature,
   detail::drawn_tokens<T> t{logits, highest.data(), temperature, uniform, nullptr, nullptr, ids};
   auto sums = d.template scratch<double>(logits.rows * (t.span_count() + t.group_count()));
   t.spans = sums.data(), t.groups = sums.data() + logits.rows * t.span_count();
-  for_each(d, logits.rows * t.span_count(), detail::weigh_spans<T>{t});
-  for_each(d, logits.rows * t.group_count(), detail::weigh_groups<T>{t});
-  scan(d, logits.rows, detail::draw_token<T>{t});
+  parallel_for(d, logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+  parallel_for(d, logits.rows * t.group_count(), detail::weigh_groups<T>{t});
+  parallel_for(d, logits.rows, detail::draw_token<T>{t});
 }
 
 }  // namespace distil_xlstm

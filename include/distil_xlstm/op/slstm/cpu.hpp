@@ -20,7 +20,7 @@ void columns(index n, const F& f) {
 /// One head a task: its recurrent matrix stays in the core's cache, every step is one product over the batch.
 template <Precision P, class T>
 void slstm_forward(basic_cpu<P>& device, const slstm_arguments<T>& a) {
-  const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head;
+  const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head_dim;
   device.tasks(a.heads, [&](index task, cpu_base::worker& w) {
     const index first = task * head;
     auto memory = w.template scratch<T>(5 * batch * head + 4 * head);
@@ -70,16 +70,16 @@ void slstm_forward(basic_cpu<P>& device, const slstm_arguments<T>& a) {
 
 template <Precision P, class T>
 void slstm_backward(basic_cpu<P>& device, const slstm_backward_arguments<T>& a, T* carry) {
-  const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head;
+  const index batch = a.seq.batch, time = a.seq.time, width = a.width(), head = a.head_dim;
   device.tasks(a.heads, [&](index task, cpu_base::worker& w) {
     const index first = task * head;
     auto memory = w.template scratch<T>(5 * batch * head + head + 4 * head * head);
     T *gates = memory.data(), *dh = gates + 4 * batch * head, *zeros = dh + batch * head,
-      *turned = zeros + head;
+      *transposed = zeros + head;
     std::fill(zeros, zeros + head, T(0));
-    const T* r = a.recurrent + first * 4 * head;  // [4 head, head], turned so that products read rows
+    const T* r = a.recurrent + first * 4 * head;  // [4 head, head], transposed so that products read rows
     for (index o = 0; o < 4 * head; ++o)
-      for (index k = 0; k < head; ++k) turned[k * 4 * head + o] = r[o * head + k];
+      for (index k = 0; k < head; ++k) transposed[k * 4 * head + o] = r[o * head + k];
     for (index b = 0; b < batch; ++b) std::copy_n(carry + b * 3 * width + first, head, dh + b * head);
     for (index t = time - 1; t >= 0; --t) {
       for (index b = 0; b < batch; ++b) {
@@ -111,7 +111,7 @@ void slstm_backward(basic_cpu<P>& device, const slstm_backward_arguments<T>& a, 
         });
       }
       gemm_block<T>(batch, head, 4 * head, {gates, 4 * head, dtype_of<T>, false},
-                    {turned, 4 * head, dtype_of<T>, true}, T(0), dh, head, w.template packing<T>());
+                    {transposed, 4 * head, dtype_of<T>, true}, T(0), dh, head, w.template packing<T>());
     }
     for (index b = 0; b < batch; ++b) std::copy_n(dh + b * head, head, carry + b * 3 * width + first);
   });

@@ -45,10 +45,10 @@ inline slstm_plan slstm_bf16_plan(const cuda_base& device, index batch, index he
 
 template <int Tiles, int Cells, int Warps, bool Cluster>
 void launch_slstm_forward(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
-  const index groups = blocks_for(a.head, 8), warps = blocks_for(groups, blocks);
+  const index groups = blocks_for(a.head_dim, 8), warps = blocks_for(groups, blocks);
   blocks = static_cast<int>(blocks_for(groups, warps));
-  require(warps <= Warps && a.head <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head, " in ", blocks,
-          " blocks");
+  require(warps <= Warps && a.head_dim <= 16 * Tiles, "cuda: slstm_forward: a head of ", a.head_dim, " in ",
+          blocks, " blocks");
   const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
                   static_cast<unsigned>(a.heads));
   launch(device, "slstm_forward",
@@ -58,7 +58,7 @@ void launch_slstm_forward(cuda_base& device, const slstm_arguments<float>& a, in
 
 template <int Cells>
 void slstm_forward_in_bf16(cuda_base& device, const slstm_arguments<float>& a, int blocks) {
-  const index head = a.head;
+  const index head = a.head_dim;
   if (blocks == 1)
     return head <= 64 ? launch_slstm_forward<4, Cells, 8, false>(device, a, blocks)
                       : launch_slstm_forward<9, Cells, 18, false>(device, a, blocks);
@@ -73,11 +73,11 @@ void slstm_forward_in_bf16(cuda_base& device, const slstm_arguments<float>& a, i
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
 void launch_slstm_backward(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
                            int blocks) {
-  const index groups = blocks_for(a.head, 8), channels = 8 * blocks_for(groups, blocks);
+  const index groups = blocks_for(a.head_dim, 8), channels = 8 * blocks_for(groups, blocks);
   blocks = static_cast<int>(blocks_for(8 * groups, channels));
-  const index parts = blocks_for(channels, 4 * Tiles), row_warps = blocks_for(blocks_for(a.head, 16), Rows);
+  const index parts = blocks_for(channels, 4 * Tiles), row_warps = blocks_for(blocks_for(a.head_dim, 16), Rows);
   const index warps = std::max(row_warps * parts, channels / 8);
-  require(warps <= Warps, "cuda: slstm_backward: a head of ", a.head, " in ", blocks, " blocks");
+  require(warps <= Warps, "cuda: slstm_backward: a head of ", a.head_dim, " in ", blocks, " blocks");
   const index bytes = 2 * 16 * Tiles * parts * 16 + 2 * blocks * parts * channels * 16 * Cells;
   const dim3 grid(static_cast<unsigned>(blocks * blocks_for(a.seq.batch, 4 * Cells)),
                   static_cast<unsigned>(a.heads));
@@ -89,7 +89,7 @@ void launch_slstm_backward(cuda_base& device, const slstm_backward_arguments<flo
 template <int Cells>
 void slstm_backward_in_bf16(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry,
                             int blocks) {
-  const index head = a.head;
+  const index head = a.head_dim;
   if (blocks == 1)
     return head <= 64 ? launch_slstm_backward<1, 8, Cells, 8, false>(device, a, carry, blocks)
                       : launch_slstm_backward<1, 18, Cells, 18, false>(device, a, carry, blocks);
@@ -152,12 +152,13 @@ inline void launch_slstm_pack(cuda_base& device, bool backward, const float* rec
 
 /// False where not even h fits a block's shared memory.
 inline bool slstm_forward_in_float(cuda_base& device, const slstm_arguments<float>& a) {
-  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
-  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, false, slstm_forward_floats);
-  const index bytes = 4 * slstm_forward_floats(a.head, cut, plan.sequences);
+  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head_dim);
+  const auto cut =
+      slstm_float_cut(device, a.head_dim, plan.blocks, plan.sequences, false, slstm_forward_floats);
+  const index bytes = 4 * slstm_forward_floats(a.head_dim, cut, plan.sequences);
   if (bytes > device.shared_bytes() - 1024) return false;
-  auto packed = device.scratch<float>(a.heads * 4 * a.head * 4 * blocks_for(a.head, 4));
-  launch_slstm_pack(device, false, a.recurrent, packed.data(), a.heads, a.head);
+  auto packed = device.scratch<float>(a.heads * 4 * a.head_dim * 4 * blocks_for(a.head_dim, 4));
+  launch_slstm_pack(device, false, a.recurrent, packed.data(), a.heads, a.head_dim);
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
@@ -167,12 +168,13 @@ inline bool slstm_forward_in_float(cuda_base& device, const slstm_arguments<floa
   return true;
 }
 inline bool slstm_backward_in_float(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry) {
-  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head);
-  const auto cut = slstm_float_cut(device, a.head, plan.blocks, plan.sequences, true, slstm_backward_floats);
-  const index bytes = 4 * slstm_backward_floats(a.head, cut, plan.sequences);
+  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head_dim);
+  const auto cut =
+      slstm_float_cut(device, a.head_dim, plan.blocks, plan.sequences, true, slstm_backward_floats);
+  const index bytes = 4 * slstm_backward_floats(a.head_dim, cut, plan.sequences);
   if (bytes > device.shared_bytes() - 1024) return false;
-  auto packed = device.scratch<float>(a.heads * 4 * a.head * a.head);
-  launch_slstm_pack(device, true, a.recurrent, packed.data(), a.heads, a.head);
+  auto packed = device.scratch<float>(a.heads * 4 * a.head_dim * a.head_dim);
+  launch_slstm_pack(device, true, a.recurrent, packed.data(), a.heads, a.head_dim);
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
     const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
                     static_cast<unsigned>(a.heads));
@@ -191,7 +193,7 @@ void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (multiplies_in_bf16<P, T>) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, false);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head_dim, false);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_forward_in_bf16<1>(device, a, plan.blocks)
                                    : detail::slstm_forward_in_bf16<2>(device, a, plan.blocks);
@@ -207,7 +209,7 @@ void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a,
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (multiplies_in_bf16<P, T>) {
-      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head, true);
+      const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head_dim, true);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_backward_in_bf16<1>(device, a, carry, plan.blocks)
                                    : detail::slstm_backward_in_bf16<2>(device, a, carry, plan.blocks);

@@ -12,32 +12,32 @@ struct slstm_state {
   batched_state<T> hcnm;  ///< [4, width]
 };
 
-/// What the time loop reads and writes. Gates lie as i, f, z, o, each `width` wide; a head is a run of `head`
+/// What the time loop reads and writes. Gates lie as i, f, z, o, each `width` wide; a head is a run of `head_dim`
 /// channels.
 template <class T>
 struct slstm_arguments {
   sequence_view seq;
-  index heads, head;
+  index heads, head_dim;
   const T* recurrent;     ///< [heads, 4 head, head], rows i f z o
   const T* bias;          ///< [4 width]
   matrix_view<T> raw;     ///< [rows, 4 width] in: input contributions; out: pre-activations
   matrix_view<T> states;  ///< [rows, 4 width] h c n m after each step
   T* initial;             ///< [batch, 4 width] the state before the first step
   batched_state<T> state;
-  DISTIL_XLSTM_HD index width() const { return heads * head; }
+  DISTIL_XLSTM_HD index width() const { return heads * head_dim; }
 };
 
 /// The same for the way back. `raw` is overwritten by the gradients of the pre-activations.
 template <class T>
 struct slstm_backward_arguments {
   sequence_view seq;
-  index heads, head;
+  index heads, head_dim;
   const T* recurrent;
   matrix_view<T> raw;
   matrix_view<const T> states;
   const T* initial;
   matrix_view<const T> dh;  ///< [rows, width]
-  DISTIL_XLSTM_HD index width() const { return heads * head; }
+  DISTIL_XLSTM_HD index width() const { return heads * head_dim; }
 };
 
 namespace detail {
@@ -51,27 +51,27 @@ DISTIL_XLSTM_HD const T* slstm_before(const A& a, index b, index t) {
 
 /// The oracle: one sequence and head after another, one number at a time.
 template <class T>
-struct slstm_forward_scan {
+struct slstm_forward_task {
   slstm_arguments<T> a;
   DISTIL_XLSTM_HD void operator()(index task) const {
-    const index b = task / a.heads, first = task % a.heads * a.head, width = a.width();
+    const index b = task / a.heads, first = task % a.heads * a.head_dim, width = a.width();
     T* state = a.state.of(b);
     for (index s = 0; s < 4; ++s)
-      for (index j = first; j < first + a.head; ++j)
+      for (index j = first; j < first + a.head_dim; ++j)
         a.initial[b * 4 * width + s * width + j] = state[s * width + j];
     for (index t = 0; t < a.seq.time; ++t) {
       T* raw = a.raw.row(b * a.seq.time + t);
       T* out = a.states.row(b * a.seq.time + t);
       const T* before = slstm_before<T>(a, b, t);
-      const T* r = a.recurrent + first * 4 * a.head;
+      const T* r = a.recurrent + first * 4 * a.head_dim;
       for (index g = 0; g < 4; ++g)
-        for (index j = 0; j < a.head; ++j, r += a.head) {
+        for (index j = 0; j < a.head_dim; ++j, r += a.head_dim) {
           T sum = a.bias[g * width + first + j];
           if (before)
-            for (index k = 0; k < a.head; ++k) sum += r[k] * before[first + k];
+            for (index k = 0; k < a.head_dim; ++k) sum += r[k] * before[first + k];
           raw[g * width + first + j] += sum;
         }
-      for (index j = first; j < first + a.head; ++j) {
+      for (index j = first; j < first + a.head_dim; ++j) {
         const auto s = math::slstm_cell<T>(
             raw[j], raw[width + j], raw[2 * width + j], raw[3 * width + j], before ? before[width + j] : T(0),
             before ? before[2 * width + j] : T(0), before ? before[3 * width + j] : T(0));
@@ -80,22 +80,22 @@ struct slstm_forward_scan {
     }
     const T* last = a.states.row(b * a.seq.time + a.seq.time - 1);
     for (index s = 0; s < 4; ++s)
-      for (index j = first; j < first + a.head; ++j) state[s * width + j] = last[s * width + j];
+      for (index j = first; j < first + a.head_dim; ++j) state[s * width + j] = last[s * width + j];
   }
 };
 
 template <class T>
-struct slstm_backward_scan {
+struct slstm_backward_task {
   slstm_backward_arguments<T> a;
   T* carry;  ///< [batch, 3 width]
   DISTIL_XLSTM_HD void operator()(index task) const {
-    const index b = task / a.heads, first = task % a.heads * a.head, width = a.width();
+    const index b = task / a.heads, first = task % a.heads * a.head_dim, width = a.width();
     T *dh = carry + b * 3 * width, *dc = dh + width, *dn = dc + width;
     for (index t = a.seq.time - 1; t >= 0; --t) {
       const index row = b * a.seq.time + t;
       T* raw = a.raw.row(row);
       const T* before = slstm_before<T>(a, b, t);
-      for (index j = first; j < first + a.head; ++j) {
+      for (index j = first; j < first + a.head_dim; ++j) {
         const T c0 = before ? before[width + j] : T(0), n0 = before ? before[2 * width + j] : T(0);
         const auto s = math::slstm_cell<T>(raw[j], raw[width + j], raw[2 * width + j], raw[3 * width + j], c0,
                                            n0, before ? before[3 * width + j] : T(0));
@@ -104,10 +104,10 @@ struct slstm_backward_scan {
         dc[j] = before ? g.c : T(0), dn[j] = before ? g.n : T(0), dh[j] = 0;
       }
       if (!before) continue;
-      const T* r = a.recurrent + first * 4 * a.head;
+      const T* r = a.recurrent + first * 4 * a.head_dim;
       for (index g = 0; g < 4; ++g)
-        for (index j = 0; j < a.head; ++j, r += a.head)
-          for (index k = 0; k < a.head; ++k) dh[first + k] += r[k] * raw[g * width + first + j];
+        for (index j = 0; j < a.head_dim; ++j, r += a.head_dim)
+          for (index k = 0; k < a.head_dim; ++k) dh[first + k] += r[k] * raw[g * width + first + j];
     }
   }
 };
@@ -127,18 +127,18 @@ struct slstm_previous_h {
 
 }  // namespace detail
 
-/// The sLSTM time loop (math/slstm_cell.hpp) over sequences and heads. The default of any device; a device with
+/// The sLSTM time loop (math/slstm_cell.hpp; Beck et al. 2024, arXiv 2405.04517) over sequences and heads. The default of any device; a device with
 /// better overloads it.
 template <class D, class T>
 void slstm_forward(D& d, const slstm_arguments<T>& a) {
-  scan(d, a.seq.batch * a.heads, detail::slstm_forward_scan<T>{a});
+  parallel_for(d, a.seq.batch * a.heads, detail::slstm_forward_task<T>{a});
 }
 
 /// Its way back: pre-activation gradients into `raw`, and through time into `carry`, [batch, 3 width] dh, dc,
 /// dn: in, of the last state; out, of the initial one.
 template <class D, class T>
 void slstm_backward(D& d, const slstm_backward_arguments<T>& a, T* carry) {
-  scan(d, a.seq.batch * a.heads, detail::slstm_backward_scan<T>{a, carry});
+  parallel_for(d, a.seq.batch * a.heads, detail::slstm_backward_task<T>{a, carry});
 }
 
 }  // namespace distil_xlstm

@@ -11,7 +11,7 @@
 // cores take is copied to shared memory as it is.
 namespace distil_xlstm::device::detail::flash {
 
-/// How queries are turned on their way to the product, where `cosines` is not null.
+/// How queries are rotated on their way to the product, where `cosines` is not null.
 struct query_angles {
   const float *cosines, *sines;  ///< [rows, width / 2]
   index stride;
@@ -87,7 +87,7 @@ struct bf16_tile : warp_tile<Width, Keys> {
 __device__ inline float2 unpack_bf16(std::uint32_t both) {
   return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
 }
-/// A row's pairs of columns `low` and, half a head further, `high`, turned.
+/// A row's pairs of columns `low` and, half a head further, `high`, rotated.
 __device__ inline void turn_pairs(std::uint32_t& low, std::uint32_t& high, const query_angles& angles,
                                   index row, int column, int half, const float* bias) {
   float2 x = unpack_bf16(low), y = unpack_bf16(high);
@@ -97,8 +97,8 @@ __device__ inline void turn_pairs(std::uint32_t& low, std::uint32_t& high, const
   }
   const float2 cosine = *reinterpret_cast<const float2*>(angles.cosines + row * angles.stride + column),
                sine = *reinterpret_cast<const float2*>(angles.sines + row * angles.stride + column);
-  const auto first = math::turned(x.x, y.x, cosine.x, sine.x),
-             second = math::turned(x.y, y.y, cosine.y, sine.y);
+  const auto first = math::rotate(x.x, y.x, cosine.x, sine.x),
+             second = math::rotate(x.y, y.y, cosine.y, sine.y);
   low = pack_bf16(first.low, second.low), high = pack_bf16(first.high, second.high);
 }
 
@@ -183,13 +183,13 @@ void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, con
   launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes}, forward_bf16_kernel<tile>, a,
          angles, tiles);
 }
-/// Whether a thread has both numbers of a pair that is turned, and reads its angles in twos.
+/// Whether a thread has both numbers of a pair that is rotated, and reads its angles in twos.
 inline bool turns_queries(const attention_arguments<bf16>& a, const query_angles& angles) {
   const auto even = [](const float* p) { return reinterpret_cast<std::uintptr_t>(p) % 8 == 0; };
   return (a.shape.width == 64 || a.shape.width == 128) && in_quads(a) && angles.stride % 2 == 0 &&
          even(angles.cosines) && even(angles.sines);
 }
-/// y = attention of queries that are turned, if there are `angles`, on their way. Heads up to 128 wide.
+/// y = attention of queries that are rotated, if there are `angles`, on their way. Heads up to 128 wide.
 template <class S>
 void forward_bf16(cuda_base& device, const attention_arguments<S>& a, const query_angles& angles) {
   const auto run = [&]<bool Quads>() {

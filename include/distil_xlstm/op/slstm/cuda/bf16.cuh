@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4, warp = warp_number();
     const int warps = static_cast<int>(blockDim.x) / 32;
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
-    const int head = static_cast<int>(a.head), first = 8 * (rank * warps + warp), channel = first + lane / 4;
-    const index width = a.width(), time = a.seq.time, of_warp = blockIdx.y * a.head + first;
+    const int head = static_cast<int>(a.head_dim), first = 8 * (rank * warps + warp),
+              channel = first + lane / 4;
+    const index width = a.width(), time = a.seq.time, of_warp = blockIdx.y * a.head_dim + first;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * sequences;
     const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
     const int bytes = (head + 7) / 8 * 8 * 4 * static_cast<int>(sizeof(std::uint32_t));
@@ -258,9 +259,9 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4;
     const int warp = warp_number();
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
-    const int head = static_cast<int>(a.head), groups = (head + 7) / 8;
+    const int head = static_cast<int>(a.head_dim), groups = (head + 7) / 8;
     const int own = rank * channels, local = 8 * warp + lane / 4, channel = own + local;
-    const index width = a.width(), time = a.seq.time, at = blockIdx.y * a.head + channel;
+    const index width = a.width(), time = a.seq.time, at = blockIdx.y * a.head_dim + channel;
     const index b = (blockIdx.x / blocks * 4 + column) * Cells;
     // Gradients of gates in bfloat16, [2][gate, channel][4 pairs of sequences], and what came for dh,
     // [2][block, part][channel][4 Cells].
@@ -317,7 +318,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     constexpr int ahead = 4;
     slstm_rows<float> raw(a.raw, time, b, time - 1, at);
     slstm_rows<const float> states(a.states, time, b, time - 2, at), above(a.dh, time, b, time - 1, at);
-    const index skipped = blockIdx.y * a.head + own + 8 * warp, fetched = time - 1 - ahead;
+    const index skipped = blockIdx.y * a.head_dim + own + 8 * warp, fetched = time - 1 - ahead;
     const int array = lane / 4;
     slstm_rows<const float> far(
         array < 4   ? slstm_rows<const float>(a.raw, time, b, fetched, array * width + skipped)

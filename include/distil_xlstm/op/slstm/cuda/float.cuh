@@ -105,11 +105,12 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     slstm_forward_float(slstm_arguments<float> a, const float* packed, slstm_cut cut) {
   if constexpr (!Cluster || has_clusters) {
     extern __shared__ float4 slstm_memory[];
-    const int head = static_cast<int>(a.head), quads = (head + 3) / 4, thread = static_cast<int>(threadIdx.x);
+    const int head = static_cast<int>(a.head_dim), quads = (head + 3) / 4,
+              thread = static_cast<int>(threadIdx.x);
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int own = rank * cut.channels, channels = min(cut.channels, head - own);
     const int rows = 4 * cut.channels, cells = cut.channels * Sequences, h_size = 4 * quads * Sequences;
-    const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head + own;
+    const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head_dim + own;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * Sequences;
     const int present = static_cast<int>(min(a.seq.batch - first_b, index{Sequences}));
     float* const hidden = reinterpret_cast<float*>(slstm_memory);
@@ -223,11 +224,11 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     slstm_backward_float(slstm_backward_arguments<float> a, float* carry, const float* packed, slstm_cut cut) {
   if constexpr (!Cluster || has_clusters) {
     extern __shared__ float4 slstm_memory[];
-    const int head = static_cast<int>(a.head), thread = static_cast<int>(threadIdx.x);
+    const int head = static_cast<int>(a.head_dim), thread = static_cast<int>(threadIdx.x);
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int own = rank * cut.channels, channels = min(cut.channels, head - own);
     const int cells = cut.channels * Sequences;
-    const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head + own;
+    const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head_dim + own;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * Sequences;
     const int present = static_cast<int>(min(a.seq.batch - first_b, index{Sequences}));
     float* const received = reinterpret_cast<float*>(slstm_memory);
