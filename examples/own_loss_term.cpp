@@ -1,7 +1,7 @@
-// A term of one's own in the objective. A term is a fold over a row of logits, the student's beside the
-// teacher's, and a gradient that is pointwise once the fold is done. That is all; in return terms add up: the
-// sum of folds is a fold, so that a + b + c is still one pass over the vocabulary, vectorised and parallel, and
-// no logit is stored for longer than a chunk of rows.
+// A term of one's own in the objective. A term is a few folds over a row of logits, the student's beside the
+// teacher's, a value of their results, and a gradient that is pointwise once the folds are done. That is all; in
+// return terms add up: a + b + c is still one pass over the vocabulary, vectorised and parallel, what two terms
+// fold alike is folded once, and no logit is stored for longer than a chunk of rows.
 //
 // The term here is the Bhattacharyya distance of student p and teacher q,
 //
@@ -18,43 +18,26 @@
 
 namespace dx = distil_xlstm;
 using namespace dx::loss;
+using dx::math::log_sum_exp;
 
-// T is the number type; V is T or a pack of T's, as wide as the machine. What is written is the same.
+// T is the number type; V is T or a pack of T's, as wide as the machine. What is written is the same. `tempered`
+// gives what terms of logits share: s / T and t / T by name, so that `kl` at the same temperature and this term have
+// the student's log-sum-exp in common, and T² where the objective weighs the term. A log_sum_exp is a running maximum
+// and a sum relative to it: nothing overflows.
 template <class T>
-struct bhattacharyya_term {
-  using site = logits_site;
-  using scalar = T;
+struct bhattacharyya_term : tempered<T> {
+  using lse = log_sum_exp<T>;
   static constexpr const char* name = "bhattacharyya";
-  static constexpr bool uses_teacher = true;
-
-  // What the pass carries along. log_sum_exp is a running maximum and a sum relative to it: nothing overflows.
   template <class V>
-  struct acc {
-    dx::math::log_sum_exp<V> student, teacher, between;
-  };
+  DISTIL_XLSTM_HD auto folds(V s, V t) const {
+    return fold_list(fold<log_sum_exp>(this->student_logit(s)), fold<log_sum_exp>(this->teacher_logit(t)),
+                     fold<log_sum_exp>(this->logit((s + t) / V(2))));
+  }
+  DISTIL_XLSTM_HD T value(auto, lse s, lse t, lse m) const { return (s.value() + t.value()) / 2 - m.value(); }
   template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    using sum = dx::math::log_sum_exp<V>;
-    return {sum::empty(), sum::empty(), sum::empty()};
+  DISTIL_XLSTM_HD V grad(auto, V s, V t, lse p, lse, lse m) const {
+    return V(this->inverse / 2) * (p.probability(this->logit(s)) - m.probability(this->logit((s + t) / V(2))));
   }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, V s, V t) const {
-    s = dx::math::clamp_min(s), t = dx::math::clamp_min(t);
-    push(a.student, s), push(a.teacher, t), push(a.between, V(T(0.5)) * (s + t));
-  }
-  // Lanes of a pack, or parts of a row, come together.
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
-    join(into.student, from.student), join(into.teacher, from.teacher), join(into.between, from.between);
-  }
-  DISTIL_XLSTM_HD T value(const acc<T>& a, const target_logits<T>&) const {
-    return (a.student.value() + a.teacher.value()) / 2 - a.between.value();
-  }
-  template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<T>& a, const target_logits<T>&, V s, V t) const {
-    return V(T(0.5)) * (a.student.probability(s) - a.between.probability(V(T(0.5)) * (s + t)));
-  }
-  // Only cross entropy and its like have something to add where the target is.
-  DISTIL_XLSTM_HD T target_grad(const acc<T>&, const target_logits<T>&) const { return T(0); }
 };
 static_assert(dx::LogitsTerm<bhattacharyya_term<float>>);
 
@@ -73,15 +56,16 @@ int main() {
   dx::rng random(1);
   for (double& x : s) x = 2 * random.normal();
   for (double& x : t) x = 2 * random.normal();
-  const auto fold = [&] {
+  const auto fold_row = [&] {
     auto a = objective.init<double>();
     for (std::size_t i = 0; i < vocabulary; ++i) objective.visit(a, s[i], t[i]);
+    objective.share(a);  // what was computed once for several terms
     return a;
   };
   const auto at_target = [&] { return target_logits<double>{s[target], t[target]}; };
 
   // The gradient, and the proof that it is one: central differences of the value, logit by logit.
-  const auto folded = fold();
+  const auto folded = fold_row();
   const auto row = at_target();
   double worst = 0, largest = 0;
   for (std::size_t i = 0; i < vocabulary; ++i) {
@@ -89,7 +73,7 @@ int main() {
         objective.grad(folded, row, s[i], t[i]) + (i == target ? objective.target_grad(folded, row) : 0.0);
     const auto value_at = [&, keep = s[i]](double shift) {
       s[i] = keep + shift;
-      const double value = objective.value(fold(), at_target());
+      const double value = objective.value(fold_row(), at_target());
       s[i] = keep;
       return value;
     };

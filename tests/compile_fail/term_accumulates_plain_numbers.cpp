@@ -1,36 +1,18 @@
-// expect: loss::term(t): t's acc<V> must hold V's only; write V instead of double or int
-#include <distil_xlstm/loss/expression.hpp>
+// expect: loss::term(t): t's folds must hold V's only; write V instead of double or int
+#include <distil_xlstm/device/cpu/pack.hpp>
 
-namespace dx = distil_xlstm;
+#include "squares.hpp"
 
-/// mean of squares.
-struct squares {
-  using site = dx::loss::logits_site;
-  using scalar = double;
-  static constexpr const char* name = "squares";
-  static constexpr bool uses_teacher = false;
+struct halves : squares<> {
   template <class V>
-  struct acc {
-    V sum;
+  auto folds(V, V) const {
 #if defined(EXPECT_FAILURE)
-    double compensation = 0;
+    return dx::loss::fold_list(dx::loss::fold<dx::math::sum>(0.5));
+#else
+    return dx::loss::fold_list(dx::loss::fold<dx::math::sum>(V(0.5)));
 #endif
-  };
-  template <class V>
-  acc<V> init() const {
-    return {V(0)};
   }
-  template <class V>
-  void visit(acc<V>& a, V s, V) const {
-    a.sum = a.sum + s * s;
-  }
-  void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
-  double value(const acc<double>& a, const dx::loss::target_logits<double>&) const { return a.sum; }
-  template <class V>
-  V grad(const acc<double>&, const dx::loss::target_logits<double>&, V s, V) const {
-    return s + s;
-  }
-  double target_grad(const acc<double>&, const dx::loss::target_logits<double>&) const { return 0; }
 };
 
-const auto e = dx::loss::term(squares{});
+const auto terms = dx::loss::term(halves{}).at<double>({}).logits;
+const auto empty = terms.init<dx::device::pack<double>>();

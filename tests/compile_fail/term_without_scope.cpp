@@ -1,34 +1,7 @@
 // expect: loss::term(t): a term at hidden_site needs a function `loss::scope scope() const`
-#include <distil_xlstm/loss/expression.hpp>
-
-namespace dx = distil_xlstm;
-
-/// mean of squares.
-struct squares {
-  using site = dx::loss::hidden_site;
-  using scalar = double;
-  static constexpr const char* name = "squares";
-#if !defined(EXPECT_FAILURE)
-  dx::loss::scope scope() const { return dx::loss::scope::batch; }
+#if defined(EXPECT_FAILURE)
+#define WITHOUT_SCOPE
 #endif
-  template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  void visit(acc<V>& a, V s, V) const {
-    a.sum = a.sum + s * s;
-  }
-  void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
-  double value(const acc<double>& a, const dx::loss::hidden_counts<double>&) const { return a.sum; }
-  template <class V>
-  V grad(const acc<double>&, const dx::loss::hidden_counts<double>&, V s, V) const {
-    return s + s;
-  }
-};
+#include "squares.hpp"
 
-const auto e = dx::loss::term(squares{});
+const auto e = dx::loss::term(hidden_squares{});

@@ -1,35 +1,7 @@
 // expect: loss::term(t): t says nothing of where it acts; write `using site =
-#include <distil_xlstm/loss/expression.hpp>
-
-namespace dx = distil_xlstm;
-
-/// mean of squares.
-struct squares {
-#if !defined(EXPECT_FAILURE)
-  using site = dx::loss::logits_site;
+#if defined(EXPECT_FAILURE)
+#define WITHOUT_SITE
 #endif
-  using scalar = double;
-  static constexpr const char* name = "squares";
-  static constexpr bool uses_teacher = false;
-  template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  void visit(acc<V>& a, V s, V) const {
-    a.sum = a.sum + s * s;
-  }
-  void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
-  double value(const acc<double>& a, const dx::loss::target_logits<double>&) const { return a.sum; }
-  template <class V>
-  V grad(const acc<double>&, const dx::loss::target_logits<double>&, V s, V) const {
-    return s + s;
-  }
-  double target_grad(const acc<double>&, const dx::loss::target_logits<double>&) const { return 0; }
-};
+#include "squares.hpp"
 
-const auto e = dx::loss::term(squares{});
+const auto e = dx::loss::term(squares<>{});

@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/loss/any_objective.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
 
@@ -210,6 +211,42 @@ BOOST_AUTO_TEST_CASE(a_head_of_the_students_own) {
                          head_pair{p.weight(), p.weight(), matrix_view<float>(dhead.data(), 4, width)},
                          p.targets.data(), nullptr, 1.f, p.gradient()),
                     error);
+}
+
+/// Selection, two folds and gradient, in packs and chunks, of terms that the compiler knows and that it does not.
+BOOST_AUTO_TEST_CASE(terms_of_two_passes) {
+  device::cpu cpu(2);
+  any_objective chosen;
+  chosen.add({.kind = logits_kind::jsd, .weight = 0.4, .temperature = 1.5, .share = 0.3});
+  chosen.add({.kind = logits_kind::ce, .weight = 0.5});
+  chosen.add({.kind = logits_kind::top_k_kl, .weight = 0.3, .temperature = 2.0, .k = 9});
+  const auto o =
+      (0.4 * jsd(0.3, 1.5) + 0.5 * cross_entropy() + 0.3 * top_k_kl(9, tail::one_class, 2)).at<double>(now);
+  const auto c = chosen.at<double>(now);
+  for (const index bytes : {index{1}, index{2000}, head_bytes}) {
+    problem<double> p, q;
+    const auto run = [&](problem<double>& x, const auto& terms, bool gradient) {
+      return head(cpu, terms, x.student(), x.teacher(), x.weight(), x.targets.data(), x.scored.data(), 1.0,
+                  gradient ? x.gradient() : matrix_view<double>{}, bytes)
+          .value;
+    };
+    const double value = run(p, o.logits, true);
+    BOOST_TEST(run(q, c.logits, true) == value, boost::test_tools::tolerance(1e-13));
+    double worst = 0, largest = 0, apart = 0;
+    for (std::size_t i = 0; i < p.hs.size(); i += 5) {
+      const double keep = p.hs[i], h = 1e-5;
+      p.hs[i] = keep + h;
+      const double up = run(p, o.logits, false);
+      p.hs[i] = keep - h;
+      const double down = run(p, o.logits, false);
+      p.hs[i] = keep;
+      worst = std::max(worst, std::abs((up - down) / (2 * h) - p.dhs[i]));
+      apart = std::max(apart, std::abs(p.dhs[i] - q.dhs[i]));
+      largest = std::max(largest, std::abs(p.dhs[i]));
+    }
+    BOOST_TEST(worst / largest < 1e-7);
+    BOOST_TEST(apart < 1e-12);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_missing_teacher) {

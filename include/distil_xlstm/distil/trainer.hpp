@@ -58,7 +58,9 @@ struct step_metrics {
     for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
     fail("metrics: no term is called '", name, "' (", known, " are)");
   }
+  /// A name that is empty stands for nothing.
   void add(std::string_view name, double value) {
+    if (name.empty()) return;
     for (term& t : std::span(terms_.data(), count_))
       if (t.name == name) {
         t.value += value;
@@ -309,9 +311,8 @@ class trainer {
                                0.0,
                                m.lr,
                                updates_};
-    const std::array<bool, 3> asks{objective.logits.active(), objective.logits.uses_teacher(),
-                                   objective.hidden.active()};
-    if (std::exchange(active_terms_, asks) != asks)
+    const std::array<loss::term_facts, 2> facts{objective.logits.facts(), objective.hidden.facts()};
+    if (std::exchange(term_facts_, facts) != facts)
       first_forward_backward_.forget(), forward_backward_.forget();
     return m;
   }
@@ -385,8 +386,10 @@ class trainer {
   const double* take(step_metrics& m) {
     const double* got = fetched_.get(*device_, totals_.data(), totals::count);
     index i = totals::terms;
-    for (const auto name : logits_term::names()) m.add(name, got[i++]);
-    for (const auto name : hidden_term::names()) m.add(name, got[i++]);
+    const auto add = [&](const auto& names) {
+      for (const auto name : names) m.add(name, got[i++]);
+    };
+    add(host_inputs_->logits.term.names()), add(host_inputs_->hidden.term.names());
     m.total = got[totals::value];
     return got;
   }
@@ -429,7 +432,7 @@ class trainer {
   host_copy<double, D> fetched_;
   buffer<optim::step_scalars<T>, D> numbers_;
   captured_graph<D> first_forward_backward_, forward_backward_, update_;
-  std::array<bool, 3> active_terms_{};  ///< what of the objective the recorded passes hold
+  std::array<loss::term_facts, 2> term_facts_{};  ///< what of the objective the recorded passes hold
   matrix_view<T> x_, hidden_, dhidden_, dx_;
   signal_memory<T, D> signal_memory_;
   teacher_signals<T> signals_;

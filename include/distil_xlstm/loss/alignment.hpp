@@ -25,7 +25,8 @@ namespace detail {
 /// Accumulators of every group: pair l, row r at rows[l * n + r], sequence b at sequences[l * batch + b].
 template <class Term>
 struct hidden_groups {
-  using acc = typename Term::template acc<typename Term::scalar>;
+  using list = list_of<Term>;
+  using acc = typename list::results;
   Term term;
   index pairs, batch, time, width;
   const std::uint8_t* scored;  ///< [batch * time] or null
@@ -38,22 +39,24 @@ template <class Term>
 struct hidden_fold {
   using scalar = typename Term::scalar;
   template <class V>
-  using acc = typename Term::template acc<V>;
+  using acc = typename list_of<Term>::template acc<V>;
   hidden_groups<Term> g;
   index pair;
   matrix_view<const scalar> student, target;
 
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {
-    return g.term.template init<V>();
+    return g.term().template init<V>();
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    g.term.template visit<V>(a, math::load<V>(student.row(r) + c), math::load<V>(target.row(r) + c));
+    g.term().template visit<V>(a, math::load<V>(student.row(r) + c), math::load<V>(target.row(r) + c));
   }
-  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { g.term.merge(into, from); }
+  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { g.term().merge(into, from); }
   DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a) const {
-    g.rows[pair * g.batch * g.time + r] = g.takes(r) ? a : g.term.template init<scalar>();
+    auto& row = g.rows[pair * g.batch * g.time + r];
+    row = g.takes(r) ? a : g.term().template init<scalar>();
+    g.term().share(row);
   }
 };
 
@@ -61,28 +64,27 @@ struct hidden_fold {
 /// part's, merged in order.
 template <class Term>
 struct merge_parts {
-  using acc = typename Term::template acc<typename Term::scalar>;
-  Term term;
+  using acc = typename list_of<Term>::results;
   index size, parts, each;
   const acc* from;
   acc* to;
   DISTIL_XLSTM_HD void operator()(index i) const {
     const index begin = i % parts * each, end = begin + each < size ? begin + each : size;
     const acc* group = from + i / parts * size;
-    acc total = term.template init<typename Term::scalar>();
-    for (index k = begin; k < end; ++k) term.merge(total, group[k]);
+    acc total = list_of<Term>::template init<typename Term::scalar>();
+    for (index k = begin; k < end; ++k) list_of<Term>::merge(total, group[k]);
     to[i] = total;
   }
 };
 /// to[group] <- the group's accumulators, merged: parts of it, which are as many tasks, then those.
-template <class D, class Term, class Acc>
-void merge_groups(D& device, const Term& term, index groups, index size, const Acc* from, Acc* to) {
+template <class Term, class D, class Acc>
+void merge_groups(D& device, index groups, index size, const Acc* from, Acc* to) {
   constexpr index each = 64;
   const index parts = (size + each - 1) / each;
-  if (parts <= 1) return parallel_for(device, groups, merge_parts<Term>{term, size, 1, each, from, to});
+  if (parts <= 1) return parallel_for(device, groups, merge_parts<Term>{size, 1, each, from, to});
   auto partial = device.template scratch<Acc>(groups * parts);
-  parallel_for(device, groups * parts, merge_parts<Term>{term, size, parts, each, from, partial.data()});
-  merge_groups(device, term, groups, parts, static_cast<const Acc*>(partial.data()), to);
+  parallel_for(device, groups * parts, merge_parts<Term>{size, parts, each, from, partial.data()});
+  merge_groups<Term>(device, groups, parts, static_cast<const Acc*>(partial.data()), to);
 }
 
 /// tally[b] = the rows of sequence b that take part, and whether there are any.
@@ -144,12 +146,12 @@ struct report_groups {
     for (index k = 0; k < columns; ++k) row[k] = 0;
     const index n = g.batch * g.time;
     if (i < g.pairs * n) {
-      if (g.takes(i % n)) row[Term::terms] = g.term.report(scope::row, g.rows[i], *counts, row);
+      if (g.takes(i % n)) row[Term::terms] = g.term().report(scope::row, g.rows[i], *counts, row);
     } else if (i -= g.pairs * n; i < g.pairs * g.batch) {
       if (!tally || tally[2 * (i % g.batch) + 1] != 0)
-        row[Term::terms] = g.term.report(scope::sequence, g.sequences[i], *counts, row);
+        row[Term::terms] = g.term().report(scope::sequence, g.sequences[i], *counts, row);
     } else if (i -= g.pairs * g.batch; counts->rows > T(0)) {
-      row[Term::terms] = g.term.report(scope::batch, g.batches[i], *counts, row);
+      row[Term::terms] = g.term().report(scope::batch, g.batches[i], *counts, row);
     }
   }
 };
@@ -167,12 +169,12 @@ struct hidden_gradient {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     if (!g.takes(r)) return;
-    const auto a = g.term.choose(g.rows[pair * g.batch * g.time + r], g.sequences[pair * g.batch + r / g.time],
-                                 g.batches[pair]);
+    const auto a = g.term().choose(g.rows[pair * g.batch * g.time + r],
+                                   g.sequences[pair * g.batch + r / g.time], g.batches[pair]);
     scalar* p = gradient.row(r) + c;
     math::store<V>(
-        p, math::load<V>(p) + V(factor) * g.term.template grad<V>(a, *counts, math::load<V>(student.row(r) + c),
-                                                                  math::load<V>(target.row(r) + c)));
+        p, math::load<V>(p) + g.term().grad(a, *counts, math::load<V>(student.row(r) + c),
+                                            math::load<V>(target.row(r) + c), factor * g.term.factor()));
   }
 };
 
@@ -191,8 +193,8 @@ void align(D& device, const Term& term, sequence_view sequence,
   map(device, 1, columns, detail::fill_zero<double>{{totals, 1, columns}});
   if constexpr (Term::terms > 0) {
     using T = typename Term::scalar;
-    using acc = typename Term::template acc<T>;
-    if (!term.active()) return;
+    using acc = typename detail::list_of<Term>::results;
+    if (!term.facts().active) return;
     require(!pairs.empty(), "loss: the alignment has a weight but no hidden states to compare");
     const index n = sequence.rows(), count = static_cast<index>(pairs.size()), width = pairs[0].student.cols;
     const index batch = sequence.batch;
@@ -216,9 +218,9 @@ void align(D& device, const Term& term, sequence_view sequence,
       fold_rows(device, n, width, detail::hidden_fold<Term>{g, l, p.student, p.target});
     }
     // Rows that do not take part hold what merges into nothing.
-    detail::merge_groups(device, term, count * batch, sequence.time, static_cast<const acc*>(rows.data()),
-                         sequences.data());
-    detail::merge_groups(device, term, count, batch, static_cast<const acc*>(sequences.data()), batches.data());
+    detail::merge_groups<Term>(device, count * batch, sequence.time, static_cast<const acc*>(rows.data()),
+                               sequences.data());
+    detail::merge_groups<Term>(device, count, batch, static_cast<const acc*>(sequences.data()), batches.data());
 
     auto tally = device.template scratch<double>(scored ? 2 * batch + 2 : 0);
     const double *tallies = nullptr, *tally_sums = nullptr;

@@ -49,28 +49,19 @@ template <class T>
 struct alignment_term {
   using site = hidden_site;
   using scalar = T;
+  using sum = math::sum<T>;
   static constexpr const char* name = "alignment";
   alignment form = alignment::average;
 
+  /// The difference's square, and what the cosine folds; takes() says which are needed.
   template <class V>
-  struct acc {
-    detail::squares<V> difference;
-    typename cosine_term<T>::template acc<V> products;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {{V(0)}, {V(0), V(0), V(0)}};
+  DISTIL_XLSTM_HD auto folds(V student, V target) const {
+    const V d = student - target;
+    return fold_list(fold<math::sum>(d * d), fold<math::sum>(student * target),
+                     fold<math::sum>(student * student), fold<math::sum>(target * target));
   }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V target) const {
-    if (form == alignment::cosine)
-      cosine_term<T>{}.template visit<V>(a.products, student, target);
-    else
-      mse_term<T>{}.template visit<V>(a.difference, student, target);
-  }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
-    mse_term<T>{}.merge(into.difference, from.difference);
-    cosine_term<T>{}.merge(into.products, from.products);
+  bool takes(int, std::size_t fold) const {
+    return form != alignment::none && (form == alignment::cosine) == (fold > 0);
   }
   DISTIL_XLSTM_HD loss::scope scope() const {
     switch (form) {
@@ -80,21 +71,23 @@ struct alignment_term {
       default: return loss::scope::batch;
     }
   }
-  DISTIL_XLSTM_HD T value(const acc<T>& a, const hidden_counts<T>& n) const {
+  DISTIL_XLSTM_HD T value(const hidden_counts<T>& n, const sum& squares, const sum& st, const sum& ss,
+                          const sum& tt) const {
     switch (form) {
       case alignment::none: return T(0);
-      case alignment::cosine: return cosine_term<T>{}.value(a.products, n);
-      case alignment::mse: return mse_term<T>{}.value(a.difference, n);
-      default: return frobenius_term<T>(scope()).value(a.difference, n);
+      case alignment::cosine: return cosine_term<T>{}.value(n, st, ss, tt);
+      case alignment::mse: return mse_term<T>{}.value(n, squares);
+      default: return frobenius_term<T>(scope()).value(n, squares);
     }
   }
   template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<T>& a, const hidden_counts<T>& n, V student, V target) const {
+  DISTIL_XLSTM_HD V grad(const hidden_counts<T>& n, V student, V target, const sum& squares, const sum& st,
+                         const sum& ss, const sum& tt) const {
     switch (form) {
       case alignment::none: return V(0);
-      case alignment::cosine: return cosine_term<T>{}.template grad<V>(a.products, n, student, target);
-      case alignment::mse: return mse_term<T>{}.template grad<V>(a.difference, n, student, target);
-      default: return frobenius_term<T>(scope()).template grad<V>(a.difference, n, student, target);
+      case alignment::cosine: return cosine_term<T>{}.grad(n, student, target, st, ss, tt);
+      case alignment::mse: return mse_term<T>{}.grad(n, student, target, squares);
+      default: return frobenius_term<T>(scope()).grad(n, student, target, squares);
     }
   }
 };

@@ -10,42 +10,31 @@ template <class T>
 struct cosine_term {
   using site = hidden_site;
   using scalar = T;
+  using sum = math::sum<T>;
   static constexpr const char* name = "cosine";
   static constexpr T epsilon = T(1e-12);
 
   template <class V>
-  struct acc {
-    V st, ss, tt;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0), V(0), V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V target) const {
-    a.st = a.st + student * target;
-    a.ss = a.ss + student * student;
-    a.tt = a.tt + target * target;
-  }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
-    into.st += from.st, into.ss += from.ss, into.tt += from.tt;
+  DISTIL_XLSTM_HD auto folds(V s, V t) const {
+    return fold_list(fold<math::sum>(s * t), fold<math::sum>(s * s), fold<math::sum>(t * t));
   }
   static constexpr DISTIL_XLSTM_HD loss::scope scope() { return loss::scope::row; }
 
-  DISTIL_XLSTM_HD T value(const acc<T>& a, const hidden_counts<T>& n) const {
-    return (T(1) - a.st * inverse_norms(a)) / n.rows;
+  DISTIL_XLSTM_HD T value(const hidden_counts<T>& n, const sum& st, const sum& ss, const sum& tt) const {
+    return (T(1) - st.total * inverse_norms(ss, tt)) / n.rows;
   }
   template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<T>& a, const hidden_counts<T>& n, V student, V target) const {
-    const T over = inverse_norms(a), cos = a.st * over;
-    return student * V(cos / ((a.ss + epsilon) * n.rows)) - target * V(over / n.rows);
+  DISTIL_XLSTM_HD V grad(const hidden_counts<T>& n, V student, V target, const sum& st, const sum& ss,
+                         const sum& tt) const {
+    const T over = inverse_norms(ss, tt), cos = st.total * over;
+    return student * V(cos / ((ss.total + epsilon) * n.rows)) - target * V(over / n.rows);
   }
 
  private:
   /// 1 / (|s| |t|), as two roots: their product would leave float's range first.
-  static DISTIL_XLSTM_HD T inverse_norms(const acc<T>& a) {
+  static DISTIL_XLSTM_HD T inverse_norms(const sum& ss, const sum& tt) {
     using std::sqrt;
-    return T(1) / (sqrt(a.ss + epsilon) * sqrt(a.tt + epsilon));
+    return T(1) / (sqrt(ss.total + epsilon) * sqrt(tt.total + epsilon));
   }
 };
 

@@ -3,9 +3,13 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/loss/alignment_term.hpp>
 #include <distil_xlstm/loss/cross_entropy.hpp>
+#include <distil_xlstm/loss/jsd.hpp>
 #include <distil_xlstm/loss/kl.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/reverse_kl.hpp>
+#include <distil_xlstm/loss/skew_kl.hpp>
+#include <distil_xlstm/loss/top_k_kl.hpp>
+#include <distil_xlstm/loss/tvd.hpp>
 #include <distil_xlstm/schedule/arithmetic.hpp>
 
 namespace distil_xlstm {
@@ -31,26 +35,37 @@ template <template <class> class Term>
 struct plain_expression {
   using is_objective_expression = void;
   template <class T = float>
-  constexpr auto at(const schedule::clock&) const {
+  auto at(const schedule::clock&) const {
     return lift<T>(Term<T>{});
   }
 };
 
-template <template <class> class Term, Schedule S>
+/// Term<T>(temperature, parameters...)
+template <template <class> class Term, Schedule S, class... X>
 struct tempered_expression {
   using is_objective_expression = void;
   S temperature;
+  tuple<X...> parameters;
   template <class T = float>
-  constexpr auto at(const schedule::clock& c) const {
+  auto at(const schedule::clock& c) const {
     const auto t = temperature.at(c);
     require(t > 0, "loss: a temperature of ", t, " at step ", c.step, " is not positive");
-    return lift<T>(Term<T>(static_cast<T>(t)));
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+      return lift<T>(Term<T>(static_cast<T>(t), get<I>(parameters)...));
+    }
+    (std::index_sequence_for<X...>{});
   }
 };
-template <template <class> class Term, class X>
-constexpr auto tempered(X temperature) {
+template <template <class> class Term, class X, class... P>
+constexpr auto tempered_by(X temperature, P... parameters) {
   auto s = schedule::as_schedule(temperature);
-  return tempered_expression<Term, decltype(s)>{s};
+  return tempered_expression<Term, decltype(s), P...>{s, make_tuple(parameters...)};
+}
+/// A divergence from a mixture, in which the teacher's share, or the student's, is strictly between 0 and 1.
+template <template <class> class Term, class X>
+constexpr auto mixture_expression(const char* name, double share, X temperature) {
+  require(share > 0 && share < 1, "loss::", name, ": ", share, " is not between 0 and 1");
+  return tempered_by<Term>(temperature, share);
 }
 
 template <template <class> class Term>
@@ -58,7 +73,7 @@ struct hidden_expression {
   using is_objective_expression = void;
   layers compares;
   template <class T = float>
-  constexpr auto at(const schedule::clock&) const {
+  auto at(const schedule::clock&) const {
     return lift<T>(Term<T>{}, compares);
   }
 };
@@ -68,7 +83,7 @@ struct frobenius_expression {
   layers compares;
   scope groups;
   template <class T = float>
-  constexpr auto at(const schedule::clock&) const {
+  auto at(const schedule::clock&) const {
     return lift<T>(frobenius_term<T>(groups), compares);
   }
 };
@@ -77,7 +92,7 @@ struct alignment_expression {
   using is_objective_expression = void;
   alignment form;
   template <class T = float>
-  constexpr auto at(const schedule::clock&) const {
+  auto at(const schedule::clock&) const {
     return lift<T>(alignment_term<T>{form}, layers_of(form));
   }
 };
@@ -88,7 +103,7 @@ struct term_expression {
   Term term;
   layers compares;
   template <class T = typename Term::scalar>
-  constexpr auto at(const schedule::clock&) const {
+  auto at(const schedule::clock&) const {
     return lift<T>(term, compares);
   }
 };
@@ -99,7 +114,7 @@ struct multiple {
   W weight;
   E expression;
   template <class T = float>
-  constexpr auto at(const schedule::clock& c) const {
+  auto at(const schedule::clock& c) const {
     const auto o = expression.template at<T>(c);
     const T w = static_cast<T>(weight.at(c));
     return make_objective(scale(w, o.logits), scale(w, o.hidden), o.compares);
@@ -112,7 +127,7 @@ struct sum {
   A a;
   B b;
   template <class T = float>
-  constexpr auto at(const schedule::clock& c) const {
+  auto at(const schedule::clock& c) const {
     const auto x = a.template at<T>(c);
     const auto y = b.template at<T>(c);
     return make_objective(fuse(x.logits, y.logits), fuse(x.hidden, y.hidden),
@@ -129,19 +144,6 @@ inline constexpr bool at_site = [] {
   else
     return false;
 }();
-/// An accumulator's lanes are told apart by size: over a wider number, it must be as much wider.
-template <class Term>
-inline constexpr bool holds_packs = [] {
-  using T = typename Term::scalar;
-  struct pair {
-    T lanes[2];
-  };
-  using narrow = typename Term::template acc<T>;
-  using wide = typename Term::template acc<pair>;
-  return std::is_trivially_copyable_v<narrow> && sizeof(narrow) % sizeof(T) == 0 &&
-         sizeof(wide) == 2 * sizeof(narrow);
-}();
-
 }  // namespace detail
 
 /// -log softmax(s)[target].
@@ -153,7 +155,7 @@ constexpr auto kl(X temperature) {
       NumberOrSchedule<X>,
       "distil_xlstm::loss::kl(T): T is a number or a schedule; write kl(2.0) or kl(schedule::linear{4.0, "
       "1.0})");
-  if constexpr (NumberOrSchedule<X>) return detail::tempered<kl_term>(temperature);
+  if constexpr (NumberOrSchedule<X>) return detail::tempered_by<kl_term>(temperature);
 }
 /// T² KL(student || teacher) at temperature T.
 template <class X>
@@ -161,7 +163,35 @@ constexpr auto reverse_kl(X temperature) {
   static_assert(NumberOrSchedule<X>,
                 "distil_xlstm::loss::reverse_kl(T): T is a number or a schedule; write reverse_kl(2.0) or "
                 "reverse_kl(schedule::linear{4.0, 1.0})");
-  if constexpr (NumberOrSchedule<X>) return detail::tempered<reverse_kl_term>(temperature);
+  if constexpr (NumberOrSchedule<X>) return detail::tempered_by<reverse_kl_term>(temperature);
+}
+// The following have p = softmax(teacher / T) and q = softmax(student / T), T a number or a schedule.
+
+/// T² (beta KL(p || m) + (1 - beta) KL(q || m)), m = beta p + (1 - beta) q. Throws `error` unless 0 < beta < 1.
+template <NumberOrSchedule X = double>
+constexpr auto jsd(double beta, X temperature = X(1)) {
+  return detail::mixture_expression<jsd_term>("jsd", beta, temperature);
+}
+/// T² KL(p || a p + (1 - a) q). Throws `error` unless 0 < a < 1.
+template <NumberOrSchedule X = double>
+constexpr auto skew_kl(double a, X temperature = X(1)) {
+  return detail::mixture_expression<skew_kl_term>("skew_kl", a, temperature);
+}
+/// T² KL(q || (1 - a) q + a p). Throws `error` unless 0 < a < 1.
+template <NumberOrSchedule X = double>
+constexpr auto skew_reverse_kl(double a, X temperature = X(1)) {
+  return detail::mixture_expression<skew_reverse_kl_term>("skew_reverse_kl", a, temperature);
+}
+/// T² sum |p - q| / 2.
+template <NumberOrSchedule X = double>
+constexpr auto tvd(X temperature = X(1)) {
+  return detail::tempered_by<tvd_term>(temperature);
+}
+/// T² KL(p || q) over the teacher's k largest logits: see top_k_kl_term. Throws `error` unless k > 0.
+template <NumberOrSchedule X = double>
+constexpr auto top_k_kl(index k, tail rest = tail::one_class, X temperature = X(1)) {
+  require(k > 0, "loss::top_k_kl: k is ", k, ", not positive");
+  return detail::tempered_by<top_k_kl_term>(temperature, k, rest);
 }
 /// Mean over groups of ||h_s - target||_F, / sqrt(numbers), over what is compared: see frobenius_term.
 constexpr auto frobenius(layers compares = layers::average, scope groups = scope::batch) {
@@ -184,15 +214,15 @@ constexpr auto term(Term t, layers compares = layers::average) {
                 "distil_xlstm::loss::logits_site;` or hidden_site in it");
   static_assert(
       !logits || LogitsTerm<Term>,
-      "distil_xlstm::loss::term(t): a term at logits_site needs scalar, acc, init, visit, merge, value, grad "
-      "and target_grad, as loss/term.hpp says");
+      "distil_xlstm::loss::term(t): a term at logits_site needs scalar, folds, value, grad and target_grad, as "
+      "loss/term.hpp says");
   static_assert(
       !logits || detail::KnowsItsTeacher<Term>,
       "distil_xlstm::loss::term(t): write `static constexpr bool uses_teacher = true;` (or false) in t");
-  static_assert(
-      !hidden || HiddenTerm<Term>,
-      "distil_xlstm::loss::term(t): a term at hidden_site needs scalar, acc, init, visit, merge, value and "
-      "grad, as loss/term.hpp says");
+  static_assert(!hidden || HiddenTerm<Term>,
+                "distil_xlstm::loss::term(t): a term at hidden_site needs scalar, folds, value and grad, as "
+                "loss/term.hpp "
+                "says");
   static_assert(
       !hidden || detail::Scoped<Term>,
       "distil_xlstm::loss::term(t): a term at hidden_site needs a function `loss::scope scope() const`");
@@ -200,12 +230,7 @@ constexpr auto term(Term t, layers compares = layers::average) {
       detail::Named<Term>,
       "distil_xlstm::loss::term(t): write `static constexpr const char* name = \"...\";` in t; it is what "
       "is logged");
-  if constexpr (NamedTerm<Term>) {
-    static_assert(
-        detail::holds_packs<Term>,
-        "distil_xlstm::loss::term(t): t's acc<V> must hold V's only; write V instead of double or int");
-    return detail::term_expression<Term>{t, hidden ? compares : layers::none};
-  }
+  if constexpr (NamedTerm<Term>) return detail::term_expression<Term>{t, hidden ? compares : layers::none};
 }
 
 template <NumberOrSchedule W, ObjectiveExpression E>

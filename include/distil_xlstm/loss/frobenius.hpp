@@ -5,27 +5,18 @@
 namespace distil_xlstm::loss {
 
 namespace detail {
-/// sum of squares of student - target.
-template <class V>
-struct squares {
-  V sum;
-};
+/// Terms of the sum of (student - target)², which they have in common.
 template <class T>
 struct squared_difference {
   using site = hidden_site;
   using scalar = T;
+  using sum = math::sum<T>;
+
   template <class V>
-  using acc = squares<V>;
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V target) const {
+  DISTIL_XLSTM_HD auto folds(V student, V target) const {
     const V d = student - target;
-    a.sum = a.sum + d * d;
+    return fold_list(fold<math::sum>(named_input<squared_difference, V>{d * d, T(0)}));
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
 };
 }  // namespace detail
 
@@ -37,21 +28,20 @@ struct squared_difference {
 /// ||.||_F / sqrt(BSD).
 template <class T>
 struct frobenius_term : detail::squared_difference<T> {
+  using typename detail::squared_difference<T>::sum;
   static constexpr const char* name = "frobenius";
   loss::scope groups = loss::scope::batch;
   constexpr explicit frobenius_term(loss::scope s = loss::scope::batch) : groups(s) {}
 
-  template <class V>
-  using acc = detail::squares<V>;
   DISTIL_XLSTM_HD loss::scope scope() const { return groups; }
-  DISTIL_XLSTM_HD T value(const acc<T>& a, const hidden_counts<T>& n) const {
+  DISTIL_XLSTM_HD T value(const hidden_counts<T>& n, const sum& squares) const {
     using std::sqrt;
-    return sqrt(a.sum) / (n.groups(groups) * sqrt(n.numbers));
+    return sqrt(squares.total) / (n.groups(groups) * sqrt(n.numbers));
   }
   template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<T>& a, const hidden_counts<T>& n, V student, V target) const {
+  DISTIL_XLSTM_HD V grad(const hidden_counts<T>& n, V student, V target, const sum& squares) const {
     using std::sqrt;
-    const T norm = sqrt(a.sum) * n.groups(groups) * sqrt(n.numbers);
+    const T norm = sqrt(squares.total) * n.groups(groups) * sqrt(n.numbers);
     return (student - target) * V(norm > T(0) ? T(1) / norm : T(0) * norm);
   }
 };

@@ -8,9 +8,9 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/loss/cross_entropy.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
+#include <distil_xlstm/math/kth_largest.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm::loss {
@@ -41,17 +41,18 @@ struct stack_rows {
   }
 };
 
-/// What a pass over logits does with a row of them: a fold of the term over (student, teacher), what is
-/// reported, and the gradient by the student's logits, times `factor`.
-template <class Term>
+/// What is asked of each row of logits: the terms, what is reported, and what their gradient is multiplied by.
+/// `Terms` is a `term_list` or a step's.
+template <class Terms>
 struct head_rows {
-  using scalar = typename Term::scalar;
+  using terms_type = Terms;
+  using scalar = typename Terms::scalar;
+  using list = list_of<Terms>;
+  using results = typename list::results;
   using target = target_logits<scalar>;
-  template <class V>
-  using acc = typename Term::template acc<V>;
-  static constexpr index columns = totals_size<Term::terms>;
+  static constexpr index columns = totals_size<Terms::terms>;
 
-  Term term;
+  Terms terms;
   const std::int32_t* targets;
   const std::uint8_t* scored;  ///< or null
   double* report;              ///< a row: [terms] raw values, the value, 1 if scored
@@ -59,102 +60,109 @@ struct head_rows {
 
   /// The same from row `first` on.
   head_rows from(index first) const {
-    return {term, targets + first, scored ? scored + first : nullptr, report + first * columns, factor};
-  }
-  /// The same with the term's numbers at hand.
-  DISTIL_XLSTM_HD auto at_hand() const {
-    if constexpr (requires { term.at_hand(); })
-      return head_rows<decltype(term.at_hand())>{term.at_hand(), targets, scored, report, factor};
-    else
-      return *this;
+    return {terms, targets + first, scored ? scored + first : nullptr, report + first * columns, factor};
   }
   DISTIL_XLSTM_HD bool takes(index r) const { return !scored || scored[r] != 0; }
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return term.template init<V>();
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, V student, V teacher) const {
-    term.template visit<V>(a, student, teacher);
-  }
-  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { term.merge(into, from); }
-  /// Of a row that takes part.
-  DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a, const target& t) const {
+  DISTIL_XLSTM_HD scalar gradient_factor() const { return factor * terms.factor(); }
+  /// Of a row that takes part, after its last fold.
+  DISTIL_XLSTM_HD void finish(const list& all, index r, const results& found, const target& t) const {
     double* row = report + r * columns;
     for (index i = 0; i < columns; ++i) row[i] = 0;
-    row[Term::terms] = term.report(a, t, row);
-    row[Term::terms + 1] = 1;
+    row[Terms::terms] = all.report(found, t, row);
+    row[Terms::terms + 1] = 1;
   }
   DISTIL_XLSTM_HD void skip(index r) const {
     for (index i = 0; i < columns; ++i) report[r * columns + i] = 0;
   }
-  template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<scalar>& a, const target& t, V student, V teacher) const {
-    return V(factor) * term.template grad<V>(a, t, student, teacher);
-  }
-  /// What the target's column has besides.
-  DISTIL_XLSTM_HD scalar target_grad(const acc<scalar>& a, const target& t) const {
-    return factor * term.target_grad(a, t);
-  }
 };
 
 /// A chunk of rows and their logits.
-template <class Rows>
+template <class Terms>
 struct head_chunk_view {
-  using scalar = typename Rows::scalar;
-  Rows rows;
+  using scalar = typename Terms::scalar;
+  head_rows<Terms> rows;
   matrix_view<scalar> student;
   matrix_view<const scalar> teacher;
-  typename Rows::template acc<scalar>* folded;
-  typename Rows::target* at_target;
+  typename head_rows<Terms>::results* found;
+  target_logits<scalar>* at_target;
 };
 
-template <class Rows>
+/// The teacher's k-th largest logit of a row for each term that asks for it.
+template <class Terms>
+struct head_selection {
+  using scalar = typename Terms::scalar;
+  head_chunk_view<Terms> h;
+  DISTIL_XLSTM_HD void operator()(index r) const {
+    if (!h.rows.takes(r)) return;
+    const scalar* row = h.teacher.row(r);
+    const index n = h.teacher.cols;
+    h.rows.terms().select(h.found[r], [row, n](index k) {
+      math::kth_largest<scalar> search(k);
+      while (!search.done()) {
+        index counts[search.buckets] = {};
+        for (index c = 0; c < n; ++c)
+          if (const int b = search.bucket(row[c]); b >= 0) ++counts[b];
+        search.advance(counts);
+      }
+      return search.value();
+    });
+  }
+};
+
+template <class Terms, int Pass>
 struct head_fold {
-  using scalar = typename Rows::scalar;
+  using scalar = typename Terms::scalar;
   template <class V>
-  using acc = typename Rows::template acc<V>;
-  head_chunk_view<Rows> h;
+  using acc = typename head_rows<Terms>::list::template acc<V, Pass>;
+  head_chunk_view<Terms> h;
+  bool last;  ///< no second pass follows
 
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {
-    return h.rows.template init<V>();
+    return h.rows.terms().template init<V, Pass>();
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    h.rows.template visit<V>(a, math::load<V>(h.student.row(r) + c), math::load<V>(h.teacher.row(r) + c));
+    const V student[1] = {math::load<V>(h.student.row(r) + c)},
+            teacher[1] = {math::load<V>(h.teacher.row(r) + c)};
+    h.rows.terms().template visit<Pass>(a, h.found[r], student, teacher);
   }
-  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const { h.rows.merge(into, from); }
+  DISTIL_XLSTM_HD void merge(acc<scalar>& into, const acc<scalar>& from) const {
+    h.rows.terms().template merge<Pass>(into, from);
+  }
   DISTIL_XLSTM_HD void finish(index r, const acc<scalar>& a) const {
     if (!h.rows.takes(r)) return h.rows.skip(r);
+    h.rows.terms().template record<Pass>(h.found[r], a);
+    if (!last) return;
     const index target = h.rows.targets[r];
-    h.folded[r] = a;
     h.at_target[r] = {h.student.row(r)[target], h.teacher.row(r)[target]};
-    h.rows.finish(r, a, h.at_target[r]);
+    h.rows.finish(h.rows.terms(), r, h.found[r], h.at_target[r]);
   }
 };
 
 /// The gradient takes the place of the student's logits, but for the target's own part.
-template <class Rows>
+template <class Terms>
 struct head_gradient {
-  using scalar = typename Rows::scalar;
-  head_chunk_view<Rows> h;
+  using scalar = typename Terms::scalar;
+  head_chunk_view<Terms> h;
 
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     scalar* p = h.student.row(r) + c;
     if (h.rows.takes(r))
-      math::store<V>(p, h.rows.template grad<V>(h.folded[r], h.at_target[r], math::load<V>(p),
-                                                math::load<V>(h.teacher.row(r) + c)));
+      math::store<V>(p, h.rows.terms().grad(h.found[r], h.at_target[r], math::load<V>(p),
+                                            math::load<V>(h.teacher.row(r) + c), h.rows.gradient_factor()));
     else
       math::store<V>(p, V(0));
   }
 };
-template <class Rows>
+template <class Terms>
 struct add_target_gradient {
-  head_chunk_view<Rows> h;
+  head_chunk_view<Terms> h;
   DISTIL_XLSTM_HD void operator()(index r) const {
-    if (h.rows.takes(r)) h.student.row(r)[h.rows.targets[r]] += h.rows.target_grad(h.folded[r], h.at_target[r]);
+    if (h.rows.takes(r))
+      h.student.row(r)[h.rows.targets[r]] +=
+          h.rows.terms().target_grad(h.found[r], h.at_target[r], h.rows.gradient_factor());
   }
 };
 
@@ -164,11 +172,12 @@ struct add_target_gradient {
 template <class D, class Rows, class T, class Head>
 void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht, const Head& head,
                matrix_view<T> dhs, index bytes) {
+  using Terms = typename Rows::terms_type;
   const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
   const bool stacked_rows = ht.data && heads.shared();  // one product for both
   const index n = hs.rows, d = hs.cols, sides = ht.data ? 2 : 1, vocabulary = heads.student.rows;
   const index chunk = head_chunk<T>(n, vocabulary, sides, bytes > 0 ? bytes : head_bytes);
-  auto folded = device.template scratch<typename Rows::template acc<T>>(chunk);
+  auto found = device.template scratch<typename Rows::results>(chunk);
   auto at_target = device.template scratch<target_logits<T>>(chunk);
   auto stacked = device.template scratch<T>(stacked_rows ? 2 * chunk * d : 0);
   auto logits = device.template scratch<T>(sides * chunk * vocabulary);
@@ -185,12 +194,17 @@ void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view
       if (ht.data) gemm(device, ht.slice(first, m), transposed(heads.teacher), all.slice(m, m));
     }
     // A teacher that no weight asks for is the student itself: its divergence is 0.
-    const head_chunk_view<Rows> h{rows.from(first), student, ht.data ? all.slice(m, m) : student, folded.data(),
-                                  at_target.data()};
-    fold_rows(device, m, vocabulary, head_fold<Rows>{h});
+    const head_chunk_view<Terms> h{rows.from(first), student, ht.data ? all.slice(m, m) : student, found.data(),
+                                   at_target.data()};
+    const term_facts facts = rows.terms.facts();
+    if constexpr (Rows::list::selections > 0)
+      if (facts.selects) parallel_for(device, m, head_selection<Terms>{h});
+    fold_rows(device, m, vocabulary, head_fold<Terms, 0>{h, !facts.second_pass});
+    if constexpr (Rows::list::two_passes)
+      if (facts.second_pass) fold_rows(device, m, vocabulary, head_fold<Terms, 1>{h, true});
     if (!dhs.data && !heads.gradient.data) continue;
-    map(device, m, vocabulary, head_gradient<Rows>{h});
-    parallel_for(device, m, add_target_gradient<Rows>{h});
+    map(device, m, vocabulary, head_gradient<Terms>{h});
+    parallel_for(device, m, add_target_gradient<Terms>{h});
     const matrix_view<const T> dlogits = student;
     if (dhs.data) gemm(device, dlogits, heads.student, dhs.slice(first, m));
     if (heads.gradient.data) gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));
@@ -246,9 +260,8 @@ void head(D& device, const Term& term, matrix_view<const typename Term::scalar> 
   } else {
     const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
     detail::require_heads(heads, d);
-    const bool teacher = ht.data && term.uses_teacher();
-    require(teacher || !term.uses_teacher(),
-            "loss: the objective compares with the teacher, whose states are absent");
+    const bool uses_teacher = term.facts().uses_teacher, teacher = ht.data && uses_teacher;
+    require(teacher || !uses_teacher, "loss: the objective compares with the teacher, whose states are absent");
     require(!teacher || (ht.rows == n && ht.cols == heads.teacher.cols), "loss: the teacher's states are [",
             ht.rows, ", ", ht.cols, "], expected [", n, ", ", heads.teacher.cols, "]");
     if (n == 0) return;
@@ -281,9 +294,8 @@ namespace detail {
 template <class T>
 struct score_fold {
   using scalar = T;
-  using term = cross_entropy_term<T>;
   template <class V>
-  using acc = typename term::template acc<V>;
+  using acc = math::log_sum_exp<V>;
   matrix_view<const T> logits;
   const std::int32_t* targets;
   const std::uint8_t* scored;
@@ -293,19 +305,18 @@ struct score_fold {
 
   template <class V>
   DISTIL_XLSTM_HD acc<V> init() const {
-    return term{}.template init<V>();
+    return acc<V>::empty();
   }
   template <class V>
   DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    const V x = math::load<V>(logits.row(r) + c);
-    term{}.template visit<V>(a, x, x);
+    push(a, math::clamp_min(math::load<V>(logits.row(r) + c)));
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { term{}.merge(into, from); }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { join(into, from); }
   DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
     const bool takes = !scored || scored[r] != 0;
     const T target = takes ? logits.row(r)[targets[r]] : T(0);
-    const T value = takes ? term{}.value(a, {target, target}) : T(0);
-    const bool correct = takes && target >= a.student.max;
+    const T value = takes ? a.value() - math::clamp_min(target) : T(0);
+    const bool correct = takes && target >= a.max;
     if (nll) nll[r] = value;
     if (is_argmax) is_argmax[r] = correct;
     report[3 * r] = static_cast<double>(value);

@@ -7,14 +7,15 @@ namespace distil_xlstm::loss {
 /// mean over all numbers of all pairs of (student - target)².
 template <class T>
 struct mse_term : detail::squared_difference<T> {
+  using typename detail::squared_difference<T>::sum;
   static constexpr const char* name = "mse";
 
-  template <class V>
-  using acc = detail::squares<V>;
   static constexpr DISTIL_XLSTM_HD loss::scope scope() { return loss::scope::batch; }
-  DISTIL_XLSTM_HD T value(const acc<T>& a, const hidden_counts<T>& n) const { return a.sum / n.numbers; }
+  DISTIL_XLSTM_HD T value(const hidden_counts<T>& n, const sum& squares) const {
+    return squares.total / n.numbers;
+  }
   template <class V>
-  DISTIL_XLSTM_HD V grad(const acc<T>&, const hidden_counts<T>& n, V student, V target) const {
+  DISTIL_XLSTM_HD V grad(const hidden_counts<T>& n, V student, V target, const sum&) const {
     return (student - target) * V(T(2) / n.numbers);
   }
 };

@@ -3,9 +3,11 @@
 #include <concepts>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/loss/fold.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -37,54 +39,126 @@ struct hidden_counts {
 };
 
 namespace detail {
-template <class F>
-concept Fold = std::is_trivially_copyable_v<F> && std::floating_point<typename F::scalar> &&
-    requires(const F f, typename F::template acc<typename F::scalar> a, typename F::scalar x) {
-  { f.template init<typename F::scalar>() } -> std::same_as<decltype(a)>;
-  f.template visit<typename F::scalar>(a, x, x);
-  f.merge(a, a);
-};
-}  // namespace detail
 
+/// A term whose passes see, before all else, the teacher's k-th largest logit of the row: largest() is k.
+template <class Term>
+concept Selects = requires(const Term t) {
+  { t.largest() } -> std::convertible_to<index>;
+};
+/// A term with a second pass over the row.
+template <class Term>
+concept TwoPasses = requires {
+  typename Term::second_pass;
+};
+
+/// What a column brings to a term's first pass, and to its second, whose `results` are those before it.
+template <class Term, class V>
+DISTIL_XLSTM_HD auto first_folds(const Term& t, V student, V teacher,
+                                 [[maybe_unused]] typename Term::scalar kth_largest) {
+  if constexpr (Selects<Term>)
+    return t.folds(student, teacher, kth_largest);
+  else
+    return t.folds(student, teacher);
+}
+template <class V, class Term>
+using first_folds_of = decltype(first_folds(std::declval<const Term&>(), std::declval<V>(), std::declval<V>(),
+                                            std::declval<typename Term::scalar>()));
+template <class V, class Term>
+using first_acc = typename accumulators<V, first_folds_of<V, Term>>::type;
+
+/// All that value and grad see: the selection, then the results of the first pass, then those of the second.
+template <class Term>
+using before_second = concatenated<std::conditional_t<Selects<Term>, tuple<typename Term::scalar>, tuple<>>,
+                                   first_acc<typename Term::scalar, Term>>;
+
+template <class V, class Term, class Results>
+struct second_folds_type {
+  using type = tuple<>;
+};
+template <class V, class Term, class... R>
+requires TwoPasses<Term>
+struct second_folds_type<V, Term, tuple<R...>> {
+  using type = decltype(std::declval<const Term&>().second_folds(std::declval<V>(), std::declval<V>(),
+                                                                 std::declval<const R&>()...));
+};
+template <class V, class Term>
+using second_folds_of = typename second_folds_type<V, Term, before_second<Term>>::type;
+template <class V, class Term>
+using second_acc = typename accumulators<V, second_folds_of<V, Term>>::type;
+template <class Term>
+using results_of = concatenated<before_second<Term>, second_acc<typename Term::scalar, Term>>;
+
+/// Whether a term compares with a teacher, whatever its weight: hidden terms always do.
+template <class Term>
+inline constexpr bool asks_teacher = [] {
+  if constexpr (requires { Term::uses_teacher; })
+    return bool{Term::uses_teacher};
+  else
+    return std::same_as<typename Term::site, hidden_site>;
+}();
+
+template <class F>
+concept Folds = std::is_trivially_copyable_v<F> && std::floating_point<typename F::scalar> && requires {
+  typename results_of<F>;
+};
+
+template <class F, class Results>
+inline constexpr bool has_logits_functions = false;
+template <class F, class... R>
+inline constexpr bool has_logits_functions<F, tuple<R...>> = requires(const F f,
+                                                                      target_logits<typename F::scalar> row,
+                                                                      typename F::scalar x, const R&... r) {
+  { f.value(row, r...) } -> std::same_as<typename F::scalar>;
+  { f.grad(row, x, x, r...) } -> std::same_as<typename F::scalar>;
+  { f.target_grad(row, r...) } -> std::same_as<typename F::scalar>;
+};
+template <class F, class Results>
+inline constexpr bool has_hidden_functions = false;
+template <class F, class... R>
+inline constexpr bool has_hidden_functions<F, tuple<R...>> = requires(const F f,
+                                                                      hidden_counts<typename F::scalar> n,
+                                                                      typename F::scalar x, const R&... r) {
+  { f.value(n, r...) } -> std::same_as<typename F::scalar>;
+  { f.grad(n, x, x, r...) } -> std::same_as<typename F::scalar>;
+};
+
+}  // namespace detail
 }  // namespace loss
 
-/// A term of the objective over a row of logits: a fold over (student, teacher), and a pointwise gradient.
+/// A term of the objective over a row of logits: standard folds over (student, teacher), a value of their
+/// results, and a pointwise gradient.
 ///
-/// Minimal definition (T = scalar, V = T or a pack of T):
+/// Minimal definition (T = scalar, V = T or a pack of T, r... = the folds' results, in their order, over T):
 ///   site = logits_site; scalar; name; uses_teacher
-///   template <class V> struct acc         an aggregate of V's
-///   init<V>(), visit<V>(acc&, V student, V teacher), merge(acc<T>&, const acc<T>&)
-///   value(acc<T>, target_logits<T>) -> T                  the row's loss
-///   grad<V>(acc<T>, target_logits<T>, V student, V teacher) -> V   d value / d student, but for ...
-///   target_grad(acc<T>, target_logits<T>) -> T            ... what the target's column has besides
-/// Optional: raw(acc<T>, target_logits<T>) -> T, what is logged (value where absent).
-/// Laws (testing/check_term.hpp): merge is associative with init() as identity; visiting a then b equals
-/// merging the two visits; grad + target_grad is the derivative of value; over packs as over scalars.
-/// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, and weighted and fused of these.
+///   folds(V student, V teacher) -> fold_list(fold<Kind>(x...), ...)    what a column brings; see loss/fold.hpp
+///   value(target_logits<T>, r...) -> T                      the row's loss
+///   grad(target_logits<T>, V student, V teacher, r...) -> V   d value / d student, but for ...
+///   target_grad(target_logits<T>, r...) -> T                ... what the target's column has besides
+/// Optional:
+///   scale() -> T                     multiplies value and gradient in the objective, not what is logged
+///   second_pass = void and second_folds(V student, V teacher, r...) -> fold_list(...)    a second pass over
+///                                    the row, which sees the results r... of the first; both follow in
+///                                    value and grad
+///   largest() -> index               k: the teacher's k-th largest logit of the row comes as an argument
+///                                    before r..., and after student and teacher in `folds`
+/// Laws (testing/check_term.hpp): folds of parts of a row, joined, are those of the row; grad + target_grad is
+/// the derivative of value; over packs as over scalars.
+/// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, jsd_term, skew_kl_term, skew_reverse_kl_term,
+/// tvd_term, top_k_kl_term, any_logits_term.
 template <class F>
-concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::detail::Fold<F> &&
-    requires(const F f, typename F::template acc<typename F::scalar> a,
-             loss::target_logits<typename F::scalar> row, typename F::scalar x) {
-  { f.value(a, row) } -> std::same_as<typename F::scalar>;
-  { f.template grad<typename F::scalar>(a, row, x, x) } -> std::same_as<typename F::scalar>;
-  { f.target_grad(a, row) } -> std::same_as<typename F::scalar>;
-};
+concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::detail::Folds<F> &&
+    loss::detail::has_logits_functions<F, loss::detail::results_of<F>>;
 
-/// A term over pairs of hidden states: a fold over (student, target) numbers of a row, merged over its scope.
+/// A term over pairs of hidden states: folds over (student, target) numbers of a row, joined over its scope.
 ///
-/// Minimal definition: site = hidden_site; scalar; name; acc, init, visit, merge as in LogitsTerm;
+/// Minimal definition: site = hidden_site; scalar; name; folds as in LogitsTerm, of one pass;
 ///   scope() -> loss::scope
-///   value(acc<T>, hidden_counts<T>) -> T        one group's share of the term: the term is the sum over groups
-///   grad<V>(acc<T>, hidden_counts<T>, V student, V target) -> V    acc is the whole group's
-/// Optional: raw. Laws: as in LogitsTerm.
-/// Models: loss::frobenius_term, cosine_term, mse_term, alignment_term, and weighted and fused of these.
+///   value(hidden_counts<T>, r...) -> T      one group's share of the term: the term is the sum over groups
+///   grad(hidden_counts<T>, V student, V target, r...) -> V    r... are the whole group's
+/// Laws: as in LogitsTerm. Models: loss::frobenius_term, cosine_term, mse_term, alignment_term.
 template <class F>
-concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::detail::Fold<F> &&
-    requires(const F f, typename F::template acc<typename F::scalar> a,
-             loss::hidden_counts<typename F::scalar> n, typename F::scalar x) {
-  { f.value(a, n) } -> std::same_as<typename F::scalar>;
-  { f.template grad<typename F::scalar>(a, n, x, x) } -> std::same_as<typename F::scalar>;
-};
+concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::detail::Folds<F> &&
+    loss::detail::has_hidden_functions<F, loss::detail::results_of<F>>;
 
 namespace loss::detail {
 template <class F>

@@ -8,6 +8,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/step_scalars.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 
@@ -57,18 +58,6 @@ struct step_scalars {
 
 namespace detail {
 
-/// Numbers of a step that travel with the kernel, or lie in the device's memory.
-template <class T>
-struct numbers_by_value {
-  step_scalars<T> numbers;
-  DISTIL_XLSTM_HD const step_scalars<T>& operator()() const { return numbers; }
-};
-template <class T>
-struct numbers_in_memory {
-  const step_scalars<T>* numbers;
-  DISTIL_XLSTM_HD const step_scalars<T>& operator()() const { return *numbers; }
-};
-
 /// A stretch of the arena that decays, or does not.
 struct one_run {
   bool decay;
@@ -103,14 +92,14 @@ struct decay_runs {
   }
 };
 
-/// One update of a stretch of the arena, seen as rows of `columns` numbers.
-template <class T, class Numbers, class Runs>
+/// One update of a stretch of the arena, seen as rows of `columns` numbers. `Scalars` points to step_scalars.
+template <class T, class Scalars, class Runs>
 struct adamw_update {
   using scalar = T;
   T* p;
   const T* g;
   T *m, *v;
-  Numbers numbers;
+  Scalars scalars;
   Runs runs;
   index columns;
   T new_m, beta2, new_v, epsilon;
@@ -118,7 +107,7 @@ struct adamw_update {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::sqrt;
-    const step_scalars<T>& s = numbers();
+    const step_scalars<T>& s = *scalars;
     if (s.update == T(0)) return;
     const index i = r * columns + c;
     const V gi = V(s.clip) * math::load<V>(g + i);
@@ -152,15 +141,15 @@ void for_runs(index n, std::span<const decay_range> ranges, const F& f) {
 }
 
 /// One step over the arena, with the hyper-parameters of `h`.
-template <class D, class T, class Numbers>
-void update(D& device, const adamw& h, Numbers numbers, T* p, const T* g, T* m, T* v, index n,
+template <class D, class T, class Scalars>
+void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, T* v, index n,
             std::span<const decay_range> ranges) {
   const auto part = [&]<class Runs>(index offset, index columns, Runs runs) {
-    return adamw_update<T, Numbers, Runs>{p + offset,
+    return adamw_update<T, Scalars, Runs>{p + offset,
                                           g + offset,
                                           m + offset,
                                           v + offset,
-                                          numbers,
+                                          scalars,
                                           runs,
                                           columns,
                                           static_cast<T>(1 - h.beta1),
@@ -196,9 +185,9 @@ void update(D& device, const adamw& h, Numbers numbers, T* p, const T* g, T* m, 
   }
 }
 
-/// One task: the numbers of the coming step, which is not counted where a gradient is not finite.
+/// One task: the scalars of the coming step, which is not counted where a gradient is not finite.
 template <class T>
-struct set_numbers {
+struct set_step_scalars {
   adamw h;
   const double* lr;
   double max_norm;
@@ -223,23 +212,23 @@ template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const decay_range> ranges = {}, double clip = 1.0) {
   ++state.step;
-  const detail::numbers_by_value<T> numbers{step_scalars<T>::of(h, lr, state.step, clip)};
-  detail::update(device, h, numbers, p, g, state.m, state.v, n, ranges);
+  const by_value<step_scalars<T>> scalars{step_scalars<T>::of(h, lr, state.step, clip)};
+  detail::update(device, h, scalars, p, g, state.m, state.v, n, ranges);
 }
 
 /// The same with all that changes from step to step in the device's memory: nothing waits for the host, and the
 /// calls stay the same. `prepare_step` takes the learning rate, what `squared_norm` gave and the count of steps
-/// taken, which it raises, to numbers <- the step's; clipped to `max_norm` as clip_factor says. A norm that is
+/// taken, which it raises, to scalars <- the step's; clipped to `max_norm` as clip_factor says. A norm that is
 /// not finite lets everything stay as it is.
 template <class D, class T>
 void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, const double* squared_norm,
-                  std::int64_t* steps, step_scalars<T>* numbers) {
-  parallel_for(device, 1, detail::set_numbers<T>{h, lr, max_norm, squared_norm, steps, numbers});
+                  std::int64_t* steps, step_scalars<T>* scalars) {
+  parallel_for(device, 1, detail::set_step_scalars<T>{h, lr, max_norm, squared_norm, steps, scalars});
 }
 template <class D, class T>
-void step(D& device, const adamw& h, const step_scalars<T>* numbers, T* p, const T* g, T* m, T* v, index n,
+void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const T* g, T* m, T* v, index n,
           std::span<const decay_range> ranges = {}) {
-  detail::update(device, h, detail::numbers_in_memory<T>{numbers}, p, g, m, v, n, ranges);
+  detail::update(device, h, scalars, p, g, m, v, n, ranges);
 }
 
 }  // namespace distil_xlstm::optim

@@ -18,7 +18,7 @@ std::vector<double> outcome_of(const Objective& o, const term_options& options) 
     using term_type = std::remove_cvref_t<decltype(term)>;
     if constexpr (term_type::terms > 0) {
       const term_row<term_type> row(term, options);
-      for (double v : row.outcome(row.fold(0, row.size()))) all.push_back(v);
+      for (double v : row.outcome(row.passes())) all.push_back(v);
     } else {
       all.resize(all.size() + static_cast<std::size_t>(1 + options.numbers));
     }

@@ -4,11 +4,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
-#include <distil_xlstm/loss/term.hpp>
+#include <distil_xlstm/loss/term_list.hpp>
 #include <distil_xlstm/testing/law_report.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -25,15 +27,25 @@ struct term_options {
 
 namespace detail {
 
-/// A term over one row of its site.
+/// A term as a list of its own, a list as it is.
 template <class Term>
+auto as_list(const Term& t) {
+  if constexpr (requires { t.facts(); })
+    return t;
+  else
+    return loss::term_list<typename Term::site, typename Term::scalar, Term>({1.0}, {t});
+}
+
+/// Terms over one row of their site.
+template <class List>
 struct term_row {
-  using acc = typename Term::template acc<double>;
-  const Term& term;
+  using results = typename List::results;
+  static constexpr bool logits = std::is_same_v<typename List::site, loss::logits_site>;
+  const List& list;
   std::vector<double> student, teacher;
   std::size_t target = 5;
 
-  term_row(const Term& t, const term_options& options) : term(t) {
+  term_row(const List& l, const term_options& options) : list(l) {
     rng random(options.seed);
     for (auto* x : {&student, &teacher})
       for (index i = 0; i < options.numbers; ++i) x->push_back(options.spread * random.normal());
@@ -41,23 +53,44 @@ struct term_row {
   }
   std::size_t size() const { return student.size(); }
   auto context() const {
-    if constexpr (LogitsTerm<Term>)
+    if constexpr (logits)
       return loss::target_logits<double>{student[target], teacher[target]};
     else
       return loss::hidden_counts<double>{6, 3, 2, 6 * static_cast<double>(size())};
   }
-  acc fold(std::size_t from, std::size_t to) const {
-    acc a = term.template init<double>();
-    for (std::size_t i = from; i < to; ++i) term.template visit<double>(a, student[i], teacher[i]);
+  template <int Pass>
+  auto fold(const results& before, std::size_t from, std::size_t to) const {
+    auto a = list.template init<double, Pass>();
+    for (std::size_t i = from; i < to; ++i) {
+      const double s[1] = {student[i]}, t[1] = {teacher[i]};
+      list.template visit<Pass>(a, before, s, t);
+    }
     return a;
   }
-  double value() const { return term.value(fold(0, size()), context()); }
-  /// All that anybody asks an accumulator: the value, and the gradient at each number.
-  std::vector<double> outcome(const acc& a) const {
-    std::vector<double> out{term.value(a, context())};
-    for (std::size_t i = 0; i < size(); ++i)
-      out.push_back(term.template grad<double>(a, context(), student[i], teacher[i]));
-    if constexpr (LogitsTerm<Term>) out[1 + target] += term.target_grad(a, context());
+  /// What all passes find; `fold_row.template operator()<Pass>(row, before)` folds the row once.
+  template <class FoldRow>
+  results passes(const FoldRow& fold_row) const {
+    results r{};
+    list.select(r, [this](index k) {
+      std::vector<double> sorted = teacher;
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      return sorted[static_cast<std::size_t>(std::min(k, std::ssize(sorted)) - 1)];
+    });
+    list.template record<0>(r, fold_row.template operator()<0>(*this, r));
+    if constexpr (List::two_passes) list.template record<1>(r, fold_row.template operator()<1>(*this, r));
+    return r;
+  }
+  results passes() const {
+    return passes([]<int Pass>(const term_row& row, const results& before) {
+      return row.template fold<Pass>(before, 0, row.size());
+    });
+  }
+  double value() const { return list.value(passes(), context()); }
+  /// All that anybody asks of results: the value, and the gradient at each number.
+  std::vector<double> outcome(const results& r) const {
+    std::vector<double> out{list.value(r, context())};
+    for (std::size_t i = 0; i < size(); ++i) out.push_back(list.grad(r, context(), student[i], teacher[i]));
+    if constexpr (logits) out[1 + target] += list.target_grad(r, context());
     return out;
   }
 };
@@ -73,85 +106,100 @@ inline double largest_difference(const std::vector<double>& a, const std::vector
 }
 
 /// Folds `size / width_of<V>` packs and joins their lanes: an accumulator is an aggregate of numbers only.
-template <class V, class Term>
-typename Term::template acc<double> fold_packs(const term_row<Term>& row) {
-  using narrow = typename Term::template acc<double>;
+template <class V, int Pass, class List>
+auto fold_packs(const term_row<List>& row, const typename List::results& before) {
+  using narrow = typename List::template acc<double, Pass>;
   constexpr index width = math::width_of<V>;
   constexpr std::size_t members = sizeof(narrow) / sizeof(double);
-  auto wide = row.term.template init<V>();
-  static_assert(sizeof wide == members * sizeof(V), "check_term: acc<V> must be an aggregate of V's only");
+  auto wide = row.list.template init<V, Pass>();
+  static_assert(sizeof wide == members * sizeof(V), "check_term: a fold must be an aggregate of V's only");
   const index whole = static_cast<index>(row.size()) / width * width;
-  for (index i = 0; i < whole; i += width)
-    row.term.template visit<V>(wide, math::load<V>(row.student.data() + i),
-                               math::load<V>(row.teacher.data() + i));
-  narrow total = row.fold(static_cast<std::size_t>(whole), row.size());
+  for (index i = 0; i < whole; i += width) {
+    const V s[1] = {math::load<V>(row.student.data() + i)}, t[1] = {math::load<V>(row.teacher.data() + i)};
+    row.list.template visit<Pass>(wide, before, s, t);
+  }
+  narrow total = row.template fold<Pass>(before, static_cast<std::size_t>(whole), row.size());
   for (index lane = 0; lane < width; ++lane) {
-    narrow part = row.term.template init<double>();
+    narrow part = row.list.template init<double, Pass>();
     for (std::size_t m = 0; m < members; ++m) {
       double lanes[static_cast<std::size_t>(width)];
       math::store<V>(lanes, reinterpret_cast<const V*>(&wide)[m]);
       std::memcpy(reinterpret_cast<char*>(&part) + m * sizeof(double), lanes + lane, sizeof(double));
     }
-    row.term.merge(total, part);
+    row.list.template merge<Pass>(total, part);
   }
   return total;
 }
 
 }  // namespace detail
 
-/// Tries the laws of LogitsTerm or HiddenTerm on one term of the scalar double. With a pack of a device as V
-/// (`check_term<device::pack<double>>(t)`), the term must give over packs what it gives over scalars, too.
+/// Tries the laws of LogitsTerm or HiddenTerm on one term of the scalar double, or on a list of them. With a pack
+/// of a device as V (`check_term<device::pack<double>>(t)`), the term must give over packs what it gives over
+/// scalars, too.
 template <class V = double, class Term>
-requires(LogitsTerm<Term> || HiddenTerm<Term>) law_report
-    check_term(const Term& term, const term_options& options = {}) {
+law_report check_term(const Term& term, const term_options& options = {}) {
   static_assert(std::is_same_v<typename Term::scalar, double>,
                 "check_term: laws are tried in double; write check_term(my_term<double>{...})");
   using detail::largest_difference;
-  detail::term_row<Term> row(term, options);
-  const std::size_t n = row.size(), one = n / 4, two = n / 2;
-  const auto whole = row.outcome(row.fold(0, n));
+  const auto list = detail::as_list(term);
+  using row_type = detail::term_row<std::remove_const_t<decltype(list)>>;
+  using results = typename row_type::results;
+  constexpr bool logits = row_type::logits;
+  row_type row(list, options);
+  const std::size_t n = row.size();
+  const results all = row.passes();
+  const auto whole = row.outcome(all);
   const double limit = options.forms_limit;
   for (const double v : whole)
     if (!std::isfinite(v)) return detail::judge("values and gradients are finite", INFINITY, 0);
 
-  const auto a = row.fold(0, one), b = row.fold(one, two), c = row.fold(two, n);
-  const auto merged = [&](auto into, const auto& from) {
-    term.merge(into, from);
-    return into;
+  // A row folded in parts a, b, c, which are joined in one order or another, in every pass.
+  const auto outcome = [&](const auto& joined) {
+    return row.outcome(row.passes([&]<int Pass>(const row_type& r, const results& before) {
+      const auto part = [&](std::size_t from, std::size_t to) {
+        return r.template fold<Pass>(before, from, to);
+      };
+      const auto merged = [&](auto into, const auto& from) {
+        list.template merge<Pass>(into, from);
+        return into;
+      };
+      return joined(merged, list.template init<double, Pass>(), part(0, n), part(0, n / 4), part(n / 4, n / 2),
+                    part(n / 2, n));
+    }));
   };
-  const auto empty = term.template init<double>(), all = row.fold(0, n);
-  for (const auto& side : {merged(empty, all), merged(all, empty)})
-    if (auto r =
-            detail::judge("init is the identity of merge", largest_difference(row.outcome(side), whole), limit);
+  const auto empty_first =
+      outcome([](auto merged, auto empty, auto row_fold, auto, auto, auto) { return merged(empty, row_fold); });
+  const auto empty_last =
+      outcome([](auto merged, auto empty, auto row_fold, auto, auto, auto) { return merged(row_fold, empty); });
+  const auto left =
+      outcome([](auto merged, auto, auto, auto a, auto b, auto c) { return merged(merged(a, b), c); });
+  const auto right =
+      outcome([](auto merged, auto, auto, auto a, auto b, auto c) { return merged(a, merged(b, c)); });
+  for (const auto& side : {empty_first, empty_last})
+    if (auto r = detail::judge("init is the identity of merge", largest_difference(side, whole), limit);
         !r.ok())
       return r;
-  if (auto r = detail::judge(
-          "merge is associative",
-          largest_difference(row.outcome(merged(merged(a, b), c)), row.outcome(merged(a, merged(b, c)))),
-          limit);
-      !r.ok())
-    return r;
-  if (auto r = detail::judge("visiting a then b is merging the two visits",
-                             largest_difference(row.outcome(merged(merged(a, b), c)), whole), limit);
+  if (auto r = detail::judge("merge is associative", largest_difference(left, right), limit); !r.ok()) return r;
+  if (auto r =
+          detail::judge("visiting a then b is merging the two visits", largest_difference(left, whole), limit);
       !r.ok())
     return r;
 
   if constexpr (math::width_of < V >> 1) {
     const char* law = "a pack is its lanes";
-    if (auto r = detail::judge(law, largest_difference(row.outcome(detail::fold_packs<V>(row)), whole), limit,
-                               "fold");
-        !r.ok())
-      return r;
+    const auto packs_fold = row.outcome(row.passes([]<int Pass>(const row_type& r, const results& before) {
+      return detail::fold_packs<V, Pass>(r, before);
+    }));
+    if (auto r = detail::judge(law, largest_difference(packs_fold, whole), limit, "fold"); !r.ok()) return r;
     constexpr auto width = static_cast<std::size_t>(math::width_of<V>);
     std::vector<double> packs, scalars;
     for (std::size_t i = 0; i + width <= n; i += width) {
       double lanes[width];
-      math::store<V>(lanes, term.template grad<V>(all, row.context(), math::load<V>(row.student.data() + i),
-                                                  math::load<V>(row.teacher.data() + i)));
+      math::store<V>(lanes, list.grad(all, row.context(), math::load<V>(row.student.data() + i),
+                                      math::load<V>(row.teacher.data() + i)));
       for (std::size_t l = 0; l < width; ++l) {
         packs.push_back(lanes[l]);
-        scalars.push_back(
-            term.template grad<double>(all, row.context(), row.student[i + l], row.teacher[i + l]));
+        scalars.push_back(list.grad(all, row.context(), row.student[i + l], row.teacher[i + l]));
       }
     }
     if (auto r = detail::judge(law, largest_difference(packs, scalars), limit, "gradient"); !r.ok()) return r;
@@ -174,9 +222,9 @@ requires(LogitsTerm<Term> || HiddenTerm<Term>) law_report
     largest = std::max(largest, std::abs(numeric));
   }
   return detail::judge(
-      LogitsTerm<Term> ? "grad + target_grad is the derivative of value" : "grad is the derivative of value",
+      logits ? "grad + target_grad is the derivative of value" : "grad is the derivative of value",
       largest > 0 ? worst / largest : worst, options.gradient_limit, "number ", at,
-      LogitsTerm<Term> && at == row.target ? " (the target)" : "");
+      logits && at == row.target ? " (the target)" : "");
 }
 
 }  // namespace distil_xlstm::testing

@@ -8,29 +8,106 @@
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/quick.cuh>
 #include <distil_xlstm/device/cuda/stored.cuh>
+#include <distil_xlstm/math/kth_largest.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm::device {
 namespace detail {
 
-/// A block a row: folds the row of logits, reports it, and writes its gradient, which may take the student's
-/// place. A row is read twice, a second time while it is in the cache. `gradient` may be null.
+/// A block's threads fold a row of the student's logits beside the teacher's, 16 bytes at a time; every thread has
+/// the row's result. `before` is what the row's earlier passes found.
+template <int Threads, int Pass, class List, class L>
+__device__ auto fold_row(const List& terms, const typename List::results& before, const L* student,
+                         const L* teacher, int cols, unsigned char* memory) {
+  using T = typename List::scalar;
+  using V = quick<T>;
+  using acc = typename List::template acc<T, Pass>;
+  using pack = read_pack<L>;
+  constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;
+  acc* all = reinterpret_cast<acc*>(memory);
+  const int thread = static_cast<int>(threadIdx.x), full = cols / each * each;
+
+  auto folded = terms.template init<V, Pass>();
+  pack s, t, next_s, next_t;
+  int c = thread * each;
+  if (c < full) {
+    s = pack::first(student + c), t = pack::first(teacher + c);
+    for (;;) {
+      const int next = c + step;
+      if (next < full) {
+        next_s = pack::first(student + next);
+        next_t = pack::first(teacher + next);
+      }
+      V from_student[each], from_teacher[each];
+#pragma unroll
+      for (int i = 0; i < each; ++i)
+        from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
+      terms.template visit<Pass>(folded, before, from_student, from_teacher);
+      if (next >= full) break;
+      c = next, s = next_s, t = next_t;
+    }
+  }
+  for (c = full + thread; c < cols; c += Threads) {
+    const V from_student[1] = {V(widen<T>(student[c]))}, from_teacher[1] = {V(widen<T>(teacher[c]))};
+    terms.template visit<Pass>(folded, before, from_student, from_teacher);
+  }
+
+  static_assert(sizeof(acc) == sizeof(folded), "an accumulator holds nothing but V's");
+  acc mine;
+  memcpy(&mine, &folded, sizeof mine);
+  if constexpr (Pass > 0) __syncthreads();  // the pass before is read by all
+  all[thread] = mine;
+  for (int half = Threads / 2; half > 0; half /= 2) {
+    if (half >= 32)
+      __syncthreads();
+    else if (thread < 32)
+      __syncwarp();
+    if (thread < half) {
+      terms.template merge<Pass>(mine, all[thread + half]);
+      all[thread] = mine;
+    }
+  }
+  __syncthreads();
+  return all[0];
+}
+
+/// The k-th largest of a row of the teacher's logits, which a block's threads count.
+template <int Threads, class T, class L>
+__device__ T select_kth(index k, const L* teacher, int cols) {
+  using search_type = math::kth_largest<T>;
+  __shared__ unsigned counts[search_type::buckets];
+  search_type search(k);
+  while (!search.done()) {
+    for (int b = static_cast<int>(threadIdx.x); b < search_type::buckets; b += Threads) counts[b] = 0;
+    __syncthreads();
+    for (int c = static_cast<int>(threadIdx.x); c < cols; c += Threads)
+      if (const int b = search.bucket(widen<T>(teacher[c])); b >= 0) atomicAdd(counts + b, 1u);
+    __syncthreads();
+    search.advance(counts);
+    __syncthreads();
+  }
+  return search.value();
+}
+
+/// A block a row: finds the teacher's largest logits where a term asks for them, folds the row once or twice,
+/// reports it, and writes its gradient, which may take the student's place. All but the first time the row is
+/// read from the cache. `gradient` may be null.
 template <int Threads, class Rows, class L, class G>
 __global__ void __launch_bounds__(Threads)
-    head_rows_kernel(Rows asked, const L* student, const L* teacher, index stride, G* gradient,
-                     index gradient_stride, int cols) {
+    head_rows_kernel(Rows rows, const L* student, const L* teacher, index stride, G* gradient,
+                     index gradient_stride, int cols, bool second_pass) {
   using T = typename Rows::scalar;
   using V = quick<T>;
-  using acc = typename Rows::template acc<T>;
+  using list = typename Rows::list;
   using target = typename Rows::target;
   constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;
   using pack = read_pack<L>;
   extern __shared__ __align__(16) unsigned char memory[];
-  acc* all = reinterpret_cast<acc*>(memory);
   __shared__ alignas(target) unsigned char target_memory[sizeof(target)];
-  target& at_target = *reinterpret_cast<target*>(target_memory);
+  target& shared_target = *reinterpret_cast<target*>(target_memory);
 
-  const auto rows = asked.at_hand();
+  const auto step_terms = rows.terms.at_hand();
+  const list& terms = step_terms();
   const index r = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), full = cols / each * each;
   student += r * stride, teacher += r * stride;
@@ -42,79 +119,59 @@ __global__ void __launch_bounds__(Threads)
     return;
   }
   const int at = rows.targets[r];
-  if (thread == 0) at_target = target{widen<T>(student[at]), widen<T>(teacher[at])};
+  if (thread == 0) shared_target = target{widen<T>(student[at]), widen<T>(teacher[at])};
 
-  auto folded = rows.template init<V>();
-  pack s, t, next_s, next_t;
-  int c = thread * each;
-  if (c < full) {
-    s = pack::first(student + c), t = pack::first(teacher + c);
-    for (;;) {
-      const int next = c + step;
-      if (next < full) {
-        next_s = pack::first(student + next);
-        next_t = pack::first(teacher + next);
-      }
-#pragma unroll
-      for (int i = 0; i < each; ++i)
-        rows.template visit<V>(folded, V(s.template at<T>(i)), V(t.template at<T>(i)));
-      if (next >= full) break;
-      c = next, s = next_s, t = next_t;
-    }
-  }
-  for (c = full + thread; c < cols; c += Threads)
-    rows.template visit<V>(folded, V(widen<T>(student[c])), V(widen<T>(teacher[c])));
-
-  static_assert(sizeof(acc) == sizeof(folded), "an accumulator holds nothing but V's");
-  acc mine;
-  memcpy(&mine, &folded, sizeof mine);
-  all[thread] = mine;
-  for (int half = Threads / 2; half > 0; half /= 2) {
-    if (half >= 32)
-      __syncthreads();
-    else if (thread < 32)
-      __syncwarp();
-    if (thread < half) {
-      rows.merge(mine, all[thread + half]);
-      all[thread] = mine;
-    }
-  }
-  __syncthreads();
-  const acc total = all[0];
-  const target kept = at_target;
-  if (thread == 0) rows.finish(r, total, kept);
+  typename list::results found;
+  terms.select(found, [&](index k) { return select_kth<Threads, T>(k, teacher, cols); });
+  terms.template record<0>(found, fold_row<Threads, 0>(terms, found, student, teacher, cols, memory));
+  if constexpr (list::two_passes)
+    if (second_pass)
+      terms.template record<1>(found, fold_row<Threads, 1>(terms, found, student, teacher, cols, memory));
+  const target at_target = shared_target;
+  if (thread == 0) rows.finish(terms, r, found, at_target);
   if (!gradient) return;
 
-  const T more = rows.target_grad(total, kept);
-  for (c = thread * each; c < full; c += step) {
-    s = pack::last(student + c), t = pack::last(teacher + c);
-    T g[each];
+  const T factor = rows.factor * step_terms.factor();
+  const T more = terms.target_grad(found, at_target, factor);
+  for (int c = thread * each; c < full; c += step) {
+    const pack s = pack::last(student + c), t = pack::last(teacher + c);
+    V from_student[each], from_teacher[each], g[each];
 #pragma unroll
     for (int i = 0; i < each; ++i)
-      g[i] = rows.template grad<V>(total, kept, V(s.template at<T>(i)), V(t.template at<T>(i))).x;
+      from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
+    terms.grad(g, found, at_target, from_student, from_teacher, factor);
     if (at >= c && at < c + each) {
 #pragma unroll
-      for (int i = 0; i < each; ++i) g[i] += c + i == at ? more : T(0);
+      for (int i = 0; i < each; ++i) g[i].x += c + i == at ? more : T(0);
     }
     stored<G, each> out;
 #pragma unroll
-    for (int i = 0; i < each; i += 2) narrow(g[i], g[i + 1], out.s + i);
+    for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
     *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
   }
-  for (c = full + thread; c < cols; c += Threads) {
-    const T g = rows.template grad<V>(total, kept, V(widen<T>(student[c])), V(widen<T>(teacher[c]))).x;
+  for (int c = full + thread; c < cols; c += Threads) {
+    const T g = terms.grad(found, at_target, V(widen<T>(student[c])), V(widen<T>(teacher[c])), factor).x;
     gradient[c] = G(c == at ? g + more : g);
   }
+}
+
+/// Bytes of the larger of the accumulators that a thread has in the two passes.
+template <class Rows>
+constexpr std::size_t fold_bytes() {
+  using T = typename Rows::scalar;
+  constexpr std::size_t first = sizeof(typename Rows::list::template acc<T, 0>),
+                        second = sizeof(typename Rows::list::template acc<T, 1>);
+  return first > second ? first : second;
 }
 
 template <int Threads, class Rows, class L, class G>
 void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* student, const L* teacher,
                    index stride, G* gradient, index gradient_stride, index cols) {
-  constexpr std::size_t shared = Threads * sizeof(typename Rows::template acc<typename Rows::scalar>);
+  constexpr std::size_t shared = Threads * fold_bytes<Rows>();
   static_assert(shared < 160 * 1024, "an accumulator of a row is not as large as this");
   launch(device, "the head's rows", {static_cast<unsigned>(count), Threads, shared},
          head_rows_kernel<Threads, Rows, L, G>, rows, student, teacher, stride, gradient, gradient_stride,
-         static_cast<int>(cols));
+         static_cast<int>(cols), rows.terms.facts().second_pass);
 }
 
 /// A head in the product's type, where all chunks find it: a float one is rounded here.
@@ -208,7 +265,7 @@ void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs,
                const Head& head, matrix_view<T> dhs, index bytes) {
   // Large chunks make good products; what one holds does not stay in the cache, at any size that does.
   if (bytes == 0) bytes = index{768} << 20;
-  constexpr std::size_t acc = sizeof(typename Rows::template acc<T>);
+  constexpr std::size_t acc = detail::fold_bytes<Rows>();
   constexpr int threads = acc <= 64 ? 1024 : acc <= 256 ? 512 : 128;
   using stored = product_t<P, T>;
   detail::head_chunks<stored, stored, threads>(device, rows, hs, ht, head, dhs, bytes);
