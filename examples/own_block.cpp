@@ -148,8 +148,8 @@ int main() {
   // Two of them, each beside a skip.
   const auto layers =
       dx::stack{dx::repeated(2, dx::residual{dx::sequential{dx::layer_norm<>{width}, mingru{width}}})};
-  dx::student<std::remove_const_t<decltype(layers)>, float, cpu> student(device, layers, embedding, head,
-                                                                         nullptr);
+  dx::model<std::remove_const_t<decltype(layers)>, float, cpu> student(device, layers, embedding, head,
+                                                                       nullptr);
   student.initialise(device, 3);
 
   const dx::token_windows windows(language.text, 64);

@@ -102,7 +102,7 @@ class pupil {
   }
 
  private:
-  using student = dx::student<Stack, float, cpu>;
+  using student = dx::model<Stack, float, cpu>;
   struct rows_of_numbers {
     dx::index rows;
     dx::buffer<float, cpu> memory;

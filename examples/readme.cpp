@@ -8,7 +8,7 @@ using namespace dx::loss;
 int main(int argc, char** argv) {
   if (argc != 3) return std::cerr << "usage: readme <teacher: GGUF or folder> <text>\n", 2;
   dx::device::cpu device;
-  const auto teacher = dx::llama<float, dx::device::cpu>::load(device, argv[1]);
+  const auto teacher = dx::load_llama<float>(device, argv[1]);
   const dx::io::tokenizer tokenizer(dx::io::read_tokenizer(argv[1]));
   const dx::token_text text{tokenizer.encode(dx::io::mapped_file(argv[2]).text()).ids};
 
@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   auto layer = [d](auto cell) { return dx::residual{dx::sequential{dx::layer_norm<>{d}, cell}}; };
   const auto m = layer(dx::mlstm{.width = d, .heads = 4, .inner = 2 * d});
   const auto s = layer(dx::slstm{.width = d, .heads = 4});
-  dx::student student(device, dx::stack{dx::repeated(2, dx::sequential{m, s})}, teacher);
+  dx::model student(device, dx::stack{dx::repeated(2, dx::sequential{m, s})}, teacher);
   student.initialise(device, 1);
 
   // What it learns: to predict as the teacher does, more and more the text, and to think alike.
@@ -34,11 +34,9 @@ int main(int argc, char** argv) {
 
   // The text goes on: a state of constant size, however long it becomes.
   const auto prompt = std::span(text.ids).first(8);
-  dx::student_session session(device, student);
-  dx::sampler choose({.temperature = 0.8, .seed = 1});
   dx::io::stream_decoder as_text(tokenizer);
   std::cout << tokenizer.decode(prompt);
-  dx::generate(device, session, prompt, 60, choose, [&](auto id) {
+  dx::generate(device, student, prompt, 60, {.temperature = 0.8, .seed = 1}, [&](auto id) {
     std::cout << as_text.put(id);
     return !tokenizer.is_end_of_text(id);
   });

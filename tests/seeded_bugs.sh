@@ -33,11 +33,11 @@ faults=(
   "KL: missing in value and gradient|loss/tempered.hpp|s/return temperature \* temperature/return T(1)/|laws/terms loss/term distil/steps"
   "KL: of two temperatures, one log-sum-exp|loss/fold.hpp|s/get<I>(inputs).parameter == get<I>(other.inputs).parameter/true/|loss/term"
   "KL over the k largest: the k-th itself is left out|loss/top_k_kl.hpp|s/V(kth) - teacher/teacher - V(kth)/|loss/term"
-  "choice: the last group of tokens is never reached|op/sampling/op.hpp|s/walk(group, 0, groups, left)/walk(group, 0, groups - 1, left)/|model/student_batch"
-  "batch: who moves up has the memory of who left|model/student_batch.hpp|s/if (r != last) {/if (false) {/|model/student_batch"
-  "batch: products of as many rows as there are texts|model/student_batch.hpp|s/std::max(n, few + 1)/n/|model/student_batch"
-  "batch: what was read ahead is left behind|model/student_batch.hpp|s/state_.copy(std::ssize(present_), state_, ready_.front().row);//|model/student_batch"
-  "batch: a prompt counts for nothing|model/student_batch.hpp|s/state_.copy(t.row, reading_, lane);/state_.reset(t.row);/|model/student_batch"
+  "choice: the last group of tokens is never reached|op/sampling/op.hpp|s/walk(group, 0, groups, left)/walk(group, 0, groups - 1, left)/|model/decoder"
+  "batch: who moves up has the memory of who left|model/decoder.hpp|s/if (r != last) {/if (false) {/|model/decoder"
+  "batch: products of as many rows as there are texts|model/decoder.hpp|s/std::max(n, few + 1)/n/|model/decoder"
+  "batch: what was read ahead is left behind|model/decoder.hpp|s/state_.copy(std::ssize(present_), state_, ready_.front().row);//|model/decoder"
+  "batch: a prompt counts for nothing|model/decoder.hpp|s/state_.copy(t.row, reading_, lane);/state_.reset(t.row);/|model/decoder"
 )
 
 cxx=${CXX:-g++}

@@ -23,10 +23,9 @@
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
-#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
-#include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/student_batch.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 
@@ -199,7 +198,7 @@ template <class D>
 void step(D& d, const char* name, const fs::path& teacher_folder, index batch, index length, const char* peer) {
   std::size_t free_before = 0, free_after = 0, total = 0;
   cudaMemGetInfo(&free_before, &total);
-  const auto teacher = llama<float, D>::load(d, teacher_folder);
+  const auto teacher = load_llama<float>(d, teacher_folder);
   xlstm<float, D> student(d,
                           xlstm_architecture("default", teacher.vocabulary(), teacher.width(),
                                              teacher.config().layers, teacher.config().heads, true),
@@ -260,17 +259,16 @@ void decode(D& d, const random_decoder<D>& model, index batch, const char* peer)
   const auto& student = model.student;
   const index vocabulary = model.vocabulary, width = model.width;
   const auto state = student.make_state(d, batch);
-  const auto tape = student.make_tape(d, batch, 1);
-  const buffer<float, cuda_base> memory(d, batch * (2 * width + vocabulary));
+  const buffer<float, cuda_base> memory(d, batch * (width + vocabulary));
   const buffer<std::int32_t, cuda_base> ids(d, batch);
-  const matrix_view<float> x(memory.data(), batch, width), hidden(x.data + x.size(), batch, width),
+  const matrix_view<float> hidden(memory.data(), batch, width),
       logits(hidden.data + hidden.size(), batch, vocabulary);
   captured_graph<D> step;
   const double ms = milliseconds(
       d,
       [&] {
         step(d, ids.data(), [&] {
-          student.forward(d, {batch, 1}, ids.data(), state, tape, x, hidden);
+          student.forward_unchecked(d, {batch, 1}, ids.data(), state, hidden);
           gemm(d, matrix_view<const float>(hidden), transposed(student.head()), logits);
           choose_tokens<D, float>(d, logits, nullptr, nullptr, ids.data());
         });
@@ -284,9 +282,9 @@ void decode(D& d, const random_decoder<D>& model, index batch, const char* peer)
 /// Texts of 32 to 256 tokens after prompts of 8 to 64, each in the place of one that is over; only tokens that
 /// were drawn count.
 template <class D>
-void ragged(D& d, const random_decoder<D>& model, const char* name, batch_options options, sampling how,
+void ragged(D& d, const random_decoder<D>& model, const char* name, decoder_options options, sampling how,
             const char* peer) {
-  student_batch<xlstm<float, D>> batch(d, model.student, options);
+  decoder<xlstm<float, D>> batch(d, model.student, options);
   using handle = typename decltype(batch)::handle;
   rng random(6);
   const auto between = [&](index low, index high) {

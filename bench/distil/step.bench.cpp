@@ -14,10 +14,8 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/student_batch.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
 #include "../random_decoder.hpp"
@@ -62,7 +60,7 @@ void step(benchmark::State& state, P) {
   }
   const index batch = state.range(0), length = state.range(1);
   cpu<P> device;
-  const auto teacher = llama<float, cpu<P>>::load(device, teacher_path());
+  const auto teacher = load_llama<float>(device, teacher_path());
   xlstm<float, cpu<P>> student(
       device,
       xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
@@ -100,14 +98,10 @@ template <Precision P>
 void decode(benchmark::State& state, P) {
   cpu<P> device;
   const random_decoder<cpu<P>> model(device);
-  xlstm_session<float, cpu<P>> session(device, model.student);
-  sampler choose({.temperature = 0});
-  std::int32_t last = 1;
-  for (auto _ : state)
-    generate(device, session, std::span<const std::int32_t>(&last, 1), 1, choose, [&](std::int32_t id) {
-      last = id;
-      return true;
-    });
+  decoder texts(device, model.student, {.capacity = 1});
+  const std::int32_t first = 1;
+  texts.join(std::span(&first, 1), {.temperature = 0});
+  for (auto _ : state) texts.step([](auto, std::int32_t) { return true; });
   state.counters["tokens/s"] = benchmark::Counter(1, benchmark::Counter::kIsIterationInvariantRate);
 }
 
@@ -117,7 +111,7 @@ template <Precision P>
 void decode_ragged(benchmark::State& state, P) {
   cpu<P> device;
   const random_decoder<cpu<P>> model(device);
-  using batch_type = student_batch<xlstm<float, cpu<P>>>;
+  using batch_type = decoder<xlstm<float, cpu<P>>>;
   batch_type batch(device, model.student, {.capacity = state.range(0)});
   rng random(6);
   const auto between = [&](index low, index high) {

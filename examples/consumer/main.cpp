@@ -25,20 +25,23 @@ int main() {
     const dx::frozen_matrix ends{embedding.data(), dx::dtype::f32, 50, 16};
     student made(device, config, ends, ends, nullptr);
     made.initialise(device, 2);
-    made.save(device, folder);
+    dx::save_xlstm(device, made, folder);
   }
 
-  // ... and here it runs. A session is one text; many may share the model, each on a thread of its own.
-  const student model = student::load(device, folder);
+  // ... and here it runs. Many decoders may share the model, each on a thread of its own.
+  const student model = dx::load_xlstm<float>(device, folder);
   std::filesystem::remove_all(folder);
-  dx::xlstm_session<float, dx::device::cpu> session(device, model);
+  dx::decoder texts(device, model, {.capacity = 1});
   const std::vector<std::int32_t> prompt = {3, 1, 4, 1, 5};
-  const std::size_t before = session.save().size();
-  dx::sampler choose({.temperature = 0.8, .seed = 7});
-  const dx::index drawn =
-      dx::generate(device, session, std::span(prompt), 200, choose, [](std::int32_t) { return true; });
-  const std::size_t after = session.save().size();
-  std::cout << drawn << " tokens drawn; the state has " << before << " numbers before and " << after
-            << " after\n";
-  return drawn == 200 && before == after ? 0 : 1;
+  const auto text = texts.join(prompt, {.temperature = 0.8, .seed = 7});
+  std::size_t before = 0, after = 0;
+  for (int drawn = 0; drawn < 200;)
+    drawn += static_cast<int>(texts.step([&](auto, std::int32_t) {
+      after = texts.save(text).size();
+      if (before == 0) before = after;
+      return true;
+    }));
+  std::cout << "200 tokens drawn; the text's memory has " << before << " bytes after the first and " << after
+            << " after the last\n";
+  return before > 0 && before == after ? 0 : 1;
 }

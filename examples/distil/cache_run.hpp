@@ -11,7 +11,7 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/loss/alignment_term.hpp>
-#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 
 #include "options.hpp"
 #include "shared.hpp"
@@ -22,7 +22,7 @@ template <class T, class D>
 int write_cache(D& device, const cache_request& r) {
   const dx::io::token_file tokens(r.tokens);
   const dx::token_windows text(tokens, r.length);
-  const auto teacher = dx::llama<T, D>::load(device, r.teacher);
+  const auto teacher = dx::load_llama<T>(device, r.teacher);
   dx::require(tokens.vocab_size() <= teacher.vocabulary(), r.tokens.string(), ": made with a vocabulary of ",
               tokens.vocab_size(), ", the teacher has ", teacher.vocabulary());
   const auto tokenizer = tokenizer_of(r.teacher);

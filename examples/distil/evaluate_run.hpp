@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <iostream>
-#include <optional>
 #include <string>
 
 #include <distil_xlstm/distil/evaluate.hpp>
@@ -49,7 +48,10 @@ class evaluation {
 
  public:
   evaluation(D& device, const evaluate_request& r)
-      : request_(r), device_(device), model_(model_type::load(device_, r.model)), read_(device_, model_) {}
+      : request_(r),
+        device_(device),
+        model_(dx::load_language_model<T>(device_, r.model)),
+        read_(device_, model_) {}
 
   json perplexity() {
     if (!request_.tokens.empty()) {
@@ -88,29 +90,16 @@ class evaluation {
  private:
   using model_type = dx::language_model<T, D>;
 
-  /// The score of a text that a recurrent model reads without a break.
-  template <class Model, class Text>
-  dx::text_score carried(const Model& model, const Text& text) {
-    auto state = model.make_state(device_, 1);
-    std::optional<typename Model::tape_type> tape;
-    dx::buffer<T, D> x(device_, request_.window * model.width());
-    return dx::score_text<T>(
-        device_, text, request_.window, 1, model_.head(),
-        [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
-          if (!tape || !tape->fits(seq)) tape.emplace(model.make_tape(device_, seq.batch, seq.time));
-          model.forward(device_, seq, ids, state, *tape, {x.data(), seq.rows(), model.width()}, hidden);
-        },
-        dx::window_state::carried);
-  }
-
   template <class Text>
   json perplexity_of(const Text& text, const fs::path& name) {
     dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
     dx::text_score s;
     if (request_.carry) {
-      dx::require(!model_.teacher(), "--carry: ", request_.model.string(),
+      dx::require(!model_.has_cache(), "--carry: ", request_.model.string(),
                   " is a transformer; only a recurrent model carries a state from window to window");
-      s = model_.student() ? carried(*model_.student(), text) : carried(*model_.large(), text);
+      s = dx::score_text<T>(
+          device_, text, request_.window, 1, model_.head(), [&](auto... call) { read_.read(call...); },
+          dx::window_state::carried);
     } else {
       s = dx::score_text<T>(device_, text, request_.window, 8, model_.head(), read_);
     }
@@ -123,7 +112,7 @@ class evaluation {
   evaluate_request request_;
   D& device_;
   model_type model_;
-  typename model_type::reader read_;
+  dx::reader<model_type> read_;
 };
 
 inline void print(const dx::io::json& result, bool as_json) {

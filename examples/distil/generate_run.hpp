@@ -10,8 +10,7 @@
 
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/stream_decoder.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/student_batch.hpp>
+#include <distil_xlstm/model/decoder.hpp>
 
 #include "chat_template.hpp"
 #include "models.hpp"
@@ -35,14 +34,12 @@ inline std::vector<std::int32_t> prompt_ids(const generate_request& r, const std
 
 template <class T, class D>
 int write_text(D& device, const generate_request& r) {
-  const auto model = dx::language_model<T, D>::load(device, r.model);
+  const auto model = dx::load_language_model<T>(device, r.model);
   const auto tokenizer = tokenizer_for(model, r.model);
   const auto ids = prompt_ids(r, r.prompt, "--prompt", tokenizer);
-  typename dx::language_model<T, D>::session session(device, model, std::ssize(ids) + r.tokens);
-  dx::sampler choose(r.how);
   dx::io::stream_decoder decoder(tokenizer, true);
   try {
-    dx::generate(device, session, ids, r.tokens, choose, [&](std::int32_t id) {
+    dx::generate(device, model, ids, r.tokens, r.how, [&](std::int32_t id) {
       if (tokenizer.is_end_of_text(id)) return false;
       std::cout << decoder.put(id) << std::flush;
       return std::cout.good();
@@ -94,11 +91,15 @@ struct growing_text {
 };
 
 /// Beside one another: one joins as another leaves.
-template <class D, class Student>
-void write_texts(D& device, const generate_request& r, const Student& student, const dx::io::tokenizer& t,
+template <class D, class Model>
+void write_texts(D& device, const generate_request& r, const Model& model, const dx::io::tokenizer& t,
                  const std::vector<std::vector<std::int32_t>>& prompts, text_lines& out) {
-  using batch_type = dx::student_batch<Student>;
-  batch_type batch(device, student, {.capacity = std::min<dx::index>(r.batch, std::ssize(prompts))});
+  std::size_t longest = 0;
+  for (const auto& p : prompts) longest = std::max(longest, p.size());
+  using batch_type = dx::decoder<Model>;
+  batch_type batch(device, model,
+                   {.capacity = std::min<dx::index>(r.batch, std::ssize(prompts)),
+                    .context = static_cast<dx::index>(longest) + r.tokens});
   std::map<typename batch_type::handle, growing_text> texts;
   std::size_t next = 0;
   while (std::cout.good()) {
@@ -120,7 +121,7 @@ void write_texts(D& device, const generate_request& r, const Student& student, c
 
 template <class T, class D>
 int write_all_texts(D& device, const generate_request& r) {
-  const auto model = dx::language_model<T, D>::load(device, r.model);
+  const auto model = dx::load_language_model<T>(device, r.model);
   const auto tokenizer = tokenizer_for(model, r.model);
   std::vector<std::vector<std::int32_t>> prompts;
   const std::string all = read_text(r.prompts);
@@ -136,22 +137,7 @@ int write_all_texts(D& device, const generate_request& r) {
     return 0;
   }
   try {
-    if (model.student()) {
-      write_texts(device, r, *model.student(), tokenizer, prompts, out);
-    } else if (model.large()) {
-      write_texts(device, r, *model.large(), tokenizer, prompts, out);
-    } else {
-      for (std::size_t i = 0; i < prompts.size() && std::cout.good(); ++i) {
-        typename dx::language_model<T, D>::session session(device, model, std::ssize(prompts[i]) + r.tokens);
-        dx::sampling how = r.how;
-        how.seed += i;
-        dx::sampler choose(how);
-        growing_text text{i, dx::io::stream_decoder(tokenizer, true)};
-        dx::generate(device, session, prompts[i], r.tokens, choose,
-                     [&](std::int32_t id) { return text.put(id, r.tokens, tokenizer); });
-        text.end(out);
-      }
-    }
+    write_texts(device, r, model, tokenizer, prompts, out);
   } catch (const dx::numeric_error& e) {
     dx::fail(r.model.string(), ": ", e.what());
   }

@@ -4,7 +4,7 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/token_file.hpp>
-#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/model/load_language_model.hpp>
 
 #include "command.hpp"
 
@@ -94,8 +94,7 @@ void inspect_folder(const fs::path& folder) {
     if (f.extension() == ".safetensors") any = true, inspect_safetensors(f);
   dx::require(any, folder.string(), ": holds neither a configuration nor tensors");
   if (dx::is_student(folder)) {
-    const auto config = dx::read_xlstm_config(dx::io::read_json_file(folder / "config.json"),
-                                              (folder / "config.json").string());
+    const auto config = dx::read_xlstm_config(folder);
     std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable())
               << " trainable of " << grouped(config.total()) << " parameters\n";
   } else if (dx::is_xlstm_7b(folder)) {

@@ -21,7 +21,7 @@ int logits_request::run(D& device) const {
   dx::require(given.dtype == dx::dtype::i32 && given.shape.size() == 2 && given.size() > 0, ids_file.path(),
               ": ids must be I32 [B, S], not ", given.type, " ", dx::io::detail::shape_text(given.shape));
   const auto ids = given.template values<std::int32_t>();
-  const auto model = dx::language_model<T, D>::load(device, model_path);
+  const auto model = dx::load_language_model<T>(device, model_path);
   const dx::sequence_view seq{given.shape[0], given.shape[1]};
   const dx::index rows = seq.rows(), d = model.width(), v = model.vocabulary();
   for (std::size_t i = 0; i < ids.size(); ++i)
@@ -31,7 +31,7 @@ int logits_request::run(D& device) const {
   std::vector<dx::buffer<T, D>> hidden;
   for (dx::index i = 0; i <= model.depth(); ++i) hidden.emplace_back(device, rows * d);
   dx::buffer<T, D> last(device, rows * d);
-  typename dx::language_model<T, D>::reader read(device, model);
+  dx::reader read(device, model);
   read(seq.batch, seq.time, ids, {last.data(), rows, d}, [&](dx::index i, dx::matrix_view<const T> h) {
     device.copy(hidden[static_cast<std::size_t>(i)].data(), h.data,
                 h.size() * static_cast<dx::index>(sizeof(T)));

@@ -1,6 +1,7 @@
 #pragma once
 
-#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/model/load_language_model.hpp>
+#include <distil_xlstm/model/reader.hpp>
 
 #include "shared.hpp"
 

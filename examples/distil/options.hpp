@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/sampler.hpp>
 
 #include "machine.hpp"
 #include "shared.hpp"

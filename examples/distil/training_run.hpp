@@ -19,10 +19,10 @@
 #include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
+#include <distil_xlstm/model/load_xlstm.hpp>
+#include <distil_xlstm/model/reader.hpp>
 
 #include "metrics_log.hpp"
 #include "options.hpp"
@@ -40,11 +40,10 @@ std::string sample_text(D& device, const dx::xlstm<T, D>& student, const dx::io:
   auto ids = t.encode(prompt, false).ids;
   if (t.document_start() >= 0) ids.insert(ids.begin(), t.document_start());
   if (ids.empty()) return {};
-  dx::xlstm_session<T, D> session(device, student);
-  dx::sampler choose({.temperature = 0.7, .top_k = 40, .seed = seed});
   dx::io::stream_decoder decoder(t, true);
   std::string text;
-  dx::generate(device, session, ids, tokens, choose, [&](std::int32_t id) {
+  const dx::sampling how{.temperature = 0.7, .top_k = 40, .seed = seed};
+  dx::generate(device, student, ids, tokens, how, [&](std::int32_t id) {
     if (t.is_end_of_text(id)) return false;
     text += decoder.put(id);
     return true;
@@ -82,8 +81,8 @@ class training_run {
     if (fresh) {
       write_run(identity, total);
       if (held_out_) {
-        const auto before = score_student();
-        const auto teacher = score_teacher();
+        const auto before = score(*student_);
+        const auto teacher = teacher_ ? std::optional(score(*teacher_).perplexity()) : std::nullopt;
         const auto unigram = dx::score_unigram(tokens_, *held_out_, window());
         record line{{"step", 0}, {"held_out_ppl", before.perplexity()}};
         if (teacher) line["teacher_ppl"] = *teacher;
@@ -142,7 +141,7 @@ class training_run {
   void open_teacher() {
     const bool live = request_.cache.empty();
     if (live) {
-      teacher_.emplace(teacher_type::load(device_, request_.teacher));
+      teacher_.emplace(dx::load_llama<T>(device_, request_.teacher));
       teacher_name_ = request_.teacher.filename().string();
       tokenizer_data_ = tokenizer_of(request_.teacher);
       layers_ = teacher_->config().layers, teacher_heads_ = teacher_->config().heads;
@@ -171,7 +170,7 @@ class training_run {
   void make_student() {
     const auto& r = request_;
     if (!r.init.empty()) {
-      student_.emplace(student_type::load(device_, r.init));
+      student_.emplace(dx::load_xlstm<T>(device_, r.init));
     } else {
       auto c = of_option("architecture", [&] {
         return dx::xlstm_architecture(r.architecture, embedding_.rows, embedding_.cols, layers_, teacher_heads_,
@@ -303,32 +302,12 @@ class training_run {
 
   dx::index window() const { return std::max<dx::index>(2, std::min<dx::index>(512, method_.options.length)); }
 
-  dx::text_score score_student() {
-    std::optional<typename student_type::tape_type> tape;
-    std::optional<typename student_type::state_type> state;
-    dx::buffer<T, D> x;
-    return dx::score_text<T>(device_, *held_out_, window(), 8, student_->head(),
-                             [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
-                               if (!tape || !tape->fits(seq)) {
-                                 tape.emplace(student_->make_tape(device_, seq.batch, seq.time));
-                                 state.emplace(student_->make_state(device_, seq.batch));
-                                 x = dx::buffer<T, D>(device_, seq.rows() * student_->width());
-                               }
-                               state->reset();
-                               student_->forward(device_, seq, ids, *state, *tape,
-                                                 {x.data(), seq.rows(), student_->width()}, hidden);
-                             });
-  }
-  std::optional<double> score_teacher() {
-    if (!teacher_) return {};
-    return dx::score_text<T>(device_, *held_out_, window(), 8, teacher_->head(),
-                             [&](dx::sequence_view seq, const std::int32_t* ids, dx::matrix_view<T> hidden) {
-                               teacher_->forward(device_, seq, ids, hidden);
-                             })
-        .perplexity();
+  template <class Model>
+  dx::text_score score(const Model& model) {
+    return dx::score_text<T>(device_, *held_out_, window(), 8, model.head(), dx::reader(device_, model));
   }
   void evaluate(metrics_log& log, tensorboard_writer& board, dx::index step) {
-    const auto s = score_student();
+    const auto s = score(*student_);
     log.append({{"step", step}, {"held_out_ppl", s.perplexity()}, {"held_out_scored", s.scored}});
     board.scalar(step, "held_out/perplexity", s.perplexity());
     end_progress();
@@ -414,7 +393,7 @@ class training_run {
 
   void finish(dx::index skipped, dx::index tokens_seen, const json& identity) {
     const fs::path folder = request_.out / "student";
-    student_->save(device_, folder);
+    dx::save_xlstm(device_, *student_, folder);
     json about = identity;
     about["tokens_seen"] = tokens_seen;
     about["skipped_steps"] = skipped;

@@ -3,6 +3,7 @@
 
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
 namespace distil_xlstm {
@@ -176,15 +177,16 @@ BOOST_AUTO_TEST_CASE(a_document_does_not_see_another) {
 BOOST_AUTO_TEST_CASE(the_capacity_is_declared) {
   attention block = grouped;
   block.capacity = 12;
-  testing::harness<attention, float, device::cpu> h(block, cpu(), sequence_view{1, 7});
-  h.forward();
-  BOOST_CHECK_EXCEPTION(h.forward(), error, [](const error& e) {
+  state_memory<attention, float, device::cpu> state(cpu(), block, 1);
+  state.advance({1, 7});
+  BOOST_CHECK_EXCEPTION(state.advance({1, 7}), error, [](const error& e) {
     return std::string(e.what()).find("would hold 14 tokens, the capacity of its state is 12") !=
            std::string::npos;
   });
+  BOOST_TEST(state.length(0) == 7);
   const std::vector<std::int32_t> begins(7, 0);
-  h.seq.start = begins.data();
-  h.forward();  // a new document needs only its own place
+  state.advance({1, 7, begins.data()});  // a new document needs only its own place
+  BOOST_TEST(state.length(0) == 7);
 }
 
 }  // namespace distil_xlstm

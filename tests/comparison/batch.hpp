@@ -2,19 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/student_batch.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/reader.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
 
@@ -54,6 +57,37 @@ struct random_student {
   }
 };
 
+/// A random teacher: two layers of a transformer, whose texts are remembered in caches.
+template <class T, class D>
+struct random_teacher {
+  static constexpr index vocabulary = 2500, width = 64;
+  llama<T, D> model;
+
+  explicit random_teacher(D& d) : model(make(d)) {}
+
+ private:
+  static llama<T, D> make(D& d) {
+    llama_config c{.vocabulary = vocabulary, .width = width, .layers = 2, .heads = 4, .kv_heads = 2};
+    c.head_dim = 16, c.intermediate = 96;
+    const auto numbers = std::make_shared<std::map<std::string, std::vector<float>>>();
+    manifest shapes;
+    layout<float> l(nullptr, &shapes);
+    l.matrix(c.embedding_name, vocabulary, width), l.matrix(c.head_name, vocabulary, width);
+    l.scope(c.prefix, [&] { return c.stack().params(l); });
+    rng random(6);
+    for (const auto& e : shapes)
+      for (index i = 0; i < e.size; ++i)
+        (*numbers)[e.name].push_back(
+            static_cast<float>(e.shape.size() == 1 ? 1 + 0.2 * random.normal() : 0.2 * random.normal()));
+    const auto find = [&](const std::string& name) {
+      for (const auto& e : shapes)
+        if (e.name == name) return stored_tensor{numbers->at(name).data(), dtype::f32, e.shape};
+      throw error("no such tensor");
+    };
+    return {d, c, find, numbers};
+  }
+};
+
 /// A text to be written, and what became of it: its tokens, and its memory at the end.
 template <class T>
 struct writing {
@@ -61,7 +95,7 @@ struct writing {
   sampling how;
   index most = 1;
   std::vector<std::int32_t> written = {};
-  std::vector<T> memory = {};
+  std::vector<std::byte> memory = {};
 };
 
 /// Prompts short and long, every way to choose, lengths by chance.
@@ -86,10 +120,10 @@ std::vector<writing<T>> some_writings(index count, index longest_prompt, index v
 
 /// Writes texts in one batch: up to `beside` at once (-1: as many as it takes), which join when `joins(step)`
 /// lets them; some leave before their time, from outside, and begin again later.
-template <class T, class D, class Joins>
-void write_beside(D& d, const xlstm<T, D>& model, batch_options options, index beside, const Joins& joins,
+template <class T, class D, class Model, class Joins>
+void write_beside(D& d, const Model& model, decoder_options options, index beside, const Joins& joins,
                   std::vector<writing<T>>& texts) {
-  using batch_type = student_batch<xlstm<T, D>>;
+  using batch_type = decoder<Model>;
   batch_type batch(d, model, options);
   if (beside < 0) beside = batch.places();
   std::map<typename batch_type::handle, std::size_t> who;
@@ -128,14 +162,14 @@ void write_beside(D& d, const xlstm<T, D>& model, batch_options options, index b
 }
 
 /// A text is the same, its memory bit for bit, alone and beside others that come and go.
-template <class T, class D>
-void same_alone_and_beside(D& d, batch_options options, index count) {
-  const random_student<T, D> s(d);
+template <class T, template <class, class> class Random = random_student, class D>
+void same_alone_and_beside(D& d, decoder_options options, index count) {
+  const Random<T, D> s(d);
   auto texts = some_writings<T>(count, 3 * options.part, s.vocabulary), alone = texts;
   rng random(3);
-  write_beside(
+  write_beside<T>(
       d, s.model, options, -1, [&](index) { return random.uniform() < 0.4; }, texts);
-  write_beside(
+  write_beside<T>(
       d, s.model, options, 1, [](index) { return true; }, alone);
   for (std::size_t i = 0; i < texts.size(); ++i)
     BOOST_TEST_CONTEXT("text " << i << " of " << texts[i].prompt.size() << " tokens") {
@@ -145,39 +179,48 @@ void same_alone_and_beside(D& d, batch_options options, index count) {
     }
 }
 
-/// What `generate` writes with a session and a sampler; the session goes on with the batch's memory.
-template <class T, class D>
-void same_as_a_session(D& d, batch_options options, index count, double most) {
-  const random_student<T, D> s(d);
+/// What a reader and a sampler write, token by token; the reader goes on with the decoder's memory.
+template <class T, template <class, class> class Random = random_student, class D>
+void same_as_a_reader(D& d, decoder_options options, index count, double most) {
+  const Random<T, D> s(d);
   auto texts = some_writings<T>(count, 3 * options.part, s.vocabulary);
-  write_beside(
+  write_beside<T>(
       d, s.model, options, -1, [](index step) { return step % 2 == 0; }, texts);
+  const buffer<T, D> memory(d, 3 * options.part * s.width + s.vocabulary);
+  const matrix_view<T> logits(memory.data(), 1, s.vocabulary);
   for (const auto& t : texts) {
-    xlstm_session<T, D> session(d, s.model);
+    reader read(d, s.model, options.context);
     sampler choose(t.how);
-    std::vector<std::int32_t> written;
-    generate(d, session, t.prompt, t.most, choose, [&](std::int32_t id) {
-      written.push_back(id);
-      return true;
-    });
+    std::vector<std::int32_t> written, next = t.prompt;
+    while (std::ssize(written) < t.most) {
+      const matrix_view<T> hidden(memory.data() + s.vocabulary, std::ssize(next), s.width);
+      read.read(next, hidden);
+      write_logits(d, matrix_view<const T>(hidden.slice(hidden.rows - 1, 1)), s.model.head(), logits);
+      const auto row = on_host(d, logits.data, logits.cols);
+      written.push_back(choose(std::span<const T>(row)));
+      next = {written.back()};
+    }
     BOOST_TEST(written == t.written);
-    const auto memory = session.save();
-    BOOST_TEST_REQUIRE(memory.size() == t.memory.size());
+    const auto numbers = [&](const std::vector<std::byte>& saved) {
+      return saved_text<T>::read(saved, s.model.fingerprint(d), options.context).state;
+    };
+    const auto mine = numbers(read.save()), its = numbers(t.memory);
+    BOOST_TEST_REQUIRE(mine.size() == its.size());
     double worst = 0, largest = 0;
-    for (std::size_t i = 0; i < memory.size(); ++i) {
-      worst = std::max(worst, static_cast<double>(std::abs(memory[i] - t.memory[i])));
-      largest = std::max(largest, static_cast<double>(std::abs(memory[i])));
+    for (std::size_t i = 0; i < mine.size(); ++i) {
+      worst = std::max(worst, static_cast<double>(std::abs(mine[i] - its[i])));
+      largest = std::max(largest, static_cast<double>(std::abs(mine[i])));
     }
     BOOST_TEST(worst <= most * largest, "memory off by " << worst / largest);
-    session.restore(t.memory);
+    read.restore(t.memory);
   }
 }
 
 /// Every text goes on at every step, however long the prompts that others bring.
 template <class T, class D>
-void nobody_waits(D& d, batch_options options) {
+void nobody_waits(D& d, decoder_options options) {
   const random_student<T, D> s(d);
-  student_batch<xlstm<T, D>> batch(d, s.model, options);
+  decoder<xlstm<T, D>> batch(d, s.model, options);
   const std::vector<std::int32_t> one = {7};
   const std::vector<std::int32_t> many(static_cast<std::size_t>(10 * options.part), 9);
   const auto first = batch.join(one, {.temperature = 0});
@@ -201,7 +244,7 @@ void nobody_waits(D& d, batch_options options) {
 template <class T, class D>
 void odd_company(D& d) {
   const random_student<T, D> s(d, 11);
-  using batch_type = student_batch<xlstm<T, D>>;
+  using batch_type = decoder<xlstm<T, D>>;
   using handle = typename batch_type::handle;
   const auto says = [](const char* words) {
     return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
@@ -211,7 +254,7 @@ void odd_company(D& d) {
   batch_type batch(d, s.model, {.capacity = 3, .part = 4, .prompts = 2});
   const std::vector<std::int32_t> good = {1, 2, 3}, bad = {1, 2500};
   BOOST_CHECK_EXCEPTION(batch.join(bad), error, says("2500"));
-  BOOST_CHECK_EXCEPTION(batch.join({}), error, says("begin"));
+  BOOST_CHECK_EXCEPTION(batch.join(std::span<const std::int32_t>()), error, says("begin"));
   BOOST_CHECK_EXCEPTION(batch.join(good, {.top_p = 0}), error, says("top-p"));
   BOOST_TEST(batch.free() == batch.places());
   BOOST_TEST(batch.places() > 3);
@@ -277,6 +320,88 @@ void odd_company(D& d) {
   BOOST_CHECK_THROW(batch.step([](handle, std::int32_t) -> bool { throw std::string("enough"); }), std::string);
   BOOST_TEST(batch.step([](handle, std::int32_t) { return false; }) == 2);
   BOOST_TEST(batch.free() == batch.places());
+}
+
+/// A text that was saved, or forked, goes on as it would have; what is no such text is refused by name.
+template <class T, template <class, class> class Random = random_student, class D>
+void saved_and_forked(D& d, index context) {
+  const Random<T, D> s(d);
+  using texts_type = decoder<std::remove_const_t<decltype(s.model)>>;
+  const auto says = [](const char* words) {
+    return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
+  };
+  const std::vector<std::int32_t> prompt = {3, 1, 4, 1, 5};
+  texts_type texts(d, s.model, {.capacity = 3, .context = context}),
+      others(d, s.model, {.capacity = 3, .context = context});
+  std::map<typename texts_type::handle, std::vector<std::int32_t>> written, written_there;
+  const auto step = [](texts_type& of, auto& to) {
+    of.step([&](auto name, std::int32_t id) { return to[name].push_back(id), true; });
+  };
+  const auto first = texts.join(prompt, {.temperature = 0.9, .seed = 4});
+  for (int i = 0; written[first].size() < 3; ++i) {
+    BOOST_TEST_REQUIRE(i < 9);
+    step(texts, written);
+  }
+  const auto saved = texts.save(first);
+  const auto forked = texts.fork(first), moved = others.join(saved);
+  written[first].clear();
+  for (int i = 0; i < 8; ++i) step(texts, written), step(others, written_there);
+  BOOST_TEST(written[forked].size() == 8u);
+  BOOST_TEST(written[forked] == written[first]);
+  BOOST_TEST(written_there[moved] == written[first]);
+
+  const auto refused = [&](std::vector<std::byte> bytes, const char* words) {
+    BOOST_CHECK_EXCEPTION(others.join(bytes), error, says(words));
+  };
+  refused({}, "too few");
+  refused({saved.begin(), saved.begin() + 60}, "too few");
+  refused({saved.begin(), saved.end() - 1}, "bytes where");
+  refused({saved.begin(), saved.end() - sizeof(T)}, "bytes where");
+  for (const std::size_t at :
+       {std::size_t{0}, std::size_t{8}, std::size_t{12}, std::size_t{16}, std::size_t{24}, std::size_t{32},
+        std::size_t{40}, std::size_t{64}, saved.size() - 1}) {
+    auto bytes = saved;
+    bytes[at] ^= std::byte{0x11};
+    BOOST_CHECK_EXCEPTION(others.join(bytes), error, says("saved text: "));
+  }
+  using other = std::conditional_t<sizeof(T) == 4, double, float>;
+  const auto fingerprint = s.model.fingerprint(d);
+  refused(saved_text<other>{std::vector<other>(7)}.bytes(fingerprint, context), "its numbers are");
+  refused(saved_text<T>{std::vector<T>(7)}.bytes(fingerprint + 1, context), "another model's");
+  refused(saved_text<T>{std::vector<T>(7)}.bytes(fingerprint, context), "no token that comes next");
+  refused(saved_text<T>{std::vector<T>(7), 3}.bytes(fingerprint, context), "7 numbers");
+  refused(saved_text<T>{{}, 2500}.bytes(fingerprint, context), "2500");
+  if (context == 0) return;
+  texts_type shorter(d, s.model, {.capacity = 3, .context = context - 1});
+  BOOST_CHECK_EXCEPTION(shorter.join(saved), error, says("its caches hold"));
+  auto hostile = saved_text<T>::read(saved, fingerprint, context);
+  for (auto& x : hostile.state) x = T(1e9);
+  refused(hostile.bytes(fingerprint, context), "position");
+}
+
+/// A text that outgrows its place leaves, by an error of both numbers, and the others go on.
+template <class T, class D>
+void outgrown(D& d) {
+  const random_teacher<T, D> s(d);
+  const auto says = [](const char* words) {
+    return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
+  };
+  BOOST_CHECK_EXCEPTION(decoder(d, s.model, {.capacity = 2}), error, says("context"));
+  decoder texts(d, s.model, {.capacity = 2, .context = 12});
+  const std::vector<std::int32_t> longer(10, 3), shorter(2, 4), too_long(13, 5);
+  BOOST_CHECK_EXCEPTION(texts.join(too_long), error, says("a prompt of 13 tokens, a place holds 12"));
+  texts.join(longer), texts.join(shorter);
+  index steps = 0, given = 0;
+  const auto step = [&] { return texts.step([&](auto, std::int32_t) { return ++given, true; }); };
+  for (; texts.texts() == 2; ++steps) {
+    BOOST_TEST_REQUIRE(steps < 20);
+    if (given < 6)
+      step();
+    else
+      BOOST_CHECK_EXCEPTION(step(), error, says("would have 13 tokens, its place holds 12"));
+  }
+  BOOST_TEST(given == 7);
+  BOOST_TEST(step() == 1);
 }
 
 /// `choose_tokens` beside `sampler`, with the same numbers.

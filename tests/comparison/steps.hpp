@@ -5,8 +5,8 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
+#include <distil_xlstm/model/load_xlstm.hpp>
 
 #include "mirrored.hpp"
 #include "tensor_error.hpp"
@@ -50,8 +50,8 @@ tensor_errors step_errors(D& device, const std::filesystem::path& log) {
   const auto folder = log.parent_path();
   const io::json file = io::read_json_file(log.string());
   const auto [options, objective] = golden_options(file.at("options"));
-  const auto teacher = llama<T, D>::load(device, folder / "teacher");
-  auto student = xlstm<T, D>::load(device, folder / "student");
+  const auto teacher = load_llama<T>(device, folder / "teacher");
+  auto student = load_xlstm<T>(device, folder / "student");
   const io::token_file text(folder / "tokens.safetensors");
   const token_windows cut(text, options.length);
   live_teacher source(teacher);

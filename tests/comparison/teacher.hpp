@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 
 #include "mirrored.hpp"
 #include "tensor_error.hpp"
@@ -14,7 +14,7 @@ namespace distil_xlstm::testing {
 /// `hidden.LAYER` from the embedding on, `last_hidden`, `logits`.
 template <class T, class D>
 tensor_errors teacher_errors(D& device, const std::filesystem::path& folder) {
-  const auto model = llama<T, D>::load(device, folder);
+  const auto model = load_llama<T>(device, folder);
   const io::safetensors_file expected(folder / "expected.safetensors");
   const auto& info = expected.at("ids");
   const auto ids = info.template values<std::int32_t>();

@@ -16,8 +16,9 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_language_model.hpp>
+#include <distil_xlstm/model/reader.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
 
 namespace distil_xlstm::testing {
@@ -65,7 +66,7 @@ struct small_training {
   }
   small_training(D& d, const std::filesystem::path& model, const io::token_file& text, loss::alignment form)
       : device(d),
-        teacher(llama<T, D>::load(d, model)),
+        teacher(load_llama<T>(d, model)),
         student(d, shape(teacher), teacher.embedding(), teacher.head(), teacher.owner()),
         cut(text, length),
         live(teacher) {
@@ -122,7 +123,7 @@ void train_recorded(D& d, const std::filesystem::path& model, const io::token_fi
 /// What a model makes of a text, in every way that there is to read one.
 template <class T>
 struct readings {
-  text_score plain, carried;                 ///< the second of students alone
+  text_score plain, carried;                 ///< the second of recurrent models alone
   std::vector<continuation_score> answers;   ///< where the tokenizer fits
   std::vector<std::int32_t> written, drawn;  ///< the likeliest continuation, and one by chance
   std::vector<T> hidden;                     ///< of the session, then of every layer
@@ -132,8 +133,8 @@ template <class T, class D>
 readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_file& text,
                      const std::filesystem::path& tokenizer_folder) {
   readings<T> out;
-  const auto model = language_model<T, D>::load(d, path);
-  typename language_model<T, D>::reader read(d, model);
+  const auto model = load_language_model<T>(d, path);
+  reader read(d, model);
   out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
   const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
   std::vector<continuation> asked;
@@ -145,15 +146,12 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
 
   std::vector<std::int32_t> prompt;
   for (index i = 0; i < 7; ++i) prompt.push_back(text[i]);
-  typename language_model<T, D>::session session(d, model, 40);
-  for (auto& [to, temperature] : {std::pair{&out.written, 0.0}, {&out.drawn, 0.8}}) {
-    sampler choose({.temperature = temperature, .seed = 3});
-    session.reset();
-    generate(d, session, prompt, 9, choose, [to = to](std::int32_t id) {
+  for (auto& [to, temperature] : {std::pair{&out.written, 0.0}, {&out.drawn, 0.8}})
+    generate(d, model, prompt, 9, {.temperature = temperature, .seed = 3}, [to = to](std::int32_t id) {
       to->push_back(id);
       return true;
     });
-  }
+  reader session(d, model, 40);
   // A state that was saved goes on as if nothing had been read since.
   const auto saved = session.save();
   const buffer<T, D> h(d, model.width() * 3);
@@ -169,16 +167,10 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
          const auto more = on_host(d, y.data, y.size());
          out.hidden.insert(out.hidden.end(), more.begin(), more.end());
        });
-  if (const auto* s = model.student()) {
-    auto state = s->make_state(d, 1);
-    const buffer<T, D> x(d, 17 * s->width());
+  if (!model.has_cache()) {
+    reader carried(d, model);
     out.carried = score_text<T>(
-        d, text, 17, 1, s->head(),
-        [&](sequence_view seq, const std::int32_t* ids, matrix_view<T> y) {
-          const auto tape = s->make_tape(d, seq.batch, seq.time);
-          s->forward(d, seq, ids, state, tape, {x.data(), seq.rows(), s->width()}, y);
-        },
-        window_state::carried);
+        d, text, 17, 1, model.head(), [&](auto... call) { carried.read(call...); }, window_state::carried);
   }
   return out;
 }

@@ -7,7 +7,7 @@
 namespace dx = distil_xlstm;
 using dx::device::cpu;
 
-void train(cpu& device, dx::student<dx::linear<8, 8>, float, cpu>& student, const dx::token_windows& text) {
+void train(cpu& device, dx::model<dx::linear<8, 8>, float, cpu>& student, const dx::token_windows& text) {
 #if defined(EXPECT_FAILURE)
   dx::trainer run(device, student, text, dx::no_teacher{}, dx::loss::kl(2), {});
 #else

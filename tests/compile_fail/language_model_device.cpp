@@ -1,4 +1,4 @@
-// expect: language_model<T, D>: T is float or double, and D a device; write language_model<float,
+// expect: model<Family, T, D>: Family is a stack or a configuration of one, T float or double, and D a
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/language_model.hpp>
 

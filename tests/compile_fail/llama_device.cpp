@@ -1,4 +1,4 @@
-// expect: llama<T, D>: T is float or double, and D a device; write llama<float, device::cpu>
+// expect: model<Family, T, D>: Family is a stack or a configuration of one, T float or double, and D a
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/llama.hpp>
 

@@ -1,4 +1,4 @@
-// expect: xlstm<T, D>: T is float or double, and D a device; write xlstm<float, device::cpu>
+// expect: model<Family, T, D>: Family is a stack or a configuration of one, T float or double, and D a
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 

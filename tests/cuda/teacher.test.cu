@@ -11,7 +11,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
-#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -93,8 +93,8 @@ using limits = testing::cuda_tolerance;
 void compare(const fs::path& folder, const std::string& name, double limit, bool own = true) {
   cpu host(2);
   cuda gpu;
-  const auto reference = llama<double, cpu>::load(host, folder);
-  const auto model = llama<float, cuda>::load(gpu, folder);
+  const auto reference = load_llama<double>(host, folder);
+  const auto model = load_llama<float>(gpu, folder);
   double largest = 0, of_blocks = 0;
   for (const index time : {1, 63, 65, 500})
     for (const bool documents : {false, true}) {
@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(nothing_is_allocated_after_the_first_and_runs_are_equal) {
   const temporary_folder folder;
   write_teacher(folder.path, {192, 3, 1, 64, 264, true, dtype::bf16});
   cuda gpu;
-  const auto model = llama<float, cuda>::load(gpu, folder.path);
+  const auto model = load_llama<float>(gpu, folder.path);
   const problem p(4, 130, model.vocabulary(), true);
   const auto first = all_hidden(gpu, model, p, false);
   const index generation = gpu.scratch_generation();

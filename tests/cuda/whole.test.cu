@@ -62,9 +62,9 @@ void train_alike(D& gpu, loss::alignment form, double most) {
   BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
   for (int i = 0; i < 2; ++i) BOOST_TEST(r.step().total == q.step().total);
   // A student that was saved is the same when it is loaded, its ends too.
-  y.student.save(gpu, folder.path / "student", dtype_of<T>);
-  const auto loaded = xlstm<T, D>::load(gpu, folder.path / "student");
-  const auto on_cpu = xlstm<T, cpu>::load(host, folder.path / "student");
+  save_xlstm(gpu, y.student, folder.path / "student", dtype_of<T>);
+  const auto loaded = load_xlstm<T>(gpu, folder.path / "student");
+  const auto on_cpu = load_xlstm<T>(host, folder.path / "student");
   BOOST_TEST((testing::on_host(gpu, static_cast<const T*>(loaded.weights().data()), loaded.weights().size()) ==
               y.weights()));
   const io::safetensors_file saved(folder.path / "student/model.safetensors"),
@@ -89,7 +89,7 @@ void read_alike(cuda& gpu, const fs::path& path, double most) {
   const temporary_folder folder;
   cpu host(2);
   const auto text =
-      testing::text_of(folder.path / "text", language_model<double, cpu>::load(host, path).vocabulary());
+      testing::text_of(folder.path / "text", load_language_model<double>(host, path).vocabulary());
   const auto x = testing::read_all<double>(host, path, text, small_teacher);
   const auto y = testing::read_all<T>(gpu, path, text, small_teacher);
   BOOST_TEST_CONTEXT(path.filename().string()) {

@@ -52,7 +52,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
 template <class T, class A, class B>
 void train_alike(A& a, B& b, const fs::path& model, loss::alignment form) {
   const temporary_folder folder;
-  const auto text = testing::text_of(folder.path / "text", llama<T, A>::load(a, model).vocabulary());
+  const auto text = testing::text_of(folder.path / "text", load_llama<T>(a, model).vocabulary());
   small_training<T, A> x(a, model, text, form);
   small_training<T, B> y(b, model, text, form);
   auto p = x.make_trainer();
@@ -66,7 +66,7 @@ void train_alike(A& a, B& b, const fs::path& model, loss::alignment form) {
   BOOST_TEST(same(x.weights(), y.weights()));
 
   // What is written is the same, byte by byte, and each goes on from it.
-  x.student.save(a, folder.path / "a"), y.student.save(b, folder.path / "b");
+  save_xlstm(a, x.student, folder.path / "a"), save_xlstm(b, y.student, folder.path / "b");
   BOOST_TEST((bytes_of(folder.path / "a/model.safetensors") == bytes_of(folder.path / "b/model.safetensors")));
   const checkpoints store(folder.path / "checkpoints");
   store.save(q, {{"seed", 4}});
@@ -89,7 +89,7 @@ void read_alike(const fs::path& path) {
   const temporary_folder folder;
   cpu a(2);
   fenced b(2);
-  const auto text = testing::text_of(folder.path / "text", language_model<T, cpu>::load(a, path).vocabulary());
+  const auto text = testing::text_of(folder.path / "text", load_language_model<T>(a, path).vocabulary());
   const auto x = testing::read_all<T>(a, path, text, small_teacher);
   const auto y = testing::read_all<T>(b, path, text, small_teacher);
   // A compiler may contract the last sums of the one and not of the other.
@@ -180,11 +180,11 @@ BOOST_AUTO_TEST_CASE(a_training_with_bfloat16_products_is_that_of_the_cpu) {
   fenced b(2);
   for (const char* name : {"llama_rope_parameters", "llama_bf16"})
     train_alike<float>(a, b, data / "golden/teacher" / name, loss::alignment::average);
-  const auto teacher = llama<float, fenced>::load(b, data / "golden/teacher/llama_rope_parameters");
+  const auto teacher = load_llama<float>(b, data / "golden/teacher/llama_rope_parameters");
   BOOST_TEST((teacher.embedding().dtype == dtype::f32));
   BOOST_TEST(teacher.embedding().bf16_copy != nullptr);
   BOOST_TEST(teacher.embedding().data == teacher.head().data);
-  const auto stored = llama<float, fenced>::load(b, data / "golden/teacher/llama_bf16");
+  const auto stored = load_llama<float>(b, data / "golden/teacher/llama_bf16");
   BOOST_TEST((stored.embedding().dtype == dtype::bf16));
 }
 
@@ -224,11 +224,11 @@ BOOST_AUTO_TEST_CASE(models_are_read_as_on_the_cpu) {
 
 BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_before_the_device_sees_it) {
   fenced d(1);
-  const auto model = language_model<float, fenced>::load(d, small_teacher);
+  const auto model = load_language_model<float>(d, small_teacher);
   const index width = model.width();
   const buffer<float, fenced> h(d, 5 * width);
-  language_model<float, fenced>::reader read(d, model);
-  language_model<float, fenced>::session session(d, model, 4);
+  reader read(d, model);
+  reader session(d, model, 4);
   const std::vector<std::int32_t> wrong = {1, 96}, long_text = {1, 2, 3, 4, 5};
   BOOST_CHECK_THROW(read(1, 2, wrong, {h.data(), 2, width}), error);
   BOOST_CHECK_THROW(session.read(wrong, {h.data(), 2, width}), error);

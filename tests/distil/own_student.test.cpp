@@ -17,8 +17,9 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/loss/expression.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/session.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/reader.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
 #include <distil_xlstm/schedule/linear.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -100,8 +101,8 @@ struct world {
   }
   frozen_matrix ends() const { return {embedding.data(), dtype_of<T>, vocabulary, width}; }
   template <class Stack>
-  student<Stack, T, cpu> make_student(Stack s) {
-    student<Stack, T, cpu> made(device, s, ends(), ends(), nullptr);
+  model<Stack, T, cpu> make_student(Stack s) {
+    model<Stack, T, cpu> made(device, s, ends(), ends(), nullptr);
     made.initialise(device, 3);
     return made;
   }
@@ -189,7 +190,7 @@ BOOST_AUTO_TEST_CASE(a_student_takes_the_ends_of_a_teacher) {
   {
     auto teacher = std::make_optional<ends_of_a_teacher>();
     alive = teacher->numbers;
-    student s(device, stack{repeated(2, layer<dynamic, dynamic, dynamic>())}, *teacher);
+    model s(device, stack{repeated(2, layer<dynamic, dynamic, dynamic>())}, *teacher);
     static_assert(std::same_as<decltype(s)::scalar, double>);
     teacher.reset();
     BOOST_TEST(!alive.expired());
@@ -245,30 +246,29 @@ BOOST_AUTO_TEST_CASE(a_student_is_saved_loaded_and_read_token_by_token) {
   world<float> w;
   auto s = w.make_student(fixed_stack());
   const auto path = std::filesystem::path(w.path) += ".student";
-  s.save_tensors(w.device, path);
+  save_tensors(w.device, s, path);
   auto t = w.make_student(fixed_stack());
   t.initialise(w.device, 99);
-  t.load_tensors(w.device, path);
+  load_tensors(w.device, t, path);
   for (index i = 0; i < s.weights().size(); ++i) BOOST_REQUIRE(s.weights().data()[i] == t.weights().data()[i]);
 
   stack<layer_of<width, heads, inner>, 3> deeper;
   deeper.blocks.blocks.fill(layer<width, heads, inner>());
   auto other = w.make_student(deeper);
-  BOOST_CHECK_EXCEPTION(other.load_tensors(w.device, path), error, [](const error& e) {
+  BOOST_CHECK_EXCEPTION(load_tensors(w.device, other, path), error, [](const error& e) {
     return std::string(e.what()).find("stack.blocks.2.1.proj_up.weight is missing") != std::string::npos;
   });
 
   // The same text at once and as it comes.
   const std::vector<std::int32_t> ids = {1, 4, 2, 18, 0, 7};
   std::vector<float> whole(ids.size() * width), single(whole.size());
-  student_session at_once(w.device, s), as_it_comes(w.device, s);
+  reader at_once(w.device, s), as_it_comes(w.device, s);
   at_once.read(ids, {whole.data(), std::ssize(ids), width});
   for (std::size_t i = 0; i < ids.size(); ++i)
     as_it_comes.read(std::span(ids).subspan(i, 1), {single.data() + i * width, 1, width});
   for (std::size_t i = 0; i < whole.size(); ++i) BOOST_TEST(std::abs(whole[i] - single[i]) <= 1e-4f);
-  sampler choose({.temperature = 0});
   index drawn = 0;
-  generate(w.device, at_once, std::span<const std::int32_t>(ids), 5, choose, [&](std::int32_t id) {
+  generate(w.device, s, ids, 5, {.temperature = 0}, [&](std::int32_t id) {
     BOOST_TEST((id >= 0 && id < vocabulary));
     ++drawn;
     return true;

@@ -14,14 +14,14 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/loss/expression.hpp>
-#include <distil_xlstm/model/student.hpp>
+#include <distil_xlstm/model/model.hpp>
 
 namespace {
 
 namespace dx = distil_xlstm;
 namespace fs = std::filesystem;
 using cpu = dx::device::cpu;
-using student_type = dx::student<dx::linear<4, 4>, float, cpu>;
+using student_type = dx::model<dx::linear<4, 4>, float, cpu>;
 
 struct world {
   fs::path folder = fs::path(fs::exists("/dev/shm") ? "/dev/shm" : "/tmp") /

@@ -7,9 +7,9 @@
 #include <string_view>
 
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/model/llama_config.hpp>
-#include <distil_xlstm/model/xlstm_7b_config.hpp>
-#include <distil_xlstm/model/xlstm_config.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
+#include <distil_xlstm/model/load_xlstm.hpp>
+#include <distil_xlstm/model/load_xlstm_7b.hpp>
 
 namespace {
 

@@ -2,8 +2,8 @@
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/model/xlstm_7b_config.hpp>
-#include <distil_xlstm/model/xlstm_stack.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/model/xlstm_7b.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 
 // The laws of Block, for sLSTM, mLSTM and the layers that a student stacks.

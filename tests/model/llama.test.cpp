@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -90,13 +90,13 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   for (const char* name : {"llama_rope_parameters", "llama_bf16", "qwen2_rope_theta", "qwen2_tied"}) {
     const auto file = folder.path / "model.gguf";
     testing::write_gguf(golden(name), file, false);
-    const auto a = teacher<double>::load(cpu, golden(name)), b = teacher<double>::load(cpu, file);
+    const auto a = load_llama<double>(cpu, golden(name)), b = load_llama<double>(cpu, file);
     const auto ids = some_ids(26, a.vocabulary());
     BOOST_TEST(apart(hidden_of(b, cpu, {2, 13}, ids), hidden_of(a, cpu, {2, 13}, ids)) <= 1e-14);
     BOOST_TEST(b.config().tied == a.config().tied);
 
     testing::write_gguf(golden(name), file, true);
-    const auto wide = teacher<float>::load(cpu, file), stored = teacher<float>::load(cpu, file, {false});
+    const auto wide = load_llama<float>(cpu, file), stored = load_llama<float>(cpu, file, {false});
     BOOST_TEST((wide.embedding().dtype == dtype::f32));
     BOOST_TEST((stored.embedding().dtype == dtype::q8_0));
     BOOST_TEST((a.config().tied == (wide.head().data == wide.embedding().data)));
@@ -107,7 +107,7 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
 BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
   device::cpu cpu(2);
   for (const char* name : {"llama_sharded_head_dim", "qwen2_tied"}) {
-    const auto model = teacher<double>::load(cpu, golden(name));
+    const auto model = load_llama<double>(cpu, golden(name));
     const index time = 23, d = model.width();
     const auto ids = some_ids(2 * time, model.vocabulary());
     const auto whole = hidden_of(model, cpu, {2, time}, ids);
@@ -127,10 +127,10 @@ BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
     BOOST_TEST(run(state, 0, 11) <= 1e-13);
     auto fork = state;
     for (index t = 11; t < time; ++t) BOOST_TEST(run(state, t, 1) <= 1e-13);
-    BOOST_TEST(state.position(1) == time);
+    BOOST_TEST(state.length(1) == time);
     BOOST_CHECK_EXCEPTION(run(state, 0, 1), error, says("the capacity of its state is 23"));
-    BOOST_TEST(state.position(1) == time);
-    BOOST_TEST(fork.position(0) == 11);
+    BOOST_TEST(state.length(1) == time);
+    BOOST_TEST(fork.length(0) == 11);
     BOOST_TEST(run(fork, 11, 12) <= 1e-13);
     // Sequences of different lengths in one batch.
     auto mixed = model.make_state(cpu, 2, time);
@@ -144,14 +144,14 @@ BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
     BOOST_TEST(testing::relative_error(out.data(), whole.data() + 9 * d, d) <= 1e-13);
     BOOST_TEST(testing::relative_error(out.data() + d, whole.data() + (time + 5) * d, d) <= 1e-13);
     mixed.reset();
-    BOOST_TEST(mixed.position(0) == 0);
+    BOOST_TEST(mixed.length(0) == 0);
     BOOST_TEST(run(mixed, 0, 7) <= 1e-13);
   }
 }
 
 BOOST_AUTO_TEST_CASE(documents_are_apart) {
   device::cpu cpu(2);
-  const auto model = teacher<float>::load(cpu, golden("llama_bf16"));
+  const auto model = load_llama<float>(cpu, golden("llama_bf16"));
   const index time = 90, cut = 37, d = model.width();
   auto ids = some_ids(time, model.vocabulary());
   std::vector<std::int32_t> start(time, -1);
@@ -168,7 +168,7 @@ BOOST_AUTO_TEST_CASE(documents_are_apart) {
 
 BOOST_AUTO_TEST_CASE(one_model_serves_many_threads) {
   device::cpu cpu(1);
-  const auto model = teacher<float>::load(cpu, golden("qwen2_rope_theta"));
+  const auto model = load_llama<float>(cpu, golden("qwen2_rope_theta"));
   const auto ids = some_ids(60, model.vocabulary());
   const auto want = hidden_of(model, cpu, {2, 30}, ids);
   std::vector<std::vector<float>> got(4);
@@ -215,13 +215,13 @@ BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {
   for (const char* part : {"lm_head.weight is missing",
                            "model.layers.0.mlp.down_proj.weight has shape [32, 48] instead of [32, 40]",
                            "model.layers.1.self_attn.q_proj.weight is not used"})
-    BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says(part));
+    BOOST_CHECK_EXCEPTION(load_llama<float>(cpu, folder.path), error, says(part));
   fs::remove(folder.path / "model.safetensors");
   io::write_text_atomically(folder.path / "model.safetensors.index.json",
                             R"({"weight_map": {"a": "../model.safetensors"}})");
-  BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says("is not the name of a file"));
+  BOOST_CHECK_EXCEPTION(load_llama<float>(cpu, folder.path), error, says("is not the name of a file"));
   fs::remove(folder.path / "model.safetensors.index.json");
-  BOOST_CHECK_EXCEPTION(teacher<float>::load(cpu, folder.path), error, says("model.safetensors: cannot open"));
+  BOOST_CHECK_EXCEPTION(load_llama<float>(cpu, folder.path), error, says("model.safetensors: cannot open"));
 }
 
 BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
@@ -236,7 +236,7 @@ BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
   const temporary_folder folder;
   write_random_llama(folder.path, shape, dtype::bf16, 4);
   device::cpu cpu(2);
-  const auto model = teacher<double>::load(cpu, folder.path);
+  const auto model = load_llama<double>(cpu, folder.path);
   BOOST_TEST(model.config().head_dim == 24);
   BOOST_TEST(model.config().qkv_bias);
   // The embedding has more than a million numbers: drawn anew, then the first again.

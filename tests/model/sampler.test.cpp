@@ -10,7 +10,7 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/model/generate.hpp>
+#include <distil_xlstm/model/decoder.hpp>
 
 namespace distil_xlstm {
 namespace {

@@ -44,8 +44,8 @@ BOOST_AUTO_TEST_CASE(saved_and_loaded_in_every_type) {
   BOOST_REQUIRE(::mkdtemp(name.data()));
   for (const dtype type : {dtype::f32, dtype::bf16, dtype::f64}) {
     BOOST_TEST_CONTEXT(traits(type).name) {
-      xlstm<double, device::cpu>::load(cpu, from).save(cpu, name, type);
-      const auto again = xlstm<double, device::cpu>::load(cpu, name);
+      save_xlstm(cpu, load_xlstm<double>(cpu, from), name, type);
+      const auto again = load_xlstm<double>(cpu, name);
       const io::safetensors_file after(fs::path(name) / "model.safetensors");
       BOOST_TEST(after.tensors().size() == before.tensors().size());
       for (const auto& t : after.tensors()) {

@@ -9,7 +9,7 @@
 
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
-#include <distil_xlstm/model/llama_config.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 
 namespace distil_xlstm::testing {
 

@@ -11,8 +11,9 @@
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/loss/head.hpp>
-#include <distil_xlstm/model/generate.hpp>
-#include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_language_model.hpp>
+#include <distil_xlstm/model/reader.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -23,9 +24,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::tolerance;
-template <class T>
-using large = xlstm_7b<T, device::cpu>;
-
 fs::path golden(const std::string& name) { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden/large" / name; }
 const char* const folders[] = {"sample", "caps", "tied_sharded_bf16"};
 
@@ -58,7 +56,7 @@ void check(const std::string& what, const T* got, const std::vector<double>& wan
 
 /// Weights of a stack that can be trained, from the files of a folder.
 template <class T, class D>
-void upload(D& device, student<xlstm_7b_stack, T, D>& to, const fs::path& folder) {
+void upload(D& device, distil_xlstm::model<xlstm_7b_stack, T, D>& to, const fs::path& folder) {
   const io::tensor_folder files(folder);
   for (const auto& e : to.names()) {
     std::string name = e.name;
@@ -73,7 +71,7 @@ void upload(D& device, student<xlstm_7b_stack, T, D>& to, const fs::path& folder
 /// The stack of a folder in a student, where it has gradients: `last_hidden`, and `grad.NAME` of sum(W logits).
 template <class T, class D>
 testing::named_numbers<T> trained(D& device, const std::string& name) {
-  const auto model = xlstm_7b<T, D>::load(device, golden(name));
+  const auto model = load_xlstm_7b<T>(device, golden(name));
   const reference want(name);
   const index rows = want.seq.rows(), d = model.width(), v = model.vocabulary();
   testing::named_numbers<T> out;
@@ -86,8 +84,8 @@ testing::named_numbers<T> trained(D& device, const std::string& name) {
              logits = matrix("logits", rows, v), dlogits = matrix("dlogits", rows, v),
              dembedding = matrix("grad.backbone.embeddings.weight", v, d);
 
-  student<xlstm_7b_stack, T, D> s(device, model.config().stack(), model.embedding(), model.head().matrix,
-                                  model.owner(), "backbone");
+  distil_xlstm::model<xlstm_7b_stack, T, D> s(device, model.config().stack(), model.embedding(),
+                                              model.head().matrix, model.owner(), "backbone");
   upload(device, s, golden(name));
   testing::shake(device, s.weights().data(), s.weights().size());
   auto state = s.make_state(device, want.seq.batch);
@@ -114,7 +112,7 @@ testing::named_numbers<T> trained(D& device, const std::string& name) {
 template <class T>
 void compare(const std::string& name) {
   device::cpu cpu(2);
-  const auto model = large<T>::load(cpu, golden(name));
+  const auto model = load_xlstm_7b<T>(cpu, golden(name));
   const reference want(name);
   const index rows = want.seq.rows(), d = model.width(), v = model.vocabulary();
   std::vector<T> memory(static_cast<std::size_t>(2 * rows * d + rows * v));
@@ -161,7 +159,7 @@ BOOST_AUTO_TEST_CASE(the_reference_in_float) {
 
 BOOST_AUTO_TEST_CASE(any_length_and_any_parts_are_the_whole) {
   device::cpu cpu(2);
-  const auto model = large<double>::load(cpu, golden("sample"));
+  const auto model = load_xlstm_7b<double>(cpu, golden("sample"));
   const reference want("sample");
   const auto whole = want["last_hidden"];
   const index time = want.seq.time, d = model.width();
@@ -178,8 +176,8 @@ BOOST_AUTO_TEST_CASE(any_length_and_any_parts_are_the_whole) {
     BOOST_TEST(read(state, 0, cut) <= limit);
     BOOST_TEST(read(state, cut, time - cut) <= limit);
   }
-  student_session session(cpu, model);
-  std::vector<double> saved;
+  reader session(cpu, model);
+  std::vector<std::byte> saved;
   const auto step = [&](index t) {
     session.read({want.ids.data() + t, 1}, {y.data(), 1, d});
     BOOST_TEST(testing::relative_error(y.data(), whole.data() + t * d, d) <= limit);
@@ -196,11 +194,9 @@ BOOST_AUTO_TEST_CASE(any_length_and_any_parts_are_the_whole) {
 
 BOOST_AUTO_TEST_CASE(wherever_logits_are_read_they_are_capped) {
   device::cpu cpu(2);
-  using any_model = language_model<double, device::cpu>;
-  const auto model = any_model::load(cpu, golden("caps"));
-  BOOST_REQUIRE(model.large());
-  BOOST_TEST(!model.student());
-  BOOST_TEST(!model.teacher());
+  const auto model = load_language_model<double>(cpu, golden("caps"));
+  BOOST_REQUIRE(std::holds_alternative<xlstm_7b_config>(model.config().family));
+  BOOST_TEST(!model.has_cache());
   const reference want("caps");
   const auto logits = want["logits"];
   const index time = want.seq.time, rows = want.seq.rows(), d = model.width(), v = model.vocabulary();
@@ -208,7 +204,7 @@ BOOST_AUTO_TEST_CASE(wherever_logits_are_read_they_are_capped) {
   BOOST_TEST(model.head().cap == 2.0);
 
   std::vector<double> hidden(static_cast<std::size_t>(rows * d)), nll(static_cast<std::size_t>(rows));
-  any_model::reader read(cpu, model);
+  reader read(cpu, model);
   index seen = 0;
   read(want.seq, want.ids.data(), {hidden.data(), rows, d}, [&](index i, matrix_view<const double> h) {
     BOOST_TEST(i == seen++);
@@ -235,17 +231,17 @@ BOOST_AUTO_TEST_CASE(wherever_logits_are_read_they_are_capped) {
     sum += log_sum(t) - logits[static_cast<std::size_t>(t * v + want.ids[static_cast<std::size_t>(t + 1)])];
   BOOST_TEST(score.nll == sum, boost::test_tools::tolerance(1e-9));
   // Chosen tokens: as often as the capped logits say.
-  any_model::session session(cpu, model, 100);
-  sampler choose({.seed = 5});
   std::vector<double> often(static_cast<std::size_t>(v));
   const int draws = 4000;
+  decoder texts(cpu, model, {.capacity = 1});
   for (int i = 0; i < draws; ++i) {
-    session.reset();
-    generate(cpu, session, std::span(want.ids).first(static_cast<std::size_t>(time)), 1, choose,
-             [&](std::int32_t id) {
-               often[static_cast<std::size_t>(id)] += 1.0 / draws;
-               return true;
-             });
+    texts.join(std::span(want.ids).first(static_cast<std::size_t>(time)),
+               {.seed = static_cast<std::uint64_t>(i)});
+    while (texts.texts() > 0)
+      texts.step([&](auto, std::int32_t id) {
+        often[static_cast<std::size_t>(id)] += 1.0 / draws;
+        return false;
+      });
   }
   for (index c = 0; c < v; ++c) {
     const double p = std::exp(logits[static_cast<std::size_t>((time - 1) * v + c)] - log_sum(time - 1));
@@ -295,7 +291,7 @@ BOOST_AUTO_TEST_CASE(fused_weights_are_the_same_model) {
     file.commit();
   };
   write(true);
-  const auto a = large<double>::load(cpu, golden("caps")), b = large<double>::load(cpu, folder.path);
+  const auto a = load_xlstm_7b<double>(cpu, golden("caps")), b = load_xlstm_7b<double>(cpu, folder.path);
   const reference want("caps");
   const auto hidden = [&](const auto& model) {
     std::vector<double> y(want["last_hidden"].size()), x = y;
@@ -309,7 +305,7 @@ BOOST_AUTO_TEST_CASE(fused_weights_are_the_same_model) {
   write(false);
   for (const char* part : {"qkv_opreact.weight has shape [32, 8] instead of 48 rows",
                            "backbone.blocks.0.mlstm_layer.fgate_preact.bias is missing"})
-    BOOST_CHECK_EXCEPTION(large<double>::load(cpu, folder.path), error, says(part));
+    BOOST_CHECK_EXCEPTION(load_xlstm_7b<double>(cpu, folder.path), error, says(part));
 }
 
 BOOST_AUTO_TEST_CASE(the_shape_of_7b) {
@@ -362,10 +358,10 @@ BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {
   for (const char* part : {"lm_head.weight has shape [24, 8] instead of [25, 8]",
                            "backbone.blocks.0.ffn.proj_down.weight has shape [8, 24] instead of [8, 32]",
                            "backbone.blocks.1.mlstm_layer.q.weight is not used"})
-    BOOST_CHECK_EXCEPTION(large<float>::load(cpu, folder.path), error, says(part));
+    BOOST_CHECK_EXCEPTION(load_xlstm_7b<float>(cpu, folder.path), error, says(part));
   c["num_hidden_layers"] = 3;
   io::write_text_atomically(folder.path / "config.json", c.dump());
-  BOOST_CHECK_EXCEPTION(large<float>::load(cpu, folder.path), error,
+  BOOST_CHECK_EXCEPTION(load_xlstm_7b<float>(cpu, folder.path), error,
                         says("backbone.blocks.2.mlstm_layer.igate_preact.bias is missing"));
 }
 

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/model/xlstm.hpp>
+#include <distil_xlstm/model/load_xlstm.hpp>
 
 namespace dx = distil_xlstm;
 
@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
   for (const auto type : {dx::dtype::f32, dx::dtype::bf16, dx::dtype::f64}) {
     if (std::string_view(argv[3]) != traits(type).name) continue;
     dx::device::cpu device(1);
-    dx::xlstm<double, dx::device::cpu>::load(device, argv[1]).save(device, argv[2], type);
+    dx::save_xlstm(device, dx::load_xlstm<double>(device, argv[1]), argv[2], type);
     return 0;
   }
   return std::cerr << "resave: " << argv[3] << " is none of F32, BF16, F64\n", 2;

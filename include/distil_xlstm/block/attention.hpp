@@ -50,18 +50,18 @@ struct attention_tape {
 /// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
 /// likewise, y = softmax(q kᵀ / sqrt(head_dim)) v of each head, then Woᵀ (+ bo). It sees no other document.
 ///
-/// `capacity` is how many tokens of a document the state can hold; a call that would exceed it throws `error`
-/// and changes nothing. With capacity 0 there is no state: a document that began before the call counts from
-/// the call's first token, which is how windows of a text are trained and scored.
+/// `capacity` is how many tokens of a document the state can hold; who calls forward sees to it that there is
+/// room (`state_memory::advance`). With capacity 0 there is no state: a document that began before the call
+/// counts from the call's first token, which is how windows of a text are trained and scored.
 struct attention {
   index width = 0, heads = 1, kv_heads = 1;
   index head_dim = 0;  ///< need not be width / heads
   double theta = 10000;
-  bool bias = false;         ///< of q, k and v
-  bool output_bias = false;  ///< of o
-  index capacity = 0;
+  bool bias = false;                 ///< of q, k and v
+  bool output_bias = false;          ///< of o
+  index capacity = 0;                ///< 0: what the layout of the state declares
   double standard_deviation = 0.02;  ///< of the initial weights
-  bool check_capacity = true;        ///< false: whoever calls forward knows that the state has the room
+  bool own_angles = true;            ///< false: whoever binds the tape gives it the call's angles
 
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
@@ -81,11 +81,12 @@ struct attention {
   template <class L>
   auto state(L& l) const {
     attention_state<typename L::scalar> s;
-    if (capacity == 0) return s;
+    s.capacity = capacity > 0 ? capacity : l.capacity();
+    if (s.capacity == 0) return s;
+    l.holds(s.capacity);
     s.position = l.state("position", {1});
-    s.keys = l.state("keys", {capacity, kv_width()});
-    s.values = l.state("values", {capacity, kv_width()});
-    s.capacity = capacity;
+    s.keys = l.state("keys", {s.capacity, kv_width()}, nullptr);
+    s.values = l.state("values", {s.capacity, kv_width()}, nullptr);
     return s;
   }
   template <class L>
@@ -95,7 +96,7 @@ struct attention {
     k.q = l.matrix("q", seq.rows(), heads * head_dim);
     k.k = l.matrix("k", seq.rows(), kv_width());
     k.v = l.matrix("v", seq.rows(), kv_width());
-    k.rotary = rope().tape(l, seq);
+    if (own_angles) k.rotary = rope().tape(l, seq);
     k.y = l.matrix("y", seq.rows(), heads * head_dim);
     if (capacity > 0 && !l.transient()) {
       k.past.position = {l.tensor("past_length", {seq.batch}), 1};
@@ -110,12 +111,11 @@ struct attention {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    if (s.capacity > 0 && check_capacity) require_room(d, seq, s);
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
     query().forward(d, p.q_proj, x, k.q);
     key().forward(d, p.k_proj, x, k.k);
     key().forward(d, p.v_proj, x, k.v);
-    rope().tables(d, seq, s.position, k.rotary);
+    if (own_angles) rope().tables(d, seq, s.position, k.rotary);
     rope().rotate(d, k.rotary, k.q, k.q);
     rope().rotate(d, k.rotary, k.k, k.k);
     attention_forward(d, arguments(seq, s, k));
@@ -139,9 +139,10 @@ struct attention {
     key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
   }
 
+  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
+
  private:
   index kv_width() const { return kv_heads * head_dim; }
-  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
@@ -155,19 +156,6 @@ struct attention {
                 {past.values.data, past.values.stride},
                 {past.position.data, past.position.stride}};
     return a;
-  }
-  /// Positions lie in the device's memory, and so do the documents' starts.
-  template <class D, class T>
-  void require_room(D& d, sequence_view seq, const attention_state<T>& s) const {
-    for (index b = 0; b < seq.batch; ++b) {
-      T position = 0;
-      std::int32_t last = -1;
-      d.download(&position, s.position.of(b), sizeof position);
-      if (seq.start) d.download(&last, seq.start + b * seq.time + seq.time - 1, sizeof last);
-      const index length = last < 0 ? static_cast<index>(position) + seq.time : seq.time - last;
-      require(length <= s.capacity, "attention: sequence ", b, " would hold ", length,
-              " tokens, the capacity of its state is ", s.capacity);
-    }
   }
   template <class D, class T>
   void keep_past(D& d, sequence_view seq, const attention_state<T>& s, const attention_state<T>& past) const {

@@ -8,6 +8,10 @@ namespace distil_xlstm {
 
 namespace detail {
 template <class B>
+concept counts_layers = requires(const B& b) {
+  b.count();
+};
+template <class B>
 struct mixed_takes {
   static_assert(
       Block<B>,
@@ -62,6 +66,22 @@ struct mixed {
       constexpr std::size_t I = position<B_of<decltype(b)>>;
       b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y);
     });
+  }
+  /// Of stacks: a layer's output is a tap.
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+               matrix_view<T> y, auto&& on_output) const {
+    visit([&](const auto& b) {
+      constexpr std::size_t I = position<B_of<decltype(b)>>;
+      b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y, on_output);
+    });
+  }
+  index count() const requires(detail::counts_layers<Bs>&&...) {
+    return visit([](const auto& b) { return b.count(); });
+  }
+  template <class K>
+  auto input(const K& k) const requires(detail::counts_layers<Bs>&&...) {
+    return visit([&](const auto& b) { return b.input(*std::get_if<position<B_of<decltype(b)>>>(&k)); });
   }
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,

@@ -51,16 +51,19 @@ struct repeat {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     using entry = slot<tape_t<Inner, T>, T>;
-    // No backward will look: members share their memory, outputs alternate between two buffers.
-    matrix_view<T> buffers[2];
+    // No backward will look: members share their memory, outputs alternate between two buffers, or stay in one
+    // where a block writes its output over its input.
+    constexpr bool in_place = requires { Inner::in_place; };
+    constexpr index buffers = in_place ? 1 : 2;
+    matrix_view<T> outputs[buffers];
     if (l.transient())
-      for (auto& m : buffers) m = l.matrix("out", seq.rows(), width_out());
+      for (auto& m : outputs) m = l.matrix("out", seq.rows(), width_out());
     return many(l, [&](index i) {
       const index mark = l.mark();
       entry s{at(i).tape(l, seq), {}, {}};
       if (l.transient()) {
         l.rewind(mark);
-        s.out = buffers[i % 2];
+        s.out = outputs[i % buffers];
       } else {
         s.out = l.matrix("out", seq.rows(), width_out());
         s.dout = l.matrix("dout", seq.rows(), width_out());

@@ -15,12 +15,15 @@ struct stack_tape {
   Layers blocks;
   norm_tape<T> post_blocks_norm;
   matrix_view<T> before_norm, dbefore;  ///< the last block's output
+  matrix_view<T> input;                 ///< of a transient tape: where the stack's input may lie
 };
 
 /// N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
 /// what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
-/// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm.
-template <class Layer, index N = dynamic, class Norm = named<"post_blocks_norm", layer_norm<>>>
+/// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm, the layers
+/// are called `Name`.0, `Name`.1, ...
+template <class Layer, index N = dynamic, class Norm = named<"post_blocks_norm", layer_norm<>>,
+          fixed_string Name = "blocks">
 struct stack {
   static_assert(
       Block<Layer>,
@@ -37,25 +40,32 @@ struct stack {
   template <class L>
   auto params(L& l) const {
     stack_params<params_t<decltype(blocks), L>, norm_params<typename L::pointer>> p;
-    p.blocks = l.scope("blocks", [&] { return blocks.params(l); });
+    p.blocks = l.scope(Name.view(), [&] { return blocks.params(l); });
     if (post_blocks_norm) p.post_blocks_norm = l.scope(Norm::name, [&] { return norm().params(l); });
     return p;
   }
   template <class L>
   auto state(L& l) const {
-    return l.scope("blocks", [&] { return blocks.state(l); });
+    return l.scope(Name.view(), [&] { return blocks.state(l); });
   }
   template <class L>
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     stack_tape<tape_t<decltype(blocks), T>, T> k{};
-    // Before the blocks: a transient tape gives their memory back, and the last of them writes here.
-    if (post_blocks_norm) {
-      k.post_blocks_norm = norm().tape(l, seq);
-      k.before_norm = l.matrix("before_norm", seq.rows(), width_out());
+    // Before the blocks: a transient tape gives their memory back.
+    if (post_blocks_norm) k.post_blocks_norm = norm().tape(l, seq);
+    if (!l.transient()) {
+      if (post_blocks_norm) k.before_norm = l.matrix("before_norm", seq.rows(), width_out());
+      k.dbefore = l.matrix("dbefore", seq.rows(), width_out());
+    } else if (count() == 1) {
+      k.input = l.matrix("input", seq.rows(), width_in());
     }
-    if (!l.transient()) k.dbefore = l.matrix("dbefore", seq.rows(), width_out());
-    k.blocks = l.scope("blocks", [&] { return blocks.tape(l, seq); });
+    k.blocks = l.scope(Name.view(), [&] { return blocks.tape(l, seq); });
+    if (l.transient()) {
+      // The first block reads what the second, if there is one, writes over.
+      if (count() > 1) k.input = k.blocks[1].out;
+      k.before_norm = k.blocks.back().out;
+    }
     return k;
   }
   template <class T, class Taps = no_taps>
@@ -82,6 +92,12 @@ struct stack {
   auto output(const K& k, index i) const {
     const bool last = i + 1 == count();
     return last && post_blocks_norm ? k.before_norm : k.blocks[static_cast<std::size_t>(i)].out;
+  }
+
+  /// Where the input may lie that a forward over a transient tape reads.
+  template <class K>
+  auto input(const K& k) const {
+    return k.input;
   }
 
  private:

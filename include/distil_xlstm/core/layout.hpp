@@ -37,9 +37,9 @@ enum class weight_decay : bool { no, yes };
 struct manifest_entry {
   std::string name;
   std::vector<index> shape;
-  index offset = 0;  ///< in numbers from the start of the arena
-  index size = 0;    ///< numbers
-  initializer initial;
+  index offset = 0;     ///< in numbers from the start of the arena
+  index size = 0;       ///< numbers
+  initializer initial;  ///< null: of a cache, nobody reads a number before it is written
   weight_decay decay = weight_decay::no;
 };
 using manifest = std::vector<manifest_entry>;
@@ -83,6 +83,13 @@ class layout {
     return {tensor(name, shape, init), stride_};
   }
   void sequence_stride(index numbers) { stride_ = numbers; }
+  /// Tokens of a text that its cache of keys and values holds, as the owner of the state declares; 0: there is
+  /// no cache. A block whose state is such a cache says how many it `holds`.
+  index capacity() const { return capacity_; }
+  void capacity(index tokens) { capacity_ = tokens; }
+  void holds(index tokens) { held_ = held_ > 0 && held_ < tokens ? held_ : tokens; }
+  /// The fewest tokens that any part of the state holds; 0: the state has one size for any text.
+  index held() const { return held_; }
 
   /// Names taken inside `f` get the prefix `name.`.
   template <class F>
@@ -106,7 +113,7 @@ class layout {
  private:
   T* base_;
   manifest* names_;
-  index used_ = 0, peak_ = 0, stride_ = 0;
+  index used_ = 0, peak_ = 0, stride_ = 0, capacity_ = 0, held_ = 0;
   bool transient_ = false;
   std::string prefix_;
 };

@@ -17,7 +17,7 @@
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/loss/step_term.hpp>
-#include <distil_xlstm/model/student.hpp>
+#include <distil_xlstm/model/model.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 #include <distil_xlstm/schedule/learning_rate.hpp>

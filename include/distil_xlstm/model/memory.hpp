@@ -1,10 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
+#include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -33,6 +38,22 @@ class weight_memory {
   weights_t<B, T> views_;
 };
 
+/// Weights as a file holds them, which nothing changes: matrices as they are stored, in the file where the device
+/// reads the host's memory (`frozen_memory`), the small rest widened to T. Copies share them.
+template <class B, class T, class D>
+class frozen_weights {
+ public:
+  using views_type = params_t<B, frozen_layout<T>>;
+  /// `memory` has what `views` refers to, and keeps alive.
+  frozen_weights(views_type views, std::shared_ptr<const void> memory)
+      : views_(std::make_shared<const views_type>(std::move(views))), memory_(std::move(memory)) {}
+  const views_type& views() const { return *views_; }
+
+ private:
+  std::shared_ptr<const views_type> views_;
+  std::shared_ptr<const void> memory_;
+};
+
 namespace detail {
 /// Every row becomes the same.
 template <class T>
@@ -47,8 +68,9 @@ struct empty_sequences {
 };
 }  // namespace detail
 
-/// The whole recurrent memory of `batch` sequences; sequence b is one run of numbers, so that sequences are
-/// reset, copied, saved and moved between batches one by one.
+/// The whole memory of `batch` sequences: what is recurrent, and caches of keys and values for up to `capacity`
+/// tokens each. Sequence b is one run of elements, so that sequences are reset, copied, saved and moved between
+/// batches one by one; a copy of all of it continues every text twice.
 template <class B, class T, class D>
 class state_memory {
   static_assert(Block<B> && std::floating_point<T> && Device<D>,
@@ -56,60 +78,158 @@ class state_memory {
                 "state_memory<slstm, float, device::cpu>");
 
  public:
-  state_memory(D& device, const B& block, index batch) : device_(&device), batch_(batch) {
+  state_memory(D& device, const B& block, index batch, index capacity = 0)
+      : device_(&device), block_(block), batch_(batch), declared_(capacity) {
+    require(batch >= 0 && capacity >= 0, "state: ", batch, " sequences of ", capacity,
+            " tokens are not possible");
     layout<T> measure(nullptr, &names_);
+    measure.capacity(capacity);
     block.state(measure);
-    stride_ = measure.size();
-    arena_ = buffer<T, D>(device, batch * stride_);
-    layout<T> bind(arena_.data());
-    bind.sequence_stride(stride_);
-    views_ = block.state(bind);
-    // What an empty sequence holds is written once and copied ever after.
-    std::vector<T> empty(static_cast<std::size_t>(stride_), T(0));
-    rng none;
-    for (const auto& e : names_)
-      for (index i = 0; i < e.size; ++i)
-        empty[static_cast<std::size_t>(e.offset + i)] = static_cast<T>(e.initial(i, none));
-    empty_ = buffer<T, D>(device, stride_);
-    device.upload(empty_.data(), empty.data(), bytes());
+    stride_ = measure.size(), capacity_ = measure.held();
+    lengths_.resize(static_cast<std::size_t>(capacity_ > 0 ? batch : 0)), next_ = lengths_;
+    bind();
+    write_empty();
     reset();
   }
+  state_memory(const state_memory& other)
+      : device_(other.device_),
+        block_(other.block_),
+        batch_(other.batch_),
+        declared_(other.declared_),
+        stride_(other.stride_),
+        capacity_(other.capacity_),
+        names_(other.names_),
+        lengths_(other.lengths_),
+        next_(other.lengths_) {
+    bind();
+    write_empty();
+    device_->copy(arena_.data(), other.arena_.data(), batch_ * bytes(stride_));
+  }
+  state_memory(state_memory&&) noexcept = default;
+  state_memory& operator=(state_memory&&) noexcept = default;
+  state_memory& operator=(const state_memory& other) {
+    if (this != &other) *this = state_memory(other);
+    return *this;
+  }
+
   const state_t<B, T>& views() const { return views_; }
   index batch() const { return batch_; }
   /// Numbers of one sequence.
   index size() const { return stride_; }
   const manifest& names() const { return names_; }
+  /// Tokens that the caches hold, of each sequence; 0: there are none, and any text has this size.
+  index capacity() const { return capacity_; }
+  /// Tokens of sequence b's document so far, where there are caches.
+  index length(index b) const { return lengths_[static_cast<std::size_t>(b)]; }
+
+  /// Before a call of `seq`: its tokens are counted. Throws `error`, and nothing has changed, when a sequence would
+  /// hold more than the capacity. The host knows the lengths, so that nothing waits for the device, unless
+  /// documents begin in the call.
+  void advance(sequence_view seq) {
+    if (capacity_ == 0 || seq.time == 0) return;
+    for (index b = 0; b < seq.batch; ++b) {
+      std::int32_t start = -1;  // of the last token's document
+      if (seq.start) device_->download(&start, seq.start + (b + 1) * seq.time - 1, sizeof start);
+      const index now = start < 0 ? length(b) + seq.time : seq.time - start;
+      require(now <= capacity_, "sequence ", b, " would hold ", now, " tokens, the capacity of its state is ",
+              capacity_);
+      next_[static_cast<std::size_t>(b)] = now;
+    }
+    std::copy_n(next_.begin(), seq.batch, lengths_.begin());
+  }
 
   void reset() {
-    map(*device_, batch_, stride_, detail::empty_sequences<T>{empty_.data(), {arena_.data(), batch_, stride_}});
+    for (const span& s : spans_)
+      map(*device_, batch_, s.size,
+          detail::empty_sequences<T>{empty_.data() + s.from, {arena_.data() + s.at, batch_, s.size, stride_}});
+    std::fill(lengths_.begin(), lengths_.end(), 0);
   }
-  void reset(index b) { device_->copy(of(b), empty_.data(), bytes()); }
+  void reset(index b) {
+    for (const span& s : spans_) device_->copy(of(b) + s.at, empty_.data() + s.from, bytes(s.size));
+    if (capacity_ > 0) lengths_[static_cast<std::size_t>(b)] = 0;
+  }
   /// Sequence b becomes what sequence `a` of `from` is, which may be this memory; nothing passes the host.
   void copy(index b, const state_memory& from, index a) {
     require(from.stride_ == stride_, "state: ", from.stride_, " numbers where a sequence has ", stride_);
-    device_->copy(of(b), from.of(a), bytes());
+    device_->copy(of(b), from.of(a), bytes(stride_));
+    if (capacity_ > 0) lengths_[static_cast<std::size_t>(b)] = from.length(a);
   }
-  /// The numbers of sequence b, to host memory and back: a state that is saved, forked or shipped.
+  /// The numbers of sequence b, to host memory and back; 0 where its caches hold nothing. `saved_text` tells whose
+  /// they are.
   std::vector<T> save(index b) const {
     std::vector<T> out(static_cast<std::size_t>(stride_));
-    device_->download(out.data(), of(b), bytes());
+    device_->download(out.data(), of(b), bytes(stride_));
+    const index tokens = length_of(out);
+    for (const auto& e : names_)
+      if (!e.initial)
+        std::fill_n(out.begin() + e.offset + tokens * (e.size / capacity_),
+                    e.size - tokens * (e.size / capacity_), T(0));
     return out;
   }
+  /// Throws `error`, and nothing has changed, when the numbers are no state of this kind.
   void restore(index b, const std::vector<T>& saved) {
-    require(static_cast<index>(saved.size()) == stride_, "state: ", saved.size(),
-            " numbers where a sequence has ", stride_);
-    device_->upload(of(b), saved.data(), bytes());
+    const index tokens = length_of(saved);
+    device_->upload(of(b), saved.data(), bytes(stride_));
+    if (capacity_ > 0) lengths_[static_cast<std::size_t>(b)] = tokens;
+  }
+  /// Tokens that lie in the caches of such numbers. Throws `error` when there are too few or too many numbers, or
+  /// when they say that there are more tokens than the capacity.
+  index length_of(const std::vector<T>& saved) const {
+    require(std::ssize(saved) == stride_, "state: ", saved.size(), " numbers where a sequence has ", stride_);
+    index tokens = -1;
+    for (const auto& e : names_) {
+      if (capacity_ == 0 || !e.name.ends_with("position")) continue;
+      const T n = saved[static_cast<std::size_t>(e.offset)];
+      require(n >= 0 && n <= static_cast<T>(capacity_) && n == static_cast<T>(static_cast<index>(n)) &&
+                  (tokens < 0 || static_cast<index>(n) == tokens),
+              "state: ", e.name, " is ", n, ", the capacity is ", capacity_);
+      tokens = static_cast<index>(n);
+    }
+    return std::max<index>(tokens, 0);
   }
 
  private:
+  /// Neighbours among the tensors that an empty sequence sets: where they lie in a sequence, and in `empty_`.
+  struct span {
+    index at, from, size;
+  };
+  void bind() {
+    arena_ = buffer<T, D>(*device_, batch_ * stride_);
+    layout<T> l(arena_.data());
+    l.sequence_stride(stride_);
+    l.capacity(declared_);
+    views_ = block_.state(l);
+  }
+  void write_empty() {
+    const auto aligned = [](index n) {
+      return (n + layout<T>::alignment - 1) / layout<T>::alignment * layout<T>::alignment;
+    };
+    std::vector<T> empty;
+    rng none;
+    for (const auto& e : names_) {
+      if (!e.initial) continue;
+      if (spans_.empty() || spans_.back().at + aligned(spans_.back().size) != e.offset)
+        spans_.push_back({e.offset, aligned(std::ssize(empty)), 0});
+      span& s = spans_.back();
+      s.size = e.offset + e.size - s.at;
+      empty.resize(static_cast<std::size_t>(s.from + s.size));
+      for (index i = 0; i < e.size; ++i)
+        empty[static_cast<std::size_t>(s.from + e.offset - s.at + i)] = static_cast<T>(e.initial(i, none));
+    }
+    empty_ = buffer<T, D>(*device_, std::ssize(empty));
+    device_->upload(empty_.data(), empty.data(), bytes(std::ssize(empty)));
+  }
   T* of(index b) const { return arena_.data() + b * stride_; }
-  index bytes() const { return stride_ * static_cast<index>(sizeof(T)); }
+  static index bytes(index numbers) { return numbers * static_cast<index>(sizeof(T)); }
+
   D* device_;
-  index batch_, stride_ = 0;
+  B block_;
+  index batch_, declared_, stride_ = 0, capacity_ = 0;
   manifest names_;
-  buffer<T, D> arena_;
+  std::vector<index> lengths_, next_;
+  std::vector<span> spans_;
+  buffer<T, D> arena_, empty_;
   state_t<B, T> views_;
-  buffer<T, D> empty_;
 };
 
 /// What one forward leaves for its backward, for sequences of one shape. Transient: no backward will follow,

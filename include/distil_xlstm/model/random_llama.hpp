@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
-#include <distil_xlstm/model/llama_config.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
 
 namespace distil_xlstm {
 
@@ -33,13 +33,7 @@ inline void write_random_llama(const std::filesystem::path& folder, llama_config
                            {"tie_word_embeddings", true}};
   io::write_text_atomically(folder / "config.json", config.dump());
 
-  manifest tensors;
-  layout<float> names(nullptr, &tensors);
-  names.matrix("model.embed_tokens.weight", c.vocabulary, c.width);
-  for (index i = 0; i < c.layers; ++i)
-    names.scope("model.layers." + std::to_string(i), [&] { return c.layer().params(names); });
-  names.scope("model.norm", [&] { return c.final_norm().params(names); });
-
+  const manifest tensors = tensors_of(c);
   rng random(seed);
   std::vector<float> drawn((1 << 20) + 7), numbers(drawn.size());
   for (auto& x : drawn) x = static_cast<float>(random.normal());

@@ -1,132 +1,139 @@
 #pragma once
 
-#include <concepts>
-#include <filesystem>
-#include <memory>
-#include <string>
+#include <algorithm>
+#include <cmath>
+#include <string_view>
 #include <vector>
 
-#include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/io/tensor_match.hpp>
-#include <distil_xlstm/model/student.hpp>
-#include <distil_xlstm/model/xlstm_config.hpp>
+#include <distil_xlstm/block/feed_forward.hpp>
+#include <distil_xlstm/block/mixed.hpp>
+#include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/slstm.hpp>
+#include <distil_xlstm/block/stack.hpp>
+#include <distil_xlstm/model/model.hpp>
 
 namespace distil_xlstm {
 
-/// The student that a config.json of NX-AI/xlstm (Family A) describes: sLSTM and mLSTM blocks chosen when the
-/// program runs, in the reference's names and layouts.
-template <class T, class D>
-class xlstm : public student<xlstm_stack, T, D> {
-  static_assert(
-      std::floating_point<T> && Device<D>,
-      "distil_xlstm::xlstm<T, D>: T is float or double, and D a device; write xlstm<float, device::cpu>");
+/// x + mLSTM(LN(x))
+using mlstm_block = residual<sequential<named<"xlstm_norm", layer_norm<>>, named<"xlstm", mlstm>>>;
+/// x + sLSTM(LN(x)), without the feed-forward
+using bare_slstm_block = residual<sequential<named<"xlstm_norm", layer_norm<>>, named<"xlstm", slstm>>>;
+/// x + sLSTM(LN(x)), then x + FFN(LN(x))
+using slstm_block =
+    sequential<named<"", bare_slstm_block>,
+               named<"", residual<sequential<named<"ffn_norm", layer_norm<>>, named<"ffn", feed_forward>>>>>;
+/// A layer of a student, its kind chosen when the program runs.
+using xlstm_layer = mixed<mlstm_block, slstm_block, bare_slstm_block>;
 
-  using base = student<xlstm_stack, T, D>;
+/// xLSTMBlockStack of NX-AI/xlstm.
+using xlstm_stack = stack<xlstm_layer>;
 
- public:
-  xlstm(D& device, const xlstm_config& config, frozen_matrix embedding, frozen_matrix head,
-        std::shared_ptr<const void> owner)
-      : base(device, config.stack(), embedding, head, std::move(owner), "xlstm_block_stack"), config_(config) {
-    require(embedding.rows == config.vocabulary, "xlstm: the embedding has ", embedding.rows,
-            " rows, the configuration asks for ", config.vocabulary);
-    require(config.tied == (embedding.data == head.data), "xlstm: the configuration says tie_weights ",
-            config.tied ? "true" : "false", ", but embedding and head are ",
-            config.tied ? "two matrices" : "one");
+/// The shape of a student: the fields of the reference's xLSTMLMModelConfig that change the mathematics.
+struct xlstm_config {
+  static constexpr std::string_view prefix = "xlstm_block_stack", embedding_name = "token_embedding.weight",
+                                    head_name = "lm_head.weight";
+  index vocabulary = 0, width = 0, blocks = 6;
+  std::vector<index> slstm_at = {0, 2, 4};
+  index context_length = 512;  ///< only written down: any length runs
+  bool post_blocks_norm = true, tied = false, bias = false;
+
+  index mlstm_heads = 4, mlstm_conv = 4, qkv_block = 4;
+  double mlstm_factor = 2.0;
+  bool mlstm_round_up = true;
+  index mlstm_multiple = 64;
+
+  index slstm_heads = 4, slstm_conv = 4;
+  bool feed_forward = true, feed_forward_bias = false;
+  double feed_forward_factor = 1.3;
+  bool feed_forward_round_up = true;
+  index feed_forward_multiple = 64;
+  activation act = activation::gelu;
+
+  /// Reference rounding: the next (or last) multiple of factor * width.
+  static index rounded(double factor, index width, index multiple, bool up) {
+    const double parts = factor * static_cast<double>(width) / static_cast<double>(multiple);
+    return static_cast<index>(up ? std::ceil(parts) : std::floor(parts)) * multiple;
   }
-  const xlstm_config& config() const { return config_; }
+  index mlstm_inner() const { return rounded(mlstm_factor, width, mlstm_multiple, mlstm_round_up); }
+  index feed_forward_inner() const {
+    return rounded(feed_forward_factor, width, feed_forward_multiple, feed_forward_round_up);
+  }
+  bool is_slstm(index block) const {
+    return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
+  }
 
-  /// Loads a student folder (config.json, model.safetensors). Throws `error` that lists every tensor that is
-  /// missing, unused or misshapen.
-  static xlstm load(D& device, const std::filesystem::path& folder) {
-    const auto path = folder / "config.json";
-    const xlstm_config config = read_xlstm_config(io::read_json_file(path), path.string());
-    auto file = std::make_shared<const io::safetensors_file>(folder / "model.safetensors");
-    io::tensor_match match;
-    for (const auto& t : file->tensors()) match.offer(canonical(t.name), t);
-    const auto take = [&](const std::string& name, const std::vector<index>& shape) {
-      return match.take(name, io::detail::shape_text(shape), [&](const std::vector<index>& given) {
-        return given == shape || is_cuda_kernel(name, given, shape);
-      });
-    };
-    auto frozen = [&](const std::string& name) -> frozen_matrix {
-      const io::tensor_info* t = take(name, {config.vocabulary, config.width});
-      return t ? frozen_matrix{t->data, t->dtype, config.vocabulary, config.width}
-               : frozen_matrix{nullptr, dtype::f32, config.vocabulary, config.width};
-    };
-    const frozen_matrix embedding = frozen("token_embedding.weight");
-    if (config.tied) match.ignore("lm_head.weight");  // the same numbers again
-    const frozen_matrix head = config.tied ? embedding : frozen("lm_head.weight");
-    embedding_and_head ends = upload_embedding_and_head<T>(device, embedding, head, file);
-    xlstm model(device, config, ends.embedding, ends.head, std::move(ends.owner));
-    std::vector<const io::tensor_info*> found;
-    for (const auto& e : model.names()) found.push_back(take(e.name, e.shape));
-    match.finish(file->path());
-    std::vector<T> values;
-    bool cuda = false;
-    for (std::size_t n = 0; n < found.size(); ++n) {
-      const auto& e = model.names()[n];
-      values.resize(static_cast<std::size_t>(e.size));
-      unpack(found[n]->dtype, found[n]->data, e.size, values.data());
-      for (const T v : values)
-        require(std::isfinite(static_cast<double>(v)), file->path(), ": tensor ", e.name,
-                " holds a number that is not finite");
-      // The reference's cuda backend stores R and the bias of sLSTM in another order; R's shape tells which.
-      if (e.name.ends_with("_recurrent_kernel_")) {
-        cuda = found[n]->shape != e.shape;
-        if (cuda) values = from_cuda_kernel(values, e.shape[0], e.shape[2]);
-      } else if (e.name.ends_with("_bias_") && cuda) {
-        values = from_cuda_bias(values, config.slstm_heads, config.width / config.slstm_heads);
+  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
+  xlstm_stack stack() const {
+    require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
+    for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
+    xlstm_stack s;
+    s.post_blocks_norm = post_blocks_norm;
+    for (index b = 0; b < blocks; ++b) {
+      const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
+      if (!is_slstm(b)) {
+        const mlstm cell{.width = width,
+                         .heads = mlstm_heads,
+                         .inner = mlstm_inner(),
+                         .conv_window = mlstm_conv,
+                         .qkv_block = qkv_block,
+                         .bias = bias,
+                         .block_count = blocks};
+        s.blocks.blocks.push_back(mlstm_block{sequential{before, named<"xlstm", mlstm>{cell}}});
+        continue;
       }
-      device.upload(model.weights().data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+      const bare_slstm_block cell{
+          sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
+      if (!feed_forward) {
+        s.blocks.blocks.push_back(cell);
+        continue;
+      }
+      const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
+      s.blocks.blocks.push_back(
+          slstm_block{named<"", bare_slstm_block>{cell},
+                      {residual{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
+                                           named<"ffn", distil_xlstm::feed_forward>{ffn}}}}});
     }
-    return model;
+    return s;
   }
 
-  /// Writes config.json and model.safetensors as the reference's Python reads them; `kind` is F32 or BF16 (F64
-  /// in proofs).
-  void save(D& device, const std::filesystem::path& folder, dtype type = dtype::f32) const {
-    std::filesystem::create_directories(folder);
-    this->save_tensors(device, folder / "model.safetensors", type);
-    io::write_text_atomically(folder / "config.json", write_xlstm_config(config_).dump(2) + "\n");
+  /// Numbers of the stack, and of the frozen embedding and head. Allocates nothing.
+  index trainable() const {
+    manifest names;
+    layout<float> measure(nullptr, &names);
+    stack().params(measure);
+    index n = 0;
+    for (const auto& e : names) n += e.size;
+    return n;
   }
-
- private:
-  /// The names of other commits of the authors' code, in today's.
-  static std::string canonical(const std::string& name) {
-    if (name == "xlstm.embedding.weight" || name == "xlstm.token_embedding.weight")
-      return "token_embedding.weight";
-    for (const std::string_view prefix : {"xlstm.backbone.", "xlstm.xlstm_block_stack."})
-      if (name.starts_with(prefix)) return "xlstm_block_stack." + name.substr(prefix.size());
-    if (name == "xlstm.lm_head.weight") return "lm_head.weight";
-    return name;
-  }
-  static bool is_cuda_kernel(const std::string& name, const std::vector<index>& given,
-                             const std::vector<index>& wanted) {
-    return name.ends_with("_recurrent_kernel_") && given.size() == 3 && given[0] == wanted[0] &&
-           given[1] == wanted[2] && given[2] == wanted[1];
-  }
-  /// [heads, head (in), 4 head] to [heads, 4 head, head (in)]
-  static std::vector<T> from_cuda_kernel(const std::vector<T>& v, index heads, index head) {
-    std::vector<T> out(v.size());
-    for (index a = 0; a < heads; ++a)
-      for (index k = 0; k < head; ++k)
-        for (index o = 0; o < 4 * head; ++o)
-          out[static_cast<std::size_t>((a * 4 * head + o) * head + k)] =
-              v[static_cast<std::size_t>((a * head + k) * 4 * head + o)];
-    return out;
-  }
-  /// [heads, 4, head] to [4, heads, head]
-  static std::vector<T> from_cuda_bias(const std::vector<T>& v, index heads, index head) {
-    std::vector<T> out(v.size());
-    for (index a = 0; a < heads; ++a)
-      for (index g = 0; g < 4; ++g)
-        for (index j = 0; j < head; ++j)
-          out[static_cast<std::size_t>((g * heads + a) * head + j)] =
-              v[static_cast<std::size_t>((a * 4 + g) * head + j)];
-    return out;
-  }
-
-  xlstm_config config_;
+  index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }
 };
+
+/// The student that a method gives a teacher. `paper`: six blocks of 16 heads; `heuristic`: half the teacher's
+/// layers, its heads rounded up to a multiple of four; both with q, k, v blocks of 32 and a feed-forward
+/// of 1.7.
+inline xlstm_config xlstm_architecture(std::string_view name, index vocabulary, index width, index layers,
+                                       index heads, bool tied) {
+  xlstm_config x;
+  x.vocabulary = vocabulary, x.width = width, x.tied = tied;
+  if (name == "default") return x;
+  require(name == "paper" || name == "heuristic", "architecture '", name,
+          "' is not known (default, paper, heuristic are)");
+  x.qkv_block = 32, x.feed_forward_factor = 1.7;
+  if (name == "paper") {
+    x.mlstm_heads = x.slstm_heads = 16;
+    return x;
+  }
+  x.blocks = std::max<index>(1, layers / 2);
+  x.mlstm_heads = x.slstm_heads = (heads + 3) / 4 * 4;
+  x.slstm_at.clear();
+  for (index b = 0; b + 1 < x.blocks; b += 2) x.slstm_at.push_back(b);
+  return x;
+}
+
+/// The student that a config.json of NX-AI/xlstm (Family A) describes: sLSTM and mLSTM blocks chosen when the
+/// program runs, in the reference's names and layouts. `load_xlstm` reads one, `save_xlstm` writes it.
+template <class T, class D>
+using xlstm = model<xlstm_config, T, D>;
 
 }  // namespace distil_xlstm

@@ -78,7 +78,7 @@ struct harness {
     std::vector<T> numbers(static_cast<std::size_t>(states.size()));
     for (index b = 0; b < seq.batch; ++b)
       for (const auto& e : state_names)
-        for (index i = 0; i < e.size; ++i)
+        for (index i = 0; e.initial && i < e.size; ++i)
           numbers[static_cast<std::size_t>(b * state_size + e.offset + i)] = static_cast<T>(e.initial(i, none));
     to_device(device, states, numbers);
   }

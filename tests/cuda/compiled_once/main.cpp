@@ -33,7 +33,7 @@ int main() {
 
   const dx::buffer<float, dx::device::cuda> hidden(gpu, tokens * width);
   const auto read = [&](dx::index each) {
-    dx::student_session<model::student> session(gpu, student);
+    dx::reader<model::student> session(gpu, student);
     for (dx::index t = 0; t < tokens; t += each)
       session.read(std::span(ids).subspan(t, each), {hidden.data() + t * width, each, width});
     std::vector<float> out(tokens * width);
@@ -48,7 +48,7 @@ int main() {
   }
   std::printf("largest %g, off by %g\n", static_cast<double>(largest), static_cast<double>(worst));
 
-  using batch = dx::student_batch<model::student>;
+  using batch = dx::decoder<model::student>;
   const auto write = [&](std::initializer_list<std::uint64_t> seeds) {
     batch texts(gpu, student, {.capacity = 4});
     std::map<batch::handle, std::uint64_t> seed_of;

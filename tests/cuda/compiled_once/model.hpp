@@ -7,8 +7,8 @@
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/device/cuda.hpp>
-#include <distil_xlstm/model/session.hpp>
-#include <distil_xlstm/model/student_batch.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/reader.hpp>
 
 namespace model {
 
@@ -16,6 +16,6 @@ namespace dx = distil_xlstm;
 using layer = dx::residual<
     dx::sequential<dx::named<"norm", dx::layer_norm<32>>, dx::named<"cell", dx::basic_slstm<32, 4>>>>;
 using stack = dx::stack<layer, 2>;
-using student = dx::student<stack, float, dx::device::cuda>;
+using student = dx::model<stack, float, dx::device::cuda>;
 
 }  // namespace model

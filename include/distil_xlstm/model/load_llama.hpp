@@ -1,69 +1,22 @@
 #pragma once
 
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
-#include <distil_xlstm/block/attention.hpp>
-#include <distil_xlstm/block/norm.hpp>
-#include <distil_xlstm/block/residual.hpp>
-#include <distil_xlstm/block/sequential.hpp>
-#include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
 
 namespace distil_xlstm {
-
-/// x + attention(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names.
-using llama_layer = sequential<
-    named<"", residual<sequential<named<"input_layernorm", rms_norm<>>, named<"self_attn", attention>>>>,
-    named<"", residual<sequential<named<"post_attention_layernorm", rms_norm<>>, named<"mlp", swiglu>>>>>;
-
-/// The shape of a transformer of the Llama and Qwen2 family.
-struct llama_config {
-  std::string model_type = "llama";  ///< or "qwen2"
-  index vocabulary = 0, width = 0, layers = 0;
-  index heads = 0, kv_heads = 0;
-  index head_dim = 0;      ///< need not be width / heads
-  index intermediate = 0;  ///< width of the feed-forward
-  double epsilon = 1e-6;   ///< of the norms
-  double theta = 10000;    ///< base of the rotary angles
-  bool qkv_bias = false;
-  bool tied = false;  ///< the head is the embedding
-  index context = 0;  ///< tokens that it was trained to see; not enforced
-
-  /// One layer; `capacity` as in `attention`, which does not check it.
-  llama_layer layer(index capacity = 0) const {
-    const attention mixer{.width = width,
-                          .heads = heads,
-                          .kv_heads = kv_heads,
-                          .head_dim = head_dim,
-                          .theta = theta,
-                          .bias = qkv_bias,
-                          .capacity = capacity,
-                          .check_capacity = false};
-    return llama_layer{{{sequential{named<"input_layernorm", rms_norm<>>{{width, 1, epsilon}},
-                                    named<"self_attn", attention>{mixer}}}},
-                       {{sequential{named<"post_attention_layernorm", rms_norm<>>{{width, 1, epsilon}},
-                                    named<"mlp", swiglu>{{width, intermediate}}}}}};
-  }
-  rms_norm<> final_norm() const { return {width, 1, epsilon}; }
-  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
-
-  /// Throws `error` beginning with `name` unless the numbers make a model.
-  void check(const std::string& name) const {
-    require(vocabulary > 0 && width > 0 && layers > 0 && heads > 0 && kv_heads > 0 && intermediate > 0 &&
-                head_dim > 0,
-            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
-            " and ", kv_heads, " of ", head_dim, " and feed-forward ", intermediate, " must be positive");
-    require(vocabulary <= (1 << 28) && width <= (1 << 20) && layers <= 4096 && heads <= (1 << 16) &&
-                head_dim <= (1 << 16) && intermediate <= (1 << 24),
-            name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
-            " of ", head_dim, " or feed-forward ", intermediate, " is too large");
-    require(heads % kv_heads == 0, name, ": ", kv_heads, " key heads do not divide the ", heads, " heads");
-    require(head_dim % 2 == 0, name, ": a head of ", head_dim, " has no pairs for the rotary embedding");
-    require(epsilon > 0 && theta > 0, name, ": the norms' epsilon ", epsilon, " and the rotary base ", theta,
-            " must be positive");
-  }
-};
 
 /// Reads a Hugging Face config.json (model types llama and qwen2). What the library does not do is refused by
 /// name.
@@ -179,6 +132,119 @@ inline llama_config read_llama_config(const io::gguf_file& file) {
           "rope.scale_linear other than 1 is not supported");
   x.check(name);
   return x;
+}
+
+struct llama_load_options {
+  /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory, on a device that
+  /// shares the host's.
+  bool unpack_quantised = true;
+};
+
+namespace detail {
+
+/// What a GGUF file calls a tensor of Hugging Face.
+inline std::string gguf_name(const std::string& name) {
+  static const std::map<std::string, std::string> parts = {
+      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
+      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"},    {"model.embed_tokens", "token_embd"},
+      {"model.norm", "output_norm"},    {"lm_head", "output"},
+  };
+  const std::string_view prefix = "model.layers.";
+  const auto end = name.rfind('.');
+  if (!name.starts_with(prefix)) return parts.at(name.substr(0, end)) + name.substr(end);
+  const auto dot = name.find('.', prefix.size());
+  return "blk." + name.substr(prefix.size(), dot - prefix.size()) + "." +
+         parts.at(name.substr(dot + 1, end - dot - 1)) + name.substr(end);
+}
+
+/// Row r of a converted matrix.
+struct convert_row {
+  stored_tensor from;
+  index head_dim;  ///< 0: rows keep their order
+  bool widen;
+  std::byte* to;
+  void operator()(index r) const {
+    index source = r;
+    if (head_dim > 0) {
+      const index half = head_dim / 2, within = r % head_dim;
+      source = r - within + 2 * (within % half) + within / half;
+    }
+    const index cols = from.shape[1], bytes = row_bytes(from.dtype, cols);
+    const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
+    if (widen)
+      unpack(from.dtype, row, cols, reinterpret_cast<float*>(to) + r * cols);
+    else
+      std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
+  }
+};
+/// The files of a transformer, mapped, and what of them has been converted.
+struct llama_files {
+  std::unique_ptr<io::gguf_file> gguf;
+  io::tensor_folder folder;
+  std::map<std::string, const io::tensor_info*> tensors;  ///< by the files' own names
+  std::vector<std::vector<std::byte>> converted;
+
+  /// Rows in the order of Hugging Face (`head_dim` 0: they have it), numbers as F32 where they are to be widened.
+  template <class D>
+  void convert(D& device, stored_tensor& t, index head_dim, bool widen) {
+    const index rows = t.shape[0], cols = t.shape[1];
+    const index row_size = widen ? cols * static_cast<index>(sizeof(float)) : row_bytes(t.dtype, cols);
+    if constexpr (!D::host_memory) converted.clear();  // has been copied
+    const convert_row row{t, head_dim, widen,
+                          converted.emplace_back(static_cast<std::size_t>(rows * row_size)).data()};
+    if constexpr (D::host_memory)
+      parallel_for(device, rows, row);
+    else
+      for (index r = 0; r < rows; ++r) row(r);
+    t.data = row.to;
+    if (widen) t.dtype = dtype::f32;
+  }
+};
+
+}  // namespace detail
+
+/// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
+/// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing,
+/// unused or misshapen.
+template <class T, class Family = llama_config, class D>
+model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& path,
+                                       llama_load_options options = {}) {
+  const auto files = std::make_shared<detail::llama_files>();
+  llama_config config;
+  if (std::filesystem::is_directory(path)) {
+    const auto file = path / "config.json";
+    config = read_llama_config(io::read_json_file(file), file.string());
+    files->folder = io::tensor_folder(path);
+    files->tensors = files->folder.tensors();
+  } else {
+    files->gguf = std::make_unique<io::gguf_file>(path);
+    config = read_llama_config(*files->gguf);
+    for (const auto& t : files->gguf->tensors()) files->tensors[t.name] = &t;
+  }
+  io::tensor_match match;
+  for (const auto& [name, t] : files->tensors) match.offer(name, *t);
+  std::map<std::string, const io::tensor_info*> found;
+  for (const auto& e : tensors_of(config))
+    found[e.name] = match.take(files->gguf ? detail::gguf_name(e.name) : e.name, e.shape);
+  match.ignore_if([&](const std::string& name) {
+    return (config.tied && name == config.head_name) || name.ends_with("rotary_emb.inv_freq");
+  });
+  match.finish(path.string());
+
+  // llama.cpp's converter stores the q and k rows of llama models with each rotary pair side by side.
+  const bool paired = files->gguf && config.model_type == "llama";
+  const auto find = [&](const std::string& name) {
+    stored_tensor t = found.at(name)->stored();
+    const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
+    const bool widen =
+        D::host_memory && options.unpack_quantised && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
+    if (reorder || widen) files->convert(device, t, reorder ? config.head_dim : 0, widen);
+    return t;
+  };
+  return {device, config, find, files};
 }
 
 }  // namespace distil_xlstm

@@ -1,4 +1,4 @@
-#define BOOST_TEST_MODULE student_batch
+#define BOOST_TEST_MODULE decoder
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -57,18 +57,26 @@ BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
   cpu host(2);
   cpu_bf16 rounding(2);
   for (const index capacity : {3, 12}) {
-    const batch_options options{.capacity = capacity, .part = 16};
+    const decoder_options options{.capacity = capacity, .part = 16};
     testing::same_alone_and_beside<double>(host, options, 40);
     testing::same_alone_and_beside<float>(host, options, 40);
     testing::same_alone_and_beside<float>(rounding, options, 40);
+    auto bounded = options;
+    bounded.context = 3 * 16 + 25;
+    testing::same_alone_and_beside<double, testing::random_teacher>(host, bounded, 40);
+    testing::same_alone_and_beside<float, testing::random_teacher>(host, bounded, 40);
+    testing::same_alone_and_beside<float, testing::random_teacher>(rounding, bounded, 40);
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_text_is_what_a_session_writes) {
+BOOST_AUTO_TEST_CASE(a_text_is_what_a_reader_writes) {
   cpu host(2);
   for (const index capacity : {4, 16}) {
-    testing::same_as_a_session<double>(host, {.capacity = capacity, .part = 8}, 30, 1e-12);
-    testing::same_as_a_session<float>(host, {.capacity = capacity, .part = 8}, 30, 1e-4);
+    testing::same_as_a_reader<double>(host, {.capacity = capacity, .part = 8}, 30, 1e-12);
+    testing::same_as_a_reader<float>(host, {.capacity = capacity, .part = 8}, 30, 1e-4);
+    const decoder_options bounded{.capacity = capacity, .context = 50, .part = 8};
+    testing::same_as_a_reader<double, testing::random_teacher>(host, bounded, 30, 1e-12);
+    testing::same_as_a_reader<float, testing::random_teacher>(host, bounded, 30, 1e-4);
   }
 }
 
@@ -82,6 +90,18 @@ BOOST_AUTO_TEST_CASE(who_joins_leaves_and_fails) {
   cpu host(2);
   testing::odd_company<float>(host);
   testing::odd_company<double>(host);
+}
+
+BOOST_AUTO_TEST_CASE(a_text_that_was_saved_goes_on) {
+  cpu host(2);
+  testing::saved_and_forked<double>(host, 0);
+  testing::saved_and_forked<float>(host, 0);
+  testing::saved_and_forked<float, testing::random_teacher>(host, 40);
+}
+
+BOOST_AUTO_TEST_CASE(a_text_that_outgrows_its_place_leaves) {
+  cpu host(2);
+  testing::outgrown<float>(host);
 }
 
 }  // namespace distil_xlstm

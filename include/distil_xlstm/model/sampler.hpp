@@ -9,11 +9,9 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/core/rng.hpp>
-#include <distil_xlstm/core/view.hpp>
-#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/math/softmax_weight.hpp>
-#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
@@ -42,6 +40,9 @@ class sampler {
   }
 
   const sampling& how() const { return how_; }
+  /// Where its random numbers have come to; a sampler that is given it goes on from there.
+  std::uint64_t random_state() const { return random_.state(); }
+  void random_state(std::uint64_t state) { random_ = rng(state); }
   /// The next of the uniform numbers in [0, 1) that choices take one by one, for a choice that is made
   /// elsewhere (`choose_tokens`).
   double draw() { return random_.uniform(); }
@@ -133,36 +134,5 @@ class sampler {
   rng random_;
   std::vector<candidate> ranked_;
 };
-
-/// Continues a text: reads `prompt`, then draws up to `most` tokens and gives each to `on_token(id)`, which
-/// returns whether to go on (false at the end of text, say; that token has not been read then). Memory does not
-/// depend on `most`. `Session` has read(ids, hidden) and head(). Returns how many tokens were drawn.
-template <class D, class Session, class OnToken>
-index generate(D& device, Session& session, std::span<const std::int32_t> prompt, index most, sampler& choose,
-               OnToken&& on_token) {
-  using T = typename Session::scalar;
-  require(!prompt.empty(), "generation needs a token to begin with");
-  const auto head = session.head();
-  const index n = std::ssize(prompt), rows = std::min<index>(n, 256);
-  const buffer<T, D> memory(device, rows * head.cols + head.rows);
-  const matrix_view<T> logits(memory.data() + rows * head.cols, 1, head.rows);
-  std::vector<T> host(static_cast<std::size_t>(head.rows));
-  matrix_view<T> hidden;
-  for (index first = 0; first < n; first += rows) {
-    const index m = std::min(rows, n - first);
-    hidden = {memory.data(), m, head.cols};
-    session.read(prompt.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(m)), hidden);
-  }
-  for (index drawn = 0;;) {
-    if (drawn == most) return drawn;
-    write_logits(device, matrix_view<const T>(hidden.slice(hidden.rows - 1, 1)), head, logits);
-    device.download(host.data(), logits.data, head.rows * static_cast<index>(sizeof(T)));
-    const std::int32_t id = choose(std::span<const T>(host));
-    ++drawn;
-    if (!on_token(id) || drawn == most) return drawn;
-    hidden = {memory.data(), 1, head.cols};
-    session.read({&id, 1}, hidden);
-  }
-}
 
 }  // namespace distil_xlstm

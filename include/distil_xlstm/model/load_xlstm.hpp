@@ -1,92 +1,18 @@
 #pragma once
 
-#include <algorithm>
-#include <cmath>
+#include <filesystem>
+#include <map>
+#include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/model/xlstm_stack.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
 
 namespace distil_xlstm {
-
-/// The shape of a student: the fields of the reference's xLSTMLMModelConfig that change the mathematics.
-struct xlstm_config {
-  index vocabulary = 0, width = 0, blocks = 6;
-  std::vector<index> slstm_at = {0, 2, 4};
-  index context_length = 512;  ///< only written down: any length runs
-  bool post_blocks_norm = true, tied = false, bias = false;
-
-  index mlstm_heads = 4, mlstm_conv = 4, qkv_block = 4;
-  double mlstm_factor = 2.0;
-  bool mlstm_round_up = true;
-  index mlstm_multiple = 64;
-
-  index slstm_heads = 4, slstm_conv = 4;
-  bool feed_forward = true, feed_forward_bias = false;
-  double feed_forward_factor = 1.3;
-  bool feed_forward_round_up = true;
-  index feed_forward_multiple = 64;
-  activation act = activation::gelu;
-
-  /// Reference rounding: the next (or last) multiple of factor * width.
-  static index rounded(double factor, index width, index multiple, bool up) {
-    const double parts = factor * static_cast<double>(width) / static_cast<double>(multiple);
-    return static_cast<index>(up ? std::ceil(parts) : std::floor(parts)) * multiple;
-  }
-  index mlstm_inner() const { return rounded(mlstm_factor, width, mlstm_multiple, mlstm_round_up); }
-  index feed_forward_inner() const {
-    return rounded(feed_forward_factor, width, feed_forward_multiple, feed_forward_round_up);
-  }
-  bool is_slstm(index block) const {
-    return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
-  }
-
-  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
-  xlstm_stack stack() const {
-    require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
-    for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
-    xlstm_stack s;
-    s.post_blocks_norm = post_blocks_norm;
-    for (index b = 0; b < blocks; ++b) {
-      const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
-      if (!is_slstm(b)) {
-        const mlstm cell{.width = width,
-                         .heads = mlstm_heads,
-                         .inner = mlstm_inner(),
-                         .conv_window = mlstm_conv,
-                         .qkv_block = qkv_block,
-                         .bias = bias,
-                         .block_count = blocks};
-        s.blocks.blocks.push_back(mlstm_block{sequential{before, named<"xlstm", mlstm>{cell}}});
-        continue;
-      }
-      const bare_slstm_block cell{
-          sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
-      if (!feed_forward) {
-        s.blocks.blocks.push_back(cell);
-        continue;
-      }
-      const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
-      s.blocks.blocks.push_back(
-          slstm_block{named<"", bare_slstm_block>{cell},
-                      {residual{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
-                                           named<"ffn", distil_xlstm::feed_forward>{ffn}}}}});
-    }
-    return s;
-  }
-
-  /// Numbers of the stack, and of the frozen embedding and head. Allocates nothing.
-  index trainable() const {
-    manifest names;
-    layout<float> measure(nullptr, &names);
-    stack().params(measure);
-    index n = 0;
-    for (const auto& e : names) n += e.size;
-    return n;
-  }
-  index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }
-};
 
 /// Reads `xlstm_cfg` of a config.json. What the library does not do is refused by name.
 inline xlstm_config read_xlstm_config(const io::json& file, const std::string& name) {
@@ -286,26 +212,111 @@ inline io::json write_xlstm_config(const xlstm_config& x) {
             {"add_embedding_dropout", false}}}};
 }
 
-/// The student that a method gives a teacher. `paper`: six blocks of 16 heads; `heuristic`: half the teacher's
-/// layers, its heads rounded up to a multiple of four; both with q, k, v blocks of 32 and a feed-forward
-/// of 1.7.
-inline xlstm_config xlstm_architecture(std::string_view name, index vocabulary, index width, index layers,
-                                       index heads, bool tied) {
-  xlstm_config x;
-  x.vocabulary = vocabulary, x.width = width, x.tied = tied;
-  if (name == "default") return x;
-  require(name == "paper" || name == "heuristic", "architecture '", name,
-          "' is not known (default, paper, heuristic are)");
-  x.qkv_block = 32, x.feed_forward_factor = 1.7;
-  if (name == "paper") {
-    x.mlstm_heads = x.slstm_heads = 16;
-    return x;
+namespace detail {
+
+/// A student's file, mapped, under today's names.
+class xlstm_file {
+ public:
+  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  xlstm_file(const std::filesystem::path& path, const xlstm_config& config) : file_(path), config_(config) {
+    io::tensor_match match;
+    for (const auto& t : file_.tensors()) match.offer(canonical(t.name), t);
+    if (config.tied) match.ignore(std::string(config.head_name));  // the same numbers again
+    for (const auto& e : tensors_of(config)) {
+      const auto fits = [&](const std::vector<index>& given) {
+        const bool turned = e.name.ends_with("_recurrent_kernel_") && given.size() == 3 &&
+                            given[0] == e.shape[0] && given[1] == e.shape[2] && given[2] == e.shape[1];
+        cuda_ |= turned && given != e.shape;
+        return given == e.shape || turned;
+      };
+      tensors_[e.name] = match.take(e.name, io::detail::shape_text(e.shape), fits);
+    }
+    match.finish(file_.path());
   }
-  x.blocks = std::max<index>(1, layers / 2);
-  x.mlstm_heads = x.slstm_heads = (heads + 3) / 4 * 4;
-  x.slstm_at.clear();
-  for (index b = 0; b + 1 < x.blocks; b += 2) x.slstm_at.push_back(b);
-  return x;
+  const std::string& path() const { return file_.path(); }
+
+  /// The reference's cuda backend stores R and the bias of sLSTM in another order, which the shape of R tells.
+  /// Throws `error` naming a tensor of the stack that holds a number that is not finite.
+  stored_tensor find(const std::string& name) {
+    stored_tensor t = tensors_.at(name)->stored();
+    if (name.starts_with(config_.prefix)) require_finite(t, name, path());
+    if (cuda_ && name.ends_with("_recurrent_kernel_")) {
+      // [heads, head (in), 4 head] to [heads, 4 head, head (in)]
+      const index head = config_.width / config_.slstm_heads;
+      reorder(t, {config_.slstm_heads, 4 * head, head},
+              [&](index a, index o, index k) { return (a * head + k) * 4 * head + o; });
+    } else if (cuda_ && name.ends_with("_bias_")) {
+      // [heads, 4, head] to [4, heads, head]
+      const index heads = config_.slstm_heads, head = config_.width / heads;
+      reorder(t, {4, heads, head}, [&](index g, index a, index j) { return (a * 4 + g) * head + j; });
+      t.shape = {4 * config_.width};
+    }
+    return t;
+  }
+
+ private:
+  /// The names of other commits of the authors' code, in today's.
+  static std::string canonical(const std::string& name) {
+    if (name == "xlstm.embedding.weight" || name == "xlstm.token_embedding.weight")
+      return "token_embedding.weight";
+    for (const std::string_view prefix : {"xlstm.backbone.", "xlstm.xlstm_block_stack."})
+      if (name.starts_with(prefix)) return "xlstm_block_stack." + name.substr(prefix.size());
+    if (name == "xlstm.lm_head.weight") return "lm_head.weight";
+    return name;
+  }
+  /// t becomes a tensor of three dimensions whose number (i, j, k) is the stored number at(i, j, k).
+  template <class At>
+  void reorder(stored_tensor& t, const std::vector<index>& shape, const At& at) {
+    const std::size_t size = static_cast<std::size_t>(shape[0] * shape[1] * shape[2]);
+    std::vector<double> from(size);
+    unpack(t.dtype, t.data, std::ssize(from), from.data());
+    reordered_.clear();
+    for (index i = 0; i < shape[0]; ++i)
+      for (index j = 0; j < shape[1]; ++j)
+        for (index k = 0; k < shape[2]; ++k) reordered_.push_back(from[static_cast<std::size_t>(at(i, j, k))]);
+    t = {reordered_.data(), dtype::f64, shape};
+  }
+
+  io::safetensors_file file_;
+  xlstm_config config_;
+  std::map<std::string, const io::tensor_info*> tensors_;
+  std::vector<double> reordered_;
+  bool cuda_ = false;
+};
+
+}  // namespace detail
+
+/// The configuration of a student folder.
+inline xlstm_config read_xlstm_config(const std::filesystem::path& folder) {
+  const auto path = folder / "config.json";
+  return read_xlstm_config(io::read_json_file(path), path.string());
+}
+
+/// Loads a student folder (config.json, model.safetensors). Throws `error` that lists every tensor that is
+/// missing, unused or misshapen, or names one that is not finite.
+template <class T, class D>
+xlstm<T, D> load_xlstm(D& device, const std::filesystem::path& folder) {
+  const xlstm_config config = read_xlstm_config(folder);
+  const auto file = std::make_shared<detail::xlstm_file>(folder / "model.safetensors", config);
+  const auto frozen = [&](std::string_view name) {
+    const stored_tensor t = file->find(std::string(name));
+    return frozen_matrix{t.data, t.dtype, config.vocabulary, config.width};
+  };
+  const frozen_matrix embedding = frozen(config.embedding_name);
+  embedding_and_head ends =
+      upload_embedding_and_head<T>(device, embedding, config.tied ? embedding : frozen(config.head_name), file);
+  xlstm<T, D> m(device, config, ends.embedding, ends.head, std::move(ends.owner));
+  assign_tensors(device, m, [&](const std::string& name) { return file->find(name); });
+  return m;
+}
+
+/// Writes config.json and model.safetensors as the reference's Python reads them; `type` is F32 or BF16 (F64 in
+/// proofs).
+template <class T, class D>
+void save_xlstm(D& device, const xlstm<T, D>& m, const std::filesystem::path& folder, dtype type = dtype::f32) {
+  std::filesystem::create_directories(folder);
+  save_tensors(device, m, folder / "model.safetensors", type);
+  io::write_text_atomically(folder / "config.json", write_xlstm_config(m.config()).dump(2) + "\n");
 }
 
 }  // namespace distil_xlstm

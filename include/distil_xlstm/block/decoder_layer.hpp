@@ -1,0 +1,123 @@
+#pragma once
+
+#include <type_traits>
+
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/sequential.hpp>
+#include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/op/decoder_layer/op.hpp>
+
+namespace distil_xlstm {
+
+template <class T, class Blocks>
+struct decoder_layer_tape {
+  Blocks blocks;          ///< of a forward whose backward follows
+  rotary_tape<T> angles;  ///< of one that nothing follows, and the blocks' tape is the device's scratch
+  bool transient = false;
+};
+
+/// x + attention(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names: a layer of the Llama and Qwen2
+/// family. Where no backward follows, y may be x; and where nothing is kept of the text either, frozen weights go
+/// through a device's own `decoder_layer_forward`, if it has one.
+struct decoder_layer {
+  static constexpr bool in_place = true;
+  attention mixer{};
+  index inner = 0;        ///< width of the feed-forward
+  double epsilon = 1e-6;  ///< of the norms
+  /// False: over a transient tape, whose memory the layers of a stack share, the angles of the call are there
+  /// already, from the layer before.
+  bool first = true;
+
+  constexpr index width_in() const { return mixer.width; }
+  constexpr index width_out() const { return mixer.width; }
+
+  template <class L>
+  auto params(L& l) const {
+    return blocks().params(l);
+  }
+  template <class L>
+  auto state(L& l) const {
+    return blocks().state(l);
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    decoder_layer_tape<T, tape_t<blocks_type, T>> k{};
+    k.transient = l.transient();
+    if (k.transient)
+      k.angles = mixer.rope().tape(l, seq);
+    else
+      k.blocks = blocks().tape(l, seq);
+    return k;
+  }
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+               matrix_view<T> y) const {
+    if (!k.transient) return blocks().forward(d, seq, p, s, k.blocks, x, y);
+    const attention_state<T>& past = std::get<1>(std::get<0>(s));
+    if (first) mixer.rope().tables(d, seq, past.position, k.angles);
+    using D = std::remove_reference_t<decltype(d)>;
+    if constexpr (DecoderDevice<D, T> && std::is_same_v<decltype(mixer_of(p).q_proj.weight), frozen_matrix>)
+      if (const auto a = arguments(seq, p, k, y); past.capacity == 0 && has_decoder_layer(d, a)) {
+        if (y.data != x.data) d.copy(y.data, x.data, x.size() * static_cast<index>(sizeof(T)));
+        return decoder_layer_forward(d, a);
+      }
+    const blocks_type inside = blocks(false);
+    const auto describe = [&](layout<T> l) {
+      l.transient(true);
+      auto tape = inside.tape(l, seq);
+      std::get<1>(std::get<0>(tape).inner).inner.rotary = k.angles;
+      return std::pair{tape, l.size()};
+    };
+    const auto memory = d.template scratch<T>(describe(layout<T>()).second);
+    inside.forward(d, seq, p, s, describe(layout<T>(memory.data())).first, x, y);
+  }
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    blocks().backward(d, seq, p, g, k.blocks, x, dy, dx);
+  }
+
+ private:
+  using blocks_type = sequential<
+      named<"", residual<sequential<named<"input_layernorm", rms_norm<>>, named<"self_attn", attention>>>>,
+      named<"", residual<sequential<named<"post_attention_layernorm", rms_norm<>>, named<"mlp", swiglu>>>>>;
+  blocks_type blocks(bool own_angles = true) const {
+    named<"self_attn", attention> attend{mixer};
+    attend.own_angles = own_angles;
+    return blocks_type{{{sequential{named<"input_layernorm", rms_norm<>>{norm()}, attend}}},
+                       {{sequential{named<"post_attention_layernorm", rms_norm<>>{norm()},
+                                    named<"mlp", swiglu>{{mixer.width, inner}}}}}};
+  }
+  rms_norm<> norm() const { return {mixer.width, 1, epsilon}; }
+  template <class P>
+  static const auto& mixer_of(const P& p) {
+    return std::get<1>(std::get<0>(p));
+  }
+  template <class P, class K, class T>
+  decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const K& k, matrix_view<T> x) const {
+    const auto& a = mixer_of(p);
+    const auto& f = std::get<1>(std::get<1>(p));
+    return {seq,
+            {mixer.heads, mixer.kv_heads, mixer.head_dim},
+            norm().template view<T>(std::get<0>(std::get<0>(p)).weight),
+            norm().template view<T>(std::get<0>(std::get<1>(p)).weight),
+            a.q_proj.weight,
+            a.k_proj.weight,
+            a.v_proj.weight,
+            a.o_proj.weight,
+            a.q_proj.bias,
+            a.k_proj.bias,
+            a.v_proj.bias,
+            f.gate_proj.weight,
+            f.up_proj.weight,
+            f.down_proj.weight,
+            k.angles.cosines,
+            k.angles.sines,
+            x};
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <type_traits>
+
+namespace distil_xlstm {
+
+/// FNV-1a of 64 bits (Fowler, Noll, Vo 1991): tells what is meant to be one thing from another by accident, not
+/// by malice.
+class fnv_hash {
+ public:
+  void add(const void* data, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (std::size_t i = 0; i < bytes; ++i) value_ = (value_ ^ p[i]) * 0x100000001b3u;
+  }
+  void add(std::string_view text) { add(text.data(), text.size()), add(text.size()); }
+  template <class N>
+  requires std::is_arithmetic_v<N>
+  void add(N number) { add(&number, sizeof number); }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  std::uint64_t value_ = 0xcbf29ce484222325u;
+};
+
+}  // namespace distil_xlstm

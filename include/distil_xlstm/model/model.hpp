@@ -1,0 +1,325 @@
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/block/embedding.hpp>
+#include <distil_xlstm/block/repeat.hpp>
+#include <distil_xlstm/core/hash.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
+#include <distil_xlstm/model/memory.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
+
+namespace distil_xlstm {
+
+/// What a model has for weights: its own, which training changes, or those of a file.
+struct trainable {
+  template <class B, class T, class D>
+  using memory = weight_memory<B, T, D>;
+};
+struct frozen {
+  template <class B, class T, class D>
+  using memory = frozen_weights<B, T, D>;
+};
+
+/// Where a model's tensors come from: the stored tensor of a name. On a device that shares the host's memory it
+/// stays there, on others until the next is asked for.
+using tensor_source = std::function<stored_tensor(const std::string&)>;
+
+namespace detail {
+/// A family is a configuration: vocabulary, width, whether the head is the embedding (`tied`), the stack between
+/// the two, and what files call them all. A stack alone is a family, too.
+template <class Family>
+struct family_of {
+  using stack_type = decltype(std::declval<const Family&>().stack());
+  static stack_type stack(const Family& f) { return f.stack(); }
+  static std::string_view prefix(const Family& f) { return f.prefix; }
+  static std::string_view embedding(const Family& f) { return f.embedding_name; }
+  static std::string_view head(const Family& f) { return f.head_name; }
+};
+template <Block Stack>
+struct family_of<Stack> {
+  using stack_type = Stack;
+  static Stack stack(const Stack& s) { return s; }
+  static std::string_view prefix(const Stack&) { return "stack"; }
+  static std::string_view embedding(const Stack&) { return "token_embedding.weight"; }
+  static std::string_view head(const Stack&) { return "lm_head.weight"; }
+};
+template <class Family>
+concept ModelFamily = requires {
+  typename family_of<Family>::stack_type;
+};
+}  // namespace detail
+
+/// A language model: logits = stack(embedding[ids]) headᵀ, softly capped where the family says so. It owns the
+/// stack's weights, or shares a file's, as `Weights` says; embedding and head are frozen, a file's or borrowed from
+/// a teacher. Const use from several threads is safe, each with its own device, state and tape. A frozen model can
+/// be copied, and copies share the weights.
+///
+/// `Family` is a configuration, such as `llama_config`, or a block of one's own that maps the embedding's width to
+/// itself, such as `stack<Layer, N>`; its sizes may be known to the compiler or only to the program.
+template <class Family, class T, class D, class Weights = trainable>
+class model {
+  static_assert(
+      detail::ModelFamily<Family> && std::floating_point<T> && Device<D>,
+      "distil_xlstm::model<Family, T, D>: Family is a stack or a configuration of one, T float or double, "
+      "and D a device; write model<xlstm_config, float, device::cpu>");
+  using family = detail::family_of<Family>;
+  static constexpr bool is_frozen = std::same_as<Weights, frozen>;
+  static constexpr bool is_stack = Block<Family>;
+
+ public:
+  using scalar = T;
+  using device_type = D;
+  using family_type = Family;
+  using stack_type = typename family::stack_type;
+  using state_type = state_memory<stack_type, T, D>;
+  using tape_type = tape_memory<stack_type, T, D>;
+  using weights_type = typename Weights::template memory<stack_type, T, D>;
+
+  /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive, which lie where the device
+  /// reads them (`upload_embedding_and_head`); the tensors of a stack of one's own are called `prefix`.<...>.
+  /// Weights are zero until initialised or loaded. Throws `error` where the sizes do not fit.
+  model(D& device, Family config, frozen_matrix embedding, frozen_matrix head,
+        std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(!is_frozen)
+      : config_(std::move(config)),
+        stack_(family::stack(config_)),
+        embedding_(embedding),
+        head_(head),
+        weights_(device, stack_),
+        owner_(std::move(owner)) {
+    require(embedding.rows == head.rows && embedding.cols == head.cols, "model: the embedding is [",
+            embedding.rows, ", ", embedding.cols, "], the head [", head.rows, ", ", head.cols, "]");
+    require(index(stack_.width_in()) == embedding.cols && index(stack_.width_out()) == head.cols,
+            "model: the stack maps width ", index(stack_.width_in()), " to ", index(stack_.width_out()),
+            ", embedding and head have width ", embedding.cols);
+    if constexpr (!is_stack) {
+      require(embedding.rows == config_.vocabulary, "model: the embedding has ", embedding.rows,
+              " rows, the configuration asks for ", config_.vocabulary);
+      require(config_.tied == (embedding.data == head.data), "model: the configuration says that the head is ",
+              config_.tied ? "the embedding" : "a matrix of its own", ", but they are ",
+              config_.tied ? "two matrices" : "one");
+    }
+    name_tensors(prefix.empty() ? family::prefix(config_) : prefix);
+  }
+  /// Between the embedding and the head of `teacher`, whose memory it keeps alive.
+  template <class Teacher>
+  model(D& device, Family config, const Teacher& teacher) requires(!is_frozen)
+      : model(device, std::move(config), teacher.embedding(), teacher.head(),
+              std::make_shared<const Teacher>(teacher)) {}
+  /// All of it as `find` gives it; `files` keeps that alive.
+  model(D& device, Family config, const tensor_source& find,
+        std::shared_ptr<const void> files) requires(is_frozen)
+      : model(std::move(config), find, std::move(files), std::make_shared<frozen_memory<T, D>>(device)) {}
+
+  const Family& config() const { return config_; }
+  const stack_type& stack() const { return stack_; }
+  /// Names, shapes and places of the stack's tensors.
+  const manifest& names() const { return names_; }
+  std::string embedding_name() const { return std::string(family::embedding(config_)); }
+  std::string head_name() const { return std::string(family::head(config_)); }
+  const weights_type& weights() const { return weights_; }
+  /// [vocabulary, width], in the device's memory; they live as long as `owner`. A head that caps its logits is no
+  /// matrix: give it to `write_logits`.
+  frozen_matrix embedding() const { return embedding_; }
+  auto head() const {
+    if constexpr (requires { config_.logit_cap; })
+      return logit_head(head_, config_.logit_cap);
+    else
+      return head_;
+  }
+  std::shared_ptr<const void> owner() const { return owner_; }
+  index width() const { return embedding_.cols; }
+  index vocabulary() const { return embedding_.rows; }
+  /// Layers of the stack.
+  index depth() const { return stack_.count(); }
+  /// Whether the model remembers a text in caches that grow with it: then a state declares its capacity.
+  bool has_cache() const {
+    layout<T> l;
+    l.capacity(1);
+    stack_.state(l);
+    return l.held() > 0;
+  }
+
+  /// Every tensor as its block says a new one begins, from a seed.
+  void initialise(D& device, std::uint64_t seed) requires(!is_frozen) {
+    rng random(seed);
+    std::vector<T> values;
+    for (const auto& e : names_) {
+      values.resize(static_cast<std::size_t>(e.size));
+      for (index i = 0; i < e.size; ++i)
+        values[static_cast<std::size_t>(i)] = static_cast<T>(e.initial(i, random));
+      device.upload(weights_.data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+    }
+  }
+
+  /// Empty texts. `capacity` is how many tokens of each a cache holds; without it there is none, and a text that
+  /// began before a call counts from the call's first token.
+  state_type make_state(D& device, index batch, index capacity = 0) const {
+    return {device, stack_, batch, capacity};
+  }
+  tape_type make_tape(D& device, index batch, index time, bool transient = true) const {
+    return {device, stack_, batch, time, transient};
+  }
+
+  /// hidden = stack(embedding[ids]), the vectors that the head reads. `x` is where the embeddings go. All of
+  /// it, `seq.start` and `ids` too, lies in the device's memory. Advances the first seq.batch sequences of
+  /// `state`, which has no cache. `on_output(i, y_i)` sees each layer's output where the stack shows them.
+  template <class Taps = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
+               const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
+    require(tape.fits(seq) && state.batch() >= seq.batch && state.capacity() == 0,
+            "model: tape or state was made for another shape");
+    embed(device, embedding_, ids, x);
+    run_stack(device, seq, state.views(), tape.views(), x, hidden, on_output);
+  }
+
+  /// The same where no backward follows, in the device's scratch. on_layer(i, h) sees the embedding (i = 0) and
+  /// each layer's output, before the final norm. Throws `error`, before anything changes, when a sequence would
+  /// exceed the capacity of a cache.
+  template <class OnLayer = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state, matrix_view<T> hidden,
+               OnLayer&& on_layer = {}) const {
+    require(state.batch() >= seq.batch, "model: a state of ", state.batch(), " sequences for ", seq.batch);
+    state.advance(seq);
+    forward_unchecked(device, seq, ids, state, hidden, on_layer);
+  }
+  /// For whoever knows that there is room: nothing but work of the device, which can be recorded.
+  template <class OnLayer = no_taps>
+  void forward_unchecked(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
+                         matrix_view<T> hidden, OnLayer&& on_layer = {}) const {
+    run(device, seq, ids, state.views(), hidden, on_layer);
+  }
+  /// Of a model with caches alone, without any: each text from its beginning, or from the call's.
+  template <class OnLayer = no_taps>
+  void forward(D& device, sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden,
+               OnLayer&& on_layer = {}) const {
+    layout<T> none;
+    const auto state = stack_.state(none);
+    require(none.size() == 0, "model: it is recurrent, and needs a state to go on from");
+    run(device, seq, ids, state, hidden, on_layer);
+  }
+
+  /// Tells this model from others: a hash of names and shapes, and of each tensor's middle row (where it is
+  /// trainable, as it is now). Two that differ elsewhere alone are taken for one.
+  std::uint64_t fingerprint(D& device) const {
+    fnv_hash hash;
+    for (const auto& e : names_) {
+      hash.add(e.name);
+      for (const index n : e.shape) hash.add(n);
+    }
+    hash.add(tensors_hash_);
+    host_copy<std::byte, D> host;
+    const auto add = [&](dtype type, const void* data, index rows, index cols) {
+      const index row = row_bytes(type, cols);
+      const std::byte* at = host.get(device, static_cast<const std::byte*>(data) + rows / 2 * row, row);
+      add_row(hash, {at, type, {1, cols}});
+    };
+    if constexpr (!is_frozen)
+      for (const auto& e : names_)
+        add(dtype_of<T>, weights_.data() + e.offset, e.shape.front(), e.size / e.shape.front());
+    for (const auto* m : {&embedding_, &head_}) add(m->dtype, m->data, m->rows, m->cols);
+    return hash.value();
+  }
+
+ private:
+  model(Family config, const tensor_source& find, std::shared_ptr<const void> files,
+        std::shared_ptr<frozen_memory<T, D>> memory) requires(is_frozen)
+      : config_(std::move(config)),
+        stack_(family::stack(config_)),
+        weights_(bind(find, *memory), memory),
+        // Where the device has copied everything, the files can go.
+        owner_(std::make_shared<const std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>>(
+            memory, D::host_memory ? std::move(files) : nullptr)) {
+    name_tensors(family::prefix(config_));
+  }
+  params_t<stack_type, frozen_layout<T>> bind(const tensor_source& find, frozen_memory<T, D>& memory) {
+    fnv_hash hash;
+    frozen_layout<T> l(
+        [&](const std::string& name) {
+          stored_tensor t = find(name);
+          add_row(hash, t);
+          return t;
+        },
+        memory);
+    embedding_ = l.matrix(family::embedding(config_), config_.vocabulary, config_.width);
+    auto views = l.scope(family::prefix(config_), [&] { return stack_.params(l); });
+    head_ = config_.tied ? embedding_ : l.matrix(family::head(config_), config_.vocabulary, config_.width);
+    tensors_hash_ = hash.value();
+    return views;
+  }
+  void name_tensors(std::string_view prefix) {
+    layout<T> names(nullptr, &names_);
+    names.scope(prefix, [&] { return stack_.params(names); });
+  }
+  /// Of a tensor's middle row, the numbers as float.
+  static void add_row(fnv_hash& hash, const stored_tensor& t) {
+    if (t.shape.empty() || t.shape.front() == 0) return;
+    index cols = 1;
+    for (std::size_t i = 1; i < t.shape.size(); ++i) cols *= t.shape[i];
+    std::vector<float> row(static_cast<std::size_t>(cols));
+    unpack(t.dtype, static_cast<const std::byte*>(t.data) + t.shape.front() / 2 * row_bytes(t.dtype, cols),
+           cols, row.data());
+    hash.add(row.data(), row.size() * sizeof(float));
+  }
+
+  template <class OnLayer>
+  void run(D& device, sequence_view seq, const std::int32_t* ids, const state_t<stack_type, T>& state,
+           matrix_view<T> hidden, OnLayer& on_layer) const {
+    require(hidden.rows == seq.rows() && hidden.cols == width(), "model: the hidden states are [", hidden.rows,
+            ", ", hidden.cols, "], the call needs [", seq.rows(), ", ", width(), "]");
+    if (seq.rows() == 0) return;
+    matrix_view<T> x;
+    const auto describe = [&](layout<T> l) {
+      l.transient(true);
+      auto tape = stack_.tape(l, seq);
+      if constexpr (requires { stack_.input(tape); })
+        x = stack_.input(tape);
+      else
+        x = l.matrix("x", seq.rows(), width());
+      return std::pair{std::move(tape), l.size()};
+    };
+    const auto memory = device.template scratch<T>(describe(layout<T>()).second);
+    const auto tape = describe(layout<T>(memory.data())).first;
+    embed(device, embedding_, ids, x);
+    if constexpr (std::is_same_v<OnLayer, const no_taps> || std::is_same_v<OnLayer, no_taps>) {
+      run_stack(device, seq, state, tape, x, hidden, on_layer);
+    } else {
+      on_layer(0, matrix_view<const T>(x));
+      run_stack(device, seq, state, tape, x, hidden,
+                [&](index i, matrix_view<const T> y) { on_layer(i + 1, y); });
+    }
+  }
+  template <class S, class K, class Taps>
+  void run_stack(D& device, sequence_view seq, const S& state, const K& tape, matrix_view<T> x,
+                 matrix_view<T> hidden, Taps&& on_output) const {
+    const matrix_view<const T> in = x;
+    if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
+      stack_.forward(device, seq, weights_.views(), state, tape, in, hidden);
+    else
+      stack_.forward(device, seq, weights_.views(), state, tape, in, hidden, on_output);
+  }
+
+  Family config_;
+  stack_type stack_;
+  manifest names_;
+  frozen_matrix embedding_, head_;
+  std::uint64_t tensors_hash_ = 0;
+  weights_type weights_;
+  std::shared_ptr<const void> owner_;
+};
+template <Block Stack, class Teacher, Device D>
+model(D&, Stack, const Teacher&) -> model<Stack, typename Teacher::scalar, D>;
+template <detail::ModelFamily Family, class Teacher, Device D>
+requires(!Block<Family>) model(D&, Family, const Teacher&)
+->model<Family, typename Teacher::scalar, D>;
+
+}  // namespace distil_xlstm

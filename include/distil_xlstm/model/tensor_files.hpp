@@ -1,0 +1,90 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/io/tensor_match.hpp>
+#include <distil_xlstm/model/model.hpp>
+
+namespace distil_xlstm {
+
+/// Every tensor of a configuration's model, under the family's names: what its files must hold.
+template <class Family>
+manifest tensors_of(const Family& config) {
+  manifest all;
+  layout<float> names(nullptr, &all);
+  names.matrix(config.embedding_name, config.vocabulary, config.width);
+  names.scope(config.prefix, [&] { return config.stack().params(names); });
+  if (!config.tied) names.matrix(config.head_name, config.vocabulary, config.width);
+  return all;
+}
+
+/// Throws `error` naming `file` and the tensor when it holds a number that is not finite.
+inline void require_finite(const stored_tensor& t, const std::string& name, const std::string& file) {
+  index size = 1;
+  for (const index n : t.shape) size *= n;
+  std::vector<double> values(static_cast<std::size_t>(size));
+  unpack(t.dtype, t.data, size, values.data());
+  require(std::all_of(values.begin(), values.end(), [](double x) { return std::isfinite(x); }), file,
+          ": tensor ", name, " holds a number that is not finite");
+}
+
+/// The stack's tensors of a trainable model, as `find` gives them.
+template <class Model>
+void assign_tensors(typename Model::device_type& device, Model& m, const tensor_source& find) {
+  using T = typename Model::scalar;
+  std::vector<T> values;
+  for (const auto& e : m.names()) {
+    const stored_tensor t = find(e.name);
+    values.resize(static_cast<std::size_t>(e.size));
+    unpack(t.dtype, t.data, e.size, values.data());
+    device.upload(m.weights().data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
+  }
+}
+
+/// Writes every tensor of a trainable model, embedding and head included, as `type`: F32 or BF16 (F64 in proofs).
+template <class Model>
+void save_tensors(typename Model::device_type& device, const Model& m, const std::filesystem::path& path,
+                  dtype type = dtype::f32) {
+  using T = typename Model::scalar;
+  const frozen_matrix embedding = m.embedding(), head = logit_head(m.head()).matrix;
+  const bool tied = embedding.data == head.data;
+  io::safetensors_writer file;
+  file.metadata("format", "pt");
+  file.declare(m.embedding_name(), type, {m.vocabulary(), m.width()});
+  for (const auto& e : m.names()) file.declare(e.name, type, e.shape);
+  if (!tied) file.declare(m.head_name(), type, {m.vocabulary(), m.width()});
+  file.open(path);
+  const auto frozen = [&](const frozen_matrix& matrix) {
+    for_each_frozen_row<T>(device, matrix, [&](index, const T* values) { file.append(values, matrix.cols); });
+  };
+  frozen(embedding);
+  host_copy<T, typename Model::device_type> values;
+  for (const auto& e : m.names())
+    file.append(values.get(device, m.weights().data() + e.offset, e.size), e.size);
+  if (!tied) frozen(head);
+  file.commit();
+}
+
+/// Reads the stack's tensors back from such a file. Throws `error` that lists every tensor that is missing, unused
+/// or misshapen, or names one that is not finite; nothing has changed then.
+template <class Model>
+void load_tensors(typename Model::device_type& device, Model& m, const std::filesystem::path& path) {
+  const io::safetensors_file file(path);
+  io::tensor_match match;
+  for (const auto& t : file.tensors()) match.offer(t.name, t);
+  match.ignore(m.embedding_name()), match.ignore(m.head_name());
+  std::map<std::string, const io::tensor_info*> found;
+  for (const auto& e : m.names()) found[e.name] = match.take(e.name, e.shape);
+  match.finish(file.path());
+  for (const auto& [name, t] : found) require_finite(t->stored(), name, file.path());
+  assign_tensors(device, m, [&](const std::string& name) { return found.at(name)->stored(); });
+}
+
+}  // namespace distil_xlstm
