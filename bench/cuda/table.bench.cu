@@ -22,13 +22,13 @@
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/distil/trainer.hpp>
-#include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 
+#include "../distillation_step.hpp"
 #include "../random_decoder.hpp"
 
 namespace distil_xlstm {
@@ -193,31 +193,13 @@ double now() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-/// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
 template <class D>
 void step(D& d, const char* name, const fs::path& teacher_folder, index batch, index length, const char* peer) {
   std::size_t free_before = 0, free_after = 0, total = 0;
   cudaMemGetInfo(&free_before, &total);
   const auto teacher = load_llama<float>(d, teacher_folder);
-  xlstm<float, D> student(d,
-                          xlstm_architecture("default", teacher.vocabulary(), teacher.width(),
-                                             teacher.config().layers, teacher.config().heads, true),
-                          teacher.embedding(), teacher.head(), teacher.owner());
-  student.initialise(d, 1);
-  rng random(1);
-  token_text text;
-  for (index i = 0; i < 4 * batch * length + 1; ++i)
-    text.ids.push_back(
-        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(teacher.vocabulary()))));
-  const token_windows cut(text, length);
-  live_teacher source(teacher);
-  loss::distillation objective;
-  objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
-  training_options options;
-  options.batch = batch, options.length = length, options.total_steps = 1000000;
-  options.lr = {1e-4};
-  trainer run(d, student, cut, source, objective, options);
-  run.step();  // allocates
+  distillation_step training(d, teacher, batch, length);
+  auto& run = training.run;
   timed = &d;
   std::vector<double> steps;
   for (int i = 0; i < 12; ++i) {

@@ -6,18 +6,14 @@
 #include <memory>
 #include <vector>
 
-#include <unistd.h>
-
 #include <benchmark/benchmark.h>
 
 #include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/distil/trainer.hpp>
-#include <distil_xlstm/io/write_token_file.hpp>
-#include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "../distillation_step.hpp"
 #include "../random_decoder.hpp"
 
 // A whole distillation step with a live teacher, and where its time goes; and the student's decoding. The
@@ -38,20 +34,6 @@ fs::path teacher_path() {
   return given ? given : "build/quickstart/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
-/// Random ids in a file that goes at once.
-io::token_file random_text(index tokens, index vocabulary) {
-  const auto path =
-      fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()) + ".safetensors");
-  rng random(1);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
-  for (auto& id : ids) id = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary)));
-  io::write_token_file(path, ids, std::vector<std::int64_t>{0}, vocabulary);
-  io::token_file file(path);
-  fs::remove(path);
-  return file;
-}
-
-/// Six blocks, sLSTM at 0, 2, 4, four heads; 0.6 KL at T = 2, 0.1 alignment, the rest cross-entropy; AdamW.
 template <Precision P>
 void step(benchmark::State& state, P) {
   if (!fs::exists(teacher_path())) {
@@ -61,22 +43,8 @@ void step(benchmark::State& state, P) {
   const index batch = state.range(0), length = state.range(1);
   cpu<P> device;
   const auto teacher = load_llama<float>(device, teacher_path());
-  xlstm<float, cpu<P>> student(
-      device,
-      xlstm_architecture("default", teacher.vocabulary(), teacher.width(), teacher.config().layers,
-                         teacher.config().heads, teacher.embedding().data == teacher.head().data),
-      teacher.embedding(), teacher.head(), teacher.owner());
-  student.initialise(device, 1);
-  const io::token_file text = random_text(4 * batch * length + 1, teacher.vocabulary());
-  const token_windows cut(text, length);
-  live_teacher source(teacher);
-  loss::distillation objective;
-  objective.alpha = 0.6, objective.beta = 0.1, objective.temperature = 2.0;
-  training_options options;
-  options.batch = batch, options.length = length, options.total_steps = 1000000;
-  options.lr = {1e-4};
-  trainer run(device, student, cut, source, objective, options);
-  run.step();  // allocates
+  distillation_step training(device, teacher, batch, length);
+  auto& run = training.run;
   run.timer(now);
   const step_times before = run.times();
   double steps = 0;
