@@ -37,12 +37,14 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/parse_tokenizer_json.hpp>

@@ -6,13 +6,14 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
+#include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
+#include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
@@ -20,64 +21,8 @@
 #include <distil_xlstm/model/model.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
-#include <distil_xlstm/schedule/learning_rate.hpp>
 
 namespace distil_xlstm {
-
-/// The numbers of a training run that its steps depend on.
-struct training_options {
-  index batch = 8, length = 128, accumulate = 1;
-  index total_steps = 0;
-  index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
-  window_order order = window_order::shuffled;
-  std::uint64_t seed = 0;
-  schedule::learning_rate<double> lr{1e-3};
-  optim::adamw optimiser{};
-  double clip = 1.0;  ///< largest gradient norm; 0: no clipping
-};
-
-/// What one step did.
-struct step_metrics {
-  struct term {
-    std::string_view name;
-    double value;  ///< mean over tokens (logits) or as the alignment defines it; unweighted
-  };
-  index step = 0;  ///< steps finished, this one included
-  index epoch = 0;
-  index tokens = 0;  ///< scored in this step
-  double total = 0;  ///< the weighted objective
-  double grad_norm = 0, lr = 0;
-  bool skipped = false;  ///< a gradient was not finite: the weights stayed
-
-  std::span<const term> terms() const { return {terms_.data(), count_}; }
-  /// A term by its name: `metrics["kl"]`. Throws `error` that lists the names there are.
-  double operator[](std::string_view name) const {
-    for (const term& t : terms())
-      if (t.name == name) return t.value;
-    std::string known;
-    for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
-    fail("metrics: no term is called '", name, "' (", known, " are)");
-  }
-  /// A name that is empty stands for nothing.
-  void add(std::string_view name, double value) {
-    if (name.empty()) return;
-    for (term& t : std::span(terms_.data(), count_))
-      if (t.name == name) {
-        t.value += value;
-        return;
-      }
-    if (count_ < terms_.size()) terms_[count_++] = {name, value};
-  }
-
- private:
-  std::array<term, 16> terms_{};
-  std::size_t count_ = 0;
-};
-
-/// Seconds that a step's parts took.
-struct step_times {
-  double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
-};
 
 namespace detail {
 
@@ -133,7 +78,6 @@ class trainer {
   using step_objective = decltype(std::declval<const Objective&>().template at<T>(schedule::clock{}));
   using logits_term = decltype(step_objective::logits);
   using hidden_term = decltype(step_objective::hidden);
-
   using step_inputs = detail::step_inputs<logits_term, hidden_term>;
   using totals = detail::step_totals<logits_term, hidden_term>;
   static constexpr bool asks_teacher = step_objective::asks_teacher;
@@ -157,65 +101,39 @@ class trainer {
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
 
-  index step_count() const { return step_; }
-  index steps_per_epoch() const { return order_.steps_per_epoch(); }
-  const training_options& options() const { return options_; }
-  void total_steps(index n) { options_.total_steps = n; }
-  void warmup(index steps) { options_.lr.warmup = steps; }
-  const step_times& times() const { return times_; }
-  /// The seconds since the last call are booked by `now()`, a clock of the caller's; null: nothing is timed.
-  void timer(double (*now)()) { now_ = now; }
-
   /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
   step_metrics step() {
-    step_metrics m = begin();
+    step_metrics m = begin_step();
     forward_backward(m);
-    run(update_, [this] {
-      D& d = *device_;
-      const index n = gradients_.size();
-      optim::squared_norm(d, gradients_.data(), n, at(totals::squares));
-      book(times_.backward);
-      step_inputs* in = inputs_.data();
-      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, at(totals::squares), &in->updates,
-                          numbers_.data());
-      optim::step(d, options_.optimiser, numbers_.data(), student_->weights().data(), gradients_.data(),
-                  first_moment_.data(), second_moment_.data(), n, decay_);
-      book(times_.optimiser);
-    });
-    const double* got = take(m);
-    const optim::gradient_norm norm{std::sqrt(got[totals::squares]),
-                                    static_cast<index>(got[totals::squares + 1])};
-    m.grad_norm = norm.value;
-    if (norm.finite()) {
-      unusable_ = 0;
-      ++updates_;
-    } else {
-      m.skipped = true;
-      ++skipped_;
-      if (++unusable_ >= 10)
-        throw numeric_error("ten steps in a row had gradients that are not finite, first in " +
-                            tensor_at(norm.first_non_finite) + " at step " + std::to_string(step_ + 1));
-    }
-    ++step_;
-    m.step = step_;
+    update_weights();
+    end_step(m);
     return m;
   }
-
   /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
   step_metrics measure() {
-    step_metrics m = begin();
+    step_metrics m = begin_step();
     forward_backward(m);
-    take(m);
+    read_terms(m);
     return m;
   }
-  /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
-  /// is the first such; none is while a `timer` is set.
-  bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
 
+  index step_count() const { return step_; }
+  index steps_per_epoch() const { return order_.steps_per_epoch(); }
   schedule::clock clock() const {
     const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
     return options_.restart_epochs > 0 ? c.restarted(options_.restart_epochs) : c;
   }
+  const training_options& options() const { return options_; }
+  void total_steps(index n) { options_.total_steps = n; }
+  void warmup(index steps) { options_.lr.warmup = steps; }
+
+  /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
+  /// not.
+  void timer(double (*now)()) { now_ = now; }
+  const step_times& times() const { return times_; }
+  /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
+  /// is the first such; none is while a `timer` is set.
+  bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
 
   // What a checkpoint holds: arenas of `size()` numbers, and counters.
   struct counters {
@@ -251,45 +169,33 @@ class trainer {
         tape_(student.make_tape(device, options_.batch, options_.length, false)),
         inputs_(device, 1),
         totals_(device, totals::count),
-        numbers_(device, 1) {
+        scalars_(device, 1) {
     require(text.length() == options_.length, "trainer: windows of ", text.length(),
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
             text.vocab_size(), ", the student has ", student.vocabulary());
     for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, e.decay == weight_decay::yes});
-    const index rows = options_.batch * options_.length, d = student.width();
-    index taps = 0;
+    const index rows = options_.batch * options_.length, width = student.width();
     if constexpr (asks_teacher) {
       const loss::layers compared = objective.template at<T>(clock()).compares;
-      const index blocks = tapped_blocks(student.stack());
-      auto targets = target_layers(compared, teacher->layers(), blocks);
-      if (compared == loss::layers::ratio || compared == loss::layers::block_wise) taps = blocks;
-      signal_memory_ = {device, rows, d, std::move(targets)};
+      index blocks = 0;  // of the student, that can be compared with the teacher's
+      if constexpr (tapped) blocks = student.stack().count();
+      signal_memory_ = {device, rows, width, target_layers(compared, teacher->layers(), blocks)};
       signals_ = signal_memory_.first(rows);
       teacher->check(signals_);
+      if (compared != loss::layers::average) tap_gradients_.resize(signals_.targets.size());
     }
-    memory_ = buffer<T, D>(device, rows * d * (4 + taps));
-    T* at = memory_.data();
-    auto take = [&] {
-      const matrix_view<T> m(at, rows, d);
-      at += rows * d;
-      return m;
+    const auto bind = [&](layout<T> l) {
+      for (matrix_view<T>* m : {&x_, &hidden_, &dhidden_, &dx_}) *m = l.matrix("", rows, width);
+      for (matrix_view<T>& m : tap_gradients_) m = l.matrix("", rows, width);
+      return l.size();
     };
-    x_ = take(), hidden_ = take(), dhidden_ = take(), dx_ = take();
-    for (index g = 0; g < taps; ++g) tap_gradients_.push_back(take());
+    memory_ = buffer<T, D>(device, bind(layout<T>()));
+    bind(layout<T>(memory_.data()));
   }
 
-  /// How many layers of the student can be compared with the teacher's.
-  static index tapped_blocks(const Stack& stack) {
-    if constexpr (tapped)
-      return stack.count();
-    else
-      return 0;
-  }
-  double* at(index total) const { return totals_.data() + total; }
-
-  /// What is known before the device has worked: the tokens, and the numbers of the schedules.
-  step_metrics begin() {
+  /// What is known before the device has worked: the tokens, and what the schedules say.
+  step_metrics begin_step() {
     const schedule::clock clock = this->clock();
     const step_objective objective = objective_.template at<T>(clock);
     step_metrics m;
@@ -297,17 +203,16 @@ class trainer {
     m.lr = options_.lr.at(clock);
     if (now_) last_ = now_();
     tokens_.resize(static_cast<std::size_t>(options_.accumulate));
-    for (index a = 0; a < options_.accumulate; ++a) {
-      auto& part = tokens_[static_cast<std::size_t>(a)];
-      order_.rows_of(step_, a * options_.batch, options_.batch, which_);
-      text_->read(which_, part);
-      m.tokens += part.scored_tokens;
+    for (index part = 0; part < options_.accumulate; ++part) {
+      auto& tokens = tokens_[static_cast<std::size_t>(part)];
+      text_->read(windows_of(part), tokens);
+      m.tokens += tokens.scored_tokens;
     }
     require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
-    const double whole = static_cast<double>(m.tokens);
-    host_inputs_ = step_inputs{{objective.logits, static_cast<T>(1.0 / whole)},
+    const double per_token = 1.0 / static_cast<double>(m.tokens);
+    host_inputs_ = step_inputs{{objective.logits, static_cast<T>(per_token)},
                                {objective.hidden, T(0)},
-                               1.0 / whole,
+                               per_token,
                                0.0,
                                m.lr,
                                updates_};
@@ -316,83 +221,129 @@ class trainer {
       first_forward_backward_.forget(), forward_backward_.forget();
     return m;
   }
-  /// Asks the device for the losses and gradients of a step.
+
+  /// Asks the device for the losses and gradients of a step, part by part.
   void forward_backward(const step_metrics& m) {
-    D& d = *device_;
-    for (index a = 0; a < options_.accumulate; ++a) {
-      const auto& tokens = tokens_[static_cast<std::size_t>(a)];
-      step_inputs& in = *host_inputs_;
-      in.share = static_cast<double>(tokens.scored_tokens) / static_cast<double>(m.tokens);
-      in.hidden.factor = static_cast<T>(in.share);
-      d.upload(inputs_.data(), &in, static_cast<index>(sizeof in));
-      batch_.put(d, tokens);
-      const auto ask_teacher = [&, this] {
-        teacher_->fill(d, which_, batch_, signals_);
-        book(times_.teacher);
-      };
-      const bool ask_recorded = asks_teacher && teacher_->repeats();
-      if (asks_teacher && !ask_recorded) {
-        order_.rows_of(step_, a * options_.batch, options_.batch, which_);
-        ask_teacher();
-      }
-      run(a == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
-        if (a == 0) {
-          fill(d, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
-          fill(d, matrix_view<double>(totals_.data(), 1, totals::count));
+    const bool record_teacher = asks_teacher && teacher_->repeats();
+    for (index part = 0; part < options_.accumulate; ++part) {
+      upload(tokens_[static_cast<std::size_t>(part)], m.tokens);
+      if (asks_teacher && !record_teacher) ask_teacher(windows_of(part));
+      run(part == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
+        if (part == 0) {
+          fill(*device_, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
+          fill(*device_, matrix_view<double>(totals_.data(), 1, totals::count));
         }
-        if (ask_recorded) ask_teacher();
-        forward_backward_part(d);
+        if (record_teacher) ask_teacher(which_);
+        forward();
+        evaluate_objective();
+        backward();
       });
     }
   }
-  /// One part of a step: what it reads and leaves lies in the device's memory.
-  void forward_backward_part(D& d) {
-    const sequence_view seq = batch_.view();
-    const step_inputs* in = inputs_.data();
+  void upload(const token_batch& tokens, index tokens_of_step) {
+    step_inputs& in = *host_inputs_;
+    in.share = static_cast<double>(tokens.scored_tokens) / static_cast<double>(tokens_of_step);
+    in.hidden.factor = static_cast<T>(in.share);
+    device_->upload(inputs_.data(), &in, static_cast<index>(sizeof in));
+    batch_.put(*device_, tokens);
+  }
+  void ask_teacher(const std::vector<index>& windows) {
+    teacher_->fill(*device_, windows, batch_, signals_);
+    book(times_.teacher);
+  }
+  void forward() {
     state_.reset();
-    student_->forward(d, seq, batch_.ids(), state_, tape_, x_, hidden_);
+    student_->forward(*device_, batch_.view(), batch_.ids(), state_, tape_, x_, hidden_);
     book(times_.forward);
-
+  }
+  /// Sums to the step's, gradients to dhidden_ and tap_gradients_.
+  void evaluate_objective() {
+    D& d = *device_;
+    const step_inputs* in = inputs_.data();
     loss::head(d, loss::step_term<D>(host_inputs_->logits, &in->logits), matrix_view<const T>(hidden_),
                matrix_view<const T>(signals_.last_hidden), student_->head(), batch_.targets(), batch_.scored(),
                T(1), dhidden_, at(totals::logits));
     pairs_.clear();
-    for (std::size_t i = 0; i < tap_gradients_.size(); ++i)
-      if constexpr (tapped) {
+    if constexpr (tapped)
+      for (std::size_t i = 0; i < tap_gradients_.size(); ++i) {
         fill(d, tap_gradients_[i]);
         pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)),
                           signals_.targets[i].mean, tap_gradients_[i]});
       }
     if (tap_gradients_.empty() && !signals_.targets.empty())
       pairs_.push_back({hidden_, signals_.targets[0].mean, dhidden_});
-    loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), seq,
+    loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), batch_.view(),
                 std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden));
     parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
     book(times_.objective);
-    const auto backward = [&](auto&&... taps) {
-      student_->stack().backward(d, seq, student_->weights().views(), gradients_.views(), tape_.views(), x_,
-                                 dhidden_, dx_, taps...);
+  }
+  void backward() {
+    const auto through_stack = [&](auto&&... taps) {
+      student_->stack().backward(*device_, batch_.view(), student_->weights().views(), gradients_.views(),
+                                 tape_.views(), x_, dhidden_, dx_, taps...);
     };
     if constexpr (tapped)
-      backward([&](index i, matrix_view<T> dy) {
+      through_stack([&](index i, matrix_view<T> dy) {
         if (!tap_gradients_.empty())
-          transform(d, dy, math::plus{}, dy, tap_gradients_[static_cast<std::size_t>(i)]);
+          transform(*device_, dy, math::plus{}, dy, tap_gradients_[static_cast<std::size_t>(i)]);
       });
     else
-      backward();
+      through_stack();
     book(times_.backward);
   }
-  /// Waits for what was asked, and gives it: the terms to `m`, all of it to the caller.
-  const double* take(step_metrics& m) {
-    const double* got = fetched_.get(*device_, totals_.data(), totals::count);
+
+  /// Clips the gradients and takes AdamW's step, unless one of them is not finite.
+  void update_weights() {
+    run(update_, [this] {
+      D& d = *device_;
+      const index n = gradients_.size();
+      optim::squared_norm(d, gradients_.data(), n, at(totals::squares));
+      book(times_.backward);
+      step_inputs* in = inputs_.data();
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, at(totals::squares), &in->updates,
+                          scalars_.data());
+      optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data(), gradients_.data(),
+                  first_moment_.data(), second_moment_.data(), n, decay_);
+      book(times_.optimiser);
+    });
+  }
+
+  /// Waits for what was asked; counts the step.
+  void end_step(step_metrics& m) {
+    const double* sums = read_terms(m);
+    const optim::gradient_norm norm{std::sqrt(sums[totals::squares]),
+                                    static_cast<index>(sums[totals::squares + 1])};
+    m.grad_norm = norm.value;
+    if (norm.finite()) {
+      unusable_ = 0;
+      ++updates_;
+    } else {
+      m.skipped = true;
+      ++skipped_;
+      if (++unusable_ >= 10)
+        throw numeric_error("ten steps in a row had gradients that are not finite, first in " +
+                            tensor_at(norm.first_non_finite) + " at step " + std::to_string(step_ + 1));
+    }
+    m.step = ++step_;
+  }
+  /// Waits for what was asked, and gives it: the terms to `m`, all sums to the caller.
+  const double* read_terms(step_metrics& m) {
+    const double* sums = fetched_.get(*device_, totals_.data(), totals::count);
     index i = totals::terms;
     const auto add = [&](const auto& names) {
-      for (const auto name : names) m.add(name, got[i++]);
+      for (const auto name : names) m.add(name, sums[i++]);
     };
     add(host_inputs_->logits.term.names()), add(host_inputs_->hidden.term.names());
-    m.total = got[totals::value];
-    return got;
+    m.total = sums[totals::value];
+    return sums;
   }
+
+  /// The windows that a part of the coming step reads.
+  const std::vector<index>& windows_of(index part) {
+    order_.rows_of(step_, part * options_.batch, options_.batch, which_);
+    return which_;
+  }
+  double* at(index total) const { return totals_.data() + total; }
   /// A step that is timed is done part by part.
   template <class F>
   void run(captured_graph<D>& record, F&& work) {
@@ -401,7 +352,7 @@ class trainer {
     else
       record(*device_, memory_.data(), work);
   }
-
+  /// The time since the last call is added to `part`.
   void book(double& part) {
     if (!now_) return;
     const double t = now_();
@@ -425,18 +376,18 @@ class trainer {
   typename Student::state_type state_;
   typename Student::tape_type tape_;
   std::vector<optim::decay_range> decay_;
-  buffer<T, D> memory_;
   std::optional<step_inputs> host_inputs_;
   buffer<step_inputs, D> inputs_;
   buffer<double, D> totals_;
   host_copy<double, D> fetched_;
-  buffer<optim::step_scalars<T>, D> numbers_;
+  buffer<optim::step_scalars<T>, D> scalars_;
   captured_graph<D> first_forward_backward_, forward_backward_, update_;
   std::array<loss::term_facts, 2> term_facts_{};  ///< what of the objective the recorded passes hold
+  buffer<T, D> memory_;
   matrix_view<T> x_, hidden_, dhidden_, dx_;
+  std::vector<matrix_view<T>> tap_gradients_;  ///< one a block, where blocks are compared
   signal_memory<T, D> signal_memory_;
   teacher_signals<T> signals_;
-  std::vector<matrix_view<T>> tap_gradients_;
   std::vector<loss::hidden_pair<T>> pairs_;
   std::vector<token_batch> tokens_;
   device_batch<D> batch_;

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
+
+namespace distil_xlstm {
+
+/// What one step of training did.
+struct step_metrics {
+  struct term {
+    std::string_view name;
+    double value;  ///< mean over tokens (logits) or as the alignment defines it; unweighted
+  };
+  index step = 0;  ///< steps finished, this one included
+  index epoch = 0;
+  index tokens = 0;  ///< scored in this step
+  double total = 0;  ///< the weighted objective
+  double grad_norm = 0, lr = 0;
+  bool skipped = false;  ///< a gradient was not finite: the weights stayed
+
+  std::span<const term> terms() const { return {terms_.data(), count_}; }
+  /// A term by its name: `metrics["kl"]`. Throws `error` that lists the names there are.
+  double operator[](std::string_view name) const {
+    for (const term& t : terms())
+      if (t.name == name) return t.value;
+    std::string known;
+    for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
+    fail("metrics: no term is called '", name, "' (", known, " are)");
+  }
+  /// A name that is empty stands for nothing.
+  void add(std::string_view name, double value) {
+    if (name.empty()) return;
+    for (term& t : std::span(terms_.data(), count_))
+      if (t.name == name) {
+        t.value += value;
+        return;
+      }
+    if (count_ < terms_.size()) terms_[count_++] = {name, value};
+  }
+
+ private:
+  std::array<term, 16> terms_{};
+  std::size_t count_ = 0;
+};
+
+/// Seconds that the parts of steps took.
+struct step_times {
+  double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
+};
+
+}  // namespace distil_xlstm
