@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/blas.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 
 namespace distil_xlstm::device {
 
@@ -74,8 +75,7 @@ void convert(cuda_base& device, index count, const From* in, index in_stride, in
   const unsigned z = static_cast<unsigned>(count);
   device.operand_copies().written(out, out + (count - 1) * out_step + rows * out_stride);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
-    if (count == 1 && cols % 8 == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 &&
-        reinterpret_cast<std::uintptr_t>(in) % 16 == 0) {
+    if (count == 1 && cols % 8 == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 && is_aligned(in)) {
       if (in_stride == cols && out_stride == cols && rows * cols / 8 < (index{1} << 31)) {
         const unsigned octs = static_cast<unsigned>(rows * cols / 8);
         enqueue(device, "rounding to bfloat16", {grid_size(octs, 256), 256}, round_kernel<float>, in, 0, out, 0,

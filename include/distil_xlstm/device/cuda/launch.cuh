@@ -9,8 +9,8 @@ namespace distil_xlstm::device::detail {
 constexpr index blocks_for(index n, index each) { return (n + each - 1) / each; }
 
 /// Blocks along a dimension of the grid, of which the kernel's loops do the rest.
-inline unsigned grid_size(index n, index each, index most = 65535) {
-  return static_cast<unsigned>(std::clamp<index>(blocks_for(n, each), 1, most));
+inline unsigned grid_size(index n, index each, index max = 65535) {
+  return static_cast<unsigned>(std::clamp<index>(blocks_for(n, each), 1, max));
 }
 
 struct launch_shape {

@@ -13,15 +13,15 @@ struct conv_stretch {
   int column, begin, end;
   index b;
   __device__ conv_stretch(index tiles, int time, int each)
-      : column(4 * static_cast<int>(blockIdx.y * quad_columns + threadIdx.x)), b(blockIdx.x / tiles) {
-    begin = (static_cast<int>(blockIdx.x % tiles) * quad_lanes + static_cast<int>(threadIdx.y)) * each;
+      : column(4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x)), b(blockIdx.x / tiles) {
+    begin = (static_cast<int>(blockIdx.x % tiles) * block_lanes + static_cast<int>(threadIdx.y)) * each;
     end = begin + each < time ? begin + each : time;
   }
 };
 /// The input of a convolution as its sequences see it: times before 0 lie in the past.
 template <int Window>
 __device__ float4 read_input(const distil_xlstm::detail::window_view<float>& in, index b, int t, int column) {
-  return read_quad(in.input(b, t, Window - 1) + column);
+  return load4_readonly(in.input(b, t, Window - 1) + column);
 }
 /// w[j]: tap j's weights of four columns.
 template <int Window>
@@ -34,7 +34,7 @@ __device__ void read_taps(const float* weight, int column, float4 (&w)[Window]) 
 }
 
 template <int Window>
-__global__ void __launch_bounds__(quad_columns* quad_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes)
     conv_forward_kernel(causal_conv_arguments<float> a, index tiles, int each) {
   const int time = static_cast<int>(a.in.seq.time);
   const conv_stretch s(tiles, time, each);
@@ -62,14 +62,14 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
 #pragma unroll
       for (int j = 0; j < Window; ++j)
         if (j >= first) sum = add_product(sum, w[j], x[j]);
-      write_quad(y + (t + i) * a.y.stride, sum);
+      store4(y + (t + i) * a.y.stride, sum);
     }
   }
 }
 
 /// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
 template <int Window>
-__global__ void __launch_bounds__(quad_columns* quad_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes)
     conv_backward_kernel(causal_conv_backward_arguments<float> a, index tiles, int each, float* partial) {
   const int time = static_cast<int>(a.in.seq.time), width = static_cast<int>(a.in.width);
   const conv_stretch s(tiles, time, each);
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
     for (int j = 1; j < Window; ++j) {
       const int t = s.begin + j - 1;
       x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
-      dy[j] = t < time ? read_quad(dy_of + t * a.dy.stride) : zero;
+      dy[j] = t < time ? load4_readonly(dy_of + t * a.dy.stride) : zero;
       start[j] = t < time ? start_of(t) : time;
     }
     for (int t = s.begin; t < s.end; ++t) {
@@ -98,13 +98,13 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
 #pragma unroll
       for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
       x[Window - 1] = read_input<Window>(a.in, s.b, t, s.column);
-      dy[Window - 1] = last < time ? read_quad(dy_of + last * a.dy.stride) : zero;
+      dy[Window - 1] = last < time ? load4_readonly(dy_of + last * a.dy.stride) : zero;
       start[Window - 1] = last < time ? start_of(last) : time;
-      float4 sum = a.beta != 0 ? add_product(zero, a.beta, *reinterpret_cast<const float4*>(dx_of + t * a.dx.stride)) : zero;
+      float4 sum = a.beta != 0 ? add_product(zero, a.beta, load4(dx_of + t * a.dx.stride)) : zero;
 #pragma unroll
       for (int i = 0; i < Window; ++i)
         if (t >= start[i]) sum = add_product(sum, w[Window - 1 - i], dy[i]);
-      write_quad(dx_of + t * a.dx.stride, sum);
+      store4(dx_of + t * a.dx.stride, sum);
       db = add(db, dy[0]);
       // Taps before the first read another document, or what lies before the past.
       const int back = start[0] < 0 ? Window - 1 : t - start[0];
@@ -135,9 +135,9 @@ bool with_window(index window, const F& f) {
     default: return false;
   }
 }
-inline bool conv_in_quads(const distil_xlstm::detail::window_view<float>& in) {
-  return in.width % 4 == 0 && in.width < (1 << 24) && in.seq.time < (1 << 24) && in_quads(in.x) &&
-         in_quads(in.past) && in.seq.rows() > 0 && in.width > 0;
+inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& in) {
+  return in.width % 4 == 0 && in.width < (1 << 24) && in.seq.time < (1 << 24) && is_vectorised(in.x) &&
+         is_vectorised(in.past) && in.seq.rows() > 0 && in.width > 0;
 }
 
 }  // namespace detail
@@ -146,12 +146,12 @@ inline bool conv_in_quads(const distil_xlstm::detail::window_view<float>& in) {
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::conv_in_quads(a.in) && detail::in_quads(a.y)) {
+    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.y)) {
       const detail::stretches s(a.in.seq.time);
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
         detail::launch(device, "causal_conv_forward",
-                       {detail::quad_grid(a.in.seq.batch * s.tiles, a.in.width),
-                        dim3(detail::quad_columns, detail::quad_lanes)},
+                       {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width),
+                        dim3(detail::block_columns, detail::block_lanes)},
                        detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
       };
       if (detail::with_window(a.in.window, run)) return;
@@ -162,13 +162,13 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
 template <Precision P, class T>
 void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::conv_in_quads(a.in) && detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
+    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && detail::is_vectorised(a.dx)) {
       const detail::stretches s(a.in.seq.time);
       const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
         auto partial = device.template scratch<float>(parts * width * (Window + 1));
         detail::launch(device, "causal_conv_backward",
-                       {detail::quad_grid(parts, width), dim3(detail::quad_columns, detail::quad_lanes)},
+                       {detail::column_grid(parts, width), dim3(detail::block_columns, detail::block_lanes)},
                        detail::conv_backward_kernel<Window>, a, s.tiles, s.each, partial.data());
         const matrix_view<const float> sums(partial.data(), parts, width * (window + 1));
         add_column_sums(device, sums.columns(0, width * window), a.dweight);

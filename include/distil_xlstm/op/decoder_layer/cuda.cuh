@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
-#include <distil_xlstm/device/cuda/quick.cuh>
-#include <distil_xlstm/device/cuda/stored.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/bf16.cuh>
@@ -42,7 +42,7 @@ struct numbers {
       if constexpr (Each == 1) {
         x[0] = *p;
       } else {
-        const float4 four = *reinterpret_cast<const float4*>(p + i);
+        const float4 four = load4(p + i);
         x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
       }
   }
@@ -57,7 +57,6 @@ struct numbers {
     }
   }
 };
-inline bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
 /// Heads of queries, keys or values, side by side in the rows of a matrix.
 struct head_columns {
@@ -122,8 +121,8 @@ void turn(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf
            turn_kernel<Each>, q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows, static_cast<int>(block_rows));
   };
   const bool octs = a.cosines.cols % 8 == 0 && a.cosines.stride % 4 == 0 && a.sines.stride % 4 == 0 &&
-                    aligned(a.cosines.data) && aligned(a.sines.data) && aligned(a.q_bias) &&
-                    aligned(a.k_bias) && aligned(a.v_bias);
+                    is_aligned(a.cosines.data) && is_aligned(a.sines.data) && is_aligned(a.q_bias) &&
+                    is_aligned(a.k_bias) && is_aligned(a.v_bias);
   octs ? run.template operator()<8>() : run.template operator()<1>();
 }
 
@@ -139,7 +138,8 @@ __global__ void __launch_bounds__(256)
       numbers<Each> g, u;
       g.load(gate + at), u.load(up + at);
 #pragma unroll
-      for (int i = 0; i < Each; ++i) g.x[i] = math::silu(quick<float>(g.x[i])).value.x * u.x[i];
+      for (int i = 0; i < Each; ++i)
+        g.x[i] = math::silu(fast_scalar<float, approximate::exponential>(g.x[i])).value.x * u.x[i];
       g.store(gate + at);
     }
 }

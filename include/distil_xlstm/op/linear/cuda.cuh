@@ -10,14 +10,14 @@ namespace detail {
 
 /// Blocks of four columns.
 template <class T>
-__global__ void __launch_bounds__(quad_columns* quad_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes)
     headwise_forward_kernel(headwise_arguments<T> a, int each) {
-  const int block = static_cast<int>(blockIdx.y * quad_columns + threadIdx.x);
+  const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   if (block >= a.blocks) return;
   float4 w[4];
 #pragma unroll
-  for (int o = 0; o < 4; ++o) w[o] = read_quad(a.weight + 16 * block + 4 * o);
-  const index begin = static_cast<index>(blockIdx.x) * quad_lanes * each + threadIdx.y;
+  for (int o = 0; o < 4; ++o) w[o] = load4_readonly(a.weight + 16 * block + 4 * o);
+  const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + threadIdx.y;
   const float* x = a.x.data + 4 * block;
   float* y = a.y.data + 4 * block;
   constexpr int ahead = 4;
@@ -25,31 +25,30 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
     float4 in[ahead];
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
-      const index r = begin + (i + k) * quad_lanes;
-      if (i + k < each && r < a.x.rows) in[k] = read_quad(x + r * a.x.stride);
+      const index r = begin + (i + k) * block_lanes;
+      if (i + k < each && r < a.x.rows) in[k] = load4_readonly(x + r * a.x.stride);
     }
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
-      const index r = begin + (i + k) * quad_lanes;
+      const index r = begin + (i + k) * block_lanes;
       if (i + k < each && r < a.x.rows)
-        write_quad(y + r * a.y.stride,
-                   {dot(w[0], in[k]), dot(w[1], in[k]), dot(w[2], in[k]), dot(w[3], in[k])});
+        store4(y + r * a.y.stride, {dot(w[0], in[k]), dot(w[1], in[k]), dot(w[2], in[k]), dot(w[3], in[k])});
     }
   }
 }
 /// `partial`, a row a block row: [blocks, 4, 4] of the weight's gradient.
 template <class T>
-__global__ void __launch_bounds__(quad_columns* quad_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes)
     headwise_backward_kernel(headwise_backward_arguments<T> a, int each, float* partial) {
-  const int block = static_cast<int>(blockIdx.y * quad_columns + threadIdx.x);
+  const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   const float4 zero{0, 0, 0, 0};
   float4 w[4], dw[4];
 #pragma unroll
   for (int o = 0; o < 4; ++o) w[o] = dw[o] = zero;
   if (block < a.blocks) {
 #pragma unroll
-    for (int o = 0; o < 4; ++o) w[o] = read_quad(a.weight + 16 * block + 4 * o);
-    const index begin = static_cast<index>(blockIdx.x) * quad_lanes * each + threadIdx.y;
+    for (int o = 0; o < 4; ++o) w[o] = load4_readonly(a.weight + 16 * block + 4 * o);
+    const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + threadIdx.y;
     const float *x = a.x.data + 4 * block, *dy = a.dy.data + 4 * block;
     float* dx = a.dx.data + 4 * block;
     constexpr int ahead = 2;
@@ -57,15 +56,15 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
       float4 in[ahead], out[ahead], old[ahead];
 #pragma unroll
       for (int k = 0; k < ahead; ++k) {
-        const index r = begin + (i + k) * quad_lanes;
+        const index r = begin + (i + k) * block_lanes;
         in[k] = out[k] = old[k] = zero;
         if (i + k >= each || r >= a.x.rows) continue;
-        in[k] = read_quad(x + r * a.x.stride), out[k] = read_quad(dy + r * a.dy.stride);
-        if (a.beta != 0) old[k] = *reinterpret_cast<const float4*>(dx + r * a.dx.stride);
+        in[k] = load4_readonly(x + r * a.x.stride), out[k] = load4_readonly(dy + r * a.dy.stride);
+        if (a.beta != 0) old[k] = load4(dx + r * a.dx.stride);
       }
 #pragma unroll
       for (int k = 0; k < ahead; ++k) {
-        const index r = begin + (i + k) * quad_lanes;
+        const index r = begin + (i + k) * block_lanes;
         if (i + k >= each || r >= a.x.rows) continue;
         const float g[4] = {out[k].x, out[k].y, out[k].z, out[k].w};
         float4 sum = add_product(zero, a.beta, old[k]);
@@ -74,7 +73,7 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
           sum = add_product(sum, g[o], w[o]);
           dw[o] = add_product(dw[o], g[o], in[k]);
         }
-        write_quad(dx + r * a.dx.stride, sum);
+        store4(dx + r * a.dx.stride, sum);
       }
     }
   }
@@ -82,7 +81,7 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
   for (int o = 0; o < 4; ++o) {
     const float4 sum = sum_of_lanes(dw[o]);
     if (threadIdx.y == 0 && block < a.blocks)
-      write_quad(partial + (static_cast<index>(blockIdx.x) * a.blocks + block) * 16 + 4 * o, sum);
+      store4(partial + (static_cast<index>(blockIdx.x) * a.blocks + block) * 16 + 4 * o, sum);
   }
 }
 
@@ -92,12 +91,13 @@ __global__ void __launch_bounds__(quad_columns* quad_lanes)
 template <Precision P, class T>
 void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
-        detail::in_quads(a.y)) {
+    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::is_vectorised(a.weight) &&
+        detail::is_vectorised(a.x) && detail::is_vectorised(a.y)) {
       const detail::stretches s(a.x.rows);
-      detail::launch(device, "headwise_forward",
-                     {detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes)},
-                     detail::headwise_forward_kernel<T>, a, s.each);
+      detail::launch(
+          device, "headwise_forward",
+          {detail::column_grid(s.tiles, 4 * a.blocks), dim3(detail::block_columns, detail::block_lanes)},
+          detail::headwise_forward_kernel<T>, a, s.each);
       return;
     }
   distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
@@ -105,13 +105,14 @@ void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
 template <Precision P, class T>
 void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::in_quads(a.weight) && detail::in_quads(a.x) &&
-        detail::in_quads(a.dy) && detail::in_quads(a.dx)) {
+    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::is_vectorised(a.weight) &&
+        detail::is_vectorised(a.x) && detail::is_vectorised(a.dy) && detail::is_vectorised(a.dx)) {
       const detail::stretches s(a.x.rows);
       auto partial = device.template scratch<float>(s.tiles * 16 * a.blocks);
-      detail::launch(device, "headwise_backward",
-                     {detail::quad_grid(s.tiles, 4 * a.blocks), dim3(detail::quad_columns, detail::quad_lanes)},
-                     detail::headwise_backward_kernel<T>, a, s.each, partial.data());
+      detail::launch(
+          device, "headwise_backward",
+          {detail::column_grid(s.tiles, 4 * a.blocks), dim3(detail::block_columns, detail::block_lanes)},
+          detail::headwise_backward_kernel<T>, a, s.each, partial.data());
       return add_column_sums(device, matrix_view<const float>(partial.data(), s.tiles, 16 * a.blocks),
                              a.dweight);
     }

@@ -5,9 +5,9 @@
 #include <optional>
 #include <type_traits>
 
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
-#include <distil_xlstm/device/cuda/quick.cuh>
-#include <distil_xlstm/device/cuda/stored.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/math/kth_largest.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
@@ -20,7 +20,7 @@ template <int Threads, int Pass, class List, class L>
 __device__ auto fold_row(const List& terms, const typename List::results& before, const L* student,
                          const L* teacher, int cols, unsigned char* memory) {
   using T = typename List::scalar;
-  using V = quick<T>;
+  using V = fast_scalar<T, approximate::exponential>;
   using acc = typename List::template acc<T, Pass>;
   using pack = read_pack<L>;
   constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(Threads)
     head_rows_kernel(Rows rows, const L* student, const L* teacher, index stride, G* gradient,
                      index gradient_stride, int cols, bool second_pass) {
   using T = typename Rows::scalar;
-  using V = quick<T>;
+  using V = fast_scalar<T, approximate::exponential>;
   using list = typename Rows::list;
   using target = typename Rows::target;
   constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;

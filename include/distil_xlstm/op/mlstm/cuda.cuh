@@ -221,7 +221,7 @@ class mlstm_products {
     float *c = tape + z_.tasks, *n = c + z_.tasks * size;
     return {c, shape_.heads * size, size, n, shape_.heads * shape_.query, shape_.query};
   }
-  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, fours_align(x, head)}; }
+  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, is_vectorised(x, head)}; }
 
   void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
              float* m_last, float* m_kept, const mlstm_rows& rows) const {

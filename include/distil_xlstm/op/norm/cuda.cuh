@@ -1,8 +1,8 @@
 #pragma once
 
 #include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
-#include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/op/norm/op.hpp>
 
 namespace distil_xlstm::device {
@@ -20,45 +20,18 @@ struct held_row {
   static __device__ int column(int turn) { return 4 * (lane() + Threads * turn); }
 
   /// Zeros from `width` on.
-  __device__ void load(const float* row, int width, bool quads) {
+  __device__ void load(const float* row, int width, bool vectorised) {
 #pragma unroll
     for (int i = 0; i < Turns; ++i) {
-      const int c = column(i);
-      if (quads) {
-        const float4 x = c < width ? *reinterpret_cast<const float4*>(row + c) : float4{0, 0, 0, 0};
-        v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) v[i][e] = c + e < width ? row[c + e] : 0.f;
-      }
+      const float4 x = load4(row, column(i), width, vectorised);
+      v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
     }
   }
-  __device__ void store(float* row, int width, bool quads) const {
+  template <class T>
+  __device__ void store(T* row, int width, bool vectorised) const {
 #pragma unroll
-    for (int i = 0; i < Turns; ++i) {
-      const int c = column(i);
-      if (quads) {
-        if (c < width) *reinterpret_cast<float4*>(row + c) = {v[i][0], v[i][1], v[i][2], v[i][3]};
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (c + e < width) row[c + e] = v[i][e];
-      }
-    }
-  }
-  __device__ void store(bf16* row, int width, bool quads) const {
-#pragma unroll
-    for (int i = 0; i < Turns; ++i) {
-      const int c = column(i);
-      if (quads) {
-        if (c < width)
-          *reinterpret_cast<uint2*>(row + c) = {pack_bf16(v[i][0], v[i][1]), pack_bf16(v[i][2], v[i][3])};
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (c + e < width) row[c + e] = bf16(v[i][e]);
-      }
-    }
+    for (int i = 0; i < Turns; ++i)
+      store4(row, column(i), width, vectorised, {v[i][0], v[i][1], v[i][2], v[i][3]});
   }
   /// f(number, turn, e) for each number within the width.
   template <class F>
@@ -71,7 +44,7 @@ struct held_row {
   }
   /// The sums of each of `Count` numbers over the row's threads, the same for all of them.
   template <int Count>
-  static __device__ void total(float (&x)[Count]) {
+  static __device__ void sum(float (&x)[Count]) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
 #pragma unroll
@@ -91,14 +64,6 @@ struct held_row {
   }
 };
 
-template <class T>
-__device__ bool in_quads(matrix_view<T> m, index width) {
-  return width % 4 == 0 && m.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
-}
-inline __device__ bool in_quads(const float* p, index width) {
-  return width % 4 == 0 && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
-}
-
 /// What a row is normalised by; h <- h - mean.
 struct row_statistics {
   float mean, inverse;
@@ -109,14 +74,14 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
   float mean[1] = {0}, variance[1] = {0};
   if (n.subtract_mean) {
     h.each(width, [&](float v, int, int) { mean[0] += v; });
-    Held::total(mean);
+    Held::sum(mean);
     mean[0] /= static_cast<float>(width);
   }
   h.each(width, [&](float& v, int, int) {
     v -= mean[0];
     variance[0] = fmaf(v, v, variance[0]);
   });
-  Held::total(variance);
+  Held::sum(variance);
   return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
 }
 
@@ -132,34 +97,34 @@ __global__ void __launch_bounds__(256)
   if (row >= x.rows) return;  // a whole warp, or a whole block
   const index at = (short_row - row * groups) * width;
   held h;
-  h.load(x.row(row) + at, width, in_quads(x, width));
+  h.load(x.row(row) + at, width, is_vectorised(x, width));
   const row_statistics by = statistics_of(n, h);
   if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
   if constexpr (Write) {
     held scale;
-    scale.load(n.weight + at, width, in_quads(n.weight, width));
+    scale.load(n.weight + at, width, is_vectorised(n.weight, 0, width));
     const float base = n.residual_weight ? 1 : 0;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
-    h.store(y.row(row) + at, width, in_quads(y, width));
+    h.store(y.row(row) + at, width, is_vectorised(y, width));
   }
 }
 
 /// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
-template <int Threads, int Turns, bool Quads>
+template <int Threads, int Turns, bool Vectorised>
 __global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
     bf16_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
   using held = held_row<Threads, Turns>;
   const int width = static_cast<int>(n.width);
   const float base = n.residual_weight ? 1 : 0;
   held scale;
-  scale.load(n.weight, width, Quads);
+  scale.load(n.weight, width, Vectorised);
   for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
        row += static_cast<index>(gridDim.x) * held::rows_a_block) {
     held h;
-    h.load(x.row(row), width, Quads);
+    h.load(x.row(row), width, Vectorised);
     const float inverse = statistics_of(n, h).inverse;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * inverse); });
-    h.store(y.row(row), width, Quads);
+    h.store(y.row(row), width, Vectorised);
   }
 }
 
@@ -171,8 +136,8 @@ __global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
   using held = held_row<Threads, Turns>;
   const int width = static_cast<int>(n.width), group = static_cast<int>(blockIdx.y);
   const int at = group * width;
-  const bool quads = in_quads(x, width) && in_quads(dy, width) && in_quads(dx, width);
-  const bool weight_quads = in_quads(n.weight, width);
+  const bool vectorised = is_vectorised(x, width) && is_vectorised(dy, width) && is_vectorised(dx, width);
+  const bool weight_vectorised = is_vectorised(n.weight, 0, width);
   const float base = n.residual_weight ? 1 : 0;
   held dw;
 #pragma unroll
@@ -182,14 +147,14 @@ __global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
   for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
        row += static_cast<index>(gridDim.x) * held::rows_a_block) {
     held u, g;
-    u.load(x.row(row) + at, width, quads);
-    g.load(dy.row(row) + at, width, quads);
+    u.load(x.row(row) + at, width, vectorised);
+    g.load(dy.row(row) + at, width, vectorised);
     const float* s = statistics + 2 * (row * n.groups + group);
     const float mean = s[0], inverse = s[1];
     float means[2] = {0, 0};
     {
       held scale;
-      scale.load(n.weight + at, width, weight_quads);
+      scale.load(n.weight + at, width, weight_vectorised);
       u.each(width, [&](float& v, int i, int e) {
         v = (v - mean) * inverse;
         dw.v[i][e] = fmaf(g.v[i][e], v, dw.v[i][e]);
@@ -198,11 +163,11 @@ __global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
         means[1] = fmaf(g.v[i][e], v, means[1]);
       });
     }
-    held::total(means);
+    held::sum(means);
     const float of_g = n.subtract_mean ? means[0] / static_cast<float>(width) : 0.f;
     const float of_gu = means[1] / static_cast<float>(width);
     g.each(width, [&](float& v, int i, int e) { v = inverse * (v - of_g - u.v[i][e] * of_gu); });
-    g.store(dx.row(row) + at, width, quads);
+    g.store(dx.row(row) + at, width, vectorised);
   }
   float* out = partial + (static_cast<index>(blockIdx.x) * n.groups + group) * width;
   if constexpr (held::rows_a_block == 1) {
@@ -263,13 +228,12 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
 /// y in bfloat16, of rows that are one group.
 template <class T>
 void forward_bf16(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
-  const auto at_16 = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  const bool quads = n.width % 4 == 0 && x.stride % 4 == 0 && y.stride % 4 == 0 && at_16(x.data) &&
-                     at_16(y.data) && at_16(n.weight);
+  const bool vectorised =
+      is_vectorised(x, n.width) && y.stride % 4 == 0 && is_aligned(y.data) && is_aligned(n.weight);
   choose(n.width, [&]<int Threads, int Turns>() {
     const unsigned blocks =
         static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
-    if (quads)
+    if (vectorised)
       launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, true>, n, x, y);
     else
       launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, false>, n, x, y);

@@ -109,9 +109,9 @@ slstm_cut slstm_float_cut(const cuda_base& device, index head, int& blocks, int 
   slstm_cut cut{};
   cut.channels = static_cast<int>(blocks_for(head, blocks));
   blocks = static_cast<int>(blocks_for(head, cut.channels));
-  const index most = backward ? cut.channels : (head + 3) / 4;
+  const index max_parts = backward ? cut.channels : (head + 3) / 4;
   cut.parts =
-      static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, most));
+      static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, max_parts));
   cut.resident = true;
   if (4 * floats(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
   return cut;

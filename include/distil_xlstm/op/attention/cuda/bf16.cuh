@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/device/cuda/async_copy.cuh>
 #include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 #include <distil_xlstm/op/attention/cuda/warp.cuh>
@@ -20,7 +20,7 @@ struct query_angles {
 
 /// Queries stay in registers; two tiles of keys and two of values are in shared memory: one of each is
 /// multiplied, one on its way.
-template <int Width, int Keys, bool Quads>
+template <int Width, int Keys, bool Vectorised>
 struct bf16_tile : warp_tile<Width, Keys> {
   using base = warp_tile<Width, Keys>;
   using base::column_of, base::pitch, base::threads;
@@ -41,16 +41,13 @@ struct bf16_tile : warp_tile<Width, Keys> {
       if (c >= n) continue;
       const bf16* from = row(min(r, count - 1));
       std::uint16_t* to = tile + r * pitch + c;
-      if constexpr (Quads)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from + c)
-                     : "memory");
+      if constexpr (Vectorised)
+        copy_async_16(to, from + c);
       else
         *reinterpret_cast<uint4*>(to) = {pair(from, c, n), pair(from, c + 2, n), pair(from, c + 4, n),
                                          pair(from, c + 6, n)};
     }
   }
-  static __device__ void close() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-  static __device__ void arrive() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
   /// What `fetch` never writes, of all four tiles.
   static __device__ void clear(std::uint16_t* tiles, int n) {
     for (int piece = static_cast<int>(threadIdx.x); piece < 4 * pieces; piece += threads) {
@@ -60,7 +57,7 @@ struct bf16_tile : warp_tile<Width, Keys> {
   }
   /// Columns c and c + 1, zero from column n on.
   static __device__ std::uint32_t pair(const bf16* row, int c, int n) {
-    if constexpr (Quads) return c < n ? *reinterpret_cast<const std::uint32_t*>(row + c) : 0u;
+    if constexpr (Vectorised) return c < n ? *reinterpret_cast<const std::uint32_t*>(row + c) : 0u;
     const std::uint32_t first = c < n ? row[c].bits : 0u, second = c + 1 < n ? row[c + 1].bits : 0u;
     return first | second << 16;
   }
@@ -74,7 +71,7 @@ struct bf16_tile : warp_tile<Width, Keys> {
     for (int i = 0; i < Width / 8; ++i) {
       const int c = column_of(i, 0);
       const std::uint32_t both = pack_bf16(x[i][2 * half] * factor, x[i][2 * half + 1] * factor);
-      if constexpr (Quads) {
+      if constexpr (Vectorised) {
         if (c < n) *reinterpret_cast<std::uint32_t*>(row + c) = both;
       } else {
         if (c < n) row[c].bits = static_cast<std::uint16_t>(both);
@@ -84,9 +81,6 @@ struct bf16_tile : warp_tile<Width, Keys> {
   }
 };
 
-__device__ inline float2 unpack_bf16(std::uint32_t both) {
-  return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
-}
 /// A row's pairs of columns `low` and, half a head further, `high`, rotated.
 __device__ inline void turn_pairs(std::uint32_t& low, std::uint32_t& high, const query_angles& angles,
                                   index row, int column, int half, const float* bias) {
@@ -122,7 +116,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   const auto fetch = [&](int j0, int place) {
     tile::fetch(k + place * tile::tile_numbers, end - j0, n, [&](int r) { return keys_of(j0 + r); });
     tile::fetch(v + place * tile::tile_numbers, end - j0, n, [&](int r) { return values_of(j0 + r); });
-    tile::close();
+    commit_copies();
   };
   fetch(begin, 0);
   if (n < width) tile::clear(k, n);
@@ -153,7 +147,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   typename tile::results out = {};
   int place = 0;
   for (int j0 = begin; j0 < end; j0 += keys, place ^= 1) {
-    tile::arrive();
+    wait_for_copies<0>();
     __syncthreads();
     if (j0 + keys < end) fetch(j0 + keys, place ^ 1);
     if (softmax.idle(j0, keys)) continue;
@@ -176,29 +170,29 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   }
 }
 
-template <int Width, int Keys, bool Quads>
+template <int Width, int Keys, bool Vectorised>
 void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, const query_angles& angles) {
-  using tile = bf16_tile<Width, Keys, Quads>;
+  using tile = bf16_tile<Width, Keys, Vectorised>;
   const int tiles = row_tiles(a, tile::rows);
   launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes}, forward_bf16_kernel<tile>, a,
          angles, tiles);
 }
 /// Whether a thread has both numbers of a pair that is rotated, and reads its angles in twos.
 inline bool turns_queries(const attention_arguments<bf16>& a, const query_angles& angles) {
-  const auto even = [](const float* p) { return reinterpret_cast<std::uintptr_t>(p) % 8 == 0; };
-  return (a.shape.width == 64 || a.shape.width == 128) && in_quads(a) && angles.stride % 2 == 0 &&
+  const auto even = [](const float* p) { return is_aligned(p, 8); };
+  return (a.shape.width == 64 || a.shape.width == 128) && is_vectorised(a) && angles.stride % 2 == 0 &&
          even(angles.cosines) && even(angles.sines);
 }
 /// y = attention of queries that are rotated, if there are `angles`, on their way. Heads up to 128 wide.
 template <class S>
 void forward_bf16(cuda_base& device, const attention_arguments<S>& a, const query_angles& angles) {
-  const auto run = [&]<bool Quads>() {
+  const auto run = [&]<bool Vectorised>() {
     if (a.shape.width <= 64)
-      run_forward_bf16<64, 32, Quads>(device, a, angles);
+      run_forward_bf16<64, 32, Vectorised>(device, a, angles);
     else
-      run_forward_bf16<128, 64, Quads>(device, a, angles);
+      run_forward_bf16<128, 64, Vectorised>(device, a, angles);
   };
-  in_quads(a) ? run.template operator()<true>() : run.template operator()<false>();
+  is_vectorised(a) ? run.template operator()<true>() : run.template operator()<false>();
 }
 
 }  // namespace distil_xlstm::device::detail::flash

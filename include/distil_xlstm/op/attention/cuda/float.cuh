@@ -1,5 +1,6 @@
 #pragma once
 
+#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 
@@ -11,7 +12,7 @@ template <int Width, int Each>
 struct float_tile {
   static constexpr int threads = 256, rows = 16 * Each;
   static constexpr int pitch = Width + 4, score_pitch = rows + 4;
-  static constexpr int columns = Width / 64;  ///< quads of a thread's results
+  static constexpr int columns = Width / 64;  ///< float4s of a thread's results
   static constexpr int row_numbers = rows * pitch, score_numbers = rows * score_pitch;
 
   static __device__ int x() { return static_cast<int>(threadIdx.x) % 16; }
@@ -19,7 +20,7 @@ struct float_tile {
 
   /// tile[i] = row(i) for i < count, else zeros. Some at once, so that they are waited for together.
   template <class Row>
-  static __device__ void load(float* tile, int count, int n, bool quads, const Row& row) {
+  static __device__ void load(float* tile, int count, int n, bool vectorised, const Row& row) {
     constexpr int each = Width / 4, at_once = 4;
     static_assert(rows * each % (threads * at_once) == 0);
     for (int first = static_cast<int>(threadIdx.x); first < rows * each; first += threads * at_once) {
@@ -27,12 +28,12 @@ struct float_tile {
 #pragma unroll
       for (int i = 0; i < at_once; ++i) {
         const int r = (first + threads * i) / each, c = (first + threads * i) % each * 4;
-        x[i] = r < count ? load_four(row(r), c, n, quads) : float4{0, 0, 0, 0};
+        x[i] = r < count ? load4(row(r), c, n, vectorised) : float4{0, 0, 0, 0};
       }
 #pragma unroll
       for (int i = 0; i < at_once; ++i) {
         const int r = (first + threads * i) / each, c = (first + threads * i) % each * 4;
-        *reinterpret_cast<float4*>(tile + r * pitch + c) = x[i];
+        store4(tile + r * pitch + c, x[i]);
       }
     }
   }
@@ -47,19 +48,14 @@ struct float_tile {
       float4 u[Each], w[Each];
 #pragma unroll
       for (int i = 0; i < Each; ++i) {
-        u[i] = *reinterpret_cast<const float4*>(a + (y() + 16 * i) * pitch + c);
-        w[i] = *reinterpret_cast<const float4*>(b + (x() + 16 * i) * pitch + c);
+        u[i] = load4(a + (y() + 16 * i) * pitch + c);
+        w[i] = load4(b + (x() + 16 * i) * pitch + c);
       }
 #pragma unroll
       for (int i = 0; i < Each; ++i)
 #pragma unroll
-        for (int j = 0; j < Each; ++j)
-          s[i][j] =
-              fmaf(u[i].w, w[j].w, fmaf(u[i].z, w[j].z, fmaf(u[i].y, w[j].y, fmaf(u[i].x, w[j].x, s[i][j]))));
+        for (int j = 0; j < Each; ++j) s[i][j] = add_dot(s[i][j], u[i], w[j]);
     }
-  }
-  static __device__ void add(float4& to, float w, float4 x) {
-    to.x = fmaf(w, x.x, to.x), to.y = fmaf(w, x.y, to.y), to.z = fmaf(w, x.z, to.z), to.w = fmaf(w, x.w, to.w);
   }
   /// out[i] += sum_k w[y + 16 i, k] b[k], columns 4 x + 64 c.
   static __device__ void combine(float4 (&out)[Each][columns], const float* w, const float* b) {
@@ -67,21 +63,20 @@ struct float_tile {
     for (int k = 0; k < rows; k += 4) {
       float4 weight[Each];
 #pragma unroll
-      for (int i = 0; i < Each; ++i)
-        weight[i] = *reinterpret_cast<const float4*>(w + (y() + 16 * i) * score_pitch + k);
+      for (int i = 0; i < Each; ++i) weight[i] = load4(w + (y() + 16 * i) * score_pitch + k);
 #pragma unroll
       for (int c = 0; c < columns; ++c)
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
-          const float4 row = *reinterpret_cast<const float4*>(b + (k + l) * pitch + 4 * x() + 64 * c);
+          const float4 row = load4(b + (k + l) * pitch + 4 * x() + 64 * c);
 #pragma unroll
           for (int i = 0; i < Each; ++i)
-            add(out[i][c],
-                l == 0   ? weight[i].x
-                : l == 1 ? weight[i].y
-                : l == 2 ? weight[i].z
-                         : weight[i].w,
-                row);
+            out[i][c] = add_product(out[i][c],
+                                    l == 0   ? weight[i].x
+                                    : l == 1 ? weight[i].y
+                                    : l == 2 ? weight[i].z
+                                             : weight[i].w,
+                                    row);
         }
     }
   }
@@ -96,21 +91,15 @@ struct float_tile {
             *reinterpret_cast<const float2*>(w + k * score_pitch + Each * y() + i);
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
-        const float4 row = *reinterpret_cast<const float4*>(b + k * pitch + 4 * x() + 64 * c);
+        const float4 row = load4(b + k * pitch + 4 * x() + 64 * c);
 #pragma unroll
-        for (int i = 0; i < Each; ++i) add(out[i][c], weight[i], row);
+        for (int i = 0; i < Each; ++i) out[i][c] = add_product(out[i][c], weight[i], row);
       }
     }
   }
   /// Over the 16 threads of a row.
-  static __device__ float most(float v) {
-    for (int step = 8; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
-    return v;
-  }
-  static __device__ float total(float v) {
-    for (int step = 8; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
-    return v;
-  }
+  static __device__ float max(float v) { return warp_max<16>(v); }
+  static __device__ float sum(float v) { return warp_sum<16>(v); }
 };
 
 /// Masks and softmax of a thread's rows of scores, tile after tile.
@@ -137,7 +126,7 @@ struct float_softmax {
       if (!sees(i, j0 + tile::x() + 16 * j)) s[j] = -INFINITY;
       top = fmaxf(top, s[j]);
     }
-    top = tile::most(top);
+    top = tile::max(top);
     const float keep = expf((largest[i] - top) * scale);
     largest[i] = top;
     float more = 0;
@@ -150,7 +139,7 @@ struct float_softmax {
 
 template <int Width, int Each>
 __global__ void __launch_bounds__(256, 2)
-    forward_float_kernel(attention_arguments<float> a, int tiles, bool quads) {
+    forward_float_kernel(attention_arguments<float> a, int tiles, bool vectorised) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
   float *q = reinterpret_cast<float*>(memory), *kv = q + tile::row_numbers, *weights = kv + tile::row_numbers;
@@ -160,18 +149,18 @@ __global__ void __launch_bounds__(256, 2)
   const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
   const float scale = a.scale();
 
-  tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+  tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float4 out[Each][tile::columns] = {};
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(kv, end - j0, n, quads,
+    tile::load(kv, end - j0, n, vectorised,
                [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     float s[Each][Each];
     tile::scores(s, q, kv);
     __syncthreads();
-    tile::load(kv, end - j0, n, quads,
+    tile::load(kv, end - j0, n, vectorised,
                [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
 #pragma unroll
     for (int i = 0; i < Each; ++i) {
@@ -191,13 +180,13 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
   for (int i = 0; i < Each; ++i) {
     const int m = m0 + tile::y() + 16 * i;
-    const float inverse = 1 / tile::total(softmax.sum[i]);
+    const float inverse = 1 / tile::sum(softmax.sum[i]);
     if (m >= end_row) continue;
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c) {
       const float4 o = out[i][c];
-      store_four(p.queries(a.y)(m), 4 * tile::x() + 64 * c, n, quads,
-                 {o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse});
+      store4(p.queries(a.y)(m), 4 * tile::x() + 64 * c, n, vectorised,
+             {o.x * inverse, o.y * inverse, o.z * inverse, o.w * inverse});
     }
   }
 }
@@ -205,7 +194,7 @@ __global__ void __launch_bounds__(256, 2)
 /// dq of a tile of queries, and what the other kernel needs to know of them.
 template <int Width, int Each>
 __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
-    backward_queries_kernel(attention_backward_arguments<float> g, int tiles, bool quads, row_sums* kept) {
+    backward_queries_kernel(attention_backward_arguments<float> g, int tiles, bool vectorised, row_sums* kept) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
   float *q = reinterpret_cast<float*>(memory), *dy = q + tile::row_numbers, *k = dy + tile::row_numbers,
@@ -218,13 +207,14 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
   const float scale = a.scale();
 
-  tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-  tile::load(dy, end_row - m0, n, quads, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
+  tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+  tile::load(dy, end_row - m0, n, vectorised, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float s[Each][Each], dp[Each][Each];
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(k, end - j0, n, quads, [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+    tile::load(k, end - j0, n, vectorised,
+               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     tile::scores(s, q, k);
 #pragma unroll
@@ -234,21 +224,22 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
 #pragma unroll
   for (int i = 0; i < Each; ++i) {
     const int row = tile::y() + 16 * i, m = m0 + row;
-    inverse[i] = 1 / tile::total(softmax.sum[i]);
+    inverse[i] = 1 / tile::sum(softmax.sum[i]);
     mean[i] = 0;
     if (m < end_row) {
       const float* y = p.queries(a.y)(m);
       for (int c = tile::x(); c < n; c += 16) mean[i] = fmaf(dy[row * tile::pitch + c], y[c], mean[i]);
     }
-    mean[i] = tile::total(mean[i]);
+    mean[i] = tile::sum(mean[i]);
     if (m < end_row && tile::x() == 0)
       kept[static_cast<index>(task) * p.rows + m] = {softmax.largest[i], inverse[i], mean[i], 0};
   }
   float4 dq[Each][tile::columns] = {};
   for (int j0 = begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
-    tile::load(k, end - j0, n, quads, [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
-    tile::load(v, end - j0, n, quads,
+    tile::load(k, end - j0, n, vectorised,
+               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+    tile::load(v, end - j0, n, vectorised,
                [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
     __syncthreads();
     tile::scores(s, q, k);
@@ -271,14 +262,15 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
     if (m >= end_row) continue;
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c)
-      store_four(p.queries(g.dq)(m), 4 * tile::x() + 64 * c, n, quads, dq[i][c]);
+      store4(p.queries(g.dq)(m), 4 * tile::x() + 64 * c, n, vectorised, dq[i][c]);
   }
 }
 
 /// dk and dv of a tile of this call's keys, over all queries that see one of them.
 template <int Width, int Each>
 __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
-    backward_keys_kernel(attention_backward_arguments<float> g, int tiles, bool quads, const row_sums* kept) {
+    backward_keys_kernel(attention_backward_arguments<float> g, int tiles, bool vectorised,
+                         const row_sums* kept) {
   using tile = float_tile<Width, Each>;
   extern __shared__ __align__(16) unsigned char memory[];
   float *q = reinterpret_cast<float*>(memory), *dy = q + tile::row_numbers, *k = dy + tile::row_numbers,
@@ -290,14 +282,14 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   const int n = p.width(), end_key = min(s0 + tile::rows, time);
   const float scale = a.scale();
 
-  tile::load(k, end_key - s0, n, quads, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
-  tile::load(v, end_key - s0, n, quads, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
+  tile::load(k, end_key - s0, n, vectorised, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
+  tile::load(v, end_key - s0, n, vectorised, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
   float4 dk[Each][tile::columns] = {}, dv[Each][tile::columns] = {};
   for (int m0 = s0 * p.group(); m0 < p.rows && p.first(m0) < p.past + end_key; m0 += tile::rows) {
     __syncthreads();
     const int end_row = min(m0 + tile::rows, p.rows);
-    tile::load(q, end_row - m0, n, quads, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-    tile::load(dy, end_row - m0, n, quads, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
+    tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
+    tile::load(dy, end_row - m0, n, vectorised, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
     __syncthreads();
     float s[Each][Each], dp[Each][Each];
     tile::scores(s, q, k);
@@ -327,8 +319,8 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
     if (s >= end_key) continue;
 #pragma unroll
     for (int c = 0; c < tile::columns; ++c) {
-      store_four(p.now(g.dk)(s), 4 * tile::x() + 64 * c, n, quads, dk[i][c]);
-      store_four(p.now(g.dv)(s), 4 * tile::x() + 64 * c, n, quads, dv[i][c]);
+      store4(p.now(g.dk)(s), 4 * tile::x() + 64 * c, n, vectorised, dk[i][c]);
+      store4(p.now(g.dv)(s), 4 * tile::x() + 64 * c, n, vectorised, dv[i][c]);
     }
   }
 }
@@ -339,7 +331,7 @@ void forward_float(cuda_base& device, const attention_arguments<float>& a) {
   constexpr int bytes = (2 * tile::row_numbers + tile::score_numbers) * 4;
   const int tiles = row_tiles(a, tile::rows);
   launch(device, "attention", {blocks(a, tiles), tile::threads, bytes}, forward_float_kernel<Width, Each>, a,
-         tiles, in_quads(a));
+         tiles, is_vectorised(a));
 }
 template <int Width, int Each, class D>
 void backward_float(D& device, const attention_backward_arguments<float>& g) {
@@ -347,14 +339,14 @@ void backward_float(D& device, const attention_backward_arguments<float>& g) {
   constexpr int bytes = (4 * tile::row_numbers + 2 * tile::score_numbers) * 4;
   if (device.shared_bytes() < bytes) return distil_xlstm::attention_backward<D, float>(device, g);
   const auto& a = g.forward;
-  const bool quads = in_quads(g);
+  const bool vectorised = is_vectorised(g);
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
   const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
   constexpr int fewer = bytes - tile::score_numbers * 4;
   launch(device, "attention's gradient", {blocks(a, queries), tile::threads, fewer},
-         backward_queries_kernel<Width, Each>, g, queries, quads, kept.data());
+         backward_queries_kernel<Width, Each>, g, queries, vectorised, kept.data());
   launch(device, "attention's gradient", {blocks(a, keys), tile::threads, bytes},
-         backward_keys_kernel<Width, Each>, g, keys, quads, kept.data());
+         backward_keys_kernel<Width, Each>, g, keys, vectorised, kept.data());
 }
 
 }  // namespace distil_xlstm::device::detail::flash

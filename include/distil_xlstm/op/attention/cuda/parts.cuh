@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/op/attention/op.hpp>
 
 // What the kernels of attention share.
@@ -86,48 +87,23 @@ struct part_of {
 };
 using part = part_of<float>;
 
-/// Four numbers of a row from column c on, zeros from column n on; in one access where `quads` allows it.
-__device__ inline float4 load_four(const float* row, int c, int n, bool quads) {
-  if (quads) return c < n ? *reinterpret_cast<const float4*>(row + c) : float4{0, 0, 0, 0};
-  return {c < n ? row[c] : 0.f, c + 1 < n ? row[c + 1] : 0.f, c + 2 < n ? row[c + 2] : 0.f,
-          c + 3 < n ? row[c + 3] : 0.f};
-}
-__device__ inline void store_four(float* row, int c, int n, bool quads, float4 x) {
-  if (quads) {
-    if (c < n) *reinterpret_cast<float4*>(row + c) = x;
-    return;
-  }
-  if (c < n) row[c] = x.x;
-  if (c + 1 < n) row[c + 1] = x.y;
-  if (c + 2 < n) row[c + 2] = x.z;
-  if (c + 3 < n) row[c + 3] = x.w;
-}
-
 /// What the backward pass keeps of each query between its two kernels: p_s = exp((score_s - largest) /
 /// sqrt(width)) inverse, and dy . y.
 struct row_sums {
   float largest, inverse, mean, unused;
 };
 
-template <class T>
-bool in_quads(matrix_view<T> m) {
-  return m.stride * static_cast<index>(sizeof(T)) % 16 == 0 &&
-         reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
-}
-template <class T>
-bool in_quads(batched_state<const T> m) {
-  return m.stride * static_cast<index>(sizeof(T)) % 16 == 0 &&
-         reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0;
-}
+using detail::is_vectorised;
 /// Whether every row of every head begins at 16 bytes.
 template <class S>
-bool in_quads(const attention_arguments<S>& a) {
-  return a.shape.width * static_cast<index>(sizeof(S)) % 16 == 0 && in_quads(a.q) && in_quads(a.k) &&
-         in_quads(a.v) && in_quads(a.y) &&
-         (!a.past.length.data || (in_quads(a.past.keys) && in_quads(a.past.values)));
+bool is_vectorised(const attention_arguments<S>& a) {
+  const auto past = [&](batched_state<const S> m) { return is_vectorised(m.data, m.stride); };
+  return is_vectorised(a.q, a.shape.width) && is_vectorised(a.k) && is_vectorised(a.v) && is_vectorised(a.y) &&
+         (!a.past.length.data || (past(a.past.keys) && past(a.past.values)));
 }
-inline bool in_quads(const attention_backward_arguments<float>& g) {
-  return in_quads(g.forward) && in_quads(g.dy) && in_quads(g.dq) && in_quads(g.dk) && in_quads(g.dv);
+inline bool is_vectorised(const attention_backward_arguments<float>& g) {
+  return is_vectorised(g.forward) && is_vectorised(g.dy) && is_vectorised(g.dq) && is_vectorised(g.dk) &&
+         is_vectorised(g.dv);
 }
 template <class S>
 int row_tiles(const attention_arguments<S>& a, int rows) {

@@ -2,14 +2,15 @@
 
 #include <algorithm>
 
+#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 
 // Attention of single tokens: keys and values are read once, in order, by many blocks a sequence.
 namespace distil_xlstm::device::detail::flash {
 
-/// Sums over some of the keys, by their largest score.
+/// Sums over some of the keys, by their max_score score.
 struct partial_sums {
-  float largest, total;
+  float max, sum;
 };
 /// Sums each of `Count` numbers over `Lanes` threads, each of which gets one of the sums, or Count / Lanes of
 /// them, or the same as its neighbours: number lane * Count / Lanes on. Half of what is left changes hands at
@@ -34,12 +35,12 @@ __device__ void scatter_sums(float (&x)[Count], int lane) {
   }
 }
 /// `Lanes` threads, a team, share a key, four numbers each and `Turns` times; up to `Heads` queries meet it. A
-/// split has at least `least` keys, so that short pasts are few splits.
+/// split has at least `min_keys`, so that short pasts are few splits.
 template <int Lanes, int Turns, int Heads>
-__global__ void __launch_bounds__(128)
-    decode_kernel(attention_arguments<float> a, int splits, bool quads, partial_sums* sums, float* partial) {
+__global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> a, int splits, bool vectorised,
+                                                     partial_sums* sums, float* partial) {
   constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns,
-                least = 2 * teams * at_once;
+                min_keys = 2 * teams * at_once;
   // A score (of a head and a key) to each lane, or several, or the same one to `alike` neighbours.
   constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
   constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(128)
   const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
   const part p(a, rest / parts);
   const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
-  const int low = p.first(0), all_keys = p.keys() - low, each = max((all_keys + splits - 1) / splits, least);
+  const int low = p.first(0), all_keys = p.keys() - low, each = max((all_keys + splits - 1) / splits, min_keys);
   const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
   const int lane = static_cast<int>(threadIdx.x) % Lanes, team = static_cast<int>(threadIdx.x) / Lanes;
   const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
@@ -69,9 +70,9 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int i = 0; i < Turns; ++i)
       q[h][i] =
-          h < heads ? load_four(queries(head0 + h), 4 * (lane + Lanes * i), n, quads) : float4{0, 0, 0, 0};
+          h < heads ? load4(queries(head0 + h), 4 * (lane + Lanes * i), n, vectorised) : float4{0, 0, 0, 0};
   const int first_score = lane / alike * each_lane, my_head = first_score / at_once;
-  float largest = no_score, total = 0;  // of this lane's head; of this lane's keys
+  float max_score = no_score, sum = 0;  // of this lane's head; of this lane's keys
 
   for (int j0 = begin; j0 < end; j0 += teams * at_once) {
     float4 k[at_once][Turns], v[at_once][Turns];
@@ -81,8 +82,8 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int i = 0; i < Turns; ++i) {
         const int c = 4 * (lane + Lanes * i);
-        k[u][i] = j < end ? load_four(keys_of(j), c, n, quads) : float4{0, 0, 0, 0};
-        v[u][i] = j < end ? load_four(values_of(j), c, n, quads) : float4{0, 0, 0, 0};
+        k[u][i] = j < end ? load4(keys_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
+        v[u][i] = j < end ? load4(values_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
       }
     }
     float s[count];
@@ -94,27 +95,23 @@ __global__ void __launch_bounds__(128)
         x = 0;
         if (h < heads)
 #pragma unroll
-          for (int i = 0; i < Turns; ++i)
-            x = fmaf(q[h][i].w, k[u][i].w,
-                     fmaf(q[h][i].z, k[u][i].z, fmaf(q[h][i].y, k[u][i].y, fmaf(q[h][i].x, k[u][i].x, x))));
+          for (int i = 0; i < Turns; ++i) x = add_dot(x, q[h][i], k[u][i]);
       }
     scatter_sums<Lanes>(s, lane);
-    float top = largest;
+    float top = max_score;
 #pragma unroll
     for (int i = 0; i < each_lane; ++i) {
       if (j0 + (first_score + i) % at_once * teams + team >= end) s[i] = -INFINITY;
       top = fmaxf(top, s[i]);
     }
-#pragma unroll
-    for (int step = lanes_a_head / 2; step >= alike; step /= 2)
-      top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
-    const float keep = expf((largest - top) * scale);
-    largest = top, total *= keep;
+    top = warp_max<lanes_a_head, alike>(top);
+    const float keep = expf((max_score - top) * scale);
+    max_score = top, sum *= keep;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < each_lane; ++i) {
       const float w = expf((s[i] - top) * scale);
-      total += w;
+      sum += w;
       weights[team][first_score + i] = w;
     }
     keeps[team][my_head] = keep;
@@ -129,27 +126,23 @@ __global__ void __launch_bounds__(128)
         o.x *= old, o.y *= old, o.z *= old, o.w *= old;
 #pragma unroll
         for (int u = 0; u < at_once; ++u) {
-          const float w = weights[team][h * at_once + u];
-          o.x = fmaf(w, v[u][i].x, o.x), o.y = fmaf(w, v[u][i].y, o.y);
-          o.z = fmaf(w, v[u][i].z, o.z), o.w = fmaf(w, v[u][i].w, o.w);
+          o = add_product(o, weights[team][h * at_once + u], v[u][i]);
         }
       }
     }
   }
-#pragma unroll
-  for (int step = lanes_a_head / 2; step >= alike; step /= 2) total += __shfl_xor_sync(~0u, total, step);
-  if (lane % lanes_a_head == 0) team_sums[team][my_head] = {largest, total};
+  sum = warp_sum<lanes_a_head, alike>(sum);
+  if (lane % lanes_a_head == 0) team_sums[team][my_head] = {max_score, sum};
   __syncthreads();
 #pragma unroll
   for (int h = 0; h < Heads; ++h) {
     if (h >= heads) break;
     float top = no_score, all = 0;
 #pragma unroll
-    for (int i = 0; i < teams; ++i) top = fmaxf(top, team_sums[i][h].largest);
+    for (int i = 0; i < teams; ++i) top = fmaxf(top, team_sums[i][h].max);
 #pragma unroll
-    for (int i = 0; i < teams; ++i)
-      all += team_sums[i][h].total * expf((team_sums[i][h].largest - top) * scale);
-    const float mine = expf((team_sums[team][h].largest - top) * scale) * (splits == 1 ? 1 / all : 1.f);
+    for (int i = 0; i < teams; ++i) all += team_sums[i][h].sum * expf((team_sums[i][h].max - top) * scale);
+    const float mine = expf((team_sums[team][h].max - top) * scale) * (splits == 1 ? 1 / all : 1.f);
 #pragma unroll
     for (int i = 0; i < Turns; ++i) {
       const float4 o = out[h][i];
@@ -184,15 +177,15 @@ __global__ void __launch_bounds__(128)
     for (int i = 0; i < 2; ++i) {
       const int split = static_cast<int>(threadIdx.x) + 32 * i;
       mine[i] = split < splits ? sums[split] : partial_sums{no_score, 0};
-      top = fmaxf(top, mine[i].largest);
+      top = fmaxf(top, mine[i].max);
     }
-    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    top = warp_max(top);
     for (int i = 0; i < 2; ++i) {
-      weight[i] = expf((mine[i].largest - top) * scale);
-      all += weight[i] * mine[i].total;
+      weight[i] = expf((mine[i].max - top) * scale);
+      all += weight[i] * mine[i].sum;
     }
-    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(~0u, all, step);
-    for (int i = 0; i < 2; ++i) weights[threadIdx.x + 32 * i] = mine[i].total == 0 ? 0 : weight[i] / all;
+    all = warp_sum(all);
+    for (int i = 0; i < 2; ++i) weights[threadIdx.x + 32 * i] = mine[i].sum == 0 ? 0 : weight[i] / all;
   }
   __syncthreads();
   for (index c = threadIdx.x; c < n; c += blockDim.x) {
@@ -214,7 +207,7 @@ void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);
   launch(device, "attention of single tokens", {static_cast<unsigned>(tasks * splits), 128},
-         decode_kernel<Lanes, Turns, Heads>, a, splits, in_quads(a), sums.data(), partial.data());
+         decode_kernel<Lanes, Turns, Heads>, a, splits, is_vectorised(a), sums.data(), partial.data());
   if (splits > 1)
     launch(device, "attention of single tokens", {static_cast<unsigned>(a.seq.batch * a.shape.heads), 128},
            decode_join_kernel<float>, a, splits, sums.data(), partial.data());

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 #include <distil_xlstm/op/attention/cuda/warp.cuh>
 
@@ -11,12 +11,12 @@ namespace distil_xlstm::device::detail::flash {
 
 /// A warp's tile where operands lie in memory as float: they are rounded on their way to shared memory, the
 /// block's rows, which stay, and the moving tiles.
-template <int Width, int Moving, bool Quads>
+template <int Width, int Moving, bool Vectorised>
 struct tensor_tile : warp_tile<Width, Moving> {
   using base = warp_tile<Width, Moving>;
   using base::column_of, base::lane, base::pitch, base::rows, base::threads, base::warp;
   using typename base::piece, typename base::results, typename base::scores;
-  static constexpr int quads_a_row = Width / 4, rows_a_pass = threads / quads_a_row;
+  static constexpr int vectors_a_row = Width / 4, rows_a_pass = threads / vectors_a_row;
   static constexpr int passes = Moving / rows_a_pass;
   static constexpr int row_numbers = rows * pitch, moving_numbers = Moving * pitch;
   /// Narrow rows stay in registers; of wide ones a piece at a time is read from shared memory.
@@ -25,12 +25,11 @@ struct tensor_tile : warp_tile<Width, Moving> {
   using next_rows = float4[passes];
 
   static __device__ int loaded_row(int pass) {
-    return static_cast<int>(threadIdx.x) / quads_a_row + pass * rows_a_pass;
+    return static_cast<int>(threadIdx.x) / vectors_a_row + pass * rows_a_pass;
   }
-  static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % quads_a_row * 4; }
+  static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % vectors_a_row * 4; }
   static __device__ void put(std::uint16_t* tile, int row, float4 x) {
-    *reinterpret_cast<uint2*>(tile + row * pitch + loaded_column()) = {pack_bf16(x.x, x.y),
-                                                                       pack_bf16(x.z, x.w)};
+    store4(reinterpret_cast<bf16*>(tile + row * pitch + loaded_column()), x);
   }
   /// next = row(i), for i < count; of those beyond, whose numbers do not matter, some other row. `Moving` tiles
   /// are zero from column n on, see `clear`.
@@ -39,7 +38,7 @@ struct tensor_tile : warp_tile<Width, Moving> {
     if (loaded_column() >= n) return;
 #pragma unroll
     for (int pass = 0; pass < passes; ++pass)
-      next[pass] = load_four(row(min(loaded_row(pass), count - 1)), loaded_column(), n, Quads);
+      next[pass] = load4(row(min(loaded_row(pass), count - 1)), loaded_column(), n, Vectorised);
   }
   static __device__ void put(std::uint16_t* tile, const next_rows& next, int n) {
     if (loaded_column() >= n) return;
@@ -62,7 +61,7 @@ struct tensor_tile : warp_tile<Width, Moving> {
 #pragma unroll
       for (int i = 0; i < at_once; ++i) {
         const int r = loaded_row(first + i);
-        x[i] = r < count ? load_four(row(r), loaded_column(), n, Quads) : float4{0, 0, 0, 0};
+        x[i] = r < count ? load4(row(r), loaded_column(), n, Vectorised) : float4{0, 0, 0, 0};
       }
 #pragma unroll
       for (int i = 0; i < at_once; ++i) {
@@ -104,7 +103,7 @@ struct tensor_tile : warp_tile<Width, Moving> {
     for (int i = 0; i < Width / 8; ++i) {
       const int c = column_of(i, 0);
       const float2 pair{x[i][2 * half] * factor, x[i][2 * half + 1] * factor};
-      if (Quads) {
+      if (Vectorised) {
         if (c < n) *reinterpret_cast<float2*>(row + c) = pair;
       } else {
         if (c < n) row[c] = pair.x;
@@ -114,18 +113,18 @@ struct tensor_tile : warp_tile<Width, Moving> {
   }
 };
 
-template <int Width, bool Quads>
-struct forward_tile : tensor_tile<Width, Width <= 64 ? 64 : 32, Quads> {
-  using tile = tensor_tile<Width, Width <= 64 ? 64 : 32, Quads>;
+template <int Width, bool Vectorised>
+struct forward_tile : tensor_tile<Width, Width <= 64 ? 64 : 32, Vectorised> {
+  using tile = tensor_tile<Width, Width <= 64 ? 64 : 32, Vectorised>;
   static constexpr int keys = Width <= 64 ? 64 : 32;
   /// Where queries are held in registers, keys and values take their place.
   static constexpr int keys_at = tile::held ? 0 : tile::row_numbers;
   static constexpr int bytes = 2 * std::max(tile::row_numbers, keys_at + 2 * tile::moving_numbers);
 };
 /// While a tile of keys is multiplied, its values are on their way, and while these are, the next keys.
-template <int Width, bool Quads>
+template <int Width, bool Vectorised>
 __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_arguments<float> a, int tiles) {
-  using tile = forward_tile<Width, Quads>;
+  using tile = forward_tile<Width, Vectorised>;
   constexpr int keys = tile::keys;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* q = reinterpret_cast<std::uint16_t*>(memory);
@@ -187,18 +186,18 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   }
 }
 
-template <int Width, bool Quads>
-struct backward_tile : tensor_tile<Width, 32, Quads> {
-  using tile = tensor_tile<Width, 32, Quads>;
+template <int Width, bool Vectorised>
+struct backward_tile : tensor_tile<Width, 32, Vectorised> {
+  using tile = tensor_tile<Width, 32, Vectorised>;
   static constexpr int moving = 32;
   static constexpr int bytes = 2 * (2 * tile::row_numbers + 2 * tile::moving_numbers) + 128 * 4 + moving * 32;
 };
 /// dq of 128 queries, and what the other kernel needs to know of them. Keys pass twice: for the sums of the
 /// softmax, then for the gradient.
-template <int Width, bool Quads>
+template <int Width, bool Vectorised>
 __global__ void __launch_bounds__(256)
     backward_queries_tensor_kernel(attention_backward_arguments<float> g, int tiles, row_sums* kept) {
-  using tile = backward_tile<Width, Quads>;
+  using tile = backward_tile<Width, Vectorised>;
   constexpr int keys = tile::moving;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* q = reinterpret_cast<std::uint16_t*>(memory);
@@ -218,10 +217,10 @@ __global__ void __launch_bounds__(256)
       [&](int r, float4 x) {
         float mean = 0;
         if (m0 + r < end_row) {
-          const float4 y = load_four(p.queries(a.y)(m0 + r), tile::loaded_column(), n, Quads);
-          mean = fmaf(x.w, y.w, fmaf(x.z, y.z, fmaf(x.y, y.y, x.x * y.x)));
+          const float4 y = load4(p.queries(a.y)(m0 + r), tile::loaded_column(), n, Vectorised);
+          mean = dot(x, y);
         }
-        for (int step = tile::quads_a_row / 2; step > 0; step /= 2) mean += __shfl_xor_sync(~0u, mean, step);
+        mean = warp_sum<tile::vectors_a_row>(mean);
         if (tile::loaded_column() == 0) means[r] = mean;
       });
   typename tile::next_rows next_k, next_v;
@@ -279,7 +278,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int h = e / 2;
-          const float weight = exp2_fast((s[c][e] - softmax.largest[h]) * scale) * inverse[h];
+          const float weight = exp2_approx((s[c][e] - softmax.largest[h]) * scale) * inverse[h];
           s[c][e] = weight * (dp[c][e] - mean[h]);
         }
       tile::combine(dq, s, k);
@@ -299,10 +298,10 @@ struct seen_from {
   int low, high, unused[2];
 };
 /// dk and dv of 128 of this call's keys, over all queries that see one of them.
-template <int Width, bool Quads>
+template <int Width, bool Vectorised>
 __global__ void __launch_bounds__(256)
     backward_keys_tensor_kernel(attention_backward_arguments<float> g, int tiles, const row_sums* kept) {
-  using tile = backward_tile<Width, Quads>;
+  using tile = backward_tile<Width, Vectorised>;
   constexpr int queries = tile::moving;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* k = reinterpret_cast<std::uint16_t*>(memory);
@@ -358,7 +357,7 @@ __global__ void __launch_bounds__(256)
           for (int h = 0; h < 2; ++h) {
             const int key = p.past + s0 + tile::row_of(h);
             float& score = s[c][2 * h + e];
-            const float weight = exp2_fast((score - from.sums.largest) * scale) * from.sums.inverse;
+            const float weight = exp2_approx((score - from.sums.largest) * scale) * from.sums.inverse;
             const bool sees = key >= from.low && key <= from.high;
             score = sees ? weight : 0.f;
             dp[c][2 * h + e] = sees ? weight * (dp[c][2 * h + e] - from.sums.mean) : 0.f;
@@ -378,31 +377,31 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <int Width, bool Quads>
+template <int Width, bool Vectorised>
 void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
-  using tile = forward_tile<Width, Quads>;
+  using tile = forward_tile<Width, Vectorised>;
   const int tiles = row_tiles(a, tile::rows);
   launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes},
-         forward_tensor_kernel<Width, Quads>, a, tiles);
+         forward_tensor_kernel<Width, Vectorised>, a, tiles);
 }
 template <int Width>
 void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
-  in_quads(a) ? forward_tensor<Width, true>(device, a) : forward_tensor<Width, false>(device, a);
+  is_vectorised(a) ? forward_tensor<Width, true>(device, a) : forward_tensor<Width, false>(device, a);
 }
-template <int Width, bool Quads>
+template <int Width, bool Vectorised>
 void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {
-  using tile = backward_tile<Width, Quads>;
+  using tile = backward_tile<Width, Vectorised>;
   const auto& a = g.forward;
   auto kept = device.template scratch<row_sums>(a.seq.rows() * a.shape.heads);
   const int queries = row_tiles(a, tile::rows), keys = static_cast<int>(blocks_for(a.seq.time, tile::rows));
   launch(device, "attention's gradient", {blocks(a, queries), tile::threads, tile::bytes},
-         backward_queries_tensor_kernel<Width, Quads>, g, queries, kept.data());
+         backward_queries_tensor_kernel<Width, Vectorised>, g, queries, kept.data());
   launch(device, "attention's gradient", {blocks(a, keys), tile::threads, tile::bytes},
-         backward_keys_tensor_kernel<Width, Quads>, g, keys, kept.data());
+         backward_keys_tensor_kernel<Width, Vectorised>, g, keys, kept.data());
 }
 template <int Width>
 void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {
-  in_quads(g) ? backward_tensor<Width, true>(device, g) : backward_tensor<Width, false>(device, g);
+  is_vectorised(g) ? backward_tensor<Width, true>(device, g) : backward_tensor<Width, false>(device, g);
 }
 
 }  // namespace distil_xlstm::device::detail::flash

@@ -3,7 +3,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
+#include <distil_xlstm/device/cuda/tensor_core.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 
 // What a warp does in attention on the tensor cores, wherever its operands come from.
@@ -98,28 +99,22 @@ struct tensor_softmax {
     float top = largest[half];
 #pragma unroll
     for (int c = 0; c < pairs; ++c) top = fmaxf(top, fmaxf(s[c][2 * half], s[c][2 * half + 1]));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-    const float keep = exp2_fast((largest[half] - top) * scale), shift = top * scale;
+    top = row_max(top);
+    const float keep = exp2_approx((largest[half] - top) * scale), shift = top * scale;
     largest[half] = top;
     float more = 0;
 #pragma unroll
     for (int c = 0; c < pairs; ++c)
 #pragma unroll
       for (int e = 2 * half; e < 2 * half + 2; ++e) {
-        s[c][e] = exp2_fast(fmaf(s[c][e], scale, -shift));
+        s[c][e] = exp2_approx(fmaf(s[c][e], scale, -shift));
         more += s[c][e];
       }
     sum[half] = fmaf(sum[half], keep, more);
     return keep;
   }
   /// 1 / the sum, of all threads of the row.
-  __device__ float inverse(int half) const {
-    float total = sum[half];
-    total += __shfl_xor_sync(~0u, total, 1);
-    total += __shfl_xor_sync(~0u, total, 2);
-    return 1 / total;
-  }
+  __device__ float inverse(int half) const { return 1 / row_sum(sum[half]); }
 };
 
 }  // namespace distil_xlstm::device::detail::flash

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
-#include <distil_xlstm/device/cuda/warp.cuh>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 // What the gates of mLSTM make of each position: decays, stabilisers, and in backward their own gradients.
@@ -57,13 +57,13 @@ template <int Threads>
 __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mlstm_rows out) {
   constexpr int warps = Threads / 32, each = mlstm_chunk / 32;
   constexpr double lowest = -std::numeric_limits<double>::infinity(), log2e = 1.4426950408889634;
-  __shared__ double total[warps], top[warps], entering[warps];
+  __shared__ double chunk_sum[warps], chunk_max[warps], entering[warps];
   __shared__ bool carries[warps];
   const index task = blockIdx.x, b = task / g.heads, e = task % g.heads, time = g.seq.time;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const index row0 = b * time;
-  const auto sum_of = [](double x, double y) { return x + y; };
-  const auto most_of = [](double x, double y) { return x > y ? x : y; };
+  const auto add = [](double x, double y) { return x + y; };
+  const auto max_of = [](double x, double y) { return x > y ? x : y; };
   double m = static_cast<double>(g.m[b * g.m_stride + e]);
   if (threadIdx.x == 0) {
     if (g.m_kept) g.m_kept[task] = static_cast<float>(m);
@@ -99,39 +99,40 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
     // Sums, then maxima of i~ - b, over the lanes before.
     const bool head_here = head;
     bool seen = head;
-    double before = scan_lanes(sum, seen, sum_of);
+    double before = scan_lanes(sum, seen, add);
     before = __shfl_up_sync(~0u, before, 1);
     bool seen_before = __shfl_up_sync(~0u, static_cast<int>(seen), 1) != 0;
     if (lane == 0) before = 0, seen_before = false;
     bool fresh = false;
-    double most = lowest;
+    double max = lowest;
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       fresh = fresh || begins[j];
       carried[j] = !fresh && !seen_before;
       if (!fresh) b_sum[j] += before;
       shifted[j] -= b_sum[j];
-      if (begins[j]) most = lowest;
-      most = most_of(most, shifted[j]);
-      best[j] = most;
+      if (begins[j]) max = lowest;
+      max = max_of(max, shifted[j]);
+      best[j] = max;
     }
-    bool seen_most = head_here;
-    double most_before = scan_lanes(most, seen_most, most_of);
-    most_before = __shfl_up_sync(~0u, most_before, 1);
-    if (lane == 0) most_before = lowest;
+    bool seen_max = head_here;
+    double max_before = scan_lanes(max, seen_max, max_of);
+    max_before = __shfl_up_sync(~0u, max_before, 1);
+    if (lane == 0) max_before = lowest;
     fresh = false;
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       fresh = fresh || begins[j];
-      if (!fresh) best[j] = most_of(most_before, best[j]);
+      if (!fresh) best[j] = max_of(max_before, best[j]);
     }
     if (lane == 31)
-      total[warp] = b_sum[each - 1], top[warp] = best[each - 1], carries[warp] = carried[each - 1];
+      chunk_sum[warp] = b_sum[each - 1], chunk_max[warp] = best[each - 1], carries[warp] = carried[each - 1];
     __syncthreads();
     if (threadIdx.x == 0)
       for (int w = 0; w < warps && group + w < g.chunks; ++w) {
         entering[w] = m;
-        m = static_cast<double>(static_cast<float>(total[w] + most_of(carries[w] ? m : g.empty_m, top[w])));
+        m = static_cast<double>(
+            static_cast<float>(chunk_sum[w] + max_of(carries[w] ? m : g.empty_m, chunk_max[w])));
       }
     __syncthreads();
 
@@ -139,13 +140,13 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
       double row[each];
       const index at = task * g.chunks * mlstm_chunk + t0;
       const double m_in = entering[warp];
-      double previous = most_before;  // of best, in the row's own document
+      double previous = max_before;  // of best, in the row's own document
 #pragma unroll
       for (int j = 0; j < each; ++j) {
         const double floor = carried[j] ? m_in : g.empty_m;
         if (begins[j]) previous = lowest;
-        const float mu = static_cast<float>(b_sum[j] + most_of(floor, best[j]));
-        const bool own = shifted[j] > most_of(floor, previous);
+        const float mu = static_cast<float>(b_sum[j] + max_of(floor, best[j]));
+        const bool own = shifted[j] > max_of(floor, previous);
         previous = best[j];
         row[j] = mu == -INFINITY ? 0.0 : (b_sum[j] - static_cast<double>(mu)) * log2e;
         const float high = static_cast<float>(row[j]), column = static_cast<float>(shifted[j] * log2e);
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
 #pragma unroll
       for (int j = 0; j < each; ++j)
         out.left[at + j] =
-            t0 + j >= first_last ? exp2_fast(static_cast<float>(row_last + shifted[j] * log2e)) : 0.0f;
+            t0 + j >= first_last ? exp2_approx(static_cast<float>(row_last + shifted[j] * log2e)) : 0.0f;
     }
     __syncthreads();  // before the next group's totals
   }

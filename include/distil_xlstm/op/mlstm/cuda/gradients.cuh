@@ -1,5 +1,6 @@
 #pragma once
 
+#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/op/mlstm/cuda/parts.cuh>
 
 // What mLSTM's backward does besides.
@@ -40,8 +41,7 @@ __global__ void __launch_bounds__(256)
     for (float& e : g) e *= past;
     store_eight(out.past_du + row * z.value + x, g);
   }
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2) along += __shfl_xor_sync(~0u, along, lane);
+  along = warp_sum(along);
   if (threadIdx.x != 0) return;
   along *= over;
   const float mine = there ? r[row] : 0;
@@ -92,10 +92,11 @@ __global__ void __launch_bounds__(256, 2)
     const int column0 = (part - 2 * of_query) * N;
     mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value}, factor,
                                        {m.gated + row0 * L, L}, {du + column0, z.value});
-    tile.quads([&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
-               [&](float* to, int column, float4 x) {
-                 if (to) store_columns(to, column0 + column, g.dv.head, g.dv.aligned, x);
-               });
+    tile.float4s(
+        [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
+        [&](float* to, int column, float4 x) {
+          if (to) store_columns(to, column0 + column, g.dv.head, g.dv.vectorised, x);
+        });
     return;
   }
 
@@ -117,23 +118,22 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
   for (int c = 0; c < tile.across; ++c) {
     const int column = tile.column_of(c);
-    const float2 a = load_pair(added + column);
+    const float2 a = load2(added + column);
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      const float2 with = load_pair(operand + static_cast<index>(tile.row_of(x / 2, x % 2)) * z.query + column);
+      const float2 with = load2(operand + static_cast<index>(tile.row_of(x / 2, x % 2)) * z.query + column);
       float* e = tile.sum[x / 2][c] + x % 2 * 2;
       e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
       dot[x] += e[0] * with.x + e[1] * with.y;
     }
   }
-  tile.quads([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
-             [&](float* to, int column, float4 x) {
-               if (to) store_columns(to, column0 + column, out.head, out.aligned, x);
-             });
+  tile.float4s([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
+               [&](float* to, int column, float4 x) {
+                 if (to) store_columns(to, column0 + column, out.head, out.vectorised, x);
+               });
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
-    dot[x] += __shfl_xor_sync(~0u, dot[x], 1);
-    dot[x] += __shfl_xor_sync(~0u, dot[x], 2);
+    dot[x] = row_sum(dot[x]);
     if (tile.lane % 4 == 0) sums[tile.first_column != 0][tile.row_of(x / 2, x % 2)] = dot[x];
   }
   __syncthreads();

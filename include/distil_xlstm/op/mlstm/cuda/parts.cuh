@@ -38,8 +38,8 @@ struct mlstm_copy {
 
 /// Eight neighbours.
 inline __device__ void store_eight(float* to, const float (&x)[8]) {
-  reinterpret_cast<float4*>(to)[0] = float4{x[0], x[1], x[2], x[3]};
-  reinterpret_cast<float4*>(to)[1] = float4{x[4], x[5], x[6], x[7]};
+  store4(to, {x[0], x[1], x[2], x[3]});
+  store4(to + 4, {x[4], x[5], x[6], x[7]});
 }
 inline __device__ void store_eight(bf16* to, const float (&x)[8]) {
   *reinterpret_cast<uint4*>(to) =
@@ -47,9 +47,8 @@ inline __device__ void store_eight(bf16* to, const float (&x)[8]) {
 }
 /// Numbers c .. c + 7 of a head of `width`, zeros beyond.
 inline __device__ void load_eight(float (&x)[8], const float* head, int c, int width) {
-  if (c + 8 <= width && reinterpret_cast<std::uintptr_t>(head + c) % 16 == 0) {
-    const float4 a = *reinterpret_cast<const float4*>(head + c),
-                 b = *reinterpret_cast<const float4*>(head + c + 4);
+  if (c + 8 <= width && is_aligned(head + c)) {
+    const float4 a = load4(head + c), b = load4(head + c + 4);
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
   } else {
 #pragma unroll
@@ -221,29 +220,29 @@ __global__ void __launch_bounds__(256, 2)
         if (!above)
           tile.template multiply<false, true, !Gradient>(stage, vector ? tile.vector(stage) : nullptr);
       });
-  float high[4], rest[4], weight[4], total[4];
+  float high[4], rest[4], weight[4], partial[4];
   int first[4];
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
     const float4 row = of_rows[tile.row_of(x / 2, x % 2)];
-    high[x] = row.x, rest[x] = row.y, weight[x] = row.z, first[x] = static_cast<int>(row.w), total[x] = 0;
+    high[x] = row.x, rest[x] = row.y, weight[x] = row.z, first[x] = static_cast<int>(row.w), partial[x] = 0;
   }
   if (!above)
 #pragma unroll
     for (int c = 0; c < tile_type::across; ++c) {
       const int column = tile.column_of(c);
-      const float2 shifted = load_pair(rows.column + row0 + column),
-                   shifted_rest = load_pair(rows.column_rest + row0 + column);
+      const float2 shifted = load2(rows.column + row0 + column),
+                   shifted_rest = load2(rows.column_rest + row0 + column);
 #pragma unroll
       for (int x = 0; x < 4; ++x)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           float& e = tile.sum[x / 2][c][x % 2 * 2 + j];
-          const float d = exp2_fast(((j ? shifted.y : shifted.x) + high[x]) +
-                                    ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
+          const float d = exp2_approx(((j ? shifted.y : shifted.x) + high[x]) +
+                                      ((j ? shifted_rest.y : shifted_rest.x) + rest[x]));
           const bool seen = column + j <= tile.row_of(x / 2, x % 2) && column + j >= first[x];
           e = seen ? (Gradient ? e + weight[x] : e) * (d * z.scale) : 0;
-          total[x] += e;
+          partial[x] += e;
         }
     }
   tile.store(out + chunk * L * L, L);
@@ -251,10 +250,9 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
       const int row = tile.row_of(x / 2, x % 2);
-      total[x] += __shfl_xor_sync(~0u, total[x], 1);
-      total[x] += __shfl_xor_sync(~0u, total[x], 2);
-      if (vector) total[x] += weight[x] * tile.extra_of(x / 2, x % 2);
-      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = total[x];
+      partial[x] = row_sum(partial[x]);
+      if (vector) partial[x] += weight[x] * tile.extra_of(x / 2, x % 2);
+      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = partial[x];
     }
     __syncthreads();
     if (threadIdx.x < L) r[row0 + threadIdx.x] = sums[0][threadIdx.x] + sums[1][threadIdx.x];
@@ -295,23 +293,19 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
       });
 }
 
-/// Those of four neighbours that a row of `width` numbers has.
-inline __device__ void store_columns(float* row, int column, int width, bool aligned, float4 x) {
-  if (aligned && column + 4 <= width) return store_four(row + column, x);
+/// Those of four neighbours that a row of `width` elements has.
+inline __device__ void store_columns(float* row, int column, int width, bool vectorised, float4 x) {
+  if (vectorised && column + 4 <= width) return store4(row + column, x);
   const float each[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j)
     if (column + j < width) row[column + j] = each[j];
 }
-/// Whether every fourth column of every head lies on 16 bytes.
-inline bool fours_align(matrix_view<float> x, int head) {
-  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && x.stride % 4 == 0 && head % 4 == 0;
-}
 
 struct mlstm_output_rows {
   matrix_view<float> to;
   int head;
-  bool aligned;
+  bool vectorised;
   __device__ float* row(index task, index heads, index time, index t) const {
     return to.row(task / heads * time + t) + task % heads * head;
   }
@@ -339,10 +333,10 @@ __global__ void __launch_bounds__(256, 2)
                                       {memory.v + row0 * z.value + column0, z.value});
   const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
   tile.scale_rows([&](int row) { return over[row]; });
-  tile.quads([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
-             [&](float* to, int column, float4 x) {
-               if (to) store_columns(to, column0 + column, h.head, h.aligned, x);
-             });
+  tile.float4s([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
+               [&](float* to, int column, float4 x) {
+                 if (to) store_columns(to, column0 + column, h.head, h.vectorised, x);
+               });
 }
 
 }  // namespace detail

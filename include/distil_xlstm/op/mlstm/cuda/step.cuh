@@ -3,6 +3,8 @@
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/reduce.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 // One token of mLSTM: the state is read and written once.
@@ -33,8 +35,7 @@ __global__ void __launch_bounds__(Threads)
     n[d] = x;
     r += q[d] * x;
   }
-#pragma unroll
-  for (int lane = 16; lane > 0; lane /= 2) r += __shfl_xor_sync(~0u, r, lane);
+  r = warp_sum(r);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
   __syncthreads();  // m has been read, too
   if (threadIdx.x != 0) return;
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(256)
   const mlstm_step_factors f = factors[blockIdx.y];
   const float *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   Pack sum{};
-  float* total = reinterpret_cast<float*>(&sum);
+  float* elements = reinterpret_cast<float*>(&sum);
   if (column < dv) {
     const Pack v = *reinterpret_cast<const Pack*>(a.v.row(b) + e * dv + column);
     const float* value = reinterpret_cast<const float*>(&v);
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         y[j] = f.forget * y[j] + write * value[j];
-        total[j] += read * y[j];
+        elements[j] += read * y[j];
       }
       *at = x;
     }
@@ -84,14 +85,14 @@ __global__ void __launch_bounds__(256)
     if (group < half) {
       const Pack other = sums[threadIdx.x + half * lanes];
 #pragma unroll
-      for (int j = 0; j < width; ++j) total[j] += reinterpret_cast<const float*>(&other)[j];
+      for (int j = 0; j < width; ++j) elements[j] += reinterpret_cast<const float*>(&other)[j];
       sums[threadIdx.x] = sum;
     }
   }
   if (group != 0 || column >= dv) return;
   float* h = a.h.row(b) + e * dv + column;
 #pragma unroll
-  for (int j = 0; j < width; ++j) h[j] = total[j] * f.output;
+  for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
 }
 
 inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
@@ -99,11 +100,9 @@ inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
   launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128>, a,
          factors.data());
-  const auto aligned = [](const float* p, index stride) {
-    return reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride % 4 == 0;
-  };
-  const bool packs = a.shape.value % 4 == 0 && aligned(a.v.data, a.v.stride) &&
-                     aligned(a.state.c.data, a.state.c.stride) && (a.shape.query * a.shape.value) % 4 == 0;
+  const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
+                     is_vectorised(a.state.c.data, a.state.c.stride) &&
+                     (a.shape.query * a.shape.value) % 4 == 0;
   const index each = packs ? 4 : 1;
   // Narrow blocks while there are few of them.
   int lanes = 16;

@@ -5,7 +5,8 @@
 
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/extent.hpp>
-#include <distil_xlstm/device/cuda/warp.cuh>
+#include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 
 // Products of one block of threads: operands come through shared memory in steps of 32 along the sum, sums stay
 // in registers.
@@ -22,21 +23,6 @@ struct bf16_products {
   static constexpr int stages = 4;
 };
 
-inline __device__ float low_of(std::uint32_t pair) { return __uint_as_float(pair << 16); }
-inline __device__ float high_of(std::uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-/// Four neighbours in memory.
-inline __device__ void store_four(float* to, float4 x) { *reinterpret_cast<float4*>(to) = x; }
-inline __device__ void store_four(bf16* to, float4 x) {
-  *reinterpret_cast<uint2*>(to) = uint2{pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
-}
-/// Two neighbours.
-inline __device__ float2 load_pair(const float* from) { return *reinterpret_cast<const float2*>(from); }
-inline __device__ float2 load_pair(const bf16* from) {
-  const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(from);
-  return {low_of(both), high_of(both)};
-}
-
 /// a or b by a predicate: where a choice hangs on the lane, a compiler may branch, and shuffles would diverge.
 inline __device__ float select(bool choice, float a, float b) {
   float x;
@@ -44,20 +30,6 @@ inline __device__ float select(bool choice, float a, float b) {
       : "=f"(x)
       : "f"(a), "f"(b), "r"(static_cast<int>(choice)));
   return x;
-}
-
-/// 16 bytes into shared memory, of this thread's next group.
-inline __device__ void copy_async(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global)
-               : "memory");
-}
-inline __device__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits for all groups of this thread but the newest `Open`.
-template <int Open>
-__device__ void wait_groups() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
 }
 
 /// One step of an operand: where it lies, rows `stride` numbers apart, 16-byte aligned.
@@ -129,7 +101,7 @@ struct product_tile {
   /// f(of_row, column, x): four neighbours at a time, where of_row = begin(row). Lanes exchange what they have
   /// for it, so that a warp writes 32 bytes or more of each row; all its threads have to call.
   template <class Begin, class F>
-  __device__ void quads(const Begin& begin, const F& f) const {
+  __device__ void float4s(const Begin& begin, const F& f) const {
     const bool odd = lane % 2 != 0;
     const int column = first_column + lane % 2 * 8 + lane % 4 / 2 * 4;
 #pragma unroll
@@ -150,8 +122,8 @@ struct product_tile {
   }
   /// The whole tile, rows `stride` apart.
   __device__ void store(number* to, int stride) const {
-    quads([&](int row) { return to + static_cast<index>(row) * stride; },
-          [](number* row, int column, float4 x) { store_four(row + column, x); });
+    float4s([&](int row) { return to + static_cast<index>(row) * stride; },
+            [](number* row, int column, float4 x) { store4(row + column, x); });
   }
   __device__ int row_of(int m, int half) const { return first_row + 16 * m + 8 * half + lane / 4; }
   __device__ int column_of(int n) const { return first_column + 8 * n + 2 * (lane % 4); }
@@ -176,14 +148,14 @@ struct product_tile {
       const int i = first + static_cast<int>(threadIdx.x);
       if (count % threads == 0 || i < count) {
         const int r = i / along, c = i % along * each;
-        copy_async(to + r * (Columns + padding) + c, from.data + r * from.stride + c);
+        copy_async_16(to + r * (Columns + padding) + c, from.data + r * from.stride + c);
       }
     }
   }
 
   /// The vector's 32 numbers of a step, 16-byte aligned.
   __device__ void fetch_vector(int to, const float* w) const {
-    if (threadIdx.x < step / 4) copy_async(vector(to) + threadIdx.x * 4, w + threadIdx.x * 4);
+    if (threadIdx.x < step / 4) copy_async_16(vector(to) + threadIdx.x * 4, w + threadIdx.x * 4);
   }
   __device__ float* vector(int of) const {
     return reinterpret_cast<float*>(memory + P::stages * stage) + of * step;
@@ -236,7 +208,7 @@ struct product_tile {
             for (int half = 0; half < 2; ++half) {
               const float x = w[k + 8 * half + 2 * (lane % 4)], y = w[k + 8 * half + 2 * (lane % 4) + 1];
               const std::uint32_t high = pack_bf16(x, y);
-              fw[half] = lane < 4 ? high : pack_bf16(x - low_of(high), y - high_of(high));
+              fw[half] = lane < 4 ? high : pack_bf16(x - bf16_low(high), y - bf16_high(high));
             }
 #pragma unroll
           for (int m = 0; m < 2; ++m) multiply_add(extra[m], fa[m], fw[0], fw[1]);
@@ -258,8 +230,8 @@ struct product_tile {
 #pragma unroll
       for (int n = 0; n < across; ++n) {
         const int column = column_of(n);
-        const float2 fb = TransposeB ? float2{b[column * ldb + k], b[(column + 1) * ldb + k]}
-                                     : load_pair(b + k * ldb + column);
+        const float2 fb =
+            TransposeB ? float2{b[column * ldb + k], b[(column + 1) * ldb + k]} : load2(b + k * ldb + column);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           float* c = sum[r / 2][n] + r % 2 * 2;
@@ -282,15 +254,15 @@ __device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multipl
 #pragma unroll
   for (int s = 0; s < P::stages - 1; ++s) {
     if (s < steps) fetch(s, s);
-    close_group();
+    commit_copies();
   }
   int stage = 0;
   for (int s = 0; s < steps; ++s) {
-    wait_groups<P::stages - 2>();
+    wait_for_copies<P::stages - 2>();
     __syncthreads();  // what all threads sent for is there, and the stage to be filled next has been read
     const int next = s + P::stages - 1;
     if (next < steps) fetch(next, stage == 0 ? P::stages - 1 : stage - 1);
-    close_group();
+    commit_copies();
     multiply(s, stage);
     stage = stage + 1 == P::stages ? 0 : stage + 1;
   }

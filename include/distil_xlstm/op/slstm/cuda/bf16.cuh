@@ -1,6 +1,11 @@
 #pragma once
 
-#include <distil_xlstm/op/slstm/cuda/parts.cuh>
+#include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/cluster.cuh>
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
+#include <distil_xlstm/op/slstm/op.hpp>
 
 // The sLSTM time loop with its products in bfloat16 on the tensor cores. A block, or a cluster of blocks, keeps
 // the recurrent matrix of a head in its registers for all steps of 4 `Cells` sequences: those are the columns
@@ -17,36 +22,24 @@ inline constexpr int slstm_stages = 4;
 /// n, m.
 constexpr int slstm_forward_ring(int cells) { return (slstm_stages + 1) * 4 * 4 * cells * 8; }
 
-/// Whether groups of four numbers lie on 16 bytes.
-template <class T>
-__device__ inline bool in_quads(const matrix_view<T>& m, index head) {
-  return reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 && m.stride % 4 == 0 && head % 4 == 0;
-}
+/// The cell is computed with it, as its products are rounded.
+using slstm_scalar = fast_scalar<float, approximate::all>;
 
-/// Four numbers of global memory on their way to shared memory, those beyond `count` as zeros.
-__device__ inline void fetch_quad(std::uint32_t to, const float* from, int count, bool quads) {
-  if (quads) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count > 0 ? 16 : 0)
-                 : "memory");
-  } else {
-    for (int i = 0; i < 4; ++i)
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to + 4 * i), "l"(from + i),
-                   "r"(i < count ? 4 : 0)
-                   : "memory");
-  }
+/// Four elements of global memory on their way to shared memory, those beyond `count` as zeros.
+__device__ inline void fetch4(std::uint32_t to, const float* from, int count, bool vectorised) {
+  if (vectorised) return copy_async_16(to, from, count > 0);
+  for (int i = 0; i < 4; ++i) copy_async_4(to + 4 * i, from + i, i < count);
 }
-/// A step's fetches end.
-__device__ inline void end_fetch() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits for all but the last steps' fetches.
 __device__ inline void wait_for_stage() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(slstm_stages - 2) : "memory");
+  wait_for_copies<slstm_stages - 2>();
   __syncwarp();
 }
-/// Four numbers back, but for those beyond `count`.
-__device__ inline void store_quad(float* to, const float* from, int count, bool quads) {
+/// Four elements back, but for those beyond `count`.
+__device__ inline void write4(float* to, const float* from, int count, bool vectorised) {
   if (count <= 0) return;
-  if (quads) {
-    __stcg(reinterpret_cast<float4*>(to), *reinterpret_cast<const float4*>(from));
+  if (vectorised) {
+    __stcg(reinterpret_cast<float4*>(to), load4(from));
   } else {
     for (int i = 0; i < 4; ++i)
       if (i < count) __stcg(to + i, from[i]);
@@ -131,7 +124,7 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     // whole sectors.
     float* const ring = reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells);
     float* const states = ring + slstm_stages * tile_size;
-    const bool quads = in_quads(a.raw, head) && in_quads(a.states, head);
+    const bool vectorised = is_vectorised(a.raw, head) && is_vectorised(a.states, head);
     const index moved = lane / 8 * width + of_warp + lane % 2 * 4, moved_row = (first_b + lane / 2 % 4) * time;
     const int place = (lane / 8 * sequences + lane / 2 % 4) * 8 + lane % 2 * 4;
     const float* from = a.raw.row(moved_row) + moved;
@@ -142,11 +135,11 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     const auto fetch = [&](index t) {
       if (t < time) {
         for (int q = 0; q < Cells; ++q)
-          fetch_quad(shared_address(ring + t % slstm_stages * tile_size + place + q * 32),
-                     from + 4 * q * time * a.raw.stride, count[q], quads);
+          fetch4(shared_address(ring + t % slstm_stages * tile_size + place + q * 32),
+                 from + 4 * q * time * a.raw.stride, count[q], vectorised);
         from += a.raw.stride;
       }
-      end_fetch();
+      commit_copies();
     };
     const std::int32_t* start = a.seq.start ? a.seq.start + (first_b + column) * time : nullptr;
 
@@ -197,7 +190,7 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
         float state[Cells][4];
         for (int q = 0; q < Cells; ++q) {
           const auto s =
-              math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
+              math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
           state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
           state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
           reset(q, begins[q]);
@@ -210,8 +203,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
           }
         __syncwarp();
         for (int q = 0; q < Cells; ++q) {
-          store_quad(to + 4 * q * time * a.raw.stride, stage + place + q * 32, count[q], quads);
-          store_quad(states_to + 4 * q * time * a.states.stride, states + place + q * 32, count[q], quads);
+          write4(to + 4 * q * time * a.raw.stride, stage + place + q * 32, count[q], vectorised);
+          write4(states_to + 4 * q * time * a.states.stride, states + place + q * 32, count[q], vectorised);
         }
         to += a.raw.stride, states_to += a.states.stride;
       }
@@ -369,14 +362,14 @@ __global__ void __launch_bounds__(32 * Warps, 1)
       std::uint32_t* const now = gates + (e & 1) * k_rows * 4;
       bool keep[Cells];
       float gradient[Cells][4], c0[Cells], n0[Cells], dh_above[Cells];
-      math::slstm_step<quick_float> s[Cells];
+      math::slstm_step<slstm_scalar> s[Cells];
       if (cells) {  // the cell again, while the sums are on their way
         for (int q = 0; q < Cells; ++q) {
           keep[q] = !starts || start[q] != t;  // else nothing flows into the document before
           c0[q] = keep[q] ? before[q][0] : 0.0f, n0[q] = keep[q] ? before[q][1] : 0.0f;
           dh_above[q] = from_above[q];
-          s[q] = math::slstm_cell<quick_float>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c0[q], n0[q],
-                                               keep[q] ? before[q][2] : 0.0f);
+          s[q] = math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c0[q], n0[q],
+                                                keep[q] ? before[q][2] : 0.0f);
         }
         load(t - 1, 1);
         for (int q = 0; q < Cells; ++q)
@@ -388,7 +381,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         if (e > 0) receive(e - 1);
         for (int q = 0; q < Cells; ++q) {
           const auto g =
-              math::slstm_cell_backward<quick_float>(s[q], c0[q], n0[q], dh[q] + dh_above[q], dc[q], dn[q]);
+              math::slstm_cell_backward<slstm_scalar>(s[q], c0[q], n0[q], dh[q] + dh_above[q], dc[q], dn[q]);
           gradient[q][0] = g.i.x, gradient[q][1] = g.f.x, gradient[q][2] = g.z.x, gradient[q][3] = g.o.x;
           dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
         }

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 
-#include <distil_xlstm/op/slstm/cuda/parts.cuh>
+#include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/cluster.cuh>
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
+#include <distil_xlstm/op/slstm/op.hpp>
 
 // The sLSTM time loop in float, for heads of any size. A block, or a cluster of blocks, does all steps of
 // `Sequences` sequences of a head; each block has a run of its channels, and reads its part of the recurrent
@@ -15,16 +19,16 @@ namespace distil_xlstm::device::detail {
 /// head][4 gates], the second index is the product's row.
 template <bool Backward>
 __global__ void slstm_pack(const float* recurrent, float* packed, index heads, index head) {
-  const index quads = Backward ? head : (head + 3) / 4, rows = Backward ? head : 4 * head;
-  const index all = heads * quads * rows * 4;
+  const index vectors = Backward ? head : (head + 3) / 4, rows = Backward ? head : 4 * head;
+  const index all = heads * vectors * rows * 4;
   for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < all;
        i += static_cast<index>(gridDim.x) * blockDim.x) {
-    const index part = i % 4, row = i / 4 % rows, quad = i / 4 / rows % quads, e = i / 4 / rows / quads;
+    const index part = i % 4, row = i / 4 % rows, vector = i / 4 / rows % vectors, e = i / 4 / rows / vectors;
     const float* of_head = recurrent + e * 4 * head * head;
     if constexpr (Backward)
-      packed[i] = of_head[(part * head + quad) * head + row];
+      packed[i] = of_head[(part * head + vector) * head + row];
     else
-      packed[i] = 4 * quad + part < head ? of_head[row * head + 4 * quad + part] : 0.0f;
+      packed[i] = 4 * vector + part < head ? of_head[row * head + 4 * vector + part] : 0.0f;
   }
 }
 
@@ -52,23 +56,9 @@ struct slstm_share {
   }
 };
 
-__device__ inline void fetch_to_shared(float* to, const float* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(there ? 4 : 0)
-               : "memory");
-}
-/// A step's fetches end; those of the last step but this have come.
-__device__ inline void end_fetches() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ inline void wait_for_fetches() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
-__device__ inline void write_in(int rank, float* p, float v) {
-  if constexpr (has_clusters)
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
-                 : "memory");
-}
-
 /// sums[s] += four weights by the numbers of `Sequences` sequences, x[4][Sequences].
 template <int Sequences>
-__device__ inline void add_quad(float (&sums)[Sequences], float4 w, const float* x) {
+__device__ inline void add_vector(float (&sums)[Sequences], float4 w, const float* x) {
   const float each[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -79,12 +69,13 @@ __device__ inline void add_quad(float (&sums)[Sequences], float4 w, const float*
       sums[s + 2] += each[i] * v.z, sums[s + 3] += each[i] * v.w;
     }
 }
-/// The same for x's quads begin .. end - 1; their weights lie `step` quads apart.
+/// The same for x's vectors begin .. end - 1; their weights lie `step` vectors apart.
 template <int Sequences>
-__device__ inline void add_quads(float (&sums)[Sequences], const float4* w, index step, const float* x,
-                                 int begin, int end) {
+__device__ inline void add_vectors(float (&sums)[Sequences], const float4* w, index step, const float* x,
+                                   int begin, int end) {
 #pragma unroll 4
-  for (int quad = begin; quad < end; ++quad) add_quad(sums, w[quad * step], x + quad * 4 * Sequences);
+  for (int vector = begin; vector < end; ++vector)
+    add_vector(sums, w[vector * step], x + vector * 4 * Sequences);
 }
 template <int Sequences>
 __device__ inline void put(float* to, const float (&sums)[Sequences]) {
@@ -95,9 +86,9 @@ __device__ inline void put(float* to, const float (&sums)[Sequences]) {
 /// Floats of shared memory, in order: h before the step [2][head, padded][Sequences]; partial sums [parts][4
 /// channels] [Sequences]; input contributions [2][4][cells]; c, n, m [3][cells]; bias [4 channels]; weights.
 inline index slstm_forward_floats(index head, const slstm_cut& cut, int sequences) {
-  const index quads = (head + 3) / 4, cells = cut.channels * sequences, rows = 4 * cut.channels;
-  return 2 * 4 * quads * sequences + cut.parts * rows * sequences + 11 * cells + rows +
-         (cut.resident ? 4 * quads * rows : 0);
+  const index vectors = (head + 3) / 4, cells = cut.channels * sequences, rows = 4 * cut.channels;
+  return 2 * 4 * vectors * sequences + cut.parts * rows * sequences + 11 * cells + rows +
+         (cut.resident ? 4 * vectors * rows : 0);
 }
 
 template <int Sequences, bool Cluster>
@@ -105,11 +96,11 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     slstm_forward_float(slstm_arguments<float> a, const float* packed, slstm_cut cut) {
   if constexpr (!Cluster || has_clusters) {
     extern __shared__ float4 slstm_memory[];
-    const int head = static_cast<int>(a.head_dim), quads = (head + 3) / 4,
+    const int head = static_cast<int>(a.head_dim), vectors = (head + 3) / 4,
               thread = static_cast<int>(threadIdx.x);
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int own = rank * cut.channels, channels = min(cut.channels, head - own);
-    const int rows = 4 * cut.channels, cells = cut.channels * Sequences, h_size = 4 * quads * Sequences;
+    const int rows = 4 * cut.channels, cells = cut.channels * Sequences, h_size = 4 * vectors * Sequences;
     const index width = a.width(), time = a.seq.time, first = blockIdx.y * a.head_dim + own;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * Sequences;
     const int present = static_cast<int>(min(a.seq.batch - first_b, index{Sequences}));
@@ -120,7 +111,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     float* const bias = memory + 3 * cells;
     float4* const kept = reinterpret_cast<float4*>(bias + rows);
     const float4* weights =
-        reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * quads * 4 * head + own;
+        reinterpret_cast<const float4*>(packed) + static_cast<index>(blockIdx.y) * vectors * 4 * head + own;
 
     for (int i = thread; i < 2 * h_size; i += slstm_threads) hidden[i] = 0;
     for (int row = thread; row < rows; row += slstm_threads) {
@@ -128,9 +119,9 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       const bool there = channel < channels;
       bias[row] = there ? a.bias[gate * width + first + channel] : 0.0f;
       if (cut.resident)
-        for (int quad = 0; quad < quads; ++quad)
-          kept[quad * rows + row] =
-              there ? weights[(static_cast<index>(quad) * 4 + gate) * head + channel] : make_float4(0, 0, 0, 0);
+        for (int vector = 0; vector < vectors; ++vector)
+          kept[vector * rows + row] = there ? weights[(static_cast<index>(vector) * 4 + gate) * head + channel]
+                                            : make_float4(0, 0, 0, 0);
     }
     if constexpr (Cluster) cluster_sync();
     __syncthreads();
@@ -162,13 +153,13 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         each_cell([&](int i, int channel, int, index b) {
           const float* raw = a.raw.row(b * time + t) + first + channel;
           for (int g = 0; g < 4; ++g)
-            fetch_to_shared(input + ((t & 1) * 4 + g) * cells + i, raw + g * width, true);
+            copy_async_4(input + ((t & 1) * 4 + g) * cells + i, raw + g * width, true);
         });
-      end_fetches();
+      commit_copies();
     };
     fetch(0);
 
-    const int span = (quads + cut.parts - 1) / cut.parts;
+    const int span = (vectors + cut.parts - 1) / cut.parts;
     for (index t = 0; t < time; ++t) {
       if constexpr (Cluster)
         cluster_sync();
@@ -178,15 +169,15 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       const float* h = hidden + (t & 1) * h_size;
       of_rows.each(rows, cut.parts, [&](int row, int part) {
         float sums[Sequences] = {};
-        const int begin = part * span, end = min(quads, begin + span);
+        const int begin = part * span, end = min(vectors, begin + span);
         const int gate = cut.resident ? 0 : row / cut.channels, channel = row - gate * cut.channels;
         if (cut.resident)
-          add_quads(sums, kept + row, rows, h, begin, end);
+          add_vectors(sums, kept + row, rows, h, begin, end);
         else if (channel < channels)
-          add_quads(sums, weights + gate * head + channel, 4 * head, h, begin, end);
+          add_vectors(sums, weights + gate * head + channel, 4 * head, h, begin, end);
         put(partial + (part * rows + row) * Sequences, sums);
       });
-      wait_for_fetches();
+      wait_for_copies<1>();
       __syncthreads();
       each_cell([&](int i, int channel, int s, index b) {
         float pre[4];
@@ -255,13 +246,13 @@ __global__ void __launch_bounds__(slstm_threads, 1)
           const float* before = distil_xlstm::detail::slstm_before<float>(a, b, t);
           const float* raw = a.raw.row(b * time + t) + first + channel;
           float* to = tape + (t & 1) * 8 * cells + i;
-          for (int g = 0; g < 4; ++g) fetch_to_shared(to + g * cells, raw + g * width, true);
+          for (int g = 0; g < 4; ++g) copy_async_4(to + g * cells, raw + g * width, true);
           for (int q = 0; q < 3; ++q)
-            fetch_to_shared(to + (4 + q) * cells, before ? before + (q + 1) * width + first + channel : raw,
-                            before != nullptr);
-          fetch_to_shared(to + 7 * cells, a.dh.row(b * time + t) + first + channel, true);
+            copy_async_4(to + (4 + q) * cells, before ? before + (q + 1) * width + first + channel : raw,
+                         before != nullptr);
+          copy_async_4(to + 7 * cells, a.dh.row(b * time + t) + first + channel, true);
         });
-      end_fetches();
+      commit_copies();
     };
     // The gradient of h that exchange e brought.
     const auto receive = [&](index e, int channel, int s) {
@@ -281,7 +272,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
     for (index t = time - 1; t >= 0; --t) {
       const index e = time - 1 - t;
       fetch(t - 1);
-      wait_for_fetches();
+      wait_for_copies<1>();
       each_cell([&](int i, int channel, int s, index b) {
         const auto at = [&](int q) { return tape[((t & 1) * 8 + q) * cells + i]; };
         const auto x = math::slstm_cell<float>(at(0), at(1), at(2), at(3), at(4), at(5), at(6));
@@ -301,9 +292,9 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         float sums[Sequences] = {};
         const int begin = part * span, end = min(channels, begin + span);
         if (cut.resident)
-          add_quads(sums, kept + row, head, gates, begin, end);
+          add_vectors(sums, kept + row, head, gates, begin, end);
         else
-          add_quads(sums, weights + row, head, gates, begin, end);
+          add_vectors(sums, weights + row, head, gates, begin, end);
         put(partial + (part * head + row) * Sequences, sums);
       });
       __syncthreads();

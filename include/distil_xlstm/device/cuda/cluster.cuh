@@ -2,62 +2,10 @@
 
 #include <cstdint>
 
-#include <distil_xlstm/device/cuda/launch.cuh>
-#include <distil_xlstm/device/cuda/warp.cuh>
-#include <distil_xlstm/op/slstm/op.hpp>
+#include <distil_xlstm/device/cuda/tensor_core.cuh>
 
+// Warps, and blocks that work together.
 namespace distil_xlstm::device::detail {
-
-/// A float whose functions are the card's own: exp, log and quotients are off by a few units in the last place,
-/// tanh and log1p by 1e-7. Where products round their operands to bfloat16, the cell is computed with it.
-struct quick_float {
-  float x;
-  quick_float() = default;
-  DISTIL_XLSTM_HD quick_float(float v) : x(v) {}
-
-  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a) { return -a.x; }
-  DISTIL_XLSTM_HD friend quick_float operator+(quick_float a, quick_float b) { return a.x + b.x; }
-  DISTIL_XLSTM_HD friend quick_float operator-(quick_float a, quick_float b) { return a.x - b.x; }
-  DISTIL_XLSTM_HD friend quick_float operator*(quick_float a, quick_float b) { return a.x * b.x; }
-  DISTIL_XLSTM_HD friend quick_float operator/(quick_float a, quick_float b) { return a.x * inverse(b.x); }
-  DISTIL_XLSTM_HD friend quick_float abs(quick_float a) { return a.x < 0 ? -a.x : a.x; }
-  DISTIL_XLSTM_HD friend quick_float max(quick_float a, quick_float b) { return math::max(a.x, b.x); }
-  DISTIL_XLSTM_HD friend quick_float min(quick_float a, quick_float b) { return math::min(a.x, b.x); }
-  DISTIL_XLSTM_HD friend quick_float select_positive(quick_float x, quick_float a, quick_float b) {
-    return math::select_positive(x.x, a.x, b.x);
-  }
-  DISTIL_XLSTM_HD friend quick_float exp(quick_float a) { return power_of_two(1.44269504f * a.x); }
-  DISTIL_XLSTM_HD friend quick_float log1p(quick_float a) { return 0.693147181f * binary_logarithm(1 + a.x); }
-  DISTIL_XLSTM_HD friend quick_float tanh(quick_float a) {
-    return 1 - 2 * inverse(1 + power_of_two(2.88539008f * a.x));
-  }
-
- private:
-  DISTIL_XLSTM_HD static float inverse(float v) {
-#if defined(__CUDA_ARCH__)
-    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(v));
-    return v;
-#else
-    return 1 / v;
-#endif
-  }
-  DISTIL_XLSTM_HD static float power_of_two(float v) {
-#if defined(__CUDA_ARCH__)
-    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(v));
-    return v;
-#else
-    return std::exp2(v);
-#endif
-  }
-  DISTIL_XLSTM_HD static float binary_logarithm(float v) {
-#if defined(__CUDA_ARCH__)
-    asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(v));
-    return v;
-#else
-    return std::log2(v);
-#endif
-  }
-};
 
 /// The number of this warp, the same register for all its lanes.
 __device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
@@ -136,6 +84,13 @@ __device__ inline void send(std::uint32_t to, std::uint32_t arrival, float x, fl
   if constexpr (has_clusters)
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
                  "f"(x), "f"(y), "r"(arrival)
+                 : "memory");
+}
+
+/// *p = v in block `rank`.
+__device__ inline void write_in(int rank, float* p, float v) {
+  if constexpr (has_clusters)
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(rank, shared_address(p))), "f"(v)
                  : "memory");
 }
 

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+
+#include <distil_xlstm/device/cuda/tensor_core.cuh>
+
+// cp.async: from global to shared memory, beside what the thread does meanwhile.
+namespace distil_xlstm::device::detail {
+
+/// 16 bytes of this thread's next group; `shared` is of `shared_address`.
+__device__ inline void copy_async_16(std::uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+/// Zeros where nothing is `there`.
+__device__ inline void copy_async_16(std::uint32_t shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(there ? 16 : 0)
+               : "memory");
+}
+__device__ inline void copy_async_4(std::uint32_t shared, const void* global, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(there ? 4 : 0)
+               : "memory");
+}
+__device__ inline void copy_async_16(void* shared, const void* global) {
+  copy_async_16(shared_address(shared), global);
+}
+__device__ inline void copy_async_4(float* shared, const float* global, bool there) {
+  copy_async_4(shared_address(shared), global, there);
+}
+/// The group ends.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for all groups of this thread but the newest `Open`.
+template <int Open>
+__device__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
+}
+
+}  // namespace distil_xlstm::device::detail
