@@ -31,8 +31,8 @@ done
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
 if [ -x "$sanitizer" ]; then
   # A case of each kind of kernel.
-  looks=(norm:norms_of_groups optim:a_recorded_step head:recorded slstm:step_by_step mlstm:many_documents
-         attention:rows_may_lie_anywhere teacher:nothing_even)
+  looks=(norm:norms_of_groups optim:a_recorded_step head:recorded 'slstm:step_by_step*' mlstm:many_documents
+         'attention:rows_may_lie_anywhere*' teacher:nothing_even)
   for tool in memcheck racecheck; do
     echo "== $tool"
     for look in "${looks[@]}"; do

@@ -13,9 +13,11 @@
 #include <distil_xlstm/op/slstm/op.hpp>
 
 // The GPU for compilers that are not nvcc: the device, and its verbs and operations as device/cuda.cuh defines them.
-// A program's own source may use a model on a
-// GPU when a source that nvcc compiles instantiates that model (cmake: distil_xlstm_instantiate); what is
-// missing there, the linker names.
+// A program's own source may use a model on a GPU when a source that nvcc compiles instantiates that model
+// (cmake: distil_xlstm_instantiate); what is missing there, the linker names.
+//
+// An `extern template` of the model would not do: what a class defines within itself is inline, and compilers instantiate
+// that all the same, so that the verbs are needed here and must not be inlined there.
 #if defined(__clang__)
 #define DISTIL_XLSTM_LINKED [[gnu::noinline]]
 #else
