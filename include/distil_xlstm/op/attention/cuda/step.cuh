@@ -34,59 +34,25 @@ __device__ void scatter_sums(float (&x)[Count], int lane) {
     }
   }
 }
-/// `Lanes` threads, a team, share a key, four numbers each and `Turns` times; up to `Heads` queries meet it. A
-/// split has at least `min_keys`, so that short pasts are few splits.
+/// How 128 threads share the keys of a split: `Lanes` of them, a team, take a key, four elements each and `Turns` times;
+/// up to `Heads` queries meet it.
 template <int Lanes, int Turns, int Heads>
-__global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> a, int splits, bool vectorised,
-                                                     partial_sums* sums, float* partial) {
-  constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns,
-                min_keys = 2 * teams * at_once;
+struct decode_tile {
+  static constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns;
+  /// Of a split, so that short pasts are few splits.
+  static constexpr int min_keys = 2 * teams * at_once;
   // A score (of a head and a key) to each lane, or several, or the same one to `alike` neighbours.
-  constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
-  constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
-  __shared__ partial_sums team_sums[teams][Heads];
-  __shared__ __align__(16) float weights[teams][count];
-  __shared__ float keeps[teams][Heads];
-  __shared__ __align__(16) float team_out[teams][Heads][padded];
-  const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
-  const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
-  const part p(a, rest / parts);
-  const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
-  const int low = p.first(0), all_keys = p.keys() - low, each = max((all_keys + splits - 1) / splits, min_keys);
-  const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
-  const int lane = static_cast<int>(threadIdx.x) % Lanes, team = static_cast<int>(threadIdx.x) / Lanes;
-  const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
-  const float scale = a.scale();
-  if (begin >= end) {
-    if (static_cast<int>(threadIdx.x) < heads) sums[result + threadIdx.x * splits] = {no_score, 0};
-    return;
-  }
+  static constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
+  static constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
+  using of_heads = float4[Heads][Turns];
+  using of_keys = float4[at_once][Turns];
 
-  const auto queries = p.queries(a.q);
-  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
-  float4 q[Heads][Turns], out[Heads][Turns] = {};
-#pragma unroll
-  for (int h = 0; h < Heads; ++h)
-#pragma unroll
-    for (int i = 0; i < Turns; ++i)
-      q[h][i] =
-          h < heads ? load4(queries(head0 + h), 4 * (lane + Lanes * i), n, vectorised) : float4{0, 0, 0, 0};
-  const int first_score = lane / alike * each_lane, my_head = first_score / at_once;
-  float max_score = no_score, sum = 0;  // of this lane's head; of this lane's keys
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % Lanes; }
+  static __device__ int team() { return static_cast<int>(threadIdx.x) / Lanes; }
+  static __device__ int column(int turn) { return 4 * (lane() + Lanes * turn); }
 
-  for (int j0 = begin; j0 < end; j0 += teams * at_once) {
-    float4 k[at_once][Turns], v[at_once][Turns];
-#pragma unroll
-    for (int u = 0; u < at_once; ++u) {
-      const int j = j0 + u * teams + team;
-#pragma unroll
-      for (int i = 0; i < Turns; ++i) {
-        const int c = 4 * (lane + Lanes * i);
-        k[u][i] = j < end ? load4(keys_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
-        v[u][i] = j < end ? load4(values_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
-      }
-    }
-    float s[count];
+  /// s[head, key] = q . k, this lane's part of it.
+  static __device__ void multiply(float (&s)[count], const of_heads& q, const of_keys& k, int heads) {
 #pragma unroll
     for (int h = 0; h < Heads; ++h)
 #pragma unroll
@@ -97,6 +63,75 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
 #pragma unroll
           for (int i = 0; i < Turns; ++i) x = add_dot(x, q[h][i], k[u][i]);
       }
+  }
+  /// out <- keep out + weights v
+  static __device__ void combine(of_heads& out, const float* keep, const float* weights, const of_keys& v,
+                                 int heads) {
+#pragma unroll
+    for (int h = 0; h < Heads; ++h) {
+      if (h >= heads) break;
+      const float old = keep[h];
+#pragma unroll
+      for (int i = 0; i < Turns; ++i) {
+        float4& o = out[h][i];
+        o.x *= old, o.y *= old, o.z *= old, o.w *= old;
+#pragma unroll
+        for (int u = 0; u < at_once; ++u) o = add_product(o, weights[h * at_once + u], v[u][i]);
+      }
+    }
+  }
+};
+
+template <int Lanes, int Turns, int Heads>
+__global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> a, int splits, bool vectorised,
+                                                     partial_sums* sums, float* partial) {
+  using tile = decode_tile<Lanes, Turns, Heads>;
+  constexpr int teams = tile::teams, at_once = tile::at_once, padded = tile::padded,
+                each_lane = tile::each_lane;
+  __shared__ partial_sums team_sums[teams][Heads];
+  __shared__ __align__(16) float weights[teams][tile::count];
+  __shared__ float keeps[teams][Heads];
+  __shared__ __align__(16) float team_out[teams][Heads][padded];
+  const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
+  const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
+  const part p(a, rest / parts);
+  const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
+  const int low = p.first(0), all_keys = p.keys() - low,
+            each = max((all_keys + splits - 1) / splits, tile::min_keys);
+  const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
+  const int lane = tile::lane(), team = tile::team();
+  const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
+  const float scale = a.scale();
+  if (begin >= end) {
+    if (static_cast<int>(threadIdx.x) < heads) sums[result + threadIdx.x * splits] = {no_score, 0};
+    return;
+  }
+
+  const auto queries = p.queries(a.q);
+  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
+  typename tile::of_heads q, out = {};
+#pragma unroll
+  for (int h = 0; h < Heads; ++h)
+#pragma unroll
+    for (int i = 0; i < Turns; ++i)
+      q[h][i] = h < heads ? load4(queries(head0 + h), tile::column(i), n, vectorised) : float4{0, 0, 0, 0};
+  const int first_score = lane / tile::alike * each_lane, my_head = first_score / at_once;
+  float max_score = no_score, sum = 0;  // of this lane's head; of this lane's keys
+
+  for (int j0 = begin; j0 < end; j0 += teams * at_once) {
+    typename tile::of_keys k, v;
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int j = j0 + u * teams + team;
+#pragma unroll
+      for (int i = 0; i < Turns; ++i) {
+        const int c = tile::column(i);
+        k[u][i] = j < end ? load4(keys_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
+        v[u][i] = j < end ? load4(values_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
+      }
+    }
+    float s[tile::count];
+    tile::multiply(s, q, k, heads);
     scatter_sums<Lanes>(s, lane);
     float top = max_score;
 #pragma unroll
@@ -104,7 +139,7 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
       if (j0 + (first_score + i) % at_once * teams + team >= end) s[i] = -INFINITY;
       top = fmaxf(top, s[i]);
     }
-    top = warp_max<lanes_a_head, alike>(top);
+    top = warp_max<tile::lanes_a_head, tile::alike>(top);
     const float keep = expf((max_score - top) * scale);
     max_score = top, sum *= keep;
     __syncwarp();
@@ -116,23 +151,10 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
     }
     keeps[team][my_head] = keep;
     __syncwarp();
-#pragma unroll
-    for (int h = 0; h < Heads; ++h) {
-      if (h >= heads) break;
-      const float old = keeps[team][h];
-#pragma unroll
-      for (int i = 0; i < Turns; ++i) {
-        float4& o = out[h][i];
-        o.x *= old, o.y *= old, o.z *= old, o.w *= old;
-#pragma unroll
-        for (int u = 0; u < at_once; ++u) {
-          o = add_product(o, weights[team][h * at_once + u], v[u][i]);
-        }
-      }
-    }
+    tile::combine(out, keeps[team], weights[team], v, heads);
   }
-  sum = warp_sum<lanes_a_head, alike>(sum);
-  if (lane % lanes_a_head == 0) team_sums[team][my_head] = {max_score, sum};
+  sum = warp_sum<tile::lanes_a_head, tile::alike>(sum);
+  if (lane % tile::lanes_a_head == 0) team_sums[team][my_head] = {max_score, sum};
   __syncthreads();
 #pragma unroll
   for (int h = 0; h < Heads; ++h) {
@@ -146,8 +168,7 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
 #pragma unroll
     for (int i = 0; i < Turns; ++i) {
       const float4 o = out[h][i];
-      *reinterpret_cast<float4*>(team_out[team][h] + 4 * (lane + Lanes * i)) = {o.x * mine, o.y * mine,
-                                                                                o.z * mine, o.w * mine};
+      store4(team_out[team][h] + tile::column(i), {o.x * mine, o.y * mine, o.z * mine, o.w * mine});
     }
     if (splits > 1 && threadIdx.x == 0) sums[result + h * splits] = {top, all};
   }
