@@ -69,6 +69,7 @@ BOOST_AUTO_TEST_CASE(norms) {
 BOOST_AUTO_TEST_CASE(convolutions) {
   check("window of 4", causal_conv1d{10, 4});
   check("window of 2", causal_conv1d{3, 2});
+  check("window of 3, fixed", basic_causal_conv1d<17, 3>{});
   check("window beyond the text", causal_conv1d{17, 9});
 }
 BOOST_AUTO_TEST_CASE(feed_forwards) {

@@ -39,7 +39,7 @@ BOOST_AUTO_TEST_CASE(slstms) {
   check("one head, no convolution", slstm{20, 1, 0});
   check("window of 2", slstm{36, 2, 2}, {.samples = 12});
   check("heads of one", slstm{5, 5});
-  check("static sizes", basic_slstm<12, 3>{});
+  check("static sizes", basic_slstm<12, 3, 4>{});
 }
 BOOST_AUTO_TEST_CASE(mlstms) {
   check("two heads, chunks of 4", mlstm{.width = 8, .heads = 2, .inner = 16, .chunk = 4});
@@ -47,7 +47,7 @@ BOOST_AUTO_TEST_CASE(mlstms) {
         mlstm{.width = 8, .heads = 1, .inner = 24, .conv_window = 2, .qkv_block = 8, .bias = true});
   check("three heads, an empty m of 0", mlstm{.width = 8, .heads = 3, .inner = 12, .chunk = 3, .empty_m = 0});
   check("heads of one", mlstm{.width = 4, .heads = 3, .inner = 3, .qkv_block = 1, .chunk = 2});
-  check("static sizes", basic_mlstm<8, 3, 12>{.chunk = 4});
+  check("static sizes", basic_mlstm<8, 3, 12, 4>{.chunk = 4});
 }
 BOOST_AUTO_TEST_CASE(large_mlstms) {
   check("two heads, chunks of 4", mlstm_v2{.width = 8, .heads = 2, .query = 6, .value = 10, .chunk = 4});

@@ -52,11 +52,15 @@ struct conv_tape {
 /// y[t, c] = b[c] + sum_j w[c, 0, j] x[t - (K - 1) + j, c]; the last tap meets the present input.
 /// Windows of 2 and more; the reference's 0 (none) is the caller's, 1 is refused as the reference cannot run
 /// it.
-struct causal_conv1d {
-  index width = 0, window = 4;
+///
+/// A window that the compiler knows unrolls the CPU's loops; a GPU's kernels choose theirs by its value.
+template <index Width = dynamic, index Window = dynamic>
+struct basic_causal_conv1d {
+  [[no_unique_address]] extent<Width> width{};
+  [[no_unique_address]] extent<Window> window{4};
 
-  constexpr index width_in() const { return width; }
-  constexpr index width_out() const { return width; }
+  constexpr auto width_in() const { return width; }
+  constexpr auto width_out() const { return width; }
 
   template <class L>
   auto params(L& l) const {
@@ -78,25 +82,28 @@ struct causal_conv1d {
     return conv_tape<typename L::scalar>{l.tensor("before", {seq.batch, window - 1, width})};
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+  template <class T, class D>
+  void forward(D& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     map(d, seq.batch, width, detail::conv_keep_past<T>{seq, window, width, x, s.past, k.before});
-    causal_conv_forward(d, causal_conv_arguments<T>{input<T>(seq, k, x), p.weight, p.bias, y});
+    causal_conv_forward(d, causal_conv_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, p.bias, y});
   }
   /// dx = beta dx + its gradient; adds to g.
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class D>
+  void backward(D& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
-    causal_conv_backward(
-        d, causal_conv_backward_arguments<T>{input<T>(seq, k, x), p.weight, dy, dx, beta, g.weight, g.bias});
+    causal_conv_backward(d, causal_conv_backward_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, dy, dx,
+                                                                        beta, g.weight, g.bias});
   }
 
  private:
-  template <class T, class K>
-  detail::window_view<T> input(sequence_view seq, const K& k, matrix_view<const T> x) const {
-    return {seq, window, width, x, k.before};
+  template <class D>
+  static constexpr index known = D::host_memory ? Window : dynamic;
+  template <class D, class T>
+  detail::window_view<T, known<D>> input(sequence_view seq, const auto& k, matrix_view<const T> x) const {
+    return {seq, extent<known<D>>(index(window)), width, x, k.before};
   }
 };
+using causal_conv1d = basic_causal_conv1d<>;
 
 }  // namespace distil_xlstm

@@ -68,7 +68,7 @@ struct mlstm_tape {
 ///
 /// Width, heads and inner width may be known to the compiler, which then refuses those that do not fit; `mlstm`
 /// takes all when the program runs.
-template <index Width = dynamic, index Heads = dynamic, index Inner = dynamic>
+template <index Width = dynamic, index Heads = dynamic, index Inner = dynamic, index Window = dynamic>
 struct basic_mlstm {
   static_assert(
       Inner == dynamic || Heads == dynamic || (Heads > 0 && Inner % (Heads > 0 ? Heads : 1) == 0),
@@ -76,7 +76,7 @@ struct basic_mlstm {
   [[no_unique_address]] extent<Width> width{};
   [[no_unique_address]] extent<Heads> heads{1};
   [[no_unique_address]] extent<Inner> inner{};  ///< reference: round_up(proj_factor width, 64)
-  index conv_window = 4;
+  [[no_unique_address]] extent<Window> conv_window{4};
   index qkv_block = 4;  ///< block size of the q, k, v maps
   bool bias = false;
   index chunk = 64;
@@ -208,7 +208,7 @@ struct basic_mlstm {
             2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
   }
   headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
-  causal_conv1d conv() const { return {inner, conv_window}; }
+  basic_causal_conv1d<Inner, Window> conv() const { return {inner, conv_window}; }
   linear<> gate() const { return {3 * inner, heads, true, 0.0}; }
   layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }
 

@@ -41,14 +41,14 @@ struct slstm_tape {
 ///
 /// Width and heads may be known to the compiler, which then refuses those that do not fit; `slstm` takes both
 /// when the program runs.
-template <index Width = dynamic, index Heads = dynamic>
+template <index Width = dynamic, index Heads = dynamic, index Window = dynamic>
 struct basic_slstm {
   static_assert(Width == dynamic || Heads == dynamic || (Heads > 0 && Width % (Heads > 0 ? Heads : 1) == 0),
                 "distil_xlstm::slstm: the heads share the width equally; write a width that Heads divides");
   [[no_unique_address]] extent<Width> width{};
   [[no_unique_address]] extent<Heads> heads{1};
-  index conv_window = 4;                   ///< 0: no convolution, the gates read the bare input
-  index block_index = 0, block_count = 1;  ///< for the forget bias' initial values
+  [[no_unique_address]] extent<Window> conv_window{4};  ///< 0: no convolution, the gates read the bare input
+  index block_index = 0, block_count = 1;               ///< for the forget bias' initial values
 
   constexpr auto width_in() const { return width; }
   constexpr auto width_out() const { return width; }
@@ -147,7 +147,7 @@ struct basic_slstm {
   }
 
  private:
-  causal_conv1d conv() const { return {width, conv_window}; }
+  basic_causal_conv1d<Width, Window> conv() const { return {width, conv_window}; }
   headwise_linear gate() const {
     return {heads, width / heads, false, std::sqrt(2.0 / (5.0 * static_cast<double>(width)))};
   }

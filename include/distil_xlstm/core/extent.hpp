@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm {
 
 /// Signed, so that differences and reverse loops are ordinary arithmetic.
@@ -18,8 +20,8 @@ struct extent {
                 "program chooses");
   static constexpr bool is_static = true;
   constexpr extent() = default;
-  constexpr explicit extent(index) {}
-  constexpr operator index() const { return N; }
+  DISTIL_XLSTM_HD constexpr explicit extent(index) {}
+  DISTIL_XLSTM_HD constexpr operator index() const { return N; }
 };
 
 template <>
@@ -27,10 +29,10 @@ struct extent<dynamic> {
   static constexpr bool is_static = false;
   index value = 0;
   constexpr extent() = default;
-  constexpr extent(index n) : value(n) {}
+  DISTIL_XLSTM_HD constexpr extent(index n) : value(n) {}
   template <index N>
   constexpr extent(extent<N>) : value(N) {}
-  constexpr operator index() const { return value; }
+  DISTIL_XLSTM_HD constexpr operator index() const { return value; }
 };
 
 }  // namespace distil_xlstm

@@ -26,6 +26,9 @@ namespace distil_xlstm {
 ///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c), merged, then f.finish<V>(c, acc)
 ///   parallel_for(d, n, f)                   f(i) for i = 0 .. n - 1, in any order
 ///
+/// On these are written, once for all devices: transform, transform_groups and fill (device/transform.hpp),
+/// add_column_sums (device/column_sums.hpp), make_scratch and scratch_matrices (device/scratch_layout.hpp).
+///
 /// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
 /// depend on the number of workers.
 /// Models: device::basic_cpu<P>, device::basic_cuda<P>; device::cpu and device::cuda are those of fp32.

@@ -14,10 +14,11 @@ namespace detail {
 
 /// The input of a causal window: rows of this call, and before them the last window - 1 inputs of earlier
 /// calls.
-template <class T>
+template <class T, index Window = dynamic>
 struct window_view {
   sequence_view seq;
-  index window, width;
+  [[no_unique_address]] extent<Window> window;
+  index width;
   matrix_view<const T> x;
   const T* past;  ///< [batch, window - 1, width], oldest first, zeros where there is none
 
@@ -47,10 +48,10 @@ struct tap_major {
   }
 };
 
-template <class T>
+template <class T, index Window>
 struct conv_forward {
   using scalar = T;
-  window_view<T> in;
+  window_view<T, Window> in;
   const T* taps;
   const T* bias;
   matrix_view<T> y;
@@ -58,16 +59,17 @@ struct conv_forward {
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / in.seq.time, t = r % in.seq.time;
     V sum = math::load<V>(bias + c);
-    for (index j = in.first_tap(b, t); j < in.window; ++j)
-      sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(in.input(b, t, j) + c);
+    const index first = in.first_tap(b, t);
+    for (index j = Window == dynamic ? first : 0; j < in.window; ++j)
+      if (j >= first) sum = sum + math::load<V>(taps + j * in.width + c) * math::load<V>(in.input(b, t, j) + c);
     math::store<V>(y.row(r) + c, sum);
   }
 };
 
-template <class T>
+template <class T, index Window>
 struct conv_input_gradient {
   using scalar = T;
-  window_view<T> in;
+  window_view<T, Window> in;
   const T* taps;
   matrix_view<const T> dy;
   matrix_view<T> dx;
@@ -85,9 +87,9 @@ struct conv_input_gradient {
 };
 
 /// What a row adds to the gradient of one tap: dy x.
-template <class T>
+template <class T, index Window>
 struct conv_tap_gradient {
-  window_view<T> in;
+  window_view<T, Window> in;
   matrix_view<const T> dy;
   index tap;
   template <class V>
@@ -100,17 +102,17 @@ struct conv_tap_gradient {
 }  // namespace detail
 
 /// y[t, c] = bias[c] + sum over taps j of weight[c, 0, j] input(t, j)[c], but for taps before first_tap.
-template <class T>
+template <class T, index Window = dynamic>
 struct causal_conv_arguments {
-  detail::window_view<T> in;
+  detail::window_view<T, Window> in;
   const T* weight;  ///< [width, 1, window]
   const T* bias;    ///< [width]
   matrix_view<T> y;
 };
 /// dx = beta dx + its gradient by x; dweight += and dbias += those by weight and bias.
-template <class T>
+template <class T, index Window = dynamic>
 struct causal_conv_backward_arguments {
-  detail::window_view<T> in;
+  detail::window_view<T, Window> in;
   const T* weight;
   matrix_view<const T> dy;
   matrix_view<T> dx;
@@ -118,21 +120,21 @@ struct causal_conv_backward_arguments {
   T *dweight, *dbias;
 };
 
-template <class D, class T>
-void causal_conv_forward(D& d, const causal_conv_arguments<T>& a) {
+template <class D, class T, index Window>
+void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
   auto taps = d.template scratch<T>(a.in.window * a.in.width);
   map(d, a.in.window, a.in.width, detail::tap_major<T>{a.in.window, a.in.width, a.weight, taps.data()});
-  map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T>{a.in, taps.data(), a.bias, a.y});
+  map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, a.y});
 }
-template <class D, class T>
-void causal_conv_backward(D& d, const causal_conv_backward_arguments<T>& a) {
+template <class D, class T, index Window>
+void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window>& a) {
   const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;
   auto taps = d.template scratch<T>(window * width);
   map(d, window, width, detail::tap_major<T>{window, width, a.weight, taps.data()});
   for (index j = 0; j < window; ++j)
-    add_column_sums(d, rows, width, detail::conv_tap_gradient<T>{a.in, a.dy, j}, a.dweight + j, window);
+    add_column_sums(d, rows, width, detail::conv_tap_gradient<T, Window>{a.in, a.dy, j}, a.dweight + j, window);
   add_column_sums(d, a.dy, a.dbias);
-  map(d, rows, width, detail::conv_input_gradient<T>{a.in, taps.data(), a.dy, a.dx, a.beta});
+  map(d, rows, width, detail::conv_input_gradient<T, Window>{a.in, taps.data(), a.dy, a.dx, a.beta});
 }
 
 }  // namespace distil_xlstm
