@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/sha256.hpp>
@@ -60,7 +61,7 @@ inline std::optional<dx::io::tokenizer_data> tokenizer_of(const std::filesystem:
   return dx::io::read_tokenizer(model);
 }
 
-/// What tells one model from another: the hash of its file, or of its folder's weights and configuration.
+/// What tells one model from another: the hash of its file or files, or of its folder's weights and configuration.
 inline std::string hash_of(const std::filesystem::path& model) {
   std::vector<std::filesystem::path> files;
   if (std::filesystem::is_directory(model)) {
@@ -69,7 +70,7 @@ inline std::string hash_of(const std::filesystem::path& model) {
         files.push_back(f.path());
     std::sort(files.begin(), files.end());
   } else {
-    files.push_back(model);
+    files = dx::io::gguf_file(model).files();
   }
   dx::io::sha256 hash;
   for (const auto& f : files) hash.update(dx::io::mapped_file(f).bytes());

@@ -1,4 +1,6 @@
 #define BOOST_TEST_MODULE gguf
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <boost/test/unit_test.hpp>
@@ -7,12 +9,14 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 
 using namespace distil_xlstm;
@@ -233,9 +237,9 @@ BOOST_AUTO_TEST_CASE(hostile_tensors) {
   refused(one({33}, 8), "rows of 33 are not whole blocks of 32 (Q8_0)");
   refused(one({16, 2}, 2), "rows of 16 are not whole blocks of 32 (Q4_0)");
   refused(one({}, 3), "rows of 1 are not whole blocks");
-  refused(one({32}, 7), "tensor t has the unsupported type 7");
-  refused(one({32}, 26), "tensor t has the unsupported type 26");
-  refused(one({32}, 4000000000u), "tensor t has the unsupported type 4000000000");
+  refused(one({32}, 7), "tensor t has the unsupported type Q5_1 (F32 F16 BF16");
+  refused(one({32}, 26), "tensor t has the unsupported type I32");
+  refused(one({32}, 4000000000u), "tensor t has the unsupported type number 4000000000");
   refused(maker().start(2, 0).tensor("t", {8}, 0, 0).tensor("t", {8}, 0, 32).align().noise(64),
           "tensor t is there twice");
   refused(maker().start(2, 0).tensor("a", {8}, 0, 0).tensor("b", {16}, 0, 0).align().noise(64), "overlap");
@@ -365,4 +369,83 @@ BOOST_AUTO_TEST_CASE(moving_keeps_views) {
   const gguf_file f = std::move(files[0]);
   BOOST_TEST(f.get_strings("strings").at(2) == "ccc");
   BOOST_TEST(f.at("norm").values<float>().at(1) == 0.5f);
+}
+
+namespace {
+
+/// A folder of its own for the parts of a split model.
+struct parts {
+  std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("gguf-parts-" + std::to_string(::getpid()));
+  parts() { std::filesystem::create_directory(folder); }
+  ~parts() { std::filesystem::remove_all(folder); }
+  std::filesystem::path write(const std::string& name, const maker& m) const {
+    std::ofstream(folder / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(m.bytes.data()), static_cast<std::streamsize>(m.bytes.size()));
+    return folder / name;
+  }
+  static maker part(std::uint16_t no, std::uint16_t count, const std::string& tensor, float value,
+                    int tensors = 3) {
+    maker m;
+    m.start(1, 3).key("split.no", gguf_type::u16).put<std::uint16_t>(no);
+    m.key("split.count", gguf_type::u16).put<std::uint16_t>(count);
+    m.key("split.tensors.count", gguf_type::i32).put<std::int32_t>(tensors);
+    m.tensor(tensor, {1}, 0, 0).align().put<float>(value);
+    return m;
+  }
+};
+
+auto mentions(std::string part) {
+  return [=](const error& e) {
+    BOOST_TEST_MESSAGE(e.what());
+    return std::string(e.what()).find(part) != std::string::npos;
+  };
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_split_model_is_read_whole) {
+  const parts p;
+  const auto first = p.write("m-00001-of-00003.gguf", parts::part(0, 3, "a", 1));
+  const auto second = p.write("m-00002-of-00003.gguf", parts::part(1, 3, "b", 2));
+  BOOST_CHECK_EXCEPTION(gguf_file{first}, error,
+                        mentions("m-00001-of-00003.gguf: part 3 of 3 of the split model, "));
+  const auto third = p.write("m-00003-of-00003.gguf", parts::part(2, 3, "c", 3));
+  std::vector<gguf_file> moved;
+  moved.emplace_back(first);
+  const gguf_file f = std::move(moved[0]);
+  BOOST_TEST(f.tensors().size() == 3u);
+  BOOST_TEST(f.at("a").values<float>().at(0) == 1.0f);
+  BOOST_TEST(f.at("b").values<float>().at(0) == 2.0f);
+  BOOST_TEST(f.at("c").values<float>().at(0) == 3.0f);
+  BOOST_TEST((f.files() == std::vector<std::filesystem::path>{first, second, third}));
+  BOOST_CHECK_EXCEPTION(gguf_file{second}, error, mentions("is part 2 of 3 of a split model"));
+
+  p.write("m-00003-of-00003.gguf", parts::part(1, 3, "c", 3));
+  BOOST_CHECK_EXCEPTION(gguf_file{first}, error, mentions("says that it is part 2 of 3, not 3 of 3"));
+  p.write("m-00003-of-00003.gguf", parts::part(2, 3, "a", 3));
+  BOOST_CHECK_EXCEPTION(gguf_file{first}, error, mentions("tensor a is there twice"));
+  p.write("m-00003-of-00003.gguf", everything());
+  BOOST_CHECK_EXCEPTION(gguf_file{first}, error, mentions("split.no is missing"));
+  const auto alone = p.write("alone.gguf", parts::part(0, 3, "a", 1));
+  BOOST_CHECK_EXCEPTION(gguf_file{alone}, error, mentions("a name that ends in -00001-of-00003.gguf"));
+  const auto short_of = p.write("s-00001-of-00002.gguf", parts::part(0, 2, "a", 1));
+  p.write("s-00002-of-00002.gguf", parts::part(1, 2, "b", 1));
+  BOOST_CHECK_EXCEPTION(gguf_file{short_of}, error,
+                        mentions("the parts hold 2 tensors, split.tensors.count says 3"));
+  const auto whole = p.write("whole.gguf", parts::part(0, 1, "a", 1, 1));
+  BOOST_CHECK_NO_THROW(gguf_file{whole});
+  refused(parts::part(0, 2, "a", 1), "one of the 2 parts of a split model");
+}
+
+BOOST_AUTO_TEST_CASE(a_git_lfs_pointer_is_named_as_such) {
+  const parts p;
+  maker m;
+  const std::string text =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 134515008\n";
+  m.raw(text.data(), text.size());
+  const auto pointer = p.write("model.gguf", m);
+  BOOST_CHECK_EXCEPTION(gguf_file{pointer}, error, mentions("model.gguf: is a Git LFS pointer, not the file"));
+  BOOST_CHECK_EXCEPTION(safetensors_file{pointer}, error, mentions("is a Git LFS pointer, not the file"));
+  BOOST_CHECK_EXCEPTION(mapped_file{pointer}, error, mentions("is a Git LFS pointer, not the file"));
 }

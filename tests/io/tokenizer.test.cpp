@@ -74,7 +74,8 @@ auto saying(std::vector<std::string> parts) {
 }
 
 /// The bytes of a GGUF file that holds a tokenizer and no tensor.
-std::string gguf_of(const tokenizer_data& d, const std::string& pre, const std::string& model = "gpt2") {
+std::string gguf_of(const tokenizer_data& d, const std::string& pre, const std::string& model = "gpt2",
+                    bool add_bos_key = true) {
   std::string out;
   std::uint64_t keys = 0;
   const auto raw = [&](auto x) { out.append(reinterpret_cast<const char*>(&x), sizeof x); };
@@ -102,7 +103,7 @@ std::string gguf_of(const tokenizer_data& d, const std::string& pre, const std::
   for (const auto& [a, b] : d.merges) text(a + " " + b);
   key("tokenizer.ggml.bos_token_id", gguf_type::u32), raw(std::uint32_t{1});
   key("tokenizer.ggml.eos_token_id", gguf_type::u32), raw(std::uint32_t{2});
-  key("tokenizer.ggml.add_bos_token", gguf_type::boolean), raw(std::uint8_t{0});
+  if (add_bos_key) key("tokenizer.ggml.add_bos_token", gguf_type::boolean), raw(std::uint8_t{0});
   key("tokenizer.chat_template", gguf_type::string), text("a template");
   std::string head = "GGUF";
   std::swap(head, out);
@@ -369,6 +370,87 @@ BOOST_AUTO_TEST_CASE(configuration_beside_the_tokenizer) {
   write("tokenizer_config.json", R"({})");
   write("chat_template.jinja", "a file of its own");
   BOOST_TEST(read_tokenizer(f.path).chat_template == "a file of its own");
+}
+
+BOOST_AUTO_TEST_CASE(ends_and_special_tokens_from_every_file) {
+  const folder f;
+  tokenizer_data base = small();
+  for (const char* t : {"<|user|>", "<pad>", "stop", "<|stop|>"}) base.tokens.push_back(t);  // 260 to 263
+  base.specials.push_back({263, "<|stop|>"});
+  const auto write = [&](const char* name, std::string_view text) {
+    write_text_atomically(f.path / name, text);
+  };
+  const auto clear = [&] {
+    for (const auto& file : std::filesystem::directory_iterator(f.path)) std::filesystem::remove(file.path());
+    write("tokenizer.json", tokenizer_json(base));
+  };
+  const auto ids = [&](std::string_view text) { return tokenizer(read_tokenizer(f.path)).encode(text).ids; };
+  using list = std::vector<std::int32_t>;
+  clear();
+  BOOST_TEST(read_tokenizer(f.path).end_of_text == list{259}, boost::test_tools::per_element());  // by its name
+  BOOST_TEST(ids("<|user|>").size() == 8u);
+
+  write("special_tokens_map.json",
+        R"({"eos_token": {"content": "<|stop|>"}, "pad_token": "<pad>", "unk_token": "<none>",
+            "additional_special_tokens": ["<|user|>"]})");
+  tokenizer_data d = read_tokenizer(f.path);
+  BOOST_TEST(d.eos == 263);
+  BOOST_TEST(d.end_of_text == (list{259, 263}), boost::test_tools::per_element());
+  BOOST_TEST(ids("<|user|><pad>stop") == (list{260, 261, 's', 't', 'o', 'p'}),
+             boost::test_tools::per_element());
+  BOOST_TEST(tokenizer(d).encode("<|user|>", false).ids.size() == 8u);
+  write("tokenizer_config.json", R"({"eos_token": "stop", "extra_special_tokens": {"x": "<|user|>"}})");
+  BOOST_TEST(read_tokenizer(f.path).eos == 262);  // before special_tokens_map.json
+  write("special_tokens_map.json", R"({"bos_token": "</s>"})");
+  BOOST_CHECK_EXCEPTION(read_tokenizer(f.path), error,
+                        saying({"special_tokens_map.json", "bos_token", "</s>"}));
+
+  clear();
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {"260": {"content": "<|user|>", "special": true},
+    "265": {"content": "<|eot_id|>", "special": true}, "259": {"content": "<|end|>", "special": true}}})");
+  write("added_tokens.json", R"({"<|other|>": 264})");  // of an older folder, and not read
+  d = read_tokenizer(f.path);
+  BOOST_TEST(d.tokens.size() == 266u);
+  BOOST_TEST(d.end_of_text == (list{259, 265}), boost::test_tools::per_element());
+  BOOST_TEST(ids("<|user|><|eot_id|>") == (list{260, 265}), boost::test_tools::per_element());
+  BOOST_TEST(tokenizer(d).is_control(265));
+  write("tokenizer_config.json", R"({})");
+  BOOST_TEST(ids("<|other|>") == list{264}, boost::test_tools::per_element());
+  BOOST_TEST(!tokenizer(read_tokenizer(f.path)).is_control(264));
+  for (const auto& [text, part] : {std::pair{R"({"stop": 7})", "has the ids 262 and 7"},
+                                   {R"({"xyz": 259})", "have the same id 259"},
+                                   {R"({"xyz": 1000000})", "has id 1000000"},
+                                   {R"({"xyz": "7"})", "xyz must be an integer"}}) {
+    write("added_tokens.json", text);
+    BOOST_CHECK_EXCEPTION(read_tokenizer(f.path), error, saying({"added_tokens.json", part}));
+  }
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {"z": {"content": "stop"}}})");
+  BOOST_CHECK_EXCEPTION(read_tokenizer(f.path), error, saying({"tokenizer_config.json", "z is no id"}));
+  write("tokenizer_config.json", R"({"added_tokens_decoder": {"262": {"content": "stop", "rstrip": true}}})");
+  BOOST_CHECK_EXCEPTION(read_tokenizer(f.path), error, saying({"tokenizer_config.json", "rstrip", "stop"}));
+
+  clear();
+  write("config.json", R"({"eos_token_id": [263, 2, 5000]})");  // 2: an ordinary token, a class's default
+  BOOST_TEST(read_tokenizer(f.path).end_of_text == (list{259, 263}), boost::test_tools::per_element());
+  write("generation_config.json", R"({"eos_token_id": 262})");  // before config.json
+  BOOST_TEST(read_tokenizer(f.path).end_of_text == (list{259, 262}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(gguf_defaults) {
+  tokenizer_data d = small();
+  for (const char* t : {"<|eot_id|>", "<end_of_turn>"}) d.tokens.push_back(t);
+  d.specials.push_back({260, "<|eot_id|>", false});
+  for (const std::string pre : {"gpt-2", "smollm", "qwen2", "llama3", "llama-v3", "llama-bpe"}) {
+    const bool llama = pre.starts_with("llama");
+    BOOST_TEST(!read_gguf(gguf_of(d, pre)).add_bos);
+    const tokenizer t(read_gguf(gguf_of(d, pre, "gpt2", false)));
+    BOOST_TEST(t.data().add_bos == llama, pre);
+    BOOST_TEST(t.document_start() == (llama ? 1 : 2));
+    // by their names, whatever their types say
+    BOOST_TEST(t.data().end_of_text == (std::vector<std::int32_t>{2, 259, 260, 261}),
+               boost::test_tools::per_element());
+    BOOST_TEST((t.is_control(260) && t.is_control(261)));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(gguf_and_json_have_one_fingerprint) {

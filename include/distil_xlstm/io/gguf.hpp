@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <numeric>
 #include <span>
 #include <string>
@@ -38,19 +39,31 @@ struct gguf_value {
   std::vector<gguf_value> nested;
 };
 
-/// A GGUF file (version 2 or 3, little endian), memory-mapped: keys with values, and tensors.
+/// A GGUF file (version 2 or 3, little endian), memory-mapped: keys with values, and tensors. A model that was
+/// split (`split.count`) is opened by its first file, NAME-00001-of-0000N.gguf, and read whole from all of them.
 /// Everything is checked against the file's size before it is believed; a malformed or cut file, or a tensor of
 /// a type that `unpack` does not know, is an `error` naming the file and the key or tensor. Source: the GGUF
 /// specification of ggml (docs/gguf.md).
 class gguf_file {
  public:
-  explicit gguf_file(const std::filesystem::path& path) : file_(path), name_(file_.path()) {
-    parse(file_.bytes());
+  explicit gguf_file(const std::filesystem::path& path) : gguf_file(path, one_part()) {
+    const std::uint64_t count = get_u64_or("split.count", 1);
+    if (count > 1) read_parts(path, count);
   }
   /// Over memory that the caller keeps; `name` is what errors call it.
-  gguf_file(std::span<const std::byte> bytes, std::string name) : name_(std::move(name)) { parse(bytes); }
+  gguf_file(std::span<const std::byte> bytes, std::string name) : name_(std::move(name)) {
+    parse(bytes);
+    const std::uint64_t count = get_u64_or("split.count", 1);
+    require(count <= 1, name_, ": is one of the ", count, " parts of a split model");
+  }
 
   const std::string& path() const { return name_; }
+  /// The files that hold the model: this one, and the other parts of a split one.
+  std::vector<std::filesystem::path> files() const {
+    std::vector<std::filesystem::path> out = {name_};
+    for (const auto& part : parts_) out.push_back(part.path());
+    return out;
+  }
   std::uint32_t version() const { return version_; }
   std::uint64_t alignment() const { return alignment_; }
 
@@ -221,6 +234,47 @@ class gguf_file {
     }
   }
 
+  // ---- split models -----------------------------------------------------------------------------------------
+  struct one_part {};
+  gguf_file(const std::filesystem::path& path, one_part) : file_(path), name_(file_.path()) {
+    parse(file_.bytes());
+  }
+
+  /// "-00002-of-00003.gguf", as llama.cpp's gguf-split names them.
+  static std::string part_suffix(std::uint64_t part, std::uint64_t count) {
+    const auto five = [](std::uint64_t n) {
+      const std::string digits = std::to_string(n);
+      return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+    };
+    return "-" + five(part) + "-of-" + five(count) + ".gguf";
+  }
+
+  /// Takes the tensors of the other parts.
+  void read_parts(const std::filesystem::path& path, std::uint64_t count) {
+    const std::uint64_t part = get_u64("split.no") + 1;
+    require(part == 1, name_, ": is part ", part, " of ", count,
+            " of a split model, which is opened by its first");
+    const std::string file = path.filename().string(), suffix = part_suffix(1, count);
+    require(file.ends_with(suffix), name_, ": is part 1 of ", count,
+            " of a split model; without a name that ends in ", suffix, " the others cannot be found");
+    const std::string stem = file.substr(0, file.size() - suffix.size());
+    for (std::uint64_t next = 2; next <= count; ++next) {
+      const auto other = path.parent_path() / (stem + part_suffix(next, count));
+      require(std::filesystem::exists(other), name_, ": part ", next, " of ", count, " of the split model, ",
+              other.string(), ", is missing");
+      parts_.push_back(gguf_file(other, one_part()));
+      const gguf_file& p = parts_.back();
+      const std::uint64_t number = p.get_u64("split.no") + 1, of = p.get_u64("split.count");
+      require(number == next && of == count, p.name_, ": says that it is part ", number, " of ", of, ", not ",
+              next, " of ", count);
+      tensors_.insert(tensors_.end(), p.tensors_.begin(), p.tensors_.end());
+    }
+    const std::uint64_t all = get_u64_or("split.tensors.count", tensors_.size());
+    require(all == tensors_.size(), name_, ": the parts hold ", tensors_.size(),
+            " tensors, split.tensors.count says ", all);
+    index_ = detail::tensor_index(tensors_, name_);
+  }
+
   // ---- the parts of the file --------------------------------------------------------------------------------
   void parse(std::span<const std::byte> file) {
     bytes_ = file;
@@ -289,20 +343,22 @@ class gguf_file {
     return v;
   }
 
-  static bool dtype_numbered(std::uint32_t type, dtype& out) {
-    switch (type) {
-      case 0: out = dtype::f32; return true;
-      case 1: out = dtype::f16; return true;
-      case 2: out = dtype::q4_0; return true;
-      case 3: out = dtype::q4_1; return true;
-      case 6: out = dtype::q5_0; return true;
-      case 8: out = dtype::q8_0; return true;
-      case 12: out = dtype::q4_k; return true;
-      case 14: out = dtype::q6_k; return true;
-      case 28: out = dtype::f64; return true;
-      case 30: out = dtype::bf16; return true;
-      default: return false;
-    }
+  /// ggml's name of a tensor's type, or its number where ggml has none.
+  static std::string ggml_type_name(std::uint32_t type) {
+    static constexpr const char* names[] = {
+        "F32",      "F16",      "Q4_0",    "Q4_1",  "Q4_2",       "Q4_3",       "Q5_0",       "Q5_1",
+        "Q8_0",     "Q8_1",     "Q2_K",    "Q3_K",  "Q4_K",       "Q5_K",       "Q6_K",       "Q8_K",
+        "IQ2_XXS",  "IQ2_XS",   "IQ3_XXS", "IQ1_S", "IQ4_NL",     "IQ3_S",      "IQ2_S",      "IQ4_XS",
+        "I8",       "I16",      "I32",     "I64",   "F64",        "IQ1_M",      "BF16",       "Q4_0_4_4",
+        "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",   "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4"};
+    return type < std::size(names) ? names[type] : "number " + std::to_string(type);
+  }
+  static constexpr dtype readable[] = {dtype::f32,  dtype::f16,  dtype::bf16, dtype::f64,  dtype::q8_0,
+                                       dtype::q4_0, dtype::q4_1, dtype::q5_0, dtype::q4_k, dtype::q6_k};
+  static std::string readable_names() {
+    std::string out;
+    for (const dtype t : readable) out += (out.empty() ? "" : " ") + std::string(traits(t).name);
+    return out;
   }
 
   tensor_info read_tensor(std::vector<std::uint64_t>& offsets) {
@@ -318,9 +374,12 @@ class gguf_file {
               ": dimension ", i, " of ", n, " is not possible");
       t.shape.insert(t.shape.begin(), static_cast<index>(n));
     }
-    const auto type = read<std::uint32_t>();
-    require(dtype_numbered(type, t.dtype), where, " has the unsupported type ", type);
-    t.type = traits(t.dtype).name;
+    t.type = ggml_type_name(read<std::uint32_t>());
+    const auto* type = std::find_if(std::begin(readable), std::end(readable),
+                                    [&](dtype d) { return t.type == traits(d).name; });
+    require(type != std::end(readable), where, " has the unsupported type ", t.type, " (", readable_names(),
+            " are)");
+    t.dtype = *type;
     const index row = t.shape.empty() ? 1 : t.shape.back(), block = traits(t.dtype).block_size;
     require(row % block == 0, where, ": rows of ", row, " are not whole blocks of ", block, " (", t.type, ")");
     require(detail::multiply(size / block, traits(t.dtype).bytes, t.bytes), where, ": the shape ",
@@ -402,6 +461,7 @@ class gguf_file {
   std::vector<std::size_t> keys_by_name_;
   std::vector<tensor_info> tensors_;
   detail::tensor_index index_;
+  std::vector<gguf_file> parts_;  // those after the first
 };
 
 }  // namespace distil_xlstm::io

@@ -29,8 +29,9 @@ inline std::string errno_text(int code) { return std::generic_category().message
 class mapped_file {
  public:
   mapped_file() = default;
-  /// Throws `error` naming the file and the reason; directories and devices are refused.
-  explicit mapped_file(const std::filesystem::path& path) : path_(path.string()) {
+  /// Throws `error` naming the file and the reason; directories, devices and Git LFS pointers are refused.
+  explicit mapped_file(const std::filesystem::path& path) : mapped_file() {
+    path_ = path.string();
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) fail(path_, ": cannot open: ", detail::errno_text(errno));
     struct stat status {};
@@ -48,6 +49,9 @@ class mapped_file {
     ::close(fd);
     require(code == 0, path_, ": cannot map: ", detail::errno_text(code));
     require(regular, path_, S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file");
+    // What a clone has in a file's place until `git lfs pull`: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    require(size_ >= 1024 || !text().starts_with("version https://git-lfs.github.com/spec/"), path_,
+            ": is a Git LFS pointer, not the file");
   }
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),

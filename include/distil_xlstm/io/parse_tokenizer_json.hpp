@@ -13,8 +13,8 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/tokenizer/byte_alphabet.hpp>
-#include <distil_xlstm/io/tokenizer/collect_ends.hpp>
 #include <distil_xlstm/io/tokenizer/pre_tokenizer.hpp>
+#include <distil_xlstm/io/tokenizer/special_tokens.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 
 namespace distil_xlstm::io {
