@@ -68,8 +68,9 @@ struct head_columns {
 /// block `block_rows` rows.
 template <int Each>
 __global__ void __launch_bounds__(256)
-    turn_kernel(head_columns q, head_columns k, head_columns v, index stride, matrix_view<const float> cosines,
-                matrix_view<const float> sines, index rows, int block_rows) {
+    rotate_kernel(head_columns q, head_columns k, head_columns v, index stride,
+                  matrix_view<const float> cosines, matrix_view<const float> sines, index rows,
+                  int block_rows) {
   const int half = static_cast<int>(cosines.cols), pieces = half / Each;
   const int units = (q.heads + k.heads + v.heads) * pieces;
   const index row0 = static_cast<index>(blockIdx.x) * block_rows;
@@ -78,10 +79,10 @@ __global__ void __launch_bounds__(256)
     const index r = row0 + i / units;
     const int unit = i % units, pair = unit % pieces * Each;
     int head = unit / pieces;
-    const bool turn = head < q.heads + k.heads;
+    const bool rotate = head < q.heads + k.heads;
     head_columns of = q;
     if (head >= q.heads) head -= q.heads, of = k;
-    if (!turn) head -= k.heads, of = v;
+    if (!rotate) head -= k.heads, of = v;
     const int column = head * 2 * half + pair;
     bf16* p = of.data + r * stride + column;
     numbers<Each> low, high;
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
       for (int e = 0; e < Each; ++e) high.x[e] += bias.x[e];
     }
-    if (turn) {
+    if (rotate) {
       numbers<Each> cosine, sine;
       cosine.load(cosines.row(r) + pair), sine.load(sines.row(r) + pair);
 #pragma unroll
@@ -107,18 +108,19 @@ __global__ void __launch_bounds__(256)
     low.store(p), high.store(p + half);
   }
 }
-/// The queries too, where attention does not turn them.
+/// The queries too, where attention does not rotate them.
 template <class T>
-void turn(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> qkv, index k_at, index v_at,
-          bool queries) {
+void rotate(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> qkv, index k_at,
+            index v_at, bool queries) {
   const int heads = static_cast<int>(a.shape.heads), kv_heads = static_cast<int>(a.shape.kv_heads);
   const head_columns q{qkv.data, a.q_bias, queries ? heads : 0}, k{qkv.data + k_at, a.k_bias, kv_heads},
       v{qkv.data + v_at, a.v_bias, a.v_bias ? kv_heads : 0};
   const auto run = [&]<int Each>() {
     const index units = (q.heads + k.heads + v.heads) * a.cosines.cols / Each;
     const index block_rows = std::max<index>(1, 512 / units);
-    launch(device, "turning queries and keys", {static_cast<unsigned>(blocks_for(qkv.rows, block_rows)), 256},
-           turn_kernel<Each>, q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows, static_cast<int>(block_rows));
+    launch(device, "rotating queries and keys", {static_cast<unsigned>(blocks_for(qkv.rows, block_rows)), 256},
+           rotate_kernel<Each>, q, k, v, qkv.stride, a.cosines, a.sines, qkv.rows,
+           static_cast<int>(block_rows));
   };
   const bool octs = a.cosines.cols % 8 == 0 && a.cosines.stride % 4 == 0 && a.sines.stride % 4 == 0 &&
                     is_aligned(a.cosines.data) && is_aligned(a.sines.data) && is_aligned(a.q_bias) &&
@@ -196,8 +198,8 @@ void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
   const attention_arguments<bf16> heads{
       a.seq, a.shape, qkv.columns(0, queries), qkv.columns(k_at, keys), qkv.columns(v_at, keys), {}, y};
   const flash::query_angles angles{a.cosines.data, a.sines.data, a.cosines.stride, a.q_bias};
-  const bool together = flash::turns_queries(heads, angles);
-  turn(device, a, qkv, k_at, v_at, !together);
+  const bool together = flash::rotates_queries(heads, angles);
+  rotate(device, a, qkv, k_at, v_at, !together);
   flash::forward_bf16(device, heads, together ? angles : flash::query_angles{});
   add_product(device, y, a.o, a.x);
 

@@ -9,20 +9,20 @@ namespace distil_xlstm::device {
 
 namespace detail::norms {
 
-/// `Threads` threads, a warp or a block of 256, hold a short row in registers: each 4 numbers, `Turns` times.
-template <int Threads, int Turns>
+/// `Threads` threads, a warp or a block of 256, hold a short row in registers: `Vectors` times four elements each.
+template <int Threads, int Vectors>
 struct held_row {
   static constexpr int block = 256, rows_a_block = block / Threads;
-  float v[Turns][4];
+  float v[Vectors][4];
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % Threads; }
   static __device__ int part() { return static_cast<int>(threadIdx.x) / Threads; }
-  static __device__ int column(int turn) { return 4 * (lane() + Threads * turn); }
+  static __device__ int column(int vector) { return 4 * (lane() + Threads * vector); }
 
   /// Zeros from `width` on.
   __device__ void load(const float* row, int width, bool vectorised) {
 #pragma unroll
-    for (int i = 0; i < Turns; ++i) {
+    for (int i = 0; i < Vectors; ++i) {
       const float4 x = load4(row, column(i), width, vectorised);
       v[i][0] = x.x, v[i][1] = x.y, v[i][2] = x.z, v[i][3] = x.w;
     }
@@ -30,14 +30,14 @@ struct held_row {
   template <class T>
   __device__ void store(T* row, int width, bool vectorised) const {
 #pragma unroll
-    for (int i = 0; i < Turns; ++i)
+    for (int i = 0; i < Vectors; ++i)
       store4(row, column(i), width, vectorised, {v[i][0], v[i][1], v[i][2], v[i][3]});
   }
-  /// f(number, turn, e) for each number within the width.
+  /// f(x, vector, e) for each element within the width.
   template <class F>
   __device__ void each(int width, const F& f) {
 #pragma unroll
-    for (int i = 0; i < Turns; ++i)
+    for (int i = 0; i < Vectors; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
         if (column(i) + e < width) f(v[i][e], i, e);
@@ -86,10 +86,10 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
 }
 
 /// Statistics, and y where `Write`.
-template <int Threads, int Turns, bool Write>
+template <int Threads, int Vectors, bool Write>
 __global__ void __launch_bounds__(256)
     forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y) {
-  using held = held_row<Threads, Turns>;
+  using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
   const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
   index row = short_row;
@@ -110,10 +110,10 @@ __global__ void __launch_bounds__(256)
 }
 
 /// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
-template <int Threads, int Turns, bool Vectorised>
-__global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
+template <int Threads, int Vectors, bool Vectorised>
+__global__ void __launch_bounds__(256, Vectors <= 5 ? 3 : 1)
     bf16_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
-  using held = held_row<Threads, Turns>;
+  using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width);
   const float base = n.residual_weight ? 1 : 0;
   held scale;
@@ -129,11 +129,11 @@ __global__ void __launch_bounds__(256, Turns <= 5 ? 3 : 1)
 }
 
 /// dx, and each block's part of dw: blockIdx.y is the group, whose rows the blocks share.
-template <int Threads, int Turns>
-__global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
+template <int Threads, int Vectors>
+__global__ void __launch_bounds__(256, Vectors <= 4 ? 2 : 1)
     backward_kernel(norm_view<float> n, matrix_view<const float> x, const float* statistics,
                     matrix_view<const float> dy, matrix_view<float> dx, float* partial) {
-  using held = held_row<Threads, Turns>;
+  using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), group = static_cast<int>(blockIdx.y);
   const int at = group * width;
   const bool vectorised = is_vectorised(x, width) && is_vectorised(dy, width) && is_vectorised(dx, width);
@@ -173,8 +173,8 @@ __global__ void __launch_bounds__(256, Turns <= 4 ? 2 : 1)
   if constexpr (held::rows_a_block == 1) {
     dw.store(out, width, false);
   } else {
-    __shared__ __align__(16) float all[held::rows_a_block][4 * Threads * Turns];
-    dw.store(all[held::part()], 4 * Threads * Turns, true);
+    __shared__ __align__(16) float all[held::rows_a_block][4 * Threads * Vectors];
+    dw.store(all[held::part()], 4 * Threads * Vectors, true);
     __syncthreads();
     for (int c = static_cast<int>(threadIdx.x); c < width; c += held::block) {
       float sum = 0;
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(512) weight_kernel(const T* partial, index par
 inline bool held(const norm_view<float>& n, index rows) {
   return n.width <= 8192 && rows * n.groups <= 0xffffffff;
 }
-/// f<Threads, Turns>() for a width that registers hold.
+/// f<Threads, Vectors>() for a width that registers hold.
 template <class F>
 void choose(index width, const F& f) {
   if (width <= 128) return f.template operator()<32, 1>();
@@ -219,9 +219,9 @@ void choose(index width, const F& f) {
 template <bool Write>
 void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
              matrix_view<float> y) {
-  choose(n.width, [&]<int Threads, int Turns>() {
+  choose(n.width, [&]<int Threads, int Vectors>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-    launch(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Turns, Write>, n, x,
+    launch(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write>, n, x,
            statistics, y);
   });
 }
@@ -230,13 +230,13 @@ template <class T>
 void forward_bf16(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
   const bool vectorised =
       is_vectorised(x, n.width) && y.stride % 4 == 0 && is_aligned(y.data) && is_aligned(n.weight);
-  choose(n.width, [&]<int Threads, int Turns>() {
+  choose(n.width, [&]<int Threads, int Vectors>() {
     const unsigned blocks =
         static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
     if (vectorised)
-      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, true>, n, x, y);
+      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Vectors, true>, n, x, y);
     else
-      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Turns, false>, n, x, y);
+      launch(device, "norm", {blocks, 256}, bf16_rows_kernel<Threads, Vectors, false>, n, x, y);
   });
 }
 
@@ -269,14 +269,14 @@ void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<con
     if (n.width > distil_xlstm::detail::narrow_norm_input_gradient<T>::widest &&
         detail::norms::held(n, x.rows)) {
       const index cols = n.groups * n.width;
-      detail::norms::choose(n.width, [&]<int Threads, int Turns>() {
+      detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
         const index blocks =
             std::min(detail::blocks_for(x.rows, 256 / Threads),
                      std::max<index>(1, detail::blocks_for(index{2} * device.multiprocessors(), n.groups)));
         auto partial = device.template scratch<float>(blocks * cols);
         detail::launch(device, "norm's gradient",
                        {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256},
-                       detail::norms::backward_kernel<Threads, Turns>, n, x, statistics, dy, dx,
+                       detail::norms::backward_kernel<Threads, Vectors>, n, x, statistics, dy, dx,
                        partial.data());
         detail::launch(device, "norm's gradient",
                        {static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16)},

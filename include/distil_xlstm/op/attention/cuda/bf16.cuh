@@ -82,8 +82,8 @@ struct bf16_tile : warp_tile<Width, Keys> {
 };
 
 /// A row's pairs of columns `low` and, half a head further, `high`, rotated.
-__device__ inline void turn_pairs(std::uint32_t& low, std::uint32_t& high, const query_angles& angles,
-                                  index row, int column, int half, const float* bias) {
+__device__ inline void rotate_pairs(std::uint32_t& low, std::uint32_t& high, const query_angles& angles,
+                                    index row, int column, int half, const float* bias) {
   float2 x = unpack_bf16(low), y = unpack_bf16(high);
   if (bias) {
     x.x += bias[column], x.y += bias[column + 1];
@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
     for (int i = 0; i < width / 32; ++i)
 #pragma unroll
       for (int e = h; e < 4; e += 2)
-        turn_pairs(queries[i][e], queries[i + width / 32][e], angles, p.b * a.seq.time + token,
-                   16 * i + e / 2 * 8 + column, width / 2, bias);
+        rotate_pairs(queries[i][e], queries[i + width / 32][e], angles, p.b * a.seq.time + token,
+                     16 * i + e / 2 * 8 + column, width / 2, bias);
   }
 
   tensor_softmax<tile> softmax(p, m0, end_row);
@@ -178,7 +178,7 @@ void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, con
          angles, tiles);
 }
 /// Whether a thread has both numbers of a pair that is rotated, and reads its angles in twos.
-inline bool turns_queries(const attention_arguments<bf16>& a, const query_angles& angles) {
+inline bool rotates_queries(const attention_arguments<bf16>& a, const query_angles& angles) {
   const auto even = [](const float* p) { return is_aligned(p, 8); };
   return (a.shape.width == 64 || a.shape.width == 128) && is_vectorised(a) && angles.stride % 2 == 0 &&
          even(angles.cosines) && even(angles.sines);

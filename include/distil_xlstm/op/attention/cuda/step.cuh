@@ -34,22 +34,22 @@ __device__ void scatter_sums(float (&x)[Count], int lane) {
     }
   }
 }
-/// How 128 threads share the keys of a split: `Lanes` of them, a team, take a key, four elements each and `Turns` times;
+/// How 128 threads share the keys of a split: `Lanes` of them, a team, take a key, `Vectors` times four elements each;
 /// up to `Heads` queries meet it.
-template <int Lanes, int Turns, int Heads>
+template <int Lanes, int Vectors, int Heads>
 struct decode_tile {
-  static constexpr int teams = 128 / Lanes, at_once = 4 / Turns, padded = 4 * Lanes * Turns;
+  static constexpr int teams = 128 / Lanes, at_once = 4 / Vectors, padded = 4 * Lanes * Vectors;
   /// Of a split, so that short pasts are few splits.
   static constexpr int min_keys = 2 * teams * at_once;
   // A score (of a head and a key) to each lane, or several, or the same one to `alike` neighbours.
   static constexpr int count = Heads * at_once, each_lane = count > Lanes ? count / Lanes : 1;
   static constexpr int alike = count > Lanes ? 1 : Lanes / count, lanes_a_head = Lanes / Heads;
-  using of_heads = float4[Heads][Turns];
-  using of_keys = float4[at_once][Turns];
+  using of_heads = float4[Heads][Vectors];
+  using of_keys = float4[at_once][Vectors];
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % Lanes; }
   static __device__ int team() { return static_cast<int>(threadIdx.x) / Lanes; }
-  static __device__ int column(int turn) { return 4 * (lane() + Lanes * turn); }
+  static __device__ int column(int vector) { return 4 * (lane() + Lanes * vector); }
 
   /// s[head, key] = q . k, this lane's part of it.
   static __device__ void multiply(float (&s)[count], const of_heads& q, const of_keys& k, int heads) {
@@ -61,7 +61,7 @@ struct decode_tile {
         x = 0;
         if (h < heads)
 #pragma unroll
-          for (int i = 0; i < Turns; ++i) x = add_dot(x, q[h][i], k[u][i]);
+          for (int i = 0; i < Vectors; ++i) x = add_dot(x, q[h][i], k[u][i]);
       }
   }
   /// out <- keep out + weights v
@@ -72,7 +72,7 @@ struct decode_tile {
       if (h >= heads) break;
       const float old = keep[h];
 #pragma unroll
-      for (int i = 0; i < Turns; ++i) {
+      for (int i = 0; i < Vectors; ++i) {
         float4& o = out[h][i];
         o.x *= old, o.y *= old, o.z *= old, o.w *= old;
 #pragma unroll
@@ -82,10 +82,10 @@ struct decode_tile {
   }
 };
 
-template <int Lanes, int Turns, int Heads>
+template <int Lanes, int Vectors, int Heads>
 __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> a, int splits, bool vectorised,
                                                      partial_sums* sums, float* partial) {
-  using tile = decode_tile<Lanes, Turns, Heads>;
+  using tile = decode_tile<Lanes, Vectors, Heads>;
   constexpr int teams = tile::teams, at_once = tile::at_once, padded = tile::padded,
                 each_lane = tile::each_lane;
   __shared__ partial_sums team_sums[teams][Heads];
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
 #pragma unroll
   for (int h = 0; h < Heads; ++h)
 #pragma unroll
-    for (int i = 0; i < Turns; ++i)
+    for (int i = 0; i < Vectors; ++i)
       q[h][i] = h < heads ? load4(queries(head0 + h), tile::column(i), n, vectorised) : float4{0, 0, 0, 0};
   const int first_score = lane / tile::alike * each_lane, my_head = first_score / at_once;
   float max_score = no_score, sum = 0;  // of this lane's head; of this lane's keys
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
     for (int u = 0; u < at_once; ++u) {
       const int j = j0 + u * teams + team;
 #pragma unroll
-      for (int i = 0; i < Turns; ++i) {
+      for (int i = 0; i < Vectors; ++i) {
         const int c = tile::column(i);
         k[u][i] = j < end ? load4(keys_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
         v[u][i] = j < end ? load4(values_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
     for (int i = 0; i < teams; ++i) all += team_sums[i][h].sum * expf((team_sums[i][h].max - top) * scale);
     const float mine = expf((team_sums[team][h].max - top) * scale) * (splits == 1 ? 1 / all : 1.f);
 #pragma unroll
-    for (int i = 0; i < Turns; ++i) {
+    for (int i = 0; i < Vectors; ++i) {
       const float4 o = out[h][i];
       store4(team_out[team][h] + tile::column(i), {o.x * mine, o.y * mine, o.z * mine, o.w * mine});
     }
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-template <int Lanes, int Turns, int Heads>
+template <int Lanes, int Vectors, int Heads>
 void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
@@ -228,17 +228,17 @@ void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);
   launch(device, "attention of single tokens", {static_cast<unsigned>(tasks * splits), 128},
-         decode_kernel<Lanes, Turns, Heads>, a, splits, is_vectorised(a), sums.data(), partial.data());
+         decode_kernel<Lanes, Vectors, Heads>, a, splits, is_vectorised(a), sums.data(), partial.data());
   if (splits > 1)
     launch(device, "attention of single tokens", {static_cast<unsigned>(a.seq.batch * a.shape.heads), 128},
            decode_join_kernel<float>, a, splits, sums.data(), partial.data());
 }
-template <int Lanes, int Turns>
+template <int Lanes, int Vectors>
 void decode(cuda_base& device, const attention_arguments<float>& a) {
-  if (a.shape.group() == 1) return decode_heads<Lanes, Turns, 1>(device, a);
-  if (a.shape.group() == 2) return decode_heads<Lanes, Turns, 2>(device, a);
-  if (a.shape.group() <= 4 || Turns > 1) return decode_heads<Lanes, Turns, 4>(device, a);
-  decode_heads<Lanes, Turns, Turns == 1 ? 8 : 4>(device, a);
+  if (a.shape.group() == 1) return decode_heads<Lanes, Vectors, 1>(device, a);
+  if (a.shape.group() == 2) return decode_heads<Lanes, Vectors, 2>(device, a);
+  if (a.shape.group() <= 4 || Vectors > 1) return decode_heads<Lanes, Vectors, 4>(device, a);
+  decode_heads<Lanes, Vectors, Vectors == 1 ? 8 : 4>(device, a);
 }
 
 }  // namespace distil_xlstm::device::detail::flash

@@ -265,8 +265,8 @@ inline __device__ float mlstm_normaliser(float r, float mu, float epsilon) {
 }
 
 /// sum = factor A B (over `width` numbers) + A' B' (over the chunk); `factor` of each row. A' is lower
-/// triangular, and read transposed where TurnA2 is set.
-template <class P, bool TurnB1, bool TurnA2, class Tile>
+/// triangular, and read transposed where TransposeA2 is set.
+template <class P, bool TransposeB1, bool TransposeA2, class Tile>
 __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename P::number> a1,
                                    step_operand<typename P::number> b1, const float* factor,
                                    step_operand<typename P::number> a2, step_operand<typename P::number> b2) {
@@ -276,20 +276,22 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
       steps + mlstm_chunk / step,
       [&](int s, int stage) {
         if (s < steps) {
-          tile.template fetch<false, TurnB1>(stage, {a1.data + s * step, a1.stride},
-                                             {b1.data + s * step * (TurnB1 ? 1 : b1.stride), b1.stride});
+          tile.template fetch<false, TransposeB1>(
+              stage, {a1.data + s * step, a1.stride},
+              {b1.data + s * step * (TransposeB1 ? 1 : b1.stride), b1.stride});
         } else {
           const int u = (s - steps) * step;
-          tile.template fetch<TurnA2, false>(stage, {a2.data + u * (TurnA2 ? a2.stride : 1), a2.stride},
-                                             {b2.data + u * b2.stride, b2.stride});
+          tile.template fetch<TransposeA2, false>(stage,
+                                                  {a2.data + u * (TransposeA2 ? a2.stride : 1), a2.stride},
+                                                  {b2.data + u * b2.stride, b2.stride});
         }
       },
       [&](int s, int stage) {
-        if (s < steps) return tile.template multiply<false, TurnB1>(stage);
+        if (s < steps) return tile.template multiply<false, TransposeB1>(stage);
         if (s == steps) tile.scale_rows([&](int row) { return factor[row]; });
         const int u = (s - steps) * step;
-        if (TurnA2 ? u + step > tile.first_row : u < tile.first_row + 32)
-          tile.template multiply<TurnA2, false>(stage);
+        if (TransposeA2 ? u + step > tile.first_row : u < tile.first_row + 32)
+          tile.template multiply<TransposeA2, false>(stage);
       });
 }
 
