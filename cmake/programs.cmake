@@ -31,16 +31,22 @@ function(distil_xlstm_cuda_program name)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-diag-suppress=1675,20011,20012,20014>)
 endfunction()
 
-# The headers of the program `distil`, which its tests and fuzz targets include, too: "distil/<name>.hpp".
+# What the program `distil` has that its tests and fuzz targets include, too, as "distil/<name>.hpp". The page of its
+# report is compiled in.
 find_package(ZLIB REQUIRED)
-add_library(distil_parts INTERFACE)
-target_include_directories(distil_parts INTERFACE ${PROJECT_SOURCE_DIR}/examples)
-target_link_libraries(distil_parts INTERFACE ZLIB::ZLIB)
+set(parts examples/distil/objective.cpp examples/distil/report.cpp)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS examples/distil/report.html)
+file(READ examples/distil/report.html page)
+configure_file(examples/distil/report_page.hpp.in distil/report_page.hpp @ONLY)
+add_library(distil_parts STATIC EXCLUDE_FROM_ALL ${parts})
+target_include_directories(distil_parts PUBLIC ${PROJECT_SOURCE_DIR}/examples PRIVATE ${PROJECT_BINARY_DIR}/distil)
+target_link_libraries(distil_parts PUBLIC distil_xlstm::io ZLIB::ZLIB)
 
 if(DISTIL_XLSTM_EXAMPLES)
   # The program `distil`: its sources lie in examples/distil/, or in one file.
-  file(GLOB sources CONFIGURE_DEPENDS examples/distil/*.cpp examples/distil.cpp)
+  file(GLOB sources RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS examples/distil/*.cpp examples/distil.cpp)
   if(sources)
+    list(REMOVE_ITEM sources ${parts})
     find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
     if(DISTIL_XLSTM_CUDA)
       file(GLOB kernels CONFIGURE_DEPENDS examples/distil/*.cu)

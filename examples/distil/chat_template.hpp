@@ -10,7 +10,7 @@
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 
-#include "names.hpp"
+#include "common.hpp"
 
 namespace program {
 

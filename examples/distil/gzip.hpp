@@ -13,7 +13,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 
-#include "names.hpp"
+#include "common.hpp"
 
 namespace program {
 

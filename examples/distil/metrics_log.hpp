@@ -22,7 +22,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 
-#include "names.hpp"
+#include "common.hpp"
 
 namespace program {
 

@@ -17,7 +17,7 @@
 #include <distil_xlstm/io/json.hpp>
 
 #include "gzip.hpp"
-#include "names.hpp"
+#include "common.hpp"
 
 namespace program {
 

@@ -15,7 +15,7 @@
 
 #include <distil_xlstm/core/error.hpp>
 
-#include "names.hpp"
+#include "common.hpp"
 
 namespace program {
 
