@@ -31,7 +31,7 @@ faults=(
   "AdamW: decay before the update, scaled by beta|optim/adamw.hpp|s/1 - lr \* h.weight_decay/1 - h.beta1 * lr * h.weight_decay/|optim/optim"
   "KL: the factor T squared missing in the value|loss/term_list.hpp|s/total += coefficient<K>() \* value_of<K>/total += weights_[K] * value_of<K>/|laws/terms"
   "KL: missing in value and gradient|loss/tempered.hpp|s/return temperature \* temperature/return T(1)/|laws/terms loss/term distil/steps"
-  "KL: of two temperatures, one log-sum-exp|loss/fold.hpp|s/get<I>(inputs).parameter == get<I>(other.inputs).parameter/true/|loss/term"
+  "KL: of two temperatures, one log-sum-exp|loss/fold.hpp|s/get<I>(other.inputs).parameter/get<I>(inputs).parameter/|loss/term"
   "KL over the k largest: the k-th itself is left out|loss/top_k_kl.hpp|s/V(kth) - teacher/teacher - V(kth)/|loss/term"
   "choice: the last group of tokens is never reached|op/sampling/op.hpp|s/walk(group, 0, groups, left)/walk(group, 0, groups - 1, left)/|model/decoder"
   "batch: who moves up has the memory of who left|model/decoder.hpp|s/if (r != last) {/if (false) {/|model/decoder"
