@@ -241,7 +241,8 @@ class model {
             memory, D::host_memory ? std::move(files) : nullptr)) {
     name_tensors(family::prefix(config_));
   }
-  params_t<stack_type, frozen_layout<T>> bind(const tensor_source& find, frozen_memory<T, D>& memory) {
+  params_t<stack_type, frozen_layout<T>> bind(const tensor_source& find,
+                                              frozen_memory<T, D>& memory) requires(is_frozen) {
     fnv_hash hash;
     frozen_layout<T> l(
         [&](const std::string& name) {
