@@ -10,8 +10,6 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 
-#include "distil/chat_template.hpp"
-
 namespace {
 
 using namespace distil_xlstm::io;
@@ -41,11 +39,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     const tokenizer back(parse_tokenizer_json(tokenizer_json(t.data()), "written"));
     check(back.encode(sample).ids == t.encode(sample).ids && back.fingerprint() == t.fingerprint());
-  } catch (const distil_xlstm::error&) {
-  }
-  try {
-    const program::chat_message message{"user", "x"};
-    (void)program::apply_chat_template(text, "<bos>", "<eos>", std::span(&message, 1), true);
   } catch (const distil_xlstm::error&) {
   }
   return 0;

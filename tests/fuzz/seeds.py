@@ -57,6 +57,10 @@ for n, file in enumerate(sorted(golden.rglob("config.json"))):
     seed("fuzz_config_json", f"{n}", file.read_bytes())
 for file in sorted(golden.glob("tokenizer_*.json")):
     seed("fuzz_tokenizer_json", file.stem, file.read_bytes())
+for file in sorted((golden.parent / "program" / "chat_templates").glob("*.jinja")):
+    seed("fuzz_chat_template", file.stem, file.read_bytes())
+for n, (construct, _) in enumerate(json.loads((golden / "chat_templates.json").read_text())["constructs"]):
+    seed("fuzz_chat_template", f"construct_{n}", construct.encode())
 seed("fuzz_gguf", "every_type", gguf())
 for dtype, form in (("I32", "i"), ("U16", "H")):
     ids = struct.pack(f"<9{form}", *range(9))
