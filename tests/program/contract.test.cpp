@@ -543,13 +543,21 @@ BOOST_AUTO_TEST_CASE(a_chat_needs_a_template) {
   auto words = tiny_tokenizer();
   words.chat_template =
       "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-      "'<|im_end|>' + '\n'}}{% endfor %}";
+      "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif "
+      "%}";
   io::write_tokenizer(model, words);
   const auto text = [&](std::vector<std::string> more) {
     return done(arguments("generate --tokens 10 --temperature 1 --seed 4 --model", model, more));
   };
   BOOST_TEST(text({"--chat", "--prompt", "rain"}) ==
              text({"--prompt", "<|im_start|>user\nrain<|im_end|>\n<|im_start|>assistant\n"}));
+  // One that is refused is named; without --chat it is not needed.
+  words.chat_template = "{% for message in messages %}\n{{ message.content | wordwrap(9) }}{% endfor %}";
+  io::write_tokenizer(model, words);
+  refused(
+      arguments("generate --chat --prompt rain --model", model), 1,
+      {(model / "tokenizer.json").string(), "the chat template, line 2: the filter wordwrap is not supported"});
+  done(arguments("generate --tokens 1 --prompt rain --model", model));
 }
 
 BOOST_AUTO_TEST_CASE(inspect_shows_every_kind_of_file) {
