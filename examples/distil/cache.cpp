@@ -1,47 +1,83 @@
+#include <unistd.h>
+
+#include <iostream>
+
+#include <distil_xlstm/distil/target_layers.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/loss/alignment_term.hpp>
 
 #include "command.hpp"
-#include "options.hpp"
+#include "engine.hpp"
+#include "text.hpp"
 
 namespace program {
 namespace {
 
 constexpr const char* usage =
     "distil cache --teacher MODEL --tokens FILE --length L --out FOLDER [--alignment A --blocks N]\n\n"
-    "Runs a teacher over a text once, in windows of L tokens, and writes down its final hidden states, the "
-    "layer means\n"
-    "that the alignment needs, and its embedding and head: `train --cache` then needs no teacher, and has the "
-    "whole\n"
-    "vocabulary's logits from d numbers a token. --store says as what.\n";
+    "Runs a teacher over a text once, in windows of L tokens, and saves its final hidden states, the layer\n"
+    "means that the alignment needs, and its embedding and head. `train --cache` then runs no teacher, and "
+    "still\n"
+    "compares logits over the whole vocabulary.\n";
+
+struct cache_options {
+  fs::path teacher, tokens, out;
+  dx::index length = 0, batch = 8, blocks = 6;
+  std::string alignment = "average", store = "bf16";
+};
+
+void write_cache(engine& on, const cache_options& o) {
+  const dx::io::token_file tokens(o.tokens);
+  const dx::token_windows text(tokens, o.length);
+  const auto teacher = on.open_teacher(o.teacher);
+  const auto facts = teacher->facts();
+  const auto tokenizer = tokenizer_of(o.teacher);
+  check_vocabulary(tokens, facts.vocabulary, tokenizer, "the teacher");
+
+  const auto compared = dx::loss::layers_of(dx::loss::alignment_named(o.alignment));
+  const auto targets = dx::target_layers(compared, facts.layers, o.blocks);
+  dx::cache_writer cache(o.out,
+                         {o.teacher.filename().string(), hash_of(o.teacher), tokens.data_sha256(), text.count(),
+                          o.length, facts.width, facts.layers, o.alignment, std::ssize(targets)},
+                         o.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
+  if (tokenizer) dx::io::write_tokenizer(o.out, *tokenizer);
+  teacher->write_cache(cache, text, o.batch, targets, [](dx::index done, dx::index all) {
+    if (::isatty(2))
+      std::cerr << "\r" << done << "/" << all << " windows" << (done == all ? "\n" : "") << std::flush;
+  });
+}
 
 }  // namespace
 
 int cache(const arguments& given) {
-  cache_request r;
-  common_options common;
+  cache_options o;
+  machine where;
   po::options_description options("Options");
-  options.add_options()                                                                                 //
-      ("teacher", po::value(&r.teacher)->value_name("MODEL"), "the frozen transformer")                 //
-      ("tokens", po::value(&r.tokens)->value_name("FILE"), "what it reads (`distil tokenize`)")         //
-      ("length", po::value(&r.length)->value_name("L"), "tokens in a window: the --length of `train`")  //
-      ("out", po::value(&r.out)->value_name("FOLDER"), "where it is written")                           //
-      ("alignment", po::value(&r.alignment)->default_value(r.alignment),
-       "average, ratio, block_wise, cosine, mse, paper, none: what is needed beside the final hidden states")  //
-      ("blocks", po::value(&r.blocks)->default_value(r.blocks), "of the student, for ratio and block_wise")  //
-      ("batch", po::value(&r.batch)->default_value(r.batch), "windows at a time")                            //
-      ("store", po::value(&r.store)->default_value(r.store), "as bf16 or fp32");
-  options.add(common.description());
+  options.add_options()                                                                                    //
+      ("teacher", po::value(&o.teacher)->value_name("MODEL"), "the frozen transformer")                    //
+      ("tokens", po::value(&o.tokens)->value_name("FILE"), "the text to run it over (`distil tokenize`)")  //
+      ("length", po::value(&o.length)->value_name("L"), "tokens in a window: the --length of `train`")     //
+      ("out", po::value(&o.out)->value_name("FOLDER"), "where to write the cache")                         //
+      ("alignment", po::value(&o.alignment)->default_value(o.alignment),
+       "average, ratio, block_wise, cosine, mse, paper, none: what to save beside the final hidden states")  //
+      ("blocks", po::value(&o.blocks)->default_value(o.blocks), "of the student, for ratio and block_wise")  //
+      ("batch", po::value(&o.batch)->default_value(o.batch), "windows at a time")                            //
+      ("store", po::value(&o.store)->default_value(o.store), "precision of the file: bf16, fp32");
+  options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
-  common.check();
-  need(r.teacher, "teacher"), need(r.tokens, "tokens"), need(r.out, "out");
-  if (r.length < 1)
+  check(where);
+  need(o.teacher, "teacher"), need(o.tokens, "tokens"), need(o.out, "out");
+  if (o.length < 1)
     throw usage_error(values.count("length") ? "--length: must be at least 1" : "--length is missing");
-  of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
-  if (r.batch < 1 || r.blocks < 1) throw usage_error("--batch and --blocks must be at least 1");
-  if (r.store != "bf16" && r.store != "fp32")
-    throw usage_error("--store: '" + r.store + "' is not known (bf16, fp32 are)");
-  return run_on(common, r);
+  of_option("alignment", [&] { return dx::loss::alignment_named(o.alignment); });
+  if (o.batch < 1 || o.blocks < 1) throw usage_error("--batch and --blocks must be at least 1");
+  if (o.store != "bf16" && o.store != "fp32")
+    throw usage_error("--store: '" + o.store + "' is not known (bf16, fp32 are)");
+  write_cache(*make_engine(where), o);
+  return 0;
 }
 
 }  // namespace program

@@ -1,5 +1,7 @@
 #include <distil_xlstm/device/cpu.hpp>
 
-#include "jobs.hpp"
+#include "engine_impl.hpp"
 
-INSTANTIATE_JOBS(distil_xlstm::device::basic_cpu<distil_xlstm::bf16_mixed>);
+std::unique_ptr<program::engine> program::cpu_bf16(int threads) {
+  return std::make_unique<engine_on<dx::device::basic_cpu<dx::bf16_mixed>>>(threads);
+}

@@ -1,5 +1,7 @@
 #include <distil_xlstm/device/cpu.hpp>
 
-#include "jobs.hpp"
+#include "engine_impl.hpp"
 
-INSTANTIATE_JOBS(distil_xlstm::device::basic_cpu<distil_xlstm::fp32>);
+std::unique_ptr<program::engine> program::cpu_fp32(int threads) {
+  return std::make_unique<engine_on<dx::device::basic_cpu<dx::fp32>>>(threads);
+}

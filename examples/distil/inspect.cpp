@@ -1,5 +1,6 @@
 #include <algorithm>
-#include <cstdio>
+#include <cstring>
+#include <iostream>
 
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
@@ -15,9 +16,9 @@ using dx::io::json;
 
 constexpr const char* usage =
     "distil inspect FILE or FOLDER\n\n"
-    "What is in a GGUF file, a safetensors file (weights, tokens, logits, a cache's or a checkpoint's part), "
-    "or a\n"
-    "folder of such files: metadata, tensors with shapes and types, counts of numbers.\n";
+    "Lists what a GGUF file, a safetensors file (weights, tokens, logits, part of a cache or of a checkpoint) "
+    "or\n"
+    "a folder of them holds: metadata, tensors with shapes and types, and counts of elements.\n";
 
 void print_pair(const std::string& key, const std::string& value) {
   std::cout << "  " << dx::io::detail::printable(key, 60)
@@ -25,22 +26,22 @@ void print_pair(const std::string& key, const std::string& value) {
             << "\n";
 }
 
-/// The table of tensors; returns how many numbers they hold.
+/// The table of tensors; returns how many elements they hold.
 dx::index print_tensors(const std::vector<dx::io::tensor_info>& tensors) {
   std::size_t wide = 8;
   for (const auto& t : tensors) wide = std::max(wide, std::min<std::size_t>(72, t.name.size()));
-  dx::index numbers = 0, bytes = 0;
+  dx::index elements = 0, bytes = 0;
   std::cout << "tensors\n";
   for (const auto& t : tensors) {
     const std::string name = dx::io::detail::printable(t.name, 72);
     std::cout << "  " << name << std::string(name.size() < wide ? wide - name.size() : 0, ' ') << "  " << t.type
               << std::string(t.type.size() < 6 ? 6 - t.type.size() : 1, ' ')
               << dx::io::detail::shape_text(t.shape) << "\n";
-    numbers += t.size(), bytes += t.bytes;
+    elements += t.size(), bytes += t.bytes;
   }
-  std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(numbers)
-            << " numbers, " << grouped(bytes) << " bytes\n";
-  return numbers;
+  std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(elements)
+            << " elements, " << grouped(bytes) << " bytes\n";
+  return elements;
 }
 
 std::string text_of(const dx::io::gguf_value& v) {

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <cstring>
+#include <iostream>
 #include <new>
 
 #include <distil_xlstm/version.hpp>
@@ -16,12 +17,12 @@ struct command {
   const char* about;
 };
 constexpr command commands[] = {
-    {"tokenize", program::tokenize, "turn texts into a token file; print ids, or the text of ids"},
-    {"cache", program::cache, "write down what a teacher says about a text"},
+    {"tokenize", program::tokenize, "make a token file out of texts; print ids, or the text of ids"},
+    {"cache", program::cache, "save a teacher's hidden states over a text"},
     {"train", program::train, "distil a student from a teacher, or from a cache"},
     {"generate", program::generate, "continue a text"},
     {"evaluate", program::evaluate, "perplexity of a text; accuracy on an evaluation set"},
-    {"logits", program::logits, "logits and hidden states of given ids"},
+    {"logits", program::logits, "logits and hidden states of given ids, into a file"},
     {"inspect", program::inspect, "what is in a model, token file, cache or checkpoint"},
 };
 

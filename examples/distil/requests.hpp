@@ -16,8 +16,8 @@
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/io/json.hpp>
 
-#include "gzip.hpp"
 #include "common.hpp"
+#include "gzip.hpp"
 
 namespace program {
 

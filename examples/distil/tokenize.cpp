@@ -1,30 +1,27 @@
-#include <fstream>
-#include <iterator>
+#include <iostream>
 #include <sstream>
 
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 
 #include "command.hpp"
+#include "text.hpp"
 
 namespace program {
 namespace {
 
 constexpr const char* usage =
     "distil tokenize --tokenizer MODEL --text FILE... --out FILE\n"
-    "distil tokenize --tokenizer MODEL --ids < TEXT      the ids of a text, one line; special tokens are "
-    "parsed\n"
-    "distil tokenize --tokenizer MODEL --decode < IDS    and back\n\n"
-    "Turns texts into a token file for `cache`, `train` and `evaluate`. Each file is a document; a document "
-    "begins\n"
-    "with the model's token for that (<|endoftext|>, say), unless --bare. MODEL is a GGUF file, a folder with "
-    "a\n"
-    "tokenizer.json, or a tokenizer.json.\n";
-
-std::string slurp(std::istream& in) { return {std::istreambuf_iterator<char>(in), {}}; }
+    "distil tokenize --tokenizer MODEL --ids < TEXT      prints the ids of a text; special tokens are parsed\n"
+    "distil tokenize --tokenizer MODEL --decode < IDS    prints the text of ids\n\n"
+    "Makes a token file out of texts, for `cache`, `train` and `evaluate`. Each file is a document; a "
+    "document\n"
+    "begins with the model's token for that (<|endoftext|>, say), unless --bare. MODEL is a GGUF file, a "
+    "folder\n"
+    "with a tokenizer.json, or a tokenizer.json.\n";
 
 void print_ids(const dx::io::tokenizer& t) {
-  const std::string text = slurp(std::cin);
+  const std::string text = read_text("-");
   const auto ids = text.empty() ? std::vector<std::int32_t>() : encode_text(t, text, "stdin", true);
   for (std::size_t i = 0; i < ids.size(); ++i) std::cout << (i ? " " : "") << ids[i];
   std::cout << "\n";
@@ -32,7 +29,7 @@ void print_ids(const dx::io::tokenizer& t) {
 
 void print_text(const dx::io::tokenizer& t) {
   std::vector<std::int32_t> ids;
-  std::istringstream words(slurp(std::cin));
+  std::istringstream words(read_text("-"));
   for (std::string word; words >> word;) {
     const bool number = word.size() <= 9 && word.find_first_not_of("0123456789") == word.npos;
     dx::require(number, "stdin: '", dx::io::detail::printable(word, 40), "' is not an id");
@@ -44,31 +41,6 @@ void print_text(const dx::io::tokenizer& t) {
 }
 
 }  // namespace
-
-std::string read_text(const fs::path& path) {
-  if (path == "-") return slurp(std::cin);
-  dx::require(!fs::is_directory(path), path.string(), ": is a folder, a text is wanted");
-  std::ifstream in(path, std::ios::binary);
-  dx::require(in.good(), path.string(), ": cannot be read: no such file, or no permission");
-  std::string text = slurp(in);
-  dx::require(!in.bad(), path.string(), ": cannot be read to its end");
-  return text;
-}
-
-std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
-                                      const std::string& name, bool parse_special) {
-  dx::require(!text.empty(), name, ": the text is empty");
-  dx::io::encoded e;
-  try {
-    e = tokenizer.encode(text, parse_special);
-  } catch (const dx::error& why) {
-    dx::fail(name, ": ", why.what());
-  }
-  if (e.dropped_bytes > 0)
-    std::cerr << "distil: warning: " << name << ": " << e.dropped_bytes
-              << " bytes have no token in this vocabulary and were dropped\n";
-  return std::move(e.ids);
-}
 
 int tokenize(const arguments& given) {
   fs::path model, out;

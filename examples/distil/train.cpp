@@ -1,10 +1,34 @@
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <csignal>
+#include <iostream>
+#include <sstream>
+
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
+#include <distil_xlstm/model/load_xlstm.hpp>
+#include <distil_xlstm/model/sampler.hpp>
 
 #include "command.hpp"
-#include "options.hpp"
+#include "engine.hpp"
+#include "method.hpp"
+#include "records.hpp"
+#include "text.hpp"
 
 namespace program {
 namespace {
+
+using dx::io::json;
 
 constexpr const char* usage =
     "distil train --teacher MODEL --tokens FILE --out FOLDER (--steps N | --minutes M | --epochs E) [options]\n"
@@ -12,66 +36,364 @@ constexpr const char* usage =
     "Trains a student: sLSTM and mLSTM blocks between the teacher's frozen embedding and head. FOLDER gets\n"
     "student/ (config.json, model.safetensors, tokenizer.json), checkpoints/, metrics.jsonl, TensorBoard "
     "events,\n"
-    "run.json and report.html. A number option with a schedule is given as FROM:TO, as in --alpha 0.8:0.5.\n";
+    "run.json and report.html. An option with a schedule is given as FROM:TO, as in --alpha 0.8:0.5.\n";
+
+volatile std::sig_atomic_t caught_signal = 0;
+extern "C" void on_signal(int signal) { caught_signal = signal; }
+
+/// Seconds of a steady clock.
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Keeps two runs out of one folder.
+class folder_lock {
+ public:
+  explicit folder_lock(const fs::path& folder) {
+    fs::create_directories(folder);
+    const auto path = (folder / ".lock").string();
+    file_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+    dx::require(file_ >= 0, path, ": cannot be created");
+    dx::require(::flock(file_, LOCK_EX | LOCK_NB) == 0, folder.string(), ": another run is writing there");
+  }
+  ~folder_lock() { ::close(file_); }
+  folder_lock(const folder_lock&) = delete;
+  folder_lock& operator=(const folder_lock&) = delete;
+
+ private:
+  int file_ = -1;
+};
+
+/// The blocks that "0,2,4", "all" or "none" names.
+std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
+  std::vector<dx::index> out;
+  if (text == "none") return out;
+  if (text == "all") {
+    for (dx::index b = 0; b < blocks; ++b) out.push_back(b);
+    return out;
+  }
+  std::stringstream in(text);
+  for (std::string part; std::getline(in, part, ',');) {
+    if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != part.npos)
+      throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4");
+    out.push_back(std::stol(part));
+  }
+  return out;
+}
+
+/// One run: what it was asked, what it reads, what it writes.
+class training_run {
+ public:
+  explicit training_run(const train_options& o)
+      : o_(o), method_(resolved(o)), lock_(o.out), engine_(make_engine(o.where)), tokens_(o.tokens) {
+    if (!o.held_out.empty()) held_out_.emplace(o.held_out);
+    open_teacher();
+    windows_.emplace(tokens_, method_.options.length);
+    if (cache_) cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length);
+    make_training();
+  }
+
+  int run() {
+    const dx::checkpoints store(o_.out / "checkpoints");
+    const json identity = this->identity();
+    const bool fresh = !restore(store, identity);
+    if (fresh) training_->total_steps(chosen_length());
+    const dx::index total = training_->options().total_steps;
+    training_->warmup(
+        o_.warmup >= 0 ? o_.warmup : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
+
+    run_records records(o_.out, training_->step_count(), fresh);
+    if (fresh) {
+      write_run(identity, total);
+      if (held_out_)
+        records.held_out_before(training_->score(*held_out_, window()), teacher_->score(*held_out_, window()),
+                                dx::score_unigram(tokens_, *held_out_, window()));
+      records.sync();
+      training_->save(store, identity);
+    }
+    const auto& size = method_.options;
+    const dx::index tokens_a_step = size.batch * size.length * size.accumulate, first = training_->step_count();
+    const double started = now();
+    while (training_->step_count() < total) {
+      const double t0 = now();
+      const named_values schedules = schedules_at(training_->clock());
+      const auto m = training_->step();
+      const double t1 = now(), rate = static_cast<double>(tokens_a_step) / (t1 - t0);
+      const bool last = m.step == total;
+      if (m.step % o_.log_every == 0 || last || m.skipped)
+        records.step(m, schedules, m.step * tokens_a_step, rate);
+      records.progress(
+          m, schedules, rate,
+          (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step), total);
+      const bool due = o_.evaluate_every > 0 && m.step % o_.evaluate_every == 0;
+      if (held_out_ && (due || last)) records.held_out(m.step, training_->score(*held_out_, window()));
+      const int stopped = caught_signal;
+      if (stopped || last || m.step % o_.checkpoint_every == 0) {
+        records.sync();
+        training_->save(store, identity);
+      }
+      if (stopped) {
+        records.end_progress();
+        std::cerr << "distil: stopped by a signal at step " << m.step << ", checkpoint written\n";
+        return 128 + stopped;
+      }
+    }
+    records.end_progress();
+    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total,
+                " steps had a finite gradient; the student has learnt nothing");
+    finish(total * tokens_a_step, identity);
+    return 0;
+  }
+
+ private:
+  void open_teacher() {
+    if (o_.cache.empty()) {
+      teacher_ = engine_->open_teacher(o_.teacher);
+      teacher_name_ = o_.teacher.filename().string();
+      tokenizer_ = tokenizer_of(o_.teacher);
+    } else {
+      cache_.emplace(o_.cache);
+      if (!o_.teacher.empty()) cache_->verify_teacher(hash_of(o_.teacher));
+      teacher_ = engine_->open_cache(*cache_);
+      teacher_name_ = cache_->identity().teacher;
+      tokenizer_ = tokenizer_of(o_.cache);
+    }
+    for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})
+      if (text) check_vocabulary(*text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
+  }
+
+  void make_training() {
+    auto& objective = method_.objective;
+    if (objective.beta.from == 0 && objective.beta.to == 0) objective.form = dx::loss::alignment::none;
+    if (o_.init.empty())
+      training_ = teacher_->train(student_config(), o_.seed, *windows_, objective, method_.options);
+    else
+      training_ = teacher_->train(o_.init, *windows_, objective, method_.options);
+  }
+
+  dx::xlstm_config student_config() const {
+    const auto facts = teacher_->facts();
+    auto c = of_option("architecture", [&] {
+      return dx::xlstm_architecture(o_.architecture, facts.vocabulary, facts.width, facts.layers, facts.heads,
+                                    facts.tied);
+    });
+    dx::require(c.mlstm_heads > 0 || o_.heads > 0, "--architecture ", o_.architecture,
+                ": needs the teacher's number of heads, which a cache does not hold: give --heads");
+    if (o_.blocks > 0) {
+      c.blocks = o_.blocks;
+      c.slstm_at.clear();
+      for (dx::index b = 0; b < c.blocks; b += 2) c.slstm_at.push_back(b);
+    }
+    if (o_.heads > 0) c.mlstm_heads = c.slstm_heads = o_.heads;
+    if (!o_.slstm_at.empty()) c.slstm_at = blocks_of(o_.slstm_at, c.blocks);
+    c.context_length = method_.options.length;
+    return c;
+  }
+
+  /// What must be the same when a run goes on.
+  json identity() const {
+    const auto& size = method_.options;
+    return {{"teacher",
+             {{"name", teacher_name_},
+              {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(o_.teacher)}}},
+            {"tokens_sha256", tokens_.data_sha256()},
+            {"method", o_.method},
+            {"precision", o_.where.precision},
+            {"seed", o_.seed},
+            {"order", o_.order},
+            {"batch", size.batch},
+            {"length", size.length},
+            {"accumulate", size.accumulate},
+            {"student", dx::write_xlstm_config(training_->student())["xlstm_cfg"]},
+            {"objective", objective_json(method_)},
+            {"optimiser", optimiser_json(method_, o_)}};
+  }
+
+  bool restore(const dx::checkpoints& store, const json& identity) {
+    const std::string where = (o_.out / "checkpoints").string();
+    if (!o_.resume) {
+      dx::require(store.steps().empty(), where,
+                  ": a run is there already; give --resume to go on with it, or another --out");
+      return false;
+    }
+    const auto run = store.newest_run();  // compared before the tensors, which differ where the run does
+    if (!run) return false;
+    for (const auto& [key, value] : identity.items())
+      dx::require(run->contains(key) && run->at(key) == value, where, ": the run there has another ", key, ": ",
+                  run->value(key, json()).dump(), ", this one asks for ", value.dump());
+    if (!training_->restore(store,
+                            [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }))
+      return false;
+    const dx::index total = training_->options().total_steps, asked = asked_length();
+    dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
+                " steps, which its schedules depend on, this one asks for ", asked);
+    return true;
+  }
+
+  /// The steps that --steps or --epochs ask for; 0: --minutes decides.
+  dx::index asked_length() const {
+    if (o_.epochs > 0)
+      return std::max<dx::index>(1,
+                                 std::llround(o_.epochs * static_cast<double>(training_->steps_per_epoch())));
+    return o_.steps;
+  }
+  /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
+  dx::index chosen_length() {
+    if (const dx::index asked = asked_length(); asked > 0) return asked;
+    training_->total_steps(1);
+    training_->measure();  // allocates what later steps use
+    const double t0 = now();
+    int times = 0;
+    do {
+      training_->measure();
+      ++times;
+    } while (times < 3 && now() - t0 < 10);
+    const double each = (now() - t0) / times;
+    return std::max<dx::index>(1, static_cast<dx::index>(o_.minutes * 60 / each));
+  }
+
+  dx::index window() const { return std::clamp<dx::index>(method_.options.length, 2, 512); }
+
+  named_values schedules_at(const dx::schedule::clock& clock) const {
+    const auto now = method_.objective.at_step(clock);
+    return {{"alpha", now.alpha}, {"beta", now.beta}, {"temperature", now.temperature}};
+  }
+
+  void write_run(const json& identity, dx::index total) const {
+    json run = identity;
+    run["total_steps"] = total;
+    const int threads = engine_->threads();
+    run["command"] = {{"teacher", o_.teacher.string()},
+                      {"cache", o_.cache.string()},
+                      {"tokens", o_.tokens.string()},
+                      {"held_out", o_.held_out.string()},
+                      {"init", o_.init.string()},
+                      {"architecture", o_.architecture},
+                      {"minutes", o_.minutes},
+                      {"device", o_.where.device},
+                      {"threads", threads > 0 ? threads : o_.where.threads},
+                      {"log_every", o_.log_every},
+                      {"checkpoint_every", o_.checkpoint_every},
+                      {"evaluate_every", o_.evaluate_every},
+                      {"prompt", o_.prompt}};
+    const auto& student = training_->student();
+    run["parameters"] = {{"trainable", student.trainable()}, {"total", student.total()}};
+    dx::io::write_text_atomically(o_.out / "run.json", run.dump(2) + "\n");
+  }
+
+  void finish(dx::index tokens_seen, const json& identity) {
+    const fs::path folder = o_.out / "student";
+    training_->save_student(folder);
+    json about = identity;
+    about["tokens_seen"] = tokens_seen;
+    about["skipped_steps"] = training_->skipped();
+    dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
+    if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
+    const auto& c = training_->student();
+    write_run_report(
+        o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
+                 .subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
+                             grouped(c.trainable()) + " trainable parameters",
+                 .prompt = o_.prompt,
+                 .sample = sample(120),
+                 .tokens_seen = tokens_seen});
+  }
+
+  /// Continues the prompt at temperature 0.7 from the 40 most likely tokens: a look at what the student has
+  /// learnt.
+  std::string sample(dx::index tokens) {
+    if (!tokenizer_) return {};
+    const dx::io::tokenizer t(*tokenizer_);
+    auto ids = t.encode(o_.prompt, false).ids;
+    if (t.document_start() >= 0) ids.insert(ids.begin(), t.document_start());
+    if (ids.empty()) return {};
+    dx::io::stream_decoder decoder(t, true);
+    std::string text;
+    training_->write(ids, tokens, {.temperature = 0.7, .top_k = 40, .seed = o_.seed}, [&](std::int32_t id) {
+      if (t.is_end_of_text(id)) return false;
+      text += decoder.put(id);
+      return true;
+    });
+    return text + decoder.finish();
+  }
+
+  train_options o_;
+  method method_;
+  folder_lock lock_;
+  std::unique_ptr<engine> engine_;
+  dx::io::token_file tokens_;
+  std::optional<dx::io::token_file> held_out_;
+  std::optional<dx::teacher_cache> cache_;
+  std::unique_ptr<teacher> teacher_;
+  std::string teacher_name_;
+  std::optional<dx::io::tokenizer_data> tokenizer_;
+  std::optional<dx::token_windows> windows_;
+  std::unique_ptr<training> training_;
+};
 
 }  // namespace
 
 int train(const arguments& given) {
-  training_request r;
-  common_options common;
+  train_options r;
   po::options_description what("What");
-  what.add_options()                                                                                      //
-      ("teacher", po::value(&r.teacher)->value_name("MODEL"), "the frozen transformer, running along")    //
-      ("cache", po::value(&r.cache)->value_name("FOLDER"), "or what it once said (`distil cache`)")       //
-      ("tokens", po::value(&r.tokens)->value_name("FILE"), "what to train on (`distil tokenize`)")        //
-      ("held-out", po::value(&r.held_out)->value_name("FILE"), "what to be judged by")                    //
-      ("out", po::value(&r.out)->value_name("FOLDER"), "where everything is written")                     //
-      ("resume", po::bool_switch(&r.resume), "go on from the last checkpoint in --out, if there is one")  //
-      ("steps", po::value(&r.steps), "so many optimiser steps")                                           //
-      ("minutes", po::value(&r.minutes), "or as many as the first steps' speed lets fit")                 //
-      ("epochs", po::value(&r.epochs), "or so many times through the text");
+  what.add_options()  //
+      ("teacher", po::value(&r.teacher)->value_name("MODEL"),
+       "the frozen transformer, run beside the student")                                                    //
+      ("cache", po::value(&r.cache)->value_name("FOLDER"), "or its cached hidden states (`distil cache`)")  //
+      ("tokens", po::value(&r.tokens)->value_name("FILE"), "the training text (`distil tokenize`)")         //
+      ("held-out", po::value(&r.held_out)->value_name("FILE"), "the evaluation text")                       //
+      ("out", po::value(&r.out)->value_name("FOLDER"), "the folder to write to")                            //
+      ("resume", po::bool_switch(&r.resume), "resume from the last checkpoint in --out, if there is one")   //
+      ("steps", po::value(&r.steps), "number of optimiser steps")                                           //
+      ("minutes", po::value(&r.minutes), "or as many steps as fit, by the speed of the first ones")         //
+      ("epochs", po::value(&r.epochs), "or passes through the text");
   po::options_description student("Student");
   student.add_options()  //
       ("architecture", po::value(&r.architecture)->default_value(r.architecture),
        "default, paper, heuristic")                                                            //
-      ("blocks", po::value(&r.blocks), "how many blocks")                                      //
-      ("heads", po::value(&r.heads), "heads of both kinds of block")                           //
+      ("blocks", po::value(&r.blocks), "number of blocks")                                     //
+      ("heads", po::value(&r.heads), "number of heads, of both kinds of block")                //
       ("slstm-at", po::value(&r.slstm_at), "the blocks that are sLSTM: 0,2,4 or all or none")  //
-      ("init", po::value(&r.init)->value_name("STUDENT"), "begin with a student's weights and shape");
+      ("init", po::value(&r.init)->value_name("STUDENT"), "start from a student's weights and shape");
   po::options_description objective("Objective");
   objective.add_options()  //
       ("method", po::value(&r.method)->default_value(r.method),
-       "default; paper (arXiv 2503.18565 as printed); code (as its authors' code does it)")                  //
-      ("alpha", po::value(&r.alpha), "weight of the tempered KL")                                            //
-      ("beta", po::value(&r.beta), "weight of the alignment; cross-entropy takes the rest")                  //
-      ("temperature", po::value(&r.temperature), "of the KL")                                                //
-      ("schedule", po::value(&r.schedule), "from FROM to TO: constant, linear, cosine, logarithmic, delta")  //
+       "default; paper (arXiv 2503.18565 as printed); code (as its authors' code does it)")  //
+      ("alpha", po::value(&r.alpha), "weight of the tempered KL")                            //
+      ("beta", po::value(&r.beta), "weight of the alignment; cross-entropy has the rest")    //
+      ("temperature", po::value(&r.temperature), "of the KL")                                //
+      ("schedule", po::value(&r.schedule),
+       "shape from FROM to TO: constant, linear, cosine, logarithmic, delta")  //
       ("alignment", po::value(&r.alignment), "average, ratio, block_wise, cosine, mse, paper, none");
   po::options_description optimiser("Optimiser");
-  optimiser.add_options()                                                                         //
-      ("batch", po::value(&r.batch), "windows in a step")                                         //
-      ("length", po::value(&r.length), "tokens in a window")                                      //
-      ("accumulate", po::value(&r.accumulate), "batches in a step")                               //
-      ("lr", po::value(&r.lr), "peak learning rate")                                              //
-      ("lr-schedule", po::value(&r.lr_schedule), "after the warm-up: constant, cosine")           //
-      ("warmup", po::value(&r.warmup), "steps")                                                   //
-      ("weight-decay", po::value(&r.weight_decay), "of matrices, not of norms and biases")        //
-      ("clip", po::value(&r.clip), "largest norm of the gradient; 0: any")                        //
-      ("order", po::value(&r.order)->default_value(r.order), "of windows: shuffled, sequential")  //
-      ("seed", po::value(&r.seed)->default_value(r.seed), "of the weights and the order");
+  optimiser.add_options()                                                                               //
+      ("batch", po::value(&r.batch), "windows in a step")                                               //
+      ("length", po::value(&r.length), "tokens in a window")                                            //
+      ("accumulate", po::value(&r.accumulate), "batches accumulated in a step")                         //
+      ("lr", po::value(&r.lr), "peak learning rate")                                                    //
+      ("lr-schedule", po::value(&r.lr_schedule), "after the warm-up: constant, cosine")                 //
+      ("warmup", po::value(&r.warmup), "steps of linear warm-up")                                       //
+      ("beta1", po::value(&r.beta1), "AdamW's decay rate of the first moment")                          //
+      ("beta2", po::value(&r.beta2), "AdamW's decay rate of the second moment")                         //
+      ("epsilon", po::value(&r.epsilon), "AdamW's epsilon")                                             //
+      ("weight-decay", po::value(&r.weight_decay), "decoupled weight decay, of matrices only")          //
+      ("clip", po::value(&r.clip), "clip the gradient to this norm; 0: never")                          //
+      ("order", po::value(&r.order)->default_value(r.order), "order of windows: shuffled, sequential")  //
+      ("seed", po::value(&r.seed)->default_value(r.seed), "random seed of the weights and the order");
   po::options_description records("Records");
-  records.add_options()                                                                                 //
-      ("log-every", po::value(&r.log_every)->default_value(r.log_every), "steps")                       //
-      ("checkpoint-every", po::value(&r.checkpoint_every)->default_value(r.checkpoint_every), "steps")  //
-      ("evaluate-every", po::value(&r.evaluate_every), "steps; default: at the end only")               //
-      ("prompt", po::value(&r.prompt)->default_value(r.prompt), "of the report's sample");
+  records.add_options()                                                                              //
+      ("log-every", po::value(&r.log_every)->default_value(r.log_every), "steps between log lines")  //
+      ("checkpoint-every", po::value(&r.checkpoint_every)->default_value(r.checkpoint_every),
+       "steps between checkpoints")  //
+      ("evaluate-every", po::value(&r.evaluate_every),
+       "steps between evaluations; default: at the end only")  //
+      ("prompt", po::value(&r.prompt)->default_value(r.prompt), "what the report's sample continues");
   po::options_description options;
   options.add(what).add(student).add(objective).add(optimiser).add(records);
-  options.add(common.description());
+  options.add(machine_options(r.where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
-  common.check();
-  r.where = common;
+  check(r.where);
 
   if (r.teacher.empty() && r.cache.empty()) throw usage_error("--teacher or --cache is missing");
   need(r.tokens, "tokens"), need(r.out, "out");
@@ -84,13 +406,20 @@ int train(const arguments& given) {
                         " is not possible");
   if (values.count("lr") && !(r.lr > 0 && std::isfinite(r.lr)))
     throw usage_error("--lr: must be above 0, and a number");
+  for (const char* option : {"beta1", "beta2"})
+    if (values.count(option) && !(values[option].as<double>() >= 0 && values[option].as<double>() < 1))
+      throw usage_error(std::string("--") + option + ": must be at least 0 and below 1");
+  if (values.count("epsilon") && !(r.epsilon > 0 && std::isfinite(r.epsilon)))
+    throw usage_error("--epsilon: must be above 0, and a number");
   for (const char* option : {"warmup", "evaluate-every"})
     if (values.count(option) && values[option].as<dx::index>() < 0)
       throw usage_error(std::string("--") + option + ": must not be negative");
   for (const char* option : {"clip", "weight-decay"})
     if (values.count(option) && !(values[option].as<double>() >= 0))
       throw usage_error(std::string("--") + option + ": must not be negative");
-  return run_on(common, r);
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+  return training_run(r).run();
 }
 
 }  // namespace program

@@ -1,21 +1,11 @@
-#include "training_method.hpp"
+#include "method.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <csignal>
-#include <cstdio>
+#include <string>
 #include <utility>
 
 namespace program {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-extern "C" void on_signal(int signal) { interrupted = signal; }
 
 /// "0.8" or "0.8:0.5", from and to.
 std::pair<double, double> range_of(const std::string& text, const char* option) {
@@ -66,35 +56,16 @@ method method_named(const std::string& name) {
 
 }  // namespace
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-void catch_signals() {
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
-}
-int caught_signal() { return interrupted; }
-
-folder_lock::folder_lock(const fs::path& folder) {
-  fs::create_directories(folder);
-  const auto path = (folder / ".lock").string();
-  file_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-  dx::require(file_ >= 0, path, ": cannot be created");
-  dx::require(::flock(file_, LOCK_EX | LOCK_NB) == 0, folder.string(), ": another run is writing there");
-}
-folder_lock::~folder_lock() { ::close(file_); }
-
-method resolved(const training_request& r) {
-  method m = method_named(r.method);
+method resolved(const train_options& given) {
+  method m = method_named(given.method);
   auto& o = m.options;
-  if (r.batch > 0) o.batch = r.batch;
-  if (r.length > 0) o.length = r.length;
-  if (r.accumulate > 0) o.accumulate = r.accumulate;
+  if (given.batch > 0) o.batch = given.batch;
+  if (given.length > 0) o.length = given.length;
+  if (given.accumulate > 0) o.accumulate = given.accumulate;
   auto set = [&](dx::schedule::any<double>& s, const std::string& text, const char* option) {
-    const std::string shape = r.schedule.empty() ? std::string(s.name()) : r.schedule;
+    const std::string shape = given.schedule.empty() ? std::string(s.name()) : given.schedule;
     const auto [from, to] = text.empty() ? std::pair(s.from, s.to) : range_of(text, option);
-    if (text.empty() && r.schedule.empty()) return;
+    if (text.empty() && given.schedule.empty()) return;
     const auto old = s;
     const bool flat = from == to, ramp = !flat && shape == "constant";
     s = of_option("schedule", [&, first = from, last = to] {
@@ -103,38 +74,52 @@ method resolved(const training_request& r) {
     });
     s.when = old.when, s.step = old.step;
   };
-  set(m.objective.alpha, r.alpha, "alpha"), set(m.objective.beta, r.beta, "beta");
-  set(m.objective.temperature, r.temperature, "temperature");
+  set(m.objective.alpha, given.alpha, "alpha"), set(m.objective.beta, given.beta, "beta");
+  set(m.objective.temperature, given.temperature, "temperature");
   const auto &alpha = m.objective.alpha, &beta = m.objective.beta, &temperature = m.objective.temperature;
   for (const auto& [a, b] : {std::pair(alpha.from, beta.from), std::pair(alpha.to, beta.to)})
     if (!(a >= 0 && b >= 0 && a + b <= 1))
       throw usage_error("--alpha, --beta: " + short_number(a) + " and " + short_number(b) +
                         " must not be negative, nor above 1 together");
   if (!(temperature.from > 0 && temperature.to > 0)) throw usage_error("--temperature: must be positive");
-  if (!r.alignment.empty())
-    m.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(r.alignment); });
-  if (r.lr > 0) o.lr.peak = r.lr;
-  if (!r.lr_schedule.empty())
-    o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(r.lr_schedule); });
-  if (r.weight_decay >= 0) o.optimiser.weight_decay = r.weight_decay;
-  if (r.clip >= 0) o.clip = r.clip;
-  o.order = of_option("order", [&] { return dx::window_order_named(r.order); });
-  o.seed = r.seed;
+  if (!given.alignment.empty())
+    m.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(given.alignment); });
+  if (given.lr > 0) o.lr.peak = given.lr;
+  if (!given.lr_schedule.empty())
+    o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(given.lr_schedule); });
+  if (given.beta1 >= 0) o.optimiser.beta1 = given.beta1;
+  if (given.beta2 >= 0) o.optimiser.beta2 = given.beta2;
+  if (given.epsilon > 0) o.optimiser.epsilon = given.epsilon;
+  if (given.weight_decay >= 0) o.optimiser.weight_decay = given.weight_decay;
+  if (given.clip >= 0) o.clip = given.clip;
+  o.order = of_option("order", [&] { return dx::window_order_named(given.order); });
+  o.seed = given.seed;
   return m;
 }
 
-dx::io::json schedule_json(const dx::schedule::any<double>& s) {
-  return {{"shape", s.name()}, {"from", s.from}, {"to", s.to}, {"delta", s.step}};
+dx::io::json objective_json(const method& m) {
+  const auto schedule = [](const dx::schedule::any<double>& s) {
+    return dx::io::json{{"shape", s.name()}, {"from", s.from}, {"to", s.to}, {"delta", s.step}};
+  };
+  const auto& o = m.objective;
+  return {{"alpha", schedule(o.alpha)},
+          {"beta", schedule(o.beta)},
+          {"temperature", schedule(o.temperature)},
+          {"alignment", dx::loss::name_of(o.form)}};
 }
 
-std::string clock_text(double seconds) {
-  const auto s = static_cast<long>(std::max(0.0, seconds));
-  char text[48];
-  if (s >= 3600)
-    std::snprintf(text, sizeof text, "%ld h %02ld min", s / 3600, s / 60 % 60);
-  else
-    std::snprintf(text, sizeof text, "%ld min %02ld s", s / 60, s % 60);
-  return text;
+dx::io::json optimiser_json(const method& m, const train_options& given) {
+  const auto& o = m.options;
+  dx::io::json json = {{"lr", o.lr.peak},
+                       {"lr_schedule", o.lr.after == dx::schedule::annealing::cosine ? "cosine" : "constant"},
+                       {"warmup", given.warmup},
+                       {"beta1", o.optimiser.beta1},
+                       {"beta2", o.optimiser.beta2},
+                       {"weight_decay", o.optimiser.weight_decay},
+                       {"clip", o.clip}};
+  // Absent where it is the default, so that runs from before it was an option go on.
+  if (o.optimiser.epsilon != dx::optim::adamw().epsilon) json["epsilon"] = o.optimiser.epsilon;
+  return json;
 }
 
 }  // namespace program

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common.hpp"
+#include "machine.hpp"
+
+// Names are enough here, so that a subcommand includes only what it uses.
+namespace distil_xlstm {
+class cache_writer;
+class checkpoints;
+class teacher_cache;
+class token_windows;
+struct continuation;
+struct continuation_score;
+struct layer_range;
+struct sampling;
+struct step_metrics;
+struct text_score;
+struct token_text;
+struct training_options;
+struct xlstm_config;
+namespace io {
+class token_file;
+}
+namespace loss {
+struct distillation;
+}
+namespace schedule {
+struct clock;
+}
+}  // namespace distil_xlstm
+
+namespace program {
+
+/// Called now and then with what is done, and of how much.
+using on_progress = std::function<void(dx::index done, dx::index all)>;
+
+/// A model of any family, ready to read and to write.
+class loaded_model {
+ public:
+  virtual ~loaded_model() = default;
+  virtual dx::index vocabulary() const = 0;
+  /// A transformer: what it remembers grows with the text.
+  virtual bool has_cache() const = 0;
+
+  /// As `dx::score_text`: `carry` goes on from window to window with the state.
+  virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) = 0;
+  virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry) = 0;
+  virtual std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
+                                                    const on_progress& progress) = 0;
+
+  /// Continues texts side by side, `batch` at once, each by up to `most` tokens; text i is drawn with the seed
+  /// `how.seed` + i. `on_token` returns whether its text goes on.
+  virtual void write(std::span<const std::vector<std::int32_t>> prompts, dx::index most, dx::index batch,
+                     const dx::sampling& how,
+                     const std::function<bool(std::size_t text, std::int32_t id)>& on_token) = 0;
+
+  /// Logits and hidden states of ids [batch, time], into a safetensors file.
+  virtual void write_logits(dx::index batch, dx::index time, std::span<const std::int32_t> ids,
+                            const fs::path& out) = 0;
+};
+
+/// A student being trained.
+class training {
+ public:
+  virtual ~training() = default;
+  virtual const dx::xlstm_config& student() const = 0;
+  virtual const dx::training_options& options() const = 0;
+  virtual void total_steps(dx::index n) = 0;
+  virtual void warmup(dx::index steps) = 0;
+  virtual dx::index steps_per_epoch() const = 0;
+  virtual dx::index step_count() const = 0;
+  virtual dx::index updates() const = 0;
+  virtual dx::index skipped() const = 0;
+  virtual dx::schedule::clock clock() const = 0;
+
+  virtual dx::step_metrics step() = 0;
+  /// A step's work without the update.
+  virtual void measure() = 0;
+
+  virtual void save(const dx::checkpoints& to, const nlohmann::json& run) const = 0;
+  /// False where there is no checkpoint.
+  virtual bool restore(const dx::checkpoints& from, const std::function<void(const std::string&)>& warn) = 0;
+  virtual void save_student(const fs::path& folder) const = 0;
+
+  virtual dx::text_score score(const dx::io::token_file& text, dx::index window) = 0;
+  virtual void write(std::span<const std::int32_t> prompt, dx::index most, const dx::sampling& how,
+                     const std::function<bool(std::int32_t id)>& on_token) = 0;
+};
+
+/// What a student is made to fit.
+struct teacher_facts {
+  dx::index vocabulary = 0, width = 0, layers = 0;
+  dx::index heads = 0;  ///< 0: not known
+  bool tied = false;
+};
+
+/// A teacher on the device: a running one, or its cache. The training that it gives refers to it.
+class teacher {
+ public:
+  virtual ~teacher() = default;
+  virtual teacher_facts facts() const = 0;
+  /// Nothing where it is a cache.
+  virtual std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) = 0;
+  /// All signals about `text`, `batch` windows at a time, and the frozen ends.
+  virtual void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
+                           std::span<const dx::layer_range> targets, const on_progress& progress) = 0;
+  /// A new student, its weights drawn with `seed`.
+  virtual std::unique_ptr<training> train(const dx::xlstm_config& student, std::uint64_t seed,
+                                          const dx::token_windows& text,
+                                          const dx::loss::distillation& objective,
+                                          const dx::training_options& options) = 0;
+  /// A student that begins with the weights in a folder.
+  virtual std::unique_ptr<training> train(const fs::path& student, const dx::token_windows& text,
+                                          const dx::loss::distillation& objective,
+                                          const dx::training_options& options) = 0;
+};
+
+/// All that depends on the device and the precision; every other part of the program is compiled once.
+class engine {
+ public:
+  virtual ~engine() = default;
+  /// Worker threads of the CPU; 0 on other devices.
+  virtual int threads() const = 0;
+  virtual std::unique_ptr<loaded_model> load(const fs::path& model) = 0;
+  virtual std::unique_ptr<teacher> open_teacher(const fs::path& model) = 0;
+  /// `cache` must live as long as the teacher.
+  virtual std::unique_ptr<teacher> open_cache(const dx::teacher_cache& cache) = 0;
+};
+
+std::unique_ptr<engine> make_engine(const machine& where);
+
+// The engines, each compiled by the file of its name.
+std::unique_ptr<engine> cpu_fp32(int threads);
+std::unique_ptr<engine> cpu_bf16(int threads);
+std::unique_ptr<engine> cpu_fp64(int threads);
+std::unique_ptr<engine> cuda_fp32();
+std::unique_ptr<engine> cuda_bf16();
+std::unique_ptr<engine> cuda_fp64();
+
+}  // namespace program

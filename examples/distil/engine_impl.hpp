@@ -1,0 +1,311 @@
+#pragma once
+
+// What engine.hpp declares, on a device D: included by the files that compile it, one a device and a precision.
+
+#include <algorithm>
+#include <map>
+#include <type_traits>
+#include <utility>
+
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/teacher_cache.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+#include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/loss/distillation.hpp>
+#include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_language_model.hpp>
+#include <distil_xlstm/model/reader.hpp>
+
+#include "engine.hpp"
+
+namespace program {
+
+template <class D>
+class loaded_model_on final : public loaded_model {
+  using T = typename D::scalar;
+
+ public:
+  loaded_model_on(D& device, const fs::path& path)
+      : device_(device), model_(dx::load_language_model<T>(device, path)), read_(device, model_) {}
+
+  dx::index vocabulary() const override { return model_.vocabulary(); }
+  bool has_cache() const override { return model_.has_cache(); }
+
+  dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) override {
+    return score_any(text, window, carry);
+  }
+  dx::text_score score(const dx::token_text& text, dx::index window, bool carry) override {
+    return score_any(text, window, carry);
+  }
+  std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
+                                            const on_progress& progress) override {
+    return dx::score_continuations<T>(device_, asked, model_.head(), 8, read_, progress);
+  }
+
+  void write(std::span<const std::vector<std::int32_t>> prompts, dx::index most, dx::index batch,
+             const dx::sampling& how, const std::function<bool(std::size_t, std::int32_t)>& on_token) override {
+    struct growing {
+      std::size_t number;
+      dx::index tokens = 0;
+    };
+    if (most == 0) return;
+    std::size_t longest = 0;
+    for (const auto& p : prompts) longest = std::max(longest, p.size());
+    using decoder = dx::decoder<model_type>;
+    decoder texts(device_, model_,
+                  {.capacity = std::min<dx::index>(batch, std::ssize(prompts)),
+                   .context = static_cast<dx::index>(longest) + most,
+                   .part = prompts.size() == 1 ? 256 : 64});
+    std::map<typename decoder::handle, growing> here;
+    for (std::size_t next = 0;;) {
+      for (; texts.free() > 0 && next < prompts.size(); ++next) {
+        dx::sampling one = how;
+        one.seed += next;
+        here.emplace(texts.join(prompts[next], one), growing{next});
+      }
+      if (texts.texts() == 0) return;
+      texts.step([&](auto name, std::int32_t id) {
+        const auto at = here.find(name);
+        const bool goes_on = on_token(at->second.number, id) && ++at->second.tokens < most;
+        if (!goes_on) here.erase(at);
+        return goes_on;
+      });
+    }
+  }
+
+  void write_logits(dx::index batch, dx::index time, std::span<const std::int32_t> ids,
+                    const fs::path& out) override {
+    const dx::index rows = batch * time, d = model_.width(), v = model_.vocabulary();
+    std::vector<dx::buffer<T, D>> hidden;
+    for (dx::index i = 0; i <= model_.depth(); ++i) hidden.emplace_back(device_, rows * d);
+    const dx::buffer<T, D> last(device_, rows * d);
+    read_(batch, time, ids, {last.data(), rows, d}, [&](dx::index i, dx::matrix_view<const T> h) {
+      device_.copy(hidden[static_cast<std::size_t>(i)].data(), h.data,
+                   h.size() * static_cast<dx::index>(sizeof(T)));
+    });
+    const auto type = std::is_same_v<T, double> ? dx::dtype::f64 : dx::dtype::f32;
+    dx::io::safetensors_writer file;
+    for (dx::index i = 0; i <= model_.depth(); ++i)
+      file.declare("hidden." + std::to_string(i), type, {batch, time, d});
+    file.declare("last_hidden", type, {batch, time, d});
+    file.declare("logits", type, {batch, time, v});
+    file.open(out);
+    dx::host_copy<T, D> values;
+    for (const auto& h : hidden) file.append(values.get(device_, h.data(), rows * d), rows * d);
+    file.append(values.get(device_, last.data(), rows * d), rows * d);
+    // A vocabulary is wide: a few rows at a time.
+    const dx::index part = std::min<dx::index>(rows, 64);
+    const dx::buffer<T, D> logits(device_, part * v);
+    for (dx::index first = 0; first < rows; first += part) {
+      const dx::index n = std::min(part, rows - first);
+      dx::write_logits(device_, dx::matrix_view<const T>(last.data() + first * d, n, d), model_.head(),
+                       dx::matrix_view<T>(logits.data(), n, v));
+      file.append(values.get(device_, logits.data(), n * v), n * v);
+    }
+    file.commit();
+  }
+
+ private:
+  using model_type = dx::language_model<T, D>;
+
+  template <class Text>
+  dx::text_score score_any(const Text& text, dx::index window, bool carry) {
+    if (!carry) return dx::score_text<T>(device_, text, window, 8, model_.head(), read_);
+    read_.reset();
+    return dx::score_text<T>(
+        device_, text, window, 1, model_.head(), [this](auto... call) { read_.read(call...); },
+        dx::window_state::carried);
+  }
+
+  D& device_;
+  model_type model_;
+  dx::reader<model_type> read_;
+};
+
+template <class D>
+class training_on final : public training {
+  using T = typename D::scalar;
+
+ public:
+  using student_type = dx::xlstm<T, D>;
+
+  training_on(D& device, student_type student, const dx::token_windows& text,
+              std::unique_ptr<dx::teacher_source<T, D>> source, const dx::loss::distillation& objective,
+              const dx::training_options& options)
+      : device_(device),
+        student_(std::move(student)),
+        source_(std::move(source)),
+        trainer_(device, student_, text, *source_, objective, options) {}
+
+  const dx::xlstm_config& student() const override { return student_.config(); }
+  const dx::training_options& options() const override { return trainer_.options(); }
+  void total_steps(dx::index n) override { trainer_.total_steps(n); }
+  void warmup(dx::index steps) override { trainer_.warmup(steps); }
+  dx::index steps_per_epoch() const override { return trainer_.steps_per_epoch(); }
+  dx::index step_count() const override { return trainer_.step_count(); }
+  dx::index updates() const override { return trainer_.count().updates; }
+  dx::index skipped() const override { return trainer_.count().skipped; }
+  dx::schedule::clock clock() const override { return trainer_.clock(); }
+
+  dx::step_metrics step() override { return trainer_.step(); }
+  void measure() override { trainer_.measure(); }
+
+  void save(const dx::checkpoints& to, const nlohmann::json& run) const override { to.save(trainer_, run); }
+  bool restore(const dx::checkpoints& from, const std::function<void(const std::string&)>& warn) override {
+    return from.restore(trainer_, warn).has_value();
+  }
+  void save_student(const fs::path& folder) const override { dx::save_xlstm(device_, student_, folder); }
+
+  dx::text_score score(const dx::io::token_file& text, dx::index window) override {
+    return dx::score_text<T>(device_, text, window, 8, student_.head(), dx::reader(device_, student_));
+  }
+  void write(std::span<const std::int32_t> prompt, dx::index most, const dx::sampling& how,
+             const std::function<bool(std::int32_t)>& on_token) override {
+    dx::generate(device_, student_, prompt, most, how, on_token);
+  }
+
+ private:
+  D& device_;
+  student_type student_;
+  std::unique_ptr<dx::teacher_source<T, D>> source_;
+  dx::trainer<student_type, dx::loss::distillation> trainer_;
+};
+
+/// What a running teacher and a cached one share: they give students their embedding, head and signals.
+template <class D>
+class teacher_on : public teacher {
+ protected:
+  using T = typename D::scalar;
+
+  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads)
+      : device_(device), ends_(std::move(ends)), layers_(layers), heads_(heads) {}
+  virtual std::unique_ptr<dx::teacher_source<T, D>> source() const = 0;
+
+  D& device_;
+  dx::embedding_and_head ends_;
+
+ public:
+  teacher_facts facts() const override {
+    return {ends_.embedding.rows, ends_.embedding.cols, layers_, heads_,
+            ends_.embedding.data == ends_.head.data};
+  }
+
+  std::unique_ptr<training> train(const dx::xlstm_config& config, std::uint64_t seed,
+                                  const dx::token_windows& text, const dx::loss::distillation& objective,
+                                  const dx::training_options& options) override {
+    student_type student(device_, config, ends_.embedding, ends_.head, ends_.owner);
+    student.initialise(device_, seed);
+    return train(std::move(student), text, objective, options);
+  }
+  std::unique_ptr<training> train(const fs::path& folder, const dx::token_windows& text,
+                                  const dx::loss::distillation& objective,
+                                  const dx::training_options& options) override {
+    student_type student = dx::load_xlstm<T>(device_, folder);
+    const auto [vocabulary, width] = std::pair(ends_.embedding.rows, ends_.embedding.cols);
+    dx::require(student.width() == width && student.vocabulary() == vocabulary, folder.string(),
+                ": a student of width ", student.width(), " and vocabulary ", student.vocabulary(),
+                ", the teacher has ", width, " and ", vocabulary);
+    return train(std::move(student), text, objective, options);
+  }
+
+ private:
+  using student_type = dx::xlstm<T, D>;
+
+  std::unique_ptr<training> train(student_type student, const dx::token_windows& text,
+                                  const dx::loss::distillation& objective,
+                                  const dx::training_options& options) {
+    return std::make_unique<training_on<D>>(device_, std::move(student), text, source(), objective, options);
+  }
+
+  dx::index layers_, heads_;
+};
+
+template <class D>
+class live_teacher_on final : public teacher_on<D> {
+  using base = teacher_on<D>;
+  using T = typename D::scalar;
+  using model_type = dx::llama<T, D>;
+
+ public:
+  live_teacher_on(D& device, model_type model)
+      : base(device, {model.embedding(), model.head(), model.owner()}, model.config().layers,
+             model.config().heads),
+        model_(std::move(model)) {}
+
+  std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) override {
+    return dx::score_text<T>(this->device_, text, window, 8, model_.head(), dx::reader(this->device_, model_));
+  }
+  void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
+                   std::span<const dx::layer_range> targets, const on_progress& progress) override {
+    D& device = this->device_;
+    dx::live_teacher source(model_);
+    const dx::signal_memory<T, D> memory(device, batch * text.length(), model_.width(),
+                                         {targets.begin(), targets.end()});
+    append_windows(device, cache, source, text, memory, [&](dx::index done) { progress(done, text.count()); });
+    cache.finish(device, model_.embedding(), model_.head());
+  }
+
+ private:
+  std::unique_ptr<dx::teacher_source<T, D>> source() const override {
+    return std::make_unique<dx::live_teacher<model_type>>(model_);
+  }
+
+  model_type model_;
+};
+
+template <class D>
+class cached_teacher_on final : public teacher_on<D> {
+  using base = teacher_on<D>;
+  using T = typename D::scalar;
+
+ public:
+  cached_teacher_on(D& device, const dx::teacher_cache& cache)
+      : base(device, dx::upload_embedding_and_head<T>(device, cache.embedding(), cache.head(), cache.owner()),
+             cache.identity().layers, 0),
+        cache_(cache) {}
+
+  std::optional<dx::text_score> score(const dx::io::token_file&, dx::index) override { return {}; }
+  void write_cache(dx::cache_writer&, const dx::token_windows&, dx::index, std::span<const dx::layer_range>,
+                   const on_progress&) override {
+    dx::fail("a cache is made from a teacher, not from a cache");
+  }
+
+ private:
+  std::unique_ptr<dx::teacher_source<T, D>> source() const override {
+    return std::make_unique<dx::cached_teacher<T, D>>(cache_);
+  }
+
+  const dx::teacher_cache& cache_;
+};
+
+template <class D>
+class engine_on final : public engine {
+ public:
+  template <class... Arguments>
+  explicit engine_on(Arguments... arguments) : device_(arguments...) {}
+
+  int threads() const override {
+    if constexpr (requires { device_.threads(); })
+      return device_.threads();
+    else
+      return 0;
+  }
+  std::unique_ptr<loaded_model> load(const fs::path& model) override {
+    return std::make_unique<loaded_model_on<D>>(device_, model);
+  }
+  std::unique_ptr<teacher> open_teacher(const fs::path& model) override {
+    return std::make_unique<live_teacher_on<D>>(device_, dx::load_llama<typename D::scalar>(device_, model));
+  }
+  std::unique_ptr<teacher> open_cache(const dx::teacher_cache& cache) override {
+    return std::make_unique<cached_teacher_on<D>>(device_, cache);
+  }
+
+ private:
+  D device_;
+};
+
+}  // namespace program

@@ -1,0 +1,129 @@
+#include "records.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+#include <string_view>
+
+#include "report.hpp"
+
+namespace program {
+namespace {
+
+bool on_terminal() { return ::isatty(2); }
+
+/// "3 min 05 s"
+std::string clock_text(double seconds) {
+  const auto s = static_cast<long>(std::max(0.0, seconds));
+  char text[48];
+  if (s >= 3600)
+    std::snprintf(text, sizeof text, "%ld h %02ld min", s / 3600, s / 60 % 60);
+  else
+    std::snprintf(text, sizeof text, "%ld min %02ld s", s / 60, s % 60);
+  return text;
+}
+
+std::string printed(const char* format, double x) {
+  char text[48];
+  std::snprintf(text, sizeof text, format, x);
+  return text;
+}
+
+}  // namespace
+
+run_records::run_records(const fs::path& folder, dx::index step, bool fresh)
+    : log_(folder / "metrics.jsonl"), board_(folder, step + 1) {
+  log_.truncate_after(fresh ? -1 : step);
+}
+
+void run_records::held_out_before(const dx::text_score& student, const std::optional<dx::text_score>& teacher,
+                                  const dx::text_score& unigram) {
+  record line{{"step", 0}, {"held_out_ppl", student.perplexity()}};
+  if (teacher) line["teacher_ppl"] = teacher->perplexity();
+  line["unigram_ppl"] = unigram.perplexity();
+  line["held_out_scored"] = student.scored;
+  log_.append(line);
+  say("held-out perplexity before training " + short_number(student.perplexity()) +
+      (teacher ? ", teacher " + short_number(teacher->perplexity()) : "") + ", unigram " +
+      short_number(unigram.perplexity()));
+}
+
+void run_records::held_out(dx::index step, const dx::text_score& student) {
+  log_.append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
+  board_.scalar(step, "held_out/perplexity", student.perplexity());
+  say("step " + std::to_string(step) + ": held-out perplexity " + short_number(student.perplexity()));
+}
+
+void run_records::step(const dx::step_metrics& m, const named_values& schedules, dx::index tokens,
+                       double rate) {
+  record line{
+      {"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"tokens_per_second", significant(rate, 4)}};
+  named_values board;
+  for (const auto& [name, value] : m.terms()) {
+    line[std::string(name)] = value;
+    board.emplace_back("loss/" + std::string(name), value);
+  }
+  line["total"] = m.total, line["grad_norm"] = m.grad_norm, line["lr"] = m.lr;
+  board.insert(board.end(), {{"loss/total", m.total},
+                             {"optimiser/grad_norm", m.grad_norm},
+                             {"optimiser/lr", m.lr},
+                             {"speed/tokens_per_second", rate}});
+  for (const auto& [name, value] : schedules) {
+    line[name] = value;
+    board.emplace_back("schedule/" + name, value);
+  }
+  if (m.skipped) line["skipped"] = true;
+  log_.append(line);
+  const std::vector<std::pair<std::string_view, double>> scalars(board.begin(), board.end());
+  board_.scalars(m.step, scalars);
+}
+
+void run_records::progress(const dx::step_metrics& m, const named_values& schedules, double rate, double left,
+                           dx::index total) {
+  if (!on_terminal()) return;
+  std::cerr << "\r\033[Kstep " << m.step << "/" << total << " epoch " << m.epoch << "  "
+            << printed("%.0f", rate) << " tok/s  left " << clock_text(left) << " ";
+  for (const auto& [name, value] : m.terms()) std::cerr << " " << name << printed(" %.3f", value);
+  std::cerr << printed(" total %.3f", m.total) << printed("  |g| %.2f", m.grad_norm)
+            << printed("  lr %.2e ", m.lr);
+  for (const auto& [name, value] : schedules) std::cerr << " " << name << printed(" %.2f", value);
+  std::cerr << std::flush;
+  line_open_ = true;
+}
+
+void run_records::say(const std::string& text) {
+  end_progress();
+  if (on_terminal()) std::cerr << text << "\n";
+}
+
+void run_records::end_progress() {
+  if (std::exchange(line_open_, false)) std::cerr << "\n";
+}
+
+void write_run_report(const fs::path& folder, const report_texts& texts) {
+  report_data d;
+  d.title = texts.title, d.subtitle = texts.subtitle, d.prompt = texts.prompt, d.sample = texts.sample;
+  d.records = read_metrics(folder / "metrics.jsonl");
+  long last = 0;
+  for (const auto& r : d.records) {
+    if (r.contains("step")) last = std::max(last, r["step"].get<long>());
+    if (!r.contains("held_out_ppl") || !r["held_out_ppl"].is_number()) continue;
+    const double ppl = r["held_out_ppl"].get<double>();
+    if (!d.held_out.student_before) d.held_out.student_before = ppl;
+    d.held_out.student_after = ppl;
+  }
+  d.figures = {{"tokens seen", grouped(texts.tokens_seen)}, {"steps", grouped(last)}};
+  dx::io::json run = dx::io::read_json_file(folder / "run.json");
+  run.erase("student");
+  const dx::io::json flat = run.flatten();
+  for (const auto& [pointer, value] : flat.items()) {
+    std::string name = pointer.substr(1);
+    std::replace(name.begin(), name.end(), '/', ' ');
+    if (!value.is_null() && value != "")
+      d.configuration.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  write_report(folder / "report.html", d);
+}
+
+}  // namespace program

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/json.hpp>
+
+#include "common.hpp"
+#include "metrics_log.hpp"
+#include "tensorboard.hpp"
+
+namespace program {
+
+/// Values under the names that they are logged by.
+using named_values = std::vector<std::pair<std::string, double>>;
+
+/// What a run writes while it trains: metrics.jsonl, TensorBoard events, and a line on the terminal.
+class run_records {
+ public:
+  /// In the folder of the run, which has done `step` steps; what is there of later ones is dropped.
+  run_records(const fs::path& folder, dx::index step, bool fresh);
+  ~run_records() { end_progress(); }
+  run_records(const run_records&) = delete;
+  run_records& operator=(const run_records&) = delete;
+
+  /// The held-out text before the first step.
+  void held_out_before(const dx::text_score& student, const std::optional<dx::text_score>& teacher,
+                       const dx::text_score& unigram);
+  void held_out(dx::index step, const dx::text_score& student);
+  /// A step with the objective's schedules in it, after `tokens` at `rate` tokens a second.
+  void step(const dx::step_metrics& m, const named_values& schedules, dx::index tokens, double rate);
+  /// Shows a step on the terminal, `left` seconds before the end of `total` steps.
+  void progress(const dx::step_metrics& m, const named_values& schedules, double rate, double left,
+                dx::index total);
+  /// Puts a line below it on the terminal.
+  void say(const std::string& text);
+  void end_progress();
+  /// Puts all records onto the disk.
+  void sync() { log_.sync(); }
+
+ private:
+  metrics_log log_;
+  tensorboard_writer board_;
+  bool line_open_ = false;
+};
+
+/// What report.html says beside what metrics.jsonl and run.json hold.
+struct report_texts {
+  std::string title, subtitle, prompt, sample;
+  dx::index tokens_seen = 0;
+};
+void write_run_report(const fs::path& folder, const report_texts& texts);
+
+}  // namespace program

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common.hpp"
+#include "machine.hpp"
+
+namespace program {
+
+/// The options of `distil train`.
+struct train_options {
+  fs::path teacher, cache, tokens, held_out, out, init;
+  std::string method = "default", architecture = "default", order = "shuffled";
+  dx::index blocks = 0, heads = 0;  ///< 0: the architecture's
+  std::string slstm_at;             ///< "0,2,4", "all", "none"; empty: the architecture's
+  dx::index batch = 0, length = 0, accumulate = 0, steps = 0, warmup = -1;  ///< 0 or -1: the method's
+  double minutes = 0, epochs = 0;
+  std::string alpha, beta, temperature, schedule, alignment, lr_schedule;  ///< empty: the method's
+  double lr = 0, beta1 = -1, beta2 = -1, epsilon = 0, weight_decay = -1, clip = -1;
+  std::uint64_t seed = 42;
+  machine where;
+  dx::index log_every = 1, checkpoint_every = 100, evaluate_every = 0;
+  bool resume = false;
+  std::string prompt = "In the beginning";
+};
+
+}  // namespace program
