@@ -50,7 +50,7 @@ struct library_cell {
   dx::device::cpu device{1};
   dx::mlstm_shape shape{.heads = 1, .query = width, .value = width, .epsilon = 0};
   numbers c = numbers(width * width), n = numbers(width), m{shape.empty_m},
-          kept = numbers(static_cast<std::size_t>(shape.chunks(length) * shape.kept()));
+          kept = numbers(static_cast<std::size_t>(shape.chunks(length) * shape.chunk_state_size()));
 
   static dx::matrix_view<double> view(numbers& x) { return {x.data(), length, std::ssize(x) / length}; }
   static dx::matrix_view<const double> view(const numbers& x) {

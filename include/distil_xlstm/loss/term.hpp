@@ -45,6 +45,27 @@ template <class Term>
 concept Selects = requires(const Term t) {
   { t.largest() } -> std::convertible_to<index>;
 };
+// Concepts, and no requires-expressions where they are asked: in device code nvcc 13 finds the latter unsatisfied
+// where they name a member template of the class around them.
+
+/// A term whose value and gradients are multiplied by scale(), which is not in what is logged.
+template <class Term>
+concept Scaled = requires(const Term t) {
+  t.scale();
+};
+/// A term chosen at run time: what it is called, whether it compares with a teacher, which folds it takes.
+template <class Term>
+concept Labelled = requires(const Term t) {
+  t.label();
+};
+template <class Term>
+concept ChoosesTeacher = requires(const Term t) {
+  t.compares();
+};
+template <class Term>
+concept ChoosesFolds = requires(const Term t) {
+  t.takes(0, std::size_t{0});
+};
 /// A term with a second pass over the row.
 template <class Term>
 concept TwoPasses = requires {

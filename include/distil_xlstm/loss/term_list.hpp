@@ -99,7 +99,7 @@ class term_list {
   std::array<std::string_view, count> names() const {
     std::array<std::string_view, count> all{};
     detail::for_each_below<count>([&](auto k) {
-      if constexpr (requires { term<k()>().label(); })
+      if constexpr (detail::Labelled<term_at<k()>>)
         all[k()] = term<k()>().label();
       else
         all[k()] = term_at<k()>::name;
@@ -326,7 +326,7 @@ class term_list {
   /// weight * scale
   template <std::size_t K>
   DISTIL_XLSTM_HD T coefficient() const {
-    if constexpr (requires { term<K>().scale(); })
+    if constexpr (detail::Scaled<term_at<K>>)
       return weights_[K] * term<K>().scale();
     else
       return weights_[K];
@@ -384,14 +384,14 @@ class term_list {
   /// Whether term K asks for the teacher.
   template <std::size_t K>
   bool compares() const {
-    if constexpr (requires { term<K>().compares(); })
+    if constexpr (detail::ChoosesTeacher<term_at<K>>)
       return term<K>().compares();
     else
       return detail::asks_teacher<term_at<K>>;
   }
   template <std::size_t K>
   bool takes(int pass, std::size_t fold) const {
-    if constexpr (requires { term<K>().takes(pass, fold); })
+    if constexpr (detail::ChoosesFolds<term_at<K>>)
       return term<K>().takes(pass, fold);
     else
       return true;
