@@ -42,7 +42,7 @@ json perplexity_of(loaded_model& model, const evaluate_options& o, const Text& t
               " is a transformer; only a recurrent model carries a state from window to window");
   const auto s = model.score(text, o.window, o.carry);
   dx::require(s.scored > 0, name.string(), ": no token to score");
-  dx::require(std::isfinite(s.nll), o.model.string(), ": gives probabilities that are not finite to ",
+  dx::require(std::isfinite(s.nll), o.model.string(), ": gives probabilities that are not numbers to ",
               name.string());
   return {{"tokens", s.tokens}, {"scored", s.scored}, {"nll", s.nll}, {"ppl", s.perplexity()}};
 }

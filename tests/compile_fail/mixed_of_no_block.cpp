@@ -1,4 +1,5 @@
 // expect: mixed<A, B, ...>: one of them is no block; give it params, state, tape, forward, backward,
+#include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mixed.hpp>
 #include <distil_xlstm/block/residual.hpp>
 

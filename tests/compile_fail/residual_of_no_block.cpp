@@ -1,4 +1,5 @@
 // expect: residual<Inner>: Inner is no block; give it params, state, tape, forward, backward, width_in and
+#include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/residual.hpp>
 
 namespace dx = distil_xlstm;

@@ -1,4 +1,5 @@
 // expect: residual: x + inner(x) needs an inner block whose width_out is its width_in
+#include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/residual.hpp>
 
 namespace dx = distil_xlstm;
