@@ -63,7 +63,7 @@ struct any_logits_term : tempered<T> {
     constexpr T all = -std::numeric_limits<T>::infinity(), unlike = std::numeric_limits<T>::quiet_NaN();
     const bool some = kind == logits_kind::top_k_kl;
     const T parameter = some ? unlike : this->inverse;
-    const V out = V(some ? kth : all) - teacher, none(T(math::logit_floor));
+    const V out = V(some ? kth : all) - teacher, none = V(T(math::logit_floor));
     const V s = this->logit(student), t = this->logit(teacher);
     const auto named = [&]<class Name>(Name*, V x, V outside) {
       return named_input<Name, V>{select_positive(out, outside, x), parameter};

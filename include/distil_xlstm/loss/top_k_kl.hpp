@@ -32,7 +32,7 @@ struct top_k_kl_term : tempered<T> {
   DISTIL_XLSTM_HD auto folds(V student, V teacher, T kth) const {
     using math::select_positive;
     const V out = V(kth) - teacher, s = this->logit(student), t = this->logit(teacher),
-            none(T(math::logit_floor));
+            none = V(T(math::logit_floor));
     return fold_list(fold<math::log_sum_exp>(select_positive(out, none, s)),
                      fold<math::softmax_mean>(select_positive(out, none, t), select_positive(out, V(0), t - s)),
                      fold<math::log_sum_exp>(select_positive(out, s, none)),

@@ -206,15 +206,15 @@ void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T*
   for (index a = 0; a < n.groups; ++a) {
     const index first = a * n.width, step = 2 * n.groups;
     add_column_sums(d, dw + first, detail::norm_weight_gradient{}, dy.columns(first, n.width),
-                    x.columns(first, n.width), per_group(statistics + 2 * a, step),
-                    per_group(statistics + 2 * a + 1, step));
+                    x.columns(first, n.width), per_group<T>{statistics + 2 * a, step},
+                    per_group<T>{statistics + 2 * a + 1, step});
   }
   if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
     return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
   auto means = d.template scratch<T>(2 * rows);
   fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{n, x, statistics, dy, means.data()});
   transform_groups(d, n.groups, dx, detail::norm_input_gradient{}, norm_scale<T>{n},
-                   normalised<T>{x, statistics}, dy, per_group(statistics + 1, 2),
+                   normalised<T>{x, statistics}, dy, per_group<T>{statistics + 1, 2},
                    per_group<T>{means.data(), 2}, per_group<T>{means.data() + 1, 2});
 }
 
