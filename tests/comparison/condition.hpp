@@ -15,8 +15,8 @@
 
 namespace distil_xlstm::testing {
 
-/// The CPU, but what products and cells leave in memory, and what cells read of gradients, is off by up to the
-/// last digit of a float: in double arithmetic, what storing floats does to float arithmetic.
+/// The CPU, but what products, cells and element-wise functions leave in memory, and what cells read of gradients, is
+/// off by up to the last digit of a float: in double arithmetic, what storing floats does to float arithmetic.
 struct shaken_cpu : device::cpu {
   explicit shaken_cpu(std::uint64_t seed) : device::cpu(1), random(seed) {}
   rng random;
@@ -45,6 +45,16 @@ void gemm_batched(shaken_cpu& d, index count, A a, index step_a, B b, index step
                   index step_c, std::type_identity_t<T> beta = 0) {
   gemm_batched(static_cast<device::cpu&>(d), count, a, step_a, b, step_b, c, step_c, beta);
   for (index i = 0; i < count; ++i) d.shake(matrix_view<T>(c.data + i * step_c, c.rows, c.cols, c.stride));
+}
+/// The outputs of `transform`.
+template <class F>
+void map(shaken_cpu& d, index rows, index cols, const F& f) {
+  map(static_cast<device::cpu&>(d), rows, cols, f);
+  if constexpr (requires { f.y.first; }) {
+    d.shake(f.y.first);
+    if constexpr (requires { f.y.rest; }) d.shake(f.y.rest.first);
+    if constexpr (requires { f.y.rest.rest; }) d.shake(f.y.rest.rest.first);
+  }
 }
 template <class T>
 void mlstm_forward(shaken_cpu& d, const mlstm_arguments<T>& a) {

@@ -11,20 +11,20 @@ namespace distil_xlstm::device::detail {
 __device__ inline void copy_async_16(std::uint32_t shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
-/// Zeros where nothing is `there`.
-__device__ inline void copy_async_16(std::uint32_t shared, const void* global, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(there ? 16 : 0)
+/// `bytes` of them, or of four, and zeros for the rest.
+__device__ inline void copy_async_16(std::uint32_t shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
 }
-__device__ inline void copy_async_4(std::uint32_t shared, const void* global, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(there ? 4 : 0)
+__device__ inline void copy_async_4(std::uint32_t shared, const void* global, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
 }
 __device__ inline void copy_async_16(void* shared, const void* global) {
   copy_async_16(shared_address(shared), global);
 }
-__device__ inline void copy_async_4(float* shared, const float* global, bool there) {
-  copy_async_4(shared_address(shared), global, there);
+__device__ inline void copy_async_4(float* shared, const float* global, int bytes) {
+  copy_async_4(shared_address(shared), global, bytes);
 }
 /// The group ends.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

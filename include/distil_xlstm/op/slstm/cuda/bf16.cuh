@@ -27,8 +27,11 @@ using slstm_scalar = fast_scalar<float, approximate::all>;
 
 /// Four elements of global memory on their way to shared memory, those beyond `count` as zeros.
 __device__ inline void fetch4(std::uint32_t to, const float* from, int count, bool vectorised) {
-  if (vectorised) return copy_async_16(to, from, count > 0);
-  for (int i = 0; i < 4; ++i) copy_async_4(to + 4 * i, from + i, i < count);
+  if (vectorised) {
+    copy_async_16(to, from, count > 0 ? 16 : 0);
+  } else {
+    for (int i = 0; i < 4; ++i) copy_async_4(to + 4 * i, from + i, i < count ? 4 : 0);
+  }
 }
 /// Waits for all but the last steps' fetches.
 __device__ inline void wait_for_stage() {

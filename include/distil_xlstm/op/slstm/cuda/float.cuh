@@ -152,8 +152,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       if (t < time)
         each_cell([&](int i, int channel, int, index b) {
           const float* raw = a.raw.row(b * time + t) + first + channel;
-          for (int g = 0; g < 4; ++g)
-            copy_async_4(input + ((t & 1) * 4 + g) * cells + i, raw + g * width, true);
+          for (int g = 0; g < 4; ++g) copy_async_4(input + ((t & 1) * 4 + g) * cells + i, raw + g * width, 4);
         });
       commit_copies();
     };
@@ -246,11 +245,11 @@ __global__ void __launch_bounds__(slstm_threads, 1)
           const float* before = distil_xlstm::detail::slstm_before<float>(a, b, t);
           const float* raw = a.raw.row(b * time + t) + first + channel;
           float* to = tape + (t & 1) * 8 * cells + i;
-          for (int g = 0; g < 4; ++g) copy_async_4(to + g * cells, raw + g * width, true);
+          for (int g = 0; g < 4; ++g) copy_async_4(to + g * cells, raw + g * width, 4);
           for (int q = 0; q < 3; ++q)
             copy_async_4(to + (4 + q) * cells, before ? before + (q + 1) * width + first + channel : raw,
-                         before != nullptr);
-          copy_async_4(to + 7 * cells, a.dh.row(b * time + t) + first + channel, true);
+                         before ? 4 : 0);
+          copy_async_4(to + 7 * cells, a.dh.row(b * time + t) + first + channel, 4);
         });
       commit_copies();
     };
