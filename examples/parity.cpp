@@ -4,8 +4,8 @@
 // its gates, through a nonlinearity. That is why a stack mixes both kinds: Beck et al. 2024 (arXiv 2405.04517,
 // section 4.1) show the task, Merrill et al. 2024 (arXiv 2404.08819) the reason.
 //
-// Two students of about one size get the same lessons, bit strings that grow as soon as they are mastered; then
-// an examination on strings five times as long as any they have seen.
+// Two models of about one size are trained by the same curriculum, bit strings that become longer whenever the model has
+// learnt their length; then tested on strings five times as long as any they were trained on.
 
 #include <algorithm>
 #include <cstdlib>
@@ -18,9 +18,9 @@
 namespace dx = distil_xlstm;
 using cpu = dx::device::cpu;
 
-constexpr dx::index width = 32, lessons = 800, longest_lesson = 40, examination = 200;
+constexpr dx::index width = 32, training_steps = 800, longest_training = 40, test_length = 200;
 
-// Strings of random bits, and what is to be said after each bit.
+// Strings of random bits, and the answer after each bit.
 struct strings {
   dx::sequence_view seq;
   std::vector<std::int32_t> bits, parity;
@@ -49,12 +49,12 @@ std::vector<float> random_ends(dx::rng& random) {
   return numbers;
 }
 
-// `dx::trainer` teaches to predict the next token as a teacher does. Lessons of another kind are a page of the
-// library's pieces.
+// `dx::trainer` distils: the next token, as a teacher predicts it. Training for another task is a page of the library's
+// pieces.
 template <class Stack>
-class pupil {
+class parity_model {
  public:
-  pupil(cpu& device, Stack stack, std::uint64_t seed)
+  parity_model(cpu& device, Stack stack, std::uint64_t seed)
       : device_(device),
         random_(seed),
         ends_(random_ends(random_)),
@@ -66,12 +66,12 @@ class pupil {
     model_.initialise(device, random_());
   }
 
-  // One step on fresh strings. Returns the part of the answers that was right before it.
-  double lesson(dx::index length) {
+  // One training step on fresh strings. Returns the accuracy before it.
+  double train(dx::index length) {
     const strings s(64, length, random_);
     const dx::index rows = s.seq.rows();
     const auto tape = model_.make_tape(device_, s.seq.batch, length, false);
-    const rows_of_numbers x(device_, rows), y(device_, rows), gradient_of_x(device_, rows),
+    const row_buffer x(device_, rows), y(device_, rows), gradient_of_x(device_, rows),
         gradient_of_y(device_, rows);
     const double right = read(s, tape, x, y);
 
@@ -90,9 +90,9 @@ class pupil {
     return right;
   }
 
-  double examine(dx::index length) {
+  double test(dx::index length) {
     const strings s(256, length, random_);
-    const rows_of_numbers x(device_, s.seq.rows()), y(device_, s.seq.rows());
+    const row_buffer x(device_, s.seq.rows()), y(device_, s.seq.rows());
     return read(s, model_.make_tape(device_, s.seq.batch, length), x, y);
   }
   dx::index size() const {
@@ -103,16 +103,16 @@ class pupil {
 
  private:
   using student = dx::model<Stack, float, cpu>;
-  struct rows_of_numbers {
+  struct row_buffer {
     dx::index rows;
     dx::buffer<float, cpu> memory;
-    rows_of_numbers(cpu& device, dx::index n) : rows(n), memory(device, n * width) {}
+    row_buffer(cpu& device, dx::index n) : rows(n), memory(device, n * width) {}
     dx::matrix_view<float> write() const { return {memory.data(), rows, width}; }
     dx::matrix_view<const float> read() const { return write(); }
   };
 
-  double read(const strings& s, const typename student::tape_type& tape, const rows_of_numbers& x,
-              const rows_of_numbers& y) {
+  double read(const strings& s, const typename student::tape_type& tape, const row_buffer& x,
+              const row_buffer& y) {
     const auto state = model_.make_state(device_, s.seq.batch);
     model_.forward(device_, s.seq, s.bits.data(), state, tape, x.write(), y.write());
     const auto scores = dx::loss::score_tokens(device_, y.read(), model_.head(), s.parity.data(), nullptr);
@@ -130,25 +130,25 @@ class pupil {
 template <class Cell>
 double accuracy_of(const char* name, Cell cell, std::uint64_t seed) {
   cpu device;
-  pupil student(device, around(cell), seed);
-  dx::index length = 2, mastered = 0;
-  double lately = 0.5;
-  for (dx::index l = 0; l < lessons && mastered < longest_lesson; ++l) {
-    lately += 0.2 * (student.lesson(length) - lately);
-    if (lately > 0.98)
-      mastered = length, length = std::min(length + 1 + length / 4, longest_lesson), lately = 0.5;
-    // Who is not there by half-time is thrown in at the deep end.
-    if (l == lessons / 2) length = longest_lesson;
+  parity_model model(device, around(cell), seed);
+  dx::index length = 2, learnt = 0;
+  double recent = 0.5;  // accuracy, an exponential average
+  for (dx::index step = 0; step < training_steps && learnt < longest_training; ++step) {
+    recent += 0.2 * (model.train(length) - recent);
+    if (recent > 0.98)
+      learnt = length, length = std::min(length + 1 + length / 4, longest_training), recent = 0.5;
+    // A model that is slow at short strings is trained on the longest from here on.
+    if (step == training_steps / 2) length = longest_training;
   }
-  const double right = student.examine(examination);
-  std::cout << name << std::setw(9) << student.size() << std::setw(10) << mastered << std::setw(21) << right
+  const double accuracy = model.test(test_length);
+  std::cout << name << std::setw(9) << model.size() << std::setw(10) << learnt << std::setw(20) << accuracy
             << '\n';
-  return right;
+  return accuracy;
 }
 
 int main(int argc, char** argv) {
   const std::uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
-  std::cout << "       weights  mastered  right at length " << examination << '\n' << std::setprecision(3);
+  std::cout << "       weights    length  accuracy at " << test_length << '\n' << std::setprecision(3);
   const double s = accuracy_of("sLSTM", dx::slstm{.width = width, .heads = 1, .conv_window = 0}, seed);
   const double m = accuracy_of("mLSTM", dx::mlstm{.width = width, .heads = 2, .inner = 64}, seed);
   std::cout << "A guess is right half of the time.\n";

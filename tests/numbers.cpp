@@ -119,8 +119,8 @@ void cells(table& t, const fs::path& data) {
   const auto file = data / "cells/cells.safetensors";
   tensor_errors a, b;
   for (const dx::index chunk : {1, 4, 64}) {
-    add(a, "", cell_errors<double>(t.cpu, file, kernels::own, chunk));
-    add(b, "", cell_errors<float>(t.cpu, file, kernels::own, chunk));
+    add(a, "", cell_errors<double>(t.cpu, file, kernels::fused, chunk));
+    add(b, "", cell_errors<float>(t.cpu, file, kernels::fused, chunk));
   }
   const std::string with = "the formulas in torch, float64";
   for (const std::string cell : {"mlstm", "slstm"})
@@ -169,7 +169,7 @@ void forms(table& t) {
   for (const auto& [name, e] : {std::pair<std::string, tensor_errors*>{"mLSTM", &m}, {"sLSTM", &s}}) {
     form(name + ", steps of one token", "the whole", *e, "steps");
     form(name + ", halves with carried state and gradient", "the whole", *e, "halves");
-    form(name + ", the CPU's kernels", "the scans", *e, "scan");
+    form(name + ", the CPU's kernels", "the reference operations", *e, "reference");
   }
   t.row("mLSTM, chunks of 1, 17, 64, and gradients", "one chunk", chunks, f64::forms);
   t.row("mLSTM, the chunkwise form", "the parallel form, number by number", parallel, f64::forms);

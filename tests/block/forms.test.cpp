@@ -34,10 +34,10 @@ void check(const testing::tensor_errors& errors, double most = limit) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(mlstm_steps_halves_and_scans_are_the_whole) {
+BOOST_AUTO_TEST_CASE(mlstm_steps_halves_and_reference_are_the_whole) {
   each_size([](index time, index head) { check(testing::form_errors(cpu(), mlstm_of(time, head))); });
 }
-BOOST_AUTO_TEST_CASE(slstm_steps_halves_and_scans_are_the_whole) {
+BOOST_AUTO_TEST_CASE(slstm_steps_halves_and_reference_are_the_whole) {
   each_size([](index time, index head) {
     check(testing::form_errors(cpu(), slstm_run<double>::random(2, time, 2, head, time / 2)));
   });
@@ -48,7 +48,7 @@ BOOST_AUTO_TEST_CASE(mlstm_chunks_are_the_parallel_form) {
     for (const index chunk : {1, 17, 64}) check(testing::chunk_errors(cpu(), run, chunk));
     run.empty_state();
     const auto h = testing::parallel_form(run);
-    for (const auto which : {testing::kernels::own, testing::kernels::scan}) {
+    for (const auto which : {testing::kernels::fused, testing::kernels::reference}) {
       auto r = run;
       r.forward(cpu(), which);
       check({{"parallel form: h", testing::relative_error(r.h, h)}});

@@ -11,8 +11,8 @@
 
 namespace distil_xlstm::testing {
 
-/// Whose kernels run a cell: the device's own, or the scans that any device has, which are the oracle.
-enum class kernels { own, scan };
+/// Whose kernels run a cell: the device's own, or the reference operations that any device has, which are the oracle.
+enum class kernels { fused, reference };
 
 namespace detail {
 /// Rows first .. last - 1 of each of `batch` sequences of `time` rows.
@@ -95,7 +95,7 @@ struct mlstm_run {
   }
   /// `keep`: a backward follows. One token without is the recurrent form, more are the chunkwise form.
   template <class D>
-  void forward(D& d, kernels which = kernels::own, bool keep = true) {
+  void forward(D& d, kernels which = kernels::fused, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
     if (keep) detail::sized(chunk_states, batch * heads * shape.chunks(time) * shape.chunk_state_size());
@@ -110,14 +110,14 @@ struct mlstm_run {
                                on.matrix(h, rows()),
                                state(on),
                                keep ? on(chunk_states) : nullptr};
-    if (which == kernels::own)
+    if (which == kernels::fused)
       mlstm_forward(d, a);
     else
       distil_xlstm::mlstm_forward<D, T>(d, a);
     on.back();
   }
   template <class D>
-  void backward(D& d, kernels which = kernels::own) {
+  void backward(D& d, kernels which = kernels::fused) {
     dq = dk = q, dv = v, di = df = i;
     mirrored on(d);
     mlstm_backward_arguments<T> a{{batch, time, on(start)}, shape,
@@ -129,7 +129,7 @@ struct mlstm_run {
                                   on.matrix(dv, rows()),    on.matrix(di, rows()),
                                   on.matrix(df, rows())};
     a.dstate = on(dstate), a.last = state(on);
-    if (which == kernels::own)
+    if (which == kernels::fused)
       mlstm_backward(d, a);
     else
       distil_xlstm::mlstm_backward<D, T>(d, a);
@@ -207,7 +207,7 @@ struct slstm_run {
     return p;
   }
   template <class D>
-  void forward(D& d, kernels which = kernels::own, bool = true) {
+  void forward(D& d, kernels which = kernels::fused, bool = true) {
     raw = x;
     detail::sized(states, rows() * 4 * width()), detail::sized(initial, batch * 4 * width());
     mirrored on(d);
@@ -220,7 +220,7 @@ struct slstm_run {
                                on.matrix(states, rows()),
                                on(initial),
                                {on(state), 4 * width()}};
-    if (which == kernels::own)
+    if (which == kernels::fused)
       slstm_forward(d, a);
     else
       distil_xlstm::slstm_forward<D, T>(d, a);
@@ -230,7 +230,7 @@ struct slstm_run {
       h.insert(h.end(), states.begin() + row * 4 * width(), states.begin() + (row * 4 + 1) * width());
   }
   template <class D>
-  void backward(D& d, kernels which = kernels::own) {
+  void backward(D& d, kernels which = kernels::fused) {
     dx = raw;
     mirrored on(d);
     const slstm_backward_arguments<T> there{{batch, time, on(start)},
@@ -241,7 +241,7 @@ struct slstm_run {
                                             on.matrix(states, rows()),
                                             on(initial),
                                             on.matrix(dh, rows())};
-    if (which == kernels::own)
+    if (which == kernels::fused)
       slstm_backward(d, there, on(dstate));
     else
       distil_xlstm::slstm_backward<D, T>(d, there, on(dstate));

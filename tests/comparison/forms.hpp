@@ -71,22 +71,22 @@ inline mlstm_run<double> without_epsilon(mlstm_run<double> run) {
 }
 inline slstm_run<double> without_epsilon(const slstm_run<double>& run) { return run; }
 
-/// One cell's forms against the whole on the CPU: the scans; token by token; two halves with carried state, and
+/// One cell's forms against the whole on the CPU: the reference operations; token by token; two halves with carried state, and
 /// its gradient carried back.
 template <class Run>
 tensor_errors form_errors(device::cpu& cpu, const Run& run) {
   tensor_errors out;
   Run whole = run;
   whole.forward(cpu), whole.backward(cpu);
-  Run scan = run;
-  scan.forward(cpu, kernels::scan), scan.backward(cpu, kernels::scan);
-  detail::compare_runs(out, "scan", whole, scan);
+  Run reference = run;
+  reference.forward(cpu, kernels::reference), reference.backward(cpu, kernels::reference);
+  detail::compare_runs(out, "reference", whole, reference);
 
   Run steps = run;
   for (index t = 0; t < run.time; ++t) {
     Run step = run.part(t, t + 1);
     for (const auto x : Run::memory()) step.*x = steps.*x;
-    step.forward(cpu, kernels::own, false);
+    step.forward(cpu, kernels::fused, false);
     detail::append_rows(steps.h, step.h, run.batch);
     for (const auto x : Run::memory()) steps.*x = step.*x;
   }

@@ -54,7 +54,7 @@ inline drift mlstm_drift(device::cpu& cpu, index steps, index each, gate_range g
     detail::uniform(random, a.v, b.v, -2, 2);
     detail::uniform(random, a.i, b.i, gates.low_i, gates.high_i);
     detail::uniform(random, a.f, b.f, gates.low_f, gates.high_f);
-    a.forward(cpu, kernels::own, false), b.forward(cpu, kernels::own, false);
+    a.forward(cpu, kernels::fused, false), b.forward(cpu, kernels::fused, false);
     d.take(b.h, a.h), d.finite_only(a.c, b.c, a.n, b.n);
   }
   return d;

@@ -48,12 +48,12 @@ void teachers(device::cuda& gpu) {
 
 BOOST_AUTO_TEST_CASE(cells_in_double) {
   device::cuda gpu;
-  for (const auto which : {testing::kernels::scan, testing::kernels::own}) cells<double>(gpu, which, 4);
+  for (const auto which : {testing::kernels::reference, testing::kernels::fused}) cells<double>(gpu, which, 4);
 }
 BOOST_AUTO_TEST_CASE(cells_in_float) {
   device::cuda gpu;
-  cells<float>(gpu, testing::kernels::scan, 4);
-  for (const index chunk : {1, 4, 64}) cells<float>(gpu, testing::kernels::own, chunk);
+  cells<float>(gpu, testing::kernels::reference, 4);
+  for (const index chunk : {1, 4, 64}) cells<float>(gpu, testing::kernels::fused, chunk);
 }
 BOOST_AUTO_TEST_CASE(students_in_double) {
   device::cuda gpu;

@@ -174,7 +174,7 @@ BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
       for (index t = 0; t < time; ++t) {
         run step = all.part(t, t + 1);
         for (const auto x : run::memory()) step.*x = steps.*x;
-        step.forward(gpu<bf16_mixed>(), testing::kernels::own, false);
+        step.forward(gpu<bf16_mixed>(), testing::kernels::fused, false);
         testing::detail::append_rows(steps.h, step.h, batch);
         for (const auto x : run::memory()) steps.*x = step.*x;
       }
@@ -285,7 +285,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(columns_of_wider_rows, P, float_precisions) {
       }
     }
 }
-BOOST_AUTO_TEST_CASE(double_takes_the_scans) {
+BOOST_AUTO_TEST_CASE(double_takes_the_reference) {
   oracle a = oracle::random(2, 70, {2, 8, 8}, 33), b = a;
   a.forward(cpu()), a.backward(cpu());
   b.forward(gpu<fp32>()), b.backward(gpu<fp32>());

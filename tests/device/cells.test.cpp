@@ -21,12 +21,12 @@ void compare(testing::kernels which, index chunk) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(the_cpu_in_double) {
-  for (const index chunk : {1, 4, 64}) compare<double>(testing::kernels::own, chunk);
+  for (const index chunk : {1, 4, 64}) compare<double>(testing::kernels::fused, chunk);
 }
-BOOST_AUTO_TEST_CASE(the_scans_in_double) { compare<double>(testing::kernels::scan, 4); }
+BOOST_AUTO_TEST_CASE(the_reference_operations_in_double) { compare<double>(testing::kernels::reference, 4); }
 BOOST_AUTO_TEST_CASE(the_cpu_in_float) {
-  for (const index chunk : {1, 4, 64}) compare<float>(testing::kernels::own, chunk);
+  for (const index chunk : {1, 4, 64}) compare<float>(testing::kernels::fused, chunk);
 }
-BOOST_AUTO_TEST_CASE(the_scans_in_float) { compare<float>(testing::kernels::scan, 4); }
+BOOST_AUTO_TEST_CASE(the_reference_operations_in_float) { compare<float>(testing::kernels::reference, 4); }
 
 }  // namespace distil_xlstm
