@@ -8,6 +8,7 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
 
@@ -190,7 +191,7 @@ void align(D& device, const Term& term, sequence_view sequence,
            std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
            typename Term::scalar factor, double* totals) {
   constexpr index columns = totals_size<Term::terms>;
-  map(device, 1, columns, detail::fill_zero<double>{{totals, 1, columns}});
+  fill(device, matrix_view<double>(totals, 1, columns));
   if constexpr (Term::terms > 0) {
     using T = typename Term::scalar;
     using acc = typename detail::list_of<Term>::results;
@@ -228,7 +229,7 @@ void align(D& device, const Term& term, sequence_view sequence,
       double* s = tally.data() + 2 * batch;
       tallies = tally.data(), tally_sums = s;
       fold_rows(device, batch, sequence.time, detail::count_scored{sequence.time, scored, tally.data()});
-      map(device, 1, 2, detail::fill_zero<double>{{s, 1, 2}});
+      fill(device, matrix_view<double>(s, 1, 2));
       add_column_sums(device, matrix_view<const double>(tallies, batch, 2), s);
     }
     parallel_for(device, 1, detail::set_counts<Term>{g, tally_sums, counts.data(), totals + Term::terms + 1});

@@ -8,6 +8,7 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
 #include <distil_xlstm/math/kth_largest.hpp>
@@ -254,9 +255,9 @@ void head(D& device, const Term& term, matrix_view<const typename Term::scalar> 
   const index n = hs.rows, d = hs.cols;
   require(!dhs.data || (dhs.rows == n && dhs.cols == d), "loss: the hidden gradient is [", dhs.rows, ", ",
           dhs.cols, "], the hidden states are [", n, ", ", d, "]");
-  map(device, 1, columns, detail::fill_zero<double>{{totals, 1, columns}});
+  fill(device, matrix_view<double>(totals, 1, columns));
   if constexpr (Term::terms == 0) {
-    if (dhs.data) map(device, n, d, detail::fill_zero<T>{dhs});
+    if (dhs.data) fill(device, dhs);
   } else {
     const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
     detail::require_heads(heads, d);
@@ -350,7 +351,7 @@ token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const s
                                     nll ? nll + first : nullptr, is_argmax ? is_argmax + first : nullptr,
                                     report.data() + 3 * first});
   }
-  map(device, 1, 3, detail::fill_zero<double>{{totals.data(), 1, 3}});
+  fill(device, matrix_view<double>(totals.data(), 1, 3));
   add_column_sums(device, matrix_view<const double>(report.data(), n, 3), totals.data());
   double host[3];
   device.download(host, totals.data(), static_cast<index>(sizeof host));

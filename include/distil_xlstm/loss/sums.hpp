@@ -5,7 +5,6 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm::loss {
 
@@ -33,19 +32,5 @@ sums<Terms> download_sums(D& device, const double* totals) {
   out.rows = static_cast<index>(host[Terms + 1]);
   return out;
 }
-
-namespace detail {
-
-template <class T>
-struct fill_zero {
-  using scalar = T;
-  matrix_view<T> out;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(out.row(r) + c, V(0));
-  }
-};
-
-}  // namespace detail
 
 }  // namespace distil_xlstm::loss
