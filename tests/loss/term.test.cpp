@@ -197,7 +197,28 @@ BOOST_AUTO_TEST_CASE(an_objective_of_the_command_line) {
   compare(top_k_kl(7, tail::ignored),
           {.kind = logits_kind::top_k_kl, .weight = 0.7, .k = 7, .rest = tail::ignored});
 
+  // Several of one kind are told apart; what is not computed has no name.
+  const auto names = [](const any_objective& x) {
+    const auto now_ = x.at<double>(now);
+    auto all = std::vector<std::string_view>();
+    for (const auto name : now_.logits.names()) all.push_back(name);
+    for (const auto name : now_.hidden.names()) all.push_back(name);
+    return all;
+  };
+  any_objective twice;
+  twice.add({.kind = logits_kind::kl, .weight = 0.0});
+  twice.add({.kind = logits_kind::ce});
+  twice.add({.kind = logits_kind::kl, .weight = schedule::linear{0.0, 1.0}});
+  twice.add({.form = alignment::ratio, .weight = 0.1});
+  BOOST_TEST(names(twice) == (std::vector<std::string_view>{"kl_1", "ce", "kl_2", "", "frobenius"}),
+             boost::test_tools::per_element());
+  BOOST_TEST(twice.name(2) == "kl_2");
+  twice.logits[2].weight = 0.0, twice.hidden.weight = 0.0;
+  BOOST_TEST(names(twice) == (std::vector<std::string_view>{"", "ce", "", "", ""}),
+             boost::test_tools::per_element());
+
   any_objective o;
+  BOOST_CHECK_THROW(o.add(any_objective::hidden_entry{}), error);
   o.add({.form = alignment::cosine, .weight = 0.1});
   BOOST_TEST((o.at(now).compares == layers::ratio));
   BOOST_TEST(o.at<double>(now).hidden.weights()[0] == 0.1);

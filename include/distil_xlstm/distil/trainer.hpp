@@ -62,6 +62,17 @@ struct add_part {
   }
 };
 
+/// Adds to the gradient of layer i's output what the objective adds to it: nothing where layers are not compared.
+/// No part of `trainer`, so that a stack's backward is compiled once for all objectives.
+template <class T, class D>
+struct add_tap_gradient {
+  D& device;
+  std::span<const matrix_view<T>> taps;
+  void operator()(index i, matrix_view<T> dy) const {
+    if (!taps.empty()) transform(device, dy, math::plus{}, dy, taps[static_cast<std::size_t>(i)]);
+  }
+};
+
 }  // namespace detail
 
 /// Trains a student's stack: the frozen ends, the teacher's signals and the text are given. Everything a step
@@ -283,10 +294,7 @@ class trainer {
                                  tape_.views(), x_, dhidden_, dx_, taps...);
     };
     if constexpr (tapped)
-      through_stack([&](index i, matrix_view<T> dy) {
-        if (!tap_gradients_.empty())
-          transform(*device_, dy, math::plus{}, dy, tap_gradients_[static_cast<std::size_t>(i)]);
-      });
+      through_stack(detail::add_tap_gradient<T, D>{*device_, tap_gradients_});
     else
       through_stack();
     book(times_.backward);

@@ -34,6 +34,12 @@ constexpr std::string_view name_of(alignment a) {
   constexpr std::string_view names[] = {"none", "average", "ratio", "block_wise", "paper", "cosine", "mse"};
   return names[static_cast<int>(a)];
 }
+/// The term that a form is of: "" of none.
+constexpr std::string_view term_name_of(alignment a) {
+  constexpr std::string_view names[] = {"",          "frobenius", "frobenius", "frobenius",
+                                        "frobenius", "cosine",    "mse"};
+  return names[static_cast<int>(a)];
+}
 constexpr layers layers_of(alignment a) {
   switch (a) {
     case alignment::none: return layers::none;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <limits>
 #include <string_view>
 
@@ -30,6 +32,32 @@ inline logits_kind logits_kind_named(std::string_view name) {
        "' is not known (ce, kl, reverse_kl, jsd, skew_kl, skew_reverse_kl, tvd, top_k_kl are)");
 }
 
+namespace detail {
+struct numbered_name {
+  char text[20] = {};
+  std::size_t size = 0;
+};
+/// kl_1, kl_2, ...: [kind][number], up to 9.
+inline constexpr auto numbered_names = [] {
+  std::array<std::array<numbered_name, 10>, static_cast<std::size_t>(logits_kind::top_k_kl) + 1> all{};
+  for (std::size_t kind = 0; kind < all.size(); ++kind)
+    for (std::size_t number = 0; number < all[kind].size(); ++number) {
+      auto& name = all[kind][number];
+      for (const char c : name_of(static_cast<logits_kind>(kind))) name.text[name.size++] = c;
+      name.text[name.size++] = '_';
+      name.text[name.size++] = static_cast<char>('0' + number);
+    }
+  return all;
+}();
+}  // namespace detail
+
+/// What a term of a kind is logged by: as the `number`-th (1 to 9) of several in a sum, or as the only one (0).
+constexpr std::string_view name_of(logits_kind kind, int number) {
+  if (number == 0) return name_of(kind);
+  const auto& name = detail::numbered_names[static_cast<std::size_t>(kind)][static_cast<std::size_t>(number)];
+  return {name.text, name.size};
+}
+
 /// A term of logits whose kind is chosen when the program runs; `none` is no term. It folds what its kind needs and
 /// no more, and shares folds with others of its temperature.
 template <class T>
@@ -43,12 +71,19 @@ struct any_logits_term : tempered<T> {
   T share = 0;  ///< beta of jsd, a of the skew divergences
   index k = 0;  ///< of top_k_kl
   tail rest = tail::one_class;
+  int number = 0;  ///< 1, 2, ... where the sum has several of this kind; -1: it has no value, and is not logged
 
   any_logits_term() = default;
-  any_logits_term(logits_kind which, T temperature, T mixture_share, index largest, tail outside)
-      : tempered<T>(temperature), kind(which), share(mixture_share), k(largest), rest(outside) {}
+  any_logits_term(logits_kind which, T temperature, T mixture_share, index largest, tail outside,
+                  int number_of_kind)
+      : tempered<T>(temperature),
+        kind(which),
+        share(mixture_share),
+        k(largest),
+        rest(outside),
+        number(number_of_kind) {}
 
-  std::string_view label() const { return name_of(kind); }
+  std::string_view label() const { return number < 0 ? std::string_view() : name_of(kind, number); }
   bool compares() const { return kind > logits_kind::ce; }
   DISTIL_XLSTM_HD index largest() const { return kind == logits_kind::top_k_kl ? k : 0; }
   bool takes(int pass, std::size_t fold) const {

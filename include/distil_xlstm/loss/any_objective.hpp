@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string_view>
 #include <utility>
 
 #include <distil_xlstm/core/error.hpp>
@@ -12,6 +13,14 @@
 
 namespace distil_xlstm::loss {
 
+/// An alignment in an objective that is chosen when the program runs: it is logged by its term's name, frobenius,
+/// cosine or mse, where it has a value.
+template <class T>
+struct any_hidden_term : alignment_term<T> {
+  bool has_value = false;
+  std::string_view label() const { return has_value ? term_name_of(this->form) : std::string_view(); }
+};
+
 /// An objective whose terms, weights and parameters are chosen when the program runs: an objective expression as
 /// any other, compiled once for all of them.
 ///
@@ -21,7 +30,8 @@ namespace distil_xlstm::loss {
 ///   o.add({.form = alignment::average, .weight = 0.1});
 ///   trainer run(device, student, windows, teacher, o, options);
 ///
-/// What is logged goes by the terms' names; values of terms of one name are added.
+/// What is logged goes by the terms' names, several of one kind by kl_1, kl_2 and so on, in their order; a term that
+/// is not computed at a step, since it compares with a teacher that no weight asks for then, is not logged.
 struct any_objective {
   using is_objective_expression = void;
 
@@ -57,17 +67,22 @@ struct any_objective {
   }
   void add(const hidden_entry& e) {
     require(hidden.form == alignment::none, "loss: an objective chosen at run time has one alignment; ",
-            name_of(e.form), " is one more");
+            term_name_of(e.form), " is one more");
+    require(e.form != alignment::none, "loss: an alignment of no form");
     hidden = e;
   }
+  /// What entry i is logged by.
+  std::string_view name(std::size_t i) const { return name_of(logits[i].kind, number(i)); }
 
   template <class T = float>
   auto at(const schedule::clock& c) const {
     return [&, this ]<std::size_t... I>(std::index_sequence<I...>) {
-      const term_list logits_terms = list_of_terms<logits_site, T>(
-          {weight_of<T>(logits[I].weight, I < count, c)...}, term_of<T>(logits[I], c)...);
+      const std::array<T, most_logits> weights{weight_of<T>(logits[I].weight, I < count, c)...};
+      const bool asks = ((weights[I] != T(0) && logits[I].kind > logits_kind::ce) || ...);
+      const T alignment_weight = weight_of<T>(hidden.weight, hidden.form != alignment::none, c);
+      const term_list logits_terms = list_of_terms<logits_site, T>(weights, term_of<T>(I, asks, c)...);
       const term_list hidden_terms = list_of_terms<hidden_site, T>(
-          {weight_of<T>(hidden.weight, hidden.form != alignment::none, c)}, alignment_term<T>{hidden.form});
+          {alignment_weight}, any_hidden_term<T>{{hidden.form}, alignment_weight != T(0)});
       return detail::make_objective(logits_terms, hidden_terms, layers_of(hidden.form));
     }
     (std::make_index_sequence<most_logits>{});
@@ -82,11 +97,20 @@ struct any_objective {
   static T weight_of(const schedule::any<double>& weight, bool there, const schedule::clock& c) {
     return there ? static_cast<T>(weight.at(c)) : T(0);
   }
+  /// Which of its kind entry i is, 1 and above; 0: the only one.
+  int number(std::size_t i) const {
+    int before = 0, all = 0;
+    for (std::size_t j = 0; j < count; ++j)
+      if (logits[j].kind == logits[i].kind) ++all, before += j < i;
+    return all > 1 ? before + 1 : 0;
+  }
   template <class T>
-  static any_logits_term<T> term_of(const logits_entry& e, const schedule::clock& c) {
+  any_logits_term<T> term_of(std::size_t i, bool asks_teacher, const schedule::clock& c) const {
+    const logits_entry& e = logits[i];
+    const bool has_value = e.kind == logits_kind::ce || asks_teacher;
     const double t = e.kind == logits_kind::ce ? 1.0 : e.temperature.at(c);
     require(t > 0, "loss: a temperature of ", t, " at step ", c.step, " is not positive");
-    return {e.kind, static_cast<T>(t), static_cast<T>(e.share), e.k, e.rest};
+    return {e.kind, static_cast<T>(t), static_cast<T>(e.share), e.k, e.rest, has_value ? number(i) : -1};
   }
 };
 
