@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "common.hpp"
@@ -31,14 +32,19 @@ namespace io {
 class token_file;
 }
 namespace loss {
+struct any_objective;
 struct distillation;
-}
+}  // namespace loss
 namespace schedule {
 struct clock;
 }
 }  // namespace distil_xlstm
 
 namespace program {
+
+/// What a student is trained to minimise: the objective of a method, or that of --objective. The former's terms are
+/// known to the compiler, so that it is the faster where both say the same.
+using training_objective = std::variant<dx::loss::distillation, dx::loss::any_objective>;
 
 /// Called now and then with what is done, and of how much.
 using on_progress = std::function<void(dx::index done, dx::index all)>;
@@ -115,12 +121,11 @@ class teacher {
                            std::span<const dx::layer_range> targets, const on_progress& progress) = 0;
   /// A new student, its weights drawn with `seed`.
   virtual std::unique_ptr<training> train(const dx::xlstm_config& student, std::uint64_t seed,
-                                          const dx::token_windows& text,
-                                          const dx::loss::distillation& objective,
+                                          const dx::token_windows& text, const training_objective& objective,
                                           const dx::training_options& options) = 0;
   /// A student that begins with the weights in a folder.
   virtual std::unique_ptr<training> train(const fs::path& student, const dx::token_windows& text,
-                                          const dx::loss::distillation& objective,
+                                          const training_objective& objective,
                                           const dx::training_options& options) = 0;
 };
 

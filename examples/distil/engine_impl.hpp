@@ -6,6 +6,7 @@
 #include <map>
 #include <type_traits>
 #include <utility>
+#include <variant>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
@@ -15,6 +16,7 @@
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/loss/any_objective.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/load_language_model.hpp>
@@ -126,7 +128,7 @@ class loaded_model_on final : public loaded_model {
   dx::reader<model_type> read_;
 };
 
-template <class D>
+template <class D, class Objective>
 class training_on final : public training {
   using T = typename D::scalar;
 
@@ -134,7 +136,7 @@ class training_on final : public training {
   using student_type = dx::xlstm<T, D>;
 
   training_on(D& device, student_type student, const dx::token_windows& text,
-              std::unique_ptr<dx::teacher_source<T, D>> source, const dx::loss::distillation& objective,
+              std::unique_ptr<dx::teacher_source<T, D>> source, const Objective& objective,
               const dx::training_options& options)
       : device_(device),
         student_(std::move(student)),
@@ -172,7 +174,7 @@ class training_on final : public training {
   D& device_;
   student_type student_;
   std::unique_ptr<dx::teacher_source<T, D>> source_;
-  dx::trainer<student_type, dx::loss::distillation> trainer_;
+  dx::trainer<student_type, Objective> trainer_;
 };
 
 /// What a running teacher and a cached one share: they give students their embedding, head and signals.
@@ -195,14 +197,14 @@ class teacher_on : public teacher {
   }
 
   std::unique_ptr<training> train(const dx::xlstm_config& config, std::uint64_t seed,
-                                  const dx::token_windows& text, const dx::loss::distillation& objective,
+                                  const dx::token_windows& text, const training_objective& objective,
                                   const dx::training_options& options) override {
     student_type student(device_, config, ends_.embedding, ends_.head, ends_.owner);
     student.initialise(device_, seed);
     return train(std::move(student), text, objective, options);
   }
   std::unique_ptr<training> train(const fs::path& folder, const dx::token_windows& text,
-                                  const dx::loss::distillation& objective,
+                                  const training_objective& objective,
                                   const dx::training_options& options) override {
     student_type student = dx::load_xlstm<T>(device_, folder);
     const auto [vocabulary, width] = std::pair(ends_.embedding.rows, ends_.embedding.cols);
@@ -216,9 +218,13 @@ class teacher_on : public teacher {
   using student_type = dx::xlstm<T, D>;
 
   std::unique_ptr<training> train(student_type student, const dx::token_windows& text,
-                                  const dx::loss::distillation& objective,
-                                  const dx::training_options& options) {
-    return std::make_unique<training_on<D>>(device_, std::move(student), text, source(), objective, options);
+                                  const training_objective& objective, const dx::training_options& options) {
+    return std::visit(
+        [&]<class Objective>(const Objective& chosen) -> std::unique_ptr<training> {
+          return std::make_unique<training_on<D, Objective>>(device_, std::move(student), text, source(),
+                                                             chosen, options);
+        },
+        objective);
   }
 
   dx::index layers_, heads_;

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "objective.hpp"
+
 namespace program {
 namespace {
 
@@ -23,14 +25,18 @@ std::pair<double, double> range_of(const std::string& text, const char* option) 
   return {from, colon == text.npos ? from : number(text.substr(colon + 1))};
 }
 
+using dx::loss::any_objective;
+using dx::loss::distillation;
+
 method method_named(const std::string& name) {
   using dx::schedule::delta;
   method m;
+  auto& objective = m.objective.emplace<distillation>();
   auto& o = m.options;
   if (name == "default") {
     o.batch = 8, o.length = 128;
-    m.objective.alpha = 0.5, m.objective.beta = 0.0, m.objective.temperature = 1.0;
-    m.objective.form = dx::loss::alignment::average;
+    objective.alpha = 0.5, objective.beta = 0.0, objective.temperature = 1.0;
+    objective.form = dx::loss::alignment::average;
     o.lr = {3e-3}, o.lr.floor = 0.0;
     o.optimiser = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1};
     return m;
@@ -45,8 +51,8 @@ method method_named(const std::string& name) {
     d->rule = paper ? dx::schedule::decrement::constant : dx::schedule::decrement::relative;
     d->when = paper ? dx::schedule::update::paper : dx::schedule::update::code;
   }
-  m.objective.alpha = alpha, m.objective.temperature = temperature, m.objective.beta = 0.1;
-  m.objective.form = paper ? dx::loss::alignment::paper : dx::loss::alignment::average;
+  objective.alpha = alpha, objective.temperature = temperature, objective.beta = 0.1;
+  objective.form = paper ? dx::loss::alignment::paper : dx::loss::alignment::average;
   o.restart_epochs = paper ? 0 : 2;
   o.lr = {2e-4}, o.lr.zero_start = true;
   o.optimiser = {.beta1 = 0.9, .beta2 = 0.999, .weight_decay = 0.0};
@@ -74,16 +80,27 @@ method resolved(const train_options& given) {
     });
     s.when = old.when, s.step = old.step;
   };
-  set(m.objective.alpha, given.alpha, "alpha"), set(m.objective.beta, given.beta, "beta");
-  set(m.objective.temperature, given.temperature, "temperature");
-  const auto &alpha = m.objective.alpha, &beta = m.objective.beta, &temperature = m.objective.temperature;
+  auto& [alpha, beta, temperature, form] = std::get<distillation>(m.objective);
+  set(alpha, given.alpha, "alpha"), set(beta, given.beta, "beta");
+  set(temperature, given.temperature, "temperature");
   for (const auto& [a, b] : {std::pair(alpha.from, beta.from), std::pair(alpha.to, beta.to)})
     if (!(a >= 0 && b >= 0 && a + b <= 1))
       throw usage_error("--alpha, --beta: " + short_number(a) + " and " + short_number(b) +
                         " must not be negative, nor above 1 together");
   if (!(temperature.from > 0 && temperature.to > 0)) throw usage_error("--temperature: must be positive");
   if (!given.alignment.empty())
-    m.objective.form = of_option("alignment", [&] { return dx::loss::alignment_named(given.alignment); });
+    form = of_option("alignment", [&] { return dx::loss::alignment_named(given.alignment); });
+  if (beta.from == 0 && beta.to == 0) form = dx::loss::alignment::none;
+  if (given.objective) {
+    for (const auto& [option, text] :
+         {std::pair("alpha", &given.alpha), std::pair("beta", &given.beta),
+          std::pair("temperature", &given.temperature), std::pair("schedule", &given.schedule),
+          std::pair("alignment", &given.alignment)})
+      if (!text->empty())
+        throw usage_error(std::string("--objective: says all that --") + option +
+                          " would; give one of the two");
+    m.objective = of_option("objective", [&] { return parse_objective(*given.objective); });
+  }
   if (given.lr > 0) o.lr.peak = given.lr;
   if (!given.lr_schedule.empty())
     o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(given.lr_schedule); });
@@ -97,11 +114,32 @@ method resolved(const train_options& given) {
   return m;
 }
 
+named_values schedules_at(const training_objective& objective, const dx::schedule::clock& clock,
+                          bool constants) {
+  if (const auto* o = std::get_if<distillation>(&objective)) {
+    const auto now = o->at_step(clock);
+    return {{"alpha", now.alpha}, {"beta", now.beta}, {"temperature", now.temperature}};
+  }
+  named_values all;
+  const auto add = [&](std::string_view term, const char* what, const dx::schedule::any<double>& s) {
+    if (constants || s.shape != dx::schedule::shape::constant)
+      all.emplace_back(std::string(term) + what, s.at(clock));
+  };
+  const auto& o = std::get<any_objective>(objective);
+  for (std::size_t i = 0; i < o.count; ++i) {
+    add(o.name(i), "_weight", o.logits[i].weight);
+    if (o.logits[i].kind != dx::loss::logits_kind::ce) add(o.name(i), "_temperature", o.logits[i].temperature);
+  }
+  if (o.hidden.form != dx::loss::alignment::none) add(term_name_of(o.hidden.form), "_weight", o.hidden.weight);
+  return all;
+}
+
 dx::io::json objective_json(const method& m) {
+  if (const auto* chosen = std::get_if<any_objective>(&m.objective)) return text_of(*chosen);
   const auto schedule = [](const dx::schedule::any<double>& s) {
     return dx::io::json{{"shape", s.name()}, {"from", s.from}, {"to", s.to}, {"delta", s.step}};
   };
-  const auto& o = m.objective;
+  const auto& o = std::get<distillation>(m.objective);
   return {{"alpha", schedule(o.alpha)},
           {"beta", schedule(o.beta)},
           {"temperature", schedule(o.temperature)},

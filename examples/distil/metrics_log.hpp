@@ -29,17 +29,6 @@ namespace program {
 /// One line of the log: an ordered list of names with numbers or strings. Non-finite numbers become null.
 using record = nlohmann::ordered_json;
 
-/// The double nearest to a float's shortest decimal, so that 0.1f is logged as 0.1 and still reads back as
-/// 0.1f.
-inline double shortest(float x) {
-  if (!std::isfinite(x)) return static_cast<double>(x);
-  char text[32];
-  const auto end = std::to_chars(text, text + sizeof text, x).ptr;
-  double wide = 0;
-  std::from_chars(text, end, wide);
-  return wide;
-}
-
 /// x to `digits` significant decimal digits: for speeds and other measurements whose last digits are noise.
 inline double significant(double x, int digits) {
   if (!std::isfinite(x)) return x;

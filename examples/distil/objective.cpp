@@ -5,14 +5,22 @@
 #include <cmath>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <system_error>
+#include <vector>
 
 namespace program {
 namespace {
 
+using dx::loss::alignment;
+using dx::loss::logits_kind;
+
 struct term_rule {
   std::string_view name;
   std::vector<std::string_view> keys;
+  /// It compares hidden states, not logits.
+  bool hidden() const { return !keys.empty() && keys[0] == "layers"; }
 };
 const std::vector<term_rule>& rules() {
   static const std::vector<term_rule> all = {
@@ -31,11 +39,37 @@ const std::vector<term_rule>& rules() {
   return all;
 }
 
-template <class Range, class Name>
-std::string listed(const Range& all, const Name& name) {
+/// One term as it is read: an entry of its own kind, and the weight of either.
+struct term {
+  const term_rule& rule;
+  dx::schedule::any<double> weight = 1.0;
+  dx::loss::any_objective::logits_entry logits = {};
+  alignment form = alignment::none;
+
+  std::string name() const { return std::string(rule.name); }
+};
+
+std::string listed(const std::vector<std::string_view>& names) {
   std::string out;
-  for (const auto& x : all) (out += out.empty() ? "" : ", ") += name(x);
+  for (const auto name : names) (out += out.empty() ? "" : ", ") += name;
   return out;
+}
+
+/// What `frobenius(layers=...)` calls a form.
+std::string_view layers_name(alignment form) {
+  return form == alignment::paper ? "paper" : name_of(layers_of(form));
+}
+/// A term's forms: the first is that which is meant where none is named.
+std::vector<alignment> forms_of(std::string_view name) {
+  std::vector<alignment> forms;
+  for (const auto a : {alignment::average, alignment::ratio, alignment::block_wise, alignment::paper,
+                       alignment::cosine, alignment::mse})
+    if (term_name_of(a) == name) forms.push_back(a);
+  return forms;
+}
+
+std::string_view name_of_tail(dx::loss::tail t) {
+  return t == dx::loss::tail::ignored ? "ignored" : "one_class";
 }
 
 std::string trimmed(std::string_view text) {
@@ -86,76 +120,79 @@ dx::schedule::any<double> schedule(const std::string& text, const std::string& o
   return from == to ? from : s;
 }
 
-void set(objective_term& t, std::string_view key, const std::string& value) {
-  const std::string of = t.name + "'s " + std::string(key);
-  const auto one_of = [&](std::span<const std::string_view> known) {
-    dx::require(std::find(known.begin(), known.end(), value) != known.end(), of, " is '", value, "' (",
-                listed(known, [](auto x) { return std::string(x); }), " are known)");
-    return value;
+void set(term& t, std::string_view key, const std::string& value) {
+  const std::string of = t.name() + "'s " + std::string(key);
+  /// That of `known` whose name is given.
+  const auto chosen = [&](const auto& known, const auto& name) {
+    std::vector<std::string_view> names;
+    for (const auto x : known) {
+      if (name(x) == value) return x;
+      names.push_back(name(x));
+    }
+    dx::fail(of, " is '", value, "' (", listed(names), names.size() > 1 ? " are" : " is", " known)");
   };
   if (key == "T") {
-    t.temperature = schedule(value, of);
-    dx::require(t.temperature.from > 0 && t.temperature.to > 0, of, " is ", value, ", not positive");
+    auto& s = t.logits.temperature = schedule(value, of);
+    dx::require(s.from > 0 && s.to > 0, of, " is ", value, ", not positive");
   } else if (key == "beta" || key == "a") {
-    t.share = number(value, of);
-    dx::require(t.share > 0 && t.share < 1, of, " is ", value, ", not between 0 and 1");
+    t.logits.share = number(value, of);
+    dx::require(t.logits.share > 0 && t.logits.share < 1, of, " is ", value, ", not between 0 and 1");
   } else if (key == "k") {
     const double k = number(value, of);
     dx::require(k >= 1 && k <= 1e9 && k == std::floor(k), of, " is ", value, ", not a whole number above 0");
-    t.k = static_cast<dx::index>(k);
+    t.logits.k = static_cast<dx::index>(k);
   } else if (key == "tail") {
-    constexpr std::string_view known[] = {"one_class", "ignored"};
-    t.tail = one_of(known);
+    using dx::loss::tail;
+    t.logits.rest = chosen(std::vector{tail::one_class, tail::ignored}, name_of_tail);
   } else {
-    constexpr std::string_view known[] = {"average", "ratio", "block_wise", "paper"};
-    t.layers = one_of(std::span(known).first(t.name == "frobenius" ? 4 : 3));
+    t.form = chosen(forms_of(t.rule.name), layers_name);
   }
 }
 
-void set_arguments(objective_term& t, const term_rule& rule, std::string_view text) {
-  std::vector<std::string_view> left(rule.keys.begin(), rule.keys.end());
+void set_arguments(term& t, std::string_view text) {
+  auto left = t.rule.keys;
   for (const auto& argument : split(text, ',')) {
     const auto equals = argument.find('=');
-    dx::require(!argument.empty(), t.name, "(", text, "): an argument is missing");
+    dx::require(!argument.empty(), t.name(), "(", text, "): an argument is missing");
     if (equals != argument.npos) {
       const auto key = trimmed(std::string_view(argument).substr(0, equals));
       const auto at = std::find(left.begin(), left.end(), key);
-      dx::require(at != left.end(), t.name, " has no ", key, " left to set",
-                  rule.keys.empty()
-                      ? std::string(": it takes nothing")
-                      : " (it takes " + listed(rule.keys, [](auto x) { return std::string(x); }) + ")");
+      dx::require(at != left.end(), t.name(), " has no ", key, " left to set",
+                  t.rule.keys.empty() ? ": it takes nothing" : " (it takes " + listed(t.rule.keys) + ")");
       set(t, *at, trimmed(std::string_view(argument).substr(equals + 1)));
       left.erase(at);
     } else {
-      dx::require(!left.empty(), t.name, ": '", argument, "' is one argument too many");
+      dx::require(!left.empty(), t.name(), ": '", argument, "' is one argument too many");
       set(t, left.front(), argument);
       left.erase(left.begin());
     }
   }
 }
 
-objective_term term_in(const std::string& text) {
+term term_in(const std::string& text) {
   dx::require(!text.empty(), "a term is missing; an objective is a sum such as 0.5*kl(T=2) + 0.5*ce");
   const auto factors = split(text, '*');
   dx::require(factors.size() <= 2, "'", text, "' has more than one weight");
-  objective_term t;
+  const std::string& call = factors.back();
+  const auto open = call.find('(');
+  const std::string name = trimmed(std::string_view(call).substr(0, open));
+  const auto rule = std::find_if(rules().begin(), rules().end(), [&](const auto& r) { return r.name == name; });
+  dx::require(rule != rules().end(), "'", name, "' is not a term (", objective_terms(), " are)");
+  term t{*rule};
   if (factors.size() == 2) {
     t.weight = schedule(factors[0], "the weight in '" + text + "'");
     dx::require(t.weight.from >= 0 && t.weight.to >= 0, "the weight in '", text, "' is negative");
   }
-  const std::string& call = factors.back();
-  const auto open = call.find('(');
-  t.name = trimmed(std::string_view(call).substr(0, open));
-  const auto rule =
-      std::find_if(rules().begin(), rules().end(), [&](const auto& r) { return r.name == t.name; });
-  dx::require(rule != rules().end(), "'", t.name, "' is not a term (",
-              listed(rules(), [](const auto& r) { return std::string(r.name); }), " are)");
+  if (rule->hidden())
+    t.form = forms_of(name).front();
+  else
+    t.logits.kind = dx::loss::logits_kind_named(name);
   if (open != call.npos) {
     dx::require(call.back() == ')', "'", text, "': a parenthesis is not closed, or something follows it");
     const auto inside = trimmed(std::string_view(call).substr(open + 1, call.size() - open - 2));
-    if (!inside.empty()) set_arguments(t, *rule, inside);
+    if (!inside.empty()) set_arguments(t, inside);
   }
-  dx::require(t.name != "top_k_kl" || t.k > 0, "top_k_kl needs its k: top_k_kl(50)");
+  dx::require(t.logits.kind != logits_kind::top_k_kl || t.logits.k > 0, "top_k_kl needs its k: top_k_kl(50)");
   return t;
 }
 
@@ -167,42 +204,66 @@ std::string text_of(const dx::schedule::any<double>& s) {
   if (s.shape == dx::schedule::shape::constant) return text_of(s.from);
   return text_of(s.from) + ":" + text_of(s.to) + ":" + std::string(s.name());
 }
+std::string text_of(const term& t) {
+  std::string arguments;
+  for (const auto key : t.rule.keys) {
+    (arguments += arguments.empty() ? "" : ", ").append(key) += "=";
+    arguments += key == "T"        ? text_of(t.logits.temperature)
+                 : key == "k"      ? std::to_string(t.logits.k)
+                 : key == "tail"   ? name_of_tail(t.logits.rest)
+                 : key == "layers" ? layers_name(t.form)
+                                   : text_of(t.logits.share);
+  }
+  return text_of(t.weight) + "*" + t.name() + (arguments.empty() ? "" : "(" + arguments + ")");
+}
+
+bool always_zero(const dx::schedule::any<double>& weight) { return weight.from == 0 && weight.to == 0; }
 
 }  // namespace
 
-std::vector<objective_term> parse_objective(std::string_view text) {
-  std::vector<objective_term> all;
+std::string objective_terms() {
+  std::vector<std::string_view> names;
+  for (const auto& r : rules()) names.push_back(r.name);
+  return listed(names);
+}
+
+dx::loss::any_objective parse_objective(std::string_view text) {
+  dx::loss::any_objective all;
   for (const auto& part : split(text, '+')) {
-    all.push_back(term_in(part));
-    for (const auto& t : std::span(all).first(all.size() - 1)) {
-      dx::require(t.name != all.back().name, t.name, " appears twice");
-      dx::require(!t.hidden() || !all.back().hidden() ||
-                      (t.layers == "paper" ? "average" : t.layers) ==
-                          (all.back().layers == "paper" ? "average" : all.back().layers),
-                  t.name, " compares layers ", t.layers, ", ", all.back().name, " ", all.back().layers,
-                  "; the terms of an objective compare the same");
-    }
+    term t = term_in(part);
+    t.logits.weight = t.weight;
+    if (t.rule.hidden())
+      all.add({.form = t.form, .weight = t.weight});
+    else
+      all.add(t.logits);
   }
+  // Terms of logits that compare with the teacher are computed where one of them is.
+  bool asks_teacher = false, any = false;
+  for (const auto& e : std::span(all.logits).first(all.count)) {
+    any |= !always_zero(e.weight);
+    asks_teacher |= !always_zero(e.weight) && e.kind != logits_kind::ce;
+  }
+  const bool hidden = all.hidden.form != alignment::none;
+  const auto computed = [](bool is, std::string_view name) {
+    dx::require(is, "the weight of ", name, " is 0, and nothing else makes it be computed: leave it out");
+  };
+  for (const auto& e : std::span(all.logits).first(all.count))
+    computed(asks_teacher || e.kind == logits_kind::ce, name_of(e.kind));
+  computed(!hidden || !always_zero(all.hidden.weight), term_name_of(all.hidden.form));
+  dx::require(any || hidden, "no term has a weight above 0");
   return all;
 }
 
-std::string text_of(const std::vector<objective_term>& objective) {
+std::string text_of(const dx::loss::any_objective& objective) {
+  const auto rule = [](std::string_view name) -> const term_rule& {
+    return *std::find_if(rules().begin(), rules().end(), [&](const auto& r) { return r.name == name; });
+  };
   std::string out;
-  for (const auto& t : objective) {
-    const auto& rule =
-        *std::find_if(rules().begin(), rules().end(), [&](const auto& r) { return r.name == t.name; });
-    std::string arguments;
-    for (const auto key : rule.keys) {
-      arguments += (arguments.empty() ? "" : ", ") + std::string(key) + "=";
-      arguments += key == "T"        ? text_of(t.temperature)
-                   : key == "k"      ? std::to_string(t.k)
-                   : key == "tail"   ? t.tail
-                   : key == "layers" ? t.layers
-                                     : text_of(t.share);
-    }
-    out += (out.empty() ? "" : " + ") + text_of(t.weight) + "*" + t.name;
-    if (!arguments.empty()) out += "(" + arguments + ")";
-  }
+  const auto add = [&](const term& t) { (out += out.empty() ? "" : " + ") += text_of(t); };
+  for (const auto& e : std::span(objective.logits).first(objective.count))
+    add({rule(name_of(e.kind)), e.weight, e});
+  const auto& h = objective.hidden;
+  if (h.form != alignment::none) add({rule(term_name_of(h.form)), h.weight, {}, h.form});
   return out;
 }
 

@@ -2,26 +2,12 @@
 
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include <distil_xlstm/schedule/any.hpp>
+#include <distil_xlstm/loss/any_objective.hpp>
 
 #include "common.hpp"
 
 namespace program {
-
-/// One term of --objective: `weight*name(...)`. What a term does not have stays at its default.
-struct objective_term {
-  std::string name;
-  dx::schedule::any<double> weight = 1.0, temperature = 1.0;
-  double share = 0.5;  ///< beta of jsd, a of the skewed divergences: the teacher's share of the mixture
-  dx::index k = 0;     ///< of top_k_kl
-  std::string tail = "one_class";  ///< of top_k_kl: one_class, ignored
-  std::string layers = "average";  ///< of hidden states: average, ratio, block_wise; of frobenius: paper, too
-
-  /// It compares hidden states, not logits.
-  bool hidden() const { return name == "frobenius" || name == "cosine" || name == "mse"; }
-};
 
 /// Reads an objective such as `0.5*kl(T=2) + 0.4*ce + 0.1*frobenius(average)`.
 ///
@@ -31,12 +17,17 @@ struct objective_term {
 ///   schedule   number [ ":" number [ ":" shape ] ], from, to and a shape as of schedule::any::named (linear)
 ///
 /// Terms and their keys: kl(T), reverse_kl(T), ce, jsd(beta, T), skew_kl(a, T), skew_reverse_kl(a, T), tvd(T),
-/// top_k_kl(k, tail, T), frobenius(layers), cosine(layers), mse(layers). T is a schedule.
+/// top_k_kl(k, tail, T), frobenius(layers), cosine(layers), mse(layers). T is a schedule; layers are average, ratio,
+/// block_wise or paper for frobenius, ratio for cosine, average for mse.
 ///
-/// Throws `error` that says what is wrong and what there is. No term may appear twice: the log names each once.
-std::vector<objective_term> parse_objective(std::string_view text);
+/// Throws `error` that says what is wrong and what there is: also where there are more terms than any_objective
+/// takes, and where a term's weight is 0 from beginning to end and nothing else makes it be computed.
+dx::loss::any_objective parse_objective(std::string_view text);
+
+/// The terms that there are, as a list: "kl, reverse_kl, ...".
+std::string objective_terms();
 
 /// The objective written with every key, so that equal objectives are equal texts.
-std::string text_of(const std::vector<objective_term>& objective);
+std::string text_of(const dx::loss::any_objective& objective);
 
 }  // namespace program

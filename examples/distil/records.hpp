@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <distil_xlstm/distil/perplexity.hpp>
-#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/io/json.hpp>
 
 #include "common.hpp"

@@ -296,7 +296,9 @@ json drawn(const chart& c, double first_step, double last_step) {
   if (c.from_zero) low = std::min(low, 0.0), high = std::max(high, 0.0);
   frame f;
   const bool named = !c.curves.front().name.empty();
-  if (named || !c.references.empty()) f.right -= 84;
+  std::size_t longest = 0;
+  for (const auto& k : c.curves) longest = std::max(longest, k.name.size());
+  if (named || !c.references.empty()) f.right -= std::max(84.0, 22 + 6.0 * static_cast<double>(longest));
   const axis y = c.log_axis ? log_axis(low, high) : linear_axis(low, high, 4, true);
   const axis x = linear_axis(first_step, std::max(last_step, first_step + 1), 5, false);
   const auto at_x = [&](double v) { return f.left + x.place(v) * (f.right - f.left); };
@@ -320,7 +322,7 @@ json drawn(const chart& c, double first_step, double last_step) {
   std::string last_values;
   for (std::size_t i = 0; i < c.curves.size(); ++i) {
     const auto& k = c.curves[i];
-    const auto colour = static_cast<int>(i % 3);
+    const auto colour = static_cast<int>(i % 5);
     const bool smooth = k.points.size() > smooth_above && c.measured;
     const auto line = smooth ? smoothed(k.points, c.log_axis) : k.points;
     json one = {{"colour", colour},
@@ -419,6 +421,19 @@ json held_out_rows(const held_out_table& t) {
   return out;
 }
 
+/// The terms of an objective of one's own, whose weights were logged, in their order.
+std::vector<std::string> weighed_terms(const std::vector<record>& records) {
+  constexpr std::string_view end = "_weight";
+  std::vector<std::string> terms;
+  for (const auto& r : records)
+    for (const auto& [name, value] : r.items())
+      if (name.size() > end.size() && name.ends_with(end))
+        if (const auto term = name.substr(0, name.size() - end.size());
+            std::find(terms.begin(), terms.end(), term) == terms.end())
+          terms.push_back(term);
+  return terms;
+}
+
 /// The charts of what was logged.
 std::vector<chart> charts_of(const report_data& run, const held_out_table& held_out) {
   const auto one = [&](const std::string& name, const std::string& title, const char* unit, bool log_scale,
@@ -434,8 +449,19 @@ std::vector<chart> charts_of(const report_data& run, const held_out_table& held_
   for (const auto& [name, ppl] :
        {std::pair("teacher", held_out.teacher), std::pair("unigram", held_out.unigram)})
     if (ppl && *ppl > 0 && std::isfinite(*ppl)) charts[4].references.emplace_back(name, *ppl);
-  for (const char* name : {"reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "top_k_kl"})
-    charts.push_back(one(name, name, "nats per token", false, false));
+  chart weights{"Weights", "", {}, false, true, false},
+      temperatures{"Temperatures", "", {}, false, true, false};
+  for (const auto& term : weighed_terms(run.records)) {
+    const bool hidden = term == "frobenius" || term == "cosine" || term == "mse";
+    if (term != "ce" && term != "kl")
+      charts.push_back(one(term, term,
+                           hidden                    ? "unweighted"
+                           : term.starts_with("tvd") ? "per token"
+                                                     : "nats per token",
+                           false, false));
+    weights.curves.push_back(curve_of(run.records, term + "_weight", term, term, false));
+    temperatures.curves.push_back(curve_of(run.records, term + "_temperature", term, term, false));
+  }
   charts.push_back(
       {"Schedules",
        "",
@@ -444,6 +470,7 @@ std::vector<chart> charts_of(const report_data& run, const held_out_table& held_
        false,
        true,
        false});
+  charts.push_back(std::move(weights)), charts.push_back(std::move(temperatures));
   charts.push_back({"Learning rate", "", {curve_of(run.records, "lr", "", "", false)}, false, true, false});
   charts.push_back(one("tokens_per_second", "Speed", "tokens per second", false, true));
   for (auto& c : charts) std::erase_if(c.curves, [](const curve& k) { return k.points.empty(); });

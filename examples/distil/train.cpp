@@ -22,6 +22,7 @@
 #include "command.hpp"
 #include "engine.hpp"
 #include "method.hpp"
+#include "objective.hpp"
 #include "records.hpp"
 #include "text.hpp"
 
@@ -36,7 +37,15 @@ constexpr const char* usage =
     "Trains a student: sLSTM and mLSTM blocks between the teacher's frozen embedding and head. FOLDER gets\n"
     "student/ (config.json, model.safetensors, tokenizer.json), checkpoints/, metrics.jsonl, TensorBoard "
     "events,\n"
-    "run.json and report.html. An option with a schedule is given as FROM:TO, as in --alpha 0.8:0.5.\n";
+    "run.json and report.html. An option with a schedule is given as FROM:TO, as in --alpha 0.8:0.5.\n\n"
+    "--objective EXPRESSION: up to four terms of\n"
+    "  ce, kl(T), reverse_kl(T), jsd(beta, T), skew_kl(a, T), skew_reverse_kl(a, T), tvd(T),\n"
+    "  top_k_kl(k, tail, T), where tail is one_class or ignored,\n"
+    "and one of\n"
+    "  frobenius(average), frobenius(ratio), frobenius(block_wise), frobenius(paper), cosine(ratio), "
+    "mse(average).\n"
+    "Arguments come in this order or by name. A weight or a T may be FROM:TO or FROM:TO:SHAPE, as in\n"
+    "  --objective \"0.8:0.2:cosine*skew_kl(a=0.1, T=2:1) + 0.2:0.8:cosine*ce + 0.1*mse\"\n";
 
 volatile std::sig_atomic_t caught_signal = 0;
 extern "C" void on_signal(int signal) { caught_signal = signal; }
@@ -116,14 +125,15 @@ class training_run {
     const double started = now();
     while (training_->step_count() < total) {
       const double t0 = now();
-      const named_values schedules = schedules_at(training_->clock());
+      const named_values schedules = schedules_at(method_.objective, training_->clock()),
+                         changing = schedules_at(method_.objective, training_->clock(), false);
       const auto m = training_->step();
       const double t1 = now(), rate = static_cast<double>(tokens_a_step) / (t1 - t0);
       const bool last = m.step == total;
       if (m.step % o_.log_every == 0 || last || m.skipped)
         records.step(m, schedules, m.step * tokens_a_step, rate);
       records.progress(
-          m, schedules, rate,
+          m, changing, rate,
           (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step), total);
       const bool due = o_.evaluate_every > 0 && m.step % o_.evaluate_every == 0;
       if (held_out_ && (due || last)) records.held_out(m.step, training_->score(*held_out_, window()));
@@ -163,8 +173,7 @@ class training_run {
   }
 
   void make_training() {
-    auto& objective = method_.objective;
-    if (objective.beta.from == 0 && objective.beta.to == 0) objective.form = dx::loss::alignment::none;
+    const auto& objective = method_.objective;
     if (o_.init.empty())
       training_ = teacher_->train(student_config(), o_.seed, *windows_, objective, method_.options);
     else
@@ -253,11 +262,6 @@ class training_run {
   }
 
   dx::index window() const { return std::clamp<dx::index>(method_.options.length, 2, 512); }
-
-  named_values schedules_at(const dx::schedule::clock& clock) const {
-    const auto now = method_.objective.at_step(clock);
-    return {{"alpha", now.alpha}, {"beta", now.beta}, {"temperature", now.temperature}};
-  }
 
   void write_run(const json& identity, dx::index total) const {
     json run = identity;
@@ -363,8 +367,15 @@ int train(const arguments& given) {
       ("beta", po::value(&r.beta), "weight of the alignment; cross-entropy has the rest")    //
       ("temperature", po::value(&r.temperature), "of the KL")                                //
       ("schedule", po::value(&r.schedule),
-       "shape from FROM to TO: constant, linear, cosine, logarithmic, delta")  //
-      ("alignment", po::value(&r.alignment), "average, ratio, block_wise, cosine, mse, paper, none");
+       "shape from FROM to TO: constant, linear, cosine, logarithmic, delta")                         //
+      ("alignment", po::value(&r.alignment), "average, ratio, block_wise, cosine, mse, paper, none")  //
+      ("objective", po::value<std::string>()->value_name("EXPRESSION")->notifier([&](const std::string& s) {
+        r.objective = s;
+      }),
+       ("instead of --alpha to --alignment, a sum of terms such as \"0.5*kl(T=2) + 0.4*ce + "
+        "0.1*frobenius(average)\", of " +
+        objective_terms())
+           .c_str());
   po::options_description optimiser("Optimiser");
   optimiser.add_options()                                                                               //
       ("batch", po::value(&r.batch), "windows in a step")                                               //

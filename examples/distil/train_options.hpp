@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "common.hpp"
@@ -17,6 +18,7 @@ struct train_options {
   dx::index batch = 0, length = 0, accumulate = 0, steps = 0, warmup = -1;  ///< 0 or -1: the method's
   double minutes = 0, epochs = 0;
   std::string alpha, beta, temperature, schedule, alignment, lr_schedule;  ///< empty: the method's
+  std::optional<std::string> objective;
   double lr = 0, beta1 = -1, beta2 = -1, epsilon = 0, weight_decay = -1, clip = -1;
   std::uint64_t seed = 42;
   machine where;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -141,6 +142,7 @@ inline tensor& find(std::vector<tensor>& tensors, const std::string& name) {
 struct logits_of {
   index batch = 0, time = 0, vocabulary = 0;
   std::vector<double> numbers;
+  std::map<std::string, std::vector<double>> hidden;  ///< last_hidden, hidden.0, hidden.1, ...
 
   logits_of(const fs::path& model, const std::vector<std::int32_t>& ids, index rows,
             const std::string& precision) {
@@ -154,6 +156,8 @@ struct logits_of {
     const auto& t = file.at("logits");
     batch = t.shape[0], time = t.shape[1], vocabulary = t.shape[2];
     numbers = t.values<double>();
+    for (const auto& h : file.tensors())
+      if (h.name != "logits") hidden[h.name] = h.values<double>();
   }
   const double* row(index b, index t) const { return numbers.data() + (b * time + t) * vocabulary; }
   /// log p of an id after position t of row b.

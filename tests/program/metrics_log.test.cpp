@@ -43,7 +43,7 @@ BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
   const auto path = f.path / "metrics.jsonl";
   {
     program::metrics_log log(path);
-    log.append({{"step", 1}, {"ce", program::shortest(0.1f)}, {"bad", std::nan("")}, {"device", "cpu \xff"}});
+    log.append({{"step", 1}, {"ce", 0.1}, {"bad", std::nan("")}, {"device", "cpu \xff"}});
     // Written through: visible before the log is closed.
     BOOST_TEST(content(path) == "{\"step\":1,\"ce\":0.1,\"bad\":null,\"device\":\"cpu \xef\xbf\xbd\"}\n");
     log.sync();
@@ -59,13 +59,8 @@ BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
 }
 
 BOOST_AUTO_TEST_CASE(numbers_read_back_as_they_were) {
-  for (const float x : {0.1f, 3.4567891f, 1e-30f, 16777217.0f, std::numeric_limits<float>::denorm_min()}) {
-    BOOST_TEST(static_cast<float>(program::shortest(x)) == x);
-    BOOST_TEST(static_cast<float>(
-                   program::record::parse(program::record(program::shortest(x)).dump()).get<double>()) == x);
-  }
-  const double third = 1.0 / 3;
-  BOOST_TEST(program::record::parse(program::record(third).dump()).get<double>() == third);
+  for (const double x : {0.1, 1.0 / 3, 3.4567891, 1e-30, 16777217.0, std::numeric_limits<double>::denorm_min()})
+    BOOST_TEST(program::record::parse(program::record(x).dump()).get<double>() == x);
   BOOST_TEST(program::significant(187432.71, 4) == 187400.0);
   BOOST_TEST(program::significant(0.00123456, 3) == 0.00123);
   BOOST_TEST(program::significant(0, 3) == 0);

@@ -1,12 +1,13 @@
 #define BOOST_TEST_MODULE program_objective
 #include <boost/test/unit_test.hpp>
 #include <string>
-#include <vector>
 
 #include "distil/objective.hpp"
 
 namespace {
 
+using distil_xlstm::loss::alignment;
+using distil_xlstm::loss::logits_kind;
 using program::parse_objective;
 using shape = distil_xlstm::schedule::shape;
 
@@ -21,52 +22,66 @@ void check_refused(const std::string& text, const std::string& part) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(a_sum_of_terms) {
-  const auto o = parse_objective("0.5*kl(T=2) + 0.4*ce + 0.1*frobenius(average)");
-  BOOST_REQUIRE(o.size() == 3u);
-  BOOST_TEST(o[0].name == "kl");
-  BOOST_TEST(o[0].weight.from == 0.5);
-  BOOST_TEST(o[0].temperature.from == 2);
-  BOOST_TEST(o[1].name == "ce");
-  BOOST_TEST(o[1].weight.from == 0.4);
-  BOOST_TEST(!o[1].hidden());
-  BOOST_TEST(o[2].name == "frobenius");
-  BOOST_TEST(o[2].layers == "average");
-  BOOST_TEST(o[2].hidden());
+  const auto o = parse_objective("0.5*kl(T=2) + 0.1*frobenius(average) + 0.4*ce");
+  BOOST_REQUIRE(o.count == 2u);
+  BOOST_TEST((o.logits[0].kind == logits_kind::kl));
+  BOOST_TEST(o.logits[0].weight.from == 0.5);
+  BOOST_TEST(o.logits[0].temperature.from == 2);
+  BOOST_TEST((o.logits[1].kind == logits_kind::ce));
+  BOOST_TEST(o.logits[1].weight.from == 0.4);
+  BOOST_TEST((o.hidden.form == alignment::average));
+  BOOST_TEST(o.hidden.weight.from == 0.1);
 }
 
 BOOST_AUTO_TEST_CASE(every_term_and_its_arguments) {
-  const auto o = parse_objective(
-      "kl + reverse_kl(2) + ce() + jsd(0.1) + skew_kl(a=0.2, T=3) + skew_reverse_kl(0.3, 4) + tvd(T=5) + "
-      "top_k_kl(20, ignored, 6) + frobenius(paper) + cosine + mse(layers = average)");
-  BOOST_REQUIRE(o.size() == 11u);
-  for (const auto& t : o) BOOST_TEST(t.weight.from == 1);
-  BOOST_TEST(o[0].temperature.from == 1);
-  BOOST_TEST(o[1].temperature.from == 2);
-  BOOST_TEST(o[3].share == 0.1);
-  BOOST_TEST(o[4].share == 0.2);
-  BOOST_TEST(o[4].temperature.from == 3);
-  BOOST_TEST(o[5].share == 0.3);
-  BOOST_TEST(o[5].temperature.from == 4);
-  BOOST_TEST(o[6].temperature.from == 5);
-  BOOST_TEST(o[7].k == 20);
-  BOOST_TEST(o[7].tail == "ignored");
-  BOOST_TEST(o[7].temperature.from == 6);
-  BOOST_TEST(o[8].layers == "paper");
-  BOOST_TEST(o[10].layers == "average");
+  const auto o = parse_objective("kl + reverse_kl(2) + ce() + jsd(0.1)");
+  BOOST_REQUIRE(o.count == 4u);
+  for (const auto& t : o.logits) BOOST_TEST(t.weight.from == 1);
+  BOOST_TEST(o.logits[0].temperature.from == 1);
+  BOOST_TEST((o.logits[1].kind == logits_kind::reverse_kl));
+  BOOST_TEST(o.logits[1].temperature.from == 2);
+  BOOST_TEST((o.logits[3].kind == logits_kind::jsd));
+  BOOST_TEST(o.logits[3].share == 0.1);
+  BOOST_TEST((o.hidden.form == alignment::none));
+
+  const auto p =
+      parse_objective("skew_kl(a=0.2, T=3) + skew_reverse_kl(0.3, 4) + tvd(T=5) + top_k_kl(20, ignored, 6)");
+  BOOST_REQUIRE(p.count == 4u);
+  BOOST_TEST((p.logits[0].kind == logits_kind::skew_kl));
+  BOOST_TEST(p.logits[0].share == 0.2);
+  BOOST_TEST(p.logits[0].temperature.from == 3);
+  BOOST_TEST((p.logits[1].kind == logits_kind::skew_reverse_kl));
+  BOOST_TEST(p.logits[1].share == 0.3);
+  BOOST_TEST(p.logits[1].temperature.from == 4);
+  BOOST_TEST((p.logits[2].kind == logits_kind::tvd));
+  BOOST_TEST(p.logits[2].temperature.from == 5);
+  BOOST_TEST((p.logits[3].kind == logits_kind::top_k_kl));
+  BOOST_TEST(p.logits[3].k == 20);
+  BOOST_TEST((p.logits[3].rest == distil_xlstm::loss::tail::ignored));
+  BOOST_TEST(p.logits[3].temperature.from == 6);
+
+  const auto form = [](const char* text) { return parse_objective(text).hidden.form; };
+  BOOST_TEST((form("frobenius") == alignment::average));
+  BOOST_TEST((form("frobenius(ratio)") == alignment::ratio));
+  BOOST_TEST((form("frobenius(layers=block_wise)") == alignment::block_wise));
+  BOOST_TEST((form("frobenius(paper)") == alignment::paper));
+  BOOST_TEST((form("cosine") == alignment::cosine));
+  BOOST_TEST((form("cosine(ratio)") == alignment::cosine));
+  BOOST_TEST((form("mse(layers = average)") == alignment::mse));
 }
 
 BOOST_AUTO_TEST_CASE(weights_and_temperatures_are_schedules) {
   const auto o = parse_objective("0.8:0.5:cosine * kl(T = 2:1) + 1e-1:2e+1:logarithmic*ce+0.5:0.5:delta*tvd");
-  BOOST_REQUIRE(o.size() == 3u);
-  BOOST_TEST((o[0].weight.shape == shape::cosine));
-  BOOST_TEST(o[0].weight.from == 0.8);
-  BOOST_TEST(o[0].weight.to == 0.5);
-  BOOST_TEST((o[0].temperature.shape == shape::linear));
-  BOOST_TEST(o[0].temperature.to == 1);
-  BOOST_TEST((o[1].weight.shape == shape::logarithmic));
-  BOOST_TEST(o[1].weight.from == 0.1);
-  BOOST_TEST(o[1].weight.to == 20);
-  BOOST_TEST((o[2].weight.shape == shape::constant));
+  BOOST_REQUIRE(o.count == 3u);
+  BOOST_TEST((o.logits[0].weight.shape == shape::cosine));
+  BOOST_TEST(o.logits[0].weight.from == 0.8);
+  BOOST_TEST(o.logits[0].weight.to == 0.5);
+  BOOST_TEST((o.logits[0].temperature.shape == shape::linear));
+  BOOST_TEST(o.logits[0].temperature.to == 1);
+  BOOST_TEST((o.logits[1].weight.shape == shape::logarithmic));
+  BOOST_TEST(o.logits[1].weight.from == 0.1);
+  BOOST_TEST(o.logits[1].weight.to == 20);
+  BOOST_TEST((o.logits[2].weight.shape == shape::constant));
 }
 
 BOOST_AUTO_TEST_CASE(equal_objectives_are_equal_texts) {
@@ -74,7 +89,10 @@ BOOST_AUTO_TEST_CASE(equal_objectives_are_equal_texts) {
   BOOST_TEST(text("0.5*kl(T=2)+.4*ce + 1e-1 * frobenius") ==
              "0.5*kl(T=2) + 0.4*ce + 0.1*frobenius(layers=average)");
   BOOST_TEST(text("0.8:0.5*top_k_kl(20)") == "0.8:0.5:linear*top_k_kl(k=20, tail=one_class, T=1)");
-  for (const char* s : {"0.8:0.5:delta*jsd(0.1, 2:1:cosine) + 3*mse(ratio)", "kl", "0*ce + 1e-07*tvd(3)"})
+  BOOST_TEST(text("cosine + kl") == "1*kl(T=1) + 1*cosine(layers=ratio)");
+  BOOST_TEST(text("frobenius(paper)") == "1*frobenius(layers=paper)");
+  BOOST_TEST(text("ce + mse + kl(2) + kl(3)") == "1*ce + 1*kl(T=2) + 1*kl(T=3) + 1*mse(layers=average)");
+  for (const char* s : {"0.8:0.5:delta*jsd(0.1, 2:1:cosine) + 3*mse", "kl", "0*ce + 1e-07*tvd(3)"})
     BOOST_TEST(text(s) == text(text(s).c_str()));
 }
 
@@ -105,8 +123,13 @@ BOOST_AUTO_TEST_CASE(what_is_wrong_is_said) {
   check_refused("top_k_kl(2.5)", "not a whole number");
   check_refused("top_k_kl(5, tail=cut)", "(one_class, ignored are known)");
   check_refused("frobenius(all)", "(average, ratio, block_wise, paper are known)");
-  check_refused("cosine(paper)", "(average, ratio, block_wise are known)");
+  check_refused("cosine(average)", "cosine's layers is 'average' (ratio is known)");
+  check_refused("mse(ratio)", "mse's layers is 'ratio' (average is known)");
   check_refused("mse(,)", "an argument is missing");
-  check_refused("kl + kl(T=2)", "kl appears twice");
-  check_refused("frobenius(average) + mse(ratio)", "compares layers average");
+  check_refused("kl + ce + tvd + jsd + reverse_kl", "at most 4 terms of logits; reverse_kl is one more");
+  check_refused("frobenius(average) + mse", "has one alignment; mse is one more");
+  check_refused("0*kl + ce", "the weight of kl is 0, and nothing else makes it be computed");
+  check_refused("ce + 0:0*mse", "the weight of mse is 0");
+  check_refused("0*ce", "no term has a weight above 0");
+  parse_objective("0*kl + tvd + 0*ce");  // computed beside tvd, and logged
 }

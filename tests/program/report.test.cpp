@@ -88,6 +88,39 @@ BOOST_AUTO_TEST_CASE(all_charts_are_there) {
   }
 }
 
+/// The terms of an objective of one's own: a chart each, their weights together, their temperatures together.
+BOOST_AUTO_TEST_CASE(terms_of_an_objective) {
+  program::report_data run;
+  run.title = "terms";
+  for (int s = 1; s <= 30; ++s)
+    run.records.push_back({{"step", s},
+                           {"kl_1", 1.0 / s},
+                           {"kl_2", 2.0 / s},
+                           {"tvd", 0.5 / s},
+                           {"skew_reverse_kl", 0.25 / s},
+                           {"cosine", 0.1},
+                           {"total", 3.0 / s},
+                           {"kl_1_weight", 0.5},
+                           {"kl_1_temperature", 1.0},
+                           {"kl_2_weight", s / 30.0},
+                           {"kl_2_temperature", 2.0 - s / 30.0},
+                           {"tvd_weight", 1.0},
+                           {"tvd_temperature", 4.0},
+                           {"skew_reverse_kl_weight", 0.25},
+                           {"skew_reverse_kl_temperature", 3.0},
+                           {"cosine_weight", 0.1}});
+  const auto html = program::report_html(run);
+  check_nesting(html);
+  BOOST_TEST(count(html, "<figure") == 8u);
+  for (const char* title :
+       {"Total objective", "<h3>kl_1<small>", "<h3>kl_2<small>", "<h3>tvd<small>", "<h3>skew_reverse_kl<small>",
+        "<h3>cosine<small>", "Weights", "Temperatures", ">kl_1<", ">skew_reverse_kl<", "per token",
+        "unweighted", "class=\"l s4\"", "kl_1 0.500, kl_2 1.00, tvd 1.00"})
+    BOOST_TEST(has(html, title), title);
+  BOOST_TEST(count(html, ">cosine</text>") == 1u);  // it has a weight and no temperature
+  BOOST_TEST(!has(html, "Schedules"));
+}
+
 BOOST_AUTO_TEST_CASE(nothing_comes_from_elsewhere_and_text_is_escaped) {
   const auto html = program::report_html(example(10));
   for (const char* part : {"http:", "https:", "src=", "href=", "@import", "url("})
