@@ -177,7 +177,11 @@ term term_in(const std::string& text) {
   const auto open = call.find('(');
   const std::string name = trimmed(std::string_view(call).substr(0, open));
   const auto rule = std::find_if(rules().begin(), rules().end(), [&](const auto& r) { return r.name == name; });
-  dx::require(rule != rules().end(), "'", name, "' is not a term (", objective_terms(), " are)");
+  if (rule == rules().end()) {
+    std::vector<std::string_view> names;
+    for (const auto& r : rules()) names.push_back(r.name);
+    dx::fail("'", name, "' is not a term (", listed(names), " are)");
+  }
   term t{*rule};
   if (factors.size() == 2) {
     t.weight = schedule(factors[0], "the weight in '" + text + "'");
@@ -220,12 +224,6 @@ std::string text_of(const term& t) {
 bool always_zero(const dx::schedule::any<double>& weight) { return weight.from == 0 && weight.to == 0; }
 
 }  // namespace
-
-std::string objective_terms() {
-  std::vector<std::string_view> names;
-  for (const auto& r : rules()) names.push_back(r.name);
-  return listed(names);
-}
 
 dx::loss::any_objective parse_objective(std::string_view text) {
   dx::loss::any_objective all;

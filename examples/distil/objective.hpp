@@ -24,9 +24,6 @@ namespace program {
 /// takes, and where a term's weight is 0 from beginning to end and nothing else makes it be computed.
 dx::loss::any_objective parse_objective(std::string_view text);
 
-/// The terms that there are, as a list: "kl, reverse_kl, ...".
-std::string objective_terms();
-
 /// The objective written with every key, so that equal objectives are equal texts.
 std::string text_of(const dx::loss::any_objective& objective);
 

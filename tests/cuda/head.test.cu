@@ -246,6 +246,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(alignments, T, decltype(std::tuple<float, double>{
       for (std::size_t i = 0; i < got.size(); ++i) check_close("alignment", got[i], want[i], most);
       BOOST_TEST(got.back() == aligned<T>(gpu, pairs, batch, time, width, masked, all).back(),
                  boost::test_tools::per_element());
+      for (const alignment form : {alignment::average, alignment::paper, alignment::cosine, alignment::mse}) {
+        any_objective chosen;
+        chosen.add({.form = form, .weight = 0.7});
+        const auto on_gpu = aligned<T>(gpu, pairs, batch, time, width, masked, chosen);
+        const auto on_cpu = aligned<double>(cpu, pairs, batch, time, width, masked, chosen);
+        for (std::size_t i = 0; i < on_gpu.size(); ++i)
+          check_close("chosen at run time", on_gpu[i], on_cpu[i], most);
+      }
     }
 }
 

@@ -74,14 +74,8 @@ struct any_logits_term : tempered<T> {
   int number = 0;  ///< 1, 2, ... where the sum has several of this kind; -1: it has no value, and is not logged
 
   any_logits_term() = default;
-  any_logits_term(logits_kind which, T temperature, T mixture_share, index largest, tail outside,
-                  int number_of_kind)
-      : tempered<T>(temperature),
-        kind(which),
-        share(mixture_share),
-        k(largest),
-        rest(outside),
-        number(number_of_kind) {}
+  any_logits_term(logits_kind which, T t, T mixture_share, index largest, tail outside, int number_of_kind)
+      : tempered<T>(t), kind(which), share(mixture_share), k(largest), rest(outside), number(number_of_kind) {}
 
   std::string_view label() const { return number < 0 ? std::string_view() : name_of(kind, number); }
   bool compares() const { return kind > logits_kind::ce; }
