@@ -56,6 +56,8 @@ class loaded_model {
   virtual dx::index vocabulary() const = 0;
   /// A transformer: what it remembers grows with the text.
   virtual bool has_cache() const = 0;
+  /// Tokens that a transformer was trained to see; 0: any, or not known.
+  virtual dx::index context() const = 0;
 
   /// As `dx::score_text`: `carry` goes on from window to window with the state.
   virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) = 0;

@@ -36,6 +36,7 @@ class loaded_model_on final : public loaded_model {
 
   dx::index vocabulary() const override { return model_.vocabulary(); }
   bool has_cache() const override { return model_.has_cache(); }
+  dx::index context() const override { return model_.config().context; }
 
   dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) override {
     return score_any(text, window, carry);

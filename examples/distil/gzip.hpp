@@ -12,12 +12,14 @@
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/io/read_text.hpp>
 
 #include "common.hpp"
 
 namespace program {
 
-/// The lines of a text file, gzip-compressed or plain, read as a stream: memory is bounded by the longest line.
+/// The lines of a text file, gzip-compressed or plain, read as a stream: memory is bounded by the longest line. A
+/// byte order mark of UTF-8 is passed over, that of another encoding is an error.
 /// A file named *.gz must be gzip; any other name may be either. Errors name the file (and the line): a file
 /// that cannot be opened or read, is cut short, fails its check sum, or has a line above the bound.
 class gzip_line_reader {
@@ -51,7 +53,8 @@ class gzip_line_reader {
       begin_ += n + (newline ? 1 : 0);
       if (newline) break;
     }
-    ++line_number_;
+    if (++line_number_ == 1)
+      line.erase(0, line.size() - dx::io::detail::after_byte_order_mark(line, path_.string()).size());
     if (!line.empty() && line.back() == '\r') line.pop_back();
     return true;
   }

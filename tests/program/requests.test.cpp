@@ -1,6 +1,7 @@
 #define BOOST_TEST_MODULE program_requests
 #include <zlib.h>
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
@@ -59,7 +60,7 @@ program::request_file parse(const std::string& text, distil_xlstm::index limit =
   program::request_parser parser("r.jsonl", limit);
   std::size_t at = 0;
   while (at < text.size()) {
-    const auto end = text.find('\n', at);
+    const auto end = std::min(text.find('\n', at), text.size());
     if (!parser.add(std::string_view(text).substr(at, end - at))) break;
     at = end + 1;
   }
@@ -136,28 +137,110 @@ BOOST_AUTO_TEST_CASE(cloze_documents) {
   BOOST_TEST(read.documents[1].requests[0].context == "\xe2\x80\x9cNo\xe2\x80\x9d, said");
 }
 
-BOOST_AUTO_TEST_CASE(errors_name_source_and_line) {
+BOOST_AUTO_TEST_CASE(a_bad_line_is_named_and_counted) {
   const auto good = line(0, 0, "1", "Q", " a") + line(0, 1, "1", "Q", " b");
-  check_fails([&] { parse(good + "{\"doc_id\": 1,\n"); }, "r.jsonl:3: not valid JSON");
-  check_fails([&] { parse(good + "[]\n"); }, "r.jsonl:3: ");
-  check_fails([&] { parse(good + "{}\n"); }, "r.jsonl:3: doc_id is missing");
-  check_fails([&] { parse(good + "{\"doc_id\": 1.5}\n"); }, "r.jsonl:3: doc_id must be an integer");
-  check_fails([&] { parse(good + "{\"doc_id\": 18446744073709551615}\n"); }, "r.jsonl:3: doc_id must be");
-  check_fails([&] { parse(line(-1, 0, "0", "Q", " a")); }, "r.jsonl:1: doc_id -1 is negative");
-  check_fails([&] { parse(good + line(1, 1, "0", "Q", " a")); },
-              "r.jsonl:3: document 1: idx 1 where 0 was due");
-  check_fails([&] { parse(good + line(0, 1, "1", "Q", " a")); },
-              "r.jsonl:3: document 0: idx 1 where 2 was due");
-  check_fails([&] { parse(good + line(0, 2, "0", "Q", " a")); }, "r.jsonl:3: document 0: label differs");
-  check_fails([&] { parse(line(0, 0, "0", "Q", "")); }, "r.jsonl:1: document 0: empty continuation");
-  check_fails([&] { parse(line(0, 0, "2", "Q", " a") + line(0, 1, "2", "Q", " b")); }, "label 2 of 2 requests");
-  check_fails([&] { parse(line(0, 0, "\"a\"", "Q", " a") + line(0, 1, "\"a\"", "Q", " b")); },
-              "document 0 has no whole number as its label");
+  // What is bad, how many documents it leaves out, and what is said of it; the document before is scored.
+  const auto bad = [&](const std::string& text, std::size_t count, std::size_t left_out,
+                       const std::string& wanted) {
+    const auto read = parse(good + text);
+    BOOST_TEST_CONTEXT(text) {
+      BOOST_REQUIRE(read.bad.size() == count);
+      BOOST_TEST(read.bad[0].why.find(wanted) != std::string::npos, read.bad[0].why);
+      BOOST_TEST(read.bad[0].line == 3);
+      BOOST_TEST(read.left_out == static_cast<distil_xlstm::index>(left_out));
+      BOOST_REQUIRE(!read.documents.empty());
+      BOOST_TEST(read.documents[0].doc_id == 0);
+      BOOST_TEST(read.documents[0].requests.size() == 2u);
+    }
+  };
+  const auto other = [](int doc) { return line(doc, 0, "1", "Q", " a") + line(doc, 1, "1", "Q", " b"); };
+  bad(line(1, 1, "0", "Q", " a"), 1, 1, "r.jsonl:3: document 1: idx 1 where 0 was due");
+  bad(line(0, 1, "1", "Q", " a"), 1, 0, "r.jsonl:3: document 0: idx 1 is given again");
+  bad(line(1, 0, "0", "Q", "") + line(1, 1, "0", "Q", " b"), 1, 1, "r.jsonl:3: document 1: empty continuation");
+  bad(line(1, 0, "2", "Q", " a") + line(1, 1, "2", "Q", " b"), 1, 1,
+      "r.jsonl:3: document 1: label 2 of 2 requests");
+  bad(line(1, 0, "\"a\"", "Q", " a") + line(1, 1, "\"a\"", "Q", " b"), 1, 1,
+      "document 1 has no whole number as its label");
+  bad(R"({"doc_id": 1, "idx": 0, "label": 1, "request": {"context": "Q", "continuation": 5}})"
+      "\n" +
+          line(1, 1, "1", "Q", " b"),
+      1, 1, "r.jsonl:3: continuation must be a string");
+  bad(R"({"doc_id": 1, "idx": 0, "label": 1, "request": {"context": "Q"}})"
+      "\n" +
+          other(2),
+      1, 1, "continuation is missing");
+  bad(R"({"doc_id": 1, "idx": 1e9, "label": 1})"
+      "\n" +
+          other(2),
+      1, 1, "idx must be an integer");
+  bad(R"({"doc_id": 1, "idx": 9223372036854775807, "label": 1})"
+      "\n" +
+          other(2),
+      1, 1, "idx must be an integer in range");
+  bad(line(1, -1, "1", "Q", " a") + other(2), 1, 1, "idx -1 where 0 was due");
+  // Lines that nobody can read belong to the document whose idx they explain.
+  for (const std::string stray : {"{\"doc_id\": 1,", "[]", "{}", "{\"doc_id\": 1.5}", "\xff", "3",
+                                  "{\"doc_id\": 18446744073709551615}", "{\"doc_id\": -1}"}) {
+    bad(stray + "\n" + line(1, 1, "1", "Q", " b") + other(2), 1, 1, "r.jsonl:3: ");
+    // or else to the one before, which may have lost its last answer: that is left out, too.
+    const auto read = parse(good + other(1) + stray + "\n" + other(2));
+    BOOST_TEST(read.bad.size() == 1u);
+    BOOST_TEST(read.left_out == 1);
+    BOOST_REQUIRE(read.documents.size() == 2u);
+    BOOST_TEST(read.documents[0].doc_id == 0);
+    BOOST_TEST(read.documents[1].doc_id == 2);
+    // Within a document that has all its answers it belongs to nobody, and so it does beside documents of one.
+    BOOST_TEST(parse(line(5, 0, "1", "Q", " a") + stray + "\n" + line(5, 1, "1", "Q", " b")).documents.size() ==
+               1u);
+    const auto cloze =
+        parse(line(0, 0, "\"a\"", "Q", " a") + stray + "\n" + line(2, 0, "0", "Q", " a") + stray);
+    BOOST_TEST(cloze.documents.size() == 2u);
+    BOOST_TEST(cloze.bad.size() == 2u);
+    BOOST_TEST(cloze.left_out == 0);
+  }
+  // A document that comes back: what it says again is ignored, what it adds shows that it was not whole.
+  const auto back = parse(good + other(1) + good);
+  BOOST_TEST(back.bad.size() == 2u);
+  BOOST_TEST(back.bad[0].why.find("r.jsonl:5: document 0 appears again") == 0u);
+  BOOST_TEST(back.documents.size() == 2u);
+  const auto more = parse(good + other(1) + line(0, 2, "1", "Q", " c"));
+  BOOST_TEST(more.bad.size() == 1u);
+  BOOST_REQUIRE(more.documents.size() == 1u);
+  BOOST_TEST(more.documents[0].doc_id == 1);
+  BOOST_TEST(more.left_out == 1);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_to_score_is_an_error) {
+  const auto good = line(0, 0, "1", "Q", " a") + line(0, 1, "1", "Q", " b");
+  check_fails([&] { parse(line(0, 0, "0", "Q", "")); },
+              "r.jsonl: nothing to score, 1 bad request: r.jsonl:1: document 0: empty continuation");
+  check_fails([&] { parse("{\"doc_id\": 1,\n[]\n"); }, "2 bad requests: r.jsonl:1: not valid JSON");
   check_fails([&] { parse(good + line(1, 0, "0", "Q", " a")); }, "cloze and multiple choice are not mixed");
-  check_fails([&] { parse(good + line(1, 0, "1", "Q", " a") + line(1, 1, "1", "Q", " b") + good); },
-              "r.jsonl:5: document 0 appears again");
   check_fails([&] { parse("\n"); }, "r.jsonl: holds no request");
+  check_fails([&] { parse(line(1000000, 0, "0", "Q", " a")); }, "r.jsonl: holds no request");
   check_fails([&] { program::request_parser("r.jsonl", 0); }, "limit of 0 documents");
+}
+
+BOOST_AUTO_TEST_CASE(lines_as_other_programs_write_them) {
+  const folder f;
+  const std::string text = line(0, 0, "\"a\"", "Q\\r\\n", " a") + line(1, 0, "\"b\"", "Q", " b");
+  std::string crlf = "\xef\xbb\xbf";
+  for (const char c : text) crlf += c == '\n' ? "\r\n" : std::string(1, c);
+  for (const auto& path :
+       {f.plain("crlf.jsonl", crlf), f.gz("crlf.jsonl.gz", crlf), f.plain("lf.jsonl", text)}) {
+    const auto read = program::read_requests(path);
+    BOOST_REQUIRE(read.documents.size() == 2u);
+    BOOST_TEST(read.bad.empty());
+    BOOST_TEST(read.documents[0].requests[0].context == "Q\r\n");
+    BOOST_TEST(read.documents[1].requests[0].line == 2);
+  }
+  using namespace std::string_literals;
+  for (const auto& [mark, name] : {std::pair{"\xff\xfe"s, "UTF-16, little"},
+                                   {"\xfe\xff"s, "UTF-16, big"},
+                                   {"\xff\xfe\0\0"s, "UTF-32, little"},
+                                   {"\0\0\xfe\xff"s, "UTF-32, big"}})
+    check_fails([&] { program::read_requests(f.plain("wide.jsonl", mark + text)); },
+                "wide.jsonl: begins with the byte order mark of "s + name);
 }
 
 BOOST_AUTO_TEST_CASE(characters_of_a_continuation) {

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -12,7 +14,9 @@
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/tokenizer.hpp>
+#include <distil_xlstm/io/utf8.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
@@ -22,25 +26,57 @@ namespace distil_xlstm {
 struct continuation {
   std::vector<std::int32_t> ids;
   index context = 0;
+  index cut = 0;                  ///< tokens left out at the context's beginning, for want of room
+  std::size_t dropped_bytes = 0;  ///< of the text: those for which the vocabulary has no token
 };
 
-/// Context and continuation tokenised together: the continuation is what lies beyond the number of tokens of the
-/// context alone. An empty context becomes the token that begins a document. Throws where there is no such
-/// token, or where the continuation adds none to its context.
-inline continuation tokenize_continuation(const io::tokenizer& tokenizer, const std::string& context,
-                                          const std::string& text) {
+/// A context and its continuation as tokens, as EleutherAI's lm-evaluation-harness makes them of (context,
+/// continuation) (`_encode_pair`, `loglikelihood`):
+/// - White space at the end of the context (Unicode's, as Python's str.rstrip knows it) goes to the continuation.
+/// - The continuation's tokens are those of both texts together beyond as many as the context alone has, and the
+///   context's are those of the context alone: a continuation that merges into the context's last token is scored
+///   without its merged beginning, after the context as it stands.
+/// - A tokenizer that begins texts with a token (`add_bos`) does so here, unless the text begins with it itself.
+/// - An empty context, or one of white space alone, becomes the token that a text begins with: bos, or eos where
+///   there is none.
+/// - With `longest` > 0, a model's context, at most longest + 1 tokens are left, of which the model reads all but the
+///   last; what is too many goes at the context's beginning.
+/// Throws `error` where the continuation is empty, adds no token to its context or leaves no room for one of its
+/// context, where a context is empty and no token begins a text, and where a text is not UTF-8.
+inline continuation tokenize_continuation(const io::tokenizer& tokenizer, std::string_view context,
+                                          std::string_view text, index longest = 0) {
+  require(!text.empty(), "the continuation is empty");
+  const auto shown = [&] { return io::detail::printable(text, 40); };
+  const auto& facts = tokenizer.data();
   io::tokenizer_scratch scratch;
-  continuation x;
-  x.ids = tokenizer.encode(context + text, true, scratch).ids;
-  x.context = std::ssize(tokenizer.encode(context, true, scratch).ids);
-  if (x.context == 0) {
-    require(tokenizer.document_start() >= 0,
-            "an empty context, and the tokenizer has no token that begins a document");
-    x.ids.insert(x.ids.begin(), tokenizer.document_start());
-    x.context = 1;
+  const std::string both = std::string(context).append(text);
+  context.remove_suffix(io::trailing_white_space(context));
+  auto whole = tokenizer.encode(both, true, scratch);
+  continuation x{tokenizer.encode(context, true, scratch).ids, 0, 0, whole.dropped_bytes};
+  auto first = whole.ids.begin() + std::min(std::ssize(x.ids), std::ssize(whole.ids));
+  const auto begins = [](const std::vector<std::int32_t>& ids, std::int32_t id) {
+    return !ids.empty() && ids.front() == id;
+  };
+  if (context.empty()) {
+    const std::int32_t prefix = facts.bos >= 0 ? facts.bos : facts.eos;
+    require(prefix >= 0, "an empty context, and the tokenizer has no token that begins a text");
+    x.ids.push_back(prefix);
+    if (begins(whole.ids, prefix)) ++first;
+  } else if (facts.add_bos && facts.bos >= 0 && !begins(x.ids, facts.bos)) {
+    x.ids.insert(x.ids.begin(), facts.bos);
   }
-  require(x.context < std::ssize(x.ids), "the continuation '", io::detail::printable(text, 40),
-          "' adds no token to its context");
+  x.context = std::ssize(x.ids);
+  x.ids.insert(x.ids.end(), first, whole.ids.end());
+  const index added = std::ssize(x.ids) - x.context;
+  require(x.context > 0, "the context '", io::detail::printable(context, 40), "' has no token");
+  require(added > 0, "the continuation '", shown(), "' adds no token to its context");
+  if (longest > 0) {
+    require(added <= longest, "the continuation '", shown(), "' has ", added, " tokens, the model's context ",
+            longest);
+    x.cut = std::max<index>(0, std::ssize(x.ids) - (longest + 1));
+    x.ids.erase(x.ids.begin(), x.ids.begin() + x.cut);
+    x.context -= x.cut;
+  }
   return x;
 }
 

@@ -19,7 +19,11 @@ namespace distil_xlstm {
 struct text_score {
   index tokens = 0, scored = 0;
   double nll = 0;
-  double perplexity() const { return scored > 0 ? std::exp(nll / static_cast<double>(scored)) : 0.0; }
+  /// exp(nll / scored). Throws `error` where nothing was scored: that is no perplexity.
+  double perplexity() const {
+    require(scored > 0, "perplexity: of ", tokens, " tokens none is scored");
+    return std::exp(nll / static_cast<double>(scored));
+  }
 };
 
 /// Calls use(first, n) for the consecutive windows of `window` tokens that a text is cut into, the last as long

@@ -21,6 +21,11 @@ namespace distil_xlstm::io {
 namespace detail {
 /// The words for an errno value, safe among threads (unlike strerror).
 inline std::string errno_text(int code) { return std::generic_category().message(code); }
+
+/// What a clone has in a file's place until `git lfs pull`: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+inline bool is_lfs_pointer(std::string_view content) {
+  return content.size() < 1024 && content.starts_with("version https://git-lfs.github.com/spec/");
+}
 }  // namespace detail
 
 /// A whole file, mapped read-only. Its bytes stay where they are when the object moves.
@@ -49,9 +54,7 @@ class mapped_file {
     ::close(fd);
     require(code == 0, path_, ": cannot map: ", detail::errno_text(code));
     require(regular, path_, S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file");
-    // What a clone has in a file's place until `git lfs pull`: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-    require(size_ >= 1024 || !text().starts_with("version https://git-lfs.github.com/spec/"), path_,
-            ": is a Git LFS pointer, not the file");
+    require(!detail::is_lfs_pointer(text()), path_, ": is a Git LFS pointer, not the file");
   }
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),

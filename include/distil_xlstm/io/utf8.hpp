@@ -69,6 +69,26 @@ inline std::size_t incomplete_utf8_tail(std::string_view text) {
   return 0;
 }
 
+/// Bytes at the end of `text` that are white space as Python's str.rstrip knows it: Unicode's White_Space and the
+/// separators U+001C to U+001F. What is not UTF-8 is none.
+inline std::size_t trailing_white_space(std::string_view text) {
+  constexpr std::string_view wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\x80",
+                                       "\xe2\x80\x81", "\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84",
+                                       "\xe2\x80\x85", "\xe2\x80\x86", "\xe2\x80\x87", "\xe2\x80\x88",
+                                       "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8", "\xe2\x80\xa9",
+                                       "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+  const std::size_t size = text.size();
+  for (std::size_t n = 1; n > 0; text.remove_suffix(n)) {
+    n = 0;
+    if (text.empty()) break;
+    const char last = text.back();
+    if (last == ' ' || (last >= '\t' && last <= '\r') || (last >= '\x1c' && last <= '\x1f')) n = 1;
+    for (const auto blank : wide)
+      if (text.ends_with(blank)) n = blank.size();
+  }
+  return size - text.size();
+}
+
 /// Appends a code point (below U+110000, no surrogate).
 inline void append_utf8(std::string& out, std::uint32_t c) {
   const auto low = [](std::uint32_t bits) { return static_cast<char>(0x80 | (bits & 0x3f)); };

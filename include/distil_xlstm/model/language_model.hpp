@@ -19,6 +19,7 @@ struct any_config {
   index vocabulary, width;
   bool tied;
   double logit_cap = 0;
+  index context = 0;  ///< tokens that a transformer was trained to see; 0: any, or not known
   std::string_view prefix, embedding_name, head_name;
 
   template <class Config>
@@ -31,6 +32,7 @@ struct any_config {
         embedding_name(config.embedding_name),
         head_name(config.head_name) {
     if constexpr (requires { config.logit_cap; }) logit_cap = config.logit_cap;
+    if constexpr (requires { config.context; }) context = config.context;
   }
   stack_type stack() const {
     return std::visit([](const auto& c) { return stack_type(c.stack()); }, family);
