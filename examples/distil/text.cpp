@@ -1,28 +1,28 @@
 #include "text.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <utility>
 
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
+#include <distil_xlstm/io/read_text.hpp>
 #include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/sha256.hpp>
 
 namespace program {
 
 std::string read_text(const fs::path& path) {
-  const auto all = [](std::istream& in) { return std::string(std::istreambuf_iterator<char>(in), {}); };
-  if (path == "-") return all(std::cin);
-  dx::require(!fs::is_directory(path), path.string(), ": is a folder, a text is wanted");
-  std::ifstream in(path, std::ios::binary);
-  dx::require(in.good(), path.string(), ": cannot be read: no such file, or no permission");
-  std::string text = all(in);
-  dx::require(!in.bad(), path.string(), ": cannot be read to its end");
-  return text;
+  const bool from_stdin = path == "-";
+  const std::string name = from_stdin ? "stdin" : path.string();
+  auto content = from_stdin ? dx::io::read_text(std::cin, name) : dx::io::read_text(path);
+  if (content.crlf > 0)
+    std::cerr << "distil: " << name << ": " << content.crlf << " line ends of CR and LF read as LF\n";
+  return std::move(content.text);
 }
+
+std::string read_stdin() { return {std::istreambuf_iterator<char>(std::cin), {}}; }
 
 std::optional<dx::io::tokenizer_data> tokenizer_of(const fs::path& model) {
   if (fs::is_directory(model) && !fs::exists(model / "tokenizer.json")) return {};
@@ -52,19 +52,46 @@ void check_vocabulary(const dx::io::token_file& tokens, dx::index vocabulary,
                 ": made with another tokenizer than ", whose, "'s");
 }
 
+std::vector<std::int32_t> text_encoder::encode(std::string_view text) {
+  dx::io::encoded e;
+  try {
+    e = tokenizer_.encode(text, parse_special_, scratch_);
+  } catch (const dx::error& why) {
+    dx::fail(name_, ": ", why.what());
+  }
+  dropped_bytes_ += e.dropped_bytes;
+  if (!parse_special_) plain_specials_ += tokenizer_.count_control(text);
+  return std::move(e.ids);
+}
+
+void text_encoder::warn() const {
+  if (dropped_bytes_ > 0)
+    std::cerr << "distil: warning: " << name_ << ": " << dropped_bytes_
+              << " bytes have no token in this vocabulary and were dropped\n";
+  if (plain_specials_ > 0)
+    std::cerr << "distil: warning: " << name_ << ": " << plain_specials_
+              << (plain_specials_ == 1 ? " special token is" : " special tokens are")
+              << " taken for plain text; --special parses them\n";
+}
+
 std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
                                       const std::string& name, bool parse_special) {
   dx::require(!text.empty(), name, ": the text is empty");
-  dx::io::encoded e;
-  try {
-    e = tokenizer.encode(text, parse_special);
-  } catch (const dx::error& why) {
-    dx::fail(name, ": ", why.what());
+  text_encoder encoder(tokenizer, name, parse_special);
+  auto ids = encoder.encode(text);
+  encoder.warn();
+  return ids;
+}
+
+void warn_without_ends(const dx::io::token_file& tokens, const dx::io::tokenizer_data& tokenizer) {
+  const auto& ends = tokenizer.end_of_text;
+  const auto documents = tokens.documents();
+  for (std::size_t d = 0; d < documents.size(); ++d) {
+    const auto next = d + 1 < documents.size() ? documents[d + 1] : tokens.size();
+    if (next > 0 && std::find(ends.begin(), ends.end(), tokens[next - 1]) != ends.end()) return;
   }
-  if (e.dropped_bytes > 0)
-    std::cerr << "distil: warning: " << name << ": " << e.dropped_bytes
-              << " bytes have no token in this vocabulary and were dropped\n";
-  return std::move(e.ids);
+  std::cerr << "distil: warning: " << tokens.path()
+            << ": no document ends with an end-of-text token: the student does not learn to stop\n";
 }
 
 std::string hash_of(const fs::path& model) {

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/io/token_file.hpp>
@@ -12,8 +14,11 @@
 
 namespace program {
 
-/// The content of a text file; "-" is stdin.
+/// The content of a text file as `dx::io::read_text` gives it, UTF-8 with lines that LF ends; "-" is stdin. How many
+/// line ends were CR and LF is said on stderr.
 std::string read_text(const fs::path& path);
+/// The bytes of stdin as they are.
+std::string read_stdin();
 
 /// The tokenizer that a model carries: a GGUF's keys, or the tokenizer.json of a folder; nothing where there is
 /// none.
@@ -29,10 +34,32 @@ dx::io::tokenizer need_tokenizer(const fs::path& model, dx::index vocabulary);
 void check_vocabulary(const dx::io::token_file& tokens, dx::index vocabulary,
                       const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& whose);
 
-/// The ids of a text. Throws an error that begins with `name` where the text is empty or not UTF-8; bytes for
-/// which the vocabulary has no token are dropped, with one warning on stderr that counts them.
+/// Encodes the texts of one file (`name`), which may be one. Without `parse_special` special tokens are plain text.
+class text_encoder {
+ public:
+  text_encoder(const dx::io::tokenizer& tokenizer, std::string name, bool parse_special)
+      : tokenizer_(tokenizer), name_(std::move(name)), parse_special_(parse_special) {}
+  /// Throws an error that begins with the name where the text is not UTF-8.
+  std::vector<std::int32_t> encode(std::string_view text);
+  /// Says on stderr, each in one line, how many bytes have no token in the vocabulary and were dropped, and how many
+  /// special tokens were taken for text.
+  void warn() const;
+
+ private:
+  const dx::io::tokenizer& tokenizer_;
+  std::string name_;
+  bool parse_special_;
+  dx::io::tokenizer_scratch scratch_;
+  std::size_t dropped_bytes_ = 0;
+  dx::index plain_specials_ = 0;
+};
+
+/// The ids of a text that is not empty, with the warnings.
 std::vector<std::int32_t> encode_text(const dx::io::tokenizer& tokenizer, const std::string& text,
                                       const std::string& name, bool parse_special);
+
+/// Says on stderr where no document of a training text ends with a token at which generation stops.
+void warn_without_ends(const dx::io::token_file& tokens, const dx::io::tokenizer_data& tokenizer);
 
 /// What tells one model from another: the hash of its file or files, or of its folder's weights and configuration.
 std::string hash_of(const fs::path& model);

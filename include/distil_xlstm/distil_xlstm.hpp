@@ -49,6 +49,7 @@
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/parse_tokenizer_json.hpp>
 #include <distil_xlstm/io/read_gguf_tokenizer.hpp>
+#include <distil_xlstm/io/read_text.hpp>
 #include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>

@@ -247,6 +247,8 @@ BOOST_AUTO_TEST_CASE(special_tokens) {
   BOOST_TEST(t.find_special("<tool>") == 261);
   BOOST_TEST(t.find_special("nothing") == -1);
   BOOST_TEST(t.document_start() == 262);
+  BOOST_TEST(t.count_control("<|end|>>a<|end|><tool><|end|") == 2);
+  BOOST_TEST(t.count_control("") == 0);
   BOOST_TEST(t.is_control(260));
   BOOST_TEST(!t.is_control(261));
   const std::vector<std::int32_t> ids = {97, 260, 261, 98};
@@ -446,11 +448,36 @@ BOOST_AUTO_TEST_CASE(gguf_defaults) {
     const tokenizer t(read_gguf(gguf_of(d, pre, "gpt2", false)));
     BOOST_TEST(t.data().add_bos == llama, pre);
     BOOST_TEST(t.document_start() == (llama ? 1 : 2));
+    BOOST_TEST(t.document_end() == 2);
     // by their names, whatever their types say
     BOOST_TEST(t.data().end_of_text == (std::vector<std::int32_t>{2, 259, 260, 261}),
                boost::test_tools::per_element());
     BOOST_TEST((t.is_control(260) && t.is_control(261)));
   }
+}
+
+BOOST_AUTO_TEST_CASE(what_ends_a_document) {
+  // What ends a document is not what ends a turn, where the tokenizer has both.
+  const auto end_of = [](std::vector<std::string> names, const std::string& eos) {
+    tokenizer_data d = small();
+    d.eos = -1, d.end_of_text.clear();
+    for (const auto& name : names) {
+      const auto id = static_cast<std::int32_t>(d.tokens.size());
+      d.tokens.push_back(name);
+      d.specials.push_back({id, name});
+      if (name == eos) d.eos = id;
+    }
+    io::detail::collect_ends(d);
+    const tokenizer t(d);
+    const auto end = t.document_end();
+    BOOST_TEST((end < 0 || t.is_end_of_text(end)));  // generation stops there
+    return end < 0 ? std::string("none") : d.tokens[static_cast<std::size_t>(end)];
+  };
+  BOOST_TEST(end_of({"<|endoftext|>", "<|im_start|>", "<|im_end|>"}, "<|im_end|>") ==
+             "<|endoftext|>");  // SmolLM2
+  BOOST_TEST(end_of({"<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"}, "<|eot_id|>") == "<|end_of_text|>");
+  BOOST_TEST(end_of({"<s>", "</s>"}, "</s>") == "</s>");
+  BOOST_TEST(end_of({"<|im_start|>"}, "") == "<|end|>");
 }
 
 BOOST_AUTO_TEST_CASE(gguf_and_json_have_one_fingerprint) {

@@ -6,6 +6,7 @@
 
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 
 #include "../model/write_gguf.hpp"
@@ -304,6 +305,15 @@ BOOST_AUTO_TEST_CASE(texts_that_are_none) {
       run(arguments("tokenize --bare --tokenizer", m.teacher, "--out", folder / "out", "--text", foreign));
   BOOST_TEST(o.status == 1);
   BOOST_TEST((o.err.find(foreign.string() + ": the text has no token") != std::string::npos));
+  // Documents of one token: there is nothing to score, which is no perplexity.
+  const auto ones = folder / "ones.safetensors";
+  const std::int32_t ids[] = {3, 4, 5};
+  const std::int64_t documents[] = {0, 1, 2};
+  io::write_token_file(ones, ids, documents, 10);
+  refused(arguments("evaluate --model", m.teacher, "--tokens", ones), 1, {ones.string(), "no token to score"});
+  refused(arguments("train --steps 1 --blocks 1 --batch 1 --length 16 --teacher", m.teacher, "--tokens",
+                    m.tokens, "--held-out", ones, "--out", folder / "run"),
+          1, {ones.string(), "no token to score"});
   write_file(folder / "requests.jsonl", "{\"doc_id\": 0, \"idx\": 0, \"label\": 0}\n");
   refused(arguments("evaluate --model", m.teacher, "--requests", folder / "requests.jsonl"), 1,
           {"requests.jsonl:1", "request"});

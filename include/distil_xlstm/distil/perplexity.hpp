@@ -43,7 +43,7 @@ enum class window_state {
 /// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
 /// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
 /// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Throws `error`
-/// naming an id that the head has no row for.
+/// naming an id that the head has no row for, or the file in which there is nothing to score.
 template <class T, class D, class Text, class Forward>
 text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
                       Forward&& forward, window_state state = window_state::empty) {
@@ -86,6 +86,8 @@ text_score score_text(D& device, const Text& text, index window, index batch, lo
     if (++count == batch) flush();
   });
   flush();
+  if constexpr (requires { text.path(); })
+    require(total.scored > 0, text.path(), ": no token to score, of ", total.tokens);
   return total;
 }
 

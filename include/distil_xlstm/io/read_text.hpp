@@ -43,15 +43,21 @@ inline std::string_view after_byte_order_mark(std::string_view text, std::string
 
 /// The text that the bytes of a text file are, whatever wrote it: UTF-8, without a byte order mark, its lines ended by
 /// LF (a CR that no LF follows stands). Throws `error` beginning with `name` where they are no UTF-8 text: another
-/// encoding's byte order mark, a NUL, a byte that begins no character (with its offset in the file), a compressed file,
+/// encoding's byte order mark, a NUL, a byte that begins no character (with its offset in the file, its line, and the offset there), a compressed file,
 /// a Git LFS pointer. Takes time linear in the size, and no second copy.
 inline text_content clean_text(std::string bytes, std::string_view name) {
   require(!detail::is_lfs_pointer(bytes), name, ": is a Git LFS pointer, not the file");
   require(!bytes.starts_with("\x1f\x8b"), name, ": is compressed by gzip, a text is wanted");
   const std::size_t mark = bytes.size() - detail::after_byte_order_mark(bytes, name).size();
   const std::size_t nul = bytes.find('\0'), bad = first_invalid_utf8(std::string_view(bytes).substr(0, nul));
-  require(bad == bytes.npos, name, ": not valid UTF-8 at byte ", bad);
-  require(nul == bytes.npos, name, ": a NUL at byte ", nul, ", which no text has");
+  const auto place = [&](std::size_t at) {
+    const auto line = std::count(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(at), '\n') + 1;
+    const std::size_t end = std::string_view(bytes).substr(0, at).rfind('\n');
+    return std::to_string(at) + " (line " + std::to_string(line) + ", byte " +
+           std::to_string(end == bytes.npos ? at : at - end - 1) + ")";
+  };
+  require(bad == bytes.npos, name, ": not valid UTF-8 at byte ", bad == bytes.npos ? "" : place(bad));
+  require(nul == bytes.npos, name, ": a NUL, which no text has, at byte ", nul == bytes.npos ? "" : place(nul));
   text_content out;
   std::size_t to = 0, from = mark;
   while (from < bytes.size()) {

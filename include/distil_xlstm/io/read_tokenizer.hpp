@@ -19,6 +19,7 @@
 #include <distil_xlstm/io/parse_tokenizer_json.hpp>
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/read_gguf_tokenizer.hpp>
+#include <distil_xlstm/io/read_text.hpp>
 #include <distil_xlstm/io/tokenizer/special_tokens.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 
@@ -134,7 +135,7 @@ class tokenizer_folder {
           data_.chat_template = get<std::string>(one, "template", name);
     if (const auto own = folder_ / "chat_template.jinja";
         std::filesystem::exists(own) && data_.chat_template.empty())
-      data_.chat_template = mapped_file(own).text();
+      data_.chat_template = read_text(own).text;
   }
 
   /// `eos_token_id` of generation_config.json, or else of config.json.

@@ -103,6 +103,26 @@ class tokenizer {
     return data_.add_bos && data_.bos >= 0 ? data_.bos : data_.eos;
   }
 
+  /// The id that ends a document in a training stream, at which generation stops: <|endoftext|> or <|end_of_text|> where
+  /// there is one (eos of a chat model ends a turn), else eos, else another that ends a text; -1 where none is known.
+  std::int32_t document_end() const {
+    for (const char* name : {"<|endoftext|>", "<|end_of_text|>"})
+      if (const auto id = find_special(name); id >= 0 && is_end_of_text(id)) return id;
+    if (data_.eos >= 0 && is_end_of_text(data_.eos)) return data_.eos;
+    return data_.end_of_text.empty() ? data_.eos : data_.end_of_text.front();
+  }
+  /// How many control tokens a text spells: `encode` without `parse_special` takes them for text.
+  index count_control(std::string_view text) const {
+    index count = 0;
+    for (const auto* specials : {&specials_, &specials_after_})
+      for (std::size_t at = 0; at < text.size();) {
+        const auto hit = specials->next(text, at, true);
+        count += hit.id >= 0 && is_control(hit.id);
+        at = hit.at + hit.length;
+      }
+    return count;
+  }
+
   /// The bytes of a sequence; they need not be whole characters (`replace_invalid_utf8`, `stream_decoder`).
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const {
     std::string out;
