@@ -52,7 +52,8 @@ PY
 fi
 
 # The text: the King James Bible (public domain) from Debian's package bible-kjv, a document a book; Ecclesiastes is
-# held out. The program `bible` prints one verse a line behind its reference; a book becomes a file of its own.
+# held out. The program `bible` prints one verse a line behind its reference; a book becomes a file of its own, and a
+# document that the end-of-text token ends: what the student learns to stop by.
 if [ ! -f $out/text/.done ]; then
   rm -f $out/text/*
   PATH=$PATH:/usr/games bible -f gen1:1-rev22:21 | python3 -c '

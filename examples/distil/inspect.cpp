@@ -74,7 +74,10 @@ void inspect_safetensors(const fs::path& path) {
     const dx::io::token_file tokens(path);
     std::cout << "a token file: " << grouped(tokens.size()) << " tokens in "
               << grouped(std::ssize(tokens.documents())) << " documents, vocabulary "
-              << grouped(tokens.vocab_size()) << "\n";
+              << grouped(tokens.vocab_size());
+    if (const auto end = tokens.end_token())
+      std::cout << (*end < 0 ? ", without ends" : ", each ends with the token " + std::to_string(*end));
+    std::cout << "\n";
   }
 }
 

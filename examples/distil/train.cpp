@@ -171,6 +171,7 @@ class training_run {
     }
     for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})
       if (text) check_vocabulary(*text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
+    if (tokenizer_) warn_without_ends(tokens_, *tokenizer_);
   }
 
   void make_training() {

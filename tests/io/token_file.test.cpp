@@ -100,6 +100,36 @@ BOOST_AUTO_TEST_CASE(round_trip) {
   BOOST_TEST(token_file(t.path).data_sha256() != hash);
 }
 
+BOOST_AUTO_TEST_CASE(ends_of_documents) {
+  temporary t;
+  const ids_type ids = {5, 1, 7, 1, 8, 9};
+  write_token_file(t.path, ids, starts{0, 2}, 10);
+  BOOST_TEST((token_file(t.path).end_token() == std::nullopt));  // a file of before says nothing
+  write_token_file(t.path, ids, starts{0, 2}, 10, {}, -1);
+  BOOST_TEST((token_file(t.path).end_token() == -1));
+  const ids_type ended(ids.begin(), ids.begin() + 4);
+  write_token_file(t.path, ended, starts{0, 2}, 10, {}, 1);
+  BOOST_TEST((token_file(t.path).end_token() == 1));
+  BOOST_CHECK_EXCEPTION(write_token_file(t.path, ids, starts{0, 2}, 10, {}, 1), error,
+                        says("document 1 ends with the id 9, not with end_token 1"));
+  // A file of somebody else that says what is not so.
+  const auto claims = [&](const std::string& end, const std::string& part) {
+    safetensors_writer writer;
+    writer.metadata("vocab_size", "10");
+    writer.metadata("end_token", end);
+    const std::int64_t documents[] = {0, 2};
+    writer.add("ids", dtype::i32, {6}, ids.data());
+    writer.add("documents", dtype::i64, {2}, documents);
+    writer.write(t.path);
+    BOOST_CHECK_EXCEPTION(token_file{t.path}, error, says(part));
+  };
+  claims("1", "document 1 ends with the id 9, not with end_token 1");
+  claims("9", "document 0 ends with the id 1, not with end_token 9");
+  for (const char* none : {"10", "-1", "", "nothing", "1 "}) claims(none, "is neither an id nor none");
+  write_token_file(t.path, {}, starts{0}, 10, {}, 3);
+  BOOST_TEST((token_file(t.path).end_token() == 3));
+}
+
 BOOST_AUTO_TEST_CASE(empty) {
   temporary t;
   for (const starts& documents : {starts{}, starts{0}}) {

@@ -50,11 +50,12 @@ class TokenFiles(unittest.TestCase):
         ids, documents = [], []
         for text in texts:
             documents.append(len(ids))
-            ids += [0] + tokenizer.encode(text, add_special_tokens=False).ids
+            ids += [0] + tokenizer.encode(text, add_special_tokens=False).ids + [0]
         self.assertEqual(found["ids"][1].tolist(), ids)
         self.assertEqual(found["documents"][1].tolist(), documents)
         self.assertEqual(int(about["vocab_size"]), tokenizer.get_vocab_size())
         self.assertRegex(about["tokenizer_sha256"], r"^[0-9a-f]{64}$")
+        self.assertEqual(about["end_token"], "0")
 
     def test_python_s_is_accepted(self):
         theirs, about = numbers(tokens), metadata(tokens)

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -60,7 +61,8 @@ void check_ids(const std::byte* ids, index n, std::int64_t vocab_size, std::stri
 }  // namespace detail
 
 /// A tokenised corpus: safetensors with `ids` (I32 or U16, [N]), `documents` (I64, [D]: where each document
-/// starts, the first at 0) and the metadata `vocab_size` and, where known, `tokenizer_sha256`. Memory-mapped.
+/// starts, the first at 0) and the metadata `vocab_size` and, where known, `tokenizer_sha256` and `end_token`: the id
+/// that every document ends with, or `none`. Memory-mapped.
 class token_file {
  public:
   /// Throws `error` naming the file when it cannot be read or is malformed; every id is checked (one linear
@@ -85,11 +87,10 @@ class token_file {
     const auto& metadata = file_.metadata();
     const auto vocab = metadata.find("vocab_size");
     require(vocab != metadata.end(), name, ": the metadata vocab_size is missing");
-    const char *first = vocab->second.data(), *last = first + vocab->second.size();
-    const auto [end, code] = std::from_chars(first, last, vocab_size_);
-    require(code == std::errc() && end == last && vocab_size_ >= 1 &&
+    require(whole_number(vocab->second, vocab_size_) && vocab_size_ >= 1 &&
                 vocab_size_ <= std::numeric_limits<std::int32_t>::max(),
             name, ": vocab_size \"", detail::printable(vocab->second, 40), "\" is not a size of a vocabulary");
+    read_end(metadata);
     if (const auto hash = metadata.find("tokenizer_sha256"); hash != metadata.end())
       tokenizer_sha256_ = hash->second;
     if (narrow_)
@@ -124,6 +125,8 @@ class token_file {
   index vocab_size() const { return vocab_size_; }
   /// Empty where the file does not say.
   const std::string& tokenizer_sha256() const { return tokenizer_sha256_; }
+  /// The end-of-text token that each document ends with; -1 where they have none; nothing where the file does not say.
+  std::optional<std::int32_t> end_token() const { return end_token_; }
   /// SHA-256 of the content whatever the width of the stored ids: N (u64), the ids (i32), D (u64), the document
   /// starts (i64), all little endian. Computed at each call, in time linear in the file.
   std::string data_sha256() const {
@@ -142,6 +145,27 @@ class token_file {
   }
 
  private:
+  static bool whole_number(const std::string& text, std::int64_t& out) {
+    const char *first = text.data(), *last = first + text.size();
+    const auto [end, code] = std::from_chars(first, last, out);
+    return code == std::errc() && end == last;
+  }
+  /// What the file says of its documents' ends must be so.
+  template <class Metadata>
+  void read_end(const Metadata& metadata) {
+    const auto at = metadata.find("end_token");
+    if (at == metadata.end()) return;
+    std::int64_t id = -1;
+    require(at->second == "none" || (whole_number(at->second, id) && id >= 0 && id < vocab_size_), path(),
+            ": end_token \"", detail::printable(at->second, 40), "\" is neither an id nor none");
+    end_token_ = static_cast<std::int32_t>(id);
+    for (std::size_t d = 0; id >= 0 && d < documents_.size() && size_ > 0; ++d) {
+      const index last = (d + 1 < documents_.size() ? documents_[d + 1] : size_) - 1;
+      require((*this)[last] == id, path(), ": document ", d, " ends with the id ", (*this)[last],
+              ", not with end_token ", id);
+    }
+  }
+
   safetensors_file file_;
   const std::byte* ids_ = nullptr;
   index size_ = 0;
@@ -149,6 +173,7 @@ class token_file {
   std::vector<std::int64_t> documents_;
   std::int64_t vocab_size_ = 0;
   std::string tokenizer_sha256_;
+  std::optional<std::int32_t> end_token_;
 };
 
 }  // namespace distil_xlstm::io
