@@ -14,16 +14,17 @@ device::cpu& cpu() {
   return device;
 }
 
-/// q, k, v, a past of other lengths for each sequence, and an output gradient, all random.
+/// q, k, v, a past of other lengths for each sequence, and an output gradient, all random. With a window the past
+/// lies in a ring.
 template <class T>
 struct problem {
   sequence_view seq;
   attention_shape shape;
-  index capacity;
+  index capacity;  ///< tokens that the past has room for
   std::vector<T> q, k, v, keys, values, length, y, dy, dq, dk, dv;
 
   problem(sequence_view s, attention_shape a, index past, std::uint64_t seed = 3)
-      : seq(s), shape(a), capacity(past) {
+      : seq(s), shape(a), capacity(past > 0 && a.window > 0 ? a.window + a.sinks : past) {
     rng random(seed);
     auto make = [&](index n) {
       std::vector<T> out(static_cast<std::size_t>(n));
@@ -32,7 +33,7 @@ struct problem {
     };
     const index kv = a.kv_heads * a.width, all = a.heads * a.width;
     q = make(s.rows() * all), k = make(s.rows() * kv), v = make(s.rows() * kv), dy = make(s.rows() * all);
-    keys = make(s.batch * past * kv), values = make(s.batch * past * kv);
+    keys = make(s.batch * capacity * kv), values = make(s.batch * capacity * kv);
     for (index b = 0; b < s.batch; ++b) length.push_back(static_cast<T>(past > b ? past - b : 0));
     y.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(k.size());
   }
@@ -66,12 +67,16 @@ struct problem {
         for (index h = 0; h < shape.heads; ++h) {
           const index g = h / shape.group();
           const index past = capacity > 0 ? static_cast<index>(length[static_cast<std::size_t>(b)]) : 0;
-          const index start = seq.document_start(b, t);
+          const index begin = seq.document_start(b, t), start = begin < 0 ? -past : begin;
           std::vector<double> w;
           std::vector<const T*> rows;
           double sum = 0;
-          for (index s = start < 0 ? -past : start; s <= t; ++s) {
-            const index at = (s < 0 ? (b * capacity + past + s) : b * seq.time + s) * kv + g * n;
+          for (index s = start; s <= t; ++s) {
+            const index window = shape.window, sinks = shape.sinks;
+            if (window > 0 && s <= t - window && s >= start + sinks) continue;
+            index place = past + s;
+            if (window > 0 && place >= sinks) place = sinks + (place - sinks) % window;
+            const index at = (s < 0 ? b * capacity + place : b * seq.time + s) * kv + g * n;
             const T* key = (s < 0 ? keys.data() : k.data()) + at;
             rows.push_back((s < 0 ? values.data() : v.data()) + at);
             double score = 0;
@@ -111,7 +116,9 @@ double apart(const std::vector<T>& a, const std::vector<T>& b) {
 template <class T>
 void fused_is_oracle(double limit) {
   for (const attention_shape shape :
-       {attention_shape{6, 2, 64}, attention_shape{3, 3, 10}, attention_shape{9, 3, 16}})
+       {attention_shape{6, 2, 64}, attention_shape{3, 3, 10}, attention_shape{9, 3, 16},
+        attention_shape{4, 2, 12, 1}, attention_shape{3, 1, 10, 7, 3}, attention_shape{2, 2, 16, 64, 4},
+        attention_shape{6, 2, 8, 20, 33}, attention_shape{2, 1, 6, 1000, 2}})
     for (const index time : {index{1}, index{2}, index{7}, index{64}, index{131}})
       for (const index past : {index{0}, index{5}, index{90}})
         for (const bool documents : {false, true}) {
@@ -122,8 +129,9 @@ void fused_is_oracle(double limit) {
           attention_backward(cpu(), a.backward());
           distil_xlstm::attention_backward(cpu(), b.backward());
           const auto want = a.naive();
-          BOOST_TEST_CONTEXT("heads " << shape.heads << ", width " << shape.width << ", time " << time
-                                      << ", past " << past << ", documents " << documents) {
+          BOOST_TEST_CONTEXT("heads " << shape.heads << ", width " << shape.width << ", window " << shape.window
+                                      << " and " << shape.sinks << ", time " << time << ", past " << past
+                                      << ", documents " << documents) {
             BOOST_TEST(testing::relative_error(a.y.data(), want.data(), static_cast<index>(want.size())) <=
                        limit);
             BOOST_TEST(apart(a.y, b.y) <= limit);
@@ -142,6 +150,27 @@ const attention grouped{
 BOOST_AUTO_TEST_CASE(the_fused_form_is_the_formula) {
   fused_is_oracle<double>(1e-13);
   fused_is_oracle<float>(3e-6);
+}
+
+BOOST_AUTO_TEST_CASE(a_window_that_holds_the_text_is_none) {
+  for (const index time : {1, 40, 150}) {
+    const auto start = some_starts(2, time);
+    problem<float> a({2, time, start.data()}, {6, 2, 16}, 40), b = a, c = a;
+    b.shape.window = time + 40, b.shape.sinks = 3;  // a ring, where the past lies as it did
+    attention_forward(cpu(), a.forward()), attention_backward(cpu(), a.backward());
+    b.capacity = 43 + time, b.keys.resize(static_cast<std::size_t>(2 * b.capacity * 32)), b.values = b.keys;
+    for (index i = 0; i < 2 * 40 * 32; ++i) {
+      const auto from = static_cast<std::size_t>(i),
+                 to = static_cast<std::size_t>(i / 1280 * b.capacity * 32 + i % 1280);
+      b.keys[to] = c.keys[from], b.values[to] = c.values[from];
+    }
+    attention_forward(cpu(), b.forward()), attention_backward(cpu(), b.backward());
+    BOOST_TEST((a.y == b.y && a.dq == b.dq && a.dk == b.dk && a.dv == b.dv));
+    c.shape.window = time + 38;  // of the first sequence's last token all but the first key
+    c.keys = b.keys, c.values = b.values, c.capacity = b.capacity;
+    attention_forward(cpu(), c.forward());
+    BOOST_TEST((time > 1 || a.y != c.y));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(rotary_rotates_pairs) {
@@ -172,6 +201,21 @@ BOOST_AUTO_TEST_CASE(a_document_does_not_see_another) {
     BOOST_TEST(std::equal(before.begin() + cut * 12, before.end(), h.y.data() + cut * 12));
     BOOST_TEST(!std::equal(before.begin(), before.begin() + cut * 12, h.y.data()));
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_window_needs_the_same_memory_for_any_text) {
+  attention block = grouped;
+  block.window = 9, block.sinks = 2;
+  state_memory<attention, float, device::cpu> state(cpu(), block, 2), declared(cpu(), block, 2, 1000);
+  BOOST_TEST(state.size() == declared.size());
+  BOOST_TEST(declared.capacity() == 0);
+  layout<float> measure;
+  block.sinks = -1;
+  BOOST_CHECK_THROW(block.params(measure), error);
+  block.sinks = 1, block.window = 0;
+  BOOST_CHECK_EXCEPTION(block.params(measure), error, [](const error& e) {
+    return std::string(e.what()) == "attention: 1 sinks beside a window of 0 tokens are not possible";
+  });
 }
 
 BOOST_AUTO_TEST_CASE(the_capacity_is_declared) {

@@ -90,6 +90,27 @@ BOOST_AUTO_TEST_CASE(attentions) {
   grouped.heads = grouped.kv_heads = 1, grouped.output_bias = false;
   check("one head", grouped);
 }
+BOOST_AUTO_TEST_CASE(windows) {
+  attention near{.width = 12,
+                 .heads = 4,
+                 .kv_heads = 2,
+                 .head_dim = 6,
+                 .theta = 100,
+                 .bias = true,
+                 .window = 3,
+                 .sinks = 2};
+  check("a window of 3 and two sinks", near);
+  near.window = 2, near.sinks = 0;
+  check("a window of 2", near, {.time = 9});
+  near.window = 1;
+  check("a window of 1", near);
+  near.sinks = 5;
+  check("more sinks than the window holds", near, {.time = 8});
+  near.window = 11, near.sinks = 4;
+  check("a longer text", near, {.time = 80, .samples = 4});
+  near.window = 300;
+  check("a window beyond the text", near);
+}
 BOOST_AUTO_TEST_CASE(compositions) {
   const linear<> narrow{6, 4, true}, wide{4, 6, true};
   check("residual", residual{sequential{narrow, wide}});

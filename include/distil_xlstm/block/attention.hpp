@@ -9,18 +9,22 @@ namespace distil_xlstm {
 
 namespace detail {
 
-/// Appends each token's key and value to its sequence's cache, from its beginning where a document began.
+/// Puts each token's key and value where its document's memory has them, which begins anew with a document.
 template <class T>
 struct cache_rows {
   using scalar = T;
   sequence_view seq;
+  attention_shape shape;
   matrix_view<const T> k, v;
   batched_state<T> keys, values, position;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / seq.time, t = r % seq.time, last = seq.document_start(b, seq.time - 1);
     if (t < last) return;
-    const index at = position_of(seq, position, b, t) * k.cols + c;
+    const index place = position_of(seq, position, b, t);
+    // Of a ring's tokens, those that a later one of the call does not take the place of.
+    if (shape.window > 0 && place >= shape.sinks && t + shape.window < seq.time) return;
+    const index at = shape.slot(place) * k.cols + c;
     math::store<V>(keys.of(b) + at, math::load<V>(k.row(r) + c));
     math::store<V>(values.of(b) + at, math::load<V>(v.row(r) + c));
   }
@@ -32,11 +36,12 @@ template <class Matrix, class Pointer>
 struct attention_params {
   linear_params<Matrix, Pointer> q_proj, k_proj, v_proj, o_proj;
 };
-/// The keys (rotated) and values of the document so far. A capacity of 0 keeps nothing.
+/// The keys (rotated) and values of the document so far, in the rows that `attention_shape::slot` says. A capacity
+/// of 0 keeps nothing.
 template <class T>
 struct attention_state {
   batched_state<T> keys, values;  ///< [capacity, kv_heads * head_dim]
-  batched_state<T> position;      ///< [1]: how many there are
+  batched_state<T> position;      ///< [1]: tokens of the document so far
   index capacity = 0;
 };
 template <class T>
@@ -53,15 +58,21 @@ struct attention_tape {
 /// `capacity` is how many tokens of a document the state can hold; who calls forward sees to it that there is
 /// room (`state_memory::advance`). With capacity 0 there is no state: a document that began before the call
 /// counts from the call's first token, which is how windows of a text are trained and scored.
+///
+/// With a `window` a token sees the last `window` tokens, itself among them, and its document's first `sinks`; a
+/// window that holds all of a text changes nothing. The state then has one size for any text, window + sinks keys
+/// and values in a ring, and there always is one. Its position is a number of the block's kind: a float counts to
+/// 2^24 tokens of a document.
 struct attention {
   index width = 0, heads = 1, kv_heads = 1;
   index head_dim = 0;  ///< need not be width / heads
   double theta = 10000;
   bool bias = false;                 ///< of q, k and v
   bool output_bias = false;          ///< of o
-  index capacity = 0;                ///< 0: what the layout of the state declares
+  index capacity = 0;                ///< 0: what the layout of the state declares; with a window: not read
   double standard_deviation = 0.02;  ///< of the initial weights
   bool own_angles = true;            ///< false: whoever binds the tape gives it the call's angles
+  index window = 0, sinks = 0;       ///< window 0: none
 
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
@@ -70,6 +81,8 @@ struct attention {
   auto params(L& l) const {
     require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: ", kv_heads,
             " key heads do not divide the ", heads, " heads");
+    require(window >= 0 && sinks >= 0 && (window > 0 || sinks == 0), "attention: ", sinks,
+            " sinks beside a window of ", window, " tokens are not possible");
     rope().params(l);
     attention_params<typename L::matrix_type, typename L::pointer> p;
     p.q_proj = l.scope("q_proj", [&] { return query().params(l); });
@@ -81,12 +94,17 @@ struct attention {
   template <class L>
   auto state(L& l) const {
     attention_state<typename L::scalar> s;
-    s.capacity = capacity > 0 ? capacity : l.capacity();
+    s.capacity = window > 0 ? window + sinks : capacity > 0 ? capacity : l.capacity();
     if (s.capacity == 0) return s;
-    l.holds(s.capacity);
     s.position = l.state("position", {1});
-    s.keys = l.state("keys", {s.capacity, kv_width()}, nullptr);
-    s.values = l.state("values", {s.capacity, kv_width()}, nullptr);
+    if (window > 0) {
+      s.keys = l.state("keys", {s.capacity, kv_width()});
+      s.values = l.state("values", {s.capacity, kv_width()});
+    } else {
+      l.holds(s.capacity);
+      s.keys = l.state("keys", {s.capacity, kv_width()}, nullptr);
+      s.values = l.state("values", {s.capacity, kv_width()}, nullptr);
+    }
     return s;
   }
   template <class L>
@@ -98,12 +116,12 @@ struct attention {
     k.v = l.matrix("v", seq.rows(), kv_width());
     if (own_angles) k.rotary = rope().tape(l, seq);
     k.y = l.matrix("y", seq.rows(), heads * head_dim);
-    if (capacity > 0 && !l.transient()) {
+    if (const index held = window > 0 ? window + sinks : capacity; held > 0 && !l.transient()) {
       k.past.position = {l.tensor("past_length", {seq.batch}), 1};
-      const index each = capacity * kv_width();
+      const index each = held * kv_width();
       k.past.keys = {l.tensor("past_keys", {seq.batch, each}), each};
       k.past.values = {l.tensor("past_values", {seq.batch, each}), each};
-      k.past.capacity = capacity;
+      k.past.capacity = held;
     }
     return k;
   }
@@ -111,18 +129,8 @@ struct attention {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
-    query().forward(d, p.q_proj, x, k.q);
-    key().forward(d, p.k_proj, x, k.k);
-    key().forward(d, p.v_proj, x, k.v);
-    if (own_angles) rope().tables(d, seq, s.position, k.rotary);
-    rope().rotate(d, k.rotary, k.q, k.q);
-    rope().rotate(d, k.rotary, k.k, k.k);
-    attention_forward(d, arguments(seq, s, k));
-    if (s.capacity > 0) {
-      map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, k.k, k.v, s.keys, s.values, s.position});
-      rope().advance(d, seq, s.position);
-    }
+    project(d, seq, p, s, k, x);
+    attend(d, seq, s, k);
     output().forward(d, p.o_proj, k.y, y);
   }
   template <class T>
@@ -131,13 +139,50 @@ struct attention {
     const auto memory = scratch_matrices<T>(d, x.rows, k.q.cols, k.q.cols, kv_width(), kv_width());
     const auto [dout, dq, dk, dv] = memory.views;
     output().backward(d, p.o_proj, g.o_proj, k.y, dy, dout);
+    attend_backward(d, seq, k, const_view<T>(dout), dq, dk, dv);
+    project_backward(d, p, g, k, x, dq, dk, dv, dx);
+  }
+
+  // The parts, for a block that has another mixer beside.
+
+  /// q, k and v of the tape, q and k rotated.
+  template <class T>
+  void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
+               const attention_tape<T>& k, const_view<T> x) const {
+    query().forward(d, p.q_proj, x, k.q);
+    key().forward(d, p.k_proj, x, k.k);
+    key().forward(d, p.v_proj, x, k.v);
+    if (own_angles) rope().tables(d, seq, s.position, k.rotary);
+    rope().rotate(d, k.rotary, k.q, k.q);
+    rope().rotate(d, k.rotary, k.k, k.k);
+  }
+  /// The heads' results to the tape's y; keys and values to the state.
+  template <class T>
+  void attend(auto& d, sequence_view seq, const attention_state<T>& s, const attention_tape<T>& k) const {
+    if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
+    attention_forward(d, arguments(seq, s, k));
+    if (s.capacity == 0) return;
+    map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, shape(), k.k, k.v, s.keys, s.values, s.position});
+    rope().advance(d, seq, s.position);
+  }
+  /// dq, dk and dv (overwritten) of dout, the gradient of y.
+  template <class T>
+  void attend_backward(auto& d, sequence_view seq, const attention_tape<T>& k, const_view<T> dout,
+                       matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv) const {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
+  }
+  /// dx (overwritten) of all three, which are spoiled.
+  template <class T>
+  void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
+                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
     rope().rotate_back(d, k.rotary, dq, dq);
     rope().rotate_back(d, k.rotary, dk, dk);
     query().backward(d, p.q_proj, g.q_proj, x, dq, dx);
     key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
     key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
   }
+  linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
+  attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }
 
   rotary rope() const { return {heads * head_dim, head_dim, theta}; }
 
@@ -145,12 +190,11 @@ struct attention {
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
-  linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
 
   template <class T>
   attention_arguments<T> arguments(sequence_view seq, const attention_state<T>& past,
                                    const attention_tape<T>& k) const {
-    attention_arguments<T> a{seq, {heads, kv_heads, head_dim}, k.q, k.k, k.v, {}, k.y};
+    attention_arguments<T> a{seq, shape(), k.q, k.k, k.v, {}, k.y};
     if (past.capacity > 0)
       a.past = {{past.keys.data, past.keys.stride},
                 {past.values.data, past.values.stride},
@@ -159,12 +203,13 @@ struct attention {
   }
   template <class D, class T>
   void keep_past(D& d, sequence_view seq, const attention_state<T>& s, const attention_state<T>& past) const {
-    const index bytes = static_cast<index>(sizeof(T));
-    for (index b = 0; b < seq.batch; ++b) {
-      d.copy(past.position.of(b), s.position.of(b), bytes);
-      d.copy(past.keys.of(b), s.keys.of(b), capacity * kv_width() * bytes);
-      d.copy(past.values.of(b), s.values.of(b), capacity * kv_width() * bytes);
-    }
+    const auto copy = [&](batched_state<T> to, batched_state<T> from, index n) {
+      transform(d, matrix_view<T>(to.data, seq.batch, n, to.stride), math::identity{},
+                matrix_view<const T>(from.data, seq.batch, n, from.stride));
+    };
+    copy(past.position, s.position, 1);
+    copy(past.keys, s.keys, past.capacity * kv_width());
+    copy(past.values, s.values, past.capacity * kv_width());
   }
 };
 

@@ -101,7 +101,7 @@ struct decoder_layer {
     const auto& a = mixer_of(p);
     const auto& f = std::get<1>(std::get<1>(p));
     return {seq,
-            {mixer.heads, mixer.kv_heads, mixer.head_dim},
+            mixer.shape(),
             norm().template view<T>(std::get<0>(std::get<0>(p)).weight),
             norm().template view<T>(std::get<0>(std::get<1>(p)).weight),
             a.q_proj.weight,

@@ -173,19 +173,21 @@ class state_memory {
     if (capacity_ > 0) lengths_[static_cast<std::size_t>(b)] = tokens;
   }
   /// Tokens that lie in the caches of such numbers. Throws `error` when there are too few or too many numbers, or
-  /// when they say that there are more tokens than the capacity.
+  /// when they say that there are more tokens than the capacity, or a number that is none of tokens.
   index length_of(const std::vector<T>& saved) const {
     require(std::ssize(saved) == stride_, "state: ", saved.size(), " numbers where a sequence has ", stride_);
     index tokens = -1;
     for (const auto& e : names_) {
-      if (capacity_ == 0 || !e.name.ends_with("position")) continue;
+      if (!e.name.ends_with("position")) continue;
       const T n = saved[static_cast<std::size_t>(e.offset)];
-      require(n >= 0 && n <= static_cast<T>(capacity_) && n == static_cast<T>(static_cast<index>(n)) &&
-                  (tokens < 0 || static_cast<index>(n) == tokens),
-              "state: ", e.name, " is ", n, ", the capacity is ", capacity_);
+      const bool whole = n >= 0 && n <= T(1e15) && n == static_cast<T>(static_cast<index>(n));
+      require(whole && (tokens < 0 || static_cast<index>(n) == tokens), "state: ", e.name, " is ", n,
+              ", which is no number of tokens, or not that of the layers before");
+      require(capacity_ == 0 || n <= static_cast<T>(capacity_), "state: ", e.name, " is ", n,
+              ", the capacity is ", capacity_);
       tokens = static_cast<index>(n);
     }
-    return std::max<index>(tokens, 0);
+    return capacity_ > 0 ? std::max<index>(tokens, 0) : 0;
   }
 
  private:

@@ -12,8 +12,9 @@ namespace detail {
 /// A few query rows against all keys that any of them sees: products on the worker's kernels, softmax in packs.
 /// Row i is the query of token `time + i * step` (step 0: several heads of one token).
 ///
-/// Columns are the keys: first those of the past (if seen), then this call's from `begin` on. A row's weights
-/// outside the keys that it may see are exactly 0.
+/// Columns are the keys, in the order of their positions: runs of rows that lie one after another, of the past
+/// (where a window's ring ends, it begins anew) and of this call. A row's weights outside the keys that it may see
+/// are exactly 0.
 template <Precision P, class T>
 struct attention_rows {
   using V = pack<T>;
@@ -25,76 +26,68 @@ struct attention_rows {
   index sequence, kv_head, time, step, count;
   const T* q;  ///< the first row's query
   index ldq;
+
+  /// Positions `first` .. `first` + `count` - 1: rows of the past from `slot` on, or of this call.
+  struct run {
+    index first, count, slot, column;
+  };
   // From here on: `locate`.
-  index past = 0, begin = 0, now = 0, ld = 0;
+  run runs[6] = {};  ///< of sinks and window: two in the past, one in this call
+  index number = 0, keys = 0, ld = 0;
 
   void locate() {
-    const index low = a.first(sequence, time), last = time + (count - 1) * step;
-    past = low < 0 ? -low : 0;
-    begin = low < 0 ? 0 : low;
-    now = last - begin + 1;
-    ld = (past + now + V::width - 1) / V::width * V::width;
+    const attention_span seen = a.span(sequence, time);
+    const index last = time + (count - 1) * step;
+    add(seen.first, seen.sinks_end), add(seen.near, last + 1);
+    ld = (keys + V::width - 1) / V::width * V::width;
   }
   index scratch() const { return count * ld; }
 
   gemm_operand plain(const T* p, index stride) const { return {p, stride, dtype_of<T>, false}; }
   gemm_operand transposed(const T* p, index stride) const { return {p, stride, dtype_of<T>, true}; }
-  const T* past_of(batched_state<const T> m) const { return m.of(sequence) + kv_head * a.shape.width; }
-  const T* now_of(matrix_view<const T> m) const {
-    return m.row(sequence * a.seq.time + begin) + kv_head * a.shape.width;
+  const T* rows_of(const run& r, matrix_view<const T> m, batched_state<const T> before) const {
+    const T* p =
+        r.first < 0 ? before.of(sequence) + r.slot * past_stride() : m.row(sequence * a.seq.time + r.first);
+    return p + kv_head * a.shape.width;
   }
+  index stride_of(const run& r, matrix_view<const T> m) const { return r.first < 0 ? past_stride() : m.stride; }
   index past_stride() const { return a.shape.kv_heads * a.shape.width; }
 
   /// out[count, keys] = x mᵀ, m the keys or the values.
   void against(const T* x, index ldx, matrix_view<const T> m, batched_state<const T> before, T* out) const {
-    const index n = a.shape.width;
-    if (past > 0)
-      gemm_on<P, T>(worker, count, past, n, plain(x, ldx), transposed(past_of(before), past_stride()), T(0),
-                    out, ld);
-    gemm_on<P, T>(worker, count, now, n, plain(x, ldx), transposed(now_of(m), m.stride), T(0), out + past, ld);
+    for (index i = 0; i < number; ++i)
+      gemm_on<P, T>(worker, count, runs[i].count, a.shape.width, plain(x, ldx),
+                    transposed(rows_of(runs[i], m, before), stride_of(runs[i], m)), T(0), out + runs[i].column,
+                    ld);
   }
   /// out[count, width] = w m, w [count, keys].
   void combine(const T* w, matrix_view<const T> m, batched_state<const T> before, T* out, index ldout) const {
-    const index n = a.shape.width;
     if (count <= few) {
       for (index i = 0; i < count; i += 4)
         combine_few(std::min<index>(4, count - i), w + i * ld, m, before, out + i * ldout, ldout);
       return;
     }
-    if (past > 0)
-      gemm_on<P, T>(worker, count, n, past, plain(w, ld), plain(past_of(before), past_stride()), T(0), out,
-                    ldout);
-    gemm_on<P, T>(worker, count, n, now, plain(w + past, ld), plain(now_of(m), m.stride), T(past > 0), out,
-                  ldout);
+    for (index i = 0; i < number; ++i)
+      gemm_on<P, T>(worker, count, a.shape.width, runs[i].count, plain(w + runs[i].column, ld),
+                    plain(rows_of(runs[i], m, before), stride_of(runs[i], m)), T(i > 0), out, ldout);
   }
 
   /// w = exp(score / sqrt(width) - max) in place; inverse[i] = 1 / its sum.
   void softmax(T* w, T* inverse) const {
-    using std::exp;
-    const T scale = a.scale();
     for (index i = 0; i < count; ++i, w += ld) {
-      const index t = time + i * step, first = a.first(sequence, t);
-      const index low = first < 0 ? 0 : past + first - begin, high = past + t - begin + 1;
-      std::fill(w, w + low, T(0));
-      std::fill(w + high, w + past + now, T(0));
-      index c = low;
-      T largest = w[low];
-      if (high - low >= V::width) {
-        V wide = V::load(w + c);
-        for (c += V::width; c + V::width <= high; c += V::width) wide = max(wide, V::load(w + c));
-        largest = wide.v.maxCoeff();
-      }
-      for (; c < high; ++c) largest = std::max(largest, w[c]);
-      const T shift = scale * largest;
-      V wide(0);
-      T sum = 0;
-      for (c = low; c + V::width <= high; c += V::width) {
-        const V e = exp(V::load(w + c) * V(scale) - V(shift));
-        e.store(w + c);
-        wide += e;
-      }
-      for (; c < high; ++c) sum += w[c] = exp(w[c] * scale - shift);
-      inverse[i] = T(1) / (sum + wide.v.sum());
+      const index t = time + i * step;
+      const attention_span seen = a.span(sequence, t);
+      const index sinks = column_of(seen.first), sinks_end = column_of(seen.sinks_end),
+                  low = column_of(seen.near), high = column_of(t + 1);
+      std::fill(w, w + sinks, T(0));
+      std::fill(w + sinks_end, w + low, T(0));
+      std::fill(w + high, w + keys, T(0));
+      T largest = largest_of(w, low, high);
+      if (sinks < sinks_end) largest = std::max(largest, largest_of(w, sinks, sinks_end));
+      const T scale = a.scale(), shift = scale * largest;
+      T sum = weigh(w, low, high, scale, shift);
+      if (sinks < sinks_end) sum += weigh(w, sinks, sinks_end, scale, shift);
+      inverse[i] = T(1) / sum;
     }
   }
 
@@ -123,19 +116,69 @@ struct attention_rows {
       T mean = 0;
       for (index c = 0; c < n; ++c) mean += dy[i * lddy + c] * y[i * ldy + c];
       T *pi = p + i * ld, *di = ds + i * ld;
-      for (index c = 0; c < past + now; ++c) {
+      for (index c = 0; c < keys; ++c) {
         pi[c] *= inverse[i];
         di[c] = a.scale() * pi[c] * (di[c] - mean);
       }
     }
     combine(ds, a.k, a.past.keys, dq, lddq);
-    gemm_on<P, T>(worker, now, n, count, transposed(ds + past, ld), plain(q, ldq), T(1), dk + begin * lddk,
-                  lddk);
-    gemm_on<P, T>(worker, now, n, count, transposed(p + past, ld), plain(dy, lddy), T(1), dv + begin * lddv,
-                  lddv);
+    for (index i = 0; i < number; ++i) {
+      const auto& [first, seen, slot, column] = runs[i];
+      if (first < 0) continue;
+      gemm_on<P, T>(worker, seen, n, count, transposed(ds + column, ld), plain(q, ldq), T(1), dk + first * lddk,
+                    lddk);
+      gemm_on<P, T>(worker, seen, n, count, transposed(p + column, ld), plain(dy, lddy), T(1),
+                    dv + first * lddv, lddv);
+    }
   }
 
  private:
+  /// Positions first .. end - 1 become columns.
+  void add(index first, index end) {
+    while (first < end) {
+      run r{first, end - first, 0, keys};
+      if (first < 0) {
+        const attention_shape& shape = a.shape;
+        const index place = a.past_length(sequence) + first;
+        r.slot = shape.slot(place), r.count = std::min(r.count, -first);
+        if (shape.window > 0)  // the ring follows the sinks, and begins anew
+          r.count = std::min(r.count, shape.sinks + shape.window - r.slot);
+      }
+      runs[number++] = r;
+      first += r.count, keys += r.count;
+    }
+  }
+  /// Of a position, or of the next that has a column.
+  index column_of(index s) const {
+    for (index i = 0; i < number; ++i)
+      if (s < runs[i].first + runs[i].count) return runs[i].column + std::max<index>(s - runs[i].first, 0);
+    return keys;
+  }
+  static T largest_of(const T* w, index low, index high) {
+    index c = low;
+    T largest = w[low];
+    if (high - low >= V::width) {
+      V wide = V::load(w + c);
+      for (c += V::width; c + V::width <= high; c += V::width) wide = max(wide, V::load(w + c));
+      largest = wide.v.maxCoeff();
+    }
+    for (; c < high; ++c) largest = std::max(largest, w[c]);
+    return largest;
+  }
+  /// w = exp(scale w - shift); returns the sum.
+  static T weigh(T* w, index low, index high, T scale, T shift) {
+    using std::exp;
+    V wide(0);
+    T sum = 0;
+    index c = low;
+    for (; c + V::width <= high; c += V::width) {
+      const V e = exp(V::load(w + c) * V(scale) - V(shift));
+      e.store(w + c);
+      wide += e;
+    }
+    for (; c < high; ++c) sum += w[c] = exp(w[c] * scale - shift);
+    return sum + wide.v.sum();
+  }
   /// One to four rows: each column of packs walks down the keys once.
   void combine_few(index rows, const T* w, matrix_view<const T> m, batched_state<const T> before, T* out,
                    index ldout) const {
@@ -159,14 +202,14 @@ struct attention_rows {
                        index ldout) const {
     W sum[Rows];
     for (auto& s : sum) s = W(0);
-    const auto walk = [&](const T* p, index stride, index first, index keys) {
-      for (index s = 0; s < keys; ++s, p += stride) {
+    for (index j = 0; j < number; ++j) {
+      const index stride = stride_of(runs[j], m);
+      const T *p = rows_of(runs[j], m, before) + c, *weight = w + runs[j].column;
+      for (index s = 0; s < runs[j].count; ++s, p += stride) {
         const W x = math::load<W>(p);
-        for (int i = 0; i < Rows; ++i) sum[i] = sum[i] + W(w[i * ld + first + s]) * x;
+        for (int i = 0; i < Rows; ++i) sum[i] = sum[i] + W(weight[i * ld + s]) * x;
       }
-    };
-    if (past > 0) walk(past_of(before) + c, past_stride(), 0, past);
-    walk(now_of(m) + c, m.stride, past, now);
+    }
     for (int i = 0; i < Rows; ++i) math::store<W>(out + i * ldout + c, sum[i]);
   }
 };

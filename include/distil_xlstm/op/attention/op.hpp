@@ -9,21 +9,38 @@
 namespace distil_xlstm {
 
 /// Sizes of grouped-query attention: `heads` queries a token, each `heads / kv_heads` of them share a key and a
-/// value.
+/// value. With a window, a token sees the last `window` tokens of its document, itself among them, and the
+/// document's first `sinks` (Xiao et al. 2023, arXiv 2309.17453).
 struct attention_shape {
   index heads = 1, kv_heads = 1, width = 0;  ///< width: of one head
-  constexpr index group() const { return heads / kv_heads; }
+  index window = 0, sinks = 0;               ///< window 0: all of the document
+  DISTIL_XLSTM_HD constexpr index group() const { return heads / kv_heads; }
+  /// Where the memory of the past has the token at this place of its document: a token a row, or with a window
+  /// of the sinks first, then a ring of the last `window` tokens.
+  DISTIL_XLSTM_HD constexpr index slot(index position) const {
+    return window == 0 || position < sinks ? position : sinks + (position - sinks) % window;
+  }
 };
 
 /// Keys and values of earlier calls. `length` null: there are none.
 template <class T>
 struct attention_past {
-  batched_state<const T> keys, values;  ///< [capacity, kv_heads * width]
-  batched_state<const T> length;        ///< [1]: how many there are
+  batched_state<const T> keys, values;  ///< [capacity, kv_heads * width], in the rows that `slot` says
+  batched_state<const T> length;        ///< [1]: tokens of the document so far
+};
+
+/// The keys that a token sees, by position: `first` .. `sinks_end` - 1, then `near` .. the token itself.
+///
+///   for (index s = seen.begin(); s <= t; s = seen.next(s))
+struct attention_span {
+  index first, sinks_end, near;
+  DISTIL_XLSTM_HD constexpr index begin() const { return first < sinks_end ? first : near; }
+  DISTIL_XLSTM_HD constexpr index next(index s) const { return s + 1 == sinks_end ? near : s + 1; }
 };
 
 /// y_t = sum_s p_ts v_s, p_t = softmax over s of q_t.k_s / sqrt(width), where s runs from the first token of
-/// t's document, in the past too if it began there, to t.
+/// t's document, in the past too if it began there, to t; with a window over t - window < s <= t and the
+/// document's first `sinks`.
 template <class T>
 struct attention_arguments {
   sequence_view seq;
@@ -35,16 +52,22 @@ struct attention_arguments {
   DISTIL_XLSTM_HD index past_length(index b) const {
     return past.length.data ? static_cast<index>(*past.length.of(b)) : 0;
   }
-  /// The first position that token t sees; the past's are -length .. -1.
+  /// The first position of token t's document; the past's are -length .. -1.
   DISTIL_XLSTM_HD index first(index b, index t) const {
     const index start = seq.document_start(b, t);
     return start < 0 ? -past_length(b) : start;
+  }
+  /// What token t sees. A window that reaches back to the first token is no window.
+  DISTIL_XLSTM_HD attention_span span(index b, index t) const {
+    const index from = first(b, t), start = t - shape.window + 1;
+    if (shape.window == 0 || start <= from) return {from, from, from};
+    return {from, from + shape.sinks < start ? from + shape.sinks : start, start};
   }
   DISTIL_XLSTM_HD const T* row_of(matrix_view<const T> now, batched_state<const T> before, index b,
                                   index kv_head, index s) const {
     const index column = kv_head * shape.width;
     if (s >= 0) return now.row(b * seq.time + s) + column;
-    return before.of(b) + (past_length(b) + s) * shape.kv_heads * shape.width + column;
+    return before.of(b) + shape.slot(past_length(b) + s) * shape.kv_heads * shape.width + column;
   }
   DISTIL_XLSTM_HD const T* key(index b, index kv_head, index s) const {
     return row_of(k, past.keys, b, kv_head, s);
@@ -86,7 +109,8 @@ struct attention_forward_task {
     T* y = a.y.row(row) + head * n;
     for (index c = 0; c < n; ++c) y[c] = 0;
     auto total = math::log_sum_exp<T>::empty();
-    for (index s = a.first(b, t); s <= t; ++s) {
+    const attention_span seen = a.span(b, t);
+    for (index s = seen.begin(); s <= t; s = seen.next(s)) {
       const auto r = math::push(total, a.scale() * dot_product(q, a.key(b, kv, s), n));
       const T* v = a.value(b, kv, s);
       for (index c = 0; c < n; ++c) y[c] = y[c] * r.keep + r.weight * v[c];
@@ -113,12 +137,13 @@ struct attention_backward_task {
       for (index t = 0; t < a.seq.time; ++t) {
         const T *q = a.q.row(origin + t) + head * n, *dy = g.dy.row(origin + t) + head * n;
         T* dq = g.dq.row(origin + t) + head * n;
-        const index first = a.first(b, t);
+        const attention_span seen = a.span(b, t);
         auto total = math::log_sum_exp<T>::empty();
-        for (index s = first; s <= t; ++s) math::push(total, a.scale() * dot_product(q, a.key(b, kv, s), n));
+        for (index s = seen.begin(); s <= t; s = seen.next(s))
+          math::push(total, a.scale() * dot_product(q, a.key(b, kv, s), n));
         const T mean = dot_product(dy, static_cast<const T*>(a.y.row(origin + t) + head * n), n);
         for (index c = 0; c < n; ++c) dq[c] = 0;
-        for (index s = first; s <= t; ++s) {
+        for (index s = seen.begin(); s <= t; s = seen.next(s)) {
           const T* k = a.key(b, kv, s);
           const T p = total.probability(a.scale() * dot_product(q, k, n));
           const T ds = a.scale() * p * (dot_product(dy, a.value(b, kv, s), n) - mean);
