@@ -62,6 +62,26 @@ BOOST_AUTO_TEST_CASE(values_wider_and_narrower_than_keys) {
       check(testing::form_errors(cpu(), run)), check(testing::chunk_errors(cpu(), run, 32));
     }
 }
+BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
+  constexpr auto sum = mlstm_normaliser::sum;
+  for (const auto& [query, value] : {std::pair<index, index>{128, 64}, {3, 7}, {64, 64}})
+    for (const double epsilon : {0.0, 1e-6}) {
+      mlstm_shape shape{2, query, value};
+      shape.epsilon = epsilon, shape.normaliser = sum;
+      auto run = mlstm_run<double>::random(2, 130, shape, 64);
+      check(testing::form_errors(cpu(), run)), check(testing::chunk_errors(cpu(), run, 32));
+      check(testing::leaks(cpu(), run), 0);
+      run.empty_state();
+      // The first token's value is all that it sees, whatever its gate.
+      for (const double gate : {0.0, 80.0, -80.0}) {
+        run.i[0] = gate;
+        auto r = run;
+        r.forward(cpu());
+        if (gate == 0) check({{"parallel form: h", testing::relative_error(r.h, testing::parallel_form(run))}});
+        if (epsilon == 0) check({{"first", testing::relative_error(r.h.data(), r.v.data(), value)}});
+      }
+    }
+}
 BOOST_AUTO_TEST_CASE(nothing_crosses_a_document_boundary) {
   each_size([](index time, index head) {
     check(testing::leaks(cpu(), mlstm_of(time, head)), 0);

@@ -70,11 +70,17 @@ struct mlstm_run {
     rng random(seed);
     const index rows = r.rows(), heads = shape.heads;
     for (auto* x : {&r.q, &r.k}) detail::noise(random, *x, rows * heads * shape.query);
+    const bool positive = shape.normaliser == mlstm_normaliser::sum;
+    if (positive)
+      for (auto* x : {&r.q, &r.k})
+        for (T& each : *x) each = std::abs(each);
     for (auto* x : {&r.v, &r.dh}) detail::noise(random, *x, rows * heads * shape.value);
     detail::noise(random, r.i, rows * heads), detail::noise(random, r.f, rows * heads, 2, 2);
     r.empty_state();
     detail::noise(random, r.c, static_cast<index>(r.c.size()));
     detail::noise(random, r.n, static_cast<index>(r.n.size()));
+    if (positive)
+      for (T& each : r.n) each = std::abs(each);
     detail::noise(random, r.m, static_cast<index>(r.m.size()));
     detail::noise(random, r.dstate, static_cast<index>(r.dstate.size()));
     r.start.assign(static_cast<std::size_t>(rows), -1);

@@ -32,8 +32,10 @@ void append_rows(std::vector<T>& all, const std::vector<T>& more, index batch) {
 /// empty state. With F_t the sum of log sigmoid(f~) up to t:
 ///   w_ts = exp(F_t - F_s + i~_s - M_t) q_t.k_s / sqrt(dq);  h_t = sum_s w_ts v_s / (max(|sum_s w_ts|,
 ///   exp(-M_t)) + eps)
+/// or, as the shape says, without the root and divided by the sum.
 inline std::vector<double> parallel_form(const mlstm_run<double>& r) {
   const index dq = r.shape.query, dv = r.shape.value, heads = r.shape.heads;
+  const bool mean = r.shape.normaliser == mlstm_normaliser::sum;
   std::vector<double> h(r.v.size());
   for (index b = 0; b < r.batch; ++b)
     for (index e = 0; e < heads; ++e)
@@ -53,12 +55,13 @@ inline std::vector<double> parallel_form(const mlstm_run<double>& r) {
         for (index s = t; s >= first; --s) {
           double score = 0;
           for (index j = 0; j < dq; ++j) score += at(r.q, t, dq)[j] * at(r.k, s, dq)[j];
-          const double w = score / std::sqrt(static_cast<double>(dq)) *
+          const double w = score / (mean ? 1 : std::sqrt(static_cast<double>(dq))) *
                            std::exp(log_d[static_cast<std::size_t>(t - s)] - largest);
           sum += w;
           for (index j = 0; j < dv; ++j) out[j] += w * at(r.v, s, dv)[j];
         }
-        for (index j = 0; j < dv; ++j) out[j] /= std::max(std::abs(sum), std::exp(-largest)) + r.shape.epsilon;
+        const double norm = mean ? sum : std::max(std::abs(sum), std::exp(-largest));
+        for (index j = 0; j < dv; ++j) out[j] /= norm + r.shape.epsilon;
       }
   return h;
 }
@@ -133,9 +136,14 @@ tensor_errors leaks(device::cpu& cpu, const Run& run) {
   rng random(77);
   const index begins = run.start[static_cast<std::size_t>(run.time - 1)];
   const auto rows = [&](const auto& x) { return static_cast<index>(x.size()) / (run.batch * run.time); };
-  for (const auto x : Run::inputs())
-    for (index e = 0; e < begins * rows(other.*x); ++e)
-      (other.*x)[static_cast<std::size_t>(e)] = 30 * random.normal();
+  for (const auto x : Run::inputs()) {
+    const auto lowest = *std::min_element((run.*x).begin(), (run.*x).end());
+    for (index e = 0; e < begins * rows(other.*x); ++e) {
+      auto& number = (other.*x)[static_cast<std::size_t>(e)];
+      number = 30 * random.normal();
+      if (lowest >= 0) number = std::abs(number);  // what is positive stays so
+    }
+  }
   for (const auto x : Run::memory()) {
     const index size = static_cast<index>((other.*x).size()) / run.batch;
     for (index e = 0; e < size; ++e)

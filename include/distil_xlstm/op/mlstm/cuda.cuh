@@ -277,10 +277,13 @@ using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16
 }  // namespace detail
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
+/// Another normaliser than xLSTM's own takes the default, as double does.
 template <Precision P, class T>
 void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
+    if (a.shape.normaliser != mlstm_normaliser::at_least_one)
+      return distil_xlstm::mlstm_forward<basic_cuda<P>, T>(device, a);
     if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).forward(a);
@@ -295,6 +298,8 @@ template <Precision P, class T>
 void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
+    if (a.shape.normaliser != mlstm_normaliser::at_least_one)
+      return distil_xlstm::mlstm_backward<basic_cuda<P>, T>(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).backward(a);
     });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
@@ -15,13 +16,22 @@ struct mlstm_state {
   batched_state<T> c, n, m;
 };
 
+/// What h divides by, r = n.q of the memory with its stabiliser, and whether q is scaled.
+enum class mlstm_normaliser {
+  at_least_one,  ///< q / sqrt(dq), and max(|r|, exp(-m)): xLSTM's own (Beck et al. 2024, arXiv 2405.04517)
+  sum  ///< q as it is, and r: a mean of the values, as linear attention has it (Katharopoulos et al. 2020, arXiv
+       ///< 2006.16236). q and k are positive; where next to nothing is left of r (1e-19 of a float, 1e-154 of a
+       ///< double), h is nearer to 0
+};
+
 /// Sizes and numbers of the cell.
 struct mlstm_shape {
   index heads = 1, query = 0, value = 0;  ///< heads, and the width of one head's q, k and of its v
   index chunk = 64;
   double empty_m =
       -std::numeric_limits<double>::infinity();  ///< m of an empty state: -inf (Family A), 0 (Family B)
-  double epsilon = 1e-6;
+  double epsilon = 1e-6;                         ///< beside what h is divided by
+  mlstm_normaliser normaliser = mlstm_normaliser::at_least_one;
 
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
@@ -53,6 +63,26 @@ struct mlstm_backward_arguments {
 
 namespace detail {
 
+/// What h is divided by, and its derivative by r.
+template <class T>
+struct mlstm_norm {
+  T value, slope;
+};
+/// `rest`: exp(-m).
+template <class T>
+DISTIL_XLSTM_HD mlstm_norm<T> mlstm_norm_of(mlstm_normaliser rule, T r, T rest) {
+  using std::abs;
+  // The root of the smallest normal number: no gradient overflows.
+  constexpr T least = std::is_same_v<T, float> ? T(1.0842022e-19) : T(1.4916681462400413e-154);
+  if (rule == mlstm_normaliser::sum) return r > least ? mlstm_norm<T>{r, 1} : mlstm_norm<T>{least, 0};
+  return abs(r) >= rest ? mlstm_norm<T>{abs(r), r < 0 ? T(-1) : T(1)} : mlstm_norm<T>{rest, 0};
+}
+template <class T>
+DISTIL_XLSTM_HD T mlstm_query_scale(const mlstm_shape& shape) {
+  using std::sqrt;
+  return shape.normaliser == mlstm_normaliser::sum ? T(1) : T(1) / sqrt(static_cast<T>(shape.query));
+}
+
 /// The chunkwise form of one sequence and head, over any products (Beck et al. 2024, arXiv 2405.04517, appendix;
 /// in chunks as in TFLA, Beck et al. 2025, arXiv 2503.14376).
 ///
@@ -65,6 +95,8 @@ namespace detail {
 ///   r_t   = beta_t n.q_t / sqrt(dq) + sum_s S_ts D_ts
 ///   N_t   = max(|r_t|, exp(-mu_t))
 ///   h_t   = U_t / (N_t + eps)
+///
+/// (with `mlstm_normaliser::sum` without the root of dq, N_t = r_t)
 ///
 /// and the state leaves with m = mu_L, C = beta_L C + sum_s D_Ls k_s v_sᵀ, n = beta_L n + sum_s D_Ls k_s.
 /// A document that begins inside a chunk sees neither earlier positions nor the entering state.
@@ -118,14 +150,14 @@ struct mlstm_chunkwise {
   };
 
   DISTIL_XLSTM_HD index begin_of(index t) const { return seq.document_start(sequence, t); }
-  DISTIL_XLSTM_HD T scale() const {
-    using std::sqrt;
-    return T(1) / sqrt(static_cast<T>(shape.query));
+  DISTIL_XLSTM_HD T scale() const { return mlstm_query_scale<T>(shape); }
+  DISTIL_XLSTM_HD mlstm_norm<T> norm_of(T r, T m) const {
+    using std::exp;
+    return mlstm_norm_of<T>(shape.normaliser, r, exp(-m));
   }
 
   /// Fills D, S D, mu, beta, r, N. `c`, `n`, `m`, `origin` are the entering state.
   DISTIL_XLSTM_HD chunk_numbers prepare(index first, const T* n_state, T m, T origin) const {
-    using std::abs;
     using std::exp;
     chunk_numbers z;
     const index L = shape.chunk;
@@ -183,7 +215,7 @@ struct mlstm_chunkwise {
       for (index u = low; u <= t; ++u) r += gated[u];
       if (z.beta[t] > 0) r += z.beta[t] * s * dot(q + (first + t) * ldq, n_state, shape.query);
       z.r[t] = r;
-      z.n[t] = math::max(abs(r), exp(-best));
+      z.n[t] = norm_of(r, best).value;
     }
     return z;
   }
@@ -242,8 +274,6 @@ struct mlstm_chunkwise {
   DISTIL_XLSTM_HD void backward(const T* chunk_states, const T* h, index ldh, const T* dh, index lddh, T* dc,
                                 T* dn, double inner, T* dq_, index lddq, T* dk_, index lddk, T* dv_, index lddv,
                                 T* di, index lddi, T* df, index lddf) const {
-    using std::abs;
-    using std::exp;
     const index L = shape.chunk, dq = shape.query, dv = shape.value, wide = dq > dv ? dq : dv;
     const T s = scale(), epsilon = static_cast<T>(shape.epsilon);
     T* ds = memory + 2 * L * L;
@@ -264,8 +294,7 @@ struct mlstm_chunkwise {
         const T* g = dh + (first + t) * lddh;
         const T over = T(1) / (z.n[t] + epsilon);
         const T along = dot(g, h + (first + t) * ldh, dv) * over;  // dh.h / (N + eps)
-        const bool by_r = abs(z.r[t]) >= exp(-z.mu[t]);
-        dr[t] = by_r ? (z.r[t] < 0 ? along : -along) : T(0);
+        dr[t] = -along * norm_of(z.r[t], z.mu[t]).slope;
         columns(0, dv,
                 [&]<class W>(index x) { math::store<W>(du + t * wide + x, math::load<W>(g + x) * W(over)); });
         // The stabiliser cancels but for eps; what is left goes to the position that gave the maximum.
@@ -350,7 +379,6 @@ struct mlstm_chunkwise {
 
   /// One token of the recurrent form: no products, the state is read and written once.
   DISTIL_XLSTM_HD void step(T* c, T* n, T* m, T* h) const {
-    using std::abs;
     using std::exp;
     const index dq = shape.query, dv = shape.value;
     const bool begins = begin_of(0) == 0;
@@ -373,7 +401,7 @@ struct mlstm_chunkwise {
       });
     }
     *m = m1;
-    const T factor = s / (math::max(abs(s * r), exp(-m1)) + static_cast<T>(shape.epsilon));
+    const T factor = s / (norm_of(s * r, m1).value + static_cast<T>(shape.epsilon));
     columns(0, dv, [&]<class W>(index x) { math::store<W>(h + x, math::load<W>(h + x) * W(factor)); });
   }
 
