@@ -10,6 +10,7 @@
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/feed_forward.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mixed.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
@@ -20,6 +21,7 @@
 #include <distil_xlstm/block/rotary.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/slstm.hpp>
+#include <distil_xlstm/block/softmax_features.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/core/dtype.hpp>

@@ -181,6 +181,16 @@ struct attention {
     key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
     key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
   }
+  /// Whoever binds the tape gives it the angles, in `angles_of` it.
+  void take_angles() { own_angles = false; }
+  template <class T>
+  rotary_tape<T>& angles_of(attention_tape<T>& k) const {
+    return k.rotary;
+  }
+  template <class T>
+  const attention_state<T>& past_of(const attention_state<T>& s) const {
+    return s;
+  }
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
   attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }
 

@@ -3,6 +3,8 @@
 #include <type_traits>
 
 #include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/hybrid_attention.hpp>
+#include <distil_xlstm/block/mixed.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
@@ -18,20 +20,21 @@ struct decoder_layer_tape {
   bool transient = false;
 };
 
-/// x + attention(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names: a layer of the Llama and Qwen2
-/// family. Where no backward follows, y may be x; and where nothing is kept of the text either, frozen weights go
-/// through a device's own `decoder_layer_forward`, if it has one.
-struct decoder_layer {
+/// x + mixer(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names: with `attention` a layer of the Llama and
+/// Qwen2 family. Where no backward follows, y may be x; and where nothing is kept of the text either, frozen
+/// weights of attention go through a device's own `decoder_layer_forward`, if it has one.
+template <class Mixer = attention>
+struct basic_decoder_layer {
   static constexpr bool in_place = true;
-  attention mixer{};
+  Mixer mixer{};
   index inner = 0;        ///< width of the feed-forward
   double epsilon = 1e-6;  ///< of the norms
   /// False: over a transient tape, whose memory the layers of a stack share, the angles of the call are there
-  /// already, from the layer before.
+  /// already, from the layer before, which counts positions as this one does.
   bool first = true;
 
-  constexpr index width_in() const { return mixer.width; }
-  constexpr index width_out() const { return mixer.width; }
+  constexpr index width_in() const { return mixer.width_in(); }
+  constexpr index width_out() const { return mixer.width_out(); }
 
   template <class L>
   auto params(L& l) const {
@@ -56,19 +59,20 @@ struct decoder_layer {
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
     if (!k.transient) return blocks().forward(d, seq, p, s, k.blocks, x, y);
-    const attention_state<T>& past = std::get<1>(std::get<0>(s));
+    const attention_state<T>& past = mixer.past_of(std::get<1>(std::get<0>(s)));
     if (first) mixer.rope().tables(d, seq, past.position, k.angles);
     using D = std::remove_reference_t<decltype(d)>;
-    if constexpr (DecoderDevice<D, T> && std::is_same_v<decltype(mixer_of(p).q_proj.weight), frozen_matrix>)
-      if (const auto a = arguments(seq, p, k, y); past.capacity == 0 && has_decoder_layer(d, a)) {
-        if (y.data != x.data) d.copy(y.data, x.data, x.size() * static_cast<index>(sizeof(T)));
-        return decoder_layer_forward(d, a);
-      }
+    if constexpr (std::is_same_v<Mixer, attention> && DecoderDevice<D, T>)
+      if constexpr (std::is_same_v<decltype(mixer_of(p).q_proj.weight), frozen_matrix>)
+        if (const auto a = arguments(seq, p, k, y); past.capacity == 0 && has_decoder_layer(d, a)) {
+          if (y.data != x.data) d.copy(y.data, x.data, x.size() * static_cast<index>(sizeof(T)));
+          return decoder_layer_forward(d, a);
+        }
     const blocks_type inside = blocks(false);
     const auto describe = [&](layout<T> l) {
       l.transient(true);
       auto tape = inside.tape(l, seq);
-      std::get<1>(std::get<0>(tape).inner).inner.rotary = k.angles;
+      mixer.angles_of(std::get<1>(std::get<0>(tape).inner).inner) = k.angles;
       return std::pair{tape, l.size()};
     };
     const auto memory = d.template scratch<T>(describe(layout<T>()).second);
@@ -82,16 +86,16 @@ struct decoder_layer {
 
  private:
   using blocks_type = sequential<
-      named<"", residual<sequential<named<"input_layernorm", rms_norm<>>, named<"self_attn", attention>>>>,
+      named<"", residual<sequential<named<"input_layernorm", rms_norm<>>, named<"self_attn", Mixer>>>>,
       named<"", residual<sequential<named<"post_attention_layernorm", rms_norm<>>, named<"mlp", swiglu>>>>>;
   blocks_type blocks(bool own_angles = true) const {
-    named<"self_attn", attention> attend{mixer};
-    attend.own_angles = own_angles;
+    named<"self_attn", Mixer> attend{mixer};
+    if (!own_angles) attend.take_angles();
     return blocks_type{{{sequential{named<"input_layernorm", rms_norm<>>{norm()}, attend}}},
                        {{sequential{named<"post_attention_layernorm", rms_norm<>>{norm()},
-                                    named<"mlp", swiglu>{{mixer.width, inner}}}}}};
+                                    named<"mlp", swiglu>{{width_in(), inner}}}}}};
   }
-  rms_norm<> norm() const { return {mixer.width, 1, epsilon}; }
+  rms_norm<> norm() const { return {width_in(), 1, epsilon}; }
   template <class P>
   static const auto& mixer_of(const P& p) {
     return std::get<1>(std::get<0>(p));
@@ -119,5 +123,11 @@ struct decoder_layer {
             x};
   }
 };
+using decoder_layer = basic_decoder_layer<>;
+/// With a recurrent memory for what lies beyond a window, or for all.
+using hybrid_decoder_layer = basic_decoder_layer<hybrid_attention>;
+/// A layer whose mixer is chosen when the program runs: attention, with a window or without, or a hybrid, with a
+/// window or without. Each has angles of its own (`first`): only mixers with a state count on from call to call.
+using any_decoder_layer = mixed<decoder_layer, hybrid_decoder_layer>;
 
 }  // namespace distil_xlstm

@@ -1,0 +1,296 @@
+#pragma once
+
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/softmax_features.hpp>
+#include <distil_xlstm/op/mlstm/op.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// An operand of `transform_groups` with a group for each head: sigmoid of the head's number.
+template <class T>
+struct head_gate {
+  matrix_view<const T> before;  ///< [rows, heads]
+  template <class V>
+  DISTIL_XLSTM_HD V load(const element& e) const {
+    return V(math::sigmoid(before.row(e.row)[e.group - e.row * before.cols]));
+  }
+};
+/// o r + (1 - o) w
+struct gated_mix {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V o, V r, V w) const {
+    return w + o * (r - w);
+  }
+};
+struct gated_mix_backward {
+  template <class V>
+  struct gradients {
+    V r, w;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD gradients<V> operator()(V o, V dh) const {
+    return {o * dh, dh - o * dh};
+  }
+};
+/// The gradient of each head's gate before the sigmoid: o (1 - o) dh.(r - w).
+template <class T>
+struct gated_mix_gate_gradient {
+  using scalar = T;
+  index heads, width;
+  matrix_view<const T> before, dh, r, w;
+  matrix_view<T> gradient;  ///< [rows, heads]
+  template <class V>
+  struct acc {
+    V sum;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& a, index i, index c) const {
+    const index row = i / heads, at = i % heads * width + c;
+    a.sum = a.sum +
+            math::load<V>(dh.row(row) + at) * (math::load<V>(r.row(row) + at) - math::load<V>(w.row(row) + at));
+  }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
+  DISTIL_XLSTM_HD void finish(index i, const acc<T>& a) const {
+    const index row = i / heads, head = i % heads;
+    const T o = math::sigmoid(before.row(row)[head]);
+    gradient.row(row)[head] = o * (T(1) - o) * a.sum;
+  }
+};
+
+/// Every head gets the values that it shares with its group.
+template <class T>
+struct repeat_heads {
+  using scalar = T;
+  index heads, group;
+  matrix_view<const T> x;  ///< [rows, heads / group * width]
+  matrix_view<T> y;        ///< [rows, heads * width]
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index i, index c) const {
+    const index row = i / heads, head = i % heads, width = y.cols / heads;
+    math::store<V>(y.row(row) + head * width + c, math::load<V>(x.row(row) + head / group * width + c));
+  }
+};
+/// And its gradient: dx = beta dx + the sum over the group.
+template <class T>
+struct sum_heads {
+  using scalar = T;
+  index inputs, group;
+  matrix_view<const T> dy;
+  T beta;
+  matrix_view<T> dx;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index i, index c) const {
+    const index row = i / inputs, input = i % inputs, width = dx.cols / inputs;
+    T* to = dx.row(row) + input * width + c;
+    V sum = V(beta) * math::load_if<V>(beta != T(0), to);
+    for (index j = 0; j < group; ++j) sum = sum + math::load<V>(dy.row(row) + (input * group + j) * width + c);
+    math::store<V>(to, sum);
+  }
+};
+
+}  // namespace detail
+
+template <class Matrix, class Pointer>
+struct hybrid_attention_params {
+  attention_params<Matrix, Pointer> attention;
+  softmax_features_params<Pointer> q_features, k_features;
+  linear_params<Matrix, Pointer> gates;  ///< rows: input gates of all heads, forget gates, output gates
+};
+template <class T>
+struct hybrid_attention_state {
+  attention_state<T> window;  ///< without a window: the position alone
+  mlstm_state<T> cell;
+};
+template <class T>
+struct hybrid_attention_tape {
+  attention_tape<T> attention;  ///< its y: what the window gives; without one, what the memory gives
+  matrix_view<T> q, k;          ///< features, [rows, heads * features of both signs]
+  matrix_view<T> gates;         ///< [rows, 3 heads], 2 heads without a window
+  matrix_view<T> r;             ///< what the memory gives
+  T* chunk_states;
+};
+
+/// A transformer's attention with a recurrent memory in the place of what lies beyond a window: projections, rotary
+/// positions and output projection are `attention`'s, by the same names. Of each head, with q and k rotated and keys
+/// and values shared as there,
+///
+///   phi(z) = [softmax(z W), softmax(-z W)]    W of its own for q and for k (`softmax_features`)
+///   i~, f~, o~ = Wg x + bg                    a number each
+///   C <- sigmoid(f~) C + exp(i~) phi(k) vᵀ    n <- sigmoid(f~) n + exp(i~) phi(k)
+///   r = Cᵀ phi(q) / (n.phi(q))                mLSTM's memory (`mlstm_normaliser::sum`)
+///   w = attention over the last `base.window` tokens and the document's first `base.sinks`
+///   h = sigmoid(o~) r + (1 - sigmoid(o~)) w
+///
+/// then the output projection of h. Without a window (`base.window` 0) h = r and there is no o~. A text's state has
+/// one size: C, n, m of each head, the ring of the window's keys and values, the position. Tensors beside
+/// attention's: q_features.weight and k_features.weight [heads, head_dim, features], gates.weight [3 heads, width]
+/// and gates.bias, the heads' i~ first, then f~, then o~ (2 heads without a window).
+struct hybrid_attention {
+  attention base{};         ///< its capacity is not read
+  index features = 64;      ///< of one softmax
+  bool both = true;         ///< both signs: a key has twice as many features
+  double forget_bias = 5;   ///< of the initial f~: what is remembered fades over exp(f~) tokens
+  index chunk = 64;         ///< of the memory's chunkwise form
+  double cell_epsilon = 0;  ///< beside n.phi(q) of the memory with its stabiliser
+
+  constexpr index width_in() const { return base.width; }
+  constexpr index width_out() const { return base.width; }
+
+  template <class L>
+  auto params(L& l) const {
+    hybrid_attention_params<typename L::matrix_type, typename L::pointer> p;
+    p.attention = base.params(l);
+    p.q_features = l.scope("q_features", [&] { return query_features().params(l); });
+    p.k_features = l.scope("k_features", [&] { return key_features().params(l); });
+    p.gates = l.scope("gates", [&] {
+      linear_params<typename L::matrix_type, typename L::pointer> g;
+      g.weight = l.matrix("weight", gate_count(), base.width, initial::zeros());
+      const auto bias = [n = base.heads, forget = forget_bias](index i, rng&) {
+        return i / n == 1 ? forget : 0.0;
+      };
+      g.bias = l.tensor("bias", {gate_count()}, bias);
+      return g;
+    });
+    return p;
+  }
+  template <class L>
+  auto state(L& l) const {
+    hybrid_attention_state<typename L::scalar> s;
+    if (has_window())
+      s.window = base.state(l);
+    else
+      s.window.position = l.state("position", {1});
+    const index n = query_features().shape().size();
+    s.cell.c = l.state("c", {base.heads, n, base.head_dim});
+    s.cell.n = l.state("n", {base.heads, n});
+    s.cell.m = l.state("m", {base.heads}, initial::constant(cell().empty_m));
+    return s;
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    using T = typename L::scalar;
+    hybrid_attention_tape<T> k{};
+    attention part = base;
+    part.capacity = 0;
+    k.attention = part.tape(l, seq);
+    k.q = l.matrix("q_features", seq.rows(), query_features().width_out());
+    k.k = l.matrix("k_features", seq.rows(), key_features().width_out());
+    k.gates = l.matrix("gates", seq.rows(), gate_count());
+    k.r = has_window() ? l.matrix("r", seq.rows(), inner()) : k.attention.y;
+    if (!l.transient())
+      k.chunk_states =
+          l.tensor("chunk_states", {seq.batch, base.heads, cell().chunks(seq.time), cell().chunk_state_size()});
+    return k;
+  }
+
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+               matrix_view<T> y) const {
+    base.project(d, seq, p.attention, s.window, k.attention, x);
+    gates().forward(d, p.gates, x, k.gates);
+    query_features().forward(d, p.q_features, k.attention.q, k.q);
+    key_features().forward(d, p.k_features, k.attention.k, k.k);
+    {
+      const auto memory = scratch_matrices<T>(d, x.rows, inner());
+      mlstm_forward(d, mlstm_arguments<T>{seq, cell(), k.q, k.k, values(d, k, memory.views[0]), gate(k, 0),
+                                          gate(k, 1), k.r, s.cell, k.chunk_states});
+    }
+    if (!has_window()) {
+      base.rope().advance(d, seq, s.window.position);
+      return base.output().forward(d, p.attention.o_proj, k.r, y);
+    }
+    base.attend(d, seq, s.window, k.attention);
+    const auto memory = scratch_matrices<T>(d, x.rows, inner());
+    mix(d, k, memory.views[0]);
+    base.output().forward(d, p.attention.o_proj, memory.views[0], y);
+  }
+
+  template <class T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+                const_view<T> dy, matrix_view<T> dx) const {
+    const index wide = k.q.cols, keys = k.attention.k.cols;
+    const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), inner(), wide, wide, inner(), keys,
+                                            keys, k.gates.cols);
+    const auto [dh, dr, dw, dq_features, dk_features, dq, dk, dv, dgates] = memory.views;
+    const index heads = base.heads;
+    matrix_view<T> dmemory = dh;
+    if (has_window()) {
+      mix(d, k, dr);
+      base.output().backward(d, p.attention.o_proj, g.attention.o_proj, dr, dy, dh);
+      const matrix_view<const T> o = gate(k, 2);
+      fold_rows(d, x.rows * heads, base.head_dim,
+                detail::gated_mix_gate_gradient<T>{heads, base.head_dim, o, dh, k.r, k.attention.y,
+                                                   dgates.columns(2 * heads, heads)});
+      transform_groups(d, heads, outputs{dr, dw}, detail::gated_mix_backward{}, detail::head_gate<T>{o}, dh);
+      base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
+      dmemory = dr;
+    } else {
+      base.output().backward(d, p.attention.o_proj, g.attention.o_proj, k.r, dy, dh);
+    }
+    const T beta = has_window() ? T(1) : T(0);
+    {
+      const auto room = scratch_matrices<T>(d, x.rows, inner(), inner());
+      const auto [v, dvalues] = room.views;
+      mlstm_backward(
+          d, mlstm_backward_arguments<T>{seq, cell(), k.q, k.k, values(d, k, v), gate(k, 0), gate(k, 1), k.r,
+                                         dmemory, k.chunk_states, dq_features, dk_features, dvalues,
+                                         dgates.columns(0, heads), dgates.columns(heads, heads)});
+      map(d, x.rows * base.kv_heads, base.head_dim,
+          detail::sum_heads<T>{base.kv_heads, heads / base.kv_heads, dvalues, beta, dv});
+    }
+    query_features().backward(d, p.q_features, g.q_features, k.attention.q, k.q, dq_features, dq, beta);
+    key_features().backward(d, p.k_features, g.k_features, k.attention.k, k.k, dk_features, dk, beta);
+    base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx);
+    gates().backward(d, p.gates, g.gates, x, dgates, dx, T(1));
+  }
+
+  bool has_window() const { return base.window > 0; }
+  rotary rope() const { return base.rope(); }
+  void take_angles() { base.take_angles(); }
+  template <class T>
+  rotary_tape<T>& angles_of(hybrid_attention_tape<T>& k) const {
+    return k.attention.rotary;
+  }
+  template <class T>
+  const attention_state<T>& past_of(const hybrid_attention_state<T>& s) const {
+    return s.window;
+  }
+  mlstm_shape cell() const {
+    mlstm_shape s{base.heads, query_features().shape().size(), base.head_dim, chunk};
+    s.epsilon = cell_epsilon, s.normaliser = mlstm_normaliser::sum;
+    return s;
+  }
+
+ private:
+  index inner() const { return base.heads * base.head_dim; }
+  index gate_count() const { return (has_window() ? 3 : 2) * base.heads; }
+  linear<> gates() const { return {base.width, gate_count(), true, 0.0}; }
+  softmax_features query_features() const { return {base.heads, base.heads, base.head_dim, features, both}; }
+  softmax_features key_features() const { return {base.heads, base.kv_heads, base.head_dim, features, both}; }
+
+  template <class T>
+  matrix_view<const T> gate(const hybrid_attention_tape<T>& k, index which) const {
+    return k.gates.columns(which * base.heads, base.heads);
+  }
+  /// The values of every head: the tape's, or in `memory` where heads share them.
+  template <class D, class T>
+  matrix_view<const T> values(D& d, const hybrid_attention_tape<T>& k, matrix_view<T> memory) const {
+    if (base.kv_heads == base.heads) return k.attention.v;
+    map(d, memory.rows * base.heads, base.head_dim,
+        detail::repeat_heads<T>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
+    return memory;
+  }
+  template <class D, class T>
+  void mix(D& d, const hybrid_attention_tape<T>& k, matrix_view<T> h) const {
+    transform_groups(d, base.heads, h, detail::gated_mix{}, detail::head_gate<T>{gate(k, 2)}, k.r,
+                     k.attention.y);
+  }
+};
+
+}  // namespace distil_xlstm

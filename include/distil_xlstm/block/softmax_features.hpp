@@ -1,0 +1,51 @@
+#pragma once
+
+#include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/op/feature_map/op.hpp>
+
+namespace distil_xlstm {
+
+template <class Pointer>
+struct softmax_features_params {
+  Pointer weight;  ///< [heads, width, features]
+};
+
+/// A part of other blocks: phi_h(x) = [softmax(x W_h), softmax(-x W_h)] of each head, positive features of its
+/// query or key. Several heads may read one input, as those that share a key do. The weights begin as the identity
+/// and a little noise, so that heads begin apart.
+struct softmax_features {
+  index heads = 1, inputs = 1;    ///< inputs: how many different ones the heads read
+  index width = 0, features = 0;  ///< of one input, and of one softmax
+  bool both = true;               ///< false: softmax(x W_h) alone
+  double noise = 0.02;            ///< standard deviation
+
+  constexpr index width_in() const { return inputs * width; }
+  constexpr index width_out() const { return heads * shape().size(); }
+  constexpr feature_map_shape shape() const { return {heads, inputs, width, features, both}; }
+
+  template <class L>
+  auto params(L& l) const {
+    require(heads > 0 && inputs > 0 && heads % inputs == 0 && width > 0 && features > 0,
+            "softmax_features: ", heads, " heads of ", width, " numbers and ", features, " features over ",
+            inputs, " inputs are not possible");
+    const auto init = [rows = width, columns = features, deviation = noise](index i, rng& r) {
+      const index e = i % (rows * columns);
+      return (e / columns == e % columns ? 1.0 : 0.0) + deviation * r.normal();
+    };
+    return softmax_features_params<typename L::pointer>{l.tensor("weight", {heads, width, features}, init)};
+  }
+  /// phi [rows, heads * size] of x [rows, inputs * width].
+  template <class T>
+  void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> phi) const {
+    feature_map_forward(d, feature_map_arguments<T>{shape(), p.weight, x, phi});
+  }
+  /// dx = beta dx + what dphi gives; adds to g.
+  template <class T>
+  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, matrix_view<T> phi, const_view<T> dphi,
+                matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
+    feature_map_backward(
+        d, feature_map_backward_arguments<T>{{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight});
+  }
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,88 @@
+#define BOOST_TEST_MODULE laws_decoder_layers
+#include <boost/test/unit_test.hpp>
+
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/testing/check_block.hpp>
+
+// The laws of Block, for the layers of a transformer and of what it becomes with a recurrent memory.
+namespace distil_xlstm {
+namespace {
+
+template <class B>
+void check(const char* what, const B& block, const testing::block_options& options = {}) {
+  static device::cpu device(1);
+  const auto report = testing::check_block(device, block, options);
+  BOOST_TEST(report.ok(), what << ": " << report.text);
+}
+
+/// softmax_features is a part of other blocks: this makes it one of its own.
+struct features_block : softmax_features {
+  template <class L>
+  no_state state(L&) const {
+    return {};
+  }
+  template <class L>
+  auto tape(L& l, sequence_view seq) const {
+    return l.matrix("phi", seq.rows(), width_out());
+  }
+  template <class D, class P, class S, class K, class T>
+  void forward(D& d, sequence_view, const P& p, const S&, const K& k, matrix_view<const T> x,
+               matrix_view<T> y) const {
+    softmax_features::forward(d, p, x, k);
+    transform(d, y, math::identity{}, k);
+  }
+  template <class D, class P, class G, class K, class T>
+  void backward(D& d, sequence_view, const P& p, const G& g, const K& k, matrix_view<const T> x,
+                matrix_view<const T> dy, matrix_view<T> dx) const {
+    softmax_features::backward(d, p, g, x, k, dy, dx);
+  }
+};
+
+attention heads_of(index heads, index kv_heads, index window, index sinks, index capacity = 0) {
+  return {.width = 10,
+          .heads = heads,
+          .kv_heads = kv_heads,
+          .head_dim = 6,
+          .theta = 100,
+          .bias = true,
+          .capacity = capacity,
+          .window = window,
+          .sinks = sinks};
+}
+hybrid_attention hybrid(index heads, index kv_heads, index window, index sinks, index features = 6) {
+  return {.base = heads_of(heads, kv_heads, window, sinks), .features = features, .chunk = 3};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(feature_maps) {
+  check("three heads", features_block{{3, 3, 4, 5}});
+  check("heads that share an input", features_block{{6, 2, 4, 4}});
+  check("one sign", features_block{{4, 2, 3, 9, false}});
+  check("one head", features_block{{1, 1, 20, 17}}, {.samples = 12});
+}
+BOOST_AUTO_TEST_CASE(hybrids) {
+  check("a window and sinks", hybrid(4, 2, 3, 1));
+  check("without a window", hybrid(4, 2, 0, 0));
+  check("a window alone, heads apart", hybrid(2, 2, 2, 0));
+  hybrid_attention one = hybrid(3, 1, 4, 2, 9);
+  one.both = false, one.chunk = 64, one.cell_epsilon = 1e-2;
+  check("one sign, one key head, an epsilon", one);
+  check("a longer text", hybrid(2, 1, 5, 2), {.time = 50, .samples = 5});
+}
+BOOST_AUTO_TEST_CASE(layers) {
+  const testing::block_options few{.samples = 6};
+  const decoder_layer plain{heads_of(4, 2, 0, 0, 14), 7}, window{heads_of(4, 2, 3, 1), 7};
+  const hybrid_decoder_layer both{hybrid(4, 2, 3, 1), 7}, memory{hybrid(4, 2, 0, 0), 7};
+  check("attention", plain, few);
+  check("hybrid", both, few);
+  for (const any_decoder_layer& layer : {any_decoder_layer(plain), any_decoder_layer(window),
+                                         any_decoder_layer(both), any_decoder_layer(memory)})
+    check("chosen when the program runs", layer, few);
+  stack<any_decoder_layer, dynamic, named<"norm", rms_norm<>>, "layers"> all;
+  all.blocks.blocks = {both, plain, window, memory};
+  check("a stack of all", all, {.samples = 3});
+}
+
+}  // namespace distil_xlstm
