@@ -98,9 +98,8 @@ void report(request_file& file, const std::string& source, std::span<const dx::c
   for (std::size_t i = 0; i < std::min(most, file.bad.size()); ++i) *warn() << file.bad[i].why << "\n";
   if (file.bad.size() > most) *warn() << source << ": " << file.bad.size() - most << " more bad requests\n";
   if (!file.bad.empty())
-    *warn() << source << ": " << file.bad.size()
-            << (file.bad.size() == 1 ? " bad request; " : " bad requests; ") << file.left_out
-            << " documents left out, " << file.documents.size() << " scored\n";
+    *warn() << source << ": " << file.bad.size() << (file.bad.size() == 1 ? " bad request" : " bad requests")
+            << "; documents left out: " << file.left_out << ", scored: " << file.documents.size() << "\n";
   std::size_t dropped = 0;
   for (const auto& c : asked) dropped += c.dropped_bytes;
   if (dropped > 0)

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/read_text.hpp>
 
 using namespace distil_xlstm;
@@ -77,6 +78,13 @@ BOOST_AUTO_TEST_CASE(what_is_no_text) {
       {"\x1f\x8b\x08", "is compressed by gzip"},
       {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"}};
   for (const auto& [bytes, want] : cases) BOOST_CHECK_EXCEPTION(clean_text(bytes, "a.txt"), error, says(want));
+}
+
+BOOST_AUTO_TEST_CASE(json_is_a_text) {
+  BOOST_TEST(parse_json("\xef\xbb\xbf{\"a\":\r\n1}", "a.txt").at("a") == 1);
+  BOOST_CHECK_EXCEPTION(parse_json("\xff\xfe{\0}\0"s, "a.txt"), error,
+                        says("begins with the byte order mark of UTF-16"));
+  BOOST_CHECK_EXCEPTION(parse_json("{}\0"s, "a.txt"), error, says("not valid JSON at byte 2: a NUL"));
 }
 
 BOOST_AUTO_TEST_CASE(files_and_streams) {

@@ -14,6 +14,7 @@
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/printable.hpp>
+#include <distil_xlstm/io/read_text.hpp>
 
 namespace distil_xlstm::io {
 
@@ -129,9 +130,13 @@ T convert(const json& value, std::string_view key, std::string_view name) {
 
 }  // namespace detail
 
-/// Parses one JSON text. Throws `error` in one line that begins with `name` (the file) when it is malformed,
-/// nested more than 256 deep, or an object gives a key twice.
+/// Parses one JSON text; a byte order mark of UTF-8 is passed over. Throws `error` in one line that begins with `name`
+/// (the file) when it is malformed, of another encoding, nested more than 256 deep, or an object gives a key twice.
 inline json parse_json(std::string_view text, std::string_view name) {
+  text = detail::after_byte_order_mark(text, name);
+  // What reads next takes a NUL for the end.
+  const std::size_t nul = text.find('\0');
+  require(nul == text.npos, name, ": not valid JSON at byte ", nul, ": a NUL");
   detail::json_builder builder(name);
   json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
