@@ -144,8 +144,9 @@ std::vector<std::vector<double>> aligned(D& d, index pairs, index batch, index t
   for (std::size_t l = 0; l < s.size(); ++l)
     list.push_back({{s[l].data(), n, width}, {t[l].data(), n, width}, {g[l].data(), n, width}});
   const auto o = objective.template at<T>(now);
-  const auto got = align(d, o.hidden, sequence_view{batch, time}, std::span<const hidden_pair<T>>(list),
-                         masked ? takes.data() : nullptr, T(100));
+  const auto got =
+      align(d, o.hidden, sequence_view{batch, time}, std::span<const hidden_pair<T>>(list),
+            masked ? takes.data() : nullptr, T(100), masked ? 1 : 3);  // one of three parts of a step
   std::vector<std::vector<double>> all;
   for (const auto& x : g) all.push_back(x.numbers());
   std::vector<double> sums(got.raw.begin(), got.raw.end());

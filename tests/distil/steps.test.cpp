@@ -37,7 +37,8 @@ BOOST_AUTO_TEST_CASE(weight_decay_is_that_of_the_reference) {
   for (const auto& f : std::filesystem::directory_iterator(folder)) {
     if (!std::filesystem::exists(f.path() / "config.json")) continue;
     ++students;
-    for (const auto& e : load_xlstm<float>(cpu, f.path()).names()) {
+    const auto student = load_xlstm<float>(cpu, f.path());
+    for (const auto& e : student.names()) {
       const bool expected = e.name.find("weight") != e.name.npos && e.name.find("norm") == e.name.npos;
       BOOST_TEST((e.decay == weight_decay::yes) == expected, f.path().filename() << " " << e.name);
       decayed += expected;

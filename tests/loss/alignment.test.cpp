@@ -145,6 +145,68 @@ BOOST_AUTO_TEST_CASE(sums_of_terms_with_different_scopes) {
         true);
 }
 
+/// The batch's sequences one by one, as parts of a step: what is a mean over rows or sequences is that of the whole,
+/// a root over a batch is each part's own, and the mean is taken over the parts.
+BOOST_AUTO_TEST_CASE(parts_of_a_step_weigh_what_their_means_are_taken_over) {
+  device::cpu cpu(2);
+  const auto in_parts = [&](const auto& term, stack& x) {
+    double value = 0;
+    const auto whole = x.pairs(true);
+    for (index b = 0; b < batch; ++b) {
+      std::vector<hidden_pair<double>> part;
+      for (const auto& p : whole)
+        part.push_back({p.student.slice(b * time, time), p.target.slice(b * time, time),
+                        p.gradient.slice(b * time, time)});
+      value += align(cpu, term, sequence_view{1, time}, std::span<const hidden_pair<double>>(part), nullptr,
+                     0.5, batch)
+                   .value;
+    }
+    return value;
+  };
+  const auto same = [&](const char* name, const auto& term) {
+    for (index count : {index{1}, tensors}) BOOST_TEST_CONTEXT(name << " of " << count) {
+        stack parts(count), whole(count);
+        const double value = in_parts(term, parts);
+        const auto pairs = whole.pairs(true);
+        BOOST_TEST(value == align(cpu, term, sequence_view{batch, time},
+                                  std::span<const hidden_pair<double>>(pairs), nullptr, 0.5)
+                                .value,
+                   boost::test_tools::tolerance(1e-14));
+        for (std::size_t l = 0; l < whole.g.size(); ++l)
+          for (std::size_t i = 0; i < whole.g[l].size(); ++i)
+            BOOST_TEST(std::abs(parts.g[l][i] - whole.g[l][i]) <= 1e-15);
+      }
+  };
+  for (auto form : {alignment::block_wise, alignment::paper, alignment::cosine, alignment::mse})
+    same(name_of(form).data(), term(form).at<double>(now).hidden);
+  same("frobenius of a row", frobenius(layers::average, scope::row).at<double>(now).hidden);
+  same("frobenius of a sequence", frobenius(layers::average, scope::sequence).at<double>(now).hidden);
+  same(
+      "several scopes",
+      (0.25 * frobenius(layers::average, scope::sequence) + 2 * cosine() + 0.1 * mse()).at<double>(now).hidden);
+  // The mean of roots, each with its own gradient.
+  const auto root = frobenius().at<double>(now).hidden;
+  stack parts(1), one(1);
+  const double value = in_parts(root, parts);
+  double mean = 0;
+  const auto pairs = one.pairs(true);
+  for (index b = 0; b < batch; ++b) {
+    const hidden_pair<double> part{pairs[0].student.slice(b * time, time),
+                                   pairs[0].target.slice(b * time, time),
+                                   pairs[0].gradient.slice(b * time, time)};
+    mean += align(cpu, root, sequence_view{1, time}, std::span<const hidden_pair<double>>(&part, 1), nullptr,
+                  0.5 / batch)
+                .value /
+            batch;
+  }
+  BOOST_TEST(value == mean, boost::test_tools::tolerance(1e-14));
+  for (std::size_t i = 0; i < one.g[0].size(); ++i) BOOST_TEST(std::abs(parts.g[0][i] - one.g[0][i]) <= 1e-15);
+  // What other parts leave out is not known.
+  BOOST_CHECK_THROW(align(cpu, root, sequence_view{batch, time}, std::span<const hidden_pair<double>>(pairs),
+                          one.scored.data(), 1.0, 2),
+                    error);
+}
+
 BOOST_AUTO_TEST_CASE(edges) {
   device::cpu cpu(1);
   stack x(1);

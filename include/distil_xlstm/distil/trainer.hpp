@@ -32,7 +32,7 @@ template <class Logits, class Hidden>
 struct step_inputs {
   loss::term_coefficients<Logits> logits;
   loss::term_coefficients<Hidden> hidden;
-  double per_token, share;  ///< what sums over logits, and alignments, count in the step
+  double per_token;  ///< what a token's terms count in the step
   double lr;
   std::int64_t updates;
 };
@@ -57,8 +57,8 @@ struct add_part {
     const double *l = totals + at::logits, *h = totals + at::hidden;
     double* sums = totals + at::terms;
     for (index i = 0; i < Logits::terms; ++i) sums[i] += in->per_token * l[i];
-    for (index i = 0; i < Hidden::terms; ++i) sums[Logits::terms + i] += in->share * h[i];
-    totals[at::value] += in->per_token * l[Logits::terms] + in->share * h[Hidden::terms];
+    for (index i = 0; i < Hidden::terms; ++i) sums[Logits::terms + i] += h[i];
+    totals[at::value] += in->per_token * l[Logits::terms] + h[Hidden::terms];
   }
 };
 
@@ -115,7 +115,7 @@ class trainer {
   /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
   step_metrics step() {
     step_metrics m = begin_step();
-    forward_backward(m);
+    forward_backward();
     update_weights();
     end_step(m);
     return m;
@@ -123,7 +123,7 @@ class trainer {
   /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
   step_metrics measure() {
     step_metrics m = begin_step();
-    forward_backward(m);
+    forward_backward();
     read_terms(m);
     return m;
   }
@@ -221,12 +221,8 @@ class trainer {
     }
     require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
     const double per_token = 1.0 / static_cast<double>(m.tokens);
-    host_inputs_ = step_inputs{{objective.logits, static_cast<T>(per_token)},
-                               {objective.hidden, T(0)},
-                               per_token,
-                               0.0,
-                               m.lr,
-                               updates_};
+    host_inputs_ = step_inputs{
+        {objective.logits, static_cast<T>(per_token)}, {objective.hidden, T(1)}, per_token, m.lr, updates_};
     const std::array<loss::term_facts, 2> facts{objective.logits.facts(), objective.hidden.facts()};
     if (std::exchange(term_facts_, facts) != facts)
       first_forward_backward_.forget(), forward_backward_.forget();
@@ -234,10 +230,11 @@ class trainer {
   }
 
   /// Asks the device for the losses and gradients of a step, part by part.
-  void forward_backward(const step_metrics& m) {
+  void forward_backward() {
     const bool record_teacher = asks_teacher && teacher_->repeats();
+    device_->upload(inputs_.data(), &*host_inputs_, static_cast<index>(sizeof(step_inputs)));
     for (index part = 0; part < options_.accumulate; ++part) {
-      upload(tokens_[static_cast<std::size_t>(part)], m.tokens);
+      batch_.put(*device_, tokens_[static_cast<std::size_t>(part)]);
       if (asks_teacher && !record_teacher) ask_teacher(windows_of(part));
       run(part == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
         if (part == 0) {
@@ -250,13 +247,6 @@ class trainer {
         backward();
       });
     }
-  }
-  void upload(const token_batch& tokens, index tokens_of_step) {
-    step_inputs& in = *host_inputs_;
-    in.share = static_cast<double>(tokens.scored_tokens) / static_cast<double>(tokens_of_step);
-    in.hidden.factor = static_cast<T>(in.share);
-    device_->upload(inputs_.data(), &in, static_cast<index>(sizeof in));
-    batch_.put(*device_, tokens);
   }
   void ask_teacher(const std::vector<index>& windows) {
     teacher_->fill(*device_, windows, batch_, signals_);
@@ -284,7 +274,8 @@ class trainer {
     if (tap_gradients_.empty() && !signals_.targets.empty())
       pairs_.push_back({hidden_, signals_.targets[0].mean, dhidden_});
     loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), batch_.view(),
-                std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden));
+                std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), at(totals::hidden),
+                options_.accumulate);
     parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, totals_.data()});
     book(times_.objective);
   }

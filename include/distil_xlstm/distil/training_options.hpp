@@ -11,9 +11,11 @@ namespace distil_xlstm {
 
 /// What the steps of a training run depend on, beside student, text, teacher and objective.
 struct training_options {
-  index batch = 8;           ///< windows that are read at once
-  index length = 128;        ///< tokens of a window
-  index accumulate = 1;      ///< batches a step; their gradients are those of one batch of all their tokens
+  index batch = 8;     ///< windows that are read at once
+  index length = 128;  ///< tokens of a window
+  /// Batches a step; their losses and gradients are those of one batch of all their tokens, but for an alignment
+  /// that is a root over a batch (frobenius, scope::batch): that is taken of each, and the step has their mean.
+  index accumulate = 1;
   index total_steps = 0;     ///< what schedules and the learning rate run over
   index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
   window_order order = window_order::shuffled;

@@ -120,15 +120,20 @@ struct set_counts {
   using T = typename Term::scalar;
   hidden_groups<Term> g;
   const double* sums;
-  hidden_counts<T>* counts;
+  step_counts<T>* counts;
+  double batches;  ///< of the step
   double* rows_out;
   DISTIL_XLSTM_HD void operator()(index) const {
     const double rows = sums ? sums[0] : static_cast<double>(g.batch * g.time);
-    const double sequences = sums ? sums[1] : static_cast<double>(g.batch),
-                 pairs = static_cast<double>(g.pairs);
-    *counts = {static_cast<T>(rows * pairs), static_cast<T>(sequences * pairs), static_cast<T>(pairs),
-               static_cast<T>(rows * pairs * static_cast<double>(g.width))};
+    const double sequences = sums ? sums[1] : static_cast<double>(g.batch);
+    *counts = {of(batches * rows, batches * sequences, batches), of(rows, sequences, 1),
+               static_cast<T>(1 / batches)};
     *rows_out = rows;
+  }
+  DISTIL_XLSTM_HD hidden_counts<T> of(double rows, double sequences, double batches_there) const {
+    const double pairs = static_cast<double>(g.pairs);
+    return {static_cast<T>(rows * pairs), static_cast<T>(sequences * pairs),
+            static_cast<T>(batches_there * pairs), static_cast<T>(rows * pairs * static_cast<double>(g.width))};
   }
 };
 
@@ -140,19 +145,20 @@ struct report_groups {
   static constexpr index columns = Term::terms + 1;
   hidden_groups<Term> g;
   const double* tally;  ///< of the sequences, or null: all take part
-  const hidden_counts<T>* counts;
+  const step_counts<T>* counts;
   double* report;
   DISTIL_XLSTM_HD void operator()(index i) const {
     double* row = report + i * columns;
     for (index k = 0; k < columns; ++k) row[k] = 0;
     const index n = g.batch * g.time;
     if (i < g.pairs * n) {
-      if (g.takes(i % n)) row[Term::terms] = g.term().report(scope::row, g.rows[i], *counts, row);
+      if (g.takes(i % n)) row[Term::terms] = g.term().report(scope::row, g.rows[i], counts->step, row);
     } else if (i -= g.pairs * n; i < g.pairs * g.batch) {
       if (!tally || tally[2 * (i % g.batch) + 1] != 0)
-        row[Term::terms] = g.term().report(scope::sequence, g.sequences[i], *counts, row);
-    } else if (i -= g.pairs * g.batch; counts->rows > T(0)) {
-      row[Term::terms] = g.term().report(scope::batch, g.batches[i], *counts, row);
+        row[Term::terms] = g.term().report(scope::sequence, g.sequences[i], counts->step, row);
+    } else if (i -= g.pairs * g.batch; counts->batch.rows > T(0)) {
+      row[Term::terms] = g.term().report(scope::batch, g.batches[i], counts->batch, row);
+      for (index k = 0; k < columns; ++k) row[k] *= static_cast<double>(counts->share);
     }
   }
 };
@@ -164,7 +170,7 @@ struct hidden_gradient {
   index pair;
   matrix_view<const scalar> student, target;
   matrix_view<scalar> gradient;
-  const hidden_counts<scalar>* counts;
+  const step_counts<scalar>* counts;
   scalar factor;
 
   template <class V>
@@ -185,11 +191,17 @@ struct hidden_gradient {
 /// derivative where a pair has a gradient. Rows with scored[r] = 0 (null: none) count neither in sums nor in
 /// the numbers that divide them. scored and totals lie in the device's memory; totals <- as totals_size says;
 /// the value is not multiplied by `factor`. Nothing is done, and all is 0, where the term is absent or its
-/// weights are 0. Throws `error` when shapes disagree.
+/// weights are 0.
+///
+/// `batches` of one shape make a step: the value and the gradient are then this one's share of the step's, whose
+/// means are taken over the rows and sequences of all of them, so that the shares' sum is what one batch of all
+/// would give. A term over a whole batch (scope::batch) is the mean of the batches' terms: a mean square is that
+/// of all of them, a root of one stays the batch's own. All rows take part then. Throws `error` when shapes
+/// disagree, or where `scored` is given for one of several batches.
 template <class D, class Term>
 void align(D& device, const Term& term, sequence_view sequence,
            std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
-           typename Term::scalar factor, double* totals) {
+           typename Term::scalar factor, double* totals, index batches = 1) {
   constexpr index columns = totals_size<Term::terms>;
   fill(device, matrix_view<double>(totals, 1, columns));
   if constexpr (Term::terms > 0) {
@@ -199,6 +211,8 @@ void align(D& device, const Term& term, sequence_view sequence,
     require(!pairs.empty(), "loss: the alignment has a weight but no hidden states to compare");
     const index n = sequence.rows(), count = static_cast<index>(pairs.size()), width = pairs[0].student.cols;
     const index batch = sequence.batch;
+    require(batches > 0 && (batches == 1 || !scored), "loss: an alignment of one of ", batches,
+            " batches with rows left out: what the others leave out is not known");
     if (n == 0) return;
     for (const auto& p : pairs) {
       require(p.student.rows == n && p.target.rows == n && p.student.cols == width && p.target.cols == width,
@@ -210,10 +224,10 @@ void align(D& device, const Term& term, sequence_view sequence,
     }
     auto rows = device.template scratch<acc>(count * n);
     auto sequences = device.template scratch<acc>(count * batch);
-    auto batches = device.template scratch<acc>(count);
-    auto counts = device.template scratch<hidden_counts<T>>(1);
+    auto wholes = device.template scratch<acc>(count);
+    auto counts = device.template scratch<step_counts<T>>(1);
     const detail::hidden_groups<Term> g{
-        term, count, batch, sequence.time, width, scored, rows.data(), sequences.data(), batches.data()};
+        term, count, batch, sequence.time, width, scored, rows.data(), sequences.data(), wholes.data()};
     for (index l = 0; l < count; ++l) {
       const auto& p = pairs[static_cast<std::size_t>(l)];
       fold_rows(device, n, width, detail::hidden_fold<Term>{g, l, p.student, p.target});
@@ -221,7 +235,7 @@ void align(D& device, const Term& term, sequence_view sequence,
     // Rows that do not take part hold what merges into nothing.
     detail::merge_groups<Term>(device, count * batch, sequence.time, static_cast<const acc*>(rows.data()),
                                sequences.data());
-    detail::merge_groups<Term>(device, count, batch, static_cast<const acc*>(sequences.data()), batches.data());
+    detail::merge_groups<Term>(device, count, batch, static_cast<const acc*>(sequences.data()), wholes.data());
 
     auto tally = device.template scratch<double>(scored ? 2 * batch + 2 : 0);
     const double *tallies = nullptr, *tally_sums = nullptr;
@@ -232,7 +246,9 @@ void align(D& device, const Term& term, sequence_view sequence,
       fill(device, matrix_view<double>(s, 1, 2));
       add_column_sums(device, matrix_view<const double>(tallies, batch, 2), s);
     }
-    parallel_for(device, 1, detail::set_counts<Term>{g, tally_sums, counts.data(), totals + Term::terms + 1});
+    parallel_for(device, 1,
+                 detail::set_counts<Term>{g, tally_sums, counts.data(), static_cast<double>(batches),
+                                          totals + Term::terms + 1});
     const index groups = count * (n + batch + 1);
     auto report = device.template scratch<double>(groups * (Term::terms + 1));
     parallel_for(device, groups, detail::report_groups<Term>{g, tallies, counts.data(), report.data()});
@@ -250,9 +266,9 @@ void align(D& device, const Term& term, sequence_view sequence,
 template <class D, class Term>
 sums<Term::terms> align(D& device, const Term& term, sequence_view sequence,
                         std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
-                        typename Term::scalar factor) {
+                        typename Term::scalar factor, index batches = 1) {
   auto totals = device.template scratch<double>(totals_size<Term::terms>);
-  align(device, term, sequence, pairs, scored, factor, totals.data());
+  align(device, term, sequence, pairs, scored, factor, totals.data(), batches);
   return download_sums<Term::terms>(device, totals.data());
 }
 

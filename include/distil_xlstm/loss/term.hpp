@@ -38,7 +38,34 @@ struct hidden_counts {
   }
 };
 
+/// The same for one of the batches of a step: a group of rows or of a sequence is one of the whole step's, a batch
+/// is a whole by itself, and counts as `share` in the mean over batches.
+template <class T>
+struct step_counts {
+  hidden_counts<T> step, batch;
+  T share;
+};
+
 namespace detail {
+
+/// What a term counts with, and what its gradient is multiplied by besides: a hidden term of one of a step's batches
+/// by its scope; any other as it is given.
+template <class Term, class C>
+DISTIL_XLSTM_HD const C& context_of(const Term&, const C& context) {
+  return context;
+}
+template <class Term, class T>
+DISTIL_XLSTM_HD const hidden_counts<T>& context_of(const Term& t, const step_counts<T>& n) {
+  return t.scope() == scope::batch ? n.batch : n.step;
+}
+template <class T, class Term, class C>
+DISTIL_XLSTM_HD T share_of(const Term&, const C&) {
+  return T(1);
+}
+template <class T, class Term>
+DISTIL_XLSTM_HD T share_of(const Term& t, const step_counts<T>& n) {
+  return t.scope() == scope::batch ? n.share : T(1);
+}
 
 /// A term whose passes see, before all else, the teacher's k-th largest logit of the row: largest() is k.
 template <class Term>

@@ -197,7 +197,8 @@ class term_list {
     });
     return total;
   }
-  /// g[n] = scale * the gradient at column n, but for the target's own part.
+  /// g[n] = scale * the gradient at column n, but for the target's own part. The context of one of a step's batches
+  /// is step_counts.
   template <class V, int N, class C>
   DISTIL_XLSTM_HD void grad(V (&g)[N], const results& r, const C& context, const V (&student)[N],
                             const V (&teacher)[N], T scale) const {
@@ -205,9 +206,10 @@ class term_list {
     detail::for_each_below<count>([&](auto k) {
       constexpr std::size_t K = decltype(k)::value;
       if (weights_[K] == T(0)) return;
-      const V c(scale * coefficient<K>());
+      const auto& seen = detail::context_of(term<K>(), context);
+      const V c(scale * coefficient<K>() * detail::share_of<T>(term<K>(), context));
       with_results<2, K>(r, [&](const auto&... found) {
-        for (int n = 0; n < N; ++n) g[n] = g[n] + c * term<K>().grad(context, student[n], teacher[n], found...);
+        for (int n = 0; n < N; ++n) g[n] = g[n] + c * term<K>().grad(seen, student[n], teacher[n], found...);
       });
     });
   }
