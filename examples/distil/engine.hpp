@@ -88,11 +88,14 @@ class training {
   virtual dx::index step_count() const = 0;
   virtual dx::index updates() const = 0;
   virtual dx::index skipped() const = 0;
+  virtual dx::index empty() const = 0;
   virtual dx::schedule::clock clock() const = 0;
 
   virtual dx::step_metrics step() = 0;
   /// A step's work without the update.
   virtual void measure() = 0;
+  /// Throws `dx::numeric_error` where the run has diverged.
+  virtual void check() = 0;
 
   virtual void save(const dx::checkpoints& to, const nlohmann::json& run) const = 0;
   /// False where there is no checkpoint.
@@ -109,6 +112,7 @@ struct teacher_facts {
   dx::index vocabulary = 0, width = 0, layers = 0;
   dx::index heads = 0;  ///< 0: not known
   bool tied = false;
+  dx::index context = 0;  ///< tokens that it was trained to see; 0: not known
 };
 
 /// A teacher on the device: a running one, or its cache. The training that it gives refers to it.

@@ -152,10 +152,12 @@ class training_on final : public training {
   dx::index step_count() const override { return trainer_.step_count(); }
   dx::index updates() const override { return trainer_.count().updates; }
   dx::index skipped() const override { return trainer_.count().skipped; }
+  dx::index empty() const override { return trainer_.count().empty; }
   dx::schedule::clock clock() const override { return trainer_.clock(); }
 
   dx::step_metrics step() override { return trainer_.step(); }
   void measure() override { trainer_.measure(); }
+  void check() override { trainer_.check(); }
 
   void save(const dx::checkpoints& to, const nlohmann::json& run) const override { to.save(trainer_, run); }
   bool restore(const dx::checkpoints& from, const std::function<void(const std::string&)>& warn) override {
@@ -184,8 +186,8 @@ class teacher_on : public teacher {
  protected:
   using T = typename D::scalar;
 
-  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads)
-      : device_(device), ends_(std::move(ends)), layers_(layers), heads_(heads) {}
+  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads, dx::index context)
+      : device_(device), ends_(std::move(ends)), layers_(layers), heads_(heads), context_(context) {}
   virtual std::unique_ptr<dx::teacher_source<T, D>> source() const = 0;
 
   D& device_;
@@ -194,7 +196,7 @@ class teacher_on : public teacher {
  public:
   teacher_facts facts() const override {
     return {ends_.embedding.rows, ends_.embedding.cols, layers_, heads_,
-            ends_.embedding.data == ends_.head.data};
+            ends_.embedding.data == ends_.head.data, context_};
   }
 
   std::unique_ptr<training> train(const dx::xlstm_config& config, std::uint64_t seed,
@@ -228,7 +230,7 @@ class teacher_on : public teacher {
         objective);
   }
 
-  dx::index layers_, heads_;
+  dx::index layers_, heads_, context_;
 };
 
 template <class D>
@@ -240,7 +242,7 @@ class live_teacher_on final : public teacher_on<D> {
  public:
   live_teacher_on(D& device, model_type model)
       : base(device, {model.embedding(), model.head(), model.owner()}, model.config().layers,
-             model.config().heads),
+             model.config().heads, model.config().context),
         model_(std::move(model)) {}
 
   std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) override {
@@ -272,7 +274,7 @@ class cached_teacher_on final : public teacher_on<D> {
  public:
   cached_teacher_on(D& device, const dx::teacher_cache& cache)
       : base(device, dx::upload_embedding_and_head<T>(device, cache.embedding(), cache.head(), cache.owner()),
-             cache.identity().layers, 0),
+             cache.identity().layers, 0, 0),
         cache_(cache) {}
 
   std::optional<dx::text_score> score(const dx::io::token_file&, dx::index) override { return {}; }

@@ -26,22 +26,27 @@ void print_pair(const std::string& key, const std::string& value) {
             << "\n";
 }
 
-/// The table of tensors; returns how many elements they hold.
-dx::index print_tensors(const std::vector<dx::io::tensor_info>& tensors) {
+/// The table of tensors of `file`. Throws, when all is printed, `error` naming the first with numbers that are not
+/// finite.
+void print_tensors(const std::vector<dx::io::tensor_info>& tensors, const std::string& file) {
   std::size_t wide = 8;
   for (const auto& t : tensors) wide = std::max(wide, std::min<std::size_t>(72, t.name.size()));
   dx::index elements = 0, bytes = 0;
+  const dx::io::tensor_info* broken = nullptr;
   std::cout << "tensors\n";
   for (const auto& t : tensors) {
     const std::string name = dx::io::detail::printable(t.name, 72);
     std::cout << "  " << name << std::string(name.size() < wide ? wide - name.size() : 0, ' ') << "  " << t.type
               << std::string(t.type.size() < 6 ? 6 - t.type.size() : 1, ' ')
-              << dx::io::detail::shape_text(t.shape) << "\n";
+              << dx::io::detail::shape_text(t.shape);
+    const bool finite = !t.readable || dx::all_finite(t.stored());
+    std::cout << (finite ? "\n" : "  holds numbers that are not finite\n");
+    if (!finite && !broken) broken = &t;
     elements += t.size(), bytes += t.bytes;
   }
   std::cout << grouped(static_cast<dx::index>(tensors.size())) << " tensors, " << grouped(elements)
             << " elements, " << grouped(bytes) << " bytes\n";
-  return elements;
+  if (broken) dx::require_finite(broken->stored(), dx::io::detail::printable(broken->name), file);
 }
 
 std::string text_of(const dx::io::gguf_value& v) {
@@ -61,14 +66,14 @@ void inspect_gguf(const fs::path& path) {
   const dx::io::gguf_file file(path);
   std::cout << path.string() << ": GGUF\n";
   for (const auto& [key, value] : file.keys()) print_pair(std::string(key), text_of(value));
-  print_tensors(file.tensors());
+  print_tensors(file.tensors(), path.string());
 }
 
 void inspect_safetensors(const fs::path& path) {
   const dx::io::safetensors_file file(path);
   std::cout << path.string() << ": safetensors\n";
   for (const auto& [key, value] : file.metadata()) print_pair(key, value);
-  print_tensors(file.tensors());
+  print_tensors(file.tensors(), path.string());
   if (file.names() == std::vector<std::string>{"ids", "documents"} ||
       file.names() == std::vector<std::string>{"documents", "ids"}) {
     const dx::io::token_file tokens(path);

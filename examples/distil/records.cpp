@@ -52,13 +52,19 @@ void run_records::held_out_before(const dx::text_score& student, const std::opti
 void run_records::held_out(dx::index step, const dx::text_score& student) {
   log_.append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
   board_.scalar(step, "held_out/perplexity", student.perplexity());
+  reached_ = total_ + ", held-out perplexity " + short_number(student.perplexity());
   say("step " + std::to_string(step) + ": held-out perplexity " + short_number(student.perplexity()));
 }
 
 void run_records::step(const dx::step_metrics& m, const named_values& schedules, dx::index tokens,
                        double rate) {
+  if (m.empty) {  // no loss, no speed
+    log_.append({{"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"lr", m.lr}, {"empty", true}});
+    return;
+  }
   record line{
       {"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"tokens_per_second", significant(rate, 4)}};
+  total_ = reached_ = ", total " + short_number(m.total);
   named_values board;
   for (const auto& [name, value] : m.terms()) {
     line[std::string(name)] = value;
@@ -90,6 +96,10 @@ void run_records::progress(const dx::step_metrics& m, const named_values& schedu
   for (const auto& [name, value] : schedules) std::cerr << " " << name << printed(" %.2f", value);
   std::cerr << std::flush;
   line_open_ = true;
+}
+
+void run_records::diverged(dx::index step, const std::string& how) {
+  log_.append({{"step", step}, {"diverged", how}});
 }
 
 void run_records::say(const std::string& text) {

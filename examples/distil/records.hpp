@@ -39,6 +39,11 @@ class run_records {
   /// Puts a line below it on the terminal.
   void say(const std::string& text);
   void end_progress();
+  /// Where the run has diverged, and how.
+  void diverged(dx::index step, const std::string& how);
+  /// What the last step with something to score and the last look at the held-out text gave: ", total 2.31, ..."; empty
+  /// where there was neither.
+  const std::string& reached() const { return reached_; }
   /// Puts all records onto the disk.
   void sync() { log_.sync(); }
 
@@ -46,6 +51,7 @@ class run_records {
   metrics_log log_;
   tensorboard_writer board_;
   bool line_open_ = false;
+  std::string total_, reached_;
 };
 
 /// What report.html says beside what metrics.jsonl and run.json hold.

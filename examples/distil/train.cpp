@@ -74,7 +74,7 @@ class folder_lock {
   int file_ = -1;
 };
 
-/// The blocks that "0,2,4", "all" or "none" names.
+/// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order.
 std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
   std::vector<dx::index> out;
   if (text == "none") return out;
@@ -82,14 +82,23 @@ std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
     for (dx::index b = 0; b < blocks; ++b) out.push_back(b);
     return out;
   }
-  std::stringstream in(text);
+  std::stringstream in(text + ",");
   for (std::string part; std::getline(in, part, ',');) {
     if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != part.npos)
-      throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4");
+      throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4, nor all or none");
     out.push_back(std::stol(part));
+    if (out.back() >= blocks)
+      throw usage_error("--slstm-at: block " + part + " is not there: the student has " +
+                        std::to_string(blocks) + ", 0 to " + std::to_string(blocks - 1));
+    if (std::find(out.begin(), out.end() - 1, out.back()) != out.end() - 1)
+      throw usage_error("--slstm-at: block " + part + " is named twice");
   }
+  std::sort(out.begin(), out.end());
   return out;
 }
+
+/// What must not be more than a checkpoint's name can hold.
+constexpr dx::index most_steps = 99'999'999;
 
 /// One run: what it was asked, what it reads, what it writes.
 class training_run {
@@ -111,35 +120,48 @@ class training_run {
     const dx::index total = training_->options().total_steps;
     training_->warmup(
         o_.warmup >= 0 ? o_.warmup : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
+    if (fresh || !fs::exists(o_.out / "run.json")) write_run(identity, total);
 
     run_records records(o_.out, training_->step_count(), fresh);
     if (fresh) {
-      write_run(identity, total);
       if (held_out_)
         records.held_out_before(training_->score(*held_out_, window()), teacher_->score(*held_out_, window()),
                                 dx::score_unigram(tokens_, *held_out_, window()));
       records.sync();
       training_->save(store, identity);
     }
-    const auto& size = method_.options;
-    const dx::index tokens_a_step = size.batch * size.length * size.accumulate, first = training_->step_count();
+    try {
+      if (const int stopped = steps(records, store, identity)) return stopped;
+      finish(records, identity);
+    } catch (const dx::numeric_error& e) {
+      return diverged(records, store, e.what());
+    }
+    return 0;
+  }
+
+ private:
+  /// Trains to the end; the status of a run that a signal has stopped.
+  int steps(run_records& records, const dx::checkpoints& store, const json& identity) {
+    const dx::index total = training_->options().total_steps, first = training_->step_count();
     const double started = now();
     while (training_->step_count() < total) {
       const double t0 = now();
       const named_values schedules = schedules_at(method_.objective, training_->clock()),
                          changing = schedules_at(method_.objective, training_->clock(), false);
       const auto m = training_->step();
-      const double t1 = now(), rate = static_cast<double>(tokens_a_step) / (t1 - t0);
+      const double t1 = now(), rate = static_cast<double>(tokens_a_step()) / (t1 - t0);
       const bool last = m.step == total;
-      if (m.step % o_.log_every == 0 || last || m.skipped)
-        records.step(m, schedules, m.step * tokens_a_step, rate);
+      if (m.step % o_.log_every == 0 || last || m.skipped || m.empty)
+        records.step(m, schedules, m.step * tokens_a_step(), rate);
+      if (last) training_->check();
       records.progress(
           m, changing, rate,
           (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step), total);
       const bool due = o_.evaluate_every > 0 && m.step % o_.evaluate_every == 0;
       if (held_out_ && (due || last)) records.held_out(m.step, training_->score(*held_out_, window()));
       const int stopped = caught_signal;
-      if (stopped || last || m.step % o_.checkpoint_every == 0) {
+      // While steps are not finite the last good checkpoints stay.
+      if (stopped || last || (m.step % o_.checkpoint_every == 0 && !m.skipped)) {
         records.sync();
         training_->save(store, identity);
       }
@@ -150,13 +172,12 @@ class training_run {
       }
     }
     records.end_progress();
-    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total,
-                " steps had a finite gradient; the student has learnt nothing");
-    finish(total * tokens_a_step, identity);
+    const dx::index empty = training_->empty();
+    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total, " steps had ",
+                empty == total ? "a token to score" : "a finite gradient", "; the student has learnt nothing");
     return 0;
   }
 
- private:
   void open_teacher() {
     if (o_.cache.empty()) {
       teacher_ = engine_->open_teacher(o_.teacher);
@@ -204,20 +225,37 @@ class training_run {
   /// What must be the same when a run goes on.
   json identity() const {
     const auto& size = method_.options;
-    return {{"teacher",
-             {{"name", teacher_name_},
-              {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(o_.teacher)}}},
-            {"tokens_sha256", tokens_.data_sha256()},
-            {"method", o_.method},
-            {"precision", o_.where.precision},
-            {"seed", o_.seed},
-            {"order", o_.order},
-            {"batch", size.batch},
-            {"length", size.length},
-            {"accumulate", size.accumulate},
-            {"student", dx::write_xlstm_config(training_->student())["xlstm_cfg"]},
-            {"objective", objective_json(method_)},
-            {"optimiser", optimiser_json(method_, o_)}};
+    json all = {{"teacher",
+                 {{"name", teacher_name_},
+                  {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(o_.teacher)}}},
+                {"tokens_sha256", tokens_.data_sha256()},
+                {"method", o_.method},
+                {"precision", o_.where.precision},
+                {"seed", o_.seed},
+                {"order", o_.order},
+                {"batch", size.batch},
+                {"length", size.length},
+                {"accumulate", size.accumulate},
+                {"student", dx::write_xlstm_config(training_->student())["xlstm_cfg"]},
+                {"objective", objective_json(method_)},
+                {"optimiser", optimiser_json(method_, o_)}};
+    if (!o_.init.empty()) all["init_sha256"] = hash_of(o_.init);
+    if (held_out_) all["held_out_sha256"] = held_out_->data_sha256();
+    return all;
+  }
+  /// What `run` holds of `key`, as far as it must be the same: of a teacher its content, whatever it is called now.
+  static json compared(const json& run, const std::string& key) {
+    if (!run.contains(key)) return {};
+    return key == "teacher" && run.at(key).is_object() ? run.at(key).value("sha256", json()) : run.at(key);
+  }
+  /// Where two runs differ, though one has gone on with the other's name; nothing where they are one. Runs of before
+  /// a key was written have none; a text may be held out from a resume on.
+  static std::optional<std::string> difference(const json& before, const json& now) {
+    for (const auto& [key, value] : now.items())
+      if ((key != "init_sha256" && key != "held_out_sha256") || before.contains(key))
+        if (compared(before, key) != compared(now, key)) return key;
+    if (before.contains("init_sha256") && !now.contains("init_sha256")) return "init_sha256";
+    return {};
   }
 
   bool restore(const dx::checkpoints& store, const json& identity) {
@@ -227,14 +265,24 @@ class training_run {
                   ": a run is there already; give --resume to go on with it, or another --out");
       return false;
     }
+    const std::string out = o_.out.string();
     const auto run = store.newest_run();  // compared before the tensors, which differ where the run does
-    if (!run) return false;
-    for (const auto& [key, value] : identity.items())
-      dx::require(run->contains(key) && run->at(key) == value, where, ": the run there has another ", key, ": ",
-                  run->value(key, json()).dump(), ", this one asks for ", value.dump());
-    if (!training_->restore(store,
-                            [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }))
+    if (!run) {
+      std::cerr << "distil: " << out << ": no checkpoint is there: begins at step 0\n";
       return false;
+    }
+    if (const auto key = difference(*run, identity))
+      dx::fail(where, ": the run there has another ", *key, ": ", run->value(*key, json()).dump(),
+               ", this one asks for ", identity.value(*key, json()).dump());
+    const auto warn = [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; };
+    if (!training_->restore(store, warn)) return false;
+    for (const char* name : {"run.json", "metrics.jsonl"})
+      if (!fs::exists(o_.out / name))
+        warn((o_.out / name).string() + ": is not there" +
+             (name == std::string("run.json") ? ", and is written anew"
+                                              : ": the steps before are not in the report"));
+    std::cerr << "distil: " << out << ": resumes at step " << training_->step_count() << " of "
+              << training_->options().total_steps << "\n";
     const dx::index total = training_->options().total_steps, asked = asked_length();
     dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
                 " steps, which its schedules depend on, this one asks for ", asked);
@@ -244,8 +292,8 @@ class training_run {
   /// The steps that --steps or --epochs ask for; 0: --minutes decides.
   dx::index asked_length() const {
     if (o_.epochs > 0)
-      return std::max<dx::index>(1,
-                                 std::llround(o_.epochs * static_cast<double>(training_->steps_per_epoch())));
+      return whole_steps("epochs", o_.epochs,
+                         o_.epochs * static_cast<double>(training_->steps_per_epoch()) + 0.5);
     return o_.steps;
   }
   /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
@@ -260,7 +308,17 @@ class training_run {
       ++times;
     } while (times < 3 && now() - t0 < 10);
     const double each = (now() - t0) / times;
-    return std::max<dx::index>(1, static_cast<dx::index>(o_.minutes * 60 / each));
+    return whole_steps("minutes", o_.minutes, o_.minutes * 60 / each);
+  }
+  static dx::index whole_steps(const char* option, double asked, double steps) {
+    if (!(steps < static_cast<double>(most_steps)))
+      throw usage_error(std::string("--") + option + ": " + short_number(asked) + " are more than " +
+                        grouped(most_steps) + " steps");
+    return std::max<dx::index>(1, static_cast<dx::index>(steps));
+  }
+  dx::index tokens_a_step() const {
+    const auto& size = method_.options;
+    return size.batch * size.length * size.accumulate;
   }
 
   dx::index window() const { return std::clamp<dx::index>(method_.options.length, 2, 512); }
@@ -287,22 +345,48 @@ class training_run {
     dx::io::write_text_atomically(o_.out / "run.json", run.dump(2) + "\n");
   }
 
-  void finish(dx::index tokens_seen, const json& identity) {
+  void finish(const run_records& records, const json& identity) {
+    const dx::index tokens_seen = training_->step_count() * tokens_a_step();
     const fs::path folder = o_.out / "student";
     training_->save_student(folder);
     json about = identity;
     about["tokens_seen"] = tokens_seen;
     about["skipped_steps"] = training_->skipped();
+    about["empty_steps"] = training_->empty();
     dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
     if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
+    report(sample(120));
+    std::cerr << "distil: " << o_.out.string() << ": " << grouped(training_->step_count()) << " steps, "
+              << grouped(tokens_seen) << " tokens" << records.reached() << counted_steps() << "\n";
+  }
+  /// ", 3 with nothing to score, 1 skipped"
+  std::string counted_steps() const {
+    std::string text;
+    if (training_->empty() > 0) text += ", " + grouped(training_->empty()) + " steps with nothing to score";
+    if (training_->skipped() > 0) text += ", " + grouped(training_->skipped()) + " steps skipped as not finite";
+    return text;
+  }
+  void report(const std::string& sample) {
     const auto& c = training_->student();
     write_run_report(
         o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
                  .subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
                              grouped(c.trainable()) + " trainable parameters",
                  .prompt = o_.prompt,
-                 .sample = sample(120),
-                 .tokens_seen = tokens_seen});
+                 .sample = sample,
+                 .tokens_seen = training_->step_count() * tokens_a_step()});
+  }
+  /// What a run that has diverged leaves: its records, its report, the checkpoints before.
+  int diverged(run_records& records, const dx::checkpoints& store, const std::string& how) {
+    records.diverged(training_->step_count(), how);
+    records.end_progress();
+    records.sync();
+    report({});
+    const auto steps = store.steps();
+    std::cerr << "distil: " << o_.out.string() << ": " << how;
+    if (!steps.empty()) std::cerr << "; the checkpoint of step " << steps.back() << " stands";
+    std::cerr << "; a smaller --lr or --clip may help\n";
+    return 1;
   }
 
   /// Continues the prompt at temperature 0.7 from the 40 most likely tokens: a look at what the student has
@@ -407,13 +491,26 @@ int train(const arguments& given) {
 
   if (r.teacher.empty() && r.cache.empty()) throw usage_error("--teacher or --cache is missing");
   need(r.tokens, "tokens"), need(r.out, "out");
-  if ((r.steps > 0) + (r.minutes > 0) + (r.epochs > 0) != 1)
-    throw usage_error("one of --steps, --minutes, --epochs is needed, above 0");
+  int budgets = 0;
+  for (const char* option : {"steps", "minutes", "epochs"}) {
+    if (!values.count(option)) continue;
+    ++budgets;
+    const bool whole = option == std::string("steps");
+    const double asked = whole ? static_cast<double>(r.steps) : values[option].as<double>();
+    if (!(asked > 0 && std::isfinite(asked)) || (whole && r.steps > most_steps))
+      throw usage_error(std::string("--") + option + ": " + short_number(asked) + " is not possible: above 0" +
+                        (whole ? ", at most " + grouped(most_steps) : ", and a number"));
+  }
+  if (budgets != 1) throw usage_error("one of --steps, --minutes, --epochs is needed");
   for (const char* option :
        {"batch", "length", "accumulate", "blocks", "heads", "log-every", "checkpoint-every"})
-    if (values.count(option) && values[option].as<dx::index>() < 1)
-      throw usage_error(std::string("--") + option + ": " + std::to_string(values[option].as<dx::index>()) +
-                        " is not possible");
+    if (values.count(option)) {
+      const auto n = values[option].as<dx::index>();
+      if (n < 1 || n > most_steps)
+        throw usage_error(std::string("--") + option + ": " + std::to_string(n) + " is not possible");
+    }
+  if (values.count("slstm-at"))
+    blocks_of(r.slstm_at, most_steps);  // its form; the number of blocks is not known yet
   if (values.count("lr") && !(r.lr > 0 && std::isfinite(r.lr)))
     throw usage_error("--lr: must be above 0, and a number");
   for (const char* option : {"beta1", "beta2"})
@@ -425,8 +522,9 @@ int train(const arguments& given) {
     if (values.count(option) && values[option].as<dx::index>() < 0)
       throw usage_error(std::string("--") + option + ": must not be negative");
   for (const char* option : {"clip", "weight-decay"})
-    if (values.count(option) && !(values[option].as<double>() >= 0))
-      throw usage_error(std::string("--") + option + ": must not be negative");
+    if (values.count(option) &&
+        !(values[option].as<double>() >= 0 && std::isfinite(values[option].as<double>())))
+      throw usage_error(std::string("--") + option + ": must not be negative, and a number");
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   return training_run(r).run();

@@ -13,6 +13,7 @@ namespace distil_xlstm {
 template <class T>
 struct invented_teacher final : teacher_source<T, device::cpu> {
   index number_of_layers;
+  T scale = 1;  ///< of all
   explicit invented_teacher(index layers = 5) : number_of_layers(layers) {}
   index layers() const override { return number_of_layers; }
   void fill(device::cpu&, const std::vector<index>& which, const device_batch<device::cpu>& tokens,
@@ -24,7 +25,7 @@ struct invented_teacher final : teacher_source<T, device::cpu> {
         for (index c = 0; c < to.cols; ++c) {
           rng number(static_cast<std::uint64_t>(which[static_cast<std::size_t>(r / time)] * 1000003 +
                                                 r % time * 1009 + c * 31 + static_cast<index>(s) * 7));
-          to.row(r)[c] = static_cast<T>(number.normal());
+          to.row(r)[c] = scale * static_cast<T>(number.normal());
         }
     }
   }

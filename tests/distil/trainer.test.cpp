@@ -252,6 +252,137 @@ BOOST_AUTO_TEST_CASE(gradients_that_are_not_numbers_skip_the_step_and_ten_stop_t
   });
 }
 
+/// What is not finite first is named, and the step that it happened at; the steps do nothing.
+BOOST_AUTO_TEST_CASE(a_run_that_diverges_is_named) {
+  const auto said = [](const auto& f) {
+    try {
+      f();
+    } catch (const numeric_error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const auto until_the_end = [](auto& s) {
+    for (int i = 0; i < 12; ++i) s.run->step();
+  };
+  const auto contains = [](const std::string& text, const std::string& part) {
+    BOOST_TEST((text.find(part) != std::string::npos), text << " lacks " << part);
+  };
+  {
+    setting<float> s(loss::alignment::none);  // a finite loss, gradients that are not
+    s.run->step(), s.run->check();
+    for (float& x : s.memory.embedding) x = 1e30f * x;
+    contains(said([&] { s.run->check(); }),
+             "diverged at step 1: with the weights that it left the gradient norm is not finite");
+    const auto m = s.run->step();
+    BOOST_TEST(m.skipped);
+    BOOST_TEST(std::isfinite(m.total));
+    contains(said([&] { s.run->check(); }), "diverged at step 2: the gradient norm is not finite");
+    contains(said([&] { until_the_end(s); }),
+             "diverged at step 2: the gradient norm is not finite; ten steps in a row were not, at step 11 the "
+             "gradients, first in xlstm_block_stack.");
+  }
+  {
+    setting<float> s(loss::alignment::average);  // a finite gradient beside a loss that is not
+    s.teacher.scale = 1e25f;
+    const std::vector<float> before(s.student.weights().data(),
+                                    s.student.weights().data() + s.student.weights().size());
+    s.objective.alpha = schedule::any<double>(0.0);
+    trainer run(s.device, s.student, s.cut, s.teacher, s.objective, s.options);
+    const auto m = run.step();
+    BOOST_TEST(!std::isfinite(m.total));
+    BOOST_TEST(std::isfinite(m.grad_norm));
+    BOOST_TEST(m.skipped);
+    BOOST_TEST((std::equal(before.begin(), before.end(), s.student.weights().data())));
+    contains(said([&] { run.check(); }), "diverged at step 1: the loss");
+  }
+  {
+    setting<float> s(loss::alignment::none);  // the weights
+    s.options.lr = {3e38}, s.options.optimiser.weight_decay = 10;
+    trainer run(s.device, s.student, s.cut, s.teacher, s.objective, s.options);
+    run.step();
+    contains(said([&] { run.check(); }),
+             "diverged at step 1: the weights that it left are not finite, first in ");
+    run.step();
+    contains(said([&] { run.check(); }),
+             "diverged at step 1: the weights that it left are not finite, first in ");
+    temporary_folder folder;
+    const checkpoints store(folder.path / "checkpoints");
+    contains(said([&] { store.save(run, {}); }), "is not finite");
+    BOOST_TEST(store.steps().empty());
+  }
+}
+
+/// Steps without a target are passed over and counted; schedules go on; a resumed run is the same bit for bit.
+BOOST_AUTO_TEST_CASE(steps_with_nothing_to_score_are_passed_over) {
+  const auto sequential = [](auto& s) {
+    s.options.order = window_order::sequential, s.options.total_steps = 44;
+    s.objective.alpha = schedule::any<double>(schedule::linear{0.8, 0.2});
+    s.run = std::make_unique<trainer<xlstm<float, cpu>, loss::distillation>>(s.device, s.student, s.cut,
+                                                                             s.teacher, s.objective, s.options);
+  };
+  temporary_folder folder;
+  const checkpoints store(folder.path / "checkpoints", 50);
+  setting<float> s(loss::alignment::average, 1, 1, uneven_documents());
+  sequential(s);
+  std::vector<step_metrics> all;
+  index empty = 0;
+  while (s.run->step_count() < 44) {
+    const std::vector<float> before(s.student.weights().data(),
+                                    s.student.weights().data() + s.student.weights().size());
+    const bool due = s.run->step_count() == 2 || s.run->step_count() == 3 || s.run->step_count() == 12;
+    if (due) store.save(*s.run, {});
+    if (s.run->step_count() == 2)
+      BOOST_TEST(s.run->measure().tokens > 0);  // of the next with something to score
+    all.push_back(s.run->step());
+    const auto& m = all.back();
+    BOOST_TEST(m.step == std::ssize(all));
+    BOOST_TEST(m.empty == (m.tokens == 0));
+    BOOST_TEST(!m.skipped);
+    empty += m.empty;
+    if (m.empty) BOOST_TEST((std::equal(before.begin(), before.end(), s.student.weights().data())));
+    BOOST_TEST(m.lr == s.options.lr.at({m.step - 1, 44, 44}));
+  }
+  BOOST_TEST(empty == 5);
+  BOOST_TEST(s.run->count().empty == empty);
+  BOOST_TEST(s.run->count().updates == 44 - empty);
+  BOOST_TEST(s.run->count().skipped == 0);
+  for (const index at : {12, 3, 2}) {
+    setting<float> again(loss::alignment::average, 1, 1, uneven_documents());
+    sequential(again);
+    BOOST_REQUIRE(store.restore(*again.run, [](const std::string&) {}));
+    BOOST_REQUIRE(again.run->step_count() == at);
+    for (index i = at; i < 44; ++i)
+      BOOST_TEST(again.run->step().total == all[static_cast<std::size_t>(i)].total);
+    BOOST_TEST(again.run->count().empty == empty);
+    BOOST_TEST((std::equal(s.student.weights().data(), s.student.weights().data() + s.student.weights().size(),
+                           again.student.weights().data())));
+    fs::remove_all(store.folder_of(at));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_text_with_nothing_to_score_is_refused) {
+  std::vector<std::int64_t> single;
+  for (std::int64_t i = 0; i < 400; ++i) single.push_back(i);
+  const auto made = [](const std::vector<std::int64_t>& documents, index batch, window_order order) {
+    setting<float> s(loss::alignment::none);
+    const text_file text(documents);
+    const token_windows cut(text.file, 9);
+    s.options.batch = batch, s.options.order = order;
+    trainer run(s.device, s.student, cut, s.teacher, s.objective, s.options);
+  };
+  const auto nothing = [](const error& e) {
+    return std::string(e.what()).find("nothing to score") != std::string::npos;
+  };
+  for (const auto order : {window_order::shuffled, window_order::sequential})
+    BOOST_CHECK_EXCEPTION(made(single, 2, order), error, nothing);
+  // Windows 30 on have targets: steps of 30 windows in sequence never read them.
+  single.resize(275);
+  BOOST_CHECK_EXCEPTION(made(single, 30, window_order::sequential), error, nothing);
+  made(single, 30, window_order::shuffled);
+  made(single, 31, window_order::sequential);
+}
+
 BOOST_AUTO_TEST_CASE(a_cache_gives_the_losses_of_the_live_run) {
   temporary_folder folder;
   setting<float> live(loss::alignment::ratio);

@@ -12,7 +12,8 @@ class error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The training ran into numbers that no further step can repair (ten non-finite gradients in a row).
+/// Numbers that are not finite, and that nothing which follows can repair: a training run that has diverged, a text of
+/// which no logit is a number.
 class numeric_error : public error {
  public:
   using error::error;

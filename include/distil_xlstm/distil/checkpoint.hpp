@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -11,6 +12,7 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
 
 namespace distil_xlstm {
 
@@ -37,7 +39,8 @@ class checkpoints {
     return out;
   }
 
-  /// `run` is what must be the same when the run goes on: it is compared by `restore`.
+  /// `run` is what must be the same when the run goes on: it is compared by `restore`. Throws `numeric_error` where a
+  /// number is not finite; what was there stays.
   template <class S, class O>
   void save(const trainer<S, O>& t, const io::json& run) const {
     const auto counters = t.count();
@@ -113,6 +116,9 @@ class checkpoints {
       for (const auto& e : names) {
         values.resize(static_cast<std::size_t>(e.size));
         t.device().download(values.data(), arena->data() + e.offset, e.size * static_cast<index>(sizeof(T)));
+        if (!all_finite(values))
+          throw numeric_error("diverged at step " + std::to_string(c.step) + ": after it " + prefix + e.name +
+                              " is not finite");
         file.append(values.data(), e.size);
       }
     file.commit();
@@ -121,6 +127,7 @@ class checkpoints {
                             {"updates", c.updates},
                             {"skipped", c.skipped},
                             {"unusable", c.unusable},
+                            {"empty", c.empty},
                             {"total_steps", t.options().total_steps},
                             {"precision", traits(dtype_of<T>).name},
                             {"run", run}};
@@ -138,13 +145,13 @@ class checkpoints {
     require(precision == traits(dtype_of<T>).name, where, ": a checkpoint in ", precision,
             ", the run asks for ", traits(dtype_of<T>).name);
     // All is looked at before the first number is taken.
-    const auto counter = [&](const char* key) {
-      const auto n = io::get<index>(about, key, where);
+    const auto counter = [&](const char* key, bool older = false) {
+      const auto n = older ? io::get_or<index>(about, key, where, 0) : io::get<index>(about, key, where);
       require(n >= 0, where, ": ", key, " is ", n);
       return n;
     };
     const typename trainer<S, O>::counters counters{counter("step"), counter("updates"), counter("skipped"),
-                                                    counter("unusable")};
+                                                    counter("unusable"), counter("empty", true)};
     const index total = counter("total_steps");
     require(counters.step <= total, where, ": step ", counters.step, " of ", total);
     const io::json& run = io::member(about, "run", where);
@@ -160,6 +167,7 @@ class checkpoints {
         const auto& found = file.at(prefix + e.name);
         require(found.shape == e.shape && found.dtype == dtype_of<T>, file.path(), ": tensor ", prefix, e.name,
                 " does not fit the student");
+        require_finite(found.stored(), prefix + e.name, file.path());
       }
     std::vector<T> values;
     for (const auto& [prefix, arena] : arenas)
@@ -171,6 +179,11 @@ class checkpoints {
     t.count(counters);
     t.total_steps(total);
     return run;
+  }
+
+  template <class T>
+  static bool all_finite(const std::vector<T>& values) {
+    return std::all_of(values.begin(), values.end(), [](T x) { return std::isfinite(x); });
   }
 
   std::filesystem::path folder_;

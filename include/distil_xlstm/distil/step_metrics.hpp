@@ -22,7 +22,9 @@ struct step_metrics {
   index tokens = 0;  ///< scored in this step
   double total = 0;  ///< the weighted objective
   double grad_norm = 0, lr = 0;
-  bool skipped = false;  ///< a gradient was not finite: the weights stayed
+  bool skipped = false;  ///< the loss or a gradient was not finite: the weights stayed
+  bool empty =
+      false;  ///< no token had a target of its own document: there was nothing to learn, the weights stayed
 
   std::span<const term> terms() const { return {terms_.data(), count_}; }
   /// A term by its name: `metrics["kl"]`. Throws `error` that lists the names there are.

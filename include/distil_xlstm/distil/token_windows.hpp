@@ -69,6 +69,17 @@ class token_windows {
   /// Of the text: every id is below it.
   index vocab_size() const { return vocab_size_; }
 
+  /// Whether a target of the first `windows` is scored. It ends at the first that is.
+  bool scores(index windows) const {
+    return std::visit(
+        [&](const auto* text) {
+          for (index i = 1; i <= windows * length_; ++i)
+            if (!text->starts_at(i)) return true;
+          return false;
+        },
+        text_);
+  }
+
   void read(const std::vector<index>& which, token_batch& out) const {
     std::visit([&](const auto* text) { read_from(*text, which, out); }, text_);
   }

@@ -44,7 +44,17 @@ struct step_totals {
   static constexpr index logits = 0, hidden = logits + loss::totals_size<Logits::terms>,
                          terms = hidden + loss::totals_size<Hidden::terms>,
                          value = terms + Logits::terms + Hidden::terms, squares = value + 1,
-                         count = squares + 2;
+                         usable = squares + 2, count = usable + 1;
+};
+
+/// One task: the squared norm as the optimiser is to see it, which is not finite where the loss is not.
+template <class Logits, class Hidden>
+struct judge_step {
+  double* totals;
+  DISTIL_XLSTM_HD void operator()(index) const {
+    using at = step_totals<Logits, Hidden>;
+    totals[at::usable] = totals[at::squares] + (totals[at::value] - totals[at::value]);
+  }
 };
 
 /// One task: the step's sums += a part's.
@@ -112,20 +122,41 @@ class trainer {
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
 
-  /// One optimiser step. Throws `numeric_error` when ten in a row had gradients that were not finite.
+  /// One optimiser step; one with nothing to score is passed over, and counted. Throws `numeric_error` when the run
+  /// has diverged: the weights are not finite, or ten steps in a row had a loss or gradients that are not. It says
+  /// since which step, what was not finite first, and in which tensor.
   step_metrics step() {
-    step_metrics m = begin_step();
-    forward_backward();
-    update_weights();
+    step_metrics m = begin_step(step_);
+    if (m.tokens > 0) {
+      forward_backward();
+      update_weights();
+    }
     end_step(m);
     return m;
   }
-  /// Losses and gradients of the coming step, and no update: to time a step, or to look at gradients.
+  /// Losses and gradients of the coming step, or of the next that has something to score, and no update: to time a
+  /// step, or to look at gradients.
   step_metrics measure() {
-    step_metrics m = begin_step();
+    step_metrics m = begin_step(step_);
+    for (index s = step_; m.tokens == 0; m = begin_step(s))
+      require(++s < step_ + 2 * order_.steps_per_epoch(), "trainer: no step has a token to score");
     forward_backward();
     read_terms(m);
     return m;
+  }
+  /// Throws `numeric_error` where training would not go on well: the last step was not finite, the weights are not,
+  /// or the loss or the gradients that they give.
+  void check() {
+    std::string trouble = unusable_ > 0 ? trouble_ : weights_trouble(step_);
+    const std::string at = "diverged at step " + std::to_string(step_) + ": ";
+    if (unusable_ > 0 && trouble.empty()) trouble = at + "neither its loss nor those before it were finite";
+    if (trouble.empty() && updates_ > 0) {
+      const bool loss = std::isfinite(measure().total);
+      if (!loss || !optim::global_norm(*device_, gradients_.data(), gradients_.size()).finite())
+        trouble =
+            at + "with the weights that it left the " + (loss ? "gradient norm" : "loss") + " is not finite";
+    }
+    if (!trouble.empty()) throw numeric_error(trouble);
   }
 
   index step_count() const { return step_; }
@@ -150,11 +181,13 @@ class trainer {
   struct counters {
     index step = 0;
     std::int64_t updates = 0;
-    index skipped = 0, unusable = 0;
+    index skipped = 0, unusable = 0;  ///< steps that were not finite: all, and the last ones in a row
+    index empty = 0;                  ///< steps with nothing to score
   };
-  counters count() const { return {step_, updates_, skipped_, unusable_}; }
+  counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
   void count(const counters& c) {
-    step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable;
+    step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable, empty_ = c.empty;
+    trouble_ = {};
   }
   Student& student() const { return *student_; }
   const Objective& objective() const { return objective_; }
@@ -185,6 +218,10 @@ class trainer {
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
             text.vocab_size(), ", the student has ", student.vocabulary());
+    const bool all = options_.order == window_order::shuffled;
+    const index read = all ? text.count() : order_.steps_per_epoch() * options_.batch * options_.accumulate;
+    require(text.scores(read), "the text has nothing to score: in its ", read, " windows of ", options_.length,
+            " tokens every document is one token long");
     for (const auto& e : student.names()) decay_.push_back({e.offset, e.size, e.decay == weight_decay::yes});
     const index rows = options_.batch * options_.length, width = student.width();
     if constexpr (asks_teacher) {
@@ -205,8 +242,9 @@ class trainer {
     bind(layout<T>(memory_.data()));
   }
 
-  /// What is known before the device has worked: the tokens, and what the schedules say.
-  step_metrics begin_step() {
+  /// What is known before the device has worked: the tokens of a step, and what the schedules say now.
+  step_metrics begin_step(index step) {
+    reading_ = step;
     const schedule::clock clock = this->clock();
     const step_objective objective = objective_.template at<T>(clock);
     step_metrics m;
@@ -219,8 +257,8 @@ class trainer {
       text_->read(windows_of(part), tokens);
       m.tokens += tokens.scored_tokens;
     }
-    require(m.tokens > 0, "step ", step_ + 1, " has no token to score: every document in it is one token long");
-    const double per_token = 1.0 / static_cast<double>(m.tokens);
+    m.empty = m.tokens == 0;
+    const double per_token = m.empty ? 0.0 : 1.0 / static_cast<double>(m.tokens);
     host_inputs_ = step_inputs{
         {objective.logits, static_cast<T>(per_token)}, {objective.hidden, T(1)}, per_token, m.lr, updates_};
     const std::array<loss::term_facts, 2> facts{objective.logits.facts(), objective.hidden.facts()};
@@ -291,15 +329,16 @@ class trainer {
     book(times_.backward);
   }
 
-  /// Clips the gradients and takes AdamW's step, unless one of them is not finite.
+  /// Clips the gradients and takes AdamW's step, unless one of them, or the loss, is not finite.
   void update_weights() {
     run(update_, [this] {
       D& d = *device_;
       const index n = gradients_.size();
       optim::squared_norm(d, gradients_.data(), n, at(totals::squares));
       book(times_.backward);
+      parallel_for(d, 1, detail::judge_step<logits_term, hidden_term>{totals_.data()});
       step_inputs* in = inputs_.data();
-      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, at(totals::squares), &in->updates,
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, at(totals::usable), &in->updates,
                           scalars_.data());
       optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data(), gradients_.data(),
                   first_moment_.data(), second_moment_.data(), n, decay_);
@@ -309,21 +348,38 @@ class trainer {
 
   /// Waits for what was asked; counts the step.
   void end_step(step_metrics& m) {
+    m.step = ++step_;
+    if (m.empty) {
+      ++empty_;
+      return;
+    }
     const double* sums = read_terms(m);
-    const optim::gradient_norm norm{std::sqrt(sums[totals::squares]),
-                                    static_cast<index>(sums[totals::squares + 1])};
-    m.grad_norm = norm.value;
-    if (norm.finite()) {
+    m.grad_norm = std::sqrt(sums[totals::squares]);
+    if (std::isfinite(sums[totals::usable])) {
       unusable_ = 0;
       ++updates_;
-    } else {
-      m.skipped = true;
-      ++skipped_;
-      if (++unusable_ >= 10)
-        throw numeric_error("ten steps in a row had gradients that are not finite, first in " +
-                            tensor_at(norm.first_non_finite) + " at step " + std::to_string(step_ + 1));
+      return;
     }
-    m.step = ++step_;
+    m.skipped = true;
+    ++skipped_;
+    if (++unusable_ == 1 || trouble_.empty()) {
+      trouble_ = weights_trouble(step_ - 1);
+      if (trouble_.empty())
+        trouble_ = "diverged at step " + std::to_string(step_) + ": the " +
+                   (std::isfinite(m.total) ? "gradient norm" : "loss") + " is not finite";
+    }
+    if (unusable_ >= 10)
+      throw numeric_error(trouble_ + "; ten steps in a row were not, at step " + std::to_string(step_) +
+                          " the gradients" +
+                          tensor_at(", first in ", static_cast<index>(sums[totals::squares + 1])));
+  }
+  /// Nothing where the weights, which `step` has left, are finite.
+  std::string weights_trouble(index step) const {
+    const index n = student_->weights().size();
+    const index first = optim::global_norm(*device_, student_->weights().data(), n).first_non_finite;
+    if (first < 0 || first >= n) return {};
+    return "diverged at step " + std::to_string(step) + ": the weights that it left are not finite" +
+           tensor_at(", first in ", first);
   }
   /// Waits for what was asked, and gives it: the terms to `m`, all sums to the caller.
   const double* read_terms(step_metrics& m) {
@@ -337,9 +393,9 @@ class trainer {
     return sums;
   }
 
-  /// The windows that a part of the coming step reads.
+  /// The windows that a part of the step reads.
   const std::vector<index>& windows_of(index part) {
-    order_.rows_of(step_, part * options_.batch, options_.batch, which_);
+    order_.rows_of(reading_, part * options_.batch, options_.batch, which_);
     return which_;
   }
   double* at(index total) const { return totals_.data() + total; }
@@ -358,10 +414,11 @@ class trainer {
     part += t - last_;
     last_ = t;
   }
-  std::string tensor_at(index i) const {
+  /// `before` and the name of the tensor that number i of the weights belongs to; nothing where there is none.
+  std::string tensor_at(const char* before, index i) const {
     for (const auto& e : student_->names())
-      if (i >= e.offset && i < e.offset + e.size) return e.name;
-    return "an unknown tensor";
+      if (i >= e.offset && i < e.offset + e.size) return before + e.name;
+    return {};
   }
 
   D* device_;
@@ -391,7 +448,9 @@ class trainer {
   std::vector<token_batch> tokens_;
   device_batch<D> batch_;
   std::vector<index> which_;
-  index step_ = 0, skipped_ = 0, unusable_ = 0;
+  index step_ = 0, skipped_ = 0, unusable_ = 0, empty_ = 0;
+  index reading_ = 0;    ///< the step whose windows are read
+  std::string trouble_;  ///< while steps are not finite: since which, and what of it was not first
   std::int64_t updates_ = 0;
   step_times times_;
   double (*now_)() = nullptr;

@@ -208,7 +208,7 @@ struct llama_files {
 
 /// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
 /// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing,
-/// unused or misshapen.
+/// unused or misshapen, or names one that is not finite.
 template <class T, class Family = llama_config, class D>
 model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& path,
                                        llama_load_options options = {}) {
@@ -238,6 +238,7 @@ model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& p
   const bool paired = files->gguf && config.model_type == "llama";
   const auto find = [&](const std::string& name) {
     stored_tensor t = found.at(name)->stored();
+    require_finite(t, found.at(name)->name, path.string());
     const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
     const bool widen =
         D::host_memory && options.unpack_quantised && traits(t.dtype).block_size > 1 && t.shape.size() == 2;

@@ -236,10 +236,10 @@ class xlstm_file {
   const std::string& path() const { return file_.path(); }
 
   /// The reference's cuda backend stores R and the bias of sLSTM in another order, which the shape of R tells.
-  /// Throws `error` naming a tensor of the stack that holds a number that is not finite.
+  /// Throws `error` naming a tensor that holds a number that is not finite.
   stored_tensor find(const std::string& name) {
     stored_tensor t = tensors_.at(name)->stored();
-    if (name.starts_with(config_.prefix)) require_finite(t, name, path());
+    require_finite(t, name, path());
     if (cuda_ && name.ends_with("_recurrent_kernel_")) {
       // [heads, head (in), 4 head] to [heads, 4 head, head (in)]
       const index head = config_.width / config_.slstm_heads;

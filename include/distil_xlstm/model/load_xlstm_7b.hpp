@@ -116,7 +116,8 @@ inline void split_fused(const xlstm_7b_config& c, io::tensor_match& match, std::
 }  // namespace detail
 
 /// Loads a Hugging Face folder (config.json with model.safetensors, or with model.safetensors.index.json and
-/// its shards). Throws `error` that lists every tensor that is missing, unused or misshapen.
+/// its shards). Throws `error` that lists every tensor that is missing, unused or misshapen, or names one that is not
+/// finite.
 template <class T, class Family = xlstm_7b_config, class D>
 model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path& folder) {
   const auto path = folder / "config.json";
@@ -131,7 +132,12 @@ model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path
   std::map<std::string, const io::tensor_info*> found;
   for (const auto& e : tensors_of(config)) found[e.name] = match.take(e.name, e.shape);
   match.finish(folder.string());
-  return {device, config, [&](const std::string& name) { return found.at(name)->stored(); }, files};
+  const auto find = [&](const std::string& name) {
+    const stored_tensor t = found.at(name)->stored();
+    require_finite(t, name, folder.string());
+    return t;
+  };
+  return {device, config, find, files};
 }
 
 }  // namespace distil_xlstm
