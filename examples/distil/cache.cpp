@@ -35,12 +35,13 @@ void write_cache(engine& on, const cache_options& o) {
   const auto facts = teacher->facts();
   const auto tokenizer = tokenizer_of(o.teacher);
   check_vocabulary(tokens, facts.vocabulary, tokenizer, "the teacher");
+  warn_beyond_context(o.length, facts.context, o.teacher);
 
   const auto compared = dx::loss::layers_of(dx::loss::alignment_named(o.alignment));
   const auto targets = dx::target_layers(compared, facts.layers, o.blocks);
   dx::cache_writer cache(o.out,
-                         {o.teacher.filename().string(), hash_of(o.teacher), tokens.data_sha256(), text.count(),
-                          o.length, facts.width, facts.layers, o.alignment, std::ssize(targets)},
+                         {valid_utf8(o.teacher.filename().string()), hash_of(o.teacher), tokens.data_sha256(),
+                          text.count(), o.length, facts.width, facts.layers, o.alignment, std::ssize(targets)},
                          o.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
   if (tokenizer) dx::io::write_tokenizer(o.out, *tokenizer);
   teacher->write_cache(cache, text, o.batch, targets, [](dx::index done, dx::index all) {
@@ -68,6 +69,7 @@ int cache(const arguments& given) {
   options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("cache", values);
   check(where);
   need(o.teacher, "teacher"), need(o.tokens, "tokens"), need(o.out, "out");
   if (o.length < 1)

@@ -1,8 +1,67 @@
 #include "command.hpp"
 
+#include <algorithm>
 #include <iostream>
 
+#include "option_rules.hpp"
+
 namespace program {
+namespace {
+
+/// A value as text, as conditions compare it: numbers without a fraction as such.
+std::string text_of(const po::variable_value& v) {
+  const auto& value = v.value();
+  if (const auto* s = boost::any_cast<std::string>(&value)) return *s;
+  if (const auto* p = boost::any_cast<fs::path>(&value)) return p->string();
+  if (const auto* b = boost::any_cast<bool>(&value)) return *b ? "true" : "false";
+  if (const auto* n = boost::any_cast<dx::index>(&value)) return std::to_string(*n);
+  if (const auto* i = boost::any_cast<int>(&value)) return std::to_string(*i);
+  if (const auto* x = boost::any_cast<double>(&value)) return short_number(*x);
+  return {};
+}
+bool is_given(const po::variables_map& values, std::string_view option) {
+  const auto at = values.find(std::string(option));
+  return at != values.end() && !at->second.empty() && !at->second.defaulted();
+}
+std::string value_of(const po::variables_map& values, std::string_view option) {
+  const auto at = values.find(std::string(option));
+  return at == values.end() || at->second.empty() ? std::string() : text_of(at->second);
+}
+bool contains(const std::vector<std::string_view>& list, std::string_view x) {
+  return std::find(list.begin(), list.end(), x) != list.end();
+}
+
+bool holds(const option_condition& c, const po::variables_map& values) {
+  switch (c.what) {
+    case option_condition::given: return is_given(values, c.option);
+    case option_condition::not_given: return !is_given(values, c.option);
+    case option_condition::is: return contains(c.values, value_of(values, c.option));
+    case option_condition::is_not: return !contains(c.values, value_of(values, c.option));
+  }
+  return true;
+}
+
+/// "without --requests", "with --init", "with --device cuda"
+std::string why_not(const option_rule& rule, const po::variables_map& values) {
+  const auto& c = rule.any.front();
+  if (c.what == option_condition::not_given) return "with --" + std::string(c.option);
+  if (c.what == option_condition::given) {
+    std::string text;
+    for (const auto& x : rule.any) text += (text.empty() ? "without --" : " or --") + std::string(x.option);
+    return text;
+  }
+  return "with --" + std::string(c.option) + " " + value_of(values, c.option);
+}
+
+}  // namespace
+
+void require_effects(std::string_view command, const po::variables_map& values) {
+  for (const auto& rule : option_rules()) {
+    if (rule.command != command || rule.any.empty() || !is_given(values, rule.option)) continue;
+    if (std::none_of(rule.any.begin(), rule.any.end(), [&](const auto& c) { return holds(c, values); }))
+      throw usage_error("--" + std::string(rule.option) + ": has no effect " + why_not(rule, values));
+  }
+}
 
 po::options_description machine_options(machine& where) {
   po::options_description d("Machine");
@@ -35,12 +94,15 @@ bool parse(const arguments& given, const char* usage, const po::options_descript
   po::options_description all;
   all.add(options);
   all.add_options()("help", "this text");
+  const char* surplus = "belongs to no option";
+  po::options_description parsed;
+  parsed.add(all).add_options()(surplus, po::value<std::vector<std::string>>());
   po::positional_options_description places;
-  if (positional) places.add(positional, -1);
+  places.add(positional ? positional : surplus, -1);
   using style = po::command_line_style::style_t;
   try {
     po::store(po::command_line_parser(given)
-                  .options(all)
+                  .options(parsed)
                   .positional(places)
                   .style(style::unix_style & ~style::allow_guessing & ~style::allow_short)
                   .run(),
@@ -49,6 +111,8 @@ bool parse(const arguments& given, const char* usage, const po::options_descript
       std::cout << usage << "\n" << all << std::flush;
       return false;
     }
+    if (values.count(surplus))
+      throw usage_error("'" + values[surplus].as<std::vector<std::string>>().front() + "' " + surplus);
     po::notify(values);
   } catch (const po::error& e) {
     throw usage_error(e.what());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <boost/program_options.hpp>
@@ -39,6 +40,10 @@ void check(const machine& where);
 /// Parses and stores; false when --help was asked for and printed. Throws `usage_error`.
 bool parse(const arguments& given, const char* usage, const po::options_description& options,
            po::variables_map& values, const char* positional = nullptr);
+
+/// Throws `usage_error` naming an option of `command` that is given and has no effect with the others: the rules are
+/// in option_rules.hpp.
+void require_effects(std::string_view command, const po::variables_map& values);
 
 /// Throws `usage_error` unless the value is there.
 inline void need(const fs::path& value, const char* option) {

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <filesystem>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/io/utf8.hpp>
 
 /// Everything of the program `distil`.
 namespace program {
@@ -28,6 +31,28 @@ auto of_option(const char* option, const F& use) {
   } catch (const dx::error& e) {
     throw usage_error(std::string("--") + option + ": " + e.what());
   }
+}
+
+/// Says on stderr where `tokens` at once are more than the `context` that a transformer was trained to see; 0: any, or
+/// not known.
+inline void warn_beyond_context(dx::index tokens, dx::index context, const fs::path& model) {
+  if (context > 0 && tokens > context)
+    std::fprintf(
+        stderr,
+        "distil: warning: %s: windows of %td tokens run past its max_position_embeddings of %td; what it "
+        "says there is not reliable\n",
+        model.string().c_str(), static_cast<std::ptrdiff_t>(tokens), static_cast<std::ptrdiff_t>(context));
+}
+
+/// A path or text as JSON and HTML can hold it: what is not UTF-8 becomes U+FFFD.
+inline std::string valid_utf8(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const auto step = dx::io::detail::utf8_next(text);
+    out += step.whole ? text.substr(0, step.length) : std::string_view("\xef\xbf\xbd");
+    text.remove_prefix(step.length);
+  }
+  return out;
 }
 
 /// Four significant digits, for people.

@@ -195,8 +195,12 @@ class teacher_on : public teacher {
 
  public:
   teacher_facts facts() const override {
-    return {ends_.embedding.rows, ends_.embedding.cols, layers_, heads_,
-            ends_.embedding.data == ends_.head.data, context_};
+    return {ends_.embedding.rows,
+            ends_.embedding.cols,
+            layers_,
+            heads_,
+            ends_.embedding.data == ends_.head.data,
+            context_};
   }
 
   std::unique_ptr<training> train(const dx::xlstm_config& config, std::uint64_t seed,

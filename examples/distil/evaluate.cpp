@@ -47,6 +47,7 @@ json perplexity_of(loaded_model& model, const evaluate_options& o, const Text& t
   dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
   dx::require(!o.carry || !model.has_cache(), "--carry: ", o.model.string(),
               " is a transformer; only a recurrent model carries a state from window to window");
+  warn_beyond_context(std::min(o.window, text.size()), model.context(), o.model);
   const auto s = model.score(text, o.window, o.carry);
   dx::require(s.scored > 0, name.string(), ": no token to score");
   dx::require(std::isfinite(s.nll), o.model.string(), ": gives probabilities that are not numbers to ",
@@ -174,15 +175,13 @@ int evaluate(const arguments& given) {
   options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("evaluate", values);
   check(where);
   need(o.model, "model");
   if (!o.text.empty() + !o.tokens.empty() + !o.requests.empty() != 1)
     throw usage_error("one of --text, --tokens, --requests is needed");
   if (o.window < 2) throw usage_error("--window: a window of " + std::to_string(o.window) + " scores nothing");
   if (values.count("limit") && o.limit < 1) throw usage_error("--limit: must be at least 1");
-  if (values.count("limit") && o.requests.empty()) throw usage_error("--limit: goes with --requests");
-  if (o.carry && !o.requests.empty()) throw usage_error("--carry: goes with --text or --tokens");
-  if (o.special && o.text.empty()) throw usage_error("--special: goes with --text");
   const auto engine = make_engine(where);
   const auto model = engine->load(o.model);
   print(o.requests.empty() ? perplexity(*model, o) : accuracy(*model, o), o.as_json);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <iostream>
 #include <optional>
 
@@ -51,6 +52,7 @@ void require_stdout() { dx::require(std::cout.good(), "stdout: cannot be written
 
 void write_text(loaded_model& model, const generate_options& o, const dx::io::tokenizer& tokenizer) {
   const std::vector<std::int32_t> prompts[] = {prompt_ids(o, o.prompt, "--prompt", tokenizer)};
+  warn_beyond_context(std::ssize(prompts[0]) + o.tokens, model.context(), o.model);
   dx::io::stream_decoder decoder(tokenizer, true);
   model.write(prompts, o.tokens, 1, o.how, [&](std::size_t, std::int32_t id) {
     if (tokenizer.is_end_of_text(id)) return false;
@@ -102,6 +104,9 @@ void write_texts(loaded_model& model, const generate_options& o, const dx::io::t
     prompts.push_back(prompt_ids(o, all.substr(begin, end - begin), name, tokenizer));
   }
   dx::require(!prompts.empty(), o.prompts.string(), ": there is no prompt");
+  std::size_t longest = 0;
+  for (const auto& p : prompts) longest = std::max(longest, p.size());
+  warn_beyond_context(static_cast<dx::index>(longest) + o.tokens, model.context(), o.model);
   text_lines out(prompts.size());
   if (o.tokens == 0)
     for (std::size_t i = 0; i < prompts.size(); ++i) out.end(i, 0, {});
@@ -139,6 +144,7 @@ int generate(const arguments& given) {
   options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("generate", values);
   check(where);
   need(o.model, "model");
   if (!values.count("prompt") && o.prompts.empty()) throw usage_error("--prompt is missing");

@@ -125,6 +125,7 @@ int inspect(const arguments& given) {
                         "the file or folder; --path may be left out");
   po::variables_map values;
   if (!parse(given, usage, options, values, "path")) return 0;
+  require_effects("inspect", values);
   need(path, "path");
   dx::require(fs::exists(path), path.string(), ": no such file or folder");
   if (fs::is_directory(path)) {

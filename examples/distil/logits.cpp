@@ -26,6 +26,7 @@ int logits(const arguments& given) {
   options.add(machine_options(where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("logits", values);
   check(where);
   need(path, "model"), need(ids_path, "ids"), need(out, "out");
 
@@ -39,6 +40,7 @@ int logits(const arguments& given) {
   for (std::size_t i = 0; i < ids.size(); ++i)
     dx::require(ids[i] >= 0 && ids[i] < model->vocabulary(), file.path(), ": the id at position ", i, " is ",
                 ids[i], ", the vocabulary has ", model->vocabulary());
+  warn_beyond_context(tensor.shape[1], model->context(), path);
   model->write_logits(tensor.shape[0], tensor.shape[1], ids, out);
   return 0;
 }

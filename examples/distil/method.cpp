@@ -90,17 +90,22 @@ method resolved(const train_options& given) {
   if (!(temperature.from > 0 && temperature.to > 0)) throw usage_error("--temperature: must be positive");
   if (!given.alignment.empty())
     form = of_option("alignment", [&] { return dx::loss::alignment_named(given.alignment); });
-  if (beta.from == 0 && beta.to == 0) form = dx::loss::alignment::none;
-  if (given.objective) {
-    for (const auto& [option, text] :
-         {std::pair("alpha", &given.alpha), std::pair("beta", &given.beta),
-          std::pair("temperature", &given.temperature), std::pair("schedule", &given.schedule),
-          std::pair("alignment", &given.alignment)})
-      if (!text->empty())
-        throw usage_error(std::string("--objective: says all that --") + option +
-                          " would; give one of the two");
-    m.objective = of_option("objective", [&] { return parse_objective(*given.objective); });
-  }
+  // What weighs nothing has no effect.
+  const auto zero = [](const dx::schedule::any<double>& x) { return x.from == 0 && x.to == 0; };
+  const auto flat = [](const dx::schedule::any<double>& x) { return x.from == x.to; };
+  if (!given.temperature.empty() && zero(alpha))
+    throw usage_error("--temperature: has no effect with --alpha 0");
+  const bool aligned = form != dx::loss::alignment::none;
+  if (!given.alignment.empty() && aligned && zero(beta))
+    throw usage_error("--alignment: has no effect with --beta 0");
+  if (!given.beta.empty() && !aligned && !zero(beta))
+    throw usage_error("--beta: has no effect with --alignment none");
+  if (!given.schedule.empty() && flat(alpha) && flat(beta) && flat(temperature))
+    throw usage_error("--schedule: has no effect: none of --alpha, --beta, --temperature goes FROM:TO");
+  if (given.schedule == "constant" && !(flat(alpha) && flat(beta) && flat(temperature)))
+    throw usage_error("--schedule constant: --alpha, --beta or --temperature goes FROM:TO");
+  if (zero(beta)) form = dx::loss::alignment::none;
+  if (given.objective) m.objective = of_option("objective", [&] { return parse_objective(*given.objective); });
   if (given.lr > 0) o.lr.peak = given.lr;
   if (!given.lr_schedule.empty())
     o.lr.after = of_option("lr-schedule", [&] { return dx::schedule::annealing_named(given.lr_schedule); });

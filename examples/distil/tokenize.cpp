@@ -10,26 +10,23 @@
 namespace program {
 namespace {
 
-constexpr const char* usage =
-    "distil tokenize --tokenizer MODEL --text FILE... --out FILE\n"
-    "distil tokenize --tokenizer MODEL --ids < TEXT      prints the ids of a text; special tokens are parsed\n"
-    "distil tokenize --tokenizer MODEL --decode < IDS    prints the text of ids\n\n"
-    "Makes a token file out of texts, for `cache`, `train` and `evaluate`. MODEL is a GGUF file, a folder with "
-    "a\n"
-    "tokenizer.json, or a tokenizer.json.\n\n"
-    "Each file is a document, or many with --separator:\n"
-    "  distil tokenize --tokenizer MODEL --text a.txt b.txt --separator '<|endoftext|>' --out "
-    "tokens.safetensors\n"
-    "cuts at that text, --separator '\\n\\n' at an empty line; documents of white space alone are passed over. "
-    "A\n"
-    "document begins with the model's token for that and ends with its end-of-text token, a target like any "
-    "other:\n"
-    "from it a student learns to stop. --no-end leaves the end out, --bare both.\n\n"
-    "Texts are UTF-8. A byte order mark is passed over, a line end of CR and LF becomes LF (--ids takes stdin "
-    "as it\n"
-    "is). Special tokens such as <|im_start|> are plain text, counted in a warning, unless --special:\n"
-    "  distil tokenize --tokenizer MODEL --text chats.txt --special --separator '\\n---\\n' --out "
-    "chats.safetensors\n";
+constexpr const char* usage = R"(distil tokenize --tokenizer MODEL --text FILE... --out FILE
+distil tokenize --tokenizer MODEL --ids < TEXT      prints the ids of a text; special tokens are parsed
+distil tokenize --tokenizer MODEL --decode < IDS    prints the text of ids
+
+Makes a token file out of texts, for `cache`, `train` and `evaluate`. MODEL is a GGUF file, a folder with a
+tokenizer.json, or a tokenizer.json.
+
+Each file is a document, or many with --separator:
+  distil tokenize --tokenizer MODEL --text a.txt b.txt --separator '<|endoftext|>' --out tokens.safetensors
+cuts at that text, --separator '\n\n' at an empty line; documents of white space alone are passed over. A document
+begins with the model's token for that and ends with its end-of-text token, a target like any other: from it a student
+learns to stop. --no-end leaves the end out, --bare both.
+
+Texts are UTF-8. A byte order mark is passed over, a line end of CR and LF becomes LF (--ids takes stdin as it is).
+Special tokens such as <|im_start|> are plain text, counted in a warning, unless --special:
+  distil tokenize --tokenizer MODEL --text chats.txt --special --separator '\n---\n' --out chats.safetensors
+)";
 
 struct tokenize_options {
   fs::path out;
@@ -162,18 +159,13 @@ int tokenize(const arguments& given) {
       ("decode", po::bool_switch(&decode), "print the text of the ids on stdin");
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("tokenize", values);
   need(model, "tokenizer");
   if (ids && decode) throw usage_error("--ids and --decode exclude each other");
   const bool to_file = !ids && !decode;
   if (to_file && o.texts.empty()) throw usage_error("--text is missing");
   if (to_file) need(o.out, "out");
   if (values.count("separator")) o.separator = separator_of(o.separator);
-  const bool for_files =
-      !o.texts.empty() || !o.out.empty() || values.count("separator") || o.special || o.no_end || o.bare;
-  if (!to_file && for_files)
-    throw usage_error(
-        "--ids and --decode read stdin and write stdout: no --text, --out, --separator, --special, "
-        "--no-end, --bare");
 
   const auto tokenizer = need_tokenizer(model);
   if (ids) return print_ids(tokenizer), 0;

@@ -108,6 +108,8 @@ class training_run {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
     windows_.emplace(tokens_, method_.options.length);
+    if (!cache_) warn_beyond_context(windows_->length(), teacher_->facts().context, o.teacher);
+    if (held_out_) require_held_out();
     if (cache_) cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length);
     make_training();
   }
@@ -172,16 +174,15 @@ class training_run {
       }
     }
     records.end_progress();
-    const dx::index empty = training_->empty();
-    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total, " steps had ",
-                empty == total ? "a token to score" : "a finite gradient", "; the student has learnt nothing");
+    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total,
+                " steps had a token to score; the student has learnt nothing");
     return 0;
   }
 
   void open_teacher() {
     if (o_.cache.empty()) {
       teacher_ = engine_->open_teacher(o_.teacher);
-      teacher_name_ = o_.teacher.filename().string();
+      teacher_name_ = valid_utf8(o_.teacher.filename().string());
       tokenizer_ = tokenizer_of(o_.teacher);
     } else {
       cache_.emplace(o_.cache);
@@ -193,6 +194,13 @@ class training_run {
     for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})
       if (text) check_vocabulary(*text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
     if (tokenizer_) warn_without_ends(tokens_, *tokenizer_);
+  }
+
+  void require_held_out() const {
+    for (dx::index i = 1; i < held_out_->size(); ++i)
+      if (i % window() != 0 && !held_out_->starts_at(i)) return;
+    dx::fail(held_out_->path(), ": nothing to score: in windows of ", window(),
+             " tokens every document is one token long");
   }
 
   void make_training() {
@@ -327,11 +335,11 @@ class training_run {
     json run = identity;
     run["total_steps"] = total;
     const int threads = engine_->threads();
-    run["command"] = {{"teacher", o_.teacher.string()},
-                      {"cache", o_.cache.string()},
-                      {"tokens", o_.tokens.string()},
-                      {"held_out", o_.held_out.string()},
-                      {"init", o_.init.string()},
+    run["command"] = {{"teacher", valid_utf8(o_.teacher.string())},
+                      {"cache", valid_utf8(o_.cache.string())},
+                      {"tokens", valid_utf8(o_.tokens.string())},
+                      {"held_out", valid_utf8(o_.held_out.string())},
+                      {"init", valid_utf8(o_.init.string())},
                       {"architecture", o_.architecture},
                       {"minutes", o_.minutes},
                       {"device", o_.where.device},
@@ -487,10 +495,12 @@ int train(const arguments& given) {
   options.add(machine_options(r.where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
+  require_effects("train", values);
   check(r.where);
 
   if (r.teacher.empty() && r.cache.empty()) throw usage_error("--teacher or --cache is missing");
   need(r.tokens, "tokens"), need(r.out, "out");
+  if (!dx::io::is_valid_utf8(r.prompt)) throw usage_error("--prompt: is not valid UTF-8");
   int budgets = 0;
   for (const char* option : {"steps", "minutes", "epochs"}) {
     if (!values.count(option)) continue;

@@ -1,0 +1,146 @@
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+namespace program {
+
+/// What an option's effect depends on.
+struct option_condition {
+  enum kind {
+    given,      ///< another option is given
+    not_given,  ///< it is not
+    is,         ///< its value, given or not, is one of `values`
+    is_not      ///< it is none of them
+  };
+  kind what;
+  std::string_view option;
+  std::vector<std::string_view> values = {};
+};
+
+/// An option of a subcommand, and what it needs to have an effect: one of `any` must hold, where there are some.
+/// Several rules of one option must all hold.
+struct option_rule {
+  std::string_view command, option;
+  std::vector<option_condition> any = {};
+  std::string_view example = {};  ///< options of a command line that breaks the rule
+};
+
+/// The rules of all subcommands: every option is in here. `require_effects` applies them. --seed and --threads say how
+/// a command is repeated, and are taken wherever they are listed.
+inline const std::vector<option_rule>& option_rules() {
+  using enum option_condition::kind;
+  static const std::vector<option_rule> rules = {
+      {"tokenize", "tokenizer"},
+      {"tokenize", "text", {{not_given, "ids"}}, "--text a --ids"},
+      {"tokenize", "text", {{not_given, "decode"}}, "--text a --decode"},
+      {"tokenize", "separator", {{not_given, "ids"}}, "--separator x --ids"},
+      {"tokenize", "separator", {{not_given, "decode"}}, "--separator x --decode"},
+      {"tokenize", "out", {{not_given, "ids"}}, "--out b --ids"},
+      {"tokenize", "out", {{not_given, "decode"}}, "--out b --decode"},
+      {"tokenize", "special", {{not_given, "ids"}}, "--special --ids"},
+      {"tokenize", "special", {{not_given, "decode"}}, "--special --decode"},
+      {"tokenize", "no-end", {{not_given, "ids"}}, "--no-end --ids"},
+      {"tokenize", "no-end", {{not_given, "decode"}}, "--no-end --decode"},
+      {"tokenize", "no-end", {{not_given, "bare"}}, "--no-end --bare"},
+      {"tokenize", "bare", {{not_given, "ids"}}, "--bare --ids"},
+      {"tokenize", "bare", {{not_given, "decode"}}, "--bare --decode"},
+      {"tokenize", "ids"},
+      {"tokenize", "decode"},
+
+      {"cache", "teacher"},
+      {"cache", "tokens"},
+      {"cache", "length"},
+      {"cache", "out"},
+      {"cache", "alignment"},
+      {"cache", "blocks", {{is, "alignment", {"ratio", "block_wise", "block-wise", "cosine"}}}, "--blocks 2"},
+      {"cache", "batch"},
+      {"cache", "store"},
+      {"cache", "device"},
+      {"cache", "precision"},
+      {"cache", "threads"},
+
+      {"train", "teacher"},
+      {"train", "cache"},
+      {"train", "tokens"},
+      {"train", "held-out"},
+      {"train", "out"},
+      {"train", "resume"},
+      {"train", "steps"},
+      {"train", "minutes"},
+      {"train", "epochs"},
+      {"train", "architecture", {{not_given, "init"}}, "--architecture paper --init student"},
+      {"train", "blocks", {{not_given, "init"}}, "--blocks 5 --init student"},
+      {"train", "heads", {{not_given, "init"}}, "--heads 8 --init student"},
+      {"train", "slstm-at", {{not_given, "init"}}, "--slstm-at 0 --init student"},
+      {"train", "init"},
+      {"train", "method"},
+      {"train", "alpha", {{not_given, "objective"}}, "--alpha 1 --objective ce"},
+      {"train", "beta", {{is_not, "alignment", {"none"}}}, "--beta 0.1 --alignment none"},
+      {"train", "beta", {{not_given, "objective"}}, "--beta 0.1 --objective ce"},
+      // What weighs nothing has no effect, either: the method's schedules say it (method.cpp).
+      {"train", "temperature", {{not_given, "objective"}}, "--temperature 2 --objective ce"},
+      {"train", "schedule", {{not_given, "objective"}}, "--schedule cosine --objective ce"},
+      {"train", "alignment", {{not_given, "objective"}}, "--alignment mse --objective ce"},
+      {"train", "objective"},
+      {"train", "batch"},
+      {"train", "length"},
+      {"train", "accumulate"},
+      {"train", "lr"},
+      {"train", "lr-schedule"},
+      {"train", "warmup"},
+      {"train", "beta1"},
+      {"train", "beta2"},
+      {"train", "epsilon"},
+      {"train", "weight-decay"},
+      {"train", "clip"},
+      {"train", "order"},
+      {"train", "seed"},
+      {"train", "log-every"},
+      {"train", "checkpoint-every"},
+      {"train", "evaluate-every", {{given, "held-out"}}, "--evaluate-every 2"},
+      {"train", "prompt"},
+      {"train", "device"},
+      {"train", "precision"},
+      {"train", "threads"},
+
+      {"generate", "model"},
+      {"generate", "prompt"},
+      {"generate", "prompts"},
+      {"generate", "batch", {{given, "prompts"}}, "--batch 2 --prompt a"},
+      {"generate", "chat"},
+      {"generate", "tokens"},
+      {"generate", "temperature"},
+      {"generate", "top-k", {{is_not, "temperature", {"0"}}}, "--top-k 3 --temperature 0"},
+      {"generate", "top-p", {{is_not, "temperature", {"0"}}}, "--top-p 0.5 --temperature 0"},
+      {"generate", "seed"},
+      {"generate", "device"},
+      {"generate", "precision"},
+      {"generate", "threads"},
+
+      {"evaluate", "model"},
+      {"evaluate", "text"},
+      {"evaluate", "special", {{given, "text"}}, "--special --tokens set"},
+      {"evaluate", "tokens"},
+      {"evaluate", "window", {{not_given, "requests"}}, "--window 16 --requests set"},
+      {"evaluate", "carry", {{not_given, "requests"}}, "--carry --requests set"},
+      {"evaluate", "requests"},
+      {"evaluate", "limit", {{given, "requests"}}, "--limit 3"},
+      {"evaluate", "json"},
+      {"evaluate", "device"},
+      {"evaluate", "precision"},
+      {"evaluate", "threads"},
+
+      {"logits", "model"},
+      {"logits", "ids"},
+      {"logits", "out"},
+      {"logits", "device"},
+      {"logits", "precision"},
+      {"logits", "threads"},
+
+      {"inspect", "path"},
+  };
+  return rules;
+}
+
+}  // namespace program

@@ -1,0 +1,81 @@
+#define BOOST_TEST_MODULE options
+#include <boost/test/unit_test.hpp>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "distil/option_rules.hpp"
+#include "material.hpp"
+
+// The table of what options depend on, walked: every option of every subcommand is in it, and what it says is refused.
+namespace distil_xlstm::program {
+namespace {
+
+const char* const subcommands[] = {"tokenize", "cache", "train", "generate", "evaluate", "logits", "inspect"};
+
+/// The options that `--help` lists.
+std::set<std::string> options_of(const std::string& command) {
+  std::set<std::string> out;
+  std::istringstream lines(done({command, "--help"}));
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("  --")) out.insert(line.substr(4, line.find_first_of(" \n", 4) - 4));
+  out.erase("help");
+  return out;
+}
+
+/// What each subcommand needs to get as far as its options.
+std::vector<std::string> least(const std::string& command) {
+  const auto& m = material::get();
+  const fs::path out = m.folder / "never";
+  const std::map<std::string, std::vector<std::string>> given = {
+      {"tokenize", arguments("--tokenizer", m.teacher)},
+      {"cache", arguments("--length 8 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
+      {"train", arguments("--steps 1 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
+      {"generate", arguments("--model", m.teacher)},
+      {"evaluate", arguments("--model", m.teacher)},
+      {"logits", arguments("--model", m.teacher, "--ids", m.tokens, "--out", out)},
+      {"inspect", {}}};
+  return arguments(command, given.at(command));
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(every_option_is_in_the_table) {
+  for (const std::string command : subcommands) {
+    std::set<std::string> ruled;
+    for (const auto& r : ::program::option_rules())
+      if (r.command == command) ruled.insert(std::string(r.option));
+    BOOST_TEST_CONTEXT(command) BOOST_TEST(options_of(command) == ruled, boost::test_tools::per_element());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(an_option_without_effect_is_refused_by_name) {
+  int rules = 0;
+  for (const auto& r : ::program::option_rules()) {
+    BOOST_TEST(r.any.empty() == r.example.empty());
+    if (r.any.empty()) continue;
+    ++rules;
+    const std::string command(r.command), option = "--" + std::string(r.option);
+    refused(arguments(least(command), std::string(r.example)), 2,
+            {command + ": " + option + ": has no effect"});
+  }
+  BOOST_TEST(rules >= 14);
+}
+
+BOOST_AUTO_TEST_CASE(what_weighs_nothing_is_refused) {
+  const auto train = least("train");
+  for (const auto& [more, option] : std::vector<std::pair<std::string, std::string>>{
+           {"--temperature 2 --alpha 0", "--temperature: has no effect with --alpha 0"},
+           {"--temperature 2:1 --alpha 0:0", "--temperature: has no effect with --alpha 0"},
+           {"--alignment mse", "--alignment: has no effect with --beta 0"},
+           {"--alignment mse --beta 0.0", "--alignment: has no effect with --beta 0"},
+           {"--alignment none --beta 0.2", "--beta: has no effect with --alignment none"},
+           {"--schedule cosine", "--schedule: has no effect"},
+           {"--schedule cosine --alpha 0.3", "--schedule: has no effect"},
+           {"--schedule constant --alpha 0.8:0.2", "--schedule constant"}})
+    refused(arguments(train, more), 2, {option});
+}
+
+}  // namespace distil_xlstm::program
