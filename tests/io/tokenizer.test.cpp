@@ -471,6 +471,7 @@ BOOST_AUTO_TEST_CASE(what_ends_a_document) {
     const tokenizer t(d);
     const auto end = t.document_end();
     BOOST_TEST((end < 0 || t.is_end_of_text(end)));  // generation stops there
+    BOOST_TEST(t.document_start() == end);           // where no text is expected to begin with bos
     return end < 0 ? std::string("none") : d.tokens[static_cast<std::size_t>(end)];
   };
   BOOST_TEST(end_of({"<|endoftext|>", "<|im_start|>", "<|im_end|>"}, "<|im_end|>") ==

@@ -97,12 +97,11 @@ class tokenizer {
     return -1;
   }
   /// The id that begins a document in a training stream: <|endoftext|> where there is one, else bos where the
-  /// model expects it, else eos; -1 where none is known.
+  /// model expects it, else what ends a document (not a turn); -1 where none is known.
   std::int32_t document_start() const {
     if (const auto id = find_special("<|endoftext|>"); id >= 0) return id;
-    return data_.add_bos && data_.bos >= 0 ? data_.bos : data_.eos;
+    return data_.add_bos && data_.bos >= 0 ? data_.bos : document_end();
   }
-
   /// The id that ends a document in a training stream, at which generation stops: <|endoftext|> or <|end_of_text|> where
   /// there is one (eos of a chat model ends a turn), else eos, else another that ends a text; -1 where none is known.
   std::int32_t document_end() const {
