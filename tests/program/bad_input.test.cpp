@@ -313,7 +313,7 @@ BOOST_AUTO_TEST_CASE(texts_that_are_none) {
   refused(arguments("evaluate --model", m.teacher, "--tokens", ones), 1, {ones.string(), "no token to score"});
   refused(arguments("train --steps 1 --blocks 1 --batch 1 --length 16 --teacher", m.teacher, "--tokens",
                     m.tokens, "--held-out", ones, "--out", folder / "run"),
-          1, {ones.string(), "no token to score"});
+          1, {ones.string(), "nothing to score"});
   write_file(folder / "requests.jsonl", "{\"doc_id\": 0, \"idx\": 0, \"label\": 0}\n");
   refused(arguments("evaluate --model", m.teacher, "--requests", folder / "requests.jsonl"), 1,
           {"requests.jsonl:1", "request"});
