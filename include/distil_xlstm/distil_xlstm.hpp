@@ -98,6 +98,7 @@
 #include <distil_xlstm/math/softmax_weight.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/language_model.hpp>
+#include <distil_xlstm/model/linearised.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/load_language_model.hpp>
 #include <distil_xlstm/model/load_llama.hpp>

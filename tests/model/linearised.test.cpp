@@ -1,0 +1,131 @@
+#define BOOST_TEST_MODULE linearised
+#include <boost/test/unit_test.hpp>
+
+#include <filesystem>
+#include <string>
+
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
+
+#include "../comparison/linearised.hpp"
+
+namespace distil_xlstm {
+namespace {
+
+namespace fs = std::filesystem;
+fs::path golden() { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden/linearised"; }
+
+template <class T>
+void compare() {
+  device::cpu cpu(2);
+  const auto folders = testing::golden_models(golden());
+  BOOST_REQUIRE(folders.size() == 2u);
+  for (const auto& folder : folders)
+    for (const auto& e : testing::linearised_errors<T>(cpu, folder)) {
+      // Of float, gradients of weights near 1: no condition is needed.
+      const double limit = e.name == "logits" ? testing::tolerance<T>::reference_forward
+                                              : testing::tolerance<T>::reference_gradient(0);
+      BOOST_TEST(e.error <= limit, folder.filename().string() << " " << e.name << ": off by " << e.error);
+    }
+}
+
+linearised_config small() {
+  linearised_config c;
+  c.vocabulary = 11, c.width = 8, c.layers = 2, c.heads = 4, c.kv_heads = 2, c.head_dim = 4,
+  c.intermediate = 12;
+  c.mixers = {mixer_kind::hybrid, mixer_kind::mlstm}, c.window = 5, c.sinks = 2, c.features = 4;
+  return c;
+}
+auto says(std::string text) {
+  return [text](const error& e) { return std::string(e.what()).find(text) != std::string::npos; };
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(the_reference_in_double) { compare<double>(); }
+BOOST_AUTO_TEST_CASE(the_reference_in_float) { compare<float>(); }
+
+BOOST_AUTO_TEST_CASE(all_of_it_is_trained_with_a_tied_head) {
+  // Central differences through embedding, stack and the same matrix as head.
+  device::cpu cpu(1);
+  linearised_config c = small();
+  c.tied = true;
+  testing::trained_linearised<double, device::cpu> m(cpu, c);
+  rng random(5);
+  for (index i = 0; i < m.weights.size(); ++i) m.weights.data()[i] = 0.4 * random.normal();
+  for (index i = 0; i < m.embedding.size(); ++i) m.embedding.data()[i] = random.normal();
+  const index time = 12;
+  std::vector<std::int32_t> ids, start;
+  for (index r = 0; r < 2 * time; ++r) {
+    ids.push_back(static_cast<std::int32_t>(random.below(11)));
+    start.push_back(r % time < 5 ? -1 : 5);
+  }
+  std::vector<double> w(static_cast<std::size_t>(2 * time * c.vocabulary));
+  for (double& x : w) x = random.normal();
+  const sequence_view seq{2, time, start.data()};
+  m.run(seq, ids.data(), w);
+  const auto objective = [&] {
+    const auto logits = m.run(seq, ids.data());
+    double sum = 0;
+    for (std::size_t i = 0; i < w.size(); ++i) sum += w[i] * logits[i];
+    return sum;
+  };
+  const auto check = [&](const std::string& name, double* x, const double* gradient, index n) {
+    double worst = 0, largest = 0;
+    for (index i = 0; i < n; i += std::max<index>(1, n / 9)) {
+      const double keep = x[i], step = 3e-5;
+      const auto at = [&](double shift) { return x[i] = keep + shift, objective(); };
+      const double slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step);
+      x[i] = keep;
+      worst = std::max(worst, std::abs(slope - gradient[i])), largest = std::max(largest, std::abs(slope));
+    }
+    BOOST_TEST(worst <= testing::tolerance<double>::gradient_check * largest, name << ": " << worst / largest);
+  };
+  for (const auto& e : m.names)
+    check(e.name, m.weights.data() + e.offset, m.gradients.data() + e.offset, e.size);
+  check("embedding and head", m.embedding.data(), m.dembedding.data(), m.embedding.size());
+}
+
+BOOST_AUTO_TEST_CASE(a_text_has_one_size_unless_a_layer_keeps_attention) {
+  device::cpu cpu(1);
+  linearised_config c = small();
+  using memory = state_memory<linearised_stack, float, device::cpu>;
+  const memory any(cpu, c.stack(), 1), declared(cpu, c.stack(), 1, 1000);
+  BOOST_TEST(any.size() == declared.size());
+  BOOST_TEST(declared.capacity() == 0);
+  c.mixers[1] = mixer_kind::attention;
+  BOOST_TEST(memory(cpu, c.stack(), 1, 1000).capacity() == 1000);
+}
+
+BOOST_AUTO_TEST_CASE(a_saved_text_says_where_it_is) {
+  device::cpu cpu(1);
+  const auto stack = small().stack();
+  state_memory<linearised_stack, float, device::cpu> state(cpu, stack, 1);
+  auto saved = state.save(0);
+  state.restore(0, saved);
+  for (const auto& e : state.names())
+    if (e.name.ends_with("position")) {
+      for (const float wrong : {-1.0f, 0.5f, std::numeric_limits<float>::quiet_NaN(), 3e38f}) {
+        auto changed = saved;
+        changed[static_cast<std::size_t>(e.offset)] = wrong;
+        BOOST_CHECK_EXCEPTION(state.restore(0, changed), error, says("no number of tokens"));
+      }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(what_is_not_possible_is_said) {
+  const auto refused = [](auto change, const std::string& message) {
+    linearised_config c = small();
+    change(c);
+    BOOST_CHECK_EXCEPTION(c.stack(), error, says(message));
+  };
+  refused([](auto& c) { c.mixers.pop_back(); }, "1 mixers for 2 layers");
+  refused([](auto& c) { c.window = 0; }, "a window of 0 tokens");
+  refused([](auto& c) { c.sinks = 6; }, "6 sinks beside a window of 5 tokens");
+  refused([](auto& c) { c.features = 0; }, "0 features");
+  refused([](auto& c) { c.kv_heads = 3; }, "3 key heads do not divide the 4 heads");
+  BOOST_CHECK_EXCEPTION(mixer_named("mamba"), error, says("mixer 'mamba' is not known"));
+  BOOST_TEST((mixer_named("hybrid") == mixer_kind::hybrid));
+}
+
+}  // namespace distil_xlstm
