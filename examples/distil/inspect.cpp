@@ -62,11 +62,31 @@ std::string text_of(const dx::io::gguf_value& v) {
   }
 }
 
+/// What `read()` says of a transformer, or why it cannot be one of the teachers.
+template <class Read>
+void describe_teacher(const Read& read) {
+  try {
+    const dx::llama_config c = read();
+    std::cout << "a teacher of family " << c.model_type << ": " << c.layers << " layers, " << c.heads
+              << " heads of " << c.head_dim << ", " << c.kv_heads << " of keys; rotary base "
+              << short_number(c.theta);
+    const dx::rope_scaling& s = c.scaling;
+    if (s.type == dx::rope_scaling::kind::linear) std::cout << ", linear scaling by " << short_number(s.factor);
+    if (s.type == dx::rope_scaling::kind::llama3)
+      std::cout << ", llama3 scaling by " << short_number(s.factor) << " from " << short_number(s.low) << " to "
+                << short_number(s.high) << " turns over " << short_number(s.original) << " tokens";
+    std::cout << "\n";
+  } catch (const dx::error& e) {
+    std::cout << "cannot be loaded: " << e.what() << "\n";
+  }
+}
+
 void inspect_gguf(const fs::path& path) {
   const dx::io::gguf_file file(path);
   std::cout << path.string() << ": GGUF\n";
   for (const auto& [key, value] : file.keys()) print_pair(std::string(key), text_of(value));
   print_tensors(file.tensors(), path.string());
+  describe_teacher([&] { return dx::read_llama_config(file); });
 }
 
 void inspect_safetensors(const fs::path& path) {
@@ -113,6 +133,8 @@ void inspect_folder(const fs::path& folder) {
               << " heads: " << grouped(config.total()) << " parameters";
     if (config.logit_cap > 0) std::cout << ", logits capped at " << short_number(config.logit_cap);
     std::cout << "\n";
+  } else if (const auto config = folder / "config.json"; fs::exists(config)) {
+    describe_teacher([&] { return dx::read_llama_config(dx::io::read_json_file(config), config.string()); });
   }
 }
 

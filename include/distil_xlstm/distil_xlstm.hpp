@@ -107,6 +107,7 @@
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/model.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
+#include <distil_xlstm/model/read_rope_scaling.hpp>
 #include <distil_xlstm/model/reader.hpp>
 #include <distil_xlstm/model/sampler.hpp>
 #include <distil_xlstm/model/saved_text.hpp>

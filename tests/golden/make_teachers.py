@@ -22,12 +22,26 @@ SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_lay
              num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=None)
 
 
+def inverse_frequencies(rope, head_dim):
+    """Of a rope_parameters, in float64."""
+    inverse = rope["rope_theta"] ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if rope["rope_type"] == "linear":
+        return inverse / rope["factor"]
+    if rope["rope_type"] == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * inverse / (2 * torch.pi)
+        s = ((turns - low) / (high - low)).clamp(0, 1)
+        return inverse * ((1 - s) / rope["factor"] + s)
+    assert rope["rope_type"] == "default", rope
+    return inverse
+
+
 class Rotary(torch.nn.Module):
     """The rotary table in the precision of its input."""
 
-    def __init__(self, theta, head_dim):
+    def __init__(self, inverse):
         super().__init__()
-        self.inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+        self.inverse = inverse
 
     def forward(self, x, position_ids):
         angles = position_ids[..., None].double() * self.inverse
@@ -44,7 +58,9 @@ def in_float64(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="sdpa").eval()
     c = model.config
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    model.model.rotary_emb = Rotary(c.rope_parameters["rope_theta"], head_dim)
+    inverse, stored = inverse_frequencies(c.rope_parameters, head_dim), model.model.rotary_emb.inv_freq.double()
+    assert ((inverse - stored).abs() <= 1e-6 * inverse).all(), (inverse, stored)
+    model.model.rotary_emb = Rotary(inverse)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = rms_norm.__get__(module)
@@ -91,8 +107,9 @@ def write(folder, config, seed, spelling, stored=torch.float32, shards=1):
         written |= {"rope_parameters": rope, "dtype": dtype, "transformers_version": "5.23.0"}
     else:
         written |= {"rope_theta": rope["rope_theta"], "torch_dtype": dtype, "transformers_version": "4.44.0"}
+        scaling = {("type" if k == "rope_type" else k): v for k, v in rope.items() if k != "rope_theta"}
         if config.model_type == "llama":
-            written["rope_scaling"] = None
+            written["rope_scaling"] = None if rope["rope_type"] == "default" else scaling
         written.pop("layer_types", None)
     written["architectures"] = [type(model).__name__]
     (folder / "config.json").write_text(json.dumps(written, indent=1) + "\n")
@@ -144,6 +161,15 @@ def main():
     write(root / "llama_bf16", LlamaConfig(**SHAPE | dict(num_hidden_layers=3, num_key_value_heads=4),
                                            rope_parameters=rope(1e4), tie_word_embeddings=False, rms_norm_eps=1e-6), 5,
           "new", stored=torch.bfloat16)
+    # Pairs of all three kinds: one turns often enough, two are between, five are slowed wholly.
+    llama3 = rope(100.0) | {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                            "original_max_position_embeddings": 32}
+    write(root / "llama3_scaling", LlamaConfig(**SHAPE, head_dim=16, rope_parameters=llama3, tie_word_embeddings=True,
+                                               rms_norm_eps=1e-5), 6, "new", stored=torch.bfloat16)
+    write(root / "llama_linear_scaling", LlamaConfig(**SHAPE, rope_parameters=rope(1e4) | {"rope_type": "linear",
+                                                                                           "factor": 2.5},
+                                                     tie_word_embeddings=True, rms_norm_eps=1e-5), 7, "old",
+          stored=torch.bfloat16)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <limits>
 #include <thread>
 
 #include <unistd.h>
@@ -22,6 +24,7 @@ namespace distil_xlstm {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_literals;
 template <class T>
 using teacher = llama<T, device::cpu>;
 
@@ -87,21 +90,79 @@ BOOST_AUTO_TEST_CASE(teachers_in_float) { compare<float>(); }
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   const temporary_folder folder;
   device::cpu cpu(2);
-  for (const char* name : {"llama_rope_parameters", "llama_bf16", "qwen2_rope_theta", "qwen2_tied"}) {
-    const auto file = folder.path / "model.gguf";
-    testing::write_gguf(golden(name), file, false);
-    const auto a = load_llama<double>(cpu, golden(name)), b = load_llama<double>(cpu, file);
-    const auto ids = some_ids(26, a.vocabulary());
-    BOOST_TEST(apart(hidden_of(b, cpu, {2, 13}, ids), hidden_of(a, cpu, {2, 13}, ids)) <= 1e-14);
-    BOOST_TEST(b.config().tied == a.config().tied);
+  for (const auto& name : testing::golden_models(golden(""))) {
+    if (!fs::exists(name / "model.safetensors")) continue;
+    BOOST_TEST_CONTEXT(name.filename().string()) {
+      const auto file = folder.path / "model.gguf";
+      testing::write_gguf(name, file, false);
+      const auto a = load_llama<double>(cpu, name), b = load_llama<double>(cpu, file);
+      BOOST_TEST((a.config().scaling.type == b.config().scaling.type));
+      BOOST_TEST(a.config().scaling.factor == b.config().scaling.factor);
+      const auto ids = some_ids(26, a.vocabulary());
+      BOOST_TEST(apart(hidden_of(b, cpu, {2, 13}, ids), hidden_of(a, cpu, {2, 13}, ids)) <= 1e-14);
+      BOOST_TEST(b.config().tied == a.config().tied);
 
-    testing::write_gguf(golden(name), file, true);
-    const auto wide = load_llama<float>(cpu, file), stored = load_llama<float>(cpu, file, {false});
-    BOOST_TEST((wide.embedding().dtype == dtype::f32));
-    BOOST_TEST((stored.embedding().dtype == dtype::q8_0));
-    BOOST_TEST((a.config().tied == (wide.head().data == wide.embedding().data)));
-    BOOST_TEST(apart(hidden_of(stored, cpu, {2, 13}, ids), hidden_of(wide, cpu, {2, 13}, ids)) <= 1e-6);
+      testing::write_gguf(name, file, true);
+      const auto wide = load_llama<float>(cpu, file), stored = load_llama<float>(cpu, file, {false});
+      BOOST_TEST((wide.embedding().dtype == dtype::f32));
+      BOOST_TEST((stored.embedding().dtype == dtype::q8_0));
+      BOOST_TEST((a.config().tied == (wide.head().data == wide.embedding().data)));
+      BOOST_TEST(apart(hidden_of(stored, cpu, {2, 13}, ids), hidden_of(wide, cpu, {2, 13}, ids)) <= 1e-6);
+    }
   }
+}
+
+BOOST_AUTO_TEST_CASE(the_scaling_is_found_in_the_divisors) {
+  using kind = rope_scaling::kind;
+  const struct {
+    double theta;
+    index head_dim;
+    rope_scaling scaling;
+    bool exact = true;  ///< what is found is what was written, with `original` at 8192
+  } table[] = {
+      {5e5, 128, {kind::llama3, 8, 1, 4, 8192}},  // Llama 3.1
+      {5e5, 64, {kind::llama3, 32, 1, 4, 8192}},  // Llama 3.2
+      {1e4, 80, {kind::llama3, 16, 2, 8, 8192}},
+      {5e5, 128, {kind::llama3, 8, 64, 256, 8192}},
+      {1e6, 96, {kind::llama3, 4.5, 1.25, 3.7, 8192}, false},
+      {1e4, 8, {kind::llama3, 8, 1, 16, 8192}, false},    // one pair between
+      {1e4, 8, {kind::llama3, 8, 20, 100, 8192}, false},  // none
+      {1e4, 8, {kind::llama3, 8, 0.1, 4, 64}, false},     // none is slowed wholly
+      {1e4, 8, {kind::llama3, 8, 0.5, 40, 64}, false},    // each is slowed
+      {1e4, 64, {kind::linear, 4}},
+      {1e4, 64, {}},
+  };
+  for (const auto& t : table) {
+    std::vector<double> divisors;
+    if (t.scaling.type == kind::llama3)
+      for (const float x : testing::llama3_divisors(t.theta, t.head_dim, t.scaling)) divisors.push_back(x);
+    else
+      divisors.assign(static_cast<std::size_t>(t.head_dim / 2), t.scaling.factor);
+    const auto found = find_rope_scaling(t.theta, divisors);
+    BOOST_TEST_CONTEXT("factor " << t.scaling.factor << ", from " << t.scaling.low << " to "
+                                 << t.scaling.high) {
+      BOOST_REQUIRE(found.has_value());
+      if (t.exact) BOOST_TEST((*found == t.scaling));
+      for (std::size_t i = 0; i < divisors.size(); ++i) {
+        const double f = std::pow(t.theta, -2.0 * static_cast<double>(i) / static_cast<double>(t.head_dim));
+        BOOST_TEST(std::abs(found->divisor(f) / t.scaling.divisor(f) - 1) <= 1e-5);
+      }
+    }
+  }
+  const double infinite = std::numeric_limits<double>::infinity(), none = std::nan("");
+  for (const std::vector<double>& wrong : {std::vector<double>{},
+                                           {1, 8, 1, 8},
+                                           {8, 8, 1, 1},
+                                           {1, 2, 3, 4},
+                                           {1, 1, 8, 5},
+                                           {1, 1, 1, 0},
+                                           {1, 1, 1, -1},
+                                           {1, 1, 1, none},
+                                           {none, 1, 1, 1},
+                                           {1, 1, 8, infinite},
+                                           {0.5, 0.5, 1, 1},
+                                           {0, 0, 0, 0}})
+    BOOST_TEST(!find_rope_scaling(1e4, wrong).has_value());
 }
 
 BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
@@ -183,15 +244,50 @@ BOOST_AUTO_TEST_CASE(one_model_serves_many_threads) {
 }
 
 BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
-  const auto refused = [](const std::string& key, io::json value, const std::string& message) {
-    io::json c = small_config();
+  io::json config = small_config();
+  const auto refused = [&](const std::string& key, io::json value, const std::string& message) {
+    io::json c = config;
     c[key] = std::move(value);
     BOOST_CHECK_EXCEPTION(read_llama_config(c, "config.json"), error, says(message));
   };
   refused("model_type", "mistral", "model_type 'mistral' is not supported");
-  refused("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}, "rope type 'linear' is not supported");
-  refused("rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1e4}},
-          "rope type 'llama3' is not supported");
+  const io::json llama3 = {{"rope_type", "llama3"},
+                           {"factor", 8},
+                           {"low_freq_factor", 1},
+                           {"high_freq_factor", 4},
+                           {"original_max_position_embeddings", 8192}};
+  const auto with = [&](const char* key, io::json value) {
+    io::json c = llama3;
+    c[key] = std::move(value);
+    return c;
+  };
+  refused("rope_scaling", llama3, "rope_parameters and rope_scaling differ");
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const std::string at = "config.json: "s + key;
+    config = small_config();
+    config.erase("rope_parameters");
+    for (const char* type : {"yarn", "dynamic", "longrope", "su", "mrope", "proportional", ""})
+      refused(key, {{"rope_type", type}, {"factor", 2}}, at + ": rope type '" + type + "' is not supported");
+    refused(key, {{"type", "yarn"}, {"factor", 2}}, at + ": rope type 'yarn' is not supported");
+    for (const char* field :
+         {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+      io::json c = llama3;
+      c.erase(field);
+      refused(key, c, at + ": " + field + " is missing");
+      refused(key, with(field, "8"), at + ": " + field + " must be a number");
+      refused(key, with(field, 0), "is not possible");
+    }
+    refused(key, with("low_freq_factor", 4), "from 4 to 4 turns over 8192 tokens is not possible");
+    refused(key, with("attention_factor", 1), at + ": attention_factor is not supported");
+    refused(key, {{"type", "linear"}}, at + ": factor is missing");
+    refused(key, {{"type", "linear"}, {"factor", -2}}, "is not possible");
+    refused(key, {{"type", "linear"}, {"factor", 2}, {"low_freq_factor", 1}},
+            at + ": low_freq_factor is not supported");
+    refused(key, {{"factor", 2}}, at + ": factor is not supported");
+    refused(key, with("partial_rotary_factor", 0.5), at + ": partial_rotary_factor other than 1");
+    refused(key, 8, at + " must be an object");
+  }
+  config = small_config();
   refused("use_sliding_window", true, "use_sliding_window true is not supported");
   refused("hidden_act", "gelu", "hidden_act 'gelu' is not supported");
   refused("attention_bias", true, "attention_bias true is not supported");
@@ -201,6 +297,55 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
   refused("hidden_size", "wide", "hidden_size must be an integer");
   refused("head_dim", 7, "a head of 7 has no pairs");
   refused("num_hidden_layers", -1, "must be positive");
+}
+
+BOOST_AUTO_TEST_CASE(what_a_gguf_file_says_of_positions) {
+  const temporary_folder folder;
+  device::cpu cpu(1);
+  const auto file = folder.path / "model.gguf";
+  const auto with = [&](const std::function<void(testing::gguf_builder&)>& more) {
+    testing::write_gguf(golden("llama_rope_parameters"), file, false, nullptr, more);
+    return load_llama<double>(cpu, file).config().scaling;
+  };
+  using kind = rope_scaling::kind;
+  const rope_scaling linear{kind::linear, 2.5}, none;
+  const std::string factor = "llama.rope.scaling.factor", type = "llama.rope.scaling.type";
+  BOOST_TEST((with({}) == none));
+  BOOST_TEST((with([&](auto& f) { f.real(factor, 2.5); }) == linear));
+  BOOST_TEST((with([&](auto& f) { f.string(type, "linear"), f.real(factor, 2.5); }) == linear));
+  BOOST_TEST((with([&](auto& f) { f.real("llama.rope.scale_linear", 2.5); }) == linear));
+  BOOST_TEST((with([&](auto& f) { f.string(type, "none"), f.real(factor, 2.5); }) == none));
+  BOOST_TEST((with([&](auto& f) { f.string(type, "linear"); }) == none));
+  BOOST_TEST((with([&](auto& f) { f.real(factor, 0); }) == none));
+  BOOST_TEST((with([&](auto& f) { f.real(factor, 1); }) == none));
+  BOOST_TEST((with([&](auto& f) { f.tensor("rope_freqs.weight", {1, 1, 1, 1}); }) == none));
+  BOOST_TEST((with([&](auto& f) {
+                f.tensor("rope_freqs.weight", {3, 3, 3, 3});
+              }) == rope_scaling{kind::linear, 3}));
+  const auto refused = [&](const std::string& message,
+                           const std::function<void(testing::gguf_builder&)>& more) {
+    BOOST_CHECK_EXCEPTION(with(more), error, says(message));
+  };
+  for (const std::string other : {"yarn", "longrope", "dynamic", ""})
+    refused("llama.rope.scaling.type '" + other + "' is not supported",
+            [&](auto& f) { f.string(type, other), f.real(factor, 2); });
+  refused("rotary scaling by the factor -1", [&](auto& f) { f.real(factor, -1); });
+  refused("rotary scaling by the factor nan", [&](auto& f) { f.real(factor, std::nan("")); });
+  refused("llama.rope.scaling.attn_factor 1.5 is not supported",
+          [&](auto& f) { f.real("llama.rope.scaling.attn_factor", 1.5); });
+  refused("rope_freqs.weight is F32 [3] instead of F32 [4]", [&](auto& f) {
+    f.tensor("rope_freqs.weight", {1, 1, 8});
+  });
+  refused("rope_freqs.weight is F16 [4] instead of F32 [4]",
+          [&](auto& f) { f.tensor("rope_freqs.weight", {4}, 1, std::string(8, 0)); });
+  refused("the numbers of tensor rope_freqs.weight are those of no scaling that is supported", [&](auto& f) {
+    f.tensor("rope_freqs.weight", {1, 8, 1, 8});
+  });
+  refused("both llama.rope.scaling.factor and the tensor rope_freqs.weight", [&](auto& f) {
+    f.real(factor, 2), f.tensor("rope_freqs.weight", {1, 1, 8, 8});
+  });
+  for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"})
+    refused(name + " is not used"s, [&](auto& f) { f.tensor(name, {1, 1, 1, 1}); });
 }
 
 BOOST_AUTO_TEST_CASE(all_wrong_tensors_are_listed) {

@@ -845,10 +845,15 @@ BOOST_AUTO_TEST_CASE(inspect_shows_every_kind_of_file) {
   const auto gguf = m.folder / "inspected.gguf", cache = m.folder / "inspected";
   testing::write_gguf(m.teacher, gguf, true);
   done(arguments("cache --length 16 --teacher", m.teacher, "--tokens", m.tokens, "--out", cache));
-  shows(gguf,
-        {"general.architecture", "llama", "token_embd.weight", "Q8_0", "[96, 32]", "blk.1.ffn_down.weight"});
+  shows(gguf, {"general.architecture", "llama", "token_embd.weight", "Q8_0", "[96, 32]",
+               "blk.1.ffn_down.weight", "a teacher of family llama: "});
   shows(m.teacher, {"\"hidden_size\": 32", "model.embed_tokens.weight", "[96, 32]", "F32"});
   shows(golden("teacher/llama_sharded_head_dim"), {"model-00001-of-00002", "model-00002-of-00002"});
+  shows(golden("teacher/llama3_scaling"),
+        {"a teacher of family llama: 2 layers, 4 heads of 16, 2 of keys; rotary "
+         "base 100, llama3 scaling by 8 from 1 to 4 turns over 32 tokens"});
+  shows(golden("teacher/llama_linear_scaling"), {"rotary base 10000, linear scaling by 2.5\n"});
+  shows(golden("gguf/every_type.gguf"), {"cannot be loaded: ", "llama.embedding_length is missing"});
   shows(golden("teacher/llama_bf16") / "model.safetensors", {"BF16", "model.layers.2."});
   shows(m.tokens, {"vocab_size", "tokenizer_sha256", "U16", "a token file", "2 documents"});
   shows(m.student(),

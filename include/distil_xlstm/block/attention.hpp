@@ -67,6 +67,7 @@ struct attention {
   index width = 0, heads = 1, kv_heads = 1;
   index head_dim = 0;  ///< need not be width / heads
   double theta = 10000;
+  rope_scaling scaling{};
   bool bias = false;                 ///< of q, k and v
   bool output_bias = false;          ///< of o
   index capacity = 0;                ///< 0: what the layout of the state declares; with a window: not read
@@ -194,7 +195,7 @@ struct attention {
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
   attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }
 
-  rotary rope() const { return {heads * head_dim, head_dim, theta}; }
+  rotary rope() const { return {heads * head_dim, head_dim, theta, scaling}; }
 
  private:
   index kv_width() const { return kv_heads * head_dim; }

@@ -8,16 +8,42 @@
 
 namespace distil_xlstm {
 
+/// What the frequencies of a rotary embedding are divided by, so that a model reads texts longer than those it was
+/// first trained on.
+///
+///   linear  every frequency f by `factor`
+///   llama3  by factor where a pair turns fewer than `low` times over the `original` context, by 1 where it turns
+///           more than `high` times, and between by 1 / ((1 - s) / factor + s), s = (turns - low) / (high - low),
+///           turns = original f / 2 pi (Llama 3.1)
+struct rope_scaling {
+  enum class kind { none, linear, llama3 };
+  kind type = kind::none;
+  double factor = 1;
+  double low = 1, high = 4;  ///< low_freq_factor, high_freq_factor
+  double original = 8192;    ///< original_max_position_embeddings, in tokens
+
+  friend bool operator==(const rope_scaling&, const rope_scaling&) = default;
+  DISTIL_XLSTM_HD double divisor(double frequency) const {
+    if (type == kind::none) return 1;
+    if (type == kind::linear) return factor;
+    constexpr double two_pi = 6.283185307179586476925;
+    const double s = (original * frequency / two_pi - low) / (high - low);
+    return s <= 0 ? factor : s >= 1 ? 1 : 1 / ((1 - s) / factor + s);
+  }
+};
+
 namespace detail {
 
-/// frequency[i] = theta^(-2i / head_dim)
+/// frequency[i] = theta^(-2i / head_dim), divided as the scaling says
 struct rotary_frequencies {
   double theta;
+  rope_scaling scaling;
   index half;
   double* frequency;
   DISTIL_XLSTM_HD void operator()(index i) const {
     using std::pow;
-    frequency[i] = pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+    const double f = pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+    frequency[i] = f / scaling.divisor(f);
   }
 };
 
@@ -96,11 +122,12 @@ struct rotary_tape {
 };
 
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotated form of Hugging Face and
-/// NeoX: the pair (i, i + head_dim / 2) of each head rotates by position * theta^(-2i / head_dim). Positions
-/// begin anew with each document. Angles, cosines and sines are computed in double.
+/// NeoX: the pair (i, i + head_dim / 2) of each head rotates by position * theta^(-2i / head_dim), divided as
+/// `scaling` says. Positions begin anew with each document. Angles, cosines and sines are computed in double.
 struct rotary {
   index width = 0, head_dim = 0;
   double theta = 10000;
+  rope_scaling scaling{};
 
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
@@ -137,7 +164,7 @@ struct rotary {
   template <class D, class T>
   void tables(D& d, sequence_view seq, batched_state<T> carried, const rotary_tape<T>& k) const {
     auto frequency = d.template scratch<double>(head_dim / 2);
-    parallel_for(d, head_dim / 2, detail::rotary_frequencies{theta, head_dim / 2, frequency.data()});
+    parallel_for(d, head_dim / 2, detail::rotary_frequencies{theta, scaling, head_dim / 2, frequency.data()});
     const detail::rotary_table<T> table{seq, carried, frequency.data(), k.cosines, k.sines};
     // A row's angles are enough for a worker of the host; a card wants more tasks than there are rows.
     if constexpr (D::host_memory)

@@ -23,6 +23,7 @@ struct llama_config {
   index intermediate = 0;  ///< width of the feed-forward
   double epsilon = 1e-6;   ///< of the norms
   double theta = 10000;    ///< base of the rotary angles
+  rope_scaling scaling{};  ///< of their frequencies
   bool qkv_bias = false;
   bool tied = false;  ///< the head is the embedding
   index context = 0;  ///< tokens that it was trained to see; not enforced
@@ -33,6 +34,7 @@ struct llama_config {
                           .kv_heads = kv_heads,
                           .head_dim = head_dim,
                           .theta = theta,
+                          .scaling = scaling,
                           .bias = qkv_bias};
     llama_stack s{repeated(layers, decoder_layer{mixer, intermediate, epsilon, false}), true, epsilon};
     s.blocks.blocks.front().first = true;
@@ -53,6 +55,9 @@ struct llama_config {
     require(head_dim % 2 == 0, name, ": a head of ", head_dim, " has no pairs for the rotary embedding");
     require(epsilon > 0 && theta > 0, name, ": the norms' epsilon ", epsilon, " and the rotary base ", theta,
             " must be positive");
+    require(scaling.factor > 0 && scaling.low > 0 && scaling.low < scaling.high && scaling.original > 0, name,
+            ": rotary scaling by the factor ", scaling.factor, " from ", scaling.low, " to ", scaling.high,
+            " turns over ", scaling.original, " tokens is not possible");
   }
 };
 

@@ -14,6 +14,7 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/read_rope_scaling.hpp>
 #include <distil_xlstm/model/tensor_files.hpp>
 
 namespace distil_xlstm {
@@ -48,21 +49,13 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
   }
 
   x.theta = get_or<double>(c, "rope_theta", name, 10000.0);
+  const char* read = nullptr;
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     if (!given(key)) continue;
-    const io::json& rope = c.at(key);
-    require(rope.is_object(), name, ": ", key, " must be an object");
-    const auto type =
-        get_or<std::string>(rope, "rope_type", name, get_or<std::string>(rope, "type", name, "default"));
-    require(type == "default", name, ": ", key, ": rope type '", io::detail::printable(type),
-            "' is not supported (default is)");
-    for (const auto& [field, value] : rope.items())
-      require(
-          field == "rope_type" || field == "type" || field == "rope_theta" || field == "partial_rotary_factor",
-          name, ": ", key, ": ", io::detail::printable(field), " is not supported");
-    require(get_or<double>(rope, "partial_rotary_factor", name, 1.0) == 1.0, name, ": ", key,
-            ": partial_rotary_factor other than 1 is not supported");
-    x.theta = get_or<double>(rope, "rope_theta", name, x.theta);
+    const rope_scaling scaling = detail::read_rope_scaling(c.at(key), key, name);
+    const auto theta = get_or<double>(c.at(key), "rope_theta", name, x.theta);
+    require(!read || (scaling == x.scaling && theta == x.theta), name, ": ", read, " and ", key, " differ");
+    x.scaling = scaling, x.theta = theta, read = key;
   }
   require(get_or<double>(c, "partial_rotary_factor", name, 1.0) == 1.0, name,
           ": partial_rotary_factor other than 1 is not supported");
@@ -123,13 +116,9 @@ inline llama_config read_llama_config(const io::gguf_file& file) {
   for (const char* key : {"attention.value_length", "rope.dimension_count"})
     require(size_or(key, x.head_dim) == x.head_dim, name, ": ", a, key, " is ", size_or(key, 0),
             ", a head has ", x.head_dim, ": that is not supported");
-  const auto scaling = file.get_string_or(a + "rope.scaling.type", "none");
-  require(scaling == "none", name, ": ", a, "rope.scaling.type '", io::detail::printable(scaling),
-          "' is not supported (none is)");
+  x.scaling = detail::read_rope_scaling(file, x.model_type, x.head_dim, x.theta);
   for (const char* key : {"expert_count", "attention.sliding_window"})
     require(size_or(key, 0) == 0, name, ": ", a, key, " of ", size_or(key, 0), " is not supported");
-  require(file.get_f64_or(a + "rope.scale_linear", 1.0) == 1.0, name, ": ", a,
-          "rope.scale_linear other than 1 is not supported");
   x.check(name);
   return x;
 }
@@ -232,6 +221,7 @@ model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& p
   match.ignore_if([&](const std::string& name) {
     return (config.tied && name == config.head_name) || name.ends_with("rotary_emb.inv_freq");
   });
+  if (files->gguf) match.ignore("rope_freqs.weight");  // the configuration's
   match.finish(path.string());
 
   // llama.cpp's converter stores the q and k rows of llama models with each rotary pair side by side.

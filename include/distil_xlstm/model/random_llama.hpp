@@ -25,12 +25,20 @@ inline void write_random_llama(const std::filesystem::path& folder, llama_config
   c.tied = true;
   c.qkv_bias = c.model_type == "qwen2";
   c.check("write_random_llama");
-  const io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
-                           {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
-                           {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
-                           {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
-                           {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
-                           {"tie_word_embeddings", true}};
+  io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
+                     {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
+                     {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
+                     {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
+                     {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
+                     {"tie_word_embeddings", true}};
+  if (c.scaling.type == rope_scaling::kind::linear)
+    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", c.scaling.factor}};
+  if (c.scaling.type == rope_scaling::kind::llama3)
+    config["rope_scaling"] = {{"rope_type", "llama3"},
+                              {"factor", c.scaling.factor},
+                              {"low_freq_factor", c.scaling.low},
+                              {"high_freq_factor", c.scaling.high},
+                              {"original_max_position_embeddings", c.scaling.original}};
   io::write_text_atomically(folder / "config.json", config.dump());
 
   const manifest tensors = tensors_of(c);
