@@ -1,10 +1,12 @@
 #pragma once
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -12,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/io/json_scanner.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/read_text.hpp>
@@ -23,82 +26,57 @@ using ordered_json = nlohmann::ordered_json;  ///< members in the order they wer
 
 namespace detail {
 
-/// nlohmann's SAX events into a `json`. Unlike the library's own builder it bounds the nesting (copying and
-/// dumping a value recurse) and refuses a key given twice (of which the library silently keeps the last).
-class json_builder {
- public:
-  static constexpr std::size_t deepest = 256;
-  explicit json_builder(std::string_view name) : name_(name) {}
-  json take() { return std::move(root_); }
-
-  bool null() { return place(nullptr); }
-  bool boolean(bool x) { return place(x); }
-  bool number_integer(json::number_integer_t x) { return place(x); }
-  bool number_unsigned(json::number_unsigned_t x) { return place(x); }
-  bool number_float(json::number_float_t x, const std::string&) { return place(x); }
-  bool string(std::string& x) { return place(std::move(x)); }
-  bool binary(json::binary_t&) { fail(name_, ": binary values are not JSON"); }
-  bool start_object(std::size_t) { return open(json::object()); }
-  bool start_array(std::size_t) { return open(json::array()); }
-  bool end_object() { return close(); }
-  bool end_array() { return close(); }
-  bool key(std::string& k) {
-    const auto [at, fresh] = open_.back()->get_ref<json::object_t&>().try_emplace(k);
-    require(fresh, name_, ": the key \"", printable(k), "\" is given twice");
-    slot_ = &at->second;
-    return true;
+/// The next value as a tree. nlohmann's own reader is not used: it has no bound on the nesting (copying and dumping
+/// a value recurse), silently keeps the last of a key given twice, and brings the readers of four binary formats.
+inline json json_tree(json_scanner& in) {
+  const char kind = in.peek();
+  if (kind == '{') {
+    json out = json::object();
+    auto& members = out.get_ref<json::object_t&>();
+    in.members([&](std::string&& key) {
+      const auto [at, fresh] = members.try_emplace(std::move(key));
+      if (!fresh) in.twice(at->first);
+      at->second = json_tree(in);
+    });
+    return out;
   }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& e) {
-    std::string_view what =
-        e.what();  // "[json.exception.parse_error.101] parse error at ...: syntax error ..."
-    if (const auto bracket = what.find("] "); bracket != what.npos) what.remove_prefix(bracket + 2);
-    fail(name_, ": not valid JSON at byte ", position, ": ", printable(what, 240));
+  if (kind == '[') {
+    json out = json::array();
+    auto& elements = out.get_ref<json::array_t&>();
+    in.array([&] { elements.push_back(json_tree(in)); });
+    return out;
   }
-
- private:
-  template <class V>
-  json* put(V&& value) {
-    if (open_.empty()) {
-      root_ = std::forward<V>(value);
-      return &root_;
-    }
-    if (open_.back()->is_array())
-      return &open_.back()->get_ref<json::array_t&>().emplace_back(std::forward<V>(value));
-    *slot_ = std::forward<V>(value);
-    return slot_;
-  }
-  template <class V>
-  bool place(V&& value) {
-    put(json(std::forward<V>(value)));
-    return true;
-  }
-  bool open(json&& container) {
-    require(open_.size() < deepest, name_, ": JSON nested more than ", deepest, " deep");
-    open_.push_back(put(std::move(container)));
-    return true;
-  }
-  bool close() {
-    open_.pop_back();
-    return true;
-  }
-
-  std::string_view name_;
-  json root_;
-  json* slot_ = nullptr;
-  std::vector<json*> open_;
-};
+  if (kind == '"') return in.string({}, {});
+  const std::size_t begin = in.position();
+  const std::string_view text = in.skip();
+  if (text == "null") return nullptr;
+  if (text == "true" || text == "false") return text == "true";
+  const char *first = text.data(), *last = first + text.size();
+  // A whole number is kept as one where 64 bits hold it.
+  if (std::uint64_t n; std::from_chars(first, last, n).ptr == last) return n;
+  if (std::int64_t n; std::from_chars(first, last, n).ptr == last) return n;
+  double x;
+  if (std::from_chars(first, last, x).ec != std::errc())
+    in.malformed(begin, "a number beyond a double's range");
+  return x;
+}
 
 template <class T>
 inline constexpr bool is_vector = false;
 template <class T>
 inline constexpr bool is_vector<std::vector<T>> = true;
 
+[[noreturn]] inline void refuse(const json& value, std::string_view key, std::string_view name,
+                                std::string_view wanted) {
+  fail(name, ": ", printable(key), " must be ", wanted, ", not ",
+       printable(value.dump(-1, ' ', false, json::error_handler_t::replace), 60));
+}
+
 /// `value` as a T, or `error`: "name: key must be ..., not ...".
 template <class T>
 T convert(const json& value, std::string_view key, std::string_view name) {
   [[maybe_unused]] const auto refuse = [&](std::string_view wanted) {
-    fail(name, ": ", printable(key), " must be ", wanted, ", not ",
-         printable(value.dump(-1, ' ', false, json::error_handler_t::replace), 60));
+    detail::refuse(value, key, name, wanted);
   };
   if constexpr (std::is_same_v<T, json>) {
     return value;
@@ -133,13 +111,10 @@ T convert(const json& value, std::string_view key, std::string_view name) {
 /// Parses one JSON text; a byte order mark of UTF-8 is passed over. Throws `error` in one line that begins with `name`
 /// (the file) when it is malformed, of another encoding, nested more than 256 deep, or an object gives a key twice.
 inline json parse_json(std::string_view text, std::string_view name) {
-  text = detail::after_byte_order_mark(text, name);
-  // What reads next takes a NUL for the end.
-  const std::size_t nul = text.find('\0');
-  require(nul == text.npos, name, ": not valid JSON at byte ", nul, ": a NUL");
-  detail::json_builder builder(name);
-  json::sax_parse(text.begin(), text.end(), &builder);
-  return builder.take();
+  detail::json_scanner in(detail::after_byte_order_mark(text, name), name);
+  json out = detail::json_tree(in);
+  in.end();
+  return out;
 }
 
 /// `parse_json` of a whole file.

@@ -17,13 +17,14 @@
 namespace distil_xlstm::io::detail {
 
 /// Reads JSON (RFC 8259) from front to back and builds no tree: for headers whose members are known, so that who
-/// only reads a tensor file need not compile a JSON library. As strict as `parse_json`: an `error` in one line
+/// only reads a tensor file need not compile a JSON library, and under `parse_json`. Strict: an `error` in one line
 /// that begins with `name` where the text is malformed, nested more than 256 deep, or an object gives a key
 /// twice. Each call takes the next value; `text` and `name` must outlive the scanner.
 class json_scanner {
  public:
   json_scanner(std::string_view text, std::string_view name) : text_(text), name_(name) {
     if (const auto bad = first_invalid_utf8(text); bad != text.npos) malformed(bad, "not UTF-8");
+    if (const auto nul = text.find('\0'); nul != text.npos) malformed(nul, "a NUL");
   }
 
   /// The first character of the next value, which tells its kind; 0 at the end.
@@ -36,13 +37,24 @@ class json_scanner {
   template <class F>
   void object(const F& member) {
     std::set<std::string> keys;
-    list('{', '}', [&] {
-      if (peek() != '"') malformed(at_, "a key is expected");
-      const auto [key, fresh] = keys.insert(quoted());
-      require(fresh, name_, ": the key \"", printable(*key), "\" is given twice");
-      take(':');
+    members([&](std::string&& name) {
+      const auto [key, fresh] = keys.insert(std::move(name));
+      if (!fresh) twice(*key);
       member(*key);
     });
+  }
+  /// As `object`, for who keeps the keys and looks himself whether one is given `twice`.
+  template <class F>
+  void members(const F& member) {
+    list('{', '}', [&] {
+      if (peek() != '"') malformed(at_, "a key is expected");
+      std::string key = quoted();
+      take(':');
+      member(std::move(key));
+    });
+  }
+  [[noreturn]] void twice(std::string_view key) const {
+    fail(name_, ": the key \"", printable(key), "\" is given twice");
   }
   /// `element()` is called at each value and has to take it.
   template <class F>
@@ -93,6 +105,11 @@ class json_scanner {
     }
     return text_.substr(begin, at_ - begin);
   }
+  /// Bytes taken so far.
+  std::size_t position() const { return at_; }
+  [[noreturn]] void malformed(std::size_t at, std::string_view what) const {
+    fail(name_, ": not valid JSON at byte ", at, ": ", what);
+  }
   /// Nothing but blanks may follow.
   void end() {
     if (peek() != '\0' || at_ < text_.size()) malformed(at_, "more follows");
@@ -101,10 +118,8 @@ class json_scanner {
  private:
   static constexpr int deepest = 256;
 
-  [[noreturn]] void malformed(std::size_t at, std::string_view what) const {
-    fail(name_, ": not valid JSON at byte ", at, ": ", what);
-  }
   static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+  static bool is_plain(char c) { return c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20; }
   char here() const { return at_ < text_.size() ? text_[at_] : '\0'; }
   void take(char c) {
     if (peek() != c || at_ == text_.size()) malformed(at_, std::string(1, c) + " is expected");
@@ -151,15 +166,14 @@ class json_scanner {
   std::string quoted() {
     std::string out;
     for (++at_;; ++at_) {
+      const std::size_t plain = at_;
+      while (at_ < text_.size() && is_plain(text_[at_])) ++at_;
+      out += text_.substr(plain, at_ - plain);
       if (at_ == text_.size()) malformed(at_, "a string does not end");
       const char c = text_[at_];
       if (c == '"') break;
-      if (static_cast<unsigned char>(c) < 0x20) malformed(at_, "a control character in a string");
-      if (c == '\\') {
-        escape(out);
-      } else {
-        out += c;
-      }
+      if (c != '\\') malformed(at_, "a control character in a string");
+      escape(out);
     }
     ++at_;
     return out;
