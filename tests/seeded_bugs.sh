@@ -24,7 +24,7 @@ faults=(
   "norm backward: the mean of short rows kept|op/norm/op.hpp|s/g\[c\] - mean_g - /g[c] - /|laws/blocks model/student"
   "convolution: taps in the other order|op/conv/op.hpp|s/taps\[j \* width + i\] = weight\[i \* window + j\]/taps[j * width + i] = weight[i * window + window - 1 - j]/; s/a.dweight + j, window/a.dweight + window - 1 - j, window/|model/student"
   "convolution backward: a tap off by one|op/conv/op.hpp|s/index j = in.window - 1, t = s;/index j = in.window - 2, t = s;/|laws/blocks"
-  "convolution: a document's past is not cut off|op/conv/op.hpp|s/back = start < 0 ? window - 1 : t - start/back = start < -1 ? window : window - 1/|laws/blocks"
+  "convolution: a document's past is not cut off|op/conv/op.hpp|s/back = start < 0 ? window - 1 : t - start/back = start < -1 ? index(window) : window - 1/|laws/blocks"
   "Delta rule: a step too late|schedule/delta.hpp|s/n > 0 ? n - 1 : 0);/n);/|schedule/schedule"
   "warm-up: a step too late|schedule/learning_rate.hpp|s/zero_start ? 0 : 1/zero_start ? 0 : 0/|schedule/schedule"
   "AdamW: bias correction off by one|optim/adamw.hpp|s/t = static_cast<double>(step);/t = static_cast<double>(step + 1);/|optim/optim"
