@@ -10,6 +10,7 @@
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/feed_forward.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/slstm.hpp>
@@ -18,6 +19,7 @@
 
 #include "comparison/forms.hpp"
 #include "comparison/golden_cells.hpp"
+#include "comparison/linearised.hpp"
 #include "comparison/stability.hpp"
 #include "comparison/steps.hpp"
 #include "comparison/student.hpp"
@@ -115,6 +117,21 @@ void teachers(table& t, const fs::path& data) {
         f32::reference_forward);
 }
 
+void linearised(table& t, const fs::path& data) {
+  tensor_errors logits[2], gradients[2];
+  for (const auto& f : golden_models(data / "linearised")) {
+    const std::string name = f.filename().string() + " ";
+    const auto a = linearised_errors<double>(t.cpu, f), b = linearised_errors<float>(t.cpu, f);
+    add(logits[0], name, only(a, holds("logits"))), add(logits[1], name, only(b, holds("logits")));
+    add(gradients[0], name, only(a, holds("grad."))), add(gradients[1], name, only(b, holds("grad.")));
+  }
+  const std::string with = "the formulas in torch, float64";
+  t.row("linearised transformers, logits", with, logits[0], f64::reference_forward, logits[1],
+        f32::reference_forward);
+  t.row("linearised transformers, every gradient", with, gradients[0], f64::reference_gradient(0), gradients[1],
+        f32::reference_gradient(0));
+}
+
 void cells(table& t, const fs::path& data) {
   const auto file = data / "cells/cells.safetensors";
   tensor_errors a, b;
@@ -203,7 +220,10 @@ void gradient_checks(table& t) {
   check("causal_conv1d", dx::causal_conv1d{10, 4});
   check("feed_forward", dx::feed_forward{8, 24, dx::activation::gelu});
   check("swiglu", dx::swiglu{10, 17});
+  const dx::attention near{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .window = 3, .sinks = 1};
   check("attention", dx::attention{.width = 12, .heads = 4, .kv_heads = 2, .head_dim = 6, .capacity = 14});
+  check("attention over a window", near);
+  check("hybrid attention", dx::hybrid_attention{near, 6});
   t.row("gradients of blocks", "central differences", all, f64::gradient_check);
 }
 
@@ -215,7 +235,7 @@ int main(int argc, char** argv) {
     table t;
     t.all = argc > 1 && std::string(argv[1]) == "all";
     t.head();
-    students(t, data), teachers(t, data), cells(t, data), steps(t, data);
+    students(t, data), teachers(t, data), linearised(t, data), cells(t, data), steps(t, data);
     forms(t), stability(t), gradient_checks(t);
     return t.ok ? 0 : 1;
   } catch (const std::exception& e) {

@@ -5,10 +5,11 @@
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/golden_cells.hpp"
+#include "../comparison/linearised.hpp"
 #include "../comparison/student.hpp"
 #include "../comparison/teacher.hpp"
 
-// What the CPU is compared with, on the GPU: the reference's cells, students and teachers.
+// What the CPU is compared with, on the GPU: the reference's cells, students, teachers and linearised transformers.
 namespace distil_xlstm {
 namespace {
 
@@ -43,6 +44,14 @@ void teachers(device::cuda& gpu) {
     within(testing::teacher_errors<T>(gpu, folder), folder.filename().string(),
            [](const std::string&) { return testing::tolerance<T>::reference_forward; });
 }
+template <class T>
+void linearised(device::cuda& gpu) {
+  for (const auto& folder : testing::golden_models(golden / "linearised"))
+    within(testing::linearised_errors<T>(gpu, folder), folder.filename().string(), [](const std::string& name) {
+      return name == "logits" ? testing::tolerance<T>::reference_forward
+                              : testing::tolerance<T>::reference_gradient(0);
+    });
+}
 
 }  // namespace
 
@@ -70,6 +79,14 @@ BOOST_AUTO_TEST_CASE(teachers_in_double) {
 BOOST_AUTO_TEST_CASE(teachers_in_float) {
   device::cuda gpu;
   teachers<float>(gpu);
+}
+BOOST_AUTO_TEST_CASE(linearised_in_double) {
+  device::cuda gpu;
+  linearised<double>(gpu);
+}
+BOOST_AUTO_TEST_CASE(linearised_in_float) {
+  device::cuda gpu;
+  linearised<float>(gpu);
 }
 
 }  // namespace distil_xlstm

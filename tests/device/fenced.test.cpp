@@ -20,6 +20,7 @@
 #include <distil_xlstm/testing/check_block.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 
+#include "../comparison/linearised.hpp"
 #include "../comparison/whole.hpp"
 #include "../model/write_gguf.hpp"
 #include "fenced.hpp"
@@ -160,6 +161,14 @@ BOOST_AUTO_TEST_CASE(laws_are_tried_behind_it) {
                              testing::check_block(d, mlstm{.width = 4, .heads = 2, .inner = 8}, few),
                              testing::check_block(d, bounded, few)})
     BOOST_TEST(report.ok(), report.text);
+}
+
+BOOST_AUTO_TEST_CASE(a_linearised_transformer_is_the_reference) {
+  fenced d(2);
+  for (const auto& folder : testing::golden_models(data / "golden/linearised"))
+    for (const auto& e : testing::linearised_errors<double>(d, folder))
+      BOOST_TEST(e.error <= testing::tolerance<double>::reference_gradient(0),
+                 e.name << ": off by " << e.error);
 }
 
 BOOST_AUTO_TEST_CASE(a_training_is_that_of_the_cpu) {

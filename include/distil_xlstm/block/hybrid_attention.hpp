@@ -152,7 +152,7 @@ struct hybrid_attention {
       linear_params<typename L::matrix_type, typename L::pointer> g;
       g.weight = l.matrix("weight", gate_count(), base.width, initial::zeros());
       const auto bias = [n = base.heads, forget = forget_bias](index i, rng&) {
-        return i / n == 1 ? forget : 0.0;
+        return i / n == forget_gate ? forget : 0.0;
       };
       g.bias = l.tensor("bias", {gate_count()}, bias);
       return g;
@@ -198,8 +198,9 @@ struct hybrid_attention {
     key_features().forward(d, p.k_features, k.attention.k, k.k);
     {
       const auto memory = scratch_matrices<T>(d, x.rows, inner());
-      mlstm_forward(d, mlstm_arguments<T>{seq, cell(), k.q, k.k, values(d, k, memory.views[0]), gate(k, 0),
-                                          gate(k, 1), k.r, s.cell, k.chunk_states});
+      mlstm_forward(
+          d, mlstm_arguments<T>{seq, cell(), k.q, k.k, values(d, k, memory.views[0]), gate(k, input_gate),
+                                gate(k, forget_gate), k.r, s.cell, k.chunk_states});
     }
     if (!has_window()) {
       base.rope().advance(d, seq, s.window.position);
@@ -223,10 +224,10 @@ struct hybrid_attention {
     if (has_window()) {
       mix(d, k, dr);
       base.output().backward(d, p.attention.o_proj, g.attention.o_proj, dr, dy, dh);
-      const matrix_view<const T> o = gate(k, 2);
+      const matrix_view<const T> o = gate(k, output_gate);
       fold_rows(d, x.rows * heads, base.head_dim,
                 detail::gated_mix_gate_gradient<T>{heads, base.head_dim, o, dh, k.r, k.attention.y,
-                                                   dgates.columns(2 * heads, heads)});
+                                                   dgates.columns(output_gate * heads, heads)});
       transform_groups(d, heads, outputs{dr, dw}, detail::gated_mix_backward{}, detail::head_gate<T>{o}, dh);
       base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
       dmemory = dr;
@@ -238,9 +239,10 @@ struct hybrid_attention {
       const auto room = scratch_matrices<T>(d, x.rows, inner(), inner());
       const auto [v, dvalues] = room.views;
       mlstm_backward(
-          d, mlstm_backward_arguments<T>{seq, cell(), k.q, k.k, values(d, k, v), gate(k, 0), gate(k, 1), k.r,
-                                         dmemory, k.chunk_states, dq_features, dk_features, dvalues,
-                                         dgates.columns(0, heads), dgates.columns(heads, heads)});
+          d, mlstm_backward_arguments<T>{seq, cell(), k.q, k.k, values(d, k, v), gate(k, input_gate),
+                                         gate(k, forget_gate), k.r, dmemory, k.chunk_states, dq_features,
+                                         dk_features, dvalues, dgates.columns(input_gate * heads, heads),
+                                         dgates.columns(forget_gate * heads, heads)});
       map(d, x.rows * base.kv_heads, base.head_dim,
           detail::sum_heads<T>{base.kv_heads, heads / base.kv_heads, dvalues, beta, dv});
     }
@@ -268,6 +270,7 @@ struct hybrid_attention {
   }
 
  private:
+  static constexpr index input_gate = 0, forget_gate = 1, output_gate = 2;  ///< parts of the gates' rows
   index inner() const { return base.heads * base.head_dim; }
   index gate_count() const { return (has_window() ? 3 : 2) * base.heads; }
   linear<> gates() const { return {base.width, gate_count(), true, 0.0}; }
@@ -288,7 +291,7 @@ struct hybrid_attention {
   }
   template <class D, class T>
   void mix(D& d, const hybrid_attention_tape<T>& k, matrix_view<T> h) const {
-    transform_groups(d, base.heads, h, detail::gated_mix{}, detail::head_gate<T>{gate(k, 2)}, k.r,
+    transform_groups(d, base.heads, h, detail::gated_mix{}, detail::head_gate<T>{gate(k, output_gate)}, k.r,
                      k.attention.y);
   }
 };

@@ -33,7 +33,7 @@ using linearised_stack = stack<any_decoder_layer, dynamic, named<"norm", rms_nor
 /// A transformer of the Llama and Qwen2 family whose layers have other mixers: the teacher's configuration, and one
 /// kind a layer.
 struct linearised_config : llama_config {
-  std::vector<mixer_kind> mixers;
+  std::vector<mixer_kind> mixers{};
   index window = 64, sinks = 4;  ///< tokens, of windows and hybrids
   index features = 64;           ///< of one softmax of a memory's queries and keys
   bool both_signs = true;        ///< twice as many: of z and of -z
@@ -43,15 +43,15 @@ struct linearised_config : llama_config {
     check("linearised");
     linearised_stack s{{}, true, epsilon};
     for (const mixer_kind kind : mixers) {
-      const bool near = kind == mixer_kind::window || kind == mixer_kind::hybrid;
+      const bool windowed = kind == mixer_kind::window || kind == mixer_kind::hybrid;
       const attention heads_of_teacher{.width = width,
                                        .heads = heads,
                                        .kv_heads = kv_heads,
                                        .head_dim = head_dim,
                                        .theta = theta,
                                        .bias = qkv_bias,
-                                       .window = near ? window : 0,
-                                       .sinks = near ? sinks : 0};
+                                       .window = windowed ? window : 0,
+                                       .sinks = windowed ? sinks : 0};
       if (kind == mixer_kind::attention || kind == mixer_kind::window)
         s.blocks.blocks.push_back(decoder_layer{heads_of_teacher, intermediate, epsilon});
       else
@@ -66,15 +66,15 @@ struct linearised_config : llama_config {
     llama_config::check(name);
     require(static_cast<index>(mixers.size()) == layers, name, ": ", mixers.size(), " mixers for ", layers,
             " layers");
-    bool near = false, memory = false;
+    bool windowed = false, memory = false;
     for (const mixer_kind kind : mixers) {
-      near = near || kind == mixer_kind::window || kind == mixer_kind::hybrid;
+      windowed = windowed || kind == mixer_kind::window || kind == mixer_kind::hybrid;
       memory = memory || kind == mixer_kind::mlstm || kind == mixer_kind::hybrid;
     }
-    require(!near || (window > 0 && window <= (1 << 24)), name, ": a window of ", window,
+    require(!windowed || (window > 0 && window <= (1 << 24)), name, ": a window of ", window,
             " tokens is not possible");
-    require(!near || (sinks >= 0 && sinks <= window), name, ": ", sinks, " sinks beside a window of ", window,
-            " tokens are not possible (at most as many as the window has are)");
+    require(!windowed || (sinks >= 0 && sinks <= window), name, ": ", sinks, " sinks beside a window of ",
+            window, " tokens are not possible (at most as many as the window has are)");
     require(!memory || (features > 0 && features <= (1 << 16)), name, ": ", features,
             " features are not possible");
   }

@@ -38,7 +38,7 @@ struct attention_rows {
   void locate() {
     const attention_span seen = a.span(sequence, time);
     const index last = time + (count - 1) * step;
-    add(seen.first, seen.sinks_end), add(seen.near, last + 1);
+    add(seen.first, seen.sinks_end), add(seen.recent, last + 1);
     ld = (keys + V::width - 1) / V::width * V::width;
   }
   index scratch() const { return count * ld; }
@@ -78,7 +78,7 @@ struct attention_rows {
       const index t = time + i * step;
       const attention_span seen = a.span(sequence, t);
       const index sinks = column_of(seen.first), sinks_end = column_of(seen.sinks_end),
-                  low = column_of(seen.near), high = column_of(t + 1);
+                  low = column_of(seen.recent), high = column_of(t + 1);
       std::fill(w, w + sinks, T(0));
       std::fill(w + sinks_end, w + low, T(0));
       std::fill(w + high, w + keys, T(0));

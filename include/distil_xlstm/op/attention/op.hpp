@@ -29,13 +29,13 @@ struct attention_past {
   batched_state<const T> length;        ///< [1]: tokens of the document so far
 };
 
-/// The keys that a token sees, by position: `first` .. `sinks_end` - 1, then `near` .. the token itself.
+/// The keys that a token sees, by position: `first` .. `sinks_end` - 1, then `recent` .. the token itself.
 ///
 ///   for (index s = seen.begin(); s <= t; s = seen.next(s))
 struct attention_span {
-  index first, sinks_end, near;
-  DISTIL_XLSTM_HD constexpr index begin() const { return first < sinks_end ? first : near; }
-  DISTIL_XLSTM_HD constexpr index next(index s) const { return s + 1 == sinks_end ? near : s + 1; }
+  index first, sinks_end, recent;
+  DISTIL_XLSTM_HD constexpr index begin() const { return first < sinks_end ? first : recent; }
+  DISTIL_XLSTM_HD constexpr index next(index s) const { return s + 1 == sinks_end ? recent : s + 1; }
 };
 
 /// y_t = sum_s p_ts v_s, p_t = softmax over s of q_t.k_s / sqrt(width), where s runs from the first token of
