@@ -89,6 +89,20 @@ BOOST_AUTO_TEST_CASE(attentions) {
   check("three heads", grouped);
   grouped.heads = grouped.kv_heads = 1, grouped.output_bias = false;
   check("one head", grouped);
+  attention normed{.width = 12,
+                   .heads = 4,
+                   .kv_heads = 2,
+                   .head_dim = 6,
+                   .output_bias = true,
+                   .capacity = 14,
+                   .head_norms = true};
+  check("norms of the heads", normed);
+  normed.head_dim = 10, normed.bias = true;
+  check("norms of wider heads", normed);
+  normed.rotates = false;
+  check("without positions", normed);
+  normed.head_norms = normed.bias = false;  // a bias of such keys would change nothing
+  check("without positions or norms", normed);
 }
 BOOST_AUTO_TEST_CASE(windows) {
   attention near{.width = 12,

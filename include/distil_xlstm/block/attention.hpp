@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/block/linear.hpp>
+#include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/rotary.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
@@ -35,6 +36,13 @@ struct cache_rows {
 template <class Matrix, class Pointer>
 struct attention_params {
   linear_params<Matrix, Pointer> q_proj, k_proj, v_proj, o_proj;
+  norm_params<Pointer> q_norm{}, k_norm{};  ///< [head_dim], or null
+};
+/// What a norm of the heads reads, a head a row, and its statistics.
+template <class T>
+struct head_norm_tape {
+  matrix_view<T> x;
+  norm_tape<T> norm;
 };
 /// The keys (rotated) and values of the document so far, in the rows that `attention_shape::slot` says. A capacity
 /// of 0 keeps nothing.
@@ -46,14 +54,17 @@ struct attention_state {
 };
 template <class T>
 struct attention_tape {
-  matrix_view<T> q, k, v;  ///< q and k rotated
+  matrix_view<T> q, k, v;  ///< q and k normed and rotated
   rotary_tape<T> rotary;
+  head_norm_tape<T> q_norm, k_norm;
   matrix_view<T> y;         ///< what the output projection reads
   attention_state<T> past;  ///< the state before the call, where a backward may follow
 };
 
 /// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
-/// likewise, y = softmax(q kᵀ / sqrt(head_dim)) v of each head, then Woᵀ (+ bo). It sees no other document.
+/// likewise, y = softmax(q kᵀ / sqrt(head_dim)) v of each head, then Woᵀ (+ bo). It sees no other document. Where
+/// `head_norms` says so, q <- w q / sqrt(mean(q²) + eps) of each head before it is rotated, w [head_dim] for all of
+/// them, and k with a w of its own, as in Qwen3.
 ///
 /// `capacity` is how many tokens of a document the state can hold; who calls forward sees to it that there is
 /// room (`state_memory::advance`). With capacity 0 there is no state: a document that began before the call
@@ -73,6 +84,9 @@ struct attention {
   index capacity = 0;                ///< 0: what the layout of the state declares; with a window: not read
   double standard_deviation = 0.02;  ///< of the initial weights
   bool own_angles = true;            ///< false: whoever binds the tape gives it the call's angles
+  bool rotates = true;               ///< false: q and k do not know their positions
+  bool head_norms = false;           ///< an RMS norm of each head of q, and of k, before it is rotated
+  double epsilon = 1e-6;             ///< of these norms
   index window = 0, sinks = 0;       ///< window 0: none
 
   constexpr index width_in() const { return width; }
@@ -90,6 +104,10 @@ struct attention {
     p.k_proj = l.scope("k_proj", [&] { return key().params(l); });
     p.v_proj = l.scope("v_proj", [&] { return key().params(l); });
     p.o_proj = l.scope("o_proj", [&] { return output().params(l); });
+    if (head_norms) {
+      p.q_norm = l.scope("q_norm", [&] { return head_norm().params(l); });
+      p.k_norm = l.scope("k_norm", [&] { return head_norm().params(l); });
+    }
     return p;
   }
   template <class L>
@@ -115,7 +133,11 @@ struct attention {
     k.q = l.matrix("q", seq.rows(), heads * head_dim);
     k.k = l.matrix("k", seq.rows(), kv_width());
     k.v = l.matrix("v", seq.rows(), kv_width());
-    if (own_angles) k.rotary = rope().tape(l, seq);
+    if (own_angles && rotates) k.rotary = rope().tape(l, seq);
+    if (head_norms) {
+      k.q_norm = head_norm_memory(l, "q_norm", seq, k.q);
+      k.k_norm = head_norm_memory(l, "k_norm", seq, k.k);
+    }
     k.y = l.matrix("y", seq.rows(), heads * head_dim);
     if (const index held = window > 0 ? window + sinks : capacity; held > 0 && !l.transient()) {
       k.past.position = {l.tensor("past_length", {seq.batch}), 1};
@@ -146,13 +168,18 @@ struct attention {
 
   // The parts, for a block that has another mixer beside.
 
-  /// q, k and v of the tape, q and k rotated.
+  /// q, k and v of the tape, q and k normed and rotated where they are.
   template <class T>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
                const attention_tape<T>& k, const_view<T> x) const {
-    query().forward(d, p.q_proj, x, k.q);
-    key().forward(d, p.k_proj, x, k.k);
+    query().forward(d, p.q_proj, x, head_norms ? rows_of(k.q_norm.x, k.q) : k.q);
+    key().forward(d, p.k_proj, x, head_norms ? rows_of(k.k_norm.x, k.k) : k.k);
     key().forward(d, p.v_proj, x, k.v);
+    if (head_norms) {
+      head_norm().forward(d, p.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x), heads_of(k.q));
+      head_norm().forward(d, p.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x), heads_of(k.k));
+    }
+    if (!rotates) return;
     if (own_angles) rope().tables(d, seq, s.position, k.rotary);
     rope().rotate(d, k.rotary, k.q, k.q);
     rope().rotate(d, k.rotary, k.k, k.k);
@@ -176,8 +203,16 @@ struct attention {
   template <class T>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
-    rope().rotate_back(d, k.rotary, dq, dq);
-    rope().rotate_back(d, k.rotary, dk, dk);
+    if (rotates) {
+      rope().rotate_back(d, k.rotary, dq, dq);
+      rope().rotate_back(d, k.rotary, dk, dk);
+    }
+    if (head_norms) {
+      head_norm().backward(d, p.q_norm, g.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x),
+                           const_view<T>(heads_of(dq)), heads_of(dq));
+      head_norm().backward(d, p.k_norm, g.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x),
+                           const_view<T>(heads_of(dk)), heads_of(dk));
+    }
     query().backward(d, p.q_proj, g.q_proj, x, dq, dx);
     key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
     key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
@@ -195,12 +230,32 @@ struct attention {
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
   attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }
 
+  rms_norm<> head_norm() const { return {head_dim, 1, epsilon}; }
   rotary rope() const { return {heads * head_dim, head_dim, theta, scaling}; }
 
  private:
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
+
+  /// A head a row, and the rows again.
+  template <class T>
+  matrix_view<T> heads_of(matrix_view<T> x) const {
+    return {x.data, x.rows * x.cols / head_dim, head_dim};
+  }
+  template <class T>
+  static matrix_view<T> rows_of(matrix_view<T> heads, matrix_view<T> like) {
+    return {heads.data, like.rows, like.cols};
+  }
+  /// Where nobody looks back, a norm writes over what it reads.
+  template <class L, class T>
+  head_norm_tape<T> head_norm_memory(L& l, const char* name, sequence_view seq, matrix_view<T> normed) const {
+    return l.scope(name, [&] {
+      const sequence_view each{normed.cols / head_dim, seq.rows()};
+      return head_norm_tape<T>{heads_of(l.transient() ? normed : l.matrix("x", normed.rows, normed.cols)),
+                               head_norm().tape(l, each)};
+    });
+  }
 
   template <class T>
   attention_arguments<T> arguments(sequence_view seq, const attention_state<T>& past,

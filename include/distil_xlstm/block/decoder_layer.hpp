@@ -115,9 +115,13 @@ struct basic_decoder_layer {
             a.q_proj.bias,
             a.k_proj.bias,
             a.v_proj.bias,
+            a.o_proj.bias,
+            mixer.head_norm().template view<T>(a.q_norm.weight),
+            mixer.head_norm().template view<T>(a.k_norm.weight),
             f.gate_proj.weight,
             f.up_proj.weight,
             f.down_proj.weight,
+            mixer.rotates,
             k.angles.cosines,
             k.angles.sines,
             x};

@@ -211,12 +211,13 @@ void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
 
 }  // namespace detail::decoder
 
-/// Products in bfloat16, heads up to 128 wide without a window, rows that the norm's registers hold, and every matrix at hand in
-/// bfloat16.
+/// Products in bfloat16, heads up to 128 wide without a window, rotated and without norms, no bias of the output, rows
+/// that the norm's registers hold, and every matrix at hand in bfloat16.
 template <Precision P, class T>
 bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a) {
   if constexpr (multiplies_in_bf16<P, T>) {
     if (a.shape.width > 128 || a.shape.window > 0 || a.x.rows == 0) return false;
+    if (!a.rotates || a.q_norm.weight || a.k_norm.weight || a.o_bias) return false;
     if (!detail::norms::held(a.attention_norm, a.x.rows)) return false;
     for (const frozen_matrix& m : std::array{a.q, a.k, a.v, a.o, a.gate, a.up, a.down})
       if (!detail::decoder::in_bf16(m)) return false;
