@@ -75,6 +75,10 @@ void describe_teacher(const Read& read) {
     if (s.type == dx::rope_scaling::kind::llama3)
       std::cout << ", llama3 scaling by " << short_number(s.factor) << " from " << short_number(s.low) << " to "
                 << short_number(s.high) << " turns over " << short_number(s.original) << " tokens";
+    if (const auto none = std::count(c.rotates.begin(), c.rotates.end(), false))
+      std::cout << ", " << none << (none == 1 ? " layer" : " layers") << " without positions";
+    if (c.head_norms) std::cout << ", norms of q and k";
+    if (c.window > 0) std::cout << ", a window of " << c.window << " tokens";
     std::cout << "\n";
   } catch (const dx::error& e) {
     std::cout << "cannot be loaded: " << e.what() << "\n";

@@ -57,18 +57,21 @@ struct random_student {
   }
 };
 
-/// A random teacher: two layers of a transformer, whose texts are remembered in caches.
+/// A random teacher: two layers of a transformer, whose texts are remembered in caches. It has what families have:
+/// norms of the heads, a layer without positions, scaled positions in the other.
 template <class T, class D>
 struct random_teacher {
   static constexpr index vocabulary = 2500, width = 64;
   llama<T, D> model;
 
-  explicit random_teacher(D& d) : model(make(d)) {}
+  explicit random_teacher(D& d, index window = 0) : model(make(d, window)) {}
 
  private:
-  static llama<T, D> make(D& d) {
+  static llama<T, D> make(D& d, index window) {
     llama_config c{.vocabulary = vocabulary, .width = width, .layers = 2, .heads = 4, .kv_heads = 2};
     c.head_dim = 16, c.intermediate = 96;
+    c.head_norms = true, c.rotates = {true, false}, c.window = window;
+    c.scaling = {rope_scaling::kind::llama3, 8, 1, 4, 64};
     const auto numbers = std::make_shared<std::map<std::string, std::vector<float>>>();
     manifest shapes;
     layout<float> l(nullptr, &shapes);
@@ -86,6 +89,12 @@ struct random_teacher {
     };
     return {d, c, find, numbers};
   }
+};
+
+/// The same with a window, whose texts have a memory of one size.
+template <class T, class D>
+struct random_window_teacher : random_teacher<T, D> {
+  explicit random_window_teacher(D& d) : random_teacher<T, D>(d, 11) {}
 };
 
 /// A text to be written, and what became of it: its tokens, and its memory at the end.

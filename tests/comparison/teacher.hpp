@@ -11,10 +11,11 @@
 namespace distil_xlstm::testing {
 
 /// A teacher folder in the scalar T against the reference in float64 (tests/golden/make_teachers.py):
-/// `hidden.LAYER` from the embedding on, `last_hidden`, `logits`.
+/// `hidden.LAYER` from the embedding on, `last_hidden`, `logits`. `file`: the same model elsewhere.
 template <class T, class D>
-tensor_errors teacher_errors(D& device, const std::filesystem::path& folder) {
-  const auto model = load_llama<T>(device, folder);
+tensor_errors teacher_errors(D& device, const std::filesystem::path& folder,
+                             const std::filesystem::path& file = {}) {
+  const auto model = load_llama<T>(device, file.empty() ? folder : file);
   const io::safetensors_file expected(folder / "expected.safetensors");
   const auto& info = expected.at("ids");
   const auto ids = info.template values<std::int32_t>();
@@ -28,7 +29,8 @@ tensor_errors teacher_errors(D& device, const std::filesystem::path& folder) {
                                         expected.at(name).template values<double>())});
   };
   device_copy<std::int32_t, D> tokens;
-  model.forward(device, seq, tokens.put(device, ids.data(), seq.rows()), last,
+  auto state = model.make_state(device, seq.batch);
+  model.forward(device, seq, tokens.put(device, ids.data(), seq.rows()), state, last,
                 [&](index layer, matrix_view<const T> h) { compare("hidden." + std::to_string(layer), h); });
   compare("last_hidden", last);
   gemm(device, matrix_view<const T>(last), transposed(model.head()), logits);

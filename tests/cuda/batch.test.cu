@@ -24,6 +24,7 @@ BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
     testing::same_alone_and_beside<double>(gpu, options, 60);
     testing::same_alone_and_beside<float>(gpu, options, 60);
     testing::same_alone_and_beside<float>(rounding, options, 60);
+    testing::same_alone_and_beside<float, testing::random_window_teacher>(gpu, options, 60);
     auto bounded = options;
     bounded.context = 3 * 16 + 25;
     testing::same_alone_and_beside<float, testing::random_teacher>(gpu, bounded, 60);

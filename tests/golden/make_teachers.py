@@ -16,7 +16,7 @@ import shutil
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=None)
@@ -84,7 +84,7 @@ def states(model, ids):
     return found
 
 
-def write(folder, config, seed, spelling, stored=torch.float32, shards=1):
+def write(folder, config, seed, spelling, stored=torch.float32, shards=1, leave_out=()):
     random = np.random.default_rng(seed)
     model = AutoModelForCausalLM.from_config(config)
     weights = {}
@@ -99,7 +99,7 @@ def write(folder, config, seed, spelling, stored=torch.float32, shards=1):
     written = json.loads(config.to_json_string(use_diff=False))
     for key in ("dtype", "torch_dtype", "rope_parameters", "_name_or_path", "transformers_version", "id2label",
                 "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
-                "chunk_size_feed_forward", "is_encoder_decoder"):
+                "chunk_size_feed_forward", "is_encoder_decoder", *leave_out):
         written.pop(key, None)
     rope = {k: v for k, v in config.rope_parameters.items() if v is not None}
     dtype = str(stored).removeprefix("torch.")
@@ -170,6 +170,24 @@ def main():
                                                                                            "factor": 2.5},
                                                      tie_word_embeddings=True, rms_norm_eps=1e-5), 7, "old",
           stored=torch.bfloat16)
+    narrow = dict(tie_word_embeddings=True, rms_norm_eps=1e-6)
+    write(root / "qwen3", Qwen3Config(**SHAPE, **narrow, head_dim=12, rope_parameters=rope(1e6)), 8, "new",
+          stored=torch.bfloat16)
+    write(root / "qwen3_bias", Qwen3Config(**SHAPE, **narrow, head_dim=16, rope_parameters=rope(1e4),
+                                           attention_bias=True), 9, "old", stored=torch.bfloat16)
+    deep = SHAPE | dict(num_hidden_layers=4)
+    write(root / "smollm3", SmolLM3Config(**deep, **narrow, rope_parameters=rope(1e4)), 10, "new",
+          stored=torch.bfloat16)
+    # Which layers rotate is not said, or the first does not.
+    write(root / "smollm3_interval", SmolLM3Config(**SHAPE, **narrow, rope_parameters=rope(1e4),
+                                                   no_rope_layer_interval=2), 11, "old", stored=torch.bfloat16,
+          leave_out=("no_rope_layers",))
+    write(root / "smollm3_first", SmolLM3Config(**SHAPE, **narrow, rope_parameters=rope(1e4), attention_bias=True,
+                                                no_rope_layers=[0, 1]), 12, "new", stored=torch.bfloat16)
+    write(root / "mistral", MistralConfig(**SHAPE, **narrow, head_dim=12, rope_parameters=rope(1e4),
+                                          sliding_window=None), 13, "new", stored=torch.bfloat16)
+    write(root / "mistral_window", MistralConfig(**SHAPE, **narrow, rope_parameters=rope(1e4), sliding_window=4), 14,
+          "old", stored=torch.bfloat16)
 
 
 if __name__ == "__main__":

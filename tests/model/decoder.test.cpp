@@ -61,6 +61,8 @@ BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
     testing::same_alone_and_beside<double>(host, options, 40);
     testing::same_alone_and_beside<float>(host, options, 40);
     testing::same_alone_and_beside<float>(rounding, options, 40);
+    testing::same_alone_and_beside<double, testing::random_window_teacher>(host, options, 40);
+    testing::same_alone_and_beside<float, testing::random_window_teacher>(host, options, 40);
     auto bounded = options;
     bounded.context = 3 * 16 + 25;
     testing::same_alone_and_beside<double, testing::random_teacher>(host, bounded, 40);
@@ -74,6 +76,8 @@ BOOST_AUTO_TEST_CASE(a_text_is_what_a_reader_writes) {
   for (const index capacity : {4, 16}) {
     testing::same_as_a_reader<double>(host, {.capacity = capacity, .part = 8}, 30, 1e-12);
     testing::same_as_a_reader<float>(host, {.capacity = capacity, .part = 8}, 30, 1e-4);
+    testing::same_as_a_reader<double, testing::random_window_teacher>(host, {.capacity = capacity, .part = 8},
+                                                                      30, 1e-12);
     const decoder_options bounded{.capacity = capacity, .context = 50, .part = 8};
     testing::same_as_a_reader<double, testing::random_teacher>(host, bounded, 30, 1e-12);
     testing::same_as_a_reader<float, testing::random_teacher>(host, bounded, 30, 1e-4);
@@ -96,6 +100,7 @@ BOOST_AUTO_TEST_CASE(a_text_that_was_saved_goes_on) {
   cpu host(2);
   testing::saved_and_forked<double>(host, 0);
   testing::saved_and_forked<float>(host, 0);
+  testing::saved_and_forked<float, testing::random_window_teacher>(host, 0);
   testing::saved_and_forked<float, testing::random_teacher>(host, 40);
 }
 

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <span>
 #include <thread>
 
 #include <unistd.h>
@@ -48,7 +49,8 @@ template <class T>
 std::vector<T> hidden_of(const teacher<T>& model, device::cpu& cpu, sequence_view seq,
                          const std::vector<std::int32_t>& ids) {
   std::vector<T> out(static_cast<std::size_t>(seq.rows() * model.width()));
-  model.forward(cpu, seq, ids.data(), {out.data(), seq.rows(), model.width()});
+  auto state = model.make_state(cpu, seq.batch);
+  model.forward(cpu, seq, ids.data(), state, {out.data(), seq.rows(), model.width()});
   return out;
 }
 
@@ -62,7 +64,7 @@ template <class T>
 void compare() {
   device::cpu cpu(2);
   const auto folders = testing::golden_models(golden(""));
-  BOOST_REQUIRE(folders.size() >= 5);
+  BOOST_REQUIRE(folders.size() >= 14);
   for (const auto& folder : folders) {
     const auto errors = testing::teacher_errors<T>(cpu, folder);
     BOOST_TEST(errors.size() > 3u);
@@ -87,6 +89,19 @@ io::json small_config() { return io::read_json_file(golden("llama_rope_parameter
 BOOST_AUTO_TEST_CASE(teachers_in_double) { compare<double>(); }
 BOOST_AUTO_TEST_CASE(teachers_in_float) { compare<float>(); }
 
+BOOST_AUTO_TEST_CASE(gguf_files_of_the_reference) {
+  device::cpu cpu(2);
+  index files = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(DISTIL_XLSTM_TEST_DATA) / "golden/gguf/teacher")) {
+    const auto name = entry.path().stem().string();
+    for (const auto& e : testing::teacher_errors<double>(cpu, golden(name), entry.path()))
+      BOOST_TEST(e.error <= testing::tolerance<double>::reference_forward,
+                 name << " " << e.name << ": off by " << e.error);
+    ++files;
+  }
+  BOOST_TEST(files == 5);
+}
+
 BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
   const temporary_folder folder;
   device::cpu cpu(2);
@@ -94,8 +109,10 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_is_the_same_model) {
     if (!fs::exists(name / "model.safetensors")) continue;
     BOOST_TEST_CONTEXT(name.filename().string()) {
       const auto file = folder.path / "model.gguf";
-      testing::write_gguf(name, file, false);
-      const auto a = load_llama<double>(cpu, name), b = load_llama<double>(cpu, file);
+      // A GGUF file does not say which layers have positions: of SmolLM3 each fourth has none.
+      const auto a = load_llama<double>(cpu, name);
+      if (a.config().rotates.size() == 2) continue;
+      const auto b = (testing::write_gguf(name, file, false), load_llama<double>(cpu, file));
       BOOST_TEST((a.config().scaling.type == b.config().scaling.type));
       BOOST_TEST(a.config().scaling.factor == b.config().scaling.factor);
       const auto ids = some_ids(26, a.vocabulary());
@@ -167,7 +184,8 @@ BOOST_AUTO_TEST_CASE(the_scaling_is_found_in_the_divisors) {
 
 BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
   device::cpu cpu(2);
-  for (const char* name : {"llama_sharded_head_dim", "qwen2_tied"}) {
+  for (const char* name :
+       {"llama_sharded_head_dim", "qwen2_tied", "llama3_scaling", "qwen3_bias", "smollm3", "smollm3_first"}) {
     const auto model = load_llama<double>(cpu, golden(name));
     const index time = 23, d = model.width();
     const auto ids = some_ids(2 * time, model.vocabulary());
@@ -212,19 +230,67 @@ BOOST_AUTO_TEST_CASE(prefill_and_steps_are_the_whole) {
 
 BOOST_AUTO_TEST_CASE(documents_are_apart) {
   device::cpu cpu(2);
-  const auto model = load_llama<float>(cpu, golden("llama_bf16"));
-  const index time = 90, cut = 37, d = model.width();
-  auto ids = some_ids(time, model.vocabulary());
-  std::vector<std::int32_t> start(time, -1);
-  std::fill(start.begin() + cut, start.end(), static_cast<std::int32_t>(cut));
-  const auto a = hidden_of(model, cpu, {1, time, start.data()}, ids);
-  for (index t = 0; t < cut; ++t) ids[static_cast<std::size_t>(t)] = 7;
-  const auto b = hidden_of(model, cpu, {1, time, start.data()}, ids);
-  BOOST_TEST(std::equal(a.begin() + cut * d, a.end(), b.begin() + cut * d));
-  // Alone it is the same document.
-  const std::vector<std::int32_t> alone(ids.begin() + cut, ids.end());
-  const auto c = hidden_of(model, cpu, {1, time - cut}, alone);
-  BOOST_TEST(apart(c, std::vector<float>(a.begin() + cut * d, a.end())) <= 1e-5);
+  for (const char* name : {"llama_bf16", "qwen3", "smollm3_first", "mistral_window"}) {
+    const auto model = load_llama<float>(cpu, golden(name));
+    const index time = 90, cut = 37, d = model.width();
+    auto ids = some_ids(time, model.vocabulary());
+    std::vector<std::int32_t> start(time, -1);
+    std::fill(start.begin() + cut, start.end(), static_cast<std::int32_t>(cut));
+    const auto a = hidden_of(model, cpu, {1, time, start.data()}, ids);
+    for (index t = 0; t < cut; ++t) ids[static_cast<std::size_t>(t)] = 7;
+    const auto b = hidden_of(model, cpu, {1, time, start.data()}, ids);
+    BOOST_TEST(std::equal(a.begin() + cut * d, a.end(), b.begin() + cut * d));
+    // Alone it is the same document.
+    const std::vector<std::int32_t> alone(ids.begin() + cut, ids.end());
+    const auto c = hidden_of(model, cpu, {1, time - cut}, alone);
+    BOOST_TEST(apart(c, std::vector<float>(a.begin() + cut * d, a.end())) <= 1e-5);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_window_is_a_state_of_one_size) {
+  const temporary_folder folder;
+  device::cpu cpu(2);
+  const auto model = load_llama<double>(cpu, golden("mistral_window"));
+  BOOST_TEST(model.config().window == 4);
+  BOOST_TEST(!model.has_cache());
+  const index time = 23, d = model.width();
+  const auto ids = some_ids(2 * time, model.vocabulary());
+  const auto whole = hidden_of(model, cpu, {2, time}, ids);
+  auto state = model.make_state(cpu, 2);
+  for (index t = 0, n = 7; t < time; t += n, n = 1) {
+    std::vector<std::int32_t> part;
+    for (index b = 0; b < 2; ++b)
+      for (index i = t; i < t + n; ++i) part.push_back(ids[static_cast<std::size_t>(b * time + i)]);
+    std::vector<double> out(static_cast<std::size_t>(2 * n * d));
+    model.forward(cpu, {2, n}, part.data(), state, {out.data(), 2 * n, d});
+    for (index b = 0; b < 2; ++b)
+      BOOST_TEST(testing::relative_error(out.data() + b * n * d, whole.data() + (b * time + t) * d, n * d) <=
+                 1e-13);
+  }
+  // Of a text that the window holds it is the model without one, beyond it another.
+  io::json c = io::read_json_file(golden("mistral_window") / "config.json");
+  const auto open = [&](io::json window) {
+    c["sliding_window"] = std::move(window);
+    io::write_text_atomically(folder.path / "config.json", c.dump());
+    fs::copy_file(golden("mistral_window") / "model.safetensors", folder.path / "model.safetensors",
+                  fs::copy_options::overwrite_existing);
+    return load_llama<double>(cpu, folder.path);
+  };
+  const auto all = open(nullptr), seen = open(64), wide = open(63);
+  BOOST_TEST(seen.config().window == 0);  // the context is no longer
+  BOOST_TEST(wide.config().window == 63);
+  c.erase("sliding_window");
+  c["max_position_embeddings"] = 8192;
+  BOOST_TEST(read_llama_config(c, "config.json").window == 4096);
+  const auto reference = hidden_of(all, cpu, {2, time}, ids);
+  BOOST_TEST((hidden_of(seen, cpu, {2, time}, ids) == reference));
+  BOOST_TEST(apart(hidden_of(wide, cpu, {2, time}, ids), reference) <= 1e-14);
+  for (index b = 0; b < 2; ++b) {
+    BOOST_TEST(testing::relative_error(whole.data() + b * time * d, reference.data() + b * time * d, 4 * d) <=
+               1e-14);
+    BOOST_TEST(testing::relative_error(whole.data() + (b * time + 4) * d, reference.data() + (b * time + 4) * d,
+                                       d) >= 1e-3);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(one_model_serves_many_threads) {
@@ -250,7 +316,10 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
     c[key] = std::move(value);
     BOOST_CHECK_EXCEPTION(read_llama_config(c, "config.json"), error, says(message));
   };
-  refused("model_type", "mistral", "model_type 'mistral' is not supported");
+  for (const char* other : {"gemma2", "mixtral", "ministral", "mistral3", "qwen2_moe", "qwen3_moe",
+                            "qwen3_next", "qwen2_vl", "llama4", "phi3", "Llama", ""})
+    refused("model_type", other,
+            "model_type '"s + other + "' is not supported (llama, mistral, qwen2, qwen3 and smollm3 are)");
   const io::json llama3 = {{"rope_type", "llama3"},
                            {"factor", 8},
                            {"low_freq_factor", 1},
@@ -290,13 +359,106 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_said) {
   config = small_config();
   refused("use_sliding_window", true, "use_sliding_window true is not supported");
   refused("hidden_act", "gelu", "hidden_act 'gelu' is not supported");
-  refused("attention_bias", true, "attention_bias true is not supported");
+  refused("no_rope_layers", {1, 1}, "no_rope_layers is not supported for llama");
+  const auto of_family = [&](const char* folder, const std::string& key, io::json value,
+                             const std::string& message) {
+    config = io::read_json_file(golden(folder) / "config.json");
+    refused(key, std::move(value), message);
+    config = small_config();
+  };
+  for (const char* folder : {"mistral", "qwen2_tied"})
+    of_family(folder, "attention_bias", true, "attention_bias true is not supported");
+  for (const char* folder : {"qwen2_tied", "qwen3", "smollm3", "mistral"}) {
+    of_family(folder, "use_sliding_window", true, "use_sliding_window true is not supported");
+    of_family(folder, "mlp_bias", true, "mlp_bias true is not supported");
+    of_family(folder, "layer_types", {"full_attention", "sliding_attention"},
+              "'sliding_attention' is not supported");
+    of_family(folder, "hidden_act", "relu", "hidden_act 'relu' is not supported");
+  }
+  of_family("qwen3", "head_dim", 7, "a head of 7 has no pairs");
+  of_family("qwen3", "attention_bias", 1, "attention_bias must be true or false");
+  of_family("smollm3", "no_rope_layers", {1, 1, 1}, "no_rope_layers speaks of 3 of 4 layers");
+  of_family("smollm3", "no_rope_layers", {1, 1, 2, 0}, "no_rope_layers: 2 is not supported (0 and 1 are)");
+  of_family("smollm3", "no_rope_layers", {true, true, true, true}, "no_rope_layers must be an integer");
+  of_family("smollm3", "no_rope_layer_interval", 0, "no_rope_layer_interval 0 must be positive");
+  of_family("smollm3_interval", "num_hidden_layers", index{1} << 40, "is too large");
+  of_family("smollm3_interval", "num_hidden_layers", -1, "must be positive");
+  of_family("mistral", "sliding_window", 0, "sliding_window 0 must be positive");
+  of_family("mistral", "sliding_window", -1, "sliding_window -1 must be positive");
+  of_family("mistral_window", "layer_types", {"full_attention", "full_attention"},
+            "layer_types beside sliding_window 4 is not supported");
+  of_family("mistral", "no_rope_layers", {1, 1}, "no_rope_layers is not supported for mistral");
   refused("mlp_bias", true, "mlp_bias true is not supported");
   refused("quantization_config", {{"bits", 4}}, "quantization_config is not supported");
   refused("num_key_value_heads", 3, "3 key heads do not divide the 4 heads");
   refused("hidden_size", "wide", "hidden_size must be an integer");
   refused("head_dim", 7, "a head of 7 has no pairs");
   refused("num_hidden_layers", -1, "must be positive");
+}
+
+BOOST_AUTO_TEST_CASE(what_a_configuration_leaves_out) {
+  const auto read = [](const char* folder, const char* key, io::json value = nullptr) {
+    io::json c = io::read_json_file(golden(folder) / "config.json");
+    c.erase(key);
+    if (!value.is_null()) c[key] = std::move(value);
+    return read_llama_config(c, "config.json");
+  };
+  const std::vector<bool> fourth = {true, true, true, false};
+  BOOST_TEST(read("qwen3", "head_dim").head_dim == 128);
+  BOOST_TEST(read("mistral", "head_dim").head_dim == 8);
+  BOOST_TEST((read("smollm3", "no_rope_layers").rotates == fourth));
+  BOOST_TEST((read("smollm3", "no_rope_layers", {0, 1, 1, 0, 0, 1}).rotates ==
+              std::vector<bool>{false, true, true, false}));
+  BOOST_TEST((read("smollm3_interval", "no_rope_layer_interval").rotates == std::vector<bool>{true, true}));
+  BOOST_TEST(read("smollm3", "tie_word_embeddings").tied);
+  BOOST_TEST(!read("qwen3", "tie_word_embeddings").tied);
+  BOOST_TEST(read("smollm3", "rope_parameters").theta == 2e6);
+  BOOST_TEST(read("qwen3", "rope_parameters").theta == 1e4);
+  BOOST_TEST(read("mistral", "sliding_window").window == 0);  // 4096 of a context of 64
+  for (const char* folder : {"llama_rope_parameters", "qwen3", "smollm3"}) {
+    const auto biased = read(folder, "attention_bias", true);
+    BOOST_TEST((biased.qkv_bias && biased.output_bias));
+    BOOST_TEST(!read(folder, "attention_bias").qkv_bias);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(families_of_gguf_files) {
+  const temporary_folder folder;
+  device::cpu cpu(1);
+  const auto file = folder.path / "model.gguf";
+  const auto with = [&](const char* name, const std::function<void(testing::gguf_builder&)>& more) {
+    testing::write_gguf(golden(name), file, false, nullptr, more);
+    return load_llama<double>(cpu, file).config();
+  };
+  BOOST_TEST((with("smollm3", {}).rotates == std::vector<bool>{true, true, true, false}));
+  const auto qwen3 = with("qwen3_bias", {});
+  BOOST_TEST((qwen3.head_norms && qwen3.qkv_bias && qwen3.output_bias && qwen3.head_dim == 16));
+  BOOST_TEST(!with("qwen3", {}).qkv_bias);
+  BOOST_TEST(with("mistral", {}).model_type == "llama");
+  BOOST_TEST(with("mistral_window", {}).window == 4);
+  const auto window = [](testing::gguf_builder& f) { f.number("llama.attention.sliding_window", 64); };
+  BOOST_TEST(with("llama_rope_parameters", window).window == 0);
+  const auto refused = [&](const char* name, const std::string& message,
+                           const std::function<void(testing::gguf_builder&)>& more) {
+    BOOST_CHECK_EXCEPTION(with(name, more), error, says(message));
+  };
+  BOOST_CHECK_EXCEPTION(
+      [&] {
+        testing::gguf_builder f;
+        f.string("general.architecture", "mistral");
+        const std::string bytes = f.bytes();
+        read_llama_config(
+            io::gguf_file(std::as_bytes(std::span<const char>(bytes.data(), bytes.size())), "input"));
+      }(),
+      error, says("general.architecture 'mistral' is not supported (Mistral's is llama)"));
+  for (const std::string name : {"qwen3", "smollm3"})
+    refused(name.c_str(), name + ".attention.sliding_window of 64 is not supported",
+            [&](auto& f) { f.number(name + ".attention.sliding_window", 64); });
+  refused("llama_rope_parameters", "llama.expert_count of 8 is not supported",
+          [](auto& f) { f.number("llama.expert_count", 8); });
+  refused("llama_rope_parameters", "blk.0.attn_q_norm.weight is not used", [](auto& f) {
+    f.tensor("blk.0.attn_q_norm.weight", {1, 1, 1, 1, 1, 1, 1, 1});
+  });
 }
 
 BOOST_AUTO_TEST_CASE(what_a_gguf_file_says_of_positions) {
@@ -400,6 +562,30 @@ BOOST_AUTO_TEST_CASE(a_random_teacher_is_one) {
   BOOST_TEST(deviation("model.norm.weight", 1) == 0.2, boost::test_tools::tolerance(0.3));
   const auto ids = some_ids(14, shape.vocabulary);
   for (const double x : hidden_of(model, cpu, {2, 7}, ids)) BOOST_TEST(std::isfinite(x));
+  const std::vector<llama_config> others = {
+      {.model_type = "llama", .scaling = {rope_scaling::kind::llama3, 8, 1, 4, 64}, .qkv_bias = true},
+      {.model_type = "qwen3", .qkv_bias = true},
+      {.model_type = "qwen3", .scaling = {rope_scaling::kind::linear, 3}},
+      {.model_type = "smollm3", .rotates = {false, true}},
+      {.model_type = "mistral", .window = 5},
+      {.model_type = "mistral", .context = 40}};
+  for (llama_config c : others) {
+    c.vocabulary = 90, c.width = 24, c.layers = 2, c.heads = 4, c.kv_heads = 2, c.head_dim = 8,
+    c.intermediate = 20;
+    write_random_llama(folder.path, c, dtype::bf16, 5);
+    const auto one = load_llama<double>(cpu, folder.path);
+    BOOST_TEST_CONTEXT(c.model_type) {
+      BOOST_TEST((one.config().scaling == c.scaling));
+      BOOST_TEST(one.config().qkv_bias == c.qkv_bias);
+      BOOST_TEST(one.config().output_bias == c.qkv_bias);
+      BOOST_TEST(one.config().head_norms == (c.model_type == "qwen3"));
+      BOOST_TEST((one.config().rotates == c.rotates));
+      BOOST_TEST(one.config().window == c.window);
+      for (const double x : hidden_of(one, cpu, {2, 7}, some_ids(14, 90))) BOOST_TEST(std::isfinite(x));
+    }
+  }
+  BOOST_CHECK_EXCEPTION(write_random_llama(folder.path, {.model_type = "gpt2"}, dtype::f32, 1), error,
+                        says("model_type gpt2 is not supported (llama, mistral,"));
   BOOST_CHECK_EXCEPTION(
       write_random_llama(folder.path, {.vocabulary = 9, .width = 4, .layers = 1, .heads = 3, .kv_heads = 2},
                          dtype::f32, 1),

@@ -84,8 +84,9 @@ inline void write_gguf(const std::filesystem::path& folder, const std::filesyste
   const auto c = read_llama_config(io::read_json_file(folder / "config.json"), "config.json");
   const io::safetensors_file file(folder / "model.safetensors");
   gguf_builder out;
-  const std::string a = c.model_type + ".";
-  out.string("general.architecture", c.model_type);
+  const std::string architecture = c.model_type == "mistral" ? "llama" : c.model_type, a = architecture + ".";
+  out.string("general.architecture", architecture);
+  if (c.window > 0) out.number(a + "attention.sliding_window", c.window);
   out.number(a + "embedding_length", c.width), out.number(a + "block_count", c.layers);
   out.number(a + "attention.head_count", c.heads), out.number(a + "attention.head_count_kv", c.kv_heads);
   out.number(a + "feed_forward_length", c.intermediate), out.number(a + "context_length", c.context);
@@ -138,7 +139,7 @@ inline void write_gguf(const std::filesystem::path& folder, const std::filesyste
   tensor("token_embd.weight", "model.embed_tokens.weight", false, quantised);
   tensor("output_norm.weight", "model.norm.weight");
   if (!c.tied) tensor("output.weight", "lm_head.weight");
-  const bool pairs = c.model_type == "llama";
+  const bool pairs = architecture == "llama" || architecture == "smollm3";
   for (index i = 0; i < c.layers; ++i) {
     const std::string g = "blk." + std::to_string(i) + ".", h = "model.layers." + std::to_string(i) + ".";
     tensor(g + "attn_norm.weight", h + "input_layernorm.weight");
@@ -149,6 +150,9 @@ inline void write_gguf(const std::filesystem::path& folder, const std::filesyste
         tensor(g + "attn_" + x + ".bias", h + "self_attn." + x + "_proj.bias", pairs && *x != 'v');
     }
     tensor(g + "attn_output.weight", h + "self_attn.o_proj.weight");
+    if (c.output_bias) tensor(g + "attn_output.bias", h + "self_attn.o_proj.bias");
+    for (const char* x : {"q", "k"})
+      if (c.head_norms) tensor(g + "attn_" + x + "_norm.weight", h + "self_attn." + x + "_norm.weight");
     for (const char* x : {"gate", "up", "down"})
       tensor(g + "ffn_" + x + ".weight", h + "mlp." + x + "_proj.weight");
   }

@@ -853,6 +853,9 @@ BOOST_AUTO_TEST_CASE(inspect_shows_every_kind_of_file) {
         {"a teacher of family llama: 2 layers, 4 heads of 16, 2 of keys; rotary "
          "base 100, llama3 scaling by 8 from 1 to 4 turns over 32 tokens"});
   shows(golden("teacher/llama_linear_scaling"), {"rotary base 10000, linear scaling by 2.5\n"});
+  shows(golden("teacher/qwen3"), {"a teacher of family qwen3: ", "rotary base 1000000, norms of q and k\n"});
+  shows(golden("teacher/smollm3"), {"a teacher of family smollm3: 4 layers", ", 1 layer without positions\n"});
+  shows(golden("teacher/mistral_window"), {"a teacher of family mistral: ", ", a window of 4 tokens\n"});
   shows(golden("gguf/every_type.gguf"), {"cannot be loaded: ", "llama.embedding_length is missing"});
   shows(golden("teacher/llama_bf16") / "model.safetensors", {"BF16", "model.layers.2."});
   shows(m.tokens, {"vocab_size", "tokenizer_sha256", "U16", "a token file", "2 documents"});

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
+#include <iterator>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <distil_xlstm/block/decoder_layer.hpp>
 #include <distil_xlstm/block/stack.hpp>
@@ -12,11 +15,43 @@ namespace distil_xlstm {
 /// What lies between embedding and head, under Hugging Face's names.
 using llama_stack = stack<decoder_layer, dynamic, named<"norm", rms_norm<>>, "layers">;
 
-/// The shape of a transformer of the Llama and Qwen2 family.
+/// What tells one kind of these transformers from another, and what transformers takes where its config.json says
+/// nothing.
+struct llama_family {
+  std::string_view name;          ///< `model_type`, and a GGUF file's architecture
+  bool qkv_bias, attention_bias;  ///< q, k and v have biases; all four projections have where the file says so
+  bool head_norms;                ///< an RMS norm of each head of q and k
+  bool every_fourth;  ///< layers without rotary positions, each fourth where the file does not say which
+  bool paired;        ///< llama.cpp's converter stores the q and k rows with each rotary pair side by side
+  bool tied;
+  double theta;
+  index context, head_dim;  ///< head_dim 0: width / heads
+  index window;             ///< 0: there is none
+};
+inline constexpr llama_family llama_families[] = {
+    {"llama", false, true, false, false, true, false, 1e4, 2048, 0, 0},
+    {"mistral", false, false, false, false, true, false, 1e4, 131072, 0, 4096},
+    {"qwen2", true, false, false, false, false, false, 1e4, 32768, 0, 0},
+    {"qwen3", false, true, true, false, false, false, 1e4, 32768, 128, 0},
+    {"smollm3", false, true, false, true, true, true, 2e6, 32768, 0, 0},
+};
+/// Throws `error` that begins with `what`, and says which there are.
+inline const llama_family& find_llama_family(const std::string& name, const std::string& what) {
+  std::string known;
+  for (const llama_family& f : llama_families) {
+    if (f.name == name) return f;
+    if (!known.empty()) known += &f == std::end(llama_families) - 1 ? " and " : ", ";
+    known += f.name;
+  }
+  fail(what, " is not supported (", known, " are)");
+}
+
+/// The shape of a transformer of the Llama family.
 struct llama_config {
   static constexpr std::string_view prefix = "model", embedding_name = "model.embed_tokens.weight",
                                     head_name = "lm_head.weight";
-  std::string model_type = "llama";  ///< or "qwen2"
+  static constexpr index most_layers = 4096;
+  std::string model_type = "llama";  ///< one of `llama_families`
   index vocabulary = 0, width = 0, layers = 0;
   index heads = 0, kv_heads = 0;
   index head_dim = 0;      ///< need not be width / heads
@@ -24,9 +59,12 @@ struct llama_config {
   double epsilon = 1e-6;   ///< of the norms
   double theta = 10000;    ///< base of the rotary angles
   rope_scaling scaling{};  ///< of their frequencies
-  bool qkv_bias = false;
-  bool tied = false;  ///< the head is the embedding
-  index context = 0;  ///< tokens that it was trained to see; not enforced
+  bool qkv_bias = false, output_bias = false;
+  bool head_norms = false;      ///< q and k are normed before they are rotated
+  std::vector<bool> rotates{};  ///< whether each layer has rotary positions; empty: all have
+  bool tied = false;            ///< the head is the embedding
+  index context = 0;            ///< tokens that it was trained to see; not enforced
+  index window = 0;             ///< tokens that a token sees, itself among them; 0: all before it
 
   llama_stack stack() const {
     const attention mixer{.width = width,
@@ -35,9 +73,14 @@ struct llama_config {
                           .head_dim = head_dim,
                           .theta = theta,
                           .scaling = scaling,
-                          .bias = qkv_bias};
+                          .bias = qkv_bias,
+                          .output_bias = output_bias,
+                          .head_norms = head_norms,
+                          .epsilon = epsilon,
+                          .window = window};
     llama_stack s{repeated(layers, decoder_layer{mixer, intermediate, epsilon, false}), true, epsilon};
     s.blocks.blocks.front().first = true;
+    for (std::size_t i = 0; i < rotates.size(); ++i) s.blocks.blocks[i].mixer.rotates = rotates[i];
     return s;
   }
 
@@ -47,7 +90,7 @@ struct llama_config {
                 head_dim > 0,
             name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
             " and ", kv_heads, " of ", head_dim, " and feed-forward ", intermediate, " must be positive");
-    require(vocabulary <= (1 << 28) && width <= (1 << 20) && layers <= 4096 && heads <= (1 << 16) &&
+    require(vocabulary <= (1 << 28) && width <= (1 << 20) && layers <= most_layers && heads <= (1 << 16) &&
                 head_dim <= (1 << 16) && intermediate <= (1 << 24),
             name, ": vocabulary ", vocabulary, ", width ", width, ", layers ", layers, ", heads ", heads,
             " of ", head_dim, " or feed-forward ", intermediate, " is too large");
@@ -55,13 +98,16 @@ struct llama_config {
     require(head_dim % 2 == 0, name, ": a head of ", head_dim, " has no pairs for the rotary embedding");
     require(epsilon > 0 && theta > 0, name, ": the norms' epsilon ", epsilon, " and the rotary base ", theta,
             " must be positive");
+    require(window >= 0 && window <= (1 << 24), name, ": a window of ", window, " tokens is not possible");
+    require(rotates.empty() || std::ssize(rotates) == layers, name, ": ", rotates.size(),
+            " layers are said to have rotary positions or not, there are ", layers);
     require(scaling.factor > 0 && scaling.low > 0 && scaling.low < scaling.high && scaling.original > 0, name,
             ": rotary scaling by the factor ", scaling.factor, " from ", scaling.low, " to ", scaling.high,
             " turns over ", scaling.original, " tokens is not possible");
   }
 };
 
-/// The teacher: a frozen transformer of the Llama and Qwen2 family. `load_llama` reads one.
+/// The teacher: a frozen transformer of the Llama family. `load_llama` reads one.
 template <class T, class D>
 using llama = model<llama_config, T, D, frozen>;
 

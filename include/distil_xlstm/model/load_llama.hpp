@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
@@ -19,17 +20,15 @@
 
 namespace distil_xlstm {
 
-/// Reads a Hugging Face config.json (model types llama and qwen2). What the library does not do is refused by
-/// name.
+/// Reads a Hugging Face config.json of one of the `llama_families`. What the library does not do is refused by name.
 inline llama_config read_llama_config(const io::json& c, const std::string& name) {
   using io::get;
   using io::get_or;
   const auto given = [&](const char* key) { return c.contains(key) && !c.at(key).is_null(); };
   llama_config x;
   x.model_type = get<std::string>(c, "model_type", name);
-  require(x.model_type == "llama" || x.model_type == "qwen2", name, ": model_type '",
-          io::detail::printable(x.model_type), "' is not supported (llama and qwen2 are)");
-  const bool qwen2 = x.model_type == "qwen2";
+  const llama_family& family =
+      find_llama_family(x.model_type, name + ": model_type '" + io::detail::printable(x.model_type) + "'");
   x.vocabulary = get<index>(c, "vocab_size", name);
   x.width = get<index>(c, "hidden_size", name);
   x.layers = get<index>(c, "num_hidden_layers", name);
@@ -37,18 +36,20 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
   x.kv_heads = get_or<index>(c, "num_key_value_heads", name, x.heads);
   x.intermediate = get<index>(c, "intermediate_size", name);
   x.epsilon = get_or<double>(c, "rms_norm_eps", name, 1e-6);
-  x.qkv_bias = qwen2;
-  x.tied = get_or<bool>(c, "tie_word_embeddings", name, false);
-  x.context = get_or<index>(c, "max_position_embeddings", name, qwen2 ? 32768 : 2048);
-  if (given("head_dim")) {
-    x.head_dim = get<index>(c, "head_dim", name);
+  x.qkv_bias = family.qkv_bias;
+  if (family.attention_bias) x.qkv_bias = x.output_bias = get_or<bool>(c, "attention_bias", name, false);
+  x.head_norms = family.head_norms;
+  x.tied = get_or<bool>(c, "tie_word_embeddings", name, family.tied);
+  x.context = get_or<index>(c, "max_position_embeddings", name, family.context);
+  if (given("head_dim") || (family.head_dim > 0 && !c.contains("head_dim"))) {
+    x.head_dim = get_or<index>(c, "head_dim", name, family.head_dim);
   } else {
     require(x.heads > 0 && x.width % x.heads == 0, name, ": num_attention_heads ", x.heads,
             " does not divide hidden_size ", x.width, ", and head_dim is not given");
     x.head_dim = x.width / x.heads;
   }
 
-  x.theta = get_or<double>(c, "rope_theta", name, 10000.0);
+  x.theta = get_or<double>(c, "rope_theta", name, family.theta);
   const char* read = nullptr;
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     if (!given(key)) continue;
@@ -61,11 +62,34 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
           ": partial_rotary_factor other than 1 is not supported");
   require(!get_or<bool>(c, "rope_interleaved", name, false), name, ": rope_interleaved true is not supported");
 
+  if (family.every_fourth) {
+    const auto step = get_or<index>(c, "no_rope_layer_interval", name, 4);
+    require(step > 0, name, ": no_rope_layer_interval ", step, " must be positive");
+    const auto listed = get_or<std::vector<index>>(c, "no_rope_layers", name, {});
+    require(!given("no_rope_layers") || std::ssize(listed) >= x.layers, name, ": no_rope_layers speaks of ",
+            listed.size(), " of ", x.layers, " layers");
+    for (const index each : listed)
+      require(each == 0 || each == 1, name, ": no_rope_layers: ", each, " is not supported (0 and 1 are)");
+    for (index i = 0; i < std::min(x.layers, x.most_layers); ++i)
+      x.rotates.push_back(given("no_rope_layers") ? listed[static_cast<std::size_t>(i)] == 1
+                                                  : (i + 1) % step != 0);
+  } else {
+    require(!given("no_rope_layers"), name, ": no_rope_layers is not supported for ", x.model_type);
+  }
+  if (family.window > 0 && (given("sliding_window") || !c.contains("sliding_window"))) {
+    x.window = get_or<index>(c, "sliding_window", name, family.window);
+    require(x.window > 0, name, ": sliding_window ", x.window, " must be positive");
+    if (x.window >= x.context) x.window = 0;  // sees all that it was made for
+    require(x.window == 0 || !given("layer_types"), name, ": layer_types beside sliding_window ", x.window,
+            " is not supported");
+  }
+
   const auto act = get_or<std::string>(c, "hidden_act", name, "silu");
   require(act == "silu" || act == "swish", name, ": hidden_act '", io::detail::printable(act),
           "' is not supported (silu is)");
   for (const char* key : {"attention_bias", "mlp_bias"})
-    require(!get_or<bool>(c, key, name, false), name, ": ", key, " true is not supported");
+    require((family.attention_bias && key[0] == 'a') || !get_or<bool>(c, key, name, false), name, ": ", key,
+            " true is not supported");
   require(!get_or<bool>(c, "use_sliding_window", name, false), name,
           ": use_sliding_window true is not supported");
   if (given("layer_types"))
@@ -83,13 +107,15 @@ inline llama_config read_llama_config(const io::json& c, const std::string& name
   return x;
 }
 
-/// Reads the keys of a GGUF file (architectures llama and qwen2).
+/// Reads the keys of a GGUF file whose architecture is one of the `llama_families`; Mistral's is llama.
 inline llama_config read_llama_config(const io::gguf_file& file) {
   const std::string& name = file.path();
   llama_config x;
   x.model_type = file.get_string("general.architecture");
-  require(x.model_type == "llama" || x.model_type == "qwen2", name, ": general.architecture '",
-          io::detail::printable(x.model_type), "' is not supported (llama and qwen2 are)");
+  const llama_family& family = find_llama_family(
+      x.model_type, name + ": general.architecture '" + io::detail::printable(x.model_type) + "'");
+  require(x.model_type != "mistral", name,
+          ": general.architecture 'mistral' is not supported (Mistral's is llama)");
   const std::string a = x.model_type + ".";
   const auto size = [&](const std::string& key) { return static_cast<index>(file.get_i64(a + key)); };
   const auto size_or = [&](const std::string& key, index otherwise) {
@@ -103,7 +129,9 @@ inline llama_config read_llama_config(const io::gguf_file& file) {
   x.epsilon = file.get_f64_or(a + "attention.layer_norm_rms_epsilon", 1e-5);
   x.theta = file.get_f64_or(a + "rope.freq_base", 10000.0);
   x.context = size_or("context_length", 0);
-  x.qkv_bias = x.model_type == "qwen2";
+  x.qkv_bias = family.qkv_bias || (family.attention_bias && file.find("blk.0.attn_q.bias"));
+  x.output_bias = family.attention_bias && file.find("blk.0.attn_output.bias");
+  x.head_norms = family.head_norms;
   x.tied = !file.find("output.weight");
   const io::tensor_info& embedding = file.at("token_embd.weight");
   require(embedding.shape.size() == 2, name, ": tensor token_embd.weight has ", embedding.shape.size(),
@@ -117,8 +145,15 @@ inline llama_config read_llama_config(const io::gguf_file& file) {
     require(size_or(key, x.head_dim) == x.head_dim, name, ": ", a, key, " is ", size_or(key, 0),
             ", a head has ", x.head_dim, ": that is not supported");
   x.scaling = detail::read_rope_scaling(file, x.model_type, x.head_dim, x.theta);
-  for (const char* key : {"expert_count", "attention.sliding_window"})
-    require(size_or(key, 0) == 0, name, ": ", a, key, " of ", size_or(key, 0), " is not supported");
+  // No key says which layers are without rotary positions.
+  if (family.every_fourth)
+    for (index i = 1; i <= std::min(x.layers, x.most_layers); ++i) x.rotates.push_back(i % 4 != 0);
+  x.window = size_or("attention.sliding_window", 0);
+  require(x.window == 0 || x.model_type == "llama", name, ": ", a, "attention.sliding_window of ", x.window,
+          " is not supported");
+  if (x.context > 0 && x.window >= x.context) x.window = 0;  // sees all that it was made for
+  require(size_or("expert_count", 0) == 0, name, ": ", a, "expert_count of ", size_or("expert_count", 0),
+          " is not supported");
   x.check(name);
   return x;
 }
@@ -134,12 +169,13 @@ namespace detail {
 /// What a GGUF file calls a tensor of Hugging Face.
 inline std::string gguf_name(const std::string& name) {
   static const std::map<std::string, std::string> parts = {
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
-      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"},    {"model.embed_tokens", "token_embd"},
-      {"model.norm", "output_norm"},    {"lm_head", "output"},
+      {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
+      {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
+      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"},       {"model.embed_tokens", "token_embd"},
+      {"model.norm", "output_norm"},       {"lm_head", "output"},
   };
   const std::string_view prefix = "model.layers.";
   const auto end = name.rfind('.');
@@ -161,7 +197,7 @@ struct convert_row {
       const index half = head_dim / 2, within = r % head_dim;
       source = r - within + 2 * (within % half) + within / half;
     }
-    const index cols = from.shape[1], bytes = row_bytes(from.dtype, cols);
+    const index cols = from.shape.size() > 1 ? from.shape[1] : 1, bytes = row_bytes(from.dtype, cols);
     const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
     if (widen)
       unpack(from.dtype, row, cols, reinterpret_cast<float*>(to) + r * cols);
@@ -179,7 +215,7 @@ struct llama_files {
   /// Rows in the order of Hugging Face (`head_dim` 0: they have it), numbers as F32 where they are to be widened.
   template <class D>
   void convert(D& device, stored_tensor& t, index head_dim, bool widen) {
-    const index rows = t.shape[0], cols = t.shape[1];
+    const index rows = t.shape[0], cols = t.shape.size() > 1 ? t.shape[1] : 1;
     const index row_size = widen ? cols * static_cast<index>(sizeof(float)) : row_bytes(t.dtype, cols);
     if constexpr (!D::host_memory) converted.clear();  // has been copied
     const convert_row row{t, head_dim, widen,
@@ -196,8 +232,9 @@ struct llama_files {
 }  // namespace detail
 
 /// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
-/// model.safetensors.index.json and its shards). Throws `error` that lists every tensor that is missing,
-/// unused or misshapen, or names one that is not finite.
+/// model.safetensors.index.json and its shards). A GGUF file that llama.cpp's converter made of a Mistral whose
+/// attention has a window does not say so, and is read as llama.cpp does, without one. Throws `error` that lists
+/// every tensor that is missing, unused or misshapen, or names one that is not finite.
 template <class T, class Family = llama_config, class D>
 model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& path,
                                        llama_load_options options = {}) {
@@ -224,12 +261,13 @@ model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& p
   if (files->gguf) match.ignore("rope_freqs.weight");  // the configuration's
   match.finish(path.string());
 
-  // llama.cpp's converter stores the q and k rows of llama models with each rotary pair side by side.
-  const bool paired = files->gguf && config.model_type == "llama";
+  const bool paired = files->gguf && find_llama_family(config.model_type, "load_llama").paired;
   const auto find = [&](const std::string& name) {
     stored_tensor t = found.at(name)->stored();
     require_finite(t, found.at(name)->name, path.string());
-    const bool reorder = paired && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
+    const bool reorder = paired && (name.find("q_proj.") != name.npos || name.find("k_proj.") != name.npos);
+    require(!reorder || t.shape.size() == 2 || traits(t.dtype).block_size == 1, path.string(), ": tensor ",
+            found.at(name)->name, " is quantised, which is not supported of a bias");
     const bool widen =
         D::host_memory && options.unpack_quantised && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
     if (reorder || widen) files->convert(device, t, reorder ? config.head_dim : 0, widen);

@@ -18,12 +18,17 @@ namespace distil_xlstm {
 
 /// Writes a transformer of this shape with random weights into a folder that is there, as Hugging Face stores
 /// it: a teacher for tests and benchmarks. Matrices [n, k] have the deviation 1 / sqrt(k), biases 1; norms'
-/// weights are 1 with the deviation 0.2. The head is the embedding. Where there are more than a million numbers
+/// weights are 1 with the deviation 0.2. The head is the embedding; biases and norms of heads are those of the
+/// family, biases of all projections where it can have them and `qkv_bias` asks for them. Where there are more than a million numbers
 /// they repeat, since billions take long to draw. Throws `error` where the shape or the disk does not allow it.
 inline void write_random_llama(const std::filesystem::path& folder, llama_config c, dtype stored,
                                std::uint64_t seed) {
   c.tied = true;
-  c.qkv_bias = c.model_type == "qwen2";
+  const llama_family& family =
+      find_llama_family(c.model_type, "write_random_llama: model_type " + c.model_type);
+  c.output_bias = family.attention_bias && c.qkv_bias;
+  c.qkv_bias = family.qkv_bias || c.output_bias;
+  c.head_norms = family.head_norms;
   c.check("write_random_llama");
   io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
                      {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
@@ -39,6 +44,12 @@ inline void write_random_llama(const std::filesystem::path& folder, llama_config
                               {"low_freq_factor", c.scaling.low},
                               {"high_freq_factor", c.scaling.high},
                               {"original_max_position_embeddings", c.scaling.original}};
+  if (family.attention_bias) config["attention_bias"] = c.output_bias;
+  if (family.every_fourth)
+    for (index i = 0; i < c.layers; ++i)
+      config["no_rope_layers"].push_back(c.rotates.empty() || c.rotates[static_cast<std::size_t>(i)] ? 1 : 0);
+  if (family.window > 0) config["sliding_window"] = c.window > 0 ? io::json(c.window) : io::json(nullptr);
+  if (c.context > 0) config["max_position_embeddings"] = c.context;
   io::write_text_atomically(folder / "config.json", config.dump());
 
   const manifest tensors = tensors_of(c);
