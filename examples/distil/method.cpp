@@ -98,8 +98,6 @@ method resolved(const train_options& given) {
   const bool aligned = form != dx::loss::alignment::none;
   if (!given.alignment.empty() && aligned && zero(beta))
     throw usage_error("--alignment: has no effect with --beta 0");
-  if (!given.beta.empty() && !aligned && !zero(beta))
-    throw usage_error("--beta: has no effect with --alignment none");
   if (!given.schedule.empty() && flat(alpha) && flat(beta) && flat(temperature))
     throw usage_error("--schedule: has no effect: none of --alpha, --beta, --temperature goes FROM:TO");
   if (given.schedule == "constant" && !(flat(alpha) && flat(beta) && flat(temperature)))

@@ -76,7 +76,6 @@ inline const std::vector<option_rule>& option_rules() {
       {"train", "init"},
       {"train", "method"},
       {"train", "alpha", {{not_given, "objective"}}, "--alpha 1 --objective ce"},
-      {"train", "beta", {{is_not, "alignment", {"none"}}}, "--beta 0.1 --alignment none"},
       {"train", "beta", {{not_given, "objective"}}, "--beta 0.1 --objective ce"},
       // What weighs nothing has no effect, either: the method's schedules say it (method.cpp).
       {"train", "temperature", {{not_given, "objective"}}, "--temperature 2 --objective ce"},

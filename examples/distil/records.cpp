@@ -35,6 +35,11 @@ std::string printed(const char* format, double x) {
 run_records::run_records(const fs::path& folder, dx::index step, bool fresh)
     : log_(folder / "metrics.jsonl"), board_(folder, step + 1) {
   log_.truncate_after(fresh ? -1 : step);
+  for (const auto& r : read_metrics(log_.path())) {
+    const auto number = [&r](const char* key) { return r.contains(key) && r.at(key).is_number(); };
+    if (number("total")) reached(r.at("total").get<double>());
+    if (number("held_out_ppl")) reached_held_out(r.at("held_out_ppl").get<double>());
+  }
 }
 
 void run_records::held_out_before(const dx::text_score& student, const std::optional<dx::text_score>& teacher,
@@ -52,7 +57,7 @@ void run_records::held_out_before(const dx::text_score& student, const std::opti
 void run_records::held_out(dx::index step, const dx::text_score& student) {
   log_.append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
   board_.scalar(step, "held_out/perplexity", student.perplexity());
-  reached_ = total_ + ", held-out perplexity " + short_number(student.perplexity());
+  reached_held_out(student.perplexity());
   say("step " + std::to_string(step) + ": held-out perplexity " + short_number(student.perplexity()));
 }
 
@@ -64,7 +69,7 @@ void run_records::step(const dx::step_metrics& m, const named_values& schedules,
   }
   record line{
       {"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"tokens_per_second", significant(rate, 4)}};
-  total_ = reached_ = ", total " + short_number(m.total);
+  reached(m.total);
   named_values board;
   for (const auto& [name, value] : m.terms()) {
     line[std::string(name)] = value;

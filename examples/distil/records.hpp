@@ -43,15 +43,18 @@ class run_records {
   void diverged(dx::index step, const std::string& how);
   /// What the last step with something to score and the last look at the held-out text gave: ", total 2.31, ..."; empty
   /// where there was neither.
-  const std::string& reached() const { return reached_; }
+  std::string reached() const { return total_ + held_out_; }
   /// Puts all records onto the disk.
   void sync() { log_.sync(); }
 
  private:
+  void reached(double total) { total_ = ", total " + short_number(total), held_out_ = {}; }
+  void reached_held_out(double ppl) { held_out_ = ", held-out perplexity " + short_number(ppl); }
+
   metrics_log log_;
   tensorboard_writer board_;
   bool line_open_ = false;
-  std::string total_, reached_;
+  std::string total_, held_out_;
 };
 
 /// What report.html says beside what metrics.jsonl and run.json hold.

@@ -74,7 +74,8 @@ class folder_lock {
   int file_ = -1;
 };
 
-/// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order.
+/// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order; that they are there is the
+/// configuration's to check.
 std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
   std::vector<dx::index> out;
   if (text == "none") return out;
@@ -87,9 +88,6 @@ std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
     if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != part.npos)
       throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4, nor all or none");
     out.push_back(std::stol(part));
-    if (out.back() >= blocks)
-      throw usage_error("--slstm-at: block " + part + " is not there: the student has " +
-                        std::to_string(blocks) + ", 0 to " + std::to_string(blocks - 1));
     if (std::find(out.begin(), out.end() - 1, out.back()) != out.end() - 1)
       throw usage_error("--slstm-at: block " + part + " is named twice");
   }
@@ -108,7 +106,6 @@ class training_run {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
     windows_.emplace(tokens_, method_.options.length);
-    if (!cache_) warn_beyond_context(windows_->length(), teacher_->facts().context, o.teacher);
     if (held_out_) require_held_out();
     if (cache_) cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length);
     make_training();
@@ -124,6 +121,7 @@ class training_run {
         o_.warmup >= 0 ? o_.warmup : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
     if (fresh || !fs::exists(o_.out / "run.json")) write_run(identity, total);
 
+    if (!cache_) warn_beyond_context(windows_->length(), teacher_->facts().context, o_.teacher);
     run_records records(o_.out, training_->step_count(), fresh);
     if (fresh) {
       if (held_out_)
@@ -273,30 +271,40 @@ class training_run {
                   ": a run is there already; give --resume to go on with it, or another --out");
       return false;
     }
-    const std::string out = o_.out.string();
+    const auto warn = [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; };
     const auto run = store.newest_run();  // compared before the tensors, which differ where the run does
     if (!run) {
-      std::cerr << "distil: " << out << ": no checkpoint is there: begins at step 0\n";
+      if (logged_steps() > 0)
+        warn(where + ": no checkpoint is there, though steps were logged: begins at step 0");
       return false;
     }
     if (const auto key = difference(*run, identity))
       dx::fail(where, ": the run there has another ", *key, ": ", run->value(*key, json()).dump(),
                ", this one asks for ", identity.value(*key, json()).dump());
-    const auto warn = [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; };
     if (!training_->restore(store, warn)) return false;
+    const dx::index total = training_->options().total_steps, asked = asked_length();
+    dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
+                " steps, which its schedules depend on, this one asks for ", asked);
     for (const char* name : {"run.json", "metrics.jsonl"})
       if (!fs::exists(o_.out / name))
         warn((o_.out / name).string() + ": is not there" +
              (name == std::string("run.json") ? ", and is written anew"
                                               : ": the steps before are not in the report"));
-    std::cerr << "distil: " << out << ": resumes at step " << training_->step_count() << " of "
-              << training_->options().total_steps << "\n";
-    const dx::index total = training_->options().total_steps, asked = asked_length();
-    dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
-                " steps, which its schedules depend on, this one asks for ", asked);
+    if (training_->step_count() < total && fs::exists(o_.out / "student"))
+      warn(where + ": the last checkpoint of the finished run is missing: resumes at step " +
+           std::to_string(training_->step_count()) + " of " + std::to_string(total));
     return true;
   }
 
+  /// The last step that metrics.jsonl has a line of.
+  dx::index logged_steps() const {
+    dx::index last = 0;
+    if (fs::exists(o_.out / "metrics.jsonl"))
+      for (const auto& r : read_metrics(o_.out / "metrics.jsonl"))
+        if (r.contains("step") && r.at("step").is_number())
+          last = std::max(last, r.at("step").get<dx::index>());
+    return last;
+  }
   /// The steps that --steps or --epochs ask for; 0: --minutes decides.
   dx::index asked_length() const {
     if (o_.epochs > 0)
@@ -364,7 +372,7 @@ class training_run {
     dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
     if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
     report(sample(120));
-    std::cerr << "distil: " << o_.out.string() << ": " << grouped(training_->step_count()) << " steps, "
+    std::cout << o_.out.string() << ": " << grouped(training_->step_count()) << " steps, "
               << grouped(tokens_seen) << " tokens" << records.reached() << counted_steps() << "\n";
   }
   /// ", 3 with nothing to score, 1 skipped"

@@ -61,7 +61,7 @@ BOOST_AUTO_TEST_CASE(an_option_without_effect_is_refused_by_name) {
     refused(arguments(least(command), std::string(r.example)), 2,
             {command + ": " + option + ": has no effect"});
   }
-  BOOST_TEST(rules >= 14);
+  BOOST_TEST(rules >= 12);
 }
 
 BOOST_AUTO_TEST_CASE(what_weighs_nothing_is_refused) {
@@ -71,7 +71,6 @@ BOOST_AUTO_TEST_CASE(what_weighs_nothing_is_refused) {
            {"--temperature 2:1 --alpha 0:0", "--temperature: has no effect with --alpha 0"},
            {"--alignment mse", "--alignment: has no effect with --beta 0"},
            {"--alignment mse --beta 0.0", "--alignment: has no effect with --beta 0"},
-           {"--alignment none --beta 0.2", "--beta: has no effect with --alignment none"},
            {"--schedule cosine", "--schedule: has no effect"},
            {"--schedule cosine --alpha 0.3", "--schedule: has no effect"},
            {"--schedule constant --alpha 0.8:0.2", "--schedule constant"}})

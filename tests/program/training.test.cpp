@@ -178,13 +178,10 @@ BOOST_AUTO_TEST_CASE(a_killed_run_goes_on_as_if_nothing_had_happened) {
   const auto resume = [&](const fs::path& out) {
     const outcome o = run(arguments(long_run(out), "--resume"));
     BOOST_TEST(o.status == 0);
-    // Where it went on from, and what it reached.
-    BOOST_TEST(std::count(o.err.begin(), o.err.end(), '\n') == 2, o.err);
-    BOOST_TEST(
-        (o.err.find(": resumes at step ") != o.err.npos || o.err.find(": begins at step 0\n") != o.err.npos),
-        o.err);
-    BOOST_TEST((o.err.find(": 24 steps, 12,288 tokens, total ") != o.err.npos), o.err);
-    BOOST_TEST((o.err.find(", held-out perplexity ") != o.err.npos), o.err);
+    BOOST_TEST(o.err == "");
+    BOOST_TEST((o.out.find(": 24 steps, 12,288 tokens, total ") != o.out.npos), o.out);
+    BOOST_TEST((o.out.find(", held-out perplexity ") != o.out.npos), o.out);
+    BOOST_TEST(o.out.find('\n') == o.out.size() - 1);
     same_run(out, uninterrupted());
   };
   int landed = 0;  // on a busy machine a run may be through before it is killed
@@ -251,7 +248,7 @@ BOOST_AUTO_TEST_CASE(a_torn_checkpoint_gives_way_to_the_one_before) {
     BOOST_TEST(o.status == 0);
     BOOST_TEST(o.err.starts_with("distil: warning: "));
     BOOST_TEST((o.err.find(file.string()) != std::string::npos));
-    BOOST_TEST((o.err.find(": resumes at step 20 of 24\n") != std::string::npos), o.err);
+    BOOST_TEST(o.err.find('\n') == o.err.size() - 1);
     same_run(out, uninterrupted());
   }
   const auto out = folder / "both";

@@ -78,8 +78,8 @@ BOOST_AUTO_TEST_CASE(steps_with_nothing_to_score_are_passed_over_and_counted) {
                                "--schedule linear --checkpoint-every 7");
   const outcome o = run(whole);
   BOOST_TEST(o.status == 0);
-  BOOST_TEST(contains(o.err, "24 steps, 384 tokens, total "), o.err);
-  BOOST_TEST(contains(o.err, ", 3 steps with nothing to score\n"), o.err);
+  BOOST_TEST(contains(o.out, "24 steps, 384 tokens, total "), o.out);
+  BOOST_TEST(contains(o.out, ", 3 steps with nothing to score\n"), o.out);
   const metrics m(out);
   BOOST_REQUIRE(m.steps.size() == 24u);
   for (std::size_t i = 0; i < 24; ++i) {
@@ -98,7 +98,7 @@ BOOST_AUTO_TEST_CASE(steps_with_nothing_to_score_are_passed_over_and_counted) {
   fs::remove_all(again / "checkpoints/step-00000024"), fs::remove_all(again / "student");
   const outcome resumed = run(arguments(parts, "--resume"));
   BOOST_TEST(resumed.status == 0);
-  BOOST_TEST(contains(resumed.err, "resumes at step 21 of 24"), resumed.err);
+  BOOST_TEST(resumed.err == "");
   BOOST_TEST((metrics(again).steps == m.steps));
   BOOST_TEST((content(again / "student/model.safetensors") == content(out / "student/model.safetensors")));
   // The speed of --minutes is that of a step with something to score.
@@ -197,8 +197,10 @@ BOOST_AUTO_TEST_CASE(weights_that_are_not_finite_are_named_everywhere) {
 BOOST_AUTO_TEST_CASE(blocks_are_named_once_and_are_there) {
   const temporary_folder folder;
   const auto train = arguments(small_run(folder / "run"), "--steps 1");
-  for (const char* list : {"0,0", "1,0,1", "2", "0,2", "-1", "0,-1", "", ",", "0,", ",0", "0,,1", "all,0",
-                           "0 1", "0x1", "1.0", "99999999999999999999", "none,1"}) {
+  for (const char* list : {"2", "0,2", "1,2000"})
+    refused(arguments(train, "--slstm-at", list), 1, {"slstm_at"});
+  for (const char* list : {"0,0", "1,0,1", "-1", "0,-1", "", ",", "0,", ",0", "0,,1", "all,0", "0 1", "0x1",
+                           "1.0", "99999999999999999999", "none,1"}) {
     auto given = train;
     given.insert(given.end(), {"--slstm-at", list});
     BOOST_TEST_CONTEXT("'" << list << "'") refused(given, 2, {"--slstm-at"});
@@ -236,7 +238,6 @@ BOOST_AUTO_TEST_CASE(what_a_run_needs_is_looked_at_before_it_goes_on) {
   done(with(teacher, tokens, init));
   const auto student = content(out / "student/model.safetensors"), log = content(out / "metrics.jsonl");
   const auto went_on = [&](const std::vector<std::string>& given, const std::vector<std::string>& said) {
-    fs::remove_all(out / "student");
     const outcome o = run(arguments(given, "--resume"));
     BOOST_TEST(o.status == 0, o.err);
     for (const auto& part : said) BOOST_TEST(contains(o.err, part), o.err);
@@ -279,7 +280,7 @@ BOOST_AUTO_TEST_CASE(what_a_run_needs_is_looked_at_before_it_goes_on) {
   // No checkpoint at all.
   fs::remove_all(out / "checkpoints");
   went_on(with(folder / "teacher moved", folder / "moved.safetensors", m.student()),
-          {"no checkpoint is there: begins at step 0"});
+          {"no checkpoint is there", "begins at step 0"});
 }
 
 BOOST_AUTO_TEST_CASE(texts_beyond_the_teachers_positions_are_said) {
