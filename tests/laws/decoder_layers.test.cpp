@@ -77,6 +77,9 @@ BOOST_AUTO_TEST_CASE(layers) {
   const hybrid_decoder_layer both{hybrid(4, 2, 3, 1), 7}, memory{hybrid(4, 2, 0, 0), 7};
   check("attention", plain, few);
   check("hybrid", both, few);
+  hybrid_decoder_layer normed = both;
+  normed.mixer.base.head_norms = true, normed.mixer.base.rotates = false;
+  check("hybrid, heads with norms and without positions", normed, few);
   for (const any_decoder_layer& layer : {any_decoder_layer(plain), any_decoder_layer(window),
                                          any_decoder_layer(both), any_decoder_layer(memory)})
     check("chosen when the program runs", layer, few);

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <variant>
 
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -111,6 +112,30 @@ BOOST_AUTO_TEST_CASE(a_saved_text_says_where_it_is) {
         BOOST_CHECK_EXCEPTION(state.restore(0, changed), error, says("no number of tokens"));
       }
     }
+}
+
+BOOST_AUTO_TEST_CASE(layers_have_what_the_teachers_attention_has) {
+  linearised_config c = small();
+  c.scaling = {rope_scaling::kind::llama3, 8, 1, 4, 64};
+  c.qkv_bias = c.output_bias = c.head_norms = true;
+  c.rotates = {false, true};
+  c.epsilon = 1e-3;
+  c.llama_config::window = 7;
+  const auto check = [&](const attention& a, index layer, index window, index sinks) {
+    BOOST_TEST((a.scaling == c.scaling));
+    BOOST_TEST((a.bias && a.output_bias && a.head_norms));
+    BOOST_TEST(a.rotates == (layer == 1));
+    BOOST_TEST(a.epsilon == 1e-3);
+    BOOST_TEST(a.window == window);
+    BOOST_TEST(a.sinks == sinks);
+  };
+  const auto hybrid = c.stack();
+  check(std::get<1>(hybrid.blocks.blocks[0].block).mixer.base, 0, 5, 2);
+  check(std::get<1>(hybrid.blocks.blocks[1].block).mixer.base, 1, 0, 0);
+  c.mixers = {mixer_kind::window, mixer_kind::attention};
+  const auto plain = c.stack();
+  check(std::get<0>(plain.blocks.blocks[0].block).mixer, 0, 5, 2);
+  check(std::get<0>(plain.blocks.blocks[1].block).mixer, 1, 7, 0);
 }
 
 BOOST_AUTO_TEST_CASE(what_is_not_possible_is_said) {

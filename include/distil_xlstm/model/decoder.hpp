@@ -374,7 +374,9 @@ class decoder {
       std::fill_n(start, length, t && t->read > 0 ? -1 : 0);
       if (!t) continue;
       std::copy_n(t->prompt.begin() + t->read, part, ids + before);
-      if (t->read == 0) std::fill_n(start + before, part, static_cast<std::int32_t>(before));
+      if (t->read > 0) continue;
+      std::fill_n(start + before, part, static_cast<std::int32_t>(before));
+      reading_.reset(lane);  // a window that the text does not fill keeps nothing of the text before
     }
     const std::int32_t* placed = placed_reading_.put(*device_, reading_ids_.data(), 2 * rows);
     const matrix_view<T> hidden(reading_memory_.data(), rows, model_->width());

@@ -30,7 +30,7 @@ inline mixer_kind mixer_named(std::string_view name) {
 /// What lies between embedding and head, under the teacher's names.
 using linearised_stack = stack<any_decoder_layer, dynamic, named<"norm", rms_norm<>>, "layers">;
 
-/// A transformer of the Llama and Qwen2 family whose layers have other mixers: the teacher's configuration, and one
+/// A transformer of the Llama family whose layers have other mixers: the teacher's configuration, and one
 /// kind a layer.
 struct linearised_config : llama_config {
   std::vector<mixer_kind> mixers{};
@@ -42,16 +42,13 @@ struct linearised_config : llama_config {
   linearised_stack stack() const {
     check("linearised");
     linearised_stack s{{}, true, epsilon};
-    for (const mixer_kind kind : mixers) {
-      const bool windowed = kind == mixer_kind::window || kind == mixer_kind::hybrid;
-      const attention heads_of_teacher{.width = width,
-                                       .heads = heads,
-                                       .kv_heads = kv_heads,
-                                       .head_dim = head_dim,
-                                       .theta = theta,
-                                       .bias = qkv_bias,
-                                       .window = windowed ? window : 0,
-                                       .sinks = windowed ? sinks : 0};
+    for (index i = 0; i < layers; ++i) {
+      const mixer_kind kind = mixers[static_cast<std::size_t>(i)];
+      attention heads_of_teacher = mixer_of(i);
+      if (kind == mixer_kind::window || kind == mixer_kind::hybrid)
+        heads_of_teacher.window = window, heads_of_teacher.sinks = sinks;
+      else if (kind == mixer_kind::mlstm)
+        heads_of_teacher.window = 0;
       if (kind == mixer_kind::attention || kind == mixer_kind::window)
         s.blocks.blocks.push_back(decoder_layer{heads_of_teacher, intermediate, epsilon});
       else

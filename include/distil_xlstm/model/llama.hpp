@@ -66,21 +66,24 @@ struct llama_config {
   index context = 0;            ///< tokens that it was trained to see; not enforced
   index window = 0;             ///< tokens that a token sees, itself among them; 0: all before it
 
+  /// The attention of layer i.
+  attention mixer_of(index i) const {
+    return {.width = width,
+            .heads = heads,
+            .kv_heads = kv_heads,
+            .head_dim = head_dim,
+            .theta = theta,
+            .scaling = scaling,
+            .bias = qkv_bias,
+            .output_bias = output_bias,
+            .rotates = rotates.empty() || rotates[static_cast<std::size_t>(i)],
+            .head_norms = head_norms,
+            .epsilon = epsilon,
+            .window = window};
+  }
   llama_stack stack() const {
-    const attention mixer{.width = width,
-                          .heads = heads,
-                          .kv_heads = kv_heads,
-                          .head_dim = head_dim,
-                          .theta = theta,
-                          .scaling = scaling,
-                          .bias = qkv_bias,
-                          .output_bias = output_bias,
-                          .head_norms = head_norms,
-                          .epsilon = epsilon,
-                          .window = window};
-    llama_stack s{repeated(layers, decoder_layer{mixer, intermediate, epsilon, false}), true, epsilon};
-    s.blocks.blocks.front().first = true;
-    for (std::size_t i = 0; i < rotates.size(); ++i) s.blocks.blocks[i].mixer.rotates = rotates[i];
+    llama_stack s{{}, true, epsilon};
+    for (index i = 0; i < layers; ++i) s.blocks.blocks.push_back({mixer_of(i), intermediate, epsilon, i == 0});
     return s;
   }
 
