@@ -1,6 +1,9 @@
 #define BOOST_TEST_MODULE forms
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
+#include <cmath>
+
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/forms.hpp"
@@ -81,6 +84,24 @@ BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
         if (epsilon == 0) check({{"first", testing::relative_error(r.h.data(), r.v.data(), value)}});
       }
     }
+}
+BOOST_AUTO_TEST_CASE(a_mean_of_next_to_nothing_is_finite) {
+  mlstm_shape shape{2, 16, 8};
+  shape.epsilon = 0, shape.normaliser = mlstm_normaliser::sum;
+  for (const float left : {1e-12f, 1e-25f, 0.0f}) {
+    auto run = mlstm_run<float>::random(2, 70, shape, 30);
+    run.empty_state();
+    for (float& x : run.q) x *= left;
+    run.forward(cpu()), run.backward(cpu());
+    for (const auto& [name, x] : mlstm_run<float>::results())
+      BOOST_TEST(std::all_of((run.*x).begin(), (run.*x).end(), [](float y) { return std::isfinite(y); }), name);
+    if (left == 1e-12f) {  // a mean is the same, however little there is
+      auto much = mlstm_run<float>::random(2, 70, shape, 30);
+      much.empty_state();
+      much.forward(cpu());
+      BOOST_TEST(testing::relative_error(run.h, much.h) <= 1e-5);
+    }
+  }
 }
 BOOST_AUTO_TEST_CASE(nothing_crosses_a_document_boundary) {
   each_size([](index time, index head) {

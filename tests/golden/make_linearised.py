@@ -159,6 +159,7 @@ class Linearised(nn.Module):
 
     def __init__(self, c):
         super().__init__()
+        assert c["model_type"] in ("llama", "qwen2") and not c.get("rope_scaling") and not c.get("attention_bias")
         assert len(c["linearised"]["mixers"]) == c["num_hidden_layers"]
         self.model, self.tied = Stack(c), c["tie_word_embeddings"]
         if not self.tied:

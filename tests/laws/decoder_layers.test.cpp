@@ -69,6 +69,10 @@ BOOST_AUTO_TEST_CASE(hybrids) {
   hybrid_attention one = hybrid(3, 1, 4, 2, 9);
   one.both = false, one.chunk = 64, one.cell_epsilon = 1e-2;
   check("one sign, one key head, an epsilon", one);
+  one.base.head_norms = true, one.base.output_bias = true;
+  check("norms of the heads, a bias of the output", one);
+  one.base.rotates = false;
+  check("without positions", one, {.samples = 8});
   check("a longer text", hybrid(2, 1, 5, 2), {.time = 50, .samples = 5});
 }
 BOOST_AUTO_TEST_CASE(layers) {

@@ -1,11 +1,17 @@
 #define BOOST_TEST_MODULE linearised
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
 #include <string>
 #include <variant>
 
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/linearised.hpp"
@@ -34,9 +40,16 @@ linearised_config small() {
   linearised_config c;
   c.vocabulary = 11, c.width = 8, c.layers = 2, c.heads = 4, c.kv_heads = 2, c.head_dim = 4,
   c.intermediate = 12;
-  c.mixers = {mixer_kind::hybrid, mixer_kind::mlstm}, c.window = 5, c.sinks = 2, c.features = 4;
+  c.mixers = {mixer_kind::hybrid, mixer_kind::memory}, c.window = 5, c.sinks = 2, c.features = 4;
   return c;
 }
+/// A folder's model, of which nothing changes.
+model<linearised_config, double, device::cpu, frozen> frozen_model(device::cpu& cpu, const fs::path& folder) {
+  const auto file = std::make_shared<io::safetensors_file>(folder / "model.safetensors");
+  return {cpu, testing::golden_linearised_config(folder),
+          [file](const std::string& name) { return file->at(name).stored(); }, file};
+}
+
 auto says(std::string text) {
   return [text](const error& e) { return std::string(e.what()).find(text) != std::string::npos; };
 }
@@ -85,6 +98,100 @@ BOOST_AUTO_TEST_CASE(all_of_it_is_trained_with_a_tied_head) {
   for (const auto& e : m.names)
     check(e.name, m.weights.data() + e.offset, m.gradients.data() + e.offset, e.size);
   check("embedding and head", m.embedding.data(), m.dembedding.data(), m.embedding.size());
+}
+
+BOOST_AUTO_TEST_CASE(a_frozen_model_reads_and_writes_texts) {
+  device::cpu cpu(2);
+  for (const auto& folder : testing::golden_models(golden())) {
+    const auto m = frozen_model(cpu, folder);
+    testing::trained_linearised<double, device::cpu> trained(cpu, m.config());
+    trained.load(folder / "model.safetensors");
+    // Greedily, from prompts of other lengths; what a text reads is what the whole, trained, says of it.
+    rng random(8);
+    const index time = 40;
+    std::vector<std::vector<std::int32_t>> texts;
+    for (const index prompt : {1, 3, 11})
+      for (texts.emplace_back(); std::ssize(texts.back()) < prompt;)
+        texts.back().push_back(static_cast<std::int32_t>(random.below(16)));
+    decoder<decltype(m)> beside(cpu, m, {.capacity = 2, .context = time, .part = 4});
+    std::map<decltype(beside.join(texts[0])), std::size_t> names;
+    for (std::size_t i = 0; i < texts.size(); ++i) names[beside.join(texts[i], {.temperature = 0})] = i;
+    while (beside.texts() > 0)
+      beside.step([&](auto name, std::int32_t id) {
+        auto& text = texts[names.at(name)];
+        text.push_back(id);
+        return std::ssize(text) < time;
+      });
+    for (const auto& text : texts) {
+      const auto logits = trained.run({1, time}, text.data());
+      const index prompt = std::array{1, 3, 11}[static_cast<std::size_t>(&text - texts.data())];
+      for (index t = prompt; t < time; ++t) {
+        const double* row = logits.data() + (t - 1) * 16;
+        BOOST_TEST(static_cast<std::int32_t>(std::max_element(row, row + 16) - row) ==
+                   text[static_cast<std::size_t>(t)]);
+      }
+      // In parts, and token by token.
+      for (const index part : {1, 7, 40}) {
+        auto state = m.make_state(cpu, 1, time);
+        double off = 0, largest = 0;
+        for (index first = 0; first < time; first += part) {
+          const index n = std::min(part, time - first);
+          std::vector<double> hidden(static_cast<std::size_t>(n * 8)), z(static_cast<std::size_t>(n * 16));
+          const matrix_view<double> h(hidden.data(), n, 8);
+          m.forward(cpu, {1, n}, text.data() + first, state, h);
+          write_logits(cpu, matrix_view<const double>(h), m.head(), matrix_view<double>(z.data(), n, 16));
+          for (index i = 0; i < n * 16; ++i) {
+            const double want = logits[static_cast<std::size_t>(first * 16 + i)];
+            off = std::max(off, std::abs(z[static_cast<std::size_t>(i)] - want));
+            largest = std::max(largest, std::abs(want));
+          }
+        }
+        BOOST_TEST(off <= testing::tolerance<double>::forms * largest, folder << " " << part << ": " << off);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_shows_what_its_mixer_reads_and_gives) {
+  device::cpu cpu(2);
+  const auto folder = golden() / "llama_tied";
+  testing::trained_linearised<double, device::cpu> m(cpu, testing::golden_linearised_config(folder));
+  m.load(folder / "model.safetensors");
+  const index rows = 2 * 9, n = m.config.width, size = rows * n;
+  rng random(6);
+  std::vector<double> x(static_cast<std::size_t>(size));
+  for (double& each : x) each = random.normal();
+  auto shown = x, plain = x;
+  const sequence_view seq{2, 9};
+  const auto view = [&](std::vector<double>& y) { return matrix_view<double>(y.data(), rows, n); };
+  for (index i = 0; i < m.config.layers; ++i) {
+    const auto& layer = m.stack.blocks.blocks[static_cast<std::size_t>(i)];
+    const auto& p = m.weights.views().blocks[static_cast<std::size_t>(i)];
+    const tape_memory<any_decoder_layer, double, device::cpu> tape(cpu, layer, 2, 9, true);
+    const state_memory<any_decoder_layer, double, device::cpu> a(cpu, layer, 2), b(cpu, layer, 2);
+    std::vector<double> before = shown, read, given;
+    layer.forward(cpu, seq, p, a.views(), tape.views(), matrix_view<const double>(view(shown)), view(shown),
+                  [&](matrix_view<const double> u, matrix_view<const double> y) {
+                    read.assign(u.data, u.data + size), given.assign(y.data, y.data + size);
+                  });
+    layer.forward(cpu, seq, p, b.views(), tape.views(), matrix_view<const double>(view(plain)), view(plain));
+    BOOST_TEST(shown == plain);
+    BOOST_TEST(a.save(1) == b.save(1));
+    // The mixer alone.
+    std::visit(
+        [&](const auto& kind) {
+          using Layer = std::decay_t<decltype(kind)>;
+          const auto& weights = std::get<weights_t<Layer, double>>(p);
+          const auto mixer = kind.mixer;
+          const state_memory<std::decay_t<decltype(mixer)>, double, device::cpu> state(cpu, mixer, 2);
+          const tape_memory<std::decay_t<decltype(mixer)>, double, device::cpu> own(cpu, mixer, 2, 9, false);
+          std::vector<double> y(read.size());
+          mixer.forward(cpu, seq, kind.mixer_of(weights), state.views(), own.views(),
+                        matrix_view<const double>(view(read)), view(y));
+          BOOST_TEST(testing::relative_error(y, given) <= testing::tolerance<double>::forms);
+        },
+        layer.block);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_text_has_one_size_unless_a_layer_keeps_attention) {

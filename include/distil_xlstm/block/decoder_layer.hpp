@@ -9,6 +9,7 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
 
 namespace distil_xlstm {
@@ -78,6 +79,49 @@ struct basic_decoder_layer {
     const auto memory = d.template scratch<T>(describe(layout<T>()).second);
     inside.forward(d, seq, p, s, describe(layout<T>(memory.data())).first, x, y);
   }
+  /// The same part by part over a transient tape: on_mixer(u, a) sees what the mixer reads, u = RMS(x), and what it
+  /// gives, a; what another mixer in its place is to learn. y may be x.
+  template <class T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+               matrix_view<T> y, auto&& on_mixer) const {
+    require(k.transient, "decoder_layer: a mixer is shown over a transient tape");
+    const auto& [mixing, feeding] = p;
+    const auto& past = std::get<1>(std::get<0>(s));
+    if (first) mixer.rope().tables(d, seq, mixer.past_of(past).position, k.angles);
+    Mixer mix = mixer;
+    mix.take_angles();
+    const swiglu feed{width_in(), inner};
+    struct parts {
+      matrix_view<T> u, a;
+      norm_tape<T> norm;
+      tape_t<Mixer, T> mixer{};
+      swiglu_tape<T> feed{};
+    };
+    const auto memory = make_scratch<T>(d, [&](auto& l) {
+      l.transient(true);
+      parts z{l.matrix("u", seq.rows(), width_in()), l.matrix("a", seq.rows(), width_in()),
+              norm().tape(l, seq)};
+      const index mark = l.mark();
+      z.mixer = mix.tape(l, seq);
+      mix.angles_of(z.mixer) = k.angles;
+      l.rewind(mark);
+      z.feed = feed.tape(l, seq);
+      return z;
+    });
+    const parts& z = memory.views;
+    norm().forward(d, std::get<0>(mixing), z.norm, x, z.u);
+    mix.forward(d, seq, std::get<1>(mixing), past, z.mixer, z.u, z.a);
+    on_mixer(matrix_view<const T>(z.u), matrix_view<const T>(z.a));
+    transform(d, y, math::plus{}, z.a, x);
+    norm().forward(d, std::get<0>(feeding), z.norm, y, z.u);
+    feed.forward(d, seq, std::get<1>(feeding), no_state{}, z.feed, z.u, z.a);
+    transform(d, y, math::plus{}, z.a, y);
+  }
+  /// The mixer's part of the layer's weights, or of gradients.
+  template <class P>
+  static const auto& mixer_of(const P& p) {
+    return std::get<1>(std::get<0>(p));
+  }
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
@@ -96,10 +140,6 @@ struct basic_decoder_layer {
                                     named<"mlp", swiglu>{{width_in(), inner}}}}}};
   }
   rms_norm<> norm() const { return {width_in(), 1, epsilon}; }
-  template <class P>
-  static const auto& mixer_of(const P& p) {
-    return std::get<1>(std::get<0>(p));
-  }
   template <class P, class K, class T>
   decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const K& k, matrix_view<T> x) const {
     const auto& a = mixer_of(p);
