@@ -17,7 +17,7 @@ set(floor_distil 5)
 set(floor_testing 5)
 
 file(GLOB_RECURSE headers RELATIVE "${INCLUDE}/distil_xlstm" "${INCLUDE}/distil_xlstm/*.hpp"
-     "${INCLUDE}/distil_xlstm/*.cuh")
+     "${INCLUDE}/distil_xlstm/*.cuh" "${INCLUDE}/distil_xlstm/*.ipp")
 set(wrong 0)
 macro(complain text)
   message(SEND_ERROR "include/distil_xlstm/${header}: ${text}")

@@ -3,6 +3,14 @@ if(NOT DISTIL_XLSTM_IO)
   message(FATAL_ERROR "distil_xlstm: tests, examples and benchmarks need DISTIL_XLSTM_IO=ON")
 endif()
 
+# The program and its tests take the library compiled once, essays and benchmarks its headers alone, and fuzz targets,
+# too, whose instrumentation is to see all of it.
+set(distil_xlstm_fast distil_xlstm::compiled)
+if(DISTIL_XLSTM_FUZZ)
+  set(distil_xlstm_fast distil_xlstm::io)
+endif()
+target_compile_options(distil_xlstm_compiled PRIVATE -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})
+
 # A program of ours: warnings, the tuning of this build, and its dependencies.
 function(distil_xlstm_program name)
   add_executable(${name} ${ARGN})
@@ -40,7 +48,7 @@ file(READ examples/distil/report.html page)
 configure_file(examples/distil/report_page.hpp.in distil/report_page.hpp @ONLY)
 add_library(distil_parts STATIC EXCLUDE_FROM_ALL ${parts})
 target_include_directories(distil_parts PUBLIC ${PROJECT_SOURCE_DIR}/examples PRIVATE ${PROJECT_BINARY_DIR}/distil)
-target_link_libraries(distil_parts PUBLIC distil_xlstm::io ZLIB::ZLIB)
+target_link_libraries(distil_parts PUBLIC ${distil_xlstm_fast} ZLIB::ZLIB)
 
 if(DISTIL_XLSTM_EXAMPLES)
   # The program `distil`.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How long programs that include the library take to compile, and how much memory: a table for the README.
 
-    python3 bench/compile_time/compile_time.py [--runs 3] [--compilers g++ clang++] [--include FOLDER] [--sources FILE...]
+    python3 bench/compile_time/compile_time.py [--runs 3] [--compilers g++ clang++] [--compiled]
+                                               [--include FOLDER] [--sources FILE...]
 
 Processor seconds (user and system) of one compiler process, the median of the runs, which other work on the machine
 changes less than the time on the clock; and its peak resident memory. Eigen is found by pkg-config. A header-only library is
@@ -36,12 +37,15 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--runs", type=int, default=3, help="runs of each; the median is shown")
     options.add_argument("--compilers", nargs="+", default=["g++", "clang++"])
+    options.add_argument("--compiled", action="store_true", help="as who links distil_xlstm::compiled compiles them")
     options.add_argument("--include", default=ROOT / "include", help="the library's headers")
     options.add_argument("--sources", nargs="+", type=pathlib.Path, help="other programs than the three")
     given = options.parse_args()
     sources = {s.stem: s for s in given.sources} if given.sources else SOURCES
     eigen = subprocess.run(["pkg-config", "--cflags-only-I", "eigen3"], capture_output=True, text=True, check=True)
     flags = ["-std=c++20", "-c", "-o", "-", f"-I{given.include}", *eigen.stdout.replace("-I", "-isystem").split()]
+    if given.compiled:
+        flags.append("-DDISTIL_XLSTM_COMPILED")
     levels = ("-O0", "-O2")
     print("| program | " + " | ".join(f"{c} {level}" for c in given.compilers for level in levels) + " |")
     print("|---" * (1 + len(given.compilers) * len(levels)) + "|")

@@ -14,6 +14,7 @@
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>

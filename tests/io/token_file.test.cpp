@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/io/sha256.hpp>

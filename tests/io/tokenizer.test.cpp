@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/parse_tokenizer_json.hpp>

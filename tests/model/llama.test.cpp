@@ -14,6 +14,9 @@
 #include <unistd.h>
 
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>

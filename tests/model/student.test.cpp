@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/student.hpp"

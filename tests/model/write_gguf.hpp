@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/model/load_llama.hpp>

@@ -9,6 +9,8 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/model/decoder.hpp>

@@ -6,3 +6,11 @@
 #else
 #define DISTIL_XLSTM_HD
 #endif
+
+/// The library compiled once: who links distil_xlstm::compiled has DISTIL_XLSTM_COMPILED defined, and what is no template
+/// is only declared in headers. Else it is defined in them, inline, by the .ipp file beside each.
+#if defined(DISTIL_XLSTM_COMPILED)
+#define DISTIL_XLSTM_INLINE
+#else
+#define DISTIL_XLSTM_INLINE inline
+#endif

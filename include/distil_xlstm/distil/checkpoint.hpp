@@ -26,18 +26,7 @@ class checkpoints {
       : folder_(std::move(folder)), keep_(keep) {}
 
   /// Steps of the checkpoints that are there, oldest first.
-  std::vector<index> steps() const {
-    std::vector<index> out;
-    std::error_code none;
-    for (const auto& f : std::filesystem::directory_iterator(folder_, none)) {
-      const std::string name = f.path().filename().string();
-      if (name.size() == 13 && name.starts_with("step-") &&
-          name.find_first_not_of("0123456789", 5) == name.npos)
-        out.push_back(std::stol(name.substr(5)));
-    }
-    std::sort(out.begin(), out.end());
-    return out;
-  }
+  std::vector<index> steps() const;
 
   /// `run` is what must be the same when the run goes on: it is compared by `restore`. Throws `numeric_error` where a
   /// number is not finite; what was there stays.
@@ -78,23 +67,8 @@ class checkpoints {
     return {};
   }
   /// The manifest's `run` of the newest checkpoint that can be read: to know a run before its trainer exists.
-  std::optional<io::json> newest_run() const {
-    auto all = steps();
-    for (; !all.empty(); all.pop_back()) {
-      const auto path = folder_of(all.back()) / "manifest.json";
-      try {
-        return io::member(io::read_json_file(path), "run", path.string());
-      } catch (const error&) {
-        if (all.size() == 1) throw;
-      }
-    }
-    return {};
-  }
-  std::filesystem::path folder_of(index step) const {
-    char name[32];
-    std::snprintf(name, sizeof name, "step-%08ld", static_cast<long>(step));
-    return folder_ / name;
-  }
+  std::optional<io::json> newest_run() const;
+  std::filesystem::path folder_of(index step) const;
 
  private:
   template <class S, class O>
@@ -191,3 +165,7 @@ class checkpoints {
 };
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/distil/checkpoint.ipp>
+#endif

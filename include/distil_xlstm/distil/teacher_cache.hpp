@@ -9,7 +9,7 @@
 
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_fwd.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 
@@ -24,17 +24,7 @@ struct cache_identity {
   std::string alignment = "average";
   index targets = 0;
 
-  io::json json() const {
-    return {{"teacher", teacher},
-            {"teacher_sha256", teacher_sha256},
-            {"tokens_sha256", tokens_sha256},
-            {"windows", windows},
-            {"length", length},
-            {"width", width},
-            {"layers", layers},
-            {"alignment", alignment},
-            {"targets", targets}};
-  }
+  io::json json() const;
 };
 
 /// Writes a teacher's signals once: final hidden states and alignment targets of every window, d numbers a
@@ -44,20 +34,8 @@ class cache_writer {
  public:
   static constexpr index format = 1;
 
-  cache_writer(std::filesystem::path folder, cache_identity identity, dtype type)
-      : folder_(std::move(folder)), identity_(std::move(identity)), kind_(type) {
-    std::filesystem::create_directories(folder_);
-    std::filesystem::remove(folder_ / "manifest.json");  // what is there is no cache until all is written
-    const std::vector<index> shape = {identity_.windows, identity_.length, identity_.width};
-    for (index i = 0; i <= identity_.targets; ++i) {
-      auto& file = *files_.emplace_back(std::make_unique<io::safetensors_writer>());
-      file.declare("hidden", type, shape);
-      file.open(folder_ / name_of(i));
-    }
-  }
-  static std::string name_of(index i) {
-    return i == 0 ? "last_hidden.safetensors" : "target." + std::to_string(i - 1) + ".safetensors";
-  }
+  cache_writer(std::filesystem::path folder, cache_identity identity, dtype type);
+  static std::string name_of(index i);
   /// The signals of the next windows, in the device's memory.
   template <class D, class T>
   void append(D& device, const teacher_signals<T>& s) {
@@ -83,13 +61,12 @@ class cache_writer {
       for_each_frozen_row<double>(device, *m, [&](index, const double* row) { ends.append(row, m->cols); });
     }
     ends.commit();
-    io::json about = identity_.json();
-    about["format"] = format;
-    about["precision"] = traits(kind_).name;
-    io::write_text_atomically(folder_ / "manifest.json", about.dump(2) + "\n");
+    write_manifest();
   }
 
  private:
+  void write_manifest() const;
+
   std::filesystem::path folder_;
   cache_identity identity_;
   dtype kind_;
@@ -120,35 +97,7 @@ void append_windows(D& device, cache_writer& out, teacher_source<T, D>& teacher,
 /// A teacher that was written down. Opening checks that all its files are whole.
 class teacher_cache {
  public:
-  explicit teacher_cache(const std::filesystem::path& folder) : name_(folder.string()) {
-    const auto path = folder / "manifest.json";
-    require(std::filesystem::exists(path), name_, ": not a cache: there is no manifest.json");
-    const io::json m = io::read_json_file(path);
-    const std::string where = path.string();
-    const auto version = io::get<index>(m, "format", where);
-    require(version == cache_writer::format, where, ": cache format ", version, ", this library reads ",
-            cache_writer::format);
-    identity_ = {io::get<std::string>(m, "teacher", where),
-                 io::get<std::string>(m, "teacher_sha256", where),
-                 io::get<std::string>(m, "tokens_sha256", where),
-                 io::get<index>(m, "windows", where),
-                 io::get<index>(m, "length", where),
-                 io::get<index>(m, "width", where),
-                 io::get<index>(m, "layers", where),
-                 io::get<std::string>(m, "alignment", where),
-                 io::get<index>(m, "targets", where)};
-    require(identity_.targets >= 0 && identity_.targets <= 4096, where, ": targets ", identity_.targets,
-            " is not possible");
-    for (index i = 0; i <= identity_.targets; ++i) {
-      const auto& file =
-          *files_.emplace_back(std::make_shared<io::safetensors_file>(folder / cache_writer::name_of(i)));
-      const std::vector<index> shape = {identity_.windows, identity_.length, identity_.width};
-      require(file.at("hidden").shape == shape, file.path(), ": hidden is ",
-              io::detail::shape_text(file.at("hidden").shape), ", the manifest says ",
-              io::detail::shape_text(shape));
-    }
-    ends_ = std::make_shared<io::safetensors_file>(folder / "ends.safetensors");
-  }
+  explicit teacher_cache(const std::filesystem::path& folder);
   const cache_identity& identity() const { return identity_; }
   /// The ends, in the file's mapped memory: `upload_embedding_and_head` puts them where a device reads them.
   frozen_matrix embedding() const { return end("embedding"); }
@@ -157,18 +106,8 @@ class teacher_cache {
   std::shared_ptr<const void> owner() const { return ends_; }
 
   /// Throws `error` naming what differs between the cache and what the run is about.
-  void verify(const std::string& tokens_sha256, index windows, index length) const {
-    require(identity_.tokens_sha256 == tokens_sha256, name_,
-            ": tokens_sha256: the cache was made from another token file");
-    require(identity_.length == length, name_, ": length: the cache has windows of ", identity_.length,
-            " tokens, the run of ", length);
-    require(identity_.windows == windows, name_, ": windows: the cache has ", identity_.windows, ", the run ",
-            windows);
-  }
-  void verify_teacher(const std::string& sha256) const {
-    require(identity_.teacher_sha256 == sha256, name_,
-            ": teacher_sha256: the cache was made by another teacher, ", identity_.teacher);
-  }
+  void verify(const std::string& tokens_sha256, index windows, index length) const;
+  void verify_teacher(const std::string& sha256) const;
 
   /// Throws `error` where the cache does not hold such signals.
   template <class T>
@@ -190,12 +129,7 @@ class teacher_cache {
   }
 
  private:
-  frozen_matrix end(const char* name) const {
-    const auto& t = ends_->at(name);
-    require(t.shape.size() == 2 && t.shape[1] == identity_.width, ends_->path(), ": ", name, " is ",
-            io::detail::shape_text(t.shape), ", the hidden states are ", identity_.width, " wide");
-    return {t.data, t.dtype, t.shape[0], t.shape[1]};
-  }
+  frozen_matrix end(const char* name) const;
   std::string name_;
   cache_identity identity_;
   std::vector<std::shared_ptr<io::safetensors_file>> files_;
@@ -232,3 +166,7 @@ class cached_teacher final : public teacher_source<T, D> {
 };
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/distil/teacher_cache.ipp>
+#endif

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/io/json_fwd.hpp>
 #include <distil_xlstm/io/json_scanner.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 #include <distil_xlstm/io/printable.hpp>
@@ -21,56 +22,19 @@
 
 namespace distil_xlstm::io {
 
-using json = nlohmann::json;
-using ordered_json = nlohmann::ordered_json;  ///< members in the order they were given, for writing
-
 namespace detail {
 
 /// The next value as a tree. nlohmann's own reader is not used: it has no bound on the nesting (copying and dumping
 /// a value recurse), silently keeps the last of a key given twice, and brings the readers of four binary formats.
-inline json json_tree(json_scanner& in) {
-  const char kind = in.peek();
-  if (kind == '{') {
-    json out = json::object();
-    auto& members = out.get_ref<json::object_t&>();
-    in.members([&](std::string&& key) {
-      const auto [at, fresh] = members.try_emplace(std::move(key));
-      if (!fresh) in.twice(at->first);
-      at->second = json_tree(in);
-    });
-    return out;
-  }
-  if (kind == '[') {
-    json out = json::array();
-    auto& elements = out.get_ref<json::array_t&>();
-    in.array([&] { elements.push_back(json_tree(in)); });
-    return out;
-  }
-  if (kind == '"') return in.string({}, {});
-  const std::size_t begin = in.position();
-  const std::string_view text = in.skip();
-  if (text == "null") return nullptr;
-  if (text == "true" || text == "false") return text == "true";
-  const char *first = text.data(), *last = first + text.size();
-  // A whole number is kept as one where 64 bits hold it.
-  if (std::uint64_t n; std::from_chars(first, last, n).ptr == last) return n;
-  if (std::int64_t n; std::from_chars(first, last, n).ptr == last) return n;
-  double x;
-  if (std::from_chars(first, last, x).ec != std::errc())
-    in.malformed(begin, "a number beyond a double's range");
-  return x;
-}
+json json_tree(json_scanner& in);
 
 template <class T>
 inline constexpr bool is_vector = false;
 template <class T>
 inline constexpr bool is_vector<std::vector<T>> = true;
 
-[[noreturn]] inline void refuse(const json& value, std::string_view key, std::string_view name,
-                                std::string_view wanted) {
-  fail(name, ": ", printable(key), " must be ", wanted, ", not ",
-       printable(value.dump(-1, ' ', false, json::error_handler_t::replace), 60));
-}
+[[noreturn]] void refuse(const json& value, std::string_view key, std::string_view name,
+                         std::string_view wanted);
 
 /// `value` as a T, or `error`: "name: key must be ..., not ...".
 template <class T>
@@ -110,28 +74,13 @@ T convert(const json& value, std::string_view key, std::string_view name) {
 
 /// Parses one JSON text; a byte order mark of UTF-8 is passed over. Throws `error` in one line that begins with `name`
 /// (the file) when it is malformed, of another encoding, nested more than 256 deep, or an object gives a key twice.
-inline json parse_json(std::string_view text, std::string_view name) {
-  detail::json_scanner in(detail::after_byte_order_mark(text, name), name);
-  json out = detail::json_tree(in);
-  in.end();
-  return out;
-}
+json parse_json(std::string_view text, std::string_view name);
 
 /// `parse_json` of a whole file.
-inline json read_json_file(const std::filesystem::path& path) {
-  const mapped_file file(path);
-  const auto bytes = file.bytes();
-  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.path());
-}
+json read_json_file(const std::filesystem::path& path);
 
 /// The value under `key`; throws naming `name` (the file) and the key when it is not there.
-inline const json& member(const json& object, std::string_view key, std::string_view name) {
-  require(object.is_object(), name, ": a JSON object with ", detail::printable(key), " is expected, not ",
-          object.type_name());
-  const auto at = object.find(key);
-  require(at != object.end(), name, ": ", detail::printable(key), " is missing");
-  return *at;
-}
+const json& member(const json& object, std::string_view key, std::string_view name);
 
 /// The value under `key` as a T: bool, an integer type (range checked), a floating-point type, std::string,
 /// json, or a std::vector of these. Throws naming `name` (the file) and the key when it is missing or of
@@ -151,3 +100,7 @@ T get_or(const json& object, std::string_view key, std::string_view name, T othe
 }
 
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/json.ipp>
+#endif

@@ -22,16 +22,10 @@ namespace distil_xlstm::io::detail {
 /// twice. Each call takes the next value; `text` and `name` must outlive the scanner.
 class json_scanner {
  public:
-  json_scanner(std::string_view text, std::string_view name) : text_(text), name_(name) {
-    if (const auto bad = first_invalid_utf8(text); bad != text.npos) malformed(bad, "not UTF-8");
-    if (const auto nul = text.find('\0'); nul != text.npos) malformed(nul, "a NUL");
-  }
+  json_scanner(std::string_view text, std::string_view name);
 
   /// The first character of the next value, which tells its kind; 0 at the end.
-  char peek() {
-    while (at_ < text_.size() && std::string_view(" \t\n\r").find(text_[at_]) != std::string_view::npos) ++at_;
-    return at_ < text_.size() ? text_[at_] : '\0';
-  }
+  char peek();
 
   /// `member(key)` is called at each value and has to take it.
   template <class F>
@@ -53,9 +47,7 @@ class json_scanner {
       member(std::move(key));
     });
   }
-  [[noreturn]] void twice(std::string_view key) const {
-    fail(name_, ": the key \"", printable(key), "\" is given twice");
-  }
+  [[noreturn]] void twice(std::string_view key) const;
   /// `element()` is called at each value and has to take it.
   template <class F>
   void array(const F& element) {
@@ -63,10 +55,7 @@ class json_scanner {
   }
 
   /// A string under `key` of `where`, or an error that names them.
-  std::string string(std::string_view key, std::string_view where) {
-    if (peek() != '"') refuse(key, where, "a string");
-    return quoted();
-  }
+  std::string string(std::string_view key, std::string_view where);
   /// A whole number, likewise.
   template <class T>
   T integer(std::string_view key, std::string_view where) {
@@ -84,36 +73,15 @@ class json_scanner {
            : std::is_signed_v<T> ? "an integer in range"
                                  : "a non-negative integer in range");
   }
-  [[noreturn]] void refuse(std::string_view key, std::string_view where, std::string_view wanted) {
-    fail(where, ": ", printable(key), " must be ", wanted, ", not ", printable(skip(), 60));
-  }
+  [[noreturn]] void refuse(std::string_view key, std::string_view where, std::string_view wanted);
 
   /// Takes any value and gives its text.
-  std::string_view skip() {
-    const char c = peek();
-    const std::size_t begin = at_;
-    if (c == '{') {
-      object([this](const std::string&) { skip(); });
-    } else if (c == '[') {
-      array([this] { skip(); });
-    } else if (c == '"') {
-      quoted();
-    } else if (c == '-' || is_digit(c)) {
-      number();
-    } else if (!literal("true") && !literal("false") && !literal("null")) {
-      malformed(at_, "a value is expected");
-    }
-    return text_.substr(begin, at_ - begin);
-  }
+  std::string_view skip();
   /// Bytes taken so far.
   std::size_t position() const { return at_; }
-  [[noreturn]] void malformed(std::size_t at, std::string_view what) const {
-    fail(name_, ": not valid JSON at byte ", at, ": ", what);
-  }
+  [[noreturn]] void malformed(std::size_t at, std::string_view what) const;
   /// Nothing but blanks may follow.
-  void end() {
-    if (peek() != '\0' || at_ < text_.size()) malformed(at_, "more follows");
-  }
+  void end();
 
  private:
   static constexpr int deepest = 256;
@@ -121,15 +89,8 @@ class json_scanner {
   static bool is_digit(char c) { return c >= '0' && c <= '9'; }
   static bool is_plain(char c) { return c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20; }
   char here() const { return at_ < text_.size() ? text_[at_] : '\0'; }
-  void take(char c) {
-    if (peek() != c || at_ == text_.size()) malformed(at_, std::string(1, c) + " is expected");
-    ++at_;
-  }
-  bool literal(std::string_view word) {
-    if (!text_.substr(at_).starts_with(word)) return false;
-    at_ += word.size();
-    return true;
-  }
+  void take(char c);
+  bool literal(std::string_view word);
 
   template <class F>
   void list(char open, char close, const F& element) {
@@ -144,70 +105,13 @@ class json_scanner {
     --depth_;
   }
 
-  void number() {
-    const auto digits = [this] {
-      if (!is_digit(here())) malformed(at_, "a digit is expected");
-      while (is_digit(here())) ++at_;
-    };
-    if (here() == '-') ++at_;
-    if (here() == '0') {
-      ++at_;
-    } else {
-      digits();
-    }
-    if (here() == '.') ++at_, digits();
-    if (here() == 'e' || here() == 'E') {
-      ++at_;
-      if (here() == '+' || here() == '-') ++at_;
-      digits();
-    }
-  }
+  void number();
 
-  std::string quoted() {
-    std::string out;
-    for (++at_;; ++at_) {
-      const std::size_t plain = at_;
-      while (at_ < text_.size() && is_plain(text_[at_])) ++at_;
-      out += text_.substr(plain, at_ - plain);
-      if (at_ == text_.size()) malformed(at_, "a string does not end");
-      const char c = text_[at_];
-      if (c == '"') break;
-      if (c != '\\') malformed(at_, "a control character in a string");
-      escape(out);
-    }
-    ++at_;
-    return out;
-  }
+  std::string quoted();
   /// What a backslash begins, up to its last character.
-  void escape(std::string& out) {
-    static constexpr std::string_view letters = "\"\\/bfnrt", meant = "\"\\/\b\f\n\r\t";
-    ++at_;
-    if (here() == 'u') {
-      std::uint32_t c = code_unit();
-      if (c >= 0xd800 && c < 0xdc00 && text_.substr(at_ + 1, 2) == "\\u") {
-        at_ += 2;
-        const std::uint32_t low = code_unit();
-        if (low < 0xdc00 || low > 0xdfff) malformed(at_, "half a surrogate pair");
-        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-      }
-      if (c >= 0xd800 && c < 0xe000) malformed(at_, "half a surrogate pair");
-      append_utf8(out, c);
-      return;
-    }
-    const auto which = at_ < text_.size() ? letters.find(here()) : letters.npos;
-    if (which == letters.npos) malformed(at_, "an unknown escape");
-    out += meant[which];
-  }
+  void escape(std::string& out);
   /// Four hexadecimal digits behind a u.
-  std::uint32_t code_unit() {
-    std::uint32_t value = 0;
-    const std::string_view digits = text_.substr(at_ + 1, 4);
-    const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-    if (code != std::errc() || digits.size() < 4 || end != digits.data() + 4)
-      malformed(at_, "four hexadecimal digits are expected");
-    at_ += 4;
-    return value;
-  }
+  std::uint32_t code_unit();
 
   std::string_view text_, name_;
   std::size_t at_ = 0;
@@ -215,3 +119,7 @@ class json_scanner {
 };
 
 }  // namespace distil_xlstm::io::detail
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/json_scanner.ipp>
+#endif

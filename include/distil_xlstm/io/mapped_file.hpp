@@ -23,9 +23,7 @@ namespace detail {
 inline std::string errno_text(int code) { return std::generic_category().message(code); }
 
 /// What a clone has in a file's place until `git lfs pull`: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-inline bool is_lfs_pointer(std::string_view content) {
-  return content.size() < 1024 && content.starts_with("version https://git-lfs.github.com/spec/");
-}
+bool is_lfs_pointer(std::string_view content);
 }  // namespace detail
 
 /// A whole file, mapped read-only. Its bytes stay where they are when the object moves.
@@ -35,27 +33,7 @@ class mapped_file {
  public:
   mapped_file() = default;
   /// Throws `error` naming the file and the reason; directories, devices and Git LFS pointers are refused.
-  explicit mapped_file(const std::filesystem::path& path) : mapped_file() {
-    path_ = path.string();
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) fail(path_, ": cannot open: ", detail::errno_text(errno));
-    struct stat status {};
-    int code = ::fstat(fd, &status) == 0 ? 0 : errno;
-    const bool regular = code == 0 && S_ISREG(status.st_mode);
-    if (regular && status.st_size > 0) {
-      size_ = static_cast<std::size_t>(status.st_size);
-      data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-      if (data_ == MAP_FAILED) {
-        code = errno;
-        data_ = nullptr;
-        size_ = 0;
-      }
-    }
-    ::close(fd);
-    require(code == 0, path_, ": cannot map: ", detail::errno_text(code));
-    require(regular, path_, S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file");
-    require(!detail::is_lfs_pointer(text()), path_, ": is a Git LFS pointer, not the file");
-  }
+  explicit mapped_file(const std::filesystem::path& path);
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),
         data_(std::exchange(other.data_, nullptr)),
@@ -66,9 +44,7 @@ class mapped_file {
     std::swap(size_, other.size_);
     return *this;
   }
-  ~mapped_file() {
-    if (data_) ::munmap(data_, size_);
-  }
+  ~mapped_file();
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
@@ -82,3 +58,7 @@ class mapped_file {
 };
 
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/mapped_file.ipp>
+#endif

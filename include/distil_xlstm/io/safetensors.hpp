@@ -34,135 +34,28 @@ class safetensors_file {
   static constexpr std::uint64_t longest_header = 100'000'000;
 
   /// Throws `error` naming the file (and tensor) when the file cannot be read or is malformed.
-  explicit safetensors_file(const std::filesystem::path& path) : file_(path), name_(file_.path()) {
-    parse(file_.bytes());
-  }
+  explicit safetensors_file(const std::filesystem::path& path);
   /// Over memory that the caller keeps; `name` is what errors call it.
-  safetensors_file(std::span<const std::byte> bytes, std::string name) : name_(std::move(name)) {
-    parse(bytes);
-  }
+  safetensors_file(std::span<const std::byte> bytes, std::string name);
 
   const std::string& path() const { return name_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   /// All tensors in the order of their data in the file.
   const std::vector<tensor_info>& tensors() const { return tensors_; }
-  std::vector<std::string> names() const {
-    std::vector<std::string> out;
-    for (const auto& t : tensors_) out.push_back(t.name);
-    return out;
-  }
+  std::vector<std::string> names() const;
   /// The tensor, or null where there is none; throws where its type is not supported.
-  const tensor_info* find(std::string_view name) const {
-    const tensor_info* t = index_.find(tensors_, name);
-    require(!t || t->readable, name_, ": tensor ", detail::printable(name), " has the unsupported type ",
-            t ? detail::printable(t->type) : "");
-    return t;
-  }
+  const tensor_info* find(std::string_view name) const;
   /// As `find`; throws naming the file and the tensor where there is none.
-  const tensor_info& at(std::string_view name) const {
-    const tensor_info* t = find(name);
-    require(t, name_, ": there is no tensor ", detail::printable(name));
-    return *t;
-  }
+  const tensor_info& at(std::string_view name) const;
 
  private:
-  void parse(std::span<const std::byte> file) {
-    require(file.size() >= 8, name_, ": ", file.size(), " bytes are too few for a safetensors file");
-    std::uint64_t length = 0;
-    std::memcpy(&length, file.data(), 8);
-    require(length <= longest_header, name_, ": a header of ", length, " bytes is more than the ",
-            longest_header, " that safetensors allows");
-    require(length <= file.size() - 8, name_, ": a header of ", length, " bytes in a file of ", file.size());
-    const std::string_view text(reinterpret_cast<const char*>(file.data()) + 8, length);
-    require(text.starts_with('{'), name_, ": not a safetensors file (the header does not begin with {)");
-    const auto data = file.subspan(8 + static_cast<std::size_t>(length));
-    read_header(text, data);
+  void parse(std::span<const std::byte> file);
 
-    std::sort(tensors_.begin(), tensors_.end(), [](const tensor_info& a, const tensor_info& b) {
-      return std::tie(a.data, a.bytes, a.name) < std::tie(b.data, b.bytes, b.name);
-    });
-    std::ptrdiff_t end = 0;
-    for (const auto& t : tensors_) {
-      require(t.data - data.data() == end, name_, ": the data of tensor ", detail::printable(t.name),
-              " begins at ", t.data - data.data(), ", the tensor before ends at ", end);
-      end += t.bytes;
-    }
-    require(end == std::ssize(data), name_, ": the tensors end at byte ", end, " of the data, the file at ",
-            data.size());
-    index_ = detail::tensor_index(tensors_, name_);
-  }
+  void read_header(std::string_view text, std::span<const std::byte> data);
 
-  void read_header(std::string_view text, std::span<const std::byte> data) {
-    detail::json_scanner in(text, name_);
-    in.object([&](const std::string& key) {
-      if (key == "__metadata__") {
-        require(in.peek() == '{', name_, ": __metadata__ must be an object of strings");
-        in.object([&](const std::string& k) { metadata_.emplace(k, in.string(k, name_)); });
-      } else {
-        tensors_.push_back(read_tensor(in, key, data));
-      }
-    });
-    in.end();
-  }
+  tensor_info read_tensor(detail::json_scanner& in, const std::string& name, std::span<const std::byte> data);
 
-  tensor_info read_tensor(detail::json_scanner& in, const std::string& name, std::span<const std::byte> data) {
-    const std::string where = name_ + ": tensor " + detail::printable(name);
-    if (in.peek() != '{') in.refuse("its description", where, "a JSON object");
-    std::optional<std::string> type;
-    std::optional<std::vector<index>> shape;
-    std::optional<std::vector<std::uint64_t>> offsets;
-    const auto read_integers = [&](const std::string& key, auto& out) {
-      if (in.peek() != '[') in.refuse(key, where, "an array");
-      auto& list = out.emplace();
-      using integer = typename std::remove_reference_t<decltype(list)>::value_type;
-      in.array([&] { list.push_back(in.template integer<integer>(key, where)); });
-    };
-    in.object([&](const std::string& key) {
-      if (key == "dtype") {
-        type = in.string(key, where);
-      } else if (key == "shape") {
-        read_integers(key, shape);
-      } else if (key == "data_offsets") {
-        read_integers(key, offsets);
-      } else {
-        in.skip();
-      }
-    });
-    require(type.has_value(), where, ": dtype is missing");
-    require(shape.has_value(), where, ": shape is missing");
-    require(offsets.has_value(), where, ": data_offsets is missing");
-    require(offsets->size() == 2, where, ": data_offsets must be two numbers, not ", offsets->size());
-    const std::uint64_t begin = (*offsets)[0], end = (*offsets)[1];
-    require(begin <= end && end <= data.size(), where, ": data_offsets ", begin, " to ", end,
-            " do not lie in the ", data.size(), " bytes of data");
-
-    tensor_info t;
-    t.name = name;
-    t.type = *type;
-    t.shape = *shape;
-    t.data = data.data() + begin;
-    t.bytes = static_cast<index>(end - begin);
-    t.readable = dtype_named(t.type, t.dtype);
-    index size = 1;
-    for (const index d : t.shape)
-      require(d >= 0 && detail::multiply(size, d, size), where, ": the shape ", detail::shape_text(t.shape),
-              " is not possible");
-    index bytes = 0;
-    if (t.readable)
-      require(detail::multiply(size, traits(t.dtype).bytes, bytes) && bytes == t.bytes, where, ": ", t.type,
-              " ", detail::shape_text(t.shape), " does not take the ", t.bytes, " bytes of its data_offsets");
-    return t;
-  }
-
-  static bool dtype_named(std::string_view type, dtype& out) {
-    for (dtype e :
-         {dtype::f64, dtype::f32, dtype::bf16, dtype::f16, dtype::i64, dtype::i32, dtype::u16, dtype::u8})
-      if (type == traits(e).name) {
-        out = e;
-        return true;
-      }
-    return false;
-  }
+  static bool dtype_named(std::string_view type, dtype& out);
 
   mapped_file file_;
   std::string name_;
@@ -172,3 +65,7 @@ class safetensors_file {
 };
 
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/safetensors.ipp>
+#endif

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_fwd.hpp>
 #include <distil_xlstm/io/printable.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/tensor_info.hpp>
@@ -21,42 +21,21 @@ class tensor_folder {
  public:
   tensor_folder() = default;
   /// Throws `error` naming the file that is missing or malformed, or the tensor that is in no shard or in two.
-  explicit tensor_folder(const std::filesystem::path& folder) {
-    const auto index_file = folder / "model.safetensors.index.json";
-    if (std::filesystem::exists(folder / "model.safetensors") || !std::filesystem::exists(index_file)) {
-      open(folder / "model.safetensors");
-    } else {
-      open_shards(folder, read_json_file(index_file), index_file.string());
-    }
-  }
+  explicit tensor_folder(const std::filesystem::path& folder);
 
   /// All tensors by name; they live as long as the folder.
   const std::map<std::string, const tensor_info*>& tensors() const { return tensors_; }
 
  private:
-  void open(const std::filesystem::path& file) {
-    shards_.push_back(std::make_unique<safetensors_file>(file));
-    for (const auto& t : shards_.back()->tensors())
-      require(tensors_.emplace(t.name, &t).second, shards_.back()->path(), ": tensor ",
-              detail::printable(t.name), " is in two shards");
-  }
-  void open_shards(const std::filesystem::path& folder, const json& list, const std::string& name) {
-    const json& weights = member(list, "weight_map", name);
-    require(weights.is_object(), name, ": weight_map must be an object");
-    std::set<std::string> files;
-    for (const auto& [tensor, value] : weights.items()) {
-      const auto file = detail::convert<std::string>(value, tensor, name);
-      require(!file.empty() && std::filesystem::path(file).filename() == file && file != "..", name, ": '",
-              detail::printable(file), "' is not the name of a file in the folder");
-      if (files.insert(file).second) open(folder / file);
-    }
-    for (const auto& [tensor, value] : weights.items())
-      require(tensors_.contains(tensor), name, ": tensor ", detail::printable(tensor), " is not in ",
-              detail::convert<std::string>(value, tensor, name));
-  }
+  void open(const std::filesystem::path& file);
+  void open_shards(const std::filesystem::path& folder, const json& list, const std::string& name);
 
   std::vector<std::unique_ptr<safetensors_file>> shards_;
   std::map<std::string, const tensor_info*> tensors_;
 };
 
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/tensor_folder.ipp>
+#endif

@@ -30,11 +30,7 @@ struct tensor_info {
   index bytes = 0;
 
   /// Numbers in all.
-  index size() const {
-    index n = 1;
-    for (index d : shape) n *= d;
-    return n;
-  }
+  index size() const;
   /// For binding by `frozen_layout`.
   stored_tensor stored() const { return {data, dtype, shape}; }
 
@@ -88,31 +84,15 @@ namespace detail {
 inline bool multiply(index a, index b, index& product) { return !__builtin_mul_overflow(a, b, &product); }
 
 /// "[2, 3]"
-inline std::string shape_text(const std::vector<index>& shape) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < shape.size() && i < 8; ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + (shape.size() > 8 ? ", ...]" : "]");
-}
+std::string shape_text(const std::vector<index>& shape);
 
 /// Names to places in a list of tensors.
 class tensor_index {
  public:
   tensor_index() = default;
   /// Throws naming `file` when two tensors have one name.
-  tensor_index(const std::vector<tensor_info>& tensors, std::string_view file) {
-    by_name_.reserve(tensors.size());
-    for (std::size_t i = 0; i < tensors.size(); ++i) by_name_.push_back(i);
-    std::sort(by_name_.begin(), by_name_.end(),
-              [&](std::size_t a, std::size_t b) { return tensors[a].name < tensors[b].name; });
-    for (std::size_t i = 1; i < by_name_.size(); ++i)
-      require(tensors[by_name_[i - 1]].name != tensors[by_name_[i]].name, file, ": tensor ",
-              printable(tensors[by_name_[i]].name), " is there twice");
-  }
-  const tensor_info* find(const std::vector<tensor_info>& tensors, std::string_view name) const {
-    const auto at = std::lower_bound(by_name_.begin(), by_name_.end(), name,
-                                     [&](std::size_t i, std::string_view n) { return tensors[i].name < n; });
-    return at != by_name_.end() && tensors[*at].name == name ? &tensors[*at] : nullptr;
-  }
+  tensor_index(const std::vector<tensor_info>& tensors, std::string_view file);
+  const tensor_info* find(const std::vector<tensor_info>& tensors, std::string_view name) const;
 
  private:
   std::vector<std::size_t> by_name_;
@@ -120,3 +100,7 @@ class tensor_index {
 
 }  // namespace detail
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/tensor_info.ipp>
+#endif

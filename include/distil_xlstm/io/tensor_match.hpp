@@ -18,9 +18,7 @@ namespace distil_xlstm::io {
 class tensor_match {
  public:
   /// A tensor that the model knows by `name`. It must live as long as this.
-  void offer(const std::string& name, const tensor_info& tensor) {
-    if (!tensors_.emplace(name, &tensor).second) complain(detail::printable(tensor.name) + " is there twice");
-  }
+  void offer(const std::string& name, const tensor_info& tensor);
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
   /// Nobody asks for this one, and it may be there.
   void ignore(const std::string& name) { tensors_.erase(name); }
@@ -43,20 +41,11 @@ class tensor_match {
       return complain(name + " has shape " + detail::shape_text(t->shape) + " instead of " + wanted);
     return t;
   }
-  const tensor_info* take(const std::string& name, const std::vector<index>& shape) {
-    return take(name, detail::shape_text(shape), [&](const auto& given) { return given == shape; });
-  }
-  std::nullptr_t complain(const std::string& what) {
-    (complaints_ += complaints_.empty() ? "" : "; ") += what;
-    return nullptr;
-  }
+  const tensor_info* take(const std::string& name, const std::vector<index>& shape);
+  std::nullptr_t complain(const std::string& what);
 
   /// Throws `error` with all complaints, behind the file's name; a tensor that nobody took is one.
-  void finish(const std::string& file) {
-    for (const auto& [name, t] : tensors_) complain(detail::printable(t->name) + " is not used");
-    tensors_.clear();
-    require(complaints_.empty(), file, ": ", complaints_);
-  }
+  void finish(const std::string& file);
 
  private:
   std::map<std::string, const tensor_info*> tensors_;
@@ -64,3 +53,7 @@ class tensor_match {
 };
 
 }  // namespace distil_xlstm::io
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/io/tensor_match.ipp>
+#endif

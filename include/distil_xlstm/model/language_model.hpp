@@ -34,9 +34,7 @@ struct any_config {
     if constexpr (requires { config.logit_cap; }) logit_cap = config.logit_cap;
     if constexpr (requires { config.context; }) context = config.context;
   }
-  stack_type stack() const {
-    return std::visit([](const auto& c) { return stack_type(c.stack()); }, family);
-  }
+  stack_type stack() const;
 };
 
 /// A frozen model of any family, for programs that take any: one type, whatever the file. `load_language_model`
@@ -45,3 +43,7 @@ template <class T, class D>
 using language_model = model<any_config, T, D, frozen>;
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/language_model.ipp>
+#endif

@@ -4,7 +4,6 @@
 #include <memory>
 #include <string>
 
-#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/model/language_model.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
@@ -13,18 +12,10 @@
 namespace distil_xlstm {
 
 /// True for the folder of a student: its config.json holds `xlstm_cfg`.
-inline bool is_student(const std::filesystem::path& path) {
-  const auto config = path / "config.json";
-  return std::filesystem::is_directory(path) && std::filesystem::exists(config) &&
-         io::read_json_file(config).contains("xlstm_cfg");
-}
+bool is_student(const std::filesystem::path& path);
 
 /// True for a Hugging Face folder of model type xlstm.
-inline bool is_xlstm_7b(const std::filesystem::path& path) {
-  const auto config = path / "config.json";
-  return std::filesystem::is_directory(path) && std::filesystem::exists(config) &&
-         is_xlstm_7b_config(io::read_json_file(config));
-}
+bool is_xlstm_7b(const std::filesystem::path& path);
 
 /// A GGUF file, a Hugging Face folder or a student folder. Throws `error` as the families' loaders do.
 template <class T, class D>
@@ -38,3 +29,7 @@ language_model<T, D> load_language_model(D& device, const std::filesystem::path&
 }
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/load_language_model.ipp>
+#endif

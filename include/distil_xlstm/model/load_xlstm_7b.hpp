@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_fwd.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/model/tensor_files.hpp>
 #include <distil_xlstm/model/xlstm_7b.hpp>
@@ -17,101 +17,31 @@
 namespace distil_xlstm {
 
 /// True for a config.json of Hugging Face's model type xlstm.
-inline bool is_xlstm_7b_config(const io::json& c) {
-  return c.is_object() && !c.contains("xlstm_cfg") && c.contains("model_type") && c.at("model_type") == "xlstm";
-}
+bool is_xlstm_7b_config(const io::json& c);
 
 /// Reads a Hugging Face config.json of model type xlstm; what is not given is as there. What the library does
 /// not do is refused by name; fields that choose kernels or the types of numbers change nothing here.
-inline xlstm_7b_config read_xlstm_7b_config(const io::json& c, const std::string& name) {
-  using io::get;
-  using io::get_or;
-  const auto given = [&](const char* key) { return c.contains(key) && !c.at(key).is_null(); };
-  const auto type = get<std::string>(c, "model_type", name);
-  require(type == "xlstm", name, ": model_type '", io::detail::printable(type), "' is not xlstm");
-  xlstm_7b_config x;
-  const auto either = [&](const char* key, const char* also, index otherwise) {
-    const index n = get_or<index>(c, key, name, get_or<index>(c, also, name, otherwise));
-    require(get_or<index>(c, also, name, n) == n, name, ": ", key, " is ", n, ", ", also, " is ",
-            get_or<index>(c, also, name, n));
-    return n;
-  };
-  x.vocabulary = get_or<index>(c, "vocab_size", name, x.vocabulary);
-  x.width = either("hidden_size", "embedding_dim", x.width);
-  x.blocks = either("num_hidden_layers", "num_blocks", x.blocks);
-  x.heads = get_or<index>(c, "num_heads", name, x.heads);
-  x.query_factor = get_or<double>(c, "qk_dim_factor", name, x.query_factor);
-  x.value_factor = get_or<double>(c, "v_dim_factor", name, x.value_factor);
-  x.feed_forward_factor = get_or<double>(c, "ffn_proj_factor", name, x.feed_forward_factor);
-  x.feed_forward_multiple = get_or<index>(c, "ffn_round_up_to_multiple_of", name, x.feed_forward_multiple);
-  x.norm_epsilon = get_or<double>(c, "norm_eps", name, x.norm_epsilon);
-  x.cell_epsilon = get_or<double>(c, "eps", name, x.cell_epsilon);
-  x.tied = get_or<bool>(c, "tie_word_embeddings", name, false);
-  const auto cap = [&](const char* key, double& to) {
-    if (!c.contains(key)) return;
-    to = given(key) ? get<double>(c, key, name) : 0;
-    require(!given(key) || (to > 0 && std::isfinite(to)), name, ": ", key, " of ", to,
-            " is not possible (null is none)");
-  };
-  cap("gate_soft_cap", x.gate_cap);
-  cap("output_logit_soft_cap", x.logit_cap);
-  require(!get_or<bool>(c, "use_bias", name, false), name, ": use_bias true is not supported");
-  const auto mode = get_or<std::string>(c, "weight_mode", name, "single");
-  require(mode == "single" || mode == "fused", name, ": weight_mode '", io::detail::printable(mode),
-          "' is not supported (single and fused are)");
-  x.fused = mode == "fused";
-  require(!given("quantization_config"), name, ": quantization_config is not supported");
-  x.check(name);
-  return x;
-}
+xlstm_7b_config read_xlstm_7b_config(const io::json& c, const std::string& name);
 
 namespace detail {
 
 /// The names of NX-AI's xLSTMLarge, and of other commits of transformers, in today's.
-inline std::string xlstm_7b_name(std::string name) {
-  if (name == "embedding.weight" || name == "backbone.embedding.weight")
-    return std::string(xlstm_7b_config::embedding_name);
-  for (const auto& [other, ours] : {std::pair{".query.", ".q."}, {".key.", ".k."}, {".value.", ".v."}})
-    if (const auto at = name.find(std::string(".mlstm_layer") + other); at != name.npos)
-      name.replace(at + 12, std::string(other).size(), ours);
-  return name;
-}
+std::string xlstm_7b_name(std::string name);
 
 /// Puts the parts of fused tensors in their place: rows under rows, in the order of the reference. `into` has them
 /// for as long as `match` and what is taken from it.
-inline void split_fused(const xlstm_7b_config& c, io::tensor_match& match, std::deque<io::tensor_info>& into) {
-  struct rows_of {
-    std::string name;
-    index rows;
-  };
-  const auto take = [&](const std::string& name, const std::vector<rows_of>& parts) {
-    index rows = 0, first = 0;
-    for (const auto& p : parts) rows += p.rows;
-    const io::tensor_info* whole = match.take(name, std::to_string(rows) + " rows", [&](const auto& shape) {
-      return !shape.empty() && shape[0] == rows;
-    });
-    if (!whole) return;
-    for (const auto& p : parts) {
-      io::tensor_info& part = into.emplace_back(*whole);
-      part.name = p.name, part.shape[0] = p.rows;
-      part.data += whole->bytes / rows * first, part.bytes = whole->bytes / rows * p.rows;
-      match.offer(p.name, part);
-      first += p.rows;
-    }
-  };
-  for (index i = 0; i < c.blocks; ++i) {
-    const std::string block = "backbone.blocks." + std::to_string(i) + ".", cell = block + "mlstm_layer.";
-    take(cell + "qkv_opreact.weight", {{cell + "q.weight", c.query()},
-                                       {cell + "k.weight", c.query()},
-                                       {cell + "v.weight", c.value()},
-                                       {cell + "ogate_preact.weight", c.value()}});
-    for (const std::string end : {"weight", "bias"})
-      take(cell + "ifgate_preact." + end,
-           {{cell + "igate_preact." + end, c.heads}, {cell + "fgate_preact." + end, c.heads}});
-    take(block + "ffn.proj_up_gate_z.weight", {{block + "ffn.proj_up_gate.weight", c.feed_forward()},
-                                               {block + "ffn.proj_up.weight", c.feed_forward()}});
-  }
-}
+void split_fused(const xlstm_7b_config& c, io::tensor_match& match, std::deque<io::tensor_info>& into);
+
+/// The files of such a model, mapped.
+struct xlstm_7b_files {
+  io::tensor_folder folder;
+  xlstm_7b_config config;
+  std::deque<io::tensor_info> parts;                    ///< of fused tensors
+  std::map<std::string, const io::tensor_info*> found;  ///< by today's names
+
+  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  explicit xlstm_7b_files(const std::filesystem::path& path);
+};
 
 }  // namespace detail
 
@@ -120,24 +50,17 @@ inline void split_fused(const xlstm_7b_config& c, io::tensor_match& match, std::
 /// finite.
 template <class T, class Family = xlstm_7b_config, class D>
 model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path& folder) {
-  const auto path = folder / "config.json";
-  xlstm_7b_config config = read_xlstm_7b_config(io::read_json_file(path), path.string());
-  const auto files = std::make_shared<io::tensor_folder>(folder);
-  std::deque<io::tensor_info> parts;
-  io::tensor_match match;
-  for (const auto& [name, t] : files->tensors()) match.offer(detail::xlstm_7b_name(name), *t);
-  if (config.fused) detail::split_fused(config, match, parts);
-  // Hugging Face ties nothing where a file has a head of its own.
-  config.tied = config.tied && !match.has(std::string(config.head_name));
-  std::map<std::string, const io::tensor_info*> found;
-  for (const auto& e : tensors_of(config)) found[e.name] = match.take(e.name, e.shape);
-  match.finish(folder.string());
+  const auto files = std::make_shared<detail::xlstm_7b_files>(folder);
   const auto find = [&](const std::string& name) {
-    const stored_tensor t = found.at(name)->stored();
+    const stored_tensor t = files->found.at(name)->stored();
     require_finite(t, name, folder.string());
     return t;
   };
-  return {device, config, find, files};
+  return {device, files->config, find, files};
 }
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/load_xlstm_7b.ipp>
+#endif

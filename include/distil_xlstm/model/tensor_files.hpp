@@ -27,37 +27,9 @@ manifest tensors_of(const Family& config) {
 }
 
 /// Whether every number of a stored tensor is finite; of integers, all are.
-inline bool all_finite(const stored_tensor& t) {
-  index size = 1;
-  for (const index n : t.shape) size *= n;
-  const auto* p = static_cast<const std::uint8_t*>(t.data);
-  // A number whose exponent is all ones is infinite or NaN. No early way out, so that the loop vectorises.
-  const auto exponents = [&]<class U>(U mask) {
-    constexpr index width = sizeof(U);
-    bool good = true;
-    for (index i = 0; i < size; ++i) good &= (detail::load_bytes<U>(p + i * width) & mask) != mask;
-    return good;
-  };
-  switch (t.dtype) {
-    case dtype::f64: return exponents(std::uint64_t{0x7ff0000000000000});
-    case dtype::f32: return exponents(std::uint32_t{0x7f800000});
-    case dtype::bf16: return exponents(std::uint16_t{0x7f80});
-    case dtype::f16: return exponents(std::uint16_t{0x7c00});
-    default: break;
-  }
-  const auto [numbers, bytes, name] = traits(t.dtype);
-  if (numbers == 1) return true;
-  float block[256];
-  for (index i = 0; i < size; i += numbers, p += bytes) {
-    unpack(t.dtype, p, numbers, block);
-    if (!std::all_of(block, block + numbers, [](float x) { return std::isfinite(x); })) return false;
-  }
-  return true;
-}
+bool all_finite(const stored_tensor& t);
 /// Throws `error` naming `file` and the tensor when it holds a number that is not finite.
-inline void require_finite(const stored_tensor& t, const std::string& name, const std::string& file) {
-  require(all_finite(t), file, ": tensor ", name, " holds a number that is not finite");
-}
+void require_finite(const stored_tensor& t, const std::string& name, const std::string& file);
 
 /// The stack's tensors of a trainable model, as `find` gives them.
 template <class Model>
@@ -112,3 +84,7 @@ void load_tensors(typename Model::device_type& device, Model& m, const std::file
 }
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/tensor_files.ipp>
+#endif

@@ -51,85 +51,24 @@ struct xlstm_config {
   activation act = activation::gelu;
 
   /// Reference rounding: the next (or last) multiple of factor * width.
-  static index rounded(double factor, index width, index multiple, bool up) {
-    const double parts = factor * static_cast<double>(width) / static_cast<double>(multiple);
-    return static_cast<index>(up ? std::ceil(parts) : std::floor(parts)) * multiple;
-  }
+  static index rounded(double factor, index width, index multiple, bool up);
   index mlstm_inner() const { return rounded(mlstm_factor, width, mlstm_multiple, mlstm_round_up); }
-  index feed_forward_inner() const {
-    return rounded(feed_forward_factor, width, feed_forward_multiple, feed_forward_round_up);
-  }
-  bool is_slstm(index block) const {
-    return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
-  }
+  index feed_forward_inner() const;
+  bool is_slstm(index block) const;
 
   /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
-  xlstm_stack stack() const {
-    require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
-    for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
-    xlstm_stack s;
-    s.post_blocks_norm = post_blocks_norm;
-    for (index b = 0; b < blocks; ++b) {
-      const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
-      if (!is_slstm(b)) {
-        const mlstm cell{.width = width,
-                         .heads = mlstm_heads,
-                         .inner = mlstm_inner(),
-                         .conv_window = mlstm_conv,
-                         .qkv_block = qkv_block,
-                         .bias = bias,
-                         .block_count = blocks};
-        s.blocks.blocks.push_back(mlstm_block{sequential{before, named<"xlstm", mlstm>{cell}}});
-        continue;
-      }
-      const bare_slstm_block cell{
-          sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
-      if (!feed_forward) {
-        s.blocks.blocks.push_back(cell);
-        continue;
-      }
-      const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
-      s.blocks.blocks.push_back(
-          slstm_block{named<"", bare_slstm_block>{cell},
-                      {residual{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
-                                           named<"ffn", distil_xlstm::feed_forward>{ffn}}}}});
-    }
-    return s;
-  }
+  xlstm_stack stack() const;
 
   /// Numbers of the stack, and of the frozen embedding and head. Allocates nothing.
-  index trainable() const {
-    manifest names;
-    layout<float> measure(nullptr, &names);
-    stack().params(measure);
-    index n = 0;
-    for (const auto& e : names) n += e.size;
-    return n;
-  }
+  index trainable() const;
   index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }
 };
 
 /// The student that a method gives a teacher. `paper`: six blocks of 16 heads; `heuristic`: half the teacher's
 /// layers, its heads rounded up to a multiple of four; both with q, k, v blocks of 32 and a feed-forward
 /// of 1.7.
-inline xlstm_config xlstm_architecture(std::string_view name, index vocabulary, index width, index layers,
-                                       index heads, bool tied) {
-  xlstm_config x;
-  x.vocabulary = vocabulary, x.width = width, x.tied = tied;
-  if (name == "default") return x;
-  require(name == "paper" || name == "heuristic", "architecture '", name,
-          "' is not known (default, paper, heuristic are)");
-  x.qkv_block = 32, x.feed_forward_factor = 1.7;
-  if (name == "paper") {
-    x.mlstm_heads = x.slstm_heads = 16;
-    return x;
-  }
-  x.blocks = std::max<index>(1, layers / 2);
-  x.mlstm_heads = x.slstm_heads = (heads + 3) / 4 * 4;
-  x.slstm_at.clear();
-  for (index b = 0; b + 1 < x.blocks; b += 2) x.slstm_at.push_back(b);
-  return x;
-}
+xlstm_config xlstm_architecture(std::string_view name, index vocabulary, index width, index layers, index heads,
+                                bool tied);
 
 /// The student that a config.json of NX-AI/xlstm (Family A) describes: sLSTM and mLSTM blocks chosen when the
 /// program runs, in the reference's names and layouts. `load_xlstm` reads one, `save_xlstm` writes it.
@@ -137,3 +76,7 @@ template <class T, class D>
 using xlstm = model<xlstm_config, T, D>;
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/xlstm.ipp>
+#endif

@@ -36,57 +36,15 @@ struct xlstm_7b_config {
   index query() const { return static_cast<index>(static_cast<double>(width) * query_factor); }
   index value() const { return static_cast<index>(static_cast<double>(width) * value_factor); }
   /// As the reference rounds: up to a multiple, but a product less than one above a multiple stays there.
-  index feed_forward() const {
-    const auto m = static_cast<double>(feed_forward_multiple);
-    const double x = static_cast<double>(width) * feed_forward_factor + m - 1;
-    return static_cast<index>(std::round(x - std::fmod(x, m)));
-  }
+  index feed_forward() const;
 
-  xlstm_7b_stack stack() const {
-    const mlstm_v2 cell{.width = width,
-                        .heads = heads,
-                        .query = query(),
-                        .value = value(),
-                        .gate_cap = gate_cap,
-                        .norm_epsilon = norm_epsilon,
-                        .cell_epsilon = cell_epsilon,
-                        .block_count = blocks};
-    const rms_norm<> before{width, 1, norm_epsilon};
-    const xlstm_7b_ffn ffn{width, feed_forward()};
-    const xlstm_7b_layer layer{
-        {{sequential{named<"norm_mlstm", rms_norm<>>{before}, named<"mlstm_layer", mlstm_v2>{cell}}}},
-        {{sequential{named<"norm_ffn", rms_norm<>>{before}, named<"ffn", xlstm_7b_ffn>{ffn}}}}};
-    return {repeated(blocks, layer), true, norm_epsilon};
-  }
+  xlstm_7b_stack stack() const;
 
   /// Numbers of the whole model; one matrix where embedding and head are tied. Allocates nothing.
-  index total() const {
-    manifest names;
-    layout<float> measure(nullptr, &names);
-    stack().params(measure);
-    index n = vocabulary * width * (tied ? 1 : 2);
-    for (const auto& e : names) n += e.size;
-    return n;
-  }
+  index total() const;
 
   /// Throws `error` beginning with `name` unless the numbers make a model.
-  void check(const std::string& name) const {
-    require(vocabulary > 0 && width > 0 && blocks > 0 && heads > 0, name, ": vocab_size ", vocabulary,
-            ", hidden_size ", width, ", num_hidden_layers ", blocks, " and num_heads ", heads,
-            " must be positive");
-    require(vocabulary <= (1 << 28) && width <= (1 << 20) && blocks <= 4096 && heads <= (1 << 16), name,
-            ": vocab_size ", vocabulary, ", hidden_size ", width, ", num_hidden_layers ", blocks,
-            " or num_heads ", heads, " is too large");
-    for (const double factor : {query_factor, value_factor, feed_forward_factor})
-      require(factor > 0 && factor <= 1024, name, ": a factor of ", factor,
-              " (qk_dim_factor, v_dim_factor, ffn_proj_factor) is not possible");
-    require(feed_forward_multiple > 0 && feed_forward_multiple <= (1 << 20) && feed_forward() > 0, name,
-            ": ffn_round_up_to_multiple_of ", feed_forward_multiple, " is not possible");
-    require(query() > 0 && query() % heads == 0 && value() > 0 && value() % heads == 0, name, ": num_heads ",
-            heads, " does not divide the width ", query(), " of the queries or ", value(), " of the values");
-    require(norm_epsilon > 0 && cell_epsilon > 0, name, ": norm_eps ", norm_epsilon, " and eps ", cell_epsilon,
-            " must be positive");
-  }
+  void check(const std::string& name) const;
 };
 
 /// A frozen recurrent language model like xLSTM-7B. `load_xlstm_7b` reads one. To train one, put its
@@ -95,3 +53,7 @@ template <class T, class D>
 using xlstm_7b = model<xlstm_7b_config, T, D, frozen>;
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/xlstm_7b.ipp>
+#endif

@@ -112,24 +112,24 @@ inline bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("a
 #define DISTIL_XLSTM_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
 #define DISTIL_XLSTM_AVX512_BF16 \
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
-#define DISTIL_XLSTM_INLINE [[gnu::always_inline]] static inline
+#define DISTIL_XLSTM_LANES [[gnu::always_inline]] static inline
 
 // Sums of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory,
 // hence the full masks here and below.)
-DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 float sum_lanes(__m256 x) {
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 float sum_lanes(__m256 x) {
   __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   h = _mm_add_ps(h, _mm_movehl_ps(h, h));
   return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
-DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 double sum_lanes(__m256d x) {
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 double sum_lanes(__m256d x) {
   const __m128d h = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
   return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }
-DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 float sum_lanes(__m512 x) {
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 float sum_lanes(__m512 x) {
   return sum_lanes(
       _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0), _mm512_maskz_extractf32x8_ps(0xff, x, 1)));
 }
-DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 double sum_lanes(__m512d x) {
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 double sum_lanes(__m512d x) {
   return sum_lanes(
       _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1)));
 }
@@ -208,30 +208,30 @@ struct avx512_f32 {
   using unit = float;
   using reg = __m512;
   static constexpr index rows = 8, lanes = 16, vectors = 3, prefetch = 12;
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_ps(); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_ps(*p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_ps(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_ps(*p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
     return _mm512_fmadd_ps(a, b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
 
   struct bf16_memory {
     using unit = std::uint16_t;
-    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) {
+    DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load(const unit* p) {
       const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
       return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, x), 16));
     }
   };
   struct f16_memory {
     using unit = std::uint16_t;
-    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) {
+    DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load(const unit* p) {
       return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }
   };
@@ -242,19 +242,19 @@ struct avx512_f64 {
   using unit = double;
   using reg = __m512d;
   static constexpr index rows = 8, lanes = 8, vectors = 3, prefetch = 12;
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_pd(); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_pd(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_pd(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_pd(p, x); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_pd(*p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_pd(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg zero() { return _mm512_setzero_pd(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load(const unit* p) { return _mm512_loadu_pd(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg load_result(const number* p) { return _mm512_loadu_pd(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void store(number* p, reg x) { _mm512_storeu_pd(p, x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg broadcast(const unit* p) { return _mm512_set1_pd(*p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg add(reg a, reg b) { return _mm512_add_pd(a, b); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg multiply_add(reg a, reg b, reg c) {
     return _mm512_fmadd_pd(a, b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
 };
 
 /// Pairs of bf16 along k, float sums. A pair counts as one unit.
@@ -263,21 +263,21 @@ struct avx512_bf16 {
   using unit = std::uint32_t;
   using reg = __m512;
   static constexpr index rows = 8, lanes = 16, vectors = 3, prefetch = 12;
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg zero() { return _mm512_setzero_ps(); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg load(const unit* p) { return _mm512_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg broadcast(const unit* p) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg zero() { return _mm512_setzero_ps(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg load(const unit* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg load_result(const number* p) { return _mm512_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 void store(number* p, reg x) { _mm512_storeu_ps(p, x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg broadcast(const unit* p) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*p)));
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg multiply_add(reg a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg multiply_add(reg a, reg b, reg c) {
     return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 reg scale_add(number a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX512_BF16 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 number sum(reg x) { return sum_lanes(x); }
 };
 
 struct avx2_f32 {
@@ -285,30 +285,30 @@ struct avx2_f32 {
   using unit = float;
   using reg = __m256;
   static constexpr index rows = 4, lanes = 8, vectors = 3, prefetch = 16;
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_ps(); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_ps(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_ps(p, x); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_ss(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_ps(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_ps(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_ps(p, x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_ss(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_ps(a, b); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
     return _mm256_fmadd_ps(a, b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
 
   struct bf16_memory {
     using unit = std::uint16_t;
-    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) {
+    DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load(const unit* p) {
       const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
       return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
     }
   };
   struct f16_memory {
     using unit = std::uint16_t;
-    DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) {
+    DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load(const unit* p) {
       return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }
   };
@@ -319,19 +319,19 @@ struct avx2_f64 {
   using unit = double;
   using reg = __m256d;
   static constexpr index rows = 4, lanes = 4, vectors = 3, prefetch = 16;
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_pd(); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_pd(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_pd(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_pd(p, x); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_sd(p); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_pd(a, b); }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_pd(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load(const unit* p) { return _mm256_loadu_pd(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg load_result(const number* p) { return _mm256_loadu_pd(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void store(number* p, reg x) { _mm256_storeu_pd(p, x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg broadcast(const unit* p) { return _mm256_broadcast_sd(p); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg add(reg a, reg b) { return _mm256_add_pd(a, b); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg multiply_add(reg a, reg b, reg c) {
     return _mm256_fmadd_pd(a, b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
   }
-  DISTIL_XLSTM_INLINE DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
 };
 
 namespace avx512 {

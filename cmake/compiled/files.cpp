@@ -1,0 +1,22 @@
+// distil_xlstm::compiled: what reads and writes files.
+#include <distil_xlstm/io/atomic_file.ipp>
+#include <distil_xlstm/io/gguf.ipp>
+#include <distil_xlstm/io/json.ipp>
+#include <distil_xlstm/io/json_scanner.ipp>
+#include <distil_xlstm/io/mapped_file.ipp>
+#include <distil_xlstm/io/parse_tokenizer_json.ipp>
+#include <distil_xlstm/io/read_gguf_tokenizer.ipp>
+#include <distil_xlstm/io/read_text.ipp>
+#include <distil_xlstm/io/read_tokenizer.ipp>
+#include <distil_xlstm/io/safetensors.ipp>
+#include <distil_xlstm/io/safetensors_writer.ipp>
+#include <distil_xlstm/io/sha256.ipp>
+#include <distil_xlstm/io/tensor_folder.ipp>
+#include <distil_xlstm/io/tensor_info.ipp>
+#include <distil_xlstm/io/tensor_match.ipp>
+#include <distil_xlstm/io/token_file.ipp>
+#include <distil_xlstm/io/tokenizer.ipp>
+#include <distil_xlstm/io/tokenizer/byte_pair_encoder.ipp>
+#include <distil_xlstm/io/tokenizer/pre_tokenizer.ipp>
+#include <distil_xlstm/io/write_token_file.ipp>
+#include <distil_xlstm/io/write_tokenizer.ipp>

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/model/language_model.hpp>
+
+namespace distil_xlstm {
+
+DISTIL_XLSTM_INLINE any_config::stack_type any_config::stack() const {
+  return std::visit([](const auto& c) { return stack_type(c.stack()); }, family);
+}
+
+}  // namespace distil_xlstm

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/model/xlstm.hpp>
+
+namespace distil_xlstm {
+
+DISTIL_XLSTM_INLINE index xlstm_config::rounded(double factor, index width, index multiple, bool up) {
+  const double parts = factor * static_cast<double>(width) / static_cast<double>(multiple);
+  return static_cast<index>(up ? std::ceil(parts) : std::floor(parts)) * multiple;
+}
+
+DISTIL_XLSTM_INLINE index xlstm_config::feed_forward_inner() const {
+  return rounded(feed_forward_factor, width, feed_forward_multiple, feed_forward_round_up);
+}
+
+DISTIL_XLSTM_INLINE bool xlstm_config::is_slstm(index block) const {
+  return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
+}
+
+DISTIL_XLSTM_INLINE xlstm_stack xlstm_config::stack() const {
+  require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
+  for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
+  xlstm_stack s;
+  s.post_blocks_norm = post_blocks_norm;
+  for (index b = 0; b < blocks; ++b) {
+    const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
+    if (!is_slstm(b)) {
+      const mlstm cell{.width = width,
+                       .heads = mlstm_heads,
+                       .inner = mlstm_inner(),
+                       .conv_window = mlstm_conv,
+                       .qkv_block = qkv_block,
+                       .bias = bias,
+                       .block_count = blocks};
+      s.blocks.blocks.push_back(mlstm_block{sequential{before, named<"xlstm", mlstm>{cell}}});
+      continue;
+    }
+    const bare_slstm_block cell{
+        sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
+    if (!feed_forward) {
+      s.blocks.blocks.push_back(cell);
+      continue;
+    }
+    const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
+    s.blocks.blocks.push_back(
+        slstm_block{named<"", bare_slstm_block>{cell},
+                    {residual{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
+                                         named<"ffn", distil_xlstm::feed_forward>{ffn}}}}});
+  }
+  return s;
+}
+
+DISTIL_XLSTM_INLINE index xlstm_config::trainable() const {
+  manifest names;
+  layout<float> measure(nullptr, &names);
+  stack().params(measure);
+  index n = 0;
+  for (const auto& e : names) n += e.size;
+  return n;
+}
+
+DISTIL_XLSTM_INLINE xlstm_config xlstm_architecture(std::string_view name, index vocabulary, index width,
+                                                    index layers, index heads, bool tied) {
+  xlstm_config x;
+  x.vocabulary = vocabulary, x.width = width, x.tied = tied;
+  if (name == "default") return x;
+  require(name == "paper" || name == "heuristic", "architecture '", name,
+          "' is not known (default, paper, heuristic are)");
+  x.qkv_block = 32, x.feed_forward_factor = 1.7;
+  if (name == "paper") {
+    x.mlstm_heads = x.slstm_heads = 16;
+    return x;
+  }
+  x.blocks = std::max<index>(1, layers / 2);
+  x.mlstm_heads = x.slstm_heads = (heads + 3) / 4 * 4;
+  x.slstm_at.clear();
+  for (index b = 0; b + 1 < x.blocks; b += 2) x.slstm_at.push_back(b);
+  return x;
+}
+
+}  // namespace distil_xlstm
