@@ -173,6 +173,60 @@ BOOST_AUTO_TEST_CASE(a_window_that_holds_the_text_is_none) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(how_far_heads_reach) {
+  for (const index past : {0, 5})
+    for (const bool documents : {false, true}) {
+      const index time = 150, beyond = 20, sinks = 3, from = 40, heads = 4, width = 8;
+      const auto start = some_starts(2, time);
+      problem<double> p({2, time, documents ? start.data() : nullptr}, {heads, 2, width}, past);
+      const auto a = p.forward();
+      std::vector<double> mass(heads), distance(heads);
+      for (index b = 0; b < 2; ++b)
+        for (index t = from; t < time; ++t)
+          for (index h = 0; h < heads; ++h) {
+            double all = 0, far = 0, way = 0;
+            for (index s = a.first(b, t); s <= t; ++s) {
+              double score = 0;
+              for (index c = 0; c < width; ++c)
+                score += a.q.row(b * time + t)[h * width + c] * a.key(b, h / 2, s)[c] / std::sqrt(8.0);
+              const double w = std::exp(score);
+              all += w;
+              if (s <= t - beyond && s >= a.first(b, t) + sinks)
+                far += w, way += w * static_cast<double>(t - s);
+            }
+            mass[static_cast<std::size_t>(h)] += far / all, distance[static_cast<std::size_t>(h)] += way / all;
+          }
+      const auto own = attention_reach(cpu(), a, beyond, sinks, from);
+      std::vector<double> rows(static_cast<std::size_t>(2 * time * 2 * heads)), plain = rows;
+      const auto sums = [&](std::vector<double>& to) {
+        return attention_reach_arguments<double>{a, beyond, sinks, from, {to.data(), 2 * time, 2 * heads}};
+      };
+      write_attention_reach(cpu(), sums(rows)), distil_xlstm::write_attention_reach(cpu(), sums(plain));
+      BOOST_TEST(apart(rows, plain) <= 1e-13);
+      BOOST_REQUIRE(own.size() == 4u);
+      for (std::size_t h = 0; h < 4; ++h) {
+        BOOST_TEST(std::abs(own[h].mass - mass[h] / (2 * (time - from))) <= 1e-13);
+        BOOST_TEST(std::abs(own[h].distance - distance[h] / mass[h]) <= 1e-11);
+      }
+      BOOST_CHECK_THROW(attention_reach(cpu(), a, beyond, sinks, time), error);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(how_far_a_block_reaches) {
+  attention block = grouped;
+  block.window = 4, block.sinks = 1;
+  testing::harness<attention, double, device::cpu> h(block, cpu(), {2, 30});
+  h.forward();
+  for (const head_reach& all : block.reach(cpu(), h.seq, h.k, 0, 0, 0)) {
+    BOOST_TEST(std::abs(all.mass - 1) < 1e-13);
+    BOOST_TEST((all.distance > 1 && all.distance < 29));
+  }
+  for (const head_reach& far : block.reach(cpu(), h.seq, h.k, 4, 1, 15)) {
+    BOOST_TEST((far.mass > 0 && far.mass < 1));
+    BOOST_TEST((far.distance >= 4 && far.distance < 29));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(rotary_rotates_pairs) {
   testing::harness<rotary, double, device::cpu> h(rotary{4, 4, 100.0}, cpu(), sequence_view{1, 3});
   h.forward();

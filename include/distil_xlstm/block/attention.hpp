@@ -1,10 +1,13 @@
 #pragma once
 
+#include <vector>
+
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/rotary.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
+#include <distil_xlstm/op/attention/reach.hpp>
 
 namespace distil_xlstm {
 
@@ -226,6 +229,15 @@ struct attention {
   template <class T>
   const attention_state<T>& past_of(const attention_state<T>& s) const {
     return s;
+  }
+  /// How far back each head would look without a window, in the call that left this tape and had no past: see
+  /// `attention_reach`.
+  template <class T>
+  std::vector<head_reach> reach(auto& d, sequence_view seq, const attention_tape<T>& k, index beyond,
+                                index first_sinks, index from) const {
+    attention_arguments<T> a = arguments(seq, attention_state<T>{}, k);
+    a.shape.window = a.shape.sinks = 0;
+    return attention_reach(d, a, beyond, first_sinks, from);
   }
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
   attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }

@@ -4,6 +4,7 @@
 
 #include <distil_xlstm/device/cpu/machine.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
+#include <distil_xlstm/op/attention/reach.hpp>
 
 namespace distil_xlstm::device {
 
@@ -100,6 +101,23 @@ struct attention_rows {
     combine(w, a.v, a.past.values, y, ldy);
     for (index i = 0; i < count; ++i)
       for (index c = 0; c < a.shape.width; ++c) y[i * ldy + c] *= inverse[i];
+  }
+
+  /// The mass of each row's far keys and that times their distance, to columns 2 head and 2 head + 1.
+  void reach(const attention_reach_arguments<T>& r, index head) {
+    locate();
+    auto memory = worker.template scratch<T>(scratch() + count);
+    T *w = memory.data(), *inverse = w + scratch();
+    against(q, ldq, a.k, a.past.keys, w);
+    softmax(w, inverse);
+    for (index i = 0; i < count; ++i, w += ld) {
+      const index t = time + i, low = a.first(sequence, t) + r.sinks, high = t - r.beyond;
+      T mass = 0, distance = 0;
+      for (index s = low, c = column_of(low); s <= high; ++s, ++c)
+        mass += w[c], distance += w[c] * static_cast<T>(t - s);
+      T* sums = r.sums.row(sequence * a.seq.time + t) + 2 * head;
+      sums[0] = t >= r.from ? mass * inverse[i] : T(0), sums[1] = t >= r.from ? distance * inverse[i] : T(0);
+    }
   }
 
   /// Writes dq, adds to dk and dv (of token 0 of the sequence on).
@@ -264,6 +282,28 @@ void attention_backward(basic_cpu<P>& device, const attention_backward_arguments
             .backward(a.y.row(row) + column, a.y.stride, g.dy.row(row) + column, g.dy.stride,
                       g.dq.row(row) + column, g.dq.stride, dk, g.dk.stride, dv, g.dv.stride);
       }
+  });
+}
+
+/// One sequence, head and block of queries a task.
+template <Precision P, class T>
+void write_attention_reach(basic_cpu<P>& device, const attention_reach_arguments<T>& r) {
+  const auto& a = r.attention;
+  constexpr index block = detail::attention_rows<P, T>::block;
+  const index n = a.shape.width, blocks = (a.seq.time + block - 1) / block;
+  device.tasks(a.seq.batch * a.shape.heads * blocks, [&](index task, cpu_base::worker& w) {
+    const index b = task / blocks / a.shape.heads, head = task / blocks % a.shape.heads,
+                t = task % blocks * block;
+    detail::attention_rows<P, T>{w,
+                                 a,
+                                 b,
+                                 head / a.shape.group(),
+                                 t,
+                                 1,
+                                 std::min(block, a.seq.time - t),
+                                 a.q.row(b * a.seq.time + t) + head * n,
+                                 a.q.stride}
+        .reach(r, head);
   });
 }
 
