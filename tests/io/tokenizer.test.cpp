@@ -23,6 +23,7 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/tokenizer/byte_alphabet.hpp>
 #include <distil_xlstm/io/tokenizer/normal_form_c.hpp>
+#include <distil_xlstm/io/tokenizer/special_tokens.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 
