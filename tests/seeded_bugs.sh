@@ -20,7 +20,7 @@ faults=(
   "mLSTM: the step reads the state of the document before|op/mlstm/op.hpp|s/const T forget = begins .. m0/const T forget = m0/|block/forms"
   "mLSTM: a mean's normaliser has no gradient|op/mlstm/op.hpp|s/mlstm_norm<T>{r, 1} :/mlstm_norm<T>{r, 0} :/|laws/decoder_layers model/linearised"
   "window: a key too many|op/attention/op.hpp|s/start = t - shape.window + 1/start = t - shape.window/|block/attention model/linearised"
-  "window: a ring without its oldest token|block/attention.hpp|s/t + shape.window < seq.time/t + shape.window <= seq.time/|laws/blocks"
+  "window: a ring without the oldest token that is seen|block/attention.hpp|s/t + shape.window < seq.time/t + shape.window < seq.time + 2/|laws/blocks"
   "window: the CPU's ring does not begin anew|op/attention/cpu.hpp|s/std::min(r.count, shape.sinks + shape.window - r.slot)/std::min(r.count, shape.sinks + shape.window + 1 - r.slot)/|block/attention"
   "window: another document's sinks|op/attention/op.hpp|s/const index from = first(b, t), start = t/const index from = shape.sinks > 0 ? -past_length(b) : first(b, t), start = t/|block/attention laws/blocks model/linearised"
   "features backward: the sign of -z|op/feature_map/op.hpp|s/d = d - math::load/d = d + math::load/|laws/decoder_layers model/linearised"
