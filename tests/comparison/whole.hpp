@@ -138,9 +138,9 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
   out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
   const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
   std::vector<continuation> asked;
-  for (const auto& [context, text] :
+  for (const auto& [context, answer] :
        {std::pair{"Of all the inv", "entions"}, {"", "the alphabet"}, {"and the print", "ing press"}})
-    asked.push_back(tokenize_continuation(tokenizer, context, text));
+    asked.push_back(tokenize_continuation(tokenizer, context, answer));
   if (model.vocabulary() >= tokenizer.vocab_size())
     out.answers = score_continuations<T>(d, asked, model.head(), 2, read, [](index, index) {});
 

@@ -9,7 +9,7 @@ namespace distil_xlstm {
 DISTIL_XLSTM_INLINE std::optional<rope_scaling> find_rope_scaling(double theta,
                                                                   const std::vector<double>& divisors) {
   using kind = rope_scaling::kind;
-  constexpr double near = 1e-5;
+  constexpr double tolerance = 1e-5;
   struct point {
     double frequency, s;  ///< s as `rope_scaling` defines it
   };
@@ -19,7 +19,7 @@ DISTIL_XLSTM_INLINE std::optional<rope_scaling> find_rope_scaling(double theta,
   };
   const auto fits = [&](const rope_scaling& s) {
     for (std::size_t i = 0; i < n; ++i)
-      if (!(std::abs(s.divisor(frequency(i)) - divisors[i]) <= near * divisors[i])) return false;
+      if (!(std::abs(s.divisor(frequency(i)) - divisors[i]) <= tolerance * divisors[i])) return false;
     return true;
   };
   if (n == 0) return {};
@@ -33,9 +33,9 @@ DISTIL_XLSTM_INLINE std::optional<rope_scaling> find_rope_scaling(double theta,
   std::vector<point> between;
   for (std::size_t i = 0; i < n; ++i) {
     const point p{frequency(i), (1 / divisors[i] - 1 / factor) / (1 - 1 / factor)};
-    if (divisors[i] <= 1 + near)
+    if (divisors[i] <= 1 + tolerance)
       above = point{p.frequency, 1};
-    else if (divisors[i] < factor * (1 - near))
+    else if (divisors[i] < factor * (1 - tolerance))
       between.push_back(p);
     else if (!below)
       below = point{p.frequency, 0};

@@ -316,7 +316,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     slstm_rows<const float> states(a.states, time, b, time - 2, at), above(a.dh, time, b, time - 1, at);
     const index skipped = blockIdx.y * a.head_dim + own + 8 * warp, fetched = time - 1 - ahead;
     const int array = lane / 4;
-    slstm_rows<const float> far(
+    slstm_rows<const float> prefetched(
         array < 4   ? slstm_rows<const float>(a.raw, time, b, fetched, array * width + skipped)
         : array < 7 ? slstm_rows<const float>(a.states, time, b, fetched, (array - 3) * width + skipped)
                     : slstm_rows<const float>(a.dh, time, b, fetched, skipped));
@@ -376,8 +376,8 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         }
         load(t - 1, 1);
         for (int q = 0; q < Cells; ++q)
-          if (t >= ahead && b + q < a.seq.batch) prefetch_far(far.of(q));
-        far.advance(-1);
+          if (t >= ahead && b + q < a.seq.batch) prefetch_far(prefetched.of(q));
+        prefetched.advance(-1);
       }
       if constexpr (!Cluster) __syncthreads();
       if (cells) {
