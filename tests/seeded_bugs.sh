@@ -34,7 +34,7 @@ faults=(
   "rotary: llama3's frequencies between are slowed wholly|block/rotary.hpp|s/1 \/ ((1 - s) \/ factor + s)/factor/|model/llama"
   "attention: what has no positions is rotated|block/attention.hpp|s/if (!rotates) return;//|model/llama laws/blocks"
   "attention: a norm of the heads is passed by on the way back|block/attention.hpp|s/const_view<T>(heads_of(dk)), heads_of(dk));/const_view<T>(heads_of(dq)), heads_of(dq));/|laws/blocks"
-  "SmolLM3: every layer has positions|model/load_llama.hpp|s/i % 4 != 0/true/; s/(i + 1) % step != 0/true/|model/llama"
+  "SmolLM3: every layer has positions|model/load_llama.ipp|s/i % 4 != 0/true/; s/(i + 1) % step != 0/true/|model/llama"
   "GGUF: the rows of q and k stay in pairs|model/load_llama.hpp|s/\"load_llama\").paired;/\"load_llama\").paired \&\& false;/|model/llama"
   "convolution: taps in the other order|op/conv/op.hpp|s/taps\[j \* width + i\] = weight\[i \* window + j\]/taps[j * width + i] = weight[i * window + window - 1 - j]/; s/a.dweight + j, window/a.dweight + window - 1 - j, window/|model/student"
   "convolution backward: a tap off by one|op/conv/op.hpp|s/index j = in.window - 1, t = s;/index j = in.window - 2, t = s;/|laws/blocks"
