@@ -130,6 +130,20 @@ void linearised(table& t, const fs::path& data) {
         f32::reference_forward);
   t.row("linearised transformers, every gradient", with, gradients[0], f64::reference_gradient(0), gradients[1],
         f32::reference_gradient(0));
+  const auto a = linearise_errors<double>(t.cpu, data / "linearise"),
+             b = linearise_errors<float>(t.cpu, data / "linearise");
+  const char* adamw = "the formulas and AdamW in torch, float64";
+  const auto end = holds(" final ");
+  const auto mixers = [](const std::string& n) {
+    return n.starts_with("align step") || n.starts_with("reach");
+  };
+  const auto whole = [](const std::string& n) { return n.starts_with("distil step"); };
+  t.row("eight steps of linearisation, KL and gradient norms", adamw, only(a, whole), f64::training_steps,
+        only(b, whole), f32::training_steps);
+  t.row("eight steps of its mixers, errors and gradient norms", adamw, only(a, mixers), f64::alignment_steps,
+        only(b, mixers), f32::alignment_steps);
+  t.row("the weights at the end of either", adamw, only(a, end), f64::trained_weights, only(b, end),
+        f32::trained_weights);
 }
 
 void cells(table& t, const fs::path& data) {

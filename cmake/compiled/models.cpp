@@ -5,6 +5,7 @@
 #include <distil_xlstm/model/linearised.ipp>
 #include <distil_xlstm/model/llama.ipp>
 #include <distil_xlstm/model/load_language_model.ipp>
+#include <distil_xlstm/model/load_linearised.ipp>
 #include <distil_xlstm/model/load_llama.ipp>
 #include <distil_xlstm/model/load_xlstm.ipp>
 #include <distil_xlstm/model/load_xlstm_7b.ipp>

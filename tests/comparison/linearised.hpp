@@ -1,92 +1,58 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <distil_xlstm/distil/calibrate_gates.hpp>
+#include <distil_xlstm/distil/mixer_trainer.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
-#include <distil_xlstm/model/linearised.hpp>
-#include <distil_xlstm/model/load_llama.hpp>
+#include <distil_xlstm/loss/kl.hpp>
+#include <distil_xlstm/model/load_linearised.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
 
 #include "tensor_error.hpp"
 
 namespace distil_xlstm::testing {
 
-/// The config.json of a folder of tests/golden/make_linearised.py.
+/// The configuration of a folder of tests/golden/make_linearised.py.
 inline linearised_config golden_linearised_config(const std::filesystem::path& folder) {
-  const auto file = folder / "config.json";
-  const io::json c = io::read_json_file(file), own = c.at("linearised");
-  linearised_config x{read_llama_config(c, file.string())};
-  for (const auto& name : own.at("mixers")) x.mixers.push_back(mixer_named(name.get<std::string>()));
-  x.window = own.at("window").get<index>(), x.sinks = own.at("sinks").get<index>();
-  x.features = own.at("features").get<index>(), x.both_signs = own.at("both_signs").get<bool>();
-  return x;
+  return distil_xlstm::detail::linearised_files(folder).config;
 }
 
-/// A linearised transformer whose every tensor is trained, the embedding and the head among them.
+/// The logits of a linearised transformer, and with `w` the gradients of sum(w * logits), as training takes them.
 template <class T, class D>
 struct trained_linearised {
   D& device;
-  linearised_config config;
-  linearised_stack stack;
-  manifest names;
-  weight_memory<linearised_stack, T, D> weights, gradients;
-  buffer<T, D> embedding, head, dembedding, dhead;  ///< no head where it is the embedding
+  linearised_model<T, D> model;
+  typename linearised_model<T, D>::weights_type gradients;
 
-  trained_linearised(D& d, const linearised_config& c)
-      : device(d),
-        config(c),
-        stack(c.stack()),
-        weights(d, stack),
-        gradients(d, stack),
-        embedding(d, c.vocabulary * c.width),
-        head(d, c.tied ? 0 : embedding.size()),
-        dembedding(d, embedding.size()),
-        dhead(d, head.size()) {
-    layout<T> l(nullptr, &names);
-    l.scope(config.prefix, [&] { return stack.params(l); });
-  }
-  matrix_view<T> table(const buffer<T, D>& b) const { return {b.data(), config.vocabulary, config.width}; }
+  trained_linearised(D& d, linearised_model<T, D> m)
+      : device(d), model(std::move(m)), gradients(d, model.trained()) {}
 
-  void load(const std::filesystem::path& path) {
-    const io::safetensors_file file(path);
-    const auto read = [&](const std::string& name, T* to, index n) {
-      const auto values = file.at(name).template values<T>();
-      require(std::ssize(values) == n, name, " has ", values.size(), " numbers instead of ", n);
-      to_device(device, to, values);
-    };
-    for (const auto& e : names) read(e.name, weights.data() + e.offset, e.size);
-    read(std::string(config.embedding_name), embedding.data(), embedding.size());
-    if (!config.tied) read(std::string(config.head_name), head.data(), head.size());
-    require(file.tensors().size() == names.size() + (config.tied ? 1 : 2), path.string(), " has ",
-            file.tensors().size(), " tensors");
-  }
-  /// The logits, and with `w` the gradients of sum(w * logits). `start` and `ids` are the host's.
+  /// `start` and `ids` are the host's.
   std::vector<T> run(sequence_view seq, const std::int32_t* ids, const std::vector<T>& w = {}) {
-    const index rows = seq.rows(), n = config.width, v = config.vocabulary;
+    const index rows = seq.rows(), n = model.width(), v = model.vocabulary();
     device_copy<std::int32_t, D> placed_ids, placed_start;
     ids = placed_ids.put(device, ids, rows), seq.start = placed_start.put(device, seq.start, rows);
-    state_memory<linearised_stack, T, D> state(device, stack, seq.batch);
-    tape_memory<linearised_stack, T, D> tape(device, stack, seq.batch, seq.time, false);
+    const auto state = model.make_state(device, seq.batch);
+    const auto tape = model.make_tape(device, seq.batch, seq.time, false);
     buffer<T, D> memory(device, 4 * rows * n + 2 * rows * v);
     const matrix_view<T> x(memory.data(), rows, n), hidden(x.data + x.size(), rows, n),
         dhidden(hidden.data + x.size(), rows, n), dx(dhidden.data + x.size(), rows, n),
         logits(dx.data + x.size(), rows, v), dlogits(logits.data + rows * v, rows, v);
-    const matrix_view<T> out = table(config.tied ? embedding : head),
-                         dout = table(config.tied ? dembedding : dhead);
-    embed(device, table(embedding), ids, x);
-    stack.forward(device, seq, weights.views(), state.views(), tape.views(), matrix_view<const T>(x), hidden);
-    gemm(device, hidden, transposed(out), logits);
+    model.forward(device, seq, ids, state, tape, x, hidden);
+    const auto heads = model.heads(gradients, {});
+    gemm(device, hidden, transposed(heads.student), logits);
     if (!w.empty()) {
       to_device(device, dlogits.data, w);
-      gemm(device, dlogits, out, dhidden);
-      gemm(device, transposed(dlogits), hidden, dout, T(1));
-      stack.backward(device, seq, weights.views(), gradients.views(), tape.views(), matrix_view<const T>(x),
-                     matrix_view<const T>(dhidden), dx);
-      embed_backward(device, ids, dx, table(dembedding));
+      gemm(device, dlogits, heads.student, dhidden);
+      gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));
+      model.backward(device, seq, ids, gradients, tape, matrix_view<const T>(x), matrix_view<const T>(dhidden),
+                     dx);
     }
     return on_host(device, static_cast<const T*>(logits.data), logits.size());
   }
@@ -97,8 +63,7 @@ struct trained_linearised {
 template <class T, class D>
 tensor_errors linearised_errors(D& device, const std::filesystem::path& folder) {
   const io::safetensors_file expected(folder / "expected.safetensors");
-  trained_linearised<T, D> m(device, golden_linearised_config(folder));
-  m.load(folder / "model.safetensors");
+  trained_linearised<T, D> m(device, load_linearised<T>(device, folder));
   const auto ids = expected.at("ids").template values<std::int32_t>(),
              start = expected.at("start").template values<std::int32_t>();
   const auto& shape = expected.at("ids").shape;
@@ -108,12 +73,90 @@ tensor_errors linearised_errors(D& device, const std::filesystem::path& folder) 
   };
   compare("logits",
           m.run({shape[0], shape[1], start.data()}, ids.data(), expected.at("W").template values<T>()));
-  for (const auto& e : m.names)
+  for (const auto& e : m.model.names())
     compare("grad." + e.name, on_host(device, static_cast<const T*>(m.gradients.data() + e.offset), e.size));
-  compare("grad." + std::string(m.config.embedding_name), on_host(device, m.dembedding));
-  if (!m.config.tied) compare("grad." + std::string(m.config.head_name), on_host(device, m.dhead));
   require(out.size() + 3 == expected.tensors().size(), folder.string(), ": ", out.size(), " tensors of ",
           expected.tensors().size());
+  return out;
+}
+
+/// What the second half of a stage's name says of a tensor's learning rate: see OPTIONS of make_linearised.py.
+inline double golden_rate(const io::json& o, const std::string& stage, const linearised_config& c,
+                          const std::string& name) {
+  const bool added = name.find(".feature_") != name.npos || name.find(".gates.") != name.npos;
+  if (stage == "distil") return added ? o.at("new").get<double>() : 1;
+  if (name.find(".self_attn.") == name.npos) return 0;
+  const auto layer = static_cast<std::size_t>(std::stoi(name.substr(std::string("model.layers.").size())));
+  if (c.mixers[layer] == mixer_kind::attention) return 0;
+  return name.ends_with("gates.bias") ? o.at("bias").get<double>()
+         : added                      ? 1
+                                      : o.at("projections").get<double>();
+}
+
+/// Eight steps of each stage in the scalar T against the reference in float64 (linearise/ of
+/// tests/golden/make_linearised.py): `STAGE step N KEY`, `STAGE final NAME`, `reach N`.
+template <class T, class D>
+tensor_errors linearise_errors(D& device, const std::filesystem::path& folder) {
+  const io::json file = io::read_json_file(folder / "steps.json"), all = file.at("options");
+  const io::safetensors_file expected(folder / "expected.safetensors");
+  const auto teacher = load_llama<T>(device, folder / "teacher");
+  const io::token_file text(folder / "tokens.safetensors");
+  const token_windows cut(text, all.at("length").get<index>());
+  tensor_errors out;
+  const auto number = [&](const std::string& name, double got, const io::json& want) {
+    const double value = want.get<double>();
+    out.push_back({name, relative_error(&got, &value, 1)});
+  };
+  for (const std::string stage : {"align", "distil"}) {
+    const io::json& o = all.at(stage);
+    auto student = load_linearised<T>(device, folder / "student");
+    const linearised_config& c = student.config();
+    training_options options;
+    options.batch = all.at("batch").get<index>(), options.length = cut.length();
+    options.total_steps = all.at("steps").get<index>(), options.order = window_order::sequential;
+    options.lr = {o.at("lr").get<double>()}, options.lr.after = schedule::annealing::constant;
+    options.optimiser = {all.at("beta1").get<double>(), all.at("beta2").get<double>(),
+                         all.at("epsilon").get<double>(), o.at("weight_decay").get<double>()};
+    options.clip = all.at("clip").get<double>();
+    options.rate_of = [&](const std::string& name) { return golden_rate(o, stage, c, name); };
+    const auto run = [&](auto&& trainer, const char* key) {
+      for (const auto& want : file.at(stage)) {
+        const auto m = trainer.step();
+        const std::string step = stage + " step " + std::to_string(m.step) + " ";
+        number(step + key, m[key], want.at(key));
+        number(step + "grad_norm", m.grad_norm, want.at("grad_norm"));
+        if constexpr (requires { trainer.layer_errors(); }) {
+          std::size_t next = 0;
+          for (std::size_t i = 0; i < c.mixers.size(); ++i)
+            if (c.mixers[i] != mixer_kind::attention)
+              number(step + "layer " + std::to_string(i), trainer.layer_errors()[i],
+                     want.at("errors").at(next++));
+        }
+      }
+    };
+    if (stage == "align") {
+      run(mixer_trainer(device, student, cut, teacher, options), "alignment");
+    } else {
+      live_teacher source(teacher);
+      run(trainer(device, student, cut, source, loss::kl(1.0), options), "kl");
+    }
+    for (const auto& e : student.names()) {
+      auto got = on_host(device, static_cast<const T*>(student.weights().data() + e.offset), e.size);
+      auto want = expected.at(stage + "." + e.name).template values<double>();
+      // A shift of all input gates cancels: its gradient is rounding.
+      if (e.name.ends_with("gates.bias"))
+        got.erase(got.begin(), got.begin() + c.heads), want.erase(want.begin(), want.begin() + c.heads);
+      out.push_back({stage + " final " + e.name, relative_error(got, want)});
+    }
+  }
+  const linearised_config c = detail::linearised_files(folder / "student").config;
+  const auto reach = attention_reach_of(device, teacher, cut, c.window, c.sinks, cut.count());
+  for (std::size_t i = 0; i < reach.size(); ++i) {
+    std::vector<double> got;
+    for (const auto& head : reach[i]) got.push_back(head.mass), got.push_back(head.distance);
+    out.push_back({"reach " + std::to_string(i),
+                   relative_error(got, expected.at("reach." + std::to_string(i)).template values<double>())});
+  }
   return out;
 }
 

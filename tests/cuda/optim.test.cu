@@ -10,7 +10,7 @@ namespace {
 
 /// Parameters and moments after three steps, one after another; `in_memory`: nothing on the host takes part.
 template <class T, class D>
-std::vector<double> steps(D& d, index n, std::span<const decay_range> ranges, bool in_memory) {
+std::vector<double> steps(D& d, index n, std::span<const parameter_range> ranges, bool in_memory) {
   const adamw h{.weight_decay = 0.1};
   const on_device<T, D> p(d, random_numbers(n, 1));
   const std::vector<double> zeros(static_cast<std::size_t>(n), 0.0);
@@ -52,9 +52,11 @@ std::vector<double> steps(D& d, index n, std::span<const decay_range> ranges, bo
 BOOST_AUTO_TEST_CASE_TEMPLATE(steps_of_adamw, T, decltype(std::tuple<float, double>{})) {
   device::cuda gpu;
   device::cpu cpu(2);
-  const std::vector<decay_range> none{}, some{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
-  std::vector<decay_range> many;
-  for (index i = 0; i < 700; ++i) many.push_back({16 * i + i % 3, 10 + i % 4, i % 2 == 0});
+  const std::vector<parameter_range> none{},
+      some{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
+  std::vector<parameter_range> many;
+  for (index i = 0; i < 700; ++i)
+    many.push_back({16 * i + i % 3, 10 + i % 4, i % 2 == 0, i % 5 == 0 ? 0.5 : 1});
   const double most = sizeof(T) == 8 ? 1e-14 : 1e-6;
   for (const index n : {index{1}, index{5003}, index{300001}})
     for (const auto& ranges : {none, some, many}) {
@@ -67,7 +69,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(steps_of_adamw, T, decltype(std::tuple<float, doub
 
 BOOST_AUTO_TEST_CASE(a_recorded_step) {
   constexpr index n = 70001;
-  const std::vector<decay_range> ranges{{0, 700, true}, {704, 2000, false}, {2704, 900, true}};
+  const std::vector<parameter_range> ranges{{0, 700, true}, {704, 2000, false}, {2704, 900, true}};
   device::cuda gpu;
   const adamw h{.weight_decay = 0.1};
   const std::vector<double> zeros(n, 0.0);

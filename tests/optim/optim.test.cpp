@@ -47,8 +47,8 @@ BOOST_AUTO_TEST_CASE(a_trace_by_hand) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple<float, double>{})) {
   constexpr index n = 10007;
-  const std::vector<decay_range> ranges{
-      {0, 100, true}, {112, 5000, true}, {5120, 77, false}, {5200, 4807, true}};
+  const std::vector<parameter_range> ranges{
+      {0, 100, true, 0.5}, {112, 5000, true}, {5120, 77, false, 2}, {5200, 4807, true, 0}};
   const adamw h{.weight_decay = 0.1};
   const double clip = 0.25;
   device::cpu cpu(2);
@@ -62,25 +62,26 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple
     step(cpu, h, lr, p.data(), g.data(), state, n, ranges, clip);
     for (std::size_t i = 0; i < n; ++i) {
       const bool decays = i < 5120 || i >= 5200;
+      const double rate = lr * (i < 112 ? 0.5 : i < 5120 ? 1 : i < 5200 ? 2 : 0);
       const double x = clip * static_cast<double>(g[i]);
-      if (decays) q[i] *= 1 - lr * 0.1;
+      if (decays) q[i] *= 1 - rate * 0.1;
       a[i] = 0.9 * a[i] + 0.1 * x;
       b[i] = 0.999 * b[i] + 0.001 * x * x;
-      q[i] -= lr * (a[i] / (1 - std::pow(0.9, t))) / (std::sqrt(b[i] / (1 - std::pow(0.999, t))) + 1e-8);
+      q[i] -= rate * (a[i] / (1 - std::pow(0.9, t))) / (std::sqrt(b[i] / (1 - std::pow(0.999, t))) + 1e-8);
     }
   }
   double worst = 0;
   for (std::size_t i = 0; i < n; ++i) worst = std::max(worst, std::abs(static_cast<double>(p[i]) - q[i]));
   BOOST_TEST(worst < (sizeof(T) == 8 ? 1e-13 : 2e-6));
   BOOST_CHECK_THROW(step(cpu, h, 1e-2, p.data(), p.data(), state, 5300, ranges), error);
-  const std::vector<decay_range> overlapping{{0, 100, true}, {50, 100, true}};
+  const std::vector<parameter_range> overlapping{{0, 100, true}, {50, 100, true}};
   BOOST_CHECK_THROW(step(cpu, h, 1e-2, p.data(), p.data(), state, n, overlapping), error);
 }
 
 /// The numbers of a step in memory, and stretches of equal decay as a table: what a GPU's step reads.
 BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
   constexpr index n = 5003;
-  const std::vector<decay_range> ranges{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
+  const std::vector<parameter_range> ranges{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
   const adamw h{.weight_decay = 0.1};
   device::cpu cpu(2);
   auto p = random<float>(n, 1), q = p;
@@ -107,16 +108,23 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
     BOOST_TEST(count == t);
   }
 
-  detail::decay_runs runs{{}, 0, false};
-  for (const index end : {3, 40, 41, 100}) runs.ends[runs.count++] = end;
+  detail::many_runs<float> runs{};
+  const step_scalars<float> scalars{1, 0.5f, 3, 1};
+  for (const index end : {3, 40, 41, 100}) {
+    runs.decays[runs.count] = runs.count % 2 == 1, runs.rates[runs.count] = runs.count == 3 ? 0.5f : 1.0f;
+    runs.ends[runs.count++] = end;
+  }
   using V = device::pack<float>;
   for (index i = 0; i < 84; ++i) {
-    float lanes[16];
-    math::store<V>(lanes, runs.keep<V>(i, 0.5f));
+    float keep[16], step[16];
+    const auto f = runs.factors<V>(i, scalars);
+    math::store<V>(keep, f.keep), math::store<V>(step, f.step_size);
     for (index j = 0; j < 16; ++j) {
       const index at = i + j;
-      BOOST_TEST(lanes[j] == ((at >= 3 && at < 40) || at >= 41 ? 0.5f : 1.0f));
-      BOOST_TEST(runs.keep<float>(at, 0.5f) == lanes[j]);
+      BOOST_TEST(keep[j] == (at >= 3 && at < 40 ? 0.5f : at >= 41 ? 0.75f : 1.0f));
+      BOOST_TEST(step[j] == (at >= 41 ? 1.5f : 3.0f));
+      BOOST_TEST(runs.factors<float>(at, scalars).keep == keep[j]);
+      BOOST_TEST(runs.factors<float>(at, scalars).step_size == step[j]);
     }
   }
 }

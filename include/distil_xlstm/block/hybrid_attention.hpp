@@ -129,7 +129,7 @@ struct hybrid_attention_tape {
 ///
 /// then the output projection of h. Without a window (`base.window` 0) h = r and there is no o~. A text's state has
 /// one size: C, n, m of each head, the ring of the window's keys and values, the position. Tensors beside
-/// attention's: q_features.weight and k_features.weight [heads, head_dim, features], gates.weight [3 heads, width]
+/// attention's: feature_q.weight and feature_k.weight [heads, head_dim, features], gates.weight [3 heads, width]
 /// and gates.bias, the heads' i~ first, then f~, then o~ (2 heads without a window).
 struct hybrid_attention {
   attention base{};         ///< its capacity is not read
@@ -146,8 +146,8 @@ struct hybrid_attention {
   auto params(L& l) const {
     hybrid_attention_params<typename L::matrix_type, typename L::pointer> p;
     p.attention = base.params(l);
-    p.q_features = l.scope("q_features", [&] { return query_features().params(l); });
-    p.k_features = l.scope("k_features", [&] { return key_features().params(l); });
+    p.q_features = l.scope("feature_q", [&] { return query_features().params(l); });
+    p.k_features = l.scope("feature_k", [&] { return key_features().params(l); });
     p.gates = l.scope("gates", [&] {
       linear_params<typename L::matrix_type, typename L::pointer> g;
       g.weight = l.matrix("weight", gate_count(), base.width, initial::zeros());

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/distil/trainer_base.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
@@ -17,7 +17,7 @@
 namespace distil_xlstm {
 
 /// Folders step-00000042 of one run's checkpoints: everything that moves, weights, both moments and counters,
-/// as safetensors beside a manifest. A checkpoint is written aside, synced and renamed, so that it is whole or
+/// as safetensors beside a manifest, of a `trainer` or a `mixer_trainer`. A checkpoint is written aside, synced and renamed, so that it is whole or
 /// not there.
 class checkpoints {
  public:
@@ -30,8 +30,8 @@ class checkpoints {
 
   /// `run` is what must be the same when the run goes on: it is compared by `restore`. Throws `numeric_error` where a
   /// number is not finite; what was there stays.
-  template <class S, class O>
-  void save(const trainer<S, O>& t, const io::json& run) const {
+  template <class Trainer>
+  void save(const Trainer& t, const io::json& run) const {
     const auto counters = t.count();
     const auto final_folder = folder_of(counters.step), temporary = folder_ / "writing";
     std::filesystem::create_directories(folder_);
@@ -53,8 +53,8 @@ class checkpoints {
 
   /// Restores the newest checkpoint and returns its `run`, or nothing where there is none. A damaged one is
   /// passed over for the one before it; `warn` is told.
-  template <class S, class O, class Warn>
-  std::optional<io::json> restore(trainer<S, O>& t, const Warn& warn) const {
+  template <class Trainer, class Warn>
+  std::optional<io::json> restore(Trainer& t, const Warn& warn) const {
     auto all = steps();
     for (; !all.empty(); all.pop_back()) {
       try {
@@ -71,14 +71,14 @@ class checkpoints {
   std::filesystem::path folder_of(index step) const;
 
  private:
-  template <class S, class O>
-  static void write(const trainer<S, O>& t, const typename trainer<S, O>::counters& c, const io::json& run,
+  template <class Trainer>
+  static void write(const Trainer& t, const training_counters& c, const io::json& run,
                     const std::filesystem::path& folder) {
-    using T = typename S::scalar;
+    using T = typename Trainer::student_type::scalar;
     io::safetensors_writer file;
     file.metadata("format", "distil_xlstm.checkpoint");
     const auto& names = t.student().names();
-    const std::pair<const char*, const typename trainer<S, O>::weights_type*> arenas[] = {
+    const std::pair<const char*, const typename Trainer::weights_type*> arenas[] = {
         {"weight.", &t.student().weights()},
         {"first_moment.", &t.first_moment()},
         {"second_moment.", &t.second_moment()}};
@@ -108,9 +108,9 @@ class checkpoints {
     io::write_text_atomically(folder / "manifest.json", about.dump(2) + "\n");
   }
 
-  template <class S, class O>
-  static io::json read(trainer<S, O>& t, const std::filesystem::path& folder) {
-    using T = typename S::scalar;
+  template <class Trainer>
+  static io::json read(Trainer& t, const std::filesystem::path& folder) {
+    using T = typename Trainer::student_type::scalar;
     const std::string where = (folder / "manifest.json").string();
     const io::json about = io::read_json_file(where);
     const auto version = io::get<index>(about, "format", where);
@@ -124,8 +124,8 @@ class checkpoints {
       require(n >= 0, where, ": ", key, " is ", n);
       return n;
     };
-    const typename trainer<S, O>::counters counters{counter("step"), counter("updates"), counter("skipped"),
-                                                    counter("unusable"), counter("empty", true)};
+    const training_counters counters{counter("step"), counter("updates"), counter("skipped"),
+                                     counter("unusable"), counter("empty", true)};
     const index total = counter("total_steps");
     require(counters.step <= total, where, ": step ", counters.step, " of ", total);
     const io::json& run = io::member(about, "run", where);

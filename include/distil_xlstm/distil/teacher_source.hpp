@@ -8,6 +8,7 @@
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
@@ -59,6 +60,9 @@ class teacher_source {
   virtual ~teacher_source() = default;
   /// How many layers the teacher has.
   virtual index layers() const = 0;
+  /// What turns its final hidden states into logits, for a student that has a head of its own; without data: the
+  /// student's.
+  virtual frozen_matrix head() const { return {}; }
   /// Throws `error` where such signals cannot be given.
   virtual void check(const teacher_signals<T>&) const {}
   /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
@@ -102,6 +106,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
   explicit live_teacher(const Teacher& teacher) : teacher_(&teacher) {}
 
   index layers() const override { return teacher_->config().layers; }
+  frozen_matrix head() const override { return logit_head(teacher_->head()).matrix; }
   void check(const teacher_signals<T>& s) const override {
     require(s.last_hidden.cols == teacher_->width(), "the teacher's hidden states have width ",
             teacher_->width(), ", the student's ", s.last_hidden.cols);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
@@ -22,7 +24,9 @@ struct training_options {
   std::uint64_t seed = 0;  ///< of the order
   schedule::learning_rate<double> lr{1e-3};
   optim::adamw optimiser{};  ///< weight decay is for the tensors whose layout says so
-  double clip = 1.0;         ///< largest norm of all gradients together; 0: no clipping
+  /// What the learning rate of a tensor of this name is multiplied by, 0 or more; empty: 1 for all.
+  std::function<double(const std::string&)> rate_of{};
+  double clip = 1.0;  ///< largest norm of all gradients together; 0: no clipping
 };
 
 }  // namespace distil_xlstm

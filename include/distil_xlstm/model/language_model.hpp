@@ -5,6 +5,7 @@
 #include <variant>
 
 #include <distil_xlstm/block/mixed.hpp>
+#include <distil_xlstm/model/linearised.hpp>
 #include <distil_xlstm/model/llama.hpp>
 #include <distil_xlstm/model/model.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
@@ -14,8 +15,8 @@ namespace distil_xlstm {
 
 /// Any of the families that files hold, chosen when the program runs.
 struct any_config {
-  using stack_type = mixed<xlstm_stack, llama_stack, xlstm_7b_stack>;
-  std::variant<xlstm_config, llama_config, xlstm_7b_config> family;
+  using stack_type = mixed<xlstm_stack, llama_stack, xlstm_7b_stack, linearised_stack>;
+  std::variant<xlstm_config, llama_config, xlstm_7b_config, linearised_config> family;
   index vocabulary, width;
   bool tied;
   double logit_cap = 0;

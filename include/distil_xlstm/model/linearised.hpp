@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <string>
@@ -39,7 +40,14 @@ struct linearised_config : llama_config {
 
   /// Throws `error` beginning with `name` unless the numbers make a model.
   void check(const std::string& name) const;
+  /// Layers whose mixer is of this kind.
+  index count(mixer_kind k) const { return std::count(mixers.begin(), mixers.end(), k); }
 };
+
+/// A linearised student whose every weight is trained, embedding and head, too. `linearise` makes one of a teacher,
+/// `load_linearised` reads one; `language_model` reads one to use it.
+template <class T, class D>
+using linearised_model = model<linearised_config, T, D, fully_trainable>;
 
 }  // namespace distil_xlstm
 

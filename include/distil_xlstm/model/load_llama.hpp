@@ -26,6 +26,9 @@ llama_config read_llama_config(const io::json& c, const std::string& name);
 /// Reads the keys of a GGUF file whose architecture is one of the `llama_families`; Mistral's is llama.
 llama_config read_llama_config(const io::gguf_file& file);
 
+/// What `read_llama_config` reads back.
+io::json write_llama_config(const llama_config& c);
+
 struct llama_load_options {
   /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory, on a device that
   /// shares the host's.
@@ -47,6 +50,7 @@ struct convert_row {
 };
 /// The files of a transformer, mapped, and what of them has been converted.
 struct llama_files {
+  std::string path;
   std::unique_ptr<io::gguf_file> gguf;
   io::tensor_folder folder;
   llama_config config;
@@ -54,8 +58,25 @@ struct llama_files {
   std::vector<std::vector<std::byte>> converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
-  explicit llama_files(const std::filesystem::path& path);
+  explicit llama_files(const std::filesystem::path& where);
 
+  /// The tensor that Hugging Face calls so, as it stores it; a quantised matrix as F32 where `widen` says so. Throws
+  /// `error` naming one that holds a number that is not finite.
+  template <class D>
+  stored_tensor find(D& device, const std::string& name, bool widen) {
+    stored_tensor t = found.at(name)->stored();
+    const std::string& own = found.at(name)->name;
+    require_finite(t, own, path);
+    const bool paired = gguf && find_llama_family(config.model_type, "load_llama").paired;
+    const bool reorder = paired && (name.find("q_proj.") != name.npos || name.find("k_proj.") != name.npos);
+    require(!reorder || t.shape.size() == 2 || traits(t.dtype).block_size == 1, path, ": tensor ", own,
+            " is quantised, which is not supported of a bias");
+    widen = widen && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
+    if (reorder || widen) convert(device, t, reorder ? config.head_dim : 0, widen);
+    return t;
+  }
+
+ private:
   /// Rows in the order of Hugging Face (`head_dim` 0: they have it), numbers as F32 where they are to be widened.
   template <class D>
   void convert(D& device, stored_tensor& t, index head_dim, bool widen) {
@@ -83,20 +104,10 @@ template <class T, class Family = llama_config, class D>
 model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& path,
                                        llama_load_options options = {}) {
   const auto files = std::make_shared<detail::llama_files>(path);
-  const llama_config& config = files->config;
-  const bool paired = files->gguf && find_llama_family(config.model_type, "load_llama").paired;
   const auto find = [&](const std::string& name) {
-    stored_tensor t = files->found.at(name)->stored();
-    require_finite(t, files->found.at(name)->name, path.string());
-    const bool reorder = paired && (name.find("q_proj.") != name.npos || name.find("k_proj.") != name.npos);
-    require(!reorder || t.shape.size() == 2 || traits(t.dtype).block_size == 1, path.string(), ": tensor ",
-            files->found.at(name)->name, " is quantised, which is not supported of a bias");
-    const bool widen =
-        D::host_memory && options.unpack_quantised && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
-    if (reorder || widen) files->convert(device, t, reorder ? config.head_dim : 0, widen);
-    return t;
+    return files->find(device, name, D::host_memory && options.unpack_quantised);
   };
-  return {device, config, find, files};
+  return {device, files->config, find, files};
 }
 
 }  // namespace distil_xlstm

@@ -92,6 +92,32 @@ DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::json& c, const std:
   return x;
 }
 
+DISTIL_XLSTM_INLINE io::json write_llama_config(const llama_config& c) {
+  const llama_family& family =
+      find_llama_family(c.model_type, "write_llama_config: model_type " + c.model_type);
+  io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
+                     {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
+                     {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
+                     {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
+                     {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
+                     {"tie_word_embeddings", c.tied}};
+  if (c.scaling.type == rope_scaling::kind::linear)
+    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", c.scaling.factor}};
+  if (c.scaling.type == rope_scaling::kind::llama3)
+    config["rope_scaling"] = {{"rope_type", "llama3"},
+                              {"factor", c.scaling.factor},
+                              {"low_freq_factor", c.scaling.low},
+                              {"high_freq_factor", c.scaling.high},
+                              {"original_max_position_embeddings", c.scaling.original}};
+  if (family.attention_bias) config["attention_bias"] = c.output_bias;
+  if (family.every_fourth)
+    for (index i = 0; i < c.layers; ++i)
+      config["no_rope_layers"].push_back(c.rotates.empty() || c.rotates[static_cast<std::size_t>(i)] ? 1 : 0);
+  if (family.window > 0) config["sliding_window"] = c.window > 0 ? io::json(c.window) : io::json(nullptr);
+  if (c.context > 0) config["max_position_embeddings"] = c.context;
+  return config;
+}
+
 DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::gguf_file& file) {
   const std::string& name = file.path();
   llama_config x;
@@ -178,15 +204,15 @@ DISTIL_XLSTM_INLINE void convert_row::operator()(index r) const {
     std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
 }
 
-DISTIL_XLSTM_INLINE llama_files::llama_files(const std::filesystem::path& path) {
+DISTIL_XLSTM_INLINE llama_files::llama_files(const std::filesystem::path& where) : path(where.string()) {
   std::map<std::string, const io::tensor_info*> tensors;  // by the files' own names
-  if (std::filesystem::is_directory(path)) {
-    const auto file = path / "config.json";
+  if (std::filesystem::is_directory(where)) {
+    const auto file = where / "config.json";
     config = read_llama_config(io::read_json_file(file), file.string());
-    folder = io::tensor_folder(path);
+    folder = io::tensor_folder(where);
     tensors = folder.tensors();
   } else {
-    gguf = std::make_unique<io::gguf_file>(path);
+    gguf = std::make_unique<io::gguf_file>(where);
     config = read_llama_config(*gguf);
     for (const auto& t : gguf->tensors()) tensors[t.name] = &t;
   }
@@ -198,7 +224,7 @@ DISTIL_XLSTM_INLINE llama_files::llama_files(const std::filesystem::path& path) 
     return (config.tied && name == config.head_name) || name.ends_with("rotary_emb.inv_freq");
   });
   if (gguf) match.ignore("rope_freqs.weight");  // the configuration's
-  match.finish(path.string());
+  match.finish(path);
 }
 
 }  // namespace distil_xlstm::detail

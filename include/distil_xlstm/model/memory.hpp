@@ -14,12 +14,14 @@
 
 namespace distil_xlstm {
 
-/// Weights, or gradients, or a moment of them: one arena, and the block's views over it.
+/// Weights, or gradients, or a moment of them: one arena, and the views over it of a block, or of what else describes
+/// weights as one does (`params`).
 template <class B, class T, class D>
 class weight_memory {
-  static_assert(Block<B> && std::floating_point<T> && Device<D>,
-                "distil_xlstm::weight_memory<B, T, D>: B is a block, T float or double, and D a device; write "
-                "weight_memory<slstm, float, device::cpu>");
+  static_assert(
+      requires(const B& b, layout<float>& l) { b.params(l); } && std::floating_point<T> && Device<D>,
+      "distil_xlstm::weight_memory<B, T, D>: B is a block, T float or double, and D a device; write "
+      "weight_memory<slstm, float, device::cpu>");
 
  public:
   weight_memory(D& device, const B& block) {

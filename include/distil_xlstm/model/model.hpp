@@ -15,19 +15,26 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/core/hash.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
+#include <distil_xlstm/model/embedded_stack.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm {
 
-/// What a model has for weights: its own, which training changes, or those of a file.
+/// What a model has for weights: a stack of its own, which training changes, between a teacher's embedding and head;
 struct trainable {
   template <class B, class T, class D>
   using memory = weight_memory<B, T, D>;
 };
+/// all of them its own, embedding and head, too;
+struct fully_trainable {
+  template <class B, class T, class D>
+  using memory = weight_memory<embedded_stack<B>, T, D>;
+};
+/// or those of a file.
 struct frozen {
   template <class B, class T, class D>
-  using memory = frozen_weights<B, T, D>;
+  using memory = frozen_weights<embedded_stack<B>, T, D>;
 };
 
 /// Where a model's tensors come from: the stored tensor of a name. On a device that shares the host's memory it
@@ -59,9 +66,20 @@ concept ModelFamily = requires {
 };
 }  // namespace detail
 
-/// A language model: logits = stack(embedding[ids]) headᵀ, softly capped where the family says so. It owns the
-/// stack's weights, or shares a file's, as `Weights` says; embedding and head are frozen, a file's or borrowed from
-/// a teacher. Const use from several threads is safe, each with its own device, state and tape. A frozen model can
+/// All weights of a configuration's model, under the family's names.
+template <class Family>
+auto all_weights_of(const Family& f) {
+  return embedded_stack<decltype(f.stack())>{f.stack(),
+                                             f.vocabulary,
+                                             f.tied,
+                                             std::string(f.embedding_name),
+                                             std::string(f.prefix),
+                                             std::string(f.head_name)};
+}
+
+/// A language model: logits = stack(embedding[ids]) headᵀ, softly capped where the family says so. `Weights` says what
+/// it owns: the stack's weights, embedding and head being frozen and borrowed from a teacher (`trainable`), or all
+/// (`fully_trainable`), or nothing, sharing a file's (`frozen`). Const use from several threads is safe, each with its own device, state and tape. A frozen model can
 /// be copied, and copies share the weights.
 ///
 /// `Family` is a configuration, such as `llama_config`, or a block of one's own that maps the embedding's width to
@@ -74,9 +92,12 @@ class model {
       "and D a device; write model<xlstm_config, float, device::cpu>");
   using family = detail::family_of<Family>;
   static constexpr bool is_frozen = std::same_as<Weights, frozen>;
+  static constexpr bool borrows_ends = std::same_as<Weights, trainable>;
   static constexpr bool is_stack = Block<Family>;
 
  public:
+  /// Embedding and head are trained, too.
+  static constexpr bool trains_ends = std::same_as<Weights, fully_trainable>;
   using scalar = T;
   using device_type = D;
   using family_type = Family;
@@ -89,7 +110,7 @@ class model {
   /// reads them (`upload_embedding_and_head`); the tensors of a stack of one's own are called `prefix`.<...>.
   /// Weights are zero until initialised or loaded. Throws `error` where the sizes do not fit.
   model(D& device, Family config, frozen_matrix embedding, frozen_matrix head,
-        std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(!is_frozen)
+        std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(borrows_ends)
       : config_(std::move(config)),
         stack_(family::stack(config_)),
         embedding_(embedding),
@@ -112,7 +133,7 @@ class model {
   }
   /// Between the embedding and the head of `teacher`, whose memory it keeps alive.
   template <class Teacher>
-  model(D& device, Family config, const Teacher& teacher) requires(!is_frozen)
+  model(D& device, Family config, const Teacher& teacher) requires(borrows_ends)
       : model(device, std::move(config), teacher.embedding(), teacher.head(),
               std::make_shared<const Teacher>(teacher)) {}
   /// All of it as `find` gives it; `files` keeps that alive.
@@ -120,13 +141,36 @@ class model {
         std::shared_ptr<const void> files) requires(is_frozen)
       : model(std::move(config), find, std::move(files), std::make_shared<frozen_memory<T, D>>(device)) {}
 
+  /// All of it trained; the weights are zero until initialised or loaded.
+  model(D& device, Family config) requires(trains_ends)
+      : config_(std::move(config)), stack_(family::stack(config_)), weights_(device, all_weights_of(config_)) {
+    const auto& [embedding, stack, head] = weights_.views();
+    embedding_ = {embedding.data, dtype_of<T>, embedding.rows, embedding.cols};
+    head_ = {head.data, dtype_of<T>, head.rows, head.cols};
+    layout<T> names(nullptr, &names_);
+    all_weights_of(config_).params(names);
+  }
+
   const Family& config() const { return config_; }
   const stack_type& stack() const { return stack_; }
-  /// Names, shapes and places of the stack's tensors.
+  /// What its `weights()` are described by.
+  auto trained() const requires(!is_frozen) {
+    if constexpr (trains_ends)
+      return all_weights_of(config_);
+    else
+      return stack_;
+  }
+  /// Names, shapes and places of the tensors that it owns; of a frozen model's, of the stack's.
   const manifest& names() const { return names_; }
   std::string embedding_name() const { return std::string(family::embedding(config_)); }
   std::string head_name() const { return std::string(family::head(config_)); }
   const weights_type& weights() const { return weights_; }
+  const auto& stack_weights() const {
+    if constexpr (borrows_ends)
+      return weights_.views();
+    else
+      return weights_.views().stack;
+  }
   /// [vocabulary, width], in the device's memory; they live as long as `owner`. A head that caps its logits is no
   /// matrix: give it to `write_logits`.
   frozen_matrix embedding() const { return embedding_; }
@@ -135,6 +179,14 @@ class model {
       return logit_head(head_, config_.logit_cap);
     else
       return head_;
+  }
+  /// What `loss::head` takes: the head, or, where it is trained, that beside the teacher's, and the gradient of it.
+  auto heads(const weights_type& gradients, const frozen_matrix& teacher) const requires(!is_frozen) {
+    if constexpr (trains_ends)
+      return head_pair<matrix_view<const T>, frozen_matrix, T>{weights_.views().head, teacher,
+                                                               gradients.views().head};
+    else
+      return head();
   }
   std::shared_ptr<const void> owner() const { return owner_; }
   index width() const { return embedding_.cols; }
@@ -182,7 +234,29 @@ class model {
     run_stack(device, seq, state.views(), tape.views(), x, hidden, on_output);
   }
 
-  /// The same where no backward follows, in the device's scratch. on_layer(i, h) sees the embedding (i = 0) and
+  /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is spoiled.
+  /// `add_gradient(i, dy_i)` adds to the gradient of each layer's output where the stack shows them.
+  template <class Taps = no_taps>
+  void backward(D& device, sequence_view seq, const std::int32_t* ids, const weights_type& gradients,
+                const tape_type& tape, matrix_view<const T> x, matrix_view<const T> dhidden, matrix_view<T> dx,
+                Taps&& add_gradient = {}) const requires(!is_frozen) {
+    const auto& stack_gradients = [&]() -> const auto& {
+      if constexpr (trains_ends)
+        return gradients.views().stack;
+      else
+        return gradients.views();
+    }
+    ();
+    if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
+      stack_.backward(device, seq, stack_weights(), stack_gradients, tape.views(), x, dhidden, dx);
+    else
+      stack_.backward(device, seq, stack_weights(), stack_gradients, tape.views(), x, dhidden, dx,
+                      add_gradient);
+    if constexpr (trains_ends)
+      embed_backward(device, ids, matrix_view<const T>(dx), gradients.views().embedding);
+  }
+
+  /// A forward where no backward follows, in the device's scratch. on_layer(i, h) sees the embedding (i = 0) and
   /// each layer's output, before the final norm. Throws `error`, before anything changes, when a sequence would
   /// exceed the capacity of a cache.
   template <class OnLayer = no_taps>
@@ -241,8 +315,8 @@ class model {
             memory, D::host_memory ? std::move(files) : nullptr)) {
     name_tensors(family::prefix(config_));
   }
-  params_t<stack_type, frozen_layout<T>> bind(const tensor_source& find,
-                                              frozen_memory<T, D>& memory) requires(is_frozen) {
+  params_t<embedded_stack<stack_type>, frozen_layout<T>> bind(const tensor_source& find,
+                                                              frozen_memory<T, D>& memory) requires(is_frozen) {
     fnv_hash hash;
     frozen_layout<T> l(
         [&](const std::string& name) {
@@ -251,9 +325,8 @@ class model {
           return t;
         },
         memory);
-    embedding_ = l.matrix(family::embedding(config_), config_.vocabulary, config_.width);
-    auto views = l.scope(family::prefix(config_), [&] { return stack_.params(l); });
-    head_ = config_.tied ? embedding_ : l.matrix(family::head(config_), config_.vocabulary, config_.width);
+    auto views = all_weights_of(config_).params(l);
+    embedding_ = views.embedding, head_ = views.head;
     tensors_hash_ = hash.value();
     return views;
   }
@@ -304,9 +377,9 @@ class model {
                  matrix_view<T> hidden, Taps&& on_output) const {
     const matrix_view<const T> in = x;
     if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
-      stack_.forward(device, seq, weights_.views(), state, tape, in, hidden);
+      stack_.forward(device, seq, stack_weights(), state, tape, in, hidden);
     else
-      stack_.forward(device, seq, weights_.views(), state, tape, in, hidden, on_output);
+      stack_.forward(device, seq, stack_weights(), state, tape, in, hidden, on_output);
   }
 
   Family config_;

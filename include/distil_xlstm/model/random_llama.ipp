@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 
 namespace distil_xlstm {
@@ -15,27 +16,7 @@ DISTIL_XLSTM_INLINE void write_random_llama(const std::filesystem::path& folder,
   c.qkv_bias = family.qkv_bias || c.output_bias;
   c.head_norms = family.head_norms;
   c.check("write_random_llama");
-  io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
-                     {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
-                     {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
-                     {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
-                     {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
-                     {"tie_word_embeddings", true}};
-  if (c.scaling.type == rope_scaling::kind::linear)
-    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", c.scaling.factor}};
-  if (c.scaling.type == rope_scaling::kind::llama3)
-    config["rope_scaling"] = {{"rope_type", "llama3"},
-                              {"factor", c.scaling.factor},
-                              {"low_freq_factor", c.scaling.low},
-                              {"high_freq_factor", c.scaling.high},
-                              {"original_max_position_embeddings", c.scaling.original}};
-  if (family.attention_bias) config["attention_bias"] = c.output_bias;
-  if (family.every_fourth)
-    for (index i = 0; i < c.layers; ++i)
-      config["no_rope_layers"].push_back(c.rotates.empty() || c.rotates[static_cast<std::size_t>(i)] ? 1 : 0);
-  if (family.window > 0) config["sliding_window"] = c.window > 0 ? io::json(c.window) : io::json(nullptr);
-  if (c.context > 0) config["max_position_embeddings"] = c.context;
-  io::write_text_atomically(folder / "config.json", config.dump());
+  io::write_text_atomically(folder / "config.json", write_llama_config(c).dump());
 
   const manifest tensors = tensors_of(c);
   rng random(seed);

@@ -20,9 +20,7 @@ template <class Family>
 manifest tensors_of(const Family& config) {
   manifest all;
   layout<float> names(nullptr, &all);
-  names.matrix(config.embedding_name, config.vocabulary, config.width);
-  names.scope(config.prefix, [&] { return config.stack().params(names); });
-  if (!config.tied) names.matrix(config.head_name, config.vocabulary, config.width);
+  all_weights_of(config).params(names);
   return all;
 }
 
@@ -31,13 +29,14 @@ bool all_finite(const stored_tensor& t);
 /// Throws `error` naming `file` and the tensor when it holds a number that is not finite.
 void require_finite(const stored_tensor& t, const std::string& name, const std::string& file);
 
-/// The stack's tensors of a trainable model, as `find` gives them.
+/// The tensors that a trainable model owns, as `find` gives them; one without data stays as it is.
 template <class Model>
 void assign_tensors(typename Model::device_type& device, Model& m, const tensor_source& find) {
   using T = typename Model::scalar;
   std::vector<T> values;
   for (const auto& e : m.names()) {
     const stored_tensor t = find(e.name);
+    if (!t.data) continue;
     values.resize(static_cast<std::size_t>(e.size));
     unpack(t.dtype, t.data, e.size, values.data());
     device.upload(m.weights().data() + e.offset, values.data(), e.size * static_cast<index>(sizeof(T)));
@@ -50,32 +49,32 @@ void save_tensors(typename Model::device_type& device, const Model& m, const std
                   dtype type = dtype::f32) {
   using T = typename Model::scalar;
   const frozen_matrix embedding = m.embedding(), head = logit_head(m.head()).matrix;
-  const bool tied = embedding.data == head.data;
+  const bool apart = !Model::trains_ends, tied = embedding.data == head.data;
   io::safetensors_writer file;
   file.metadata("format", "pt");
-  file.declare(m.embedding_name(), type, {m.vocabulary(), m.width()});
+  if (apart) file.declare(m.embedding_name(), type, {m.vocabulary(), m.width()});
   for (const auto& e : m.names()) file.declare(e.name, type, e.shape);
-  if (!tied) file.declare(m.head_name(), type, {m.vocabulary(), m.width()});
+  if (apart && !tied) file.declare(m.head_name(), type, {m.vocabulary(), m.width()});
   file.open(path);
   const auto frozen = [&](const frozen_matrix& matrix) {
     for_each_frozen_row<T>(device, matrix, [&](index, const T* values) { file.append(values, matrix.cols); });
   };
-  frozen(embedding);
+  if (apart) frozen(embedding);
   host_copy<T, typename Model::device_type> values;
   for (const auto& e : m.names())
     file.append(values.get(device, m.weights().data() + e.offset, e.size), e.size);
-  if (!tied) frozen(head);
+  if (apart && !tied) frozen(head);
   file.commit();
 }
 
-/// Reads the stack's tensors back from such a file. Throws `error` that lists every tensor that is missing, unused
+/// Reads the tensors that a model owns back from such a file. Throws `error` that lists every tensor that is missing, unused
 /// or misshapen, or names one that is not finite; nothing has changed then.
 template <class Model>
 void load_tensors(typename Model::device_type& device, Model& m, const std::filesystem::path& path) {
   const io::safetensors_file file(path);
   io::tensor_match match;
   for (const auto& t : file.tensors()) match.offer(t.name, t);
-  match.ignore(m.embedding_name()), match.ignore(m.head_name());
+  if (!Model::trains_ends) match.ignore(m.embedding_name()), match.ignore(m.head_name());
   std::map<std::string, const io::tensor_info*> found;
   for (const auto& e : m.names()) found[e.name] = match.take(e.name, e.shape);
   match.finish(file.path());

@@ -33,10 +33,11 @@ struct adamw_state {
   std::int64_t step = 0;
 };
 
-/// Numbers of the arena, and whether weight decay applies to them.
-struct decay_range {
+/// Numbers of the arena, whether weight decay applies to them, and what the learning rate is multiplied by.
+struct parameter_range {
   index offset = 0, size = 0;
   bool decay = true;
+  double rate = 1;  ///< 0: they stay as they are
 };
 
 /// What an update reads that changes from step to step.
@@ -58,20 +59,35 @@ struct step_scalars {
 
 namespace detail {
 
-/// A stretch of the arena that decays, or does not.
+/// What becomes of a number of a range: p <- keep p - step_size m / denominator.
+template <class V>
+struct update_factors {
+  V keep, step_size;
+};
+template <class T>
+DISTIL_XLSTM_HD update_factors<T> factors_of(const step_scalars<T>& s, bool decay, T rate) {
+  // Exactly s.keep where rate is 1: for keep >= 1/2 both differences are exact.
+  return {decay ? T(1) - rate * (T(1) - s.keep) : T(1), rate * s.step_size};
+}
+/// A stretch of the arena of one decay and rate.
+template <class T>
 struct one_run {
   bool decay;
-  template <class V, class T>
-  DISTIL_XLSTM_HD V keep(index, T k) const {
-    return V(decay ? k : T(1));
+  T rate;
+  template <class V>
+  DISTIL_XLSTM_HD update_factors<V> factors(index, const step_scalars<T>& s) const {
+    const auto f = factors_of(s, decay, rate);
+    return {V(f.keep), V(f.step_size)};
   }
 };
-/// Stretches that decay and do not, in turn, from number 0 on.
-struct decay_runs {
-  static constexpr int most = 256;
+/// Stretches one after another from number 0 on.
+template <class T>
+struct many_runs {
+  static constexpr int most = 128;
   index ends[most];
+  T rates[most];
+  bool decays[most];
   int count;
-  bool first;  ///< the first stretch decays
 
   DISTIL_XLSTM_HD int find(index i) const {
     int at = 0;
@@ -79,16 +95,19 @@ struct decay_runs {
       if (at + half <= count - 1 && ends[at + half - 1] <= i) at += half;
     return at;
   }
-  template <class T>
-  DISTIL_XLSTM_HD T keep_of(int run, T k) const {
-    return (run % 2 == 0) == first ? k : T(1);
+  DISTIL_XLSTM_HD update_factors<T> of(int run, const step_scalars<T>& s) const {
+    return factors_of(s, decays[run], rates[run]);
   }
-  template <class V, class T>
-  DISTIL_XLSTM_HD V keep(index i, T k) const {
+  template <class V>
+  DISTIL_XLSTM_HD update_factors<V> factors(index i, const step_scalars<T>& s) const {
     constexpr index width = math::width_of<V>;
     const int run = find(i);
-    if (i + width <= ends[run]) return V(keep_of(run, k));
-    return math::lanes<V>([&](index j) { return keep_of(find(i + j), k); });
+    if (i + width <= ends[run]) {
+      const auto f = of(run, s);
+      return {V(f.keep), V(f.step_size)};
+    }
+    return {math::lanes<V>([&](index j) { return of(find(i + j), s).keep; }),
+            math::lanes<V>([&](index j) { return of(find(i + j), s).step_size; })};
   }
 };
 
@@ -115,35 +134,36 @@ struct adamw_update {
     const V mi = m0 + V(new_m) * (gi - m0);
     const V vi = V(beta2) * math::load<V>(v + i) + V(new_v) * gi * gi;
     const V denominator = sqrt(vi) * V(s.inverse_root) + V(epsilon);
-    const V pi = runs.template keep<V>(i, s.keep) * math::load<V>(p + i) - V(s.step_size) * mi / denominator;
+    const auto f = runs.template factors<V>(i, s);
+    const V pi = f.keep * math::load<V>(p + i) - f.step_size * mi / denominator;
     math::store<V>(m + i, mi);
     math::store<V>(v + i, vi);
     math::store<V>(p + i, pi);
   }
 };
 
-/// Calls f(from, to, decay) for the stretches of equal decay of an arena of n numbers.
+/// Calls f(from, to, range) for the stretches of equal decay and rate of an arena of n numbers.
 template <class F>
-void for_runs(index n, std::span<const decay_range> ranges, const F& f) {
-  if (ranges.empty()) return f(0, n, true);
+void for_runs(index n, std::span<const parameter_range> ranges, const F& f) {
+  if (ranges.empty()) return f(0, n, parameter_range{});
   index begin = 0, end = 0;
-  bool decay = ranges.front().decay;
+  parameter_range of = ranges.front();
   for (const auto& r : ranges) {
-    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "weight decay: the range ", r.offset,
-            " .. ", r.offset + r.size, " follows ", end, " in an arena of ", n);
-    if (r.decay != decay) {
-      if (r.offset > begin) f(begin, r.offset, decay);
-      begin = r.offset, decay = r.decay;
+    require(r.offset >= end && r.size >= 0 && r.offset + r.size <= n, "adamw: the range ", r.offset, " .. ",
+            r.offset + r.size, " follows ", end, " in an arena of ", n);
+    if (r.decay != of.decay || r.rate != of.rate) {
+      if (r.offset > begin) f(begin, r.offset, of);
+      begin = r.offset, of = r;
     }
     end = r.offset + r.size;
   }
-  f(begin, n, decay);
+  f(begin, n, of);
 }
 
 /// One step over the arena, with the hyper-parameters of `h`.
 template <class D, class T, class Scalars>
 void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, T* v, index n,
-            std::span<const decay_range> ranges) {
+            std::span<const parameter_range> ranges) {
   const auto part = [&]<class Runs>(index offset, index columns, Runs runs) {
     return adamw_update<T, Scalars, Runs>{p + offset,
                                           g + offset,
@@ -157,29 +177,28 @@ void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, 
                                           static_cast<T>(1 - h.beta2),
                                           static_cast<T>(h.epsilon)};
   };
-  if (h.weight_decay == 0) ranges = {};
   if constexpr (D::host_memory) {
-    for_runs(n, ranges, [&](index from, index to, bool decay) {
+    for_runs(n, ranges, [&](index from, index to, const parameter_range& of) {
       constexpr index columns = 4096;
       const index rows = (to - from) / columns, rest = (to - from) % columns;
-      if (rows > 0) map(device, rows, columns, part(from, columns, one_run{decay}));
-      if (rest > 0) map(device, 1, rest, part(to - rest, columns, one_run{decay}));
+      const one_run<T> run{of.decay, static_cast<T>(of.rate)};
+      if (rows > 0) map(device, rows, columns, part(from, columns, run));
+      if (rest > 0) map(device, 1, rest, part(to - rest, columns, run));
     });
   } else {
     // All stretches at once: a launch each would take longer than their numbers do.
-    decay_runs runs{};
+    many_runs<T> runs{};
     index begin = 0, end = 0;
     const auto flush = [&] {
       if (end > begin) map(device, 1, end - begin, part(begin, 0, runs));
       begin = end, runs.count = 0;
     };
-    for_runs(n, ranges, [&](index, index to, bool decay) {
-      const bool goes_on = runs.count > 0 && ((runs.count % 2 == 1) == runs.first) == decay;
-      if (!goes_on && runs.count == decay_runs::most) flush();
-      if (runs.count == 0) runs.first = decay;
-      if (!goes_on) ++runs.count;
+    for_runs(n, ranges, [&](index, index to, const parameter_range& of) {
+      if (runs.count == many_runs<T>::most) flush();
+      runs.decays[runs.count] = of.decay && h.weight_decay != 0,
+      runs.rates[runs.count] = static_cast<T>(of.rate);
       end = to;
-      runs.ends[runs.count - 1] = end - begin;
+      runs.ends[runs.count++] = end - begin;
     });
     flush();
   }
@@ -206,11 +225,11 @@ struct set_step_scalars {
 
 /// One step over a flat arena of n numbers: parameters p, gradients g (multiplied by `clip` as they are read),
 /// moments and count in `state`. `lr` is this step's. `ranges`, sorted by offset, say where weight decay
-/// applies; padding between them goes with the range before it; no ranges at all: everything decays. Runs of
-/// equal decay are one pass. Throws `error` when the ranges overlap, are not sorted or leave the arena.
+/// applies and what multiplies `lr`; padding between them goes with the range before it; no ranges at all:
+/// everything decays. Neighbours of equal decay and rate are one pass. Throws `error` when the ranges overlap, are not sorted or leave the arena.
 template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
-          std::span<const decay_range> ranges = {}, double clip = 1.0) {
+          std::span<const parameter_range> ranges = {}, double clip = 1.0) {
   ++state.step;
   const by_value<step_scalars<T>> scalars{step_scalars<T>::of(h, lr, state.step, clip)};
   detail::update(device, h, scalars, p, g, state.m, state.v, n, ranges);
@@ -227,7 +246,7 @@ void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, 
 }
 template <class D, class T>
 void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const T* g, T* m, T* v, index n,
-          std::span<const decay_range> ranges = {}) {
+          std::span<const parameter_range> ranges = {}) {
   detail::update(device, h, scalars, p, g, m, v, n, ranges);
 }
 

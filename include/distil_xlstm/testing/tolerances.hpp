@@ -15,6 +15,7 @@ struct tolerance<double> {
   static constexpr double training_steps = 1e-10;     ///< AdamW steps of it: losses and gradient norms
   static constexpr double last_norms = 1e-10;         ///< gradient norms after more than six of the ten steps
   static constexpr double trained_weights = 1e-10;    ///< and the weights after them
+  static constexpr double alignment_steps = 1e-10;    ///< of mixers: errors and gradient norms
   static constexpr double gradient_check = 1e-7;      ///< central differences
   static constexpr double forms = 1e-12;  ///< step = chunk = parallel, halves with carried state = whole
   /// A gradient of the reference, of this condition (below).
@@ -30,6 +31,8 @@ struct tolerance<float> {
   static constexpr double training_steps = 1e-4;
   static constexpr double last_norms = 1e-2;       ///< rounding the first weights to float moves them by 1.4e-3
   static constexpr double trained_weights = 5e-3;  ///< AdamW makes a whole step of a gradient without digits
+  /// Where a window holds all of a text, student and teacher are equal but for rounding, and its direction counts.
+  static constexpr double alignment_steps = 2e-2;
   static constexpr double a_million_steps = 1e-4;  ///< h from float64, of the largest |h|
 
   /// A gradient of the reference; `condition` is how far it moves in double where all that lies in memory is

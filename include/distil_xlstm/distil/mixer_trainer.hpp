@@ -1,0 +1,210 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <distil_xlstm/device/column_sums.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
+#include <distil_xlstm/distil/teacher_mixers.hpp>
+#include <distil_xlstm/distil/trainer_base.hpp>
+#include <distil_xlstm/model/linearised.hpp>
+
+namespace distil_xlstm {
+
+namespace detail {
+
+/// |a - y| and |a| of each row. To the former's square 1e-12 |a|² is added: where the two are equal but for rounding,
+/// as they are while a window holds all of a text, the gradient would be the rounding's direction.
+template <class T>
+struct row_distances {
+  using scalar = T;
+  matrix_view<const T> a, y;
+  matrix_view<T> norms;  ///< [rows, 2]
+  template <class V>
+  struct acc {
+    V error, size;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD acc<V> init() const {
+    return {V(0), V(0)};
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void visit(acc<V>& s, index r, index c) const {
+    const V want = math::load<V>(a.row(r) + c), off = math::load<V>(y.row(r) + c) - want;
+    s.error = s.error + off * off, s.size = s.size + want * want;
+  }
+  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
+    into.error += from.error, into.size += from.size;
+  }
+  DISTIL_XLSTM_HD void finish(index r, const acc<T>& s) const {
+    using std::sqrt;
+    norms.row(r)[0] = sqrt(s.error + T(1e-12) * s.size), norms.row(r)[1] = sqrt(s.size);
+  }
+};
+/// y <- the gradient by y of sum_r |a_r - y_r| / sum_r |a_r| / parts.
+template <class T>
+struct distance_gradient {
+  using scalar = T;
+  matrix_view<const T> a, norms;
+  const T* totals;  ///< of the norms
+  T part;           ///< 1 / parts
+  matrix_view<T> y;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const T scale = norms.row(r)[0] * totals[1], factor = scale > T(0) ? part / scale : T(0);
+    const V off = math::load<V>(y.row(r) + c) - math::load<V>(a.row(r) + c);
+    math::store<V>(y.row(r) + c, V(factor) * off);
+  }
+};
+/// One task: a layer's share of the step's sums.
+template <class T>
+struct add_layer_error {
+  const T* totals;
+  T part;
+  index layer;
+  double* sums;
+  DISTIL_XLSTM_HD void operator()(index) const {
+    const T error = totals[1] > T(0) ? totals[0] / totals[1] * part : totals[0] - totals[0];
+    sums[step_sums::value] += static_cast<double>(error);
+    sums[step_sums::own + layer] += static_cast<double>(error);
+  }
+};
+
+/// What a step of a `mixer_trainer` reads that changes.
+struct mixer_inputs {
+  double lr;
+  std::int64_t updates;
+};
+
+}  // namespace detail
+
+/// Teaches the mixers of a linearised student, all at once and each for itself: layer i's mixer reads what the teacher's
+/// attention i reads, u, and learns what that gives, a,
+///
+///   loss = sum over layers of  mean_t |a_t - y_t| / mean_t |a_t|      y: the mixer's output, after its projection
+///
+/// where 1e-6 |a_t| counts as no distance.///
+/// No gradient passes from layer to layer and there are no logits, so that memory is one layer's at a time. Layers that
+/// keep attention learn nothing. The metrics' `alignment` is the mean over the layers that do.
+///
+/// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from.
+template <class Student, class Teacher>
+class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher>, Student> {
+  using base = detail::trainer_base<mixer_trainer, Student>;
+  friend base;
+  using T = typename Student::scalar;
+  using D = typename Student::device_type;
+  using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
+
+ public:
+  /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit, or no
+  /// layer has another mixer.
+  mixer_trainer(D& device, Student& student, const token_windows& text, const Teacher& teacher,
+                training_options options)
+      : base(device, student, text, std::move(options), student.config().layers),
+        teacher_(&teacher),
+        errors_(static_cast<std::size_t>(student.config().layers)),
+        inputs_(device, 1) {
+    const auto& mixers = student.config().mixers;
+    learning_ =
+        std::count_if(mixers.begin(), mixers.end(), [](mixer_kind k) { return k != mixer_kind::attention; });
+    require(learning_ > 0, "linearise: every layer keeps its attention: there is nothing to align");
+    require(teacher.depth() == student.depth() && teacher.width() == student.width(),
+            "linearise: a teacher of ", teacher.depth(), " layers of width ", teacher.width(),
+            ", a student of ", student.depth(), " of width ", student.width());
+  }
+
+  /// Of each layer in the last step; 0 where it keeps attention.
+  const std::vector<double>& layer_errors() const { return errors_; }
+
+ private:
+  void begin(const step_metrics& m, const schedule::clock&, double) { host_inputs_ = {m.lr, this->updates_}; }
+  void upload_inputs() {
+    device_->upload(inputs_.data(), &host_inputs_, static_cast<index>(sizeof host_inputs_));
+  }
+  void prepare_part(index) {}
+  void part() {
+    for_each_mixer(*device_, *teacher_, batch_.view(), batch_.ids(),
+                   [&](index i, matrix_view<const T> u, matrix_view<const T> a) { align(i, u, a); });
+    book(times_.backward);
+  }
+  void align(index i, matrix_view<const T> u, matrix_view<const T> a) {
+    const auto at = static_cast<std::size_t>(i);
+    if (student_->config().mixers[at] == mixer_kind::attention) return;
+    std::visit(
+        [&](const auto& layer) {
+          using Layer = std::remove_cvref_t<decltype(layer)>;
+          const auto part = [&](const auto& all) -> const auto& {
+            return Layer::mixer_of(std::get<weights_t<Layer, T>>(all.views().stack.blocks[at]));
+          };
+          align(i, layer.mixer, part(student_->weights()), part(this->gradients()), u, a);
+        },
+        student_->stack().blocks.blocks[at].block);
+  }
+  template <class Mixer>
+  void align(index i, const Mixer& mixer, const weights_t<Mixer, T>& weights,
+             const weights_t<Mixer, T>& gradients, matrix_view<const T> u, matrix_view<const T> a) {
+    D& d = *device_;
+    const sequence_view seq = batch_.view();
+    struct parts {
+      tape_t<Mixer, T> tape;
+      matrix_view<T> y, dx, norms, totals;
+    };
+    const auto memory = make_scratch<T>(d, [&](auto& l) {
+      parts p{mixer.tape(l, seq), {}, {}, {}, {}};
+      for (matrix_view<T>* m : {&p.y, &p.dx}) *m = l.matrix("", seq.rows(), u.cols);
+      p.norms = l.matrix("", seq.rows(), 2), p.totals = l.matrix("", 1, 2);
+      return p;
+    });
+    // A window's ring, a memory's start: of a text from its beginning. Once for all layers of a kind.
+    const auto [tape, y, dx, norms, totals] = memory.views;
+    auto& state = state_of(mixer);
+    state.reset();
+    mixer.forward(d, seq, weights, state.views(), tape, u, y);
+    book(times_.forward);
+    fold_rows(d, y.rows, y.cols, detail::row_distances<T>{a, y, norms});
+    fill(d, totals);
+    add_column_sums(d, matrix_view<const T>(norms), totals.data);
+    const T part = T(1) / static_cast<T>(options_.accumulate);
+    parallel_for(d, 1, detail::add_layer_error<T>{totals.data, part, i, this->sums(0)});
+    map(d, y.rows, y.cols, detail::distance_gradient<T>{a, norms, totals.data, part, y});
+    book(times_.objective);
+    mixer.backward(d, seq, weights, gradients, tape, u, matrix_view<const T>(y), dx);
+    book(times_.backward);
+  }
+  void read(step_metrics& m, const double* own) {
+    double sum = 0;
+    for (std::size_t i = 0; i < errors_.size(); ++i) sum += errors_[i] = own[i];
+    m.add("alignment", sum / static_cast<double>(learning_));
+  }
+
+  template <class Mixer>
+  using state_memory_of = state_memory<Mixer, T, D>;
+  /// Every layer of a kind has the same state, which no step keeps.
+  template <class Mixer>
+  state_memory_of<Mixer>& state_of(const Mixer& mixer) {
+    auto& state = std::get<std::optional<state_memory_of<Mixer>>>(states_[mixer_window(mixer) > 0]);
+    if (!state) state.emplace(*device_, mixer, options_.batch);
+    return *state;
+  }
+  static index mixer_window(const attention& a) { return a.window; }
+  static index mixer_window(const hybrid_attention& a) { return a.base.window; }
+
+  const Teacher* teacher_;
+  index learning_ = 0;
+  std::vector<double> errors_;
+  detail::mixer_inputs host_inputs_{};
+  buffer<detail::mixer_inputs, D> inputs_;
+  /// Of mixers without a window, and with one.
+  std::tuple<std::optional<state_memory_of<attention>>, std::optional<state_memory_of<hybrid_attention>>>
+      states_[2];
+};
+
+}  // namespace distil_xlstm

@@ -1,0 +1,315 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <distil_xlstm/core/layout.hpp>
+#include <distil_xlstm/device/captured_graph.hpp>
+#include <distil_xlstm/distil/step_metrics.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/distil/training_options.hpp>
+#include <distil_xlstm/optim/adamw.hpp>
+#include <distil_xlstm/optim/gradient_norm.hpp>
+
+namespace distil_xlstm {
+
+/// What of a trainer a checkpoint holds beside its arenas.
+struct training_counters {
+  index step = 0;
+  std::int64_t updates = 0;
+  index skipped = 0, unusable = 0;  ///< steps that were not finite: all, and the last ones in a row
+  index empty = 0;                  ///< steps with nothing to score
+};
+
+namespace detail {
+
+/// Where a step leaves its sums; what a trainer sums beside follows.
+struct step_sums {
+  static constexpr index value = 0,       ///< the weighted objective
+      squares = 1, first_non_finite = 2,  ///< of the gradients
+      usable = 3,                         ///< the squared norm; not finite where the value is not
+      own = 4;
+};
+
+/// One task: the squared norm as the optimiser is to see it, which is not finite where the loss is not.
+struct judge_step {
+  double* sums;
+  DISTIL_XLSTM_HD void operator()(index) const {
+    using at = step_sums;
+    sums[at::usable] = sums[at::squares] + (sums[at::value] - sums[at::value]);
+  }
+};
+
+/// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
+/// finite, counters, times. `Derived`, which has it for a friend, adds
+///
+///   inputs             a struct with `double lr; std::int64_t updates`: what a step reads that changes from one to
+///                      the next, in the device's memory, so that all else can be recorded
+///   begin(metrics, clock, per_token)   the inputs of the coming step; per_token is 1 / its scored tokens
+///   prepare_part()     before a part, never recorded
+///   part(p)            asks the device for the losses of `batch_`, adds them to the sums and gradients
+///   read(metrics, sums)                names the sums that follow step_sums::own
+template <class Derived, class Student>
+class trainer_base {
+ public:
+  using student_type = Student;
+  using weights_type = typename Student::weights_type;
+  using counters = training_counters;
+
+  /// One optimiser step; one with nothing to score is passed over, and counted. Throws `numeric_error` when the run
+  /// has diverged: the weights are not finite, or ten steps in a row had a loss or gradients that are not. It says
+  /// since which step, what was not finite first, and in which tensor.
+  step_metrics step() {
+    step_metrics m = begin_step(step_);
+    if (m.tokens > 0) {
+      forward_backward();
+      update_weights();
+    }
+    end_step(m);
+    return m;
+  }
+  /// Losses and gradients of the coming step, or of the next that has something to score, and no update: to time a
+  /// step, or to look at gradients.
+  step_metrics measure() {
+    step_metrics m = begin_step(step_);
+    for (index s = step_; m.tokens == 0; m = begin_step(s))
+      require(++s < step_ + 2 * order_.steps_per_epoch(), "trainer: no step has a token to score");
+    forward_backward();
+    read_sums(m);
+    return m;
+  }
+  /// Throws `numeric_error` where training would not go on well: the last step was not finite, the weights are not,
+  /// or the loss or the gradients that they give.
+  void check() {
+    std::string trouble = unusable_ > 0 ? trouble_ : weights_trouble(step_);
+    const std::string at = "diverged at step " + std::to_string(step_) + ": ";
+    if (unusable_ > 0 && trouble.empty()) trouble = at + "neither its loss nor those before it were finite";
+    if (trouble.empty() && updates_ > 0) {
+      const bool loss = std::isfinite(measure().total);
+      if (!loss || !optim::global_norm(*device_, gradients_.data(), gradients_.size()).finite())
+        trouble =
+            at + "with the weights that it left the " + (loss ? "gradient norm" : "loss") + " is not finite";
+    }
+    if (!trouble.empty()) throw numeric_error(trouble);
+  }
+
+  index step_count() const { return step_; }
+  index steps_per_epoch() const { return order_.steps_per_epoch(); }
+  schedule::clock clock() const {
+    const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
+    return options_.restart_epochs > 0 ? c.restarted(options_.restart_epochs) : c;
+  }
+  const training_options& options() const { return options_; }
+  void total_steps(index n) { options_.total_steps = n; }
+  void warmup(index steps) { options_.lr.warmup = steps; }
+
+  /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
+  /// not.
+  void timer(double (*now)()) { now_ = now; }
+  const step_times& times() const { return times_; }
+  /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
+  /// is the first such; none is while a `timer` is set.
+  bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
+
+  // What a checkpoint holds: arenas of `size()` numbers, and counters.
+  counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
+  void count(const counters& c) {
+    step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable, empty_ = c.empty;
+    trouble_ = {};
+  }
+  Student& student() const { return *student_; }
+  const weights_type& gradients() const { return gradients_; }
+  const weights_type& first_moment() const { return first_moment_; }
+  const weights_type& second_moment() const { return second_moment_; }
+  typename Student::device_type& device() const { return *device_; }
+
+ protected:
+  using T = typename Student::scalar;
+  using D = typename Student::device_type;
+
+  /// `inputs_size` in bytes; `own_sums` numbers follow step_sums::own.
+  trainer_base(D& device, Student& student, const token_windows& text, training_options options, index own_sums)
+      : device_(&device),
+        student_(&student),
+        text_(&text),
+        options_(std::move(options)),
+        order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
+        gradients_(device, student.trained()),
+        first_moment_(device, student.trained()),
+        second_moment_(device, student.trained()),
+        sums_(device, step_sums::own + own_sums),
+        scalars_(device, 1) {
+    require(text.length() == options_.length, "trainer: windows of ", text.length(),
+            " tokens, the options say ", options_.length);
+    require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
+            text.vocab_size(), ", the student has ", student.vocabulary());
+    const bool all = options_.order == window_order::shuffled;
+    const index read = all ? text.count() : order_.steps_per_epoch() * options_.batch * options_.accumulate;
+    require(text.scores(read), "the text has nothing to score: in its ", read, " windows of ", options_.length,
+            " tokens every document is one token long");
+    for (const auto& e : student.names())
+      ranges_.push_back(
+          {e.offset, e.size, e.decay == weight_decay::yes, options_.rate_of ? options_.rate_of(e.name) : 1.0});
+  }
+
+  index rows() const { return options_.batch * options_.length; }
+  double* sums(index at) const { return sums_.data() + at; }
+  /// The windows that a part of the step reads.
+  const std::vector<index>& windows_of(index part) {
+    order_.rows_of(reading_, part * options_.batch, options_.batch, which_);
+    return which_;
+  }
+  /// The recorded passes are of no use any more.
+  void forget_records() { first_forward_backward_.forget(), forward_backward_.forget(); }
+  /// The time since the last call is added to `part`.
+  void book(double& part) {
+    if (!now_) return;
+    const double t = now_();
+    part += t - last_;
+    last_ = t;
+  }
+
+ private:
+  Derived& derived() { return static_cast<Derived&>(*this); }
+
+  /// What is known before the device has worked: the tokens of a step, and what the schedules say now.
+  step_metrics begin_step(index step) {
+    reading_ = step;
+    const schedule::clock clock = this->clock();
+    step_metrics m;
+    m.epoch = step_ / order_.steps_per_epoch();
+    m.lr = options_.lr.at(clock);
+    if (now_) last_ = now_();
+    tokens_.resize(static_cast<std::size_t>(options_.accumulate));
+    for (index part = 0; part < options_.accumulate; ++part) {
+      auto& tokens = tokens_[static_cast<std::size_t>(part)];
+      text_->read(windows_of(part), tokens);
+      m.tokens += tokens.scored_tokens;
+    }
+    m.empty = m.tokens == 0;
+    derived().begin(m, clock, m.empty ? 0.0 : 1.0 / static_cast<double>(m.tokens));
+    return m;
+  }
+
+  /// Asks the device for the losses and gradients of a step, part by part.
+  void forward_backward() {
+    derived().upload_inputs();
+    for (index part = 0; part < options_.accumulate; ++part) {
+      batch_.put(*device_, tokens_[static_cast<std::size_t>(part)]);
+      derived().prepare_part(part);
+      run(part == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
+        if (part == 0) {
+          fill(*device_, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
+          fill(*device_, matrix_view<double>(sums_.data(), 1, sums_.size()));
+        }
+        derived().part();
+      });
+    }
+  }
+
+  /// Clips the gradients and takes AdamW's step, unless one of them, or the loss, is not finite.
+  void update_weights() {
+    run(update_, [this] {
+      D& d = *device_;
+      const index n = gradients_.size();
+      optim::squared_norm(d, gradients_.data(), n, sums(step_sums::squares));
+      book(times_.backward);
+      parallel_for(d, 1, judge_step{sums_.data()});
+      auto* in = derived().inputs_.data();
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, sums(step_sums::usable), &in->updates,
+                          scalars_.data());
+      optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data(), gradients_.data(),
+                  first_moment_.data(), second_moment_.data(), n, ranges_);
+      book(times_.optimiser);
+    });
+  }
+
+  /// Waits for what was asked; counts the step.
+  void end_step(step_metrics& m) {
+    m.step = ++step_;
+    if (m.empty) {
+      ++empty_;
+      return;
+    }
+    const double* found = read_sums(m);
+    m.grad_norm = std::sqrt(found[step_sums::squares]);
+    if (std::isfinite(found[step_sums::usable])) {
+      unusable_ = 0;
+      ++updates_;
+      return;
+    }
+    m.skipped = true;
+    ++skipped_;
+    if (++unusable_ == 1 || trouble_.empty()) {
+      trouble_ = weights_trouble(step_ - 1);
+      if (trouble_.empty())
+        trouble_ = "diverged at step " + std::to_string(step_) + ": the " +
+                   (std::isfinite(m.total) ? "gradient norm" : "loss") + " is not finite";
+    }
+    if (unusable_ >= 10)
+      throw numeric_error(trouble_ + "; ten steps in a row were not, at step " + std::to_string(step_) +
+                          " the gradients" +
+                          tensor_at(", first in ", static_cast<index>(found[step_sums::first_non_finite])));
+  }
+  /// Nothing where the weights, which `step` has left, are finite.
+  std::string weights_trouble(index step) const {
+    const index n = student_->weights().size();
+    const index first = optim::global_norm(*device_, student_->weights().data(), n).first_non_finite;
+    if (first < 0 || first >= n) return {};
+    return "diverged at step " + std::to_string(step) + ": the weights that it left are not finite" +
+           tensor_at(", first in ", first);
+  }
+  /// Waits for what was asked, and gives it: what it means to `m`, all sums to the caller.
+  const double* read_sums(step_metrics& m) {
+    const double* found = fetched_.get(*device_, sums_.data(), sums_.size());
+    derived().read(m, found + step_sums::own);
+    m.total = found[step_sums::value];
+    return found;
+  }
+  /// A step that is timed is done part by part.
+  template <class F>
+  void run(captured_graph<D>& record, F&& work) {
+    if (now_)
+      work();
+    else
+      record(*device_, gradients_.data(), work);
+  }
+  /// `before` and the name of the tensor that number i of the weights belongs to; nothing where there is none.
+  std::string tensor_at(const char* before, index i) const {
+    for (const auto& e : student_->names())
+      if (i >= e.offset && i < e.offset + e.size) return before + e.name;
+    return {};
+  }
+
+ protected:
+  D* device_;
+  Student* student_;
+  const token_windows* text_;
+  training_options options_;
+  device_batch<D> batch_;  ///< what the part reads
+  step_times times_;
+  std::int64_t updates_ = 0;
+
+ private:
+  window_sampler order_;
+  weights_type gradients_, first_moment_, second_moment_;
+  std::vector<optim::parameter_range> ranges_;
+  buffer<double, D> sums_;
+  host_copy<double, D> fetched_;
+  buffer<optim::step_scalars<T>, D> scalars_;
+  captured_graph<D> first_forward_backward_, forward_backward_, update_;
+  std::vector<token_batch> tokens_;
+  std::vector<index> which_;
+  index step_ = 0, skipped_ = 0, unusable_ = 0, empty_ = 0;
+  index reading_ = 0;    ///< the step whose windows are read
+  std::string trouble_;  ///< while steps are not finite: since which, and what of it was not first
+  double (*now_)() = nullptr;
+  double last_ = 0;
+};
+
+}  // namespace detail
+}  // namespace distil_xlstm

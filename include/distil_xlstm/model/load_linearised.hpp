@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+
+#include <distil_xlstm/io/json_fwd.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
+#include <distil_xlstm/model/linearised.hpp>
+#include <distil_xlstm/model/load_llama.hpp>
+#include <distil_xlstm/model/tensor_files.hpp>
+
+namespace distil_xlstm {
+
+/// True for a config.json of a linearised student: its model_type is distil_xlstm_linear.
+bool is_linearised_config(const io::json& c);
+
+/// A whole config.json: the teacher's fields, and
+///
+///   model_type          "distil_xlstm_linear", architectures ["DistilLinear"]
+///   teacher_model_type  the teacher's family; where it is not given, llama
+///   mixers              one a layer: "attention", "window", "mlstm", "hybrid"
+///   window, sinks       tokens
+///   features            "softmax_pm": phi(z) = [softmax(z W), softmax(-z W)]; "softmax": its first half
+///   feature_count       columns of W, where they are not head_dim
+io::json write_linearised_config(const linearised_config& c);
+/// Reads it; what the library does not do is refused by name. Biases and norms of heads are there where the tensors
+/// are: the loader sees to it.
+linearised_config read_linearised_config(const io::json& c, const std::string& name);
+
+namespace detail {
+/// The files of a linearised student, mapped.
+struct linearised_files {
+  std::string path;
+  io::tensor_folder folder;
+  linearised_config config;
+  std::map<std::string, const io::tensor_info*> found;
+
+  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  explicit linearised_files(const std::filesystem::path& where);
+  /// Throws `error` naming a tensor that holds a number that is not finite.
+  stored_tensor find(const std::string& name) const;
+};
+}  // namespace detail
+
+/// Loads the folder of a linearised student (config.json, model.safetensors or its shards), every tensor under the
+/// teacher's name and, where a layer's mixer has them, self_attn.feature_q.weight and feature_k.weight [heads, head_dim,
+/// features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every head's i~, then f~, then o~; an mlstm layer
+/// has no o~). Throws `error` that lists every tensor that is missing, unused or misshapen, or names one that is not
+/// finite.
+template <class T, class D>
+linearised_model<T, D> load_linearised(D& device, const std::filesystem::path& folder) {
+  const detail::linearised_files files(folder);
+  linearised_model<T, D> m(device, files.config);
+  assign_tensors(device, m, [&](const std::string& name) { return files.find(name); });
+  return m;
+}
+
+/// Writes config.json and model.safetensors; `type` is F32 or BF16 (F64 in proofs).
+template <class T, class D>
+void save_linearised(D& device, const linearised_model<T, D>& m, const std::filesystem::path& folder,
+                     dtype type = dtype::f32) {
+  std::filesystem::create_directories(folder);
+  save_tensors(device, m, folder / "model.safetensors", type);
+  io::write_text_atomically(folder / "config.json", write_linearised_config(m.config()).dump(2) + "\n");
+}
+
+/// A teacher's files as a student with other mixers: the teacher's tensors, and new ones that begin as their blocks say,
+/// from `seed`. Of `mixers` the llama's part is not read: it is the teacher's. `calibrate_gates` is what follows. Throws
+/// `error` as `load_llama` does, or where the mixers do not fit.
+template <class T, class D>
+linearised_model<T, D> linearise(D& device, const std::filesystem::path& teacher, linearised_config mixers,
+                                 std::uint64_t seed) {
+  detail::llama_files files(teacher);
+  static_cast<llama_config&>(mixers) = files.config;
+  linearised_model<T, D> m(device, std::move(mixers));
+  m.initialise(device, seed);
+  assign_tensors(device, m, [&](const std::string& name) {
+    return files.found.count(name) ? files.find(device, name, false) : stored_tensor{};
+  });
+  return m;
+}
+
+}  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/model/load_linearised.ipp>
+#endif
