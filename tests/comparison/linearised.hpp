@@ -149,7 +149,7 @@ tensor_errors linearise_errors(D& device, const std::filesystem::path& folder) {
       out.push_back({stage + " final " + e.name, relative_error(got, want)});
     }
   }
-  const linearised_config c = detail::linearised_files(folder / "student").config;
+  const linearised_config c = distil_xlstm::detail::linearised_files(folder / "student").config;
   const auto reach = attention_reach_of(device, teacher, cut, c.window, c.sinks, cut.count());
   for (std::size_t i = 0; i < reach.size(); ++i) {
     std::vector<double> got;
