@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <variant>
 #include <vector>
 
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
+#include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/loss/head.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
@@ -91,21 +94,39 @@ text_score score_text(D& device, const Text& text, index window, index batch, lo
   return total;
 }
 
-/// The same positions under the add-one unigram counts of another text: what a model must beat.
-inline text_score score_unigram(const io::token_file& counted, const io::token_file& text, index window) {
-  std::vector<double> counts(static_cast<std::size_t>(std::max(counted.vocab_size(), text.vocab_size())), 1.0);
-  for (index i = 0; i < counted.size(); ++i) counts[static_cast<std::size_t>(counted[i])] += 1.0;
-  const double total = static_cast<double>(counted.size()) + static_cast<double>(counts.size());
+/// The same positions under the add-one unigram counts of other texts, each by its share: what a model must beat.
+inline text_score score_unigram(std::span<const weighted_text> counted, const io::token_file& text,
+                                index window) {
+  const auto vocabulary = [](const weighted_text& t) {
+    return std::visit([](const auto* counts) { return counts->vocab_size(); }, t.text);
+  };
+  index most = text.vocab_size();
+  for (const weighted_text& t : counted) most = std::max(most, vocabulary(t));
+  const std::vector<double> shares = shares_of(counted);
+  std::vector<double> probability(static_cast<std::size_t>(most), 0.0), counts;
+  for (std::size_t k = 0; k < counted.size(); ++k) {
+    counts.assign(probability.size(), 1.0);
+    const auto count = [&](const auto* of) {
+      for (index i = 0; i < of->size(); ++i) counts[static_cast<std::size_t>((*of)[i])] += 1.0;
+      return static_cast<double>(of->size()) + static_cast<double>(counts.size());
+    };
+    const double total = std::visit(count, counted[k].text);
+    for (std::size_t i = 0; i < counts.size(); ++i) probability[i] += shares[k] * (counts[i] / total);
+  }
   text_score out;
   out.tokens = text.size();
   for_each_window(text.size(), window, [&](index first, index n) {
     for (index t = 1; t < n; ++t)
       if (!text.starts_at(first + t)) {
-        out.nll -= std::log(counts[static_cast<std::size_t>(text[first + t])] / total);
+        out.nll -= std::log(probability[static_cast<std::size_t>(text[first + t])]);
         ++out.scored;
       }
   });
   return out;
+}
+inline text_score score_unigram(const io::token_file& counted, const io::token_file& text, index window) {
+  const weighted_text one{&counted};
+  return score_unigram(std::span(&one, 1), text, window);
 }
 
 }  // namespace distil_xlstm

@@ -1,12 +1,18 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <span>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
@@ -54,72 +60,140 @@ class device_batch {
   index scored_tokens_ = 0;
 };
 
+/// A text of a mixture, of a file or in memory, and what it weighs there: of all windows that are read, weight / (sum
+/// of the weights) are its.
+struct weighted_text {
+  std::variant<const io::token_file*, const token_text*> text;
+  double weight = 1;
+};
+
+/// The windows of one text among those of a mixture: numbers first .. first + count - 1, of which it has `share` of
+/// all that are read; the shares are above 0 and their sum is 1.
+struct window_range {
+  index first = 0, count = 0;
+  double share = 1;
+};
+
+/// The weights over their sum. Throws `error` naming one that is not above 0 and finite.
+inline std::vector<double> shares_of(std::span<const weighted_text> texts) {
+  double sum = 0;
+  for (const weighted_text& t : texts) {
+    require(t.weight > 0 && std::isfinite(t.weight), "a text of a mixture cannot have the weight ", t.weight,
+            ": it must be above 0, and a number");
+    sum += t.weight;
+  }
+  std::vector<double> out;
+  for (const weighted_text& t : texts) out.push_back(t.weight / sum);
+  for (const double share : out)
+    require(share > 0 && std::isfinite(sum), "the weights of a mixture are too far apart, or too large");
+  return out;
+}
+
 /// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and
 /// targets one further on. Windows that would run past the end are dropped. A target in another document than
 /// its input is not scored; where a document begins, recurrent state, convolution window and attention begin
-/// anew.
+/// anew. Or several texts, mixed by weight: each is cut on its own, their windows are numbered one text after
+/// another, and how often each is read is `window_sampler`'s.
 class token_windows {
  public:
   /// Refers to `text`. Throws `error` when it has not one window.
-  token_windows(const io::token_file& text, index length) : token_windows(&text, text, length) {}
-  token_windows(const token_text& text, index length) : token_windows(&text, text, length) {}
+  token_windows(const io::token_file& text, index length)
+      : token_windows(std::vector{weighted_text{&text}}, length) {}
+  token_windows(const token_text& text, index length)
+      : token_windows(std::vector{weighted_text{&text}}, length) {}
+  /// Refers to each of `texts`. Throws `error` when one has not one window or a weight that is not above 0 and
+  /// finite, and when two files were made with different vocabularies or, where both say it, tokenizers.
+  token_windows(std::vector<weighted_text> texts, index length) : texts_(std::move(texts)), length_(length) {
+    require(length > 0, "windows of ", length, " tokens are not possible");
+    require(!texts_.empty(), "a mixture of no text has no windows");
+    const std::vector<double> shares = shares_of(texts_);
+    const io::token_file* before = nullptr;
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const index size = std::visit([](const auto* text) { return text->size(); }, texts_[i].text);
+      const index windows = size > length ? (size - 1) / length : 0;
+      require(windows > 0, name_of(i), " has ", size, " tokens, too few for one window of ", length);
+      vocab_size_ = std::max(vocab_size_,
+                             std::visit([](const auto* text) { return text->vocab_size(); }, texts_[i].text));
+      if (const auto* file = std::get_if<const io::token_file*>(&texts_[i].text)) {
+        if (before) require_agreement(*before, **file);
+        before = *file;
+      }
+      ranges_.push_back({count_, windows, shares[i]});
+      count_ += windows;
+    }
+  }
 
+  /// Windows of all texts.
   index count() const { return count_; }
   index length() const { return length_; }
-  /// Of the text: every id is below it.
+  /// Of the texts: every id is below it.
   index vocab_size() const { return vocab_size_; }
+  /// The windows of each text.
+  const std::vector<window_range>& ranges() const { return ranges_; }
+  const std::vector<weighted_text>& texts() const { return texts_; }
 
   /// Whether a target of the first `windows` is scored. It ends at the first that is.
   bool scores(index windows) const {
-    return std::visit(
-        [&](const auto* text) {
-          for (index i = 1; i <= windows * length_; ++i)
-            if (!text->starts_at(i)) return true;
-          return false;
-        },
-        text_);
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const index here = std::min(windows - ranges_[i].first, ranges_[i].count);
+      const auto any = [&](const auto* text) {
+        for (index t = 1; t <= here * length_; ++t)
+          if (!text->starts_at(t)) return true;
+        return false;
+      };
+      if (std::visit(any, texts_[i].text)) return true;
+    }
+    return false;
   }
 
   void read(const std::vector<index>& which, token_batch& out) const {
-    std::visit([&](const auto* text) { read_from(*text, which, out); }, text_);
-  }
-
- private:
-  using any_text = std::variant<const io::token_file*, const token_text*>;
-
-  template <class Text>
-  token_windows(any_text any, const Text& text, index length)
-      : text_(any), length_(length), vocab_size_(text.vocab_size()) {
-    require(length > 0, "windows of ", length, " tokens are not possible");
-    count_ = text.size() > length ? (text.size() - 1) / length : 0;
-    require(count_ > 0, "the text has ", text.size(), " tokens, too few for one window of ", length);
-  }
-
-  template <class Text>
-  void read_from(const Text& text, const std::vector<index>& which, token_batch& out) const {
     out.batch = static_cast<index>(which.size()), out.time = length_;
     const auto rows = static_cast<std::size_t>(out.batch * length_);
     out.ids.resize(rows), out.targets.resize(rows), out.start.resize(rows), out.scored.resize(rows);
     out.scored_tokens = 0;
     for (std::size_t b = 0; b < which.size(); ++b) {
-      const index first = which[b] * length_;
-      index document = text.document_start(first);
-      bool begins = false;
-      for (index t = 0; t < length_; ++t) {
-        const std::size_t r = b * static_cast<std::size_t>(length_) + static_cast<std::size_t>(t);
-        if (begins) document = first + t;
-        begins = text.starts_at(first + t + 1);
-        out.ids[r] = text[first + t];
-        out.targets[r] = text[first + t + 1];
-        out.start[r] = static_cast<std::int32_t>(document >= first ? document - first : -1);
-        out.scored[r] = !begins;
-        out.scored_tokens += out.scored[r];
-      }
+      std::size_t i = ranges_.size() - 1;
+      while (which[b] < ranges_[i].first) --i;
+      const index window = which[b] - ranges_[i].first, row = static_cast<index>(b);
+      std::visit([&](const auto* text) { read_row(*text, window, row, out); }, texts_[i].text);
     }
   }
 
-  any_text text_;
-  index length_, count_ = 0, vocab_size_;
+ private:
+  /// "the text" where there is one, else what tells it from the others.
+  std::string name_of(std::size_t i) const {
+    if (texts_.size() == 1) return "the text";
+    const auto* file = std::get_if<const io::token_file*>(&texts_[i].text);
+    return file ? (*file)->path() : "text " + std::to_string(i + 1) + " of the mixture";
+  }
+  static void require_agreement(const io::token_file& a, const io::token_file& b) {
+    require(a.vocab_size() == b.vocab_size(), b.path(), ": made with a vocabulary of ", b.vocab_size(), ", ",
+            a.path(), " with one of ", a.vocab_size());
+    const std::string &one = a.tokenizer_sha256(), &other = b.tokenizer_sha256();
+    require(one.empty() || other.empty() || one == other, b.path(), ": made with another tokenizer than ",
+            a.path());
+  }
+
+  template <class Text>
+  void read_row(const Text& text, index window, index row, token_batch& out) const {
+    const index first = window * length_;
+    index document = text.document_start(first);
+    bool begins = false;
+    for (index t = 0; t < length_; ++t) {
+      const auto r = static_cast<std::size_t>(row * length_ + t);
+      if (begins) document = first + t;
+      begins = text.starts_at(first + t + 1);
+      out.ids[r] = text[first + t];
+      out.targets[r] = text[first + t + 1];
+      out.start[r] = static_cast<std::int32_t>(document >= first ? document - first : -1);
+      out.scored[r] = !begins;
+      out.scored_tokens += out.scored[r];
+    }
+  }
+
+  std::vector<weighted_text> texts_;
+  std::vector<window_range> ranges_;
+  index length_, count_ = 0, vocab_size_ = 0;
 };
 
 /// In which order windows are read. Both are functions of (seed, step) alone, so that a resumed run goes on as
@@ -132,43 +206,108 @@ inline window_order window_order_named(std::string_view name) {
   fail("order '", name, "' is not known (shuffled, sequential are)");
 }
 
-/// Which windows a step reads: row i of step s is the (s mod steps_per_epoch) * rows + i -th of its epoch's
-/// order.
+/// Which windows a step reads, a function of (seed, step) alone.
+///
+/// Of one text: row i of step s is the (s mod steps_per_epoch) * rows + i -th of its epoch's order; the windows that an
+/// epoch has beyond its last whole step are not read in it.
+///
+/// Of texts k = 0, 1, ... with shares p_k: row g = s * rows + i of the run is the g-th of all numbers (n + 1/2) / p_k,
+/// n = 0, 1, ..., sorted (the earlier text's first where two are equal), and reads window n of text k: the apportionment
+/// by Webster's method. The first g rows have g p_k of text k, to within 1/2 + p_k K / 2 where there are K texts. The
+/// windows of text k have an order, and epochs, of their own: its n-th is the (n mod count_k)-th of the order of its
+/// epoch floor(n / count_k), whatever the other texts are. An epoch of the mixture is as many steps as read as many
+/// windows as all texts have, some texts more than once and others in part.
 class window_sampler {
  public:
-  /// `rows` windows a step (batch times accumulation). Throws `error` when the text has fewer.
-  window_sampler(index windows, index rows, window_order order, std::uint64_t seed)
-      : windows_(windows), rows_(rows), order_(order), seed_(seed) {
-    require(rows > 0 && windows >= rows, "the text has ", windows, " windows, a step takes ", rows);
+  /// `rows` windows a step (batch times accumulation), of the texts' `ranges`. Throws `error` when they have fewer.
+  window_sampler(std::vector<window_range> ranges, index rows, window_order order, std::uint64_t seed)
+      : rows_(rows), order_(order), seed_(seed) {
+    for (const window_range& range : ranges) {
+      windows_ += range.count;
+      texts_.push_back({range});
+    }
+    require(rows > 0 && windows_ >= rows, "the text has ", windows_, " windows, a step takes ", rows);
   }
+  window_sampler(index windows, index rows, window_order order, std::uint64_t seed)
+      : window_sampler({{0, windows, 1}}, rows, order, seed) {}
+
   index steps_per_epoch() const { return windows_ / rows_; }
+  /// Windows 0 .. reaches() - 1 are those that a run comes to, however long it is.
+  index reaches() const {
+    return order_ == window_order::sequential && texts_.size() == 1 ? steps_per_epoch() * rows_ : windows_;
+  }
 
   /// Rows first .. first + count - 1 of a step, into `out`.
   void rows_of(index step, index first, index count, std::vector<index>& out) {
-    const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
     out.resize(static_cast<std::size_t>(count));
-    for (index i = 0; i < count; ++i)
-      out[static_cast<std::size_t>(i)] =
-          order_ == window_order::sequential ? at + i : shuffled(epoch)[static_cast<std::size_t>(at + i)];
+    if (texts_.size() == 1) {
+      const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
+      for (index i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = window(0, epoch, at + i);
+      return;
+    }
+    seek(step * rows_ + first);
+    for (index& w : out) {
+      const std::size_t k = next_text();
+      const index n = texts_[k].read++;
+      w = window(k, n / texts_[k].range.count, n % texts_[k].range.count);
+    }
   }
 
  private:
-  const std::vector<index>& shuffled(index epoch) {
-    if (epoch == epoch_) return permutation_;
-    epoch_ = epoch;
-    permutation_.resize(static_cast<std::size_t>(windows_));
-    std::iota(permutation_.begin(), permutation_.end(), index{0});
-    rng random(seed_ ^ (static_cast<std::uint64_t>(epoch) + 1) * 0x9e3779b97f4a7c15u);
-    for (index i = windows_ - 1; i > 0; --i)
-      std::swap(permutation_[static_cast<std::size_t>(i)],
-                permutation_[static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(i) + 1))]);
-    return permutation_;
+  struct one_text {
+    window_range range;
+    index read = 0;  ///< rows of the mixture before the one that is looked for
+    index epoch = -1;
+    std::vector<index> permutation = {};
+    /// Where row n of this text has its place among those of all.
+    double place(index n) const { return (static_cast<double>(n) + 0.5) / range.share; }
+  };
+
+  /// The window that stands `at` a place of a text's order.
+  index window(std::size_t k, index epoch, index at) {
+    const index first = texts_[k].range.first;
+    return first + (order_ == window_order::sequential ? at : shuffled(k, epoch)[static_cast<std::size_t>(at)]);
   }
-  index windows_, rows_;
+
+  /// The text of the next row.
+  std::size_t next_text() const {
+    std::size_t best = 0;
+    for (std::size_t k = 1; k < texts_.size(); ++k)
+      if (texts_[k].place(texts_[k].read) < texts_[best].place(texts_[best].read)) best = k;
+    return best;
+  }
+  /// How many rows each text has among the first `rows`. Those placed below x are x, to within half a row a text: so
+  /// few are left to be counted one by one.
+  void seek(index rows) {
+    const double below = std::max(0.0, static_cast<double>(rows - std::ssize(texts_)));
+    index counted = 0;
+    for (one_text& t : texts_) {
+      t.read = static_cast<index>(below * t.range.share);
+      while (t.read > 0 && t.place(t.read - 1) >= below) --t.read;
+      while (t.place(t.read) < below) ++t.read;
+      counted += t.read;
+    }
+    for (; counted < rows; ++counted) ++texts_[next_text()].read;
+  }
+
+  const std::vector<index>& shuffled(std::size_t k, index epoch) {
+    one_text& text = texts_[k];
+    if (epoch == text.epoch) return text.permutation;
+    text.epoch = epoch;
+    auto& order = text.permutation;
+    order.resize(static_cast<std::size_t>(text.range.count));
+    std::iota(order.begin(), order.end(), index{0});
+    rng random(seed_ ^ (static_cast<std::uint64_t>(epoch) + 1) * 0x9e3779b97f4a7c15u ^ k * 0xbf58476d1ce4e5b9u);
+    for (index i = text.range.count - 1; i > 0; --i)
+      std::swap(order[static_cast<std::size_t>(i)],
+                order[static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(i) + 1))]);
+    return order;
+  }
+
+  index windows_ = 0, rows_;
   window_order order_;
   std::uint64_t seed_;
-  index epoch_ = -1;
-  std::vector<index> permutation_;
+  std::vector<one_text> texts_;
 };
 
 }  // namespace distil_xlstm

@@ -77,7 +77,8 @@ class trainer_base {
   step_metrics measure() {
     step_metrics m = begin_step(step_);
     for (index s = step_; m.tokens == 0; m = begin_step(s))
-      require(++s < step_ + 2 * order_.steps_per_epoch(), "trainer: no step has a token to score");
+      require(++s < step_ + 2 * order_.steps_per_epoch(),
+              "trainer: no step of two epochs has a token to score");
     forward_backward();
     read_sums(m);
     return m;
@@ -137,7 +138,7 @@ class trainer_base {
         student_(&student),
         text_(&text),
         options_(std::move(options)),
-        order_(text.count(), options_.batch * options_.accumulate, options_.order, options_.seed),
+        order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed),
         gradients_(device, student.trained()),
         first_moment_(device, student.trained()),
         second_moment_(device, student.trained()),
@@ -147,8 +148,7 @@ class trainer_base {
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
             text.vocab_size(), ", the student has ", student.vocabulary());
-    const bool all = options_.order == window_order::shuffled;
-    const index read = all ? text.count() : order_.steps_per_epoch() * options_.batch * options_.accumulate;
+    const index read = order_.reaches();
     require(text.scores(read), "the text has nothing to score: in its ", read, " windows of ", options_.length,
             " tokens every document is one token long");
     for (const auto& e : student.names())
