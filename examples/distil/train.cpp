@@ -25,6 +25,7 @@
 #include "method.hpp"
 #include "records.hpp"
 #include "text.hpp"
+#include "token_mix.hpp"
 
 namespace program {
 namespace {
@@ -38,6 +39,12 @@ constexpr const char* usage =
     "student/ (config.json, model.safetensors, tokenizer.json), checkpoints/, metrics.jsonl, TensorBoard "
     "events,\n"
     "run.json and report.html. An option with a schedule is given as FROM:TO, as in --alpha 0.8:0.5.\n\n"
+    "--tokens FILE:0.7,FILE:0.3 mixes texts: of all windows that are read 0.7 are of the first, 0.3 of the\n"
+    "second, evenly spread. Each text is read in an order of its own (--order), from its beginning again "
+    "after\n"
+    "its end. Weights count by their ratio; files without weights weigh the same. An epoch (--epochs) is as "
+    "many\n"
+    "steps as read as many windows as all texts have.\n\n"
     "--objective EXPRESSION, in place of --alpha, --beta, --temperature, --schedule and --alignment: a sum\n"
     "  --objective \"0.5*kl(T=2) + 0.4*ce + 0.1*frobenius(average)\"\n"
     "of up to four terms of\n"
@@ -103,12 +110,17 @@ constexpr dx::index most_steps = 99'999'999;
 class training_run {
  public:
   explicit training_run(const train_options& o)
-      : o_(o), method_(resolved(o)), lock_(o.out), engine_(make_engine(o.where)), tokens_(o.tokens) {
+      : o_(o),
+        method_(resolved(o)),
+        lock_(o.out),
+        engine_(make_engine(o.where)),
+        tokens_(parse_token_mix(o.tokens)) {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
-    windows_.emplace(tokens_, method_.options.length);
+    windows_.emplace(tokens_.texts(), method_.options.length);
     if (held_out_) require_held_out();
-    if (cache_) cache_->verify(tokens_.data_sha256(), windows_->count(), method_.options.length);
+    if (cache_)
+      cache_->verify(tokens_.files().front().data_sha256(), windows_->count(), method_.options.length);
     make_training();
   }
 
@@ -127,7 +139,7 @@ class training_run {
     if (fresh) {
       if (held_out_)
         records.held_out_before(training_->score(*held_out_, window()), teacher_->score(*held_out_, window()),
-                                dx::score_unigram(tokens_, *held_out_, window()));
+                                dx::score_unigram(tokens_.texts(), *held_out_, window()));
       records.sync();
       training_->save(store, identity);
     }
@@ -190,9 +202,13 @@ class training_run {
       teacher_name_ = cache_->identity().teacher;
       tokenizer_ = tokenizer_of(o_.cache);
     }
-    for (const auto* text : {&tokens_, held_out_ ? &*held_out_ : nullptr})
-      if (text) check_vocabulary(*text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
-    if (tokenizer_) warn_without_ends(tokens_, *tokenizer_);
+    const auto check = [&](const dx::io::token_file& text) {
+      check_vocabulary(text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
+    };
+    for (const auto& text : tokens_.files()) check(text);
+    if (held_out_) check(*held_out_);
+    if (tokenizer_)
+      for (const auto& text : tokens_.files()) warn_without_ends(text, *tokenizer_);
   }
 
   void require_held_out() const {
@@ -235,7 +251,6 @@ class training_run {
     json all = {{"teacher",
                  {{"name", teacher_name_},
                   {"sha256", cache_ ? cache_->identity().teacher_sha256 : hash_of(o_.teacher)}}},
-                {"tokens_sha256", tokens_.data_sha256()},
                 {"method", o_.method},
                 {"precision", o_.where.precision},
                 {"seed", o_.seed},
@@ -246,6 +261,7 @@ class training_run {
                 {"student", dx::write_xlstm_config(training_->student())["xlstm_cfg"]},
                 {"objective", objective_json(method_)},
                 {"optimiser", optimiser_json(method_, o_)}};
+    tokens_.identify(all);
     if (!o_.init.empty()) all["init_sha256"] = hash_of(o_.init);
     if (held_out_) all["held_out_sha256"] = held_out_->data_sha256();
     return all;
@@ -346,7 +362,7 @@ class training_run {
     const int threads = engine_->threads();
     run["command"] = {{"teacher", valid_utf8(o_.teacher.string())},
                       {"cache", valid_utf8(o_.cache.string())},
-                      {"tokens", valid_utf8(o_.tokens.string())},
+                      {"tokens", valid_utf8(o_.tokens)},
                       {"held_out", valid_utf8(o_.held_out.string())},
                       {"init", valid_utf8(o_.init.string())},
                       {"architecture", o_.architecture},
@@ -428,7 +444,7 @@ class training_run {
   method method_;
   folder_lock lock_;
   std::unique_ptr<engine> engine_;
-  dx::io::token_file tokens_;
+  token_mix tokens_;
   std::optional<dx::io::token_file> held_out_;
   std::optional<dx::teacher_cache> cache_;
   std::unique_ptr<teacher> teacher_;
@@ -447,12 +463,13 @@ int train(const arguments& given) {
       ("teacher", po::value(&r.teacher)->value_name("MODEL"),
        "the frozen transformer, run beside the student")                                                    //
       ("cache", po::value(&r.cache)->value_name("FOLDER"), "or its cached hidden states (`distil cache`)")  //
-      ("tokens", po::value(&r.tokens)->value_name("FILE"), "the training text (`distil tokenize`)")         //
-      ("held-out", po::value(&r.held_out)->value_name("FILE"), "the evaluation text")                       //
-      ("out", po::value(&r.out)->value_name("FOLDER"), "the folder to write to")                            //
-      ("resume", po::bool_switch(&r.resume), "resume from the last checkpoint in --out, if there is one")   //
-      ("steps", po::value(&r.steps), "number of optimiser steps")                                           //
-      ("minutes", po::value(&r.minutes), "or as many steps as fit, by the speed of the first ones")         //
+      ("tokens", po::value(&r.tokens)->value_name("FILE"),
+       "the training text (`distil tokenize`), or texts mixed by weight: FILE:0.7,FILE:0.3")               //
+      ("held-out", po::value(&r.held_out)->value_name("FILE"), "the evaluation text")                      //
+      ("out", po::value(&r.out)->value_name("FOLDER"), "the folder to write to")                           //
+      ("resume", po::bool_switch(&r.resume), "resume from the last checkpoint in --out, if there is one")  //
+      ("steps", po::value(&r.steps), "number of optimiser steps")                                          //
+      ("minutes", po::value(&r.minutes), "or as many steps as fit, by the speed of the first ones")        //
       ("epochs", po::value(&r.epochs), "or passes through the text");
   po::options_description student("Student");
   student.add_options()  //
@@ -509,6 +526,9 @@ int train(const arguments& given) {
 
   if (r.teacher.empty() && r.cache.empty()) throw usage_error("--teacher or --cache is missing");
   need(r.tokens, "tokens"), need(r.out, "out");
+  if (const auto files = parse_token_mix(r.tokens); files.size() > 1 && !r.cache.empty())
+    throw usage_error("--tokens: names " + std::to_string(files.size()) +
+                      " files, and a --cache is of one text");
   if (!dx::io::is_valid_utf8(r.prompt)) throw usage_error("--prompt: is not valid UTF-8");
   int budgets = 0;
   for (const char* option : {"steps", "minutes", "epochs"}) {

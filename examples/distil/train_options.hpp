@@ -11,7 +11,8 @@ namespace program {
 
 /// The options of `distil train`.
 struct train_options {
-  fs::path teacher, cache, tokens, held_out, out, init;
+  fs::path teacher, cache, held_out, out, init;
+  std::string tokens;  ///< a file, or files with weights (token_mix.hpp)
   std::string method = "default", architecture = "default", order = "shuffled";
   dx::index blocks = 0, heads = 0;  ///< 0: the architecture's
   std::string slstm_at;             ///< "0,2,4", "all", "none"; empty: the architecture's
