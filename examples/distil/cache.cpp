@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <iostream>
 
 #include <distil_xlstm/distil/target_layers.hpp>
@@ -45,7 +43,7 @@ void write_cache(engine& on, const cache_options& o) {
                          o.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
   if (tokenizer) dx::io::write_tokenizer(o.out, *tokenizer);
   teacher->write_cache(cache, text, o.batch, targets, [](dx::index done, dx::index all) {
-    if (::isatty(2))
+    if (on_terminal())
       std::cerr << "\r" << done << "/" << all << " windows" << (done == all ? "\n" : "") << std::flush;
   });
 }

@@ -25,6 +25,7 @@ using arguments = std::vector<std::string>;
 
 /// The subcommands. Each takes what follows its name and returns the exit status.
 int tokenize(const arguments&);
+int sample(const arguments&);
 int cache(const arguments&);
 int train(const arguments&);
 int generate(const arguments&);

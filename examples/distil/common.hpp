@@ -1,5 +1,7 @@
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
@@ -61,6 +63,20 @@ inline std::string short_number(double x) {
   std::snprintf(text, sizeof text, x >= 1000 ? "%.0f" : "%.4g", x);
   return text;
 }
+
+/// "3 min 05 s"
+inline std::string clock_text(double seconds) {
+  const auto s = seconds > 0 ? static_cast<long>(seconds) : 0L;
+  char text[48];
+  if (s >= 3600)
+    std::snprintf(text, sizeof text, "%ld h %02ld min", s / 3600, s / 60 % 60);
+  else
+    std::snprintf(text, sizeof text, "%ld min %02ld s", s / 60, s % 60);
+  return text;
+}
+
+/// Whether somebody looks at stderr: then there is a line of progress.
+inline bool on_terminal() { return ::isatty(2); }
 
 /// 12,115,608
 inline std::string grouped(dx::index n) {

@@ -118,7 +118,7 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
   auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
   const auto asked = continuations_of(file, source, t, model.context());
   report(file, source, asked, model.context());
-  const bool shown = ::isatty(2);
+  const bool shown = on_terminal();
   const auto given = model.score(asked, [&](dx::index done, dx::index all) {
     if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
   });

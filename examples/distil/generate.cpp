@@ -97,13 +97,9 @@ struct growing_text {
 
 void write_texts(loaded_model& model, const generate_options& o, const dx::io::tokenizer& tokenizer) {
   std::vector<std::vector<std::int32_t>> prompts;
-  const std::string all = read_text(o.prompts);
-  for (std::size_t begin = 0, end; begin < all.size(); begin = end + 1) {
-    end = std::min(all.find('\n', begin), all.size());
-    const std::string name = o.prompts.string() + ": line " + std::to_string(prompts.size() + 1);
-    prompts.push_back(prompt_ids(o, all.substr(begin, end - begin), name, tokenizer));
-  }
-  dx::require(!prompts.empty(), o.prompts.string(), ": there is no prompt");
+  for_each_prompt(o.prompts, [&](const std::string& prompt, const std::string& name) {
+    prompts.push_back(prompt_ids(o, prompt, name, tokenizer));
+  });
   std::size_t longest = 0;
   for (const auto& p : prompts) longest = std::max(longest, p.size());
   warn_beyond_context(static_cast<dx::index>(longest) + o.tokens, model.context(), o.model);

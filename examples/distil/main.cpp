@@ -18,6 +18,7 @@ struct command {
 };
 constexpr command commands[] = {
     {"tokenize", program::tokenize, "make a token file out of texts; print ids, or the text of ids"},
+    {"sample", program::sample, "make a token file of a model's own text"},
     {"cache", program::cache, "save a teacher's hidden states over a text"},
     {"train", program::train, "distil a student from a teacher, or from a cache"},
     {"generate", program::generate, "continue a text"},

@@ -1,7 +1,5 @@
 #include "records.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <iostream>
 #include <string_view>
@@ -10,19 +8,6 @@
 
 namespace program {
 namespace {
-
-bool on_terminal() { return ::isatty(2); }
-
-/// "3 min 05 s"
-std::string clock_text(double seconds) {
-  const auto s = static_cast<long>(std::max(0.0, seconds));
-  char text[48];
-  if (s >= 3600)
-    std::snprintf(text, sizeof text, "%ld h %02ld min", s / 3600, s / 60 % 60);
-  else
-    std::snprintf(text, sizeof text, "%ld min %02ld s", s / 60, s % 60);
-  return text;
-}
 
 std::string printed(const char* format, double x) {
   char text[48];

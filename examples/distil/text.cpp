@@ -22,6 +22,17 @@ std::string read_text(const fs::path& path) {
   return std::move(content.text);
 }
 
+void for_each_prompt(const fs::path& path,
+                     const std::function<void(const std::string& prompt, const std::string& name)>& use) {
+  const std::string all = read_text(path);
+  std::size_t number = 0;
+  for (std::size_t begin = 0, end; begin < all.size(); begin = end + 1) {
+    end = std::min(all.find('\n', begin), all.size());
+    use(all.substr(begin, end - begin), path.string() + ": line " + std::to_string(++number));
+  }
+  dx::require(number > 0, path.string(), ": there is no prompt");
+}
+
 std::string read_stdin() { return {std::istreambuf_iterator<char>(std::cin), {}}; }
 
 std::optional<dx::io::tokenizer_data> tokenizer_of(const fs::path& model) {

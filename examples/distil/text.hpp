@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,10 @@ namespace program {
 /// The content of a text file as `dx::io::read_text` gives it, UTF-8 with lines that LF ends; "-" is stdin. How many
 /// line ends were CR and LF is said on stderr.
 std::string read_text(const fs::path& path);
+/// Calls use(prompt, name) for the prompts of a file, one a line; `name` says the file and the line.
+/// Throws `error` where there is none.
+void for_each_prompt(const fs::path& path,
+                     const std::function<void(const std::string& prompt, const std::string& name)>& use);
 /// The bytes of stdin as they are.
 std::string read_stdin();
 

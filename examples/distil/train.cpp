@@ -1,11 +1,6 @@
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <iostream>
 #include <sstream>
 
@@ -22,8 +17,10 @@
 
 #include "command.hpp"
 #include "engine.hpp"
+#include "folder_lock.hpp"
 #include "method.hpp"
 #include "records.hpp"
+#include "signals.hpp"
 #include "text.hpp"
 #include "token_mix.hpp"
 
@@ -56,31 +53,10 @@ constexpr const char* usage =
     "Arguments come in this order or by name. A weight or a T may be FROM:TO or FROM:TO:SHAPE, as in\n"
     "  --objective \"0.8:0.2:cosine*skew_kl(a=0.1, T=2:1) + 0.2:0.8:cosine*ce\"\n";
 
-volatile std::sig_atomic_t caught_signal = 0;
-extern "C" void on_signal(int signal) { caught_signal = signal; }
-
 /// Seconds of a steady clock.
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-/// Keeps two runs out of one folder.
-class folder_lock {
- public:
-  explicit folder_lock(const fs::path& folder) {
-    fs::create_directories(folder);
-    const auto path = (folder / ".lock").string();
-    file_ = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
-    dx::require(file_ >= 0, path, ": cannot be created");
-    dx::require(::flock(file_, LOCK_EX | LOCK_NB) == 0, folder.string(), ": another run is writing there");
-  }
-  ~folder_lock() { ::close(file_); }
-  folder_lock(const folder_lock&) = delete;
-  folder_lock& operator=(const folder_lock&) = delete;
-
- private:
-  int file_ = -1;
-};
 
 /// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order; that they are there is the
 /// configuration's to check.
@@ -564,8 +540,7 @@ int train(const arguments& given) {
     if (values.count(option) &&
         !(values[option].as<double>() >= 0 && std::isfinite(values[option].as<double>())))
       throw usage_error(std::string("--") + option + ": must not be negative, and a number");
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+  catch_signals();
   return training_run(r).run();
 }
 

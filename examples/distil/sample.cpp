@@ -1,0 +1,396 @@
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <exception>
+#include <iostream>
+#include <optional>
+#include <span>
+
+#include <distil_xlstm/device/cpu/machine.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/sha256.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/io/write_token_file.hpp>
+#include <distil_xlstm/model/sampler.hpp>
+
+#include "command.hpp"
+#include "engine.hpp"
+#include "folder_lock.hpp"
+#include "signals.hpp"
+#include "text.hpp"
+
+namespace program {
+namespace {
+
+using dx::io::json;
+
+constexpr const char* usage =
+    R"(distil sample --model MODEL --tokens N --out FILE [--prompts FILE] [options]
+
+Writes a token file of the model's own text, for `train`, `cache` and `evaluate`, to those who have no text:
+  distil sample --model MODEL --tokens 10000000 --length 512 --out own.safetensors
+
+Each text begins with the token that begins a document, as `tokenize` writes it, with --prompts followed by a line of
+that file (text 0 by the first, and so on, cyclically; special tokens are parsed). It ends with an end-of-text token,
+which belongs to it, or at --length tokens, that beginning included; and before an id that the tokenizer does not have,
+where the model has more. Texts are documents of the file, until there are N tokens; the last text is kept whole, so
+that there may be up to --length - 1 more.
+
+Text i is drawn with the seed --seed + i, and texts are written in that order: the file depends on model, seed and
+options, not on which text was finished first, nor on the CPU on --batch and --threads. (On a GPU products of another
+--batch may round otherwise.)
+
+While it is written, the texts that are finished lie in FILE.part. Killed at any time, the same command goes on from
+there; SIGINT and SIGTERM write what is finished and leave with status 130 and 143.
+)";
+
+/// Seconds of a steady clock.
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct sample_options {
+  fs::path model, out, prompts;
+  dx::index tokens = 0, batch = 0, length = 512;
+  dx::sampling how;
+  machine where;
+};
+
+/// Documents one after another, as a token file has them.
+struct document_list {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int64_t> starts;
+
+  dx::index tokens() const { return std::ssize(ids); }
+  std::size_t count() const { return starts.size(); }
+  void add(std::span<const std::int32_t> document) {
+    starts.push_back(tokens());
+    ids.insert(ids.end(), document.begin(), document.end());
+  }
+};
+
+/// The folder beside the file that is written: what is finished, a token file every few seconds, and of which options
+/// it is. Each is whole or not there.
+class finished_parts {
+ public:
+  /// Throws `error` where another run is writing there, or one of other options has left texts there.
+  finished_parts(const fs::path& out, const json& options, dx::index vocabulary, std::string tokenizer)
+      : folder_(out.string() + ".part"),
+        lock_(folder_),
+        vocabulary_(vocabulary),
+        tokenizer_(std::move(tokenizer)) {
+    const fs::path manifest = folder_ / "options.json";
+    if (!names().empty()) {
+      const json before = dx::io::read_json_file(manifest);
+      for (const auto& [key, value] : options.items())
+        if (const json was = before.value(key, json()); was != value)
+          dx::fail(folder_.string(), ": the run there has another ", key, ": ", was.dump(),
+                   ", this one asks for ", value.dump(), "; go on with its options, or remove that folder");
+    }
+    dx::io::write_text_atomically(manifest, options.dump(2) + "\n");
+  }
+
+  /// Adds what is there, as far as it is whole and nothing is missing between; what comes after is removed.
+  void read(document_list& texts) {
+    bool good = true;
+    for (const auto& [first, path] : names()) {
+      good = good && first == texts.count() && add(path, texts);
+      if (!good) {
+        std::cerr << "distil: warning: " << path.string() << ": is drawn again\n";
+        fs::remove(path);
+      }
+    }
+    written_ = texts.count();
+  }
+
+  /// Writes the texts that are not written yet.
+  void write(const document_list& texts) {
+    if (written_ == texts.count()) return;
+    const auto first = texts.starts[written_];
+    std::vector<std::int64_t> starts(texts.starts.begin() + static_cast<std::ptrdiff_t>(written_),
+                                     texts.starts.end());
+    for (auto& s : starts) s -= first;
+    char name[48];
+    std::snprintf(name, sizeof name, "texts-%012zu.safetensors", written_);
+    dx::io::write_token_file(folder_ / name, std::span(texts.ids).subspan(static_cast<std::size_t>(first)),
+                             starts, vocabulary_, tokenizer_);
+    written_ = texts.count();
+  }
+
+  void remove() { fs::remove_all(folder_); }
+
+ private:
+  struct part {
+    std::size_t first;  ///< the number of its first text
+    fs::path path;
+  };
+  /// The parts that are there, in their order.
+  std::vector<part> names() const {
+    std::vector<part> out;
+    for (const auto& f : fs::directory_iterator(folder_)) {
+      std::size_t first = 0;
+      int end = 0;
+      const std::string name = f.path().filename().string();
+      if (std::sscanf(name.c_str(), "texts-%12zu.safetensors%n", &first, &end) == 1 &&
+          static_cast<std::size_t>(end) == name.size())
+        out.push_back({first, f.path()});
+    }
+    std::sort(out.begin(), out.end(), [](const part& a, const part& b) { return a.first < b.first; });
+    return out;
+  }
+  bool add(const fs::path& path, document_list& texts) const {
+    try {
+      const dx::io::token_file file(path);
+      dx::require(file.vocab_size() == vocabulary_ && file.tokenizer_sha256() == tokenizer_, path.string(),
+                  ": made with another tokenizer");
+      const auto before = texts.tokens();
+      for (const auto start : file.documents()) texts.starts.push_back(before + start);
+      texts.ids.resize(static_cast<std::size_t>(before + file.size()));
+      file.copy(0, file.size(), texts.ids.data() + before);
+      return true;
+    } catch (const dx::error& e) {
+      std::cerr << "distil: warning: " << e.what() << "\n";
+      return false;
+    }
+  }
+
+  fs::path folder_;
+  folder_lock lock_;
+  dx::index vocabulary_;
+  std::string tokenizer_;
+  std::size_t written_ = 0;
+};
+
+/// One run: draws texts side by side until there are enough.
+class sample_run {
+ public:
+  explicit sample_run(const sample_options& o)
+      : o_(o),
+        engine_(make_engine(o.where)),
+        model_(engine_->load(o.model)),
+        tokenizer_(need_tokenizer(o.model, model_->vocabulary())),
+        prompts_(read_prompts(o, tokenizer_)),
+        parts_(o.out, options(), tokenizer_.vocab_size(), tokenizer_.fingerprint()) {
+    warn_beyond_context(o.length, model_->context(), o.model);
+  }
+
+  int run() {
+    parts_.read(texts_);
+    started_ = saved_ = now();
+    const dx::index before = texts_.tokens();
+    try {
+      while (!enough()) draw();
+    } catch (const finished&) {
+    } catch (const dx::numeric_error& e) {
+      end_progress();
+      parts_.write(texts_);
+      dx::fail(o_.model.string(), ": ", e.what());
+    }
+    end_progress();
+    if (!enough()) {
+      parts_.write(texts_);
+      std::cerr << "distil: stopped by a signal; " << o_.out.string() << ".part has " << amount()
+                << ": the same command goes on\n";
+      return 128 + caught_signal;
+    }
+    const double rate = static_cast<double>(texts_.tokens() - before) / std::max(1e-9, now() - started_);
+    dx::io::write_token_file(o_.out, texts_.ids, texts_.starts, tokenizer_.vocab_size(),
+                             tokenizer_.fingerprint());
+    parts_.remove();
+    std::cerr << o_.out.string() << ": " << amount() << ", " << ended_ << " of the " << drawn_
+              << " drawn now ended by themselves, " << short_number(rate) << " tokens/s\n";
+    return 0;
+  }
+
+ private:
+  /// Thrown out of the model's writing when there are texts enough, or a signal has come.
+  struct finished {};
+  /// A text that others are before, or that still grows.
+  struct growing {
+    std::vector<std::int32_t> ids;
+    bool over = false, ended = false;
+  };
+
+  static std::vector<std::vector<std::int32_t>> read_prompts(const sample_options& o,
+                                                             const dx::io::tokenizer& t) {
+    const std::int32_t begin = t.document_start();
+    std::vector<std::vector<std::int32_t>> out;
+    const auto add = [&](std::vector<std::int32_t> ids, const std::string& name) {
+      if (begin >= 0 && (ids.empty() || ids.front() != begin)) ids.insert(ids.begin(), begin);
+      dx::require(!ids.empty(), name,
+                  o.prompts.empty()
+                      ? ": has no token that begins a document, and none that ends one: give --prompts"
+                      : ": is empty, and the model has no token that begins a document");
+      dx::require(std::ssize(ids) < o.length, name, ": is ", ids.size(), " tokens long, --length ", o.length,
+                  " leaves nothing to draw");
+      out.push_back(std::move(ids));
+    };
+    if (o.prompts.empty())
+      add({}, o.model.string());
+    else
+      for_each_prompt(o.prompts, [&](const std::string& text, const std::string& name) {
+        add(text.empty() ? std::vector<std::int32_t>() : encode_text(t, text, name, true), name);
+      });
+    return out;
+  }
+
+  /// What the file depends on.
+  json options() const {
+    dx::io::sha256 prompts;
+    for (const auto& p : prompts_) {
+      const auto size = static_cast<std::uint64_t>(p.size());
+      prompts.update(&size, sizeof size).update(p.data(), p.size() * sizeof p[0]);
+    }
+    json all = {{"model_sha256", hash_of(o_.model)},
+                {"tokenizer_sha256", tokenizer_.fingerprint()},
+                {"prompts_sha256", prompts.hex()},
+                {"tokens", o_.tokens},
+                {"length", o_.length},
+                {"temperature", o_.how.temperature},
+                {"top_k", o_.how.top_k},
+                {"top_p", o_.how.top_p},
+                {"seed", o_.how.seed},
+                {"device", o_.where.device},
+                {"precision", o_.where.precision}};
+    if (o_.where.device != "cpu") all["batch"] = o_.batch;
+    return all;
+  }
+
+  bool enough() const { return texts_.tokens() >= o_.tokens; }
+  /// "1,003 tokens in 12 texts"
+  std::string amount() const {
+    return grouped(texts_.tokens()) + " tokens in " + grouped(static_cast<dx::index>(texts_.count())) +
+           (texts_.count() == 1 ? " text" : " texts");
+  }
+
+  /// Draws from the first text that is not there on. So many are asked for at once that the batch seldom runs empty, and
+  /// as many whatever is left to do: a step has the same shape in every run.
+  void draw() {
+    constexpr std::size_t most_ids = 1u << 22;
+    std::size_t shortest = prompts_[0].size(), longest = 0;
+    for (const auto& p : prompts_)
+      shortest = std::min(shortest, p.size()), longest = std::max(longest, p.size());
+    const std::size_t least = std::max(16 * static_cast<std::size_t>(o_.batch), prompts_.size());
+    std::vector<std::vector<std::int32_t>> prompts(
+        std::max(least, std::min<std::size_t>(65536, most_ids / longest)));
+    const std::size_t first = texts_.count();
+    for (std::size_t i = 0; i < prompts.size(); ++i) prompts[i] = prompt_of(first + i);
+    ahead_.clear();
+    dx::sampling how = o_.how;
+    how.seed += first;
+    model_->write(prompts, o_.length - static_cast<dx::index>(shortest), o_.batch, how,
+                  [&](std::size_t i, std::int32_t id) { return take(first + i, id); });
+  }
+  const std::vector<std::int32_t>& prompt_of(std::size_t text) const {
+    return prompts_[text % prompts_.size()];
+  }
+
+  /// A token more of a text; whether it goes on.
+  bool take(std::size_t number, std::int32_t id) {
+    if (caught_signal) throw finished{};
+    const std::size_t at = number - texts_.count();
+    if (at >= ahead_.size()) ahead_.resize(at + 1);
+    growing& text = ahead_[at];
+    if (text.ids.empty()) text.ids = prompt_of(number);
+    const bool known = id < tokenizer_.vocab_size();
+    if (known) text.ids.push_back(id);
+    text.ended = known && tokenizer_.is_end_of_text(id);
+    text.over = !known || text.ended || std::ssize(text.ids) >= o_.length;
+    if (!text.over) return true;
+    ++drawn_, ended_ += text.ended;
+    if (at > 0) return false;
+    for (; !ahead_.empty() && ahead_.front().over && !enough(); ahead_.pop_front())
+      texts_.add(ahead_.front().ids);
+    keep();
+    if (enough()) throw finished{};
+    return false;
+  }
+
+  /// Now and then: a part to the disk, a line to the terminal. The more is done, the seldomer: a kill loses a
+  /// hundredth of it.
+  void keep() {
+    const double t = now();
+    if (t - saved_ >= std::clamp((t - started_) / 100, 0.5, 60.0)) {
+      parts_.write(texts_);
+      saved_ = t;
+    }
+    if (!on_terminal() || t - shown_ < 0.2) return;
+    if (shown_ == 0) tokens_at_first_ = texts_.tokens(), first_shown_ = t;
+    shown_ = t;
+    std::cerr << "\r\033[K" << grouped(texts_.tokens()) << "/" << grouped(o_.tokens) << " tokens in "
+              << grouped(static_cast<dx::index>(texts_.count())) << " texts";
+    const double rate = static_cast<double>(texts_.tokens() - tokens_at_first_) / (t - first_shown_);
+    if (t > first_shown_ && rate > 0)
+      std::cerr << "  " << short_number(rate) << " tok/s  left "
+                << clock_text(static_cast<double>(o_.tokens - texts_.tokens()) / rate);
+    std::cerr << std::flush;
+  }
+  void end_progress() {
+    if (shown_ > 0) std::cerr << "\n";
+    shown_ = 0;
+  }
+
+  sample_options o_;
+  std::unique_ptr<engine> engine_;
+  std::unique_ptr<loaded_model> model_;
+  dx::io::tokenizer tokenizer_;
+  std::vector<std::vector<std::int32_t>> prompts_;
+  finished_parts parts_;
+  document_list texts_;
+  std::deque<growing> ahead_;  ///< from text number texts_.count() on
+  dx::index drawn_ = 0, ended_ = 0;
+  double started_ = 0, saved_ = 0, shown_ = 0, first_shown_ = 0;
+  dx::index tokens_at_first_ = 0;
+};
+
+/// Texts at once, of which the file does not depend within these: on the CPU products of fewer rows, and of more, sum
+/// in another order.
+constexpr dx::index least_on_cpu = dx::device::cpu_base::few_rows + 1, most_on_cpu = 512;
+
+}  // namespace
+
+int sample(const arguments& given) {
+  sample_options o;
+  po::options_description options("Options");
+  options.add_options()                                                                        //
+      ("model", po::value(&o.model)->value_name("MODEL"), "a teacher or a student")            //
+      ("tokens", po::value(&o.tokens)->value_name("N"), "tokens to write, at least")           //
+      ("out", po::value(&o.out)->value_name("FILE"), "the token file to write (safetensors)")  //
+      ("prompts", po::value(&o.prompts)->value_name("FILE"),
+       "what texts begin with, a prompt a line; -: stdin")                                            //
+      ("batch", po::value(&o.batch), "texts at once; default: 16, on a GPU 512")                      //
+      ("length", po::value(&o.length)->default_value(o.length), "tokens of a text, at most")          //
+      ("temperature", po::value(&o.how.temperature)->default_value(1), "sampling temperature")        //
+      ("top-k", po::value(&o.how.top_k), "sample from the k most likely tokens")                      //
+      ("top-p", po::value(&o.how.top_p), "sample from the most likely tokens that together reach p")  //
+      ("seed", po::value(&o.how.seed)->default_value(0), "random seed");
+  options.add(machine_options(o.where));
+  po::variables_map values;
+  if (!parse(given, usage, options, values)) return 0;
+  require_effects("sample", values);
+  check(o.where);
+  need(o.model, "model"), need(o.out, "out");
+  if (!values.count("tokens")) throw usage_error("--tokens is missing");
+  if (o.tokens < 1) throw usage_error("--tokens: must be 1 or more");
+  if (o.length < 2)
+    throw usage_error("--length: must be 2 or more: a token that begins a text, and one to draw");
+  if (o.length > 1 << 24) throw usage_error("--length: " + std::to_string(o.length) + " is not possible");
+  const bool cpu = o.where.device == "cpu";
+  const dx::index least = cpu ? least_on_cpu : 1, most = cpu ? most_on_cpu : 65536;
+  if (!values.count("batch")) o.batch = cpu ? 16 : 512;
+  if (o.batch < least || o.batch > most)
+    throw usage_error("--batch: " + std::to_string(o.batch) + " is not possible on the " + o.where.device +
+                      ": from " + std::to_string(least) + " to " + std::to_string(most));
+  try {
+    if (dx::sampler(o.how).how().greedy() && o.prompts.empty())
+      throw usage_error("without chance every text is the same: give --prompts, or a --temperature above 0");
+  } catch (const dx::error& e) {
+    throw usage_error(e.what());
+  }
+  dx::require(!fs::exists(o.out) || fs::is_regular_file(o.out), o.out.string(), ": is there and no file");
+  catch_signals();
+  return sample_run(o).run();
+}
+
+}  // namespace program
