@@ -22,6 +22,7 @@ class token_windows;
 struct continuation;
 struct continuation_score;
 struct layer_range;
+struct linearised_config;
 struct sampling;
 struct step_metrics;
 struct text_score;
@@ -59,6 +60,9 @@ class loaded_model {
   /// Tokens that a transformer was trained to see; 0: any, or not known.
   virtual dx::index context() const = 0;
 
+  /// Of a model that was loaded so: other layers have a window.
+  virtual void mixers(const dx::linearised_config& mixers) = 0;
+
   /// As `dx::score_text`: `carry` goes on from window to window with the state.
   virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) = 0;
   virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry) = 0;
@@ -80,7 +84,12 @@ class loaded_model {
 class training {
  public:
   virtual ~training() = default;
-  virtual const dx::xlstm_config& student() const = 0;
+  /// config.json of the student.
+  virtual nlohmann::json config() const = 0;
+  /// "6 blocks of width 576"
+  virtual std::string shape() const = 0;
+  virtual dx::index trainable() const = 0;
+  virtual dx::index total() const = 0;
   virtual const dx::training_options& options() const = 0;
   virtual void total_steps(dx::index n) = 0;
   virtual void warmup(dx::index steps) = 0;
@@ -92,6 +101,8 @@ class training {
   virtual dx::schedule::clock clock() const = 0;
 
   virtual dx::step_metrics step() = 0;
+  /// Where the mixers of layers are aligned: the last step's error of each; else nothing.
+  virtual std::vector<double> layer_errors() const { return {}; }
   /// A step's work without the update.
   virtual void measure() = 0;
   /// Throws `dx::numeric_error` where the run has diverged.
@@ -105,6 +116,19 @@ class training {
   virtual dx::text_score score(const dx::io::token_file& text, dx::index window) = 0;
   virtual void write(std::span<const std::int32_t> prompt, dx::index most, const dx::sampling& how,
                      const std::function<bool(std::int32_t id)>& on_token) = 0;
+};
+
+/// A teacher with other mixers in the place of its attention, in whose memory the stages train.
+class linearised_student {
+ public:
+  virtual ~linearised_student() = default;
+  virtual const dx::linearised_config& config() const = 0;
+  /// Its gates begin with what the teacher's heads look at in a text.
+  virtual void calibrate(const dx::token_windows& text) = 0;
+  /// The stages. What they give refers to this, `text` and the teacher; one at a time.
+  virtual std::unique_ptr<training> align(const dx::token_windows& text, const dx::training_options& options) = 0;
+  virtual std::unique_ptr<training> distil(const dx::token_windows& text, const training_objective& objective,
+                                           const dx::training_options& options) = 0;
 };
 
 /// What a student is made to fit.
@@ -129,6 +153,9 @@ class teacher {
   virtual std::unique_ptr<training> train(const dx::xlstm_config& student, std::uint64_t seed,
                                           const dx::token_windows& text, const training_objective& objective,
                                           const dx::training_options& options) = 0;
+  /// A copy of it with other mixers, whose new tensors are drawn with `seed`. Of `mixers` the teacher's part is not
+  /// read. Throws `error` where it is a cache.
+  virtual std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers, std::uint64_t seed) = 0;
   /// A student that begins with the weights in a folder.
   virtual std::unique_ptr<training> train(const fs::path& student, const dx::token_windows& text,
                                           const training_objective& objective,
@@ -142,6 +169,9 @@ class engine {
   /// Worker threads of the CPU; 0 on other devices.
   virtual int threads() const = 0;
   virtual std::unique_ptr<loaded_model> load(const fs::path& model) = 0;
+  /// A transformer whose layers have attention or a window, as `mixers` says, and nothing is trained.
+  virtual std::unique_ptr<loaded_model> load_windowed(const fs::path& teacher,
+                                                      const dx::linearised_config& mixers) = 0;
   virtual std::unique_ptr<teacher> open_teacher(const fs::path& model) = 0;
   /// `cache` must live as long as the teacher.
   virtual std::unique_ptr<teacher> open_cache(const dx::teacher_cache& cache) = 0;

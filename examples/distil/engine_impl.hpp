@@ -8,8 +8,10 @@
 #include <utility>
 #include <variant>
 
+#include <distil_xlstm/distil/calibrate_gates.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
@@ -33,6 +35,15 @@ class loaded_model_on final : public loaded_model {
  public:
   loaded_model_on(D& device, const fs::path& path)
       : device_(device), model_(dx::load_language_model<T>(device, path)), read_(device, model_) {}
+
+  loaded_model_on(D& device, const fs::path& teacher, const dx::linearised_config& mixers)
+      : device_(device), model_(dx::load_windowed<T, dx::any_config>(device, teacher, mixers)), read_(device, model_) {}
+  void mixers(const dx::linearised_config& mixers) override {
+    dx::linearised_config all = std::get<dx::linearised_config>(model_.config().family);
+    all.mixers = mixers.mixers, all.window = mixers.window, all.sinks = mixers.sinks;
+    model_ = model_.with(dx::any_config(all));
+    read_ = dx::reader<model_type>(device_, model_);
+  }
 
   dx::index vocabulary() const override { return model_.vocabulary(); }
   bool has_cache() const override { return model_.has_cache(); }
@@ -129,22 +140,34 @@ class loaded_model_on final : public loaded_model {
   dx::reader<model_type> read_;
 };
 
-template <class D, class Objective>
+/// A trainer, its student, and what it refers to.
+template <class D, class Trainer>
 class training_on final : public training {
   using T = typename D::scalar;
 
  public:
-  using student_type = dx::xlstm<T, D>;
+  using student_type = typename Trainer::student_type;
 
-  training_on(D& device, student_type student, const dx::token_windows& text,
-              std::unique_ptr<dx::teacher_source<T, D>> source, const Objective& objective,
-              const dx::training_options& options)
+  /// `student` and `source` are kept; `more` is what the trainer takes behind device, student and text.
+  template <class... More>
+  training_on(D& device, std::shared_ptr<student_type> student, std::shared_ptr<const void> source,
+              const dx::token_windows& text, More&&... more)
       : device_(device),
         student_(std::move(student)),
         source_(std::move(source)),
-        trainer_(device, student_, text, *source_, objective, options) {}
+        trainer_(device, *student_, text, std::forward<More>(more)...) {}
 
-  const dx::xlstm_config& student() const override { return student_.config(); }
+  nlohmann::json config() const override { return config_json(student_->config()); }
+  std::string shape() const override { return shape_of(student_->config()); }
+  dx::index trainable() const override {
+    dx::index n = 0;
+    for (const auto& e : student_->names()) n += e.size;
+    return n;
+  }
+  dx::index total() const override {
+    const dx::index ends = student_->vocabulary() * student_->width() * (student_->config().tied ? 1 : 2);
+    return trainable() + (student_type::trains_ends ? 0 : ends);
+  }
   const dx::training_options& options() const override { return trainer_.options(); }
   void total_steps(dx::index n) override { trainer_.total_steps(n); }
   void warmup(dx::index steps) override { trainer_.warmup(steps); }
@@ -156,6 +179,12 @@ class training_on final : public training {
   dx::schedule::clock clock() const override { return trainer_.clock(); }
 
   dx::step_metrics step() override { return trainer_.step(); }
+  std::vector<double> layer_errors() const override {
+    if constexpr (requires { trainer_.layer_errors(); })
+      return trainer_.layer_errors();
+    else
+      return {};
+  }
   void measure() override { trainer_.measure(); }
   void check() override { trainer_.check(); }
 
@@ -163,21 +192,78 @@ class training_on final : public training {
   bool restore(const dx::checkpoints& from, const std::function<void(const std::string&)>& warn) override {
     return from.restore(trainer_, warn).has_value();
   }
-  void save_student(const fs::path& folder) const override { dx::save_xlstm(device_, student_, folder); }
+  void save_student(const fs::path& folder) const override { save_folder(*student_, folder); }
 
   dx::text_score score(const dx::io::token_file& text, dx::index window) override {
-    return dx::score_text<T>(device_, text, window, 8, student_.head(), dx::reader(device_, student_));
+    return dx::score_text<T>(device_, text, window, 8, student_->head(), dx::reader(device_, *student_));
   }
   void write(std::span<const std::int32_t> prompt, dx::index most, const dx::sampling& how,
              const std::function<bool(std::int32_t)>& on_token) override {
-    dx::generate(device_, student_, prompt, most, how, on_token);
+    dx::generate(device_, *student_, prompt, most, how, on_token);
+  }
+
+ private:
+  static nlohmann::json config_json(const dx::xlstm_config& c) { return dx::write_xlstm_config(c); }
+  static nlohmann::json config_json(const dx::linearised_config& c) { return dx::write_linearised_config(c); }
+  static std::string shape_of(const dx::xlstm_config& c) {
+    return std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width);
+  }
+  static std::string shape_of(const dx::linearised_config& c) {
+    return std::to_string(c.layers) + " layers of width " + std::to_string(c.width);
+  }
+  void save_folder(const dx::xlstm<T, D>& m, const fs::path& folder) const { dx::save_xlstm(device_, m, folder); }
+  void save_folder(const dx::linearised_model<T, D>& m, const fs::path& folder) const {
+    dx::save_linearised(device_, m, folder);
+  }
+
+  D& device_;
+  std::shared_ptr<student_type> student_;
+  std::shared_ptr<const void> source_;
+  Trainer trainer_;
+};
+
+/// A trainer for the objective of a method, or for that of --objective.
+template <class D, class Student, class T>
+std::unique_ptr<training> distillation_of(D& device, std::shared_ptr<Student> student, const dx::token_windows& text,
+                                          std::shared_ptr<dx::teacher_source<T, D>> source,
+                                          const training_objective& objective, const dx::training_options& options) {
+  return std::visit(
+      [&]<class Objective>(const Objective& chosen) -> std::unique_ptr<training> {
+        return std::make_unique<training_on<D, dx::trainer<Student, Objective>>>(device, std::move(student), source,
+                                                                                 text, *source, chosen, options);
+      },
+      objective);
+}
+
+template <class D>
+class linearised_student_on final : public linearised_student {
+  using T = typename D::scalar;
+  using student_type = dx::linearised_model<T, D>;
+  using teacher_type = dx::llama<T, D>;
+
+ public:
+  /// Refers to `teacher`.
+  linearised_student_on(D& device, const teacher_type& teacher, student_type student)
+      : device_(device), teacher_(teacher), student_(std::make_shared<student_type>(std::move(student))) {}
+
+  const dx::linearised_config& config() const override { return student_->config(); }
+  void calibrate(const dx::token_windows& text) override {
+    dx::calibrate_gates(device_, teacher_, *student_, text);
+  }
+  std::unique_ptr<training> align(const dx::token_windows& text, const dx::training_options& options) override {
+    using trainer = dx::mixer_trainer<student_type, teacher_type>;
+    return std::make_unique<training_on<D, trainer>>(device_, student_, nullptr, text, teacher_, options);
+  }
+  std::unique_ptr<training> distil(const dx::token_windows& text, const training_objective& objective,
+                                   const dx::training_options& options) override {
+    std::shared_ptr<dx::teacher_source<T, D>> source = std::make_shared<dx::live_teacher<teacher_type>>(teacher_);
+    return distillation_of(device_, student_, text, source, objective, options);
   }
 
  private:
   D& device_;
-  student_type student_;
-  std::unique_ptr<dx::teacher_source<T, D>> source_;
-  dx::trainer<student_type, Objective> trainer_;
+  const teacher_type& teacher_;
+  std::shared_ptr<student_type> student_;
 };
 
 /// What a running teacher and a cached one share: they give students their embedding, head and signals.
@@ -226,12 +312,8 @@ class teacher_on : public teacher {
 
   std::unique_ptr<training> train(student_type student, const dx::token_windows& text,
                                   const training_objective& objective, const dx::training_options& options) {
-    return std::visit(
-        [&]<class Objective>(const Objective& chosen) -> std::unique_ptr<training> {
-          return std::make_unique<training_on<D, Objective>>(device_, std::move(student), text, source(),
-                                                             chosen, options);
-        },
-        objective);
+    return distillation_of(device_, std::make_shared<student_type>(std::move(student)), text,
+                           std::shared_ptr<dx::teacher_source<T, D>>(source()), objective, options);
   }
 
   dx::index layers_, heads_, context_;
@@ -244,11 +326,16 @@ class live_teacher_on final : public teacher_on<D> {
   using model_type = dx::llama<T, D>;
 
  public:
-  live_teacher_on(D& device, model_type model)
+  live_teacher_on(D& device, const fs::path& path, model_type model)
       : base(device, {model.embedding(), model.head(), model.owner()}, model.config().layers,
              model.config().heads, model.config().context),
+        path_(path),
         model_(std::move(model)) {}
 
+  std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers, std::uint64_t seed) override {
+    return std::make_unique<linearised_student_on<D>>(
+        this->device_, model_, dx::linearise<T>(this->device_, path_, mixers, seed));
+  }
   std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) override {
     return dx::score_text<T>(this->device_, text, window, 8, model_.head(), dx::reader(this->device_, model_));
   }
@@ -267,6 +354,7 @@ class live_teacher_on final : public teacher_on<D> {
     return std::make_unique<dx::live_teacher<model_type>>(model_);
   }
 
+  fs::path path_;
   model_type model_;
 };
 
@@ -281,6 +369,9 @@ class cached_teacher_on final : public teacher_on<D> {
              cache.identity().layers, 0, 0),
         cache_(cache) {}
 
+  std::unique_ptr<linearised_student> linearise(const dx::linearised_config&, std::uint64_t) override {
+    dx::fail("a cache cannot be linearised: a teacher can");
+  }
   std::optional<dx::text_score> score(const dx::io::token_file&, dx::index) override { return {}; }
   void write_cache(dx::cache_writer&, const dx::token_windows&, dx::index, std::span<const dx::layer_range>,
                    const on_progress&) override {
@@ -310,8 +401,12 @@ class engine_on final : public engine {
   std::unique_ptr<loaded_model> load(const fs::path& model) override {
     return std::make_unique<loaded_model_on<D>>(device_, model);
   }
+  std::unique_ptr<loaded_model> load_windowed(const fs::path& teacher,
+                                              const dx::linearised_config& mixers) override {
+    return std::make_unique<loaded_model_on<D>>(device_, teacher, mixers);
+  }
   std::unique_ptr<teacher> open_teacher(const fs::path& model) override {
-    return std::make_unique<live_teacher_on<D>>(device_, dx::load_llama<typename D::scalar>(device_, model));
+    return std::make_unique<live_teacher_on<D>>(device_, model, dx::load_llama<typename D::scalar>(device_, model));
   }
   std::unique_ptr<teacher> open_cache(const dx::teacher_cache& cache) override {
     return std::make_unique<cached_teacher_on<D>>(device_, cache);

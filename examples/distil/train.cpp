@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <sstream>
@@ -10,10 +9,8 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
-#include <distil_xlstm/model/sampler.hpp>
 
 #include "command.hpp"
 #include "engine.hpp"
@@ -23,6 +20,7 @@
 #include "signals.hpp"
 #include "text.hpp"
 #include "token_mix.hpp"
+#include "training_steps.hpp"
 
 namespace program {
 namespace {
@@ -53,11 +51,6 @@ constexpr const char* usage =
     "Arguments come in this order or by name. A weight or a T may be FROM:TO or FROM:TO:SHAPE, as in\n"
     "  --objective \"0.8:0.2:cosine*skew_kl(a=0.1, T=2:1) + 0.2:0.8:cosine*ce\"\n";
 
-/// Seconds of a steady clock.
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 /// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order; that they are there is the
 /// configuration's to check.
 std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
@@ -79,9 +72,6 @@ std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
   return out;
 }
 
-/// What must not be more than a checkpoint's name can hold.
-constexpr dx::index most_steps = 99'999'999;
-
 /// One run: what it was asked, what it reads, what it writes.
 class training_run {
  public:
@@ -94,7 +84,7 @@ class training_run {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
     windows_.emplace(tokens_.texts(), method_.options.length);
-    if (held_out_) require_held_out();
+    if (held_out_) require_held_out(*held_out_, window());
     if (cache_)
       cache_->verify(tokens_.files().front().data_sha256(), windows_->count(), method_.options.length);
     make_training();
@@ -103,7 +93,8 @@ class training_run {
   int run() {
     const dx::checkpoints store(o_.out / "checkpoints");
     const json identity = this->identity();
-    const bool fresh = !restore(store, identity);
+    const bool fresh = !resumed_run{o_.out, o_.resume}.restore(*training_, store, (o_.out / "checkpoints").string(),
+                                                               identity, asked_length());
     if (fresh) training_->total_steps(chosen_length());
     const dx::index total = training_->options().total_steps;
     training_->warmup(
@@ -120,52 +111,22 @@ class training_run {
       training_->save(store, identity);
     }
     try {
-      if (const int stopped = steps(records, store, identity)) return stopped;
+      const step_loop steps{*training_, records, store, identity,
+                            {o_.log_every, o_.checkpoint_every, o_.evaluate_every},
+                            &method_.objective, held_out_ ? &*held_out_ : nullptr};
+      if (const int stopped = steps()) return stopped;
       finish(records, identity);
     } catch (const dx::numeric_error& e) {
-      return diverged(records, store, e.what());
+      records.diverged(training_->step_count(), e.what());
+      records.end_progress();
+      records.sync();
+      report({});
+      return say_diverged(o_.out, e.what(), store.steps());
     }
     return 0;
   }
 
  private:
-  /// Trains to the end; the status of a run that a signal has stopped.
-  int steps(run_records& records, const dx::checkpoints& store, const json& identity) {
-    const dx::index total = training_->options().total_steps, first = training_->step_count();
-    const double started = now();
-    while (training_->step_count() < total) {
-      const double t0 = now();
-      const named_values schedules = schedules_at(method_.objective, training_->clock()),
-                         changing = schedules_at(method_.objective, training_->clock(), false);
-      const auto m = training_->step();
-      const double t1 = now(), rate = static_cast<double>(tokens_a_step()) / (t1 - t0);
-      const bool last = m.step == total;
-      if (m.step % o_.log_every == 0 || last || m.skipped || m.empty)
-        records.step(m, schedules, m.step * tokens_a_step(), rate);
-      if (last) training_->check();
-      records.progress(
-          m, changing, rate,
-          (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step), total);
-      const bool due = o_.evaluate_every > 0 && m.step % o_.evaluate_every == 0;
-      if (held_out_ && (due || last)) records.held_out(m.step, training_->score(*held_out_, window()));
-      const int stopped = caught_signal;
-      // While steps are not finite the last good checkpoints stay.
-      if (stopped || last || (m.step % o_.checkpoint_every == 0 && !m.skipped)) {
-        records.sync();
-        training_->save(store, identity);
-      }
-      if (stopped) {
-        records.end_progress();
-        std::cerr << "distil: stopped by a signal at step " << m.step << ", checkpoint written\n";
-        return 128 + stopped;
-      }
-    }
-    records.end_progress();
-    dx::require(training_->updates() > 0, o_.out.string(), ": none of ", total,
-                " steps had a token to score; the student has learnt nothing");
-    return 0;
-  }
-
   void open_teacher() {
     if (o_.cache.empty()) {
       teacher_ = engine_->open_teacher(o_.teacher);
@@ -178,20 +139,7 @@ class training_run {
       teacher_name_ = cache_->identity().teacher;
       tokenizer_ = tokenizer_of(o_.cache);
     }
-    const auto check = [&](const dx::io::token_file& text) {
-      check_vocabulary(text, teacher_->facts().vocabulary, tokenizer_, "the teacher");
-    };
-    for (const auto& text : tokens_.files()) check(text);
-    if (held_out_) check(*held_out_);
-    if (tokenizer_)
-      for (const auto& text : tokens_.files()) warn_without_ends(text, *tokenizer_);
-  }
-
-  void require_held_out() const {
-    for (dx::index i = 1; i < held_out_->size(); ++i)
-      if (i % window() != 0 && !held_out_->starts_at(i)) return;
-    dx::fail(held_out_->path(), ": nothing to score: in windows of ", window(),
-             " tokens every document is one token long");
+    check_texts(tokens_, held_out_, teacher_->facts().vocabulary, tokenizer_);
   }
 
   void make_training() {
@@ -234,69 +182,13 @@ class training_run {
                 {"batch", size.batch},
                 {"length", size.length},
                 {"accumulate", size.accumulate},
-                {"student", dx::write_xlstm_config(training_->student())["xlstm_cfg"]},
+                {"student", training_->config().at("xlstm_cfg")},
                 {"objective", objective_json(method_)},
                 {"optimiser", optimiser_json(method_, o_)}};
     tokens_.identify(all);
     if (!o_.init.empty()) all["init_sha256"] = hash_of(o_.init);
     if (held_out_) all["held_out_sha256"] = held_out_->data_sha256();
     return all;
-  }
-  /// What `run` holds of `key`, as far as it must be the same: of a teacher its content, whatever it is called now.
-  static json compared(const json& run, const std::string& key) {
-    if (!run.contains(key)) return {};
-    return key == "teacher" && run.at(key).is_object() ? run.at(key).value("sha256", json()) : run.at(key);
-  }
-  /// Where two runs differ, though one has gone on with the other's name; nothing where they are one. Runs of before
-  /// a key was written have none; a text may be held out from a resume on.
-  static std::optional<std::string> difference(const json& before, const json& now) {
-    for (const auto& [key, value] : now.items())
-      if ((key != "init_sha256" && key != "held_out_sha256") || before.contains(key))
-        if (compared(before, key) != compared(now, key)) return key;
-    if (before.contains("init_sha256") && !now.contains("init_sha256")) return "init_sha256";
-    return {};
-  }
-
-  bool restore(const dx::checkpoints& store, const json& identity) {
-    const std::string where = (o_.out / "checkpoints").string();
-    if (!o_.resume) {
-      dx::require(store.steps().empty(), where,
-                  ": a run is there already; give --resume to go on with it, or another --out");
-      return false;
-    }
-    const auto warn = [](const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; };
-    const auto run = store.newest_run();  // compared before the tensors, which differ where the run does
-    if (!run) {
-      if (logged_steps() > 0)
-        warn(where + ": no checkpoint is there, though steps were logged: begins at step 0");
-      return false;
-    }
-    if (const auto key = difference(*run, identity))
-      dx::fail(where, ": the run there has another ", *key, ": ", run->value(*key, json()).dump(),
-               ", this one asks for ", identity.value(*key, json()).dump());
-    if (!training_->restore(store, warn)) return false;
-    const dx::index total = training_->options().total_steps, asked = asked_length();
-    dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
-                " steps, which its schedules depend on, this one asks for ", asked);
-    for (const char* name : {"run.json", "metrics.jsonl"})
-      if (!fs::exists(o_.out / name))
-        warn((o_.out / name).string() + ": is not there" +
-             (name == std::string("run.json") ? ", and is written anew"
-                                              : ": the steps before are not in the report"));
-    if (training_->step_count() < total && fs::exists(o_.out / "student"))
-      warn(where + ": the last checkpoint of the finished run is missing: resumes at step " +
-           std::to_string(training_->step_count()) + " of " + std::to_string(total));
-    return true;
-  }
-
-  /// The last step that metrics.jsonl has a line of.
-  dx::index logged_steps() const {
-    dx::index last = 0;
-    if (fs::exists(o_.out / "metrics.jsonl"))
-      for (const auto& r : read_metrics(o_.out / "metrics.jsonl"))
-        if (r.contains("step") && r.at("step").is_number())
-          last = std::max(last, r.at("step").get<dx::index>());
-    return last;
   }
   /// The steps that --steps or --epochs ask for; 0: --minutes decides.
   dx::index asked_length() const {
@@ -308,29 +200,9 @@ class training_run {
   /// --steps, --epochs, or --minutes by the speed of a first step (which updates nothing).
   dx::index chosen_length() {
     if (const dx::index asked = asked_length(); asked > 0) return asked;
-    training_->total_steps(1);
-    training_->measure();  // allocates what later steps use
-    const double t0 = now();
-    int times = 0;
-    do {
-      training_->measure();
-      ++times;
-    } while (times < 3 && now() - t0 < 10);
-    const double each = (now() - t0) / times;
-    return whole_steps("minutes", o_.minutes, o_.minutes * 60 / each);
+    return whole_steps("minutes", o_.minutes, o_.minutes * 60 / seconds_a_step(*training_));
   }
-  static dx::index whole_steps(const char* option, double asked, double steps) {
-    if (!(steps < static_cast<double>(most_steps)))
-      throw usage_error(std::string("--") + option + ": " + short_number(asked) + " are more than " +
-                        grouped(most_steps) + " steps");
-    return std::max<dx::index>(1, static_cast<dx::index>(steps));
-  }
-  dx::index tokens_a_step() const {
-    const auto& size = method_.options;
-    return size.batch * size.length * size.accumulate;
-  }
-
-  dx::index window() const { return std::clamp<dx::index>(method_.options.length, 2, 512); }
+  dx::index window() const { return held_out_window(method_.options); }
 
   void write_run(const json& identity, dx::index total) const {
     json run = identity;
@@ -349,13 +221,12 @@ class training_run {
                       {"checkpoint_every", o_.checkpoint_every},
                       {"evaluate_every", o_.evaluate_every},
                       {"prompt", o_.prompt}};
-    const auto& student = training_->student();
-    run["parameters"] = {{"trainable", student.trainable()}, {"total", student.total()}};
+    run["parameters"] = {{"trainable", training_->trainable()}, {"total", training_->total()}};
     dx::io::write_text_atomically(o_.out / "run.json", run.dump(2) + "\n");
   }
 
   void finish(const run_records& records, const json& identity) {
-    const dx::index tokens_seen = training_->step_count() * tokens_a_step();
+    const dx::index tokens_seen = training_->step_count() * tokens_a_step(method_.options);
     const fs::path folder = o_.out / "student";
     training_->save_student(folder);
     json about = identity;
@@ -364,58 +235,19 @@ class training_run {
     about["empty_steps"] = training_->empty();
     dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
     if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
-    report(sample(120));
+    report(sample_of(*training_, tokenizer_, o_.prompt, 120, o_.seed));
     std::cout << o_.out.string() << ": " << grouped(training_->step_count()) << " steps, "
-              << grouped(tokens_seen) << " tokens" << records.reached() << counted_steps() << "\n";
-  }
-  /// ", 3 with nothing to score, 1 skipped"
-  std::string counted_steps() const {
-    std::string text;
-    if (training_->empty() > 0) text += ", " + grouped(training_->empty()) + " steps with nothing to score";
-    if (training_->skipped() > 0) text += ", " + grouped(training_->skipped()) + " steps skipped as not finite";
-    return text;
+              << grouped(tokens_seen) << " tokens" << records.reached()
+              << counted_steps(training_->empty(), training_->skipped()) << "\n";
   }
   void report(const std::string& sample) {
-    const auto& c = training_->student();
     write_run_report(
         o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
-                 .subtitle = std::to_string(c.blocks) + " blocks of width " + std::to_string(c.width) + ", " +
-                             grouped(c.trainable()) + " trainable parameters",
+                 .subtitle = training_->shape() + ", " + grouped(training_->trainable()) + " trainable parameters",
                  .prompt = o_.prompt,
                  .sample = sample,
-                 .tokens_seen = training_->step_count() * tokens_a_step()});
+                 .tokens_seen = training_->step_count() * tokens_a_step(method_.options)});
   }
-  /// What a run that has diverged leaves: its records, its report, the checkpoints before.
-  int diverged(run_records& records, const dx::checkpoints& store, const std::string& how) {
-    records.diverged(training_->step_count(), how);
-    records.end_progress();
-    records.sync();
-    report({});
-    const auto steps = store.steps();
-    std::cerr << "distil: " << o_.out.string() << ": " << how;
-    if (!steps.empty()) std::cerr << "; the checkpoint of step " << steps.back() << " stands";
-    std::cerr << "; a smaller --lr or --clip may help\n";
-    return 1;
-  }
-
-  /// Continues the prompt at temperature 0.7 from the 40 most likely tokens: a look at what the student has
-  /// learnt.
-  std::string sample(dx::index tokens) {
-    if (!tokenizer_) return {};
-    const dx::io::tokenizer t(*tokenizer_);
-    auto ids = t.encode(o_.prompt, false).ids;
-    if (t.document_start() >= 0) ids.insert(ids.begin(), t.document_start());
-    if (ids.empty()) return {};
-    dx::io::stream_decoder decoder(t, true);
-    std::string text;
-    training_->write(ids, tokens, {.temperature = 0.7, .top_k = 40, .seed = o_.seed}, [&](std::int32_t id) {
-      if (t.is_end_of_text(id)) return false;
-      text += decoder.put(id);
-      return true;
-    });
-    return text + decoder.finish();
-  }
-
   train_options o_;
   method method_;
   folder_lock lock_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
@@ -149,6 +150,19 @@ class model {
     head_ = {head.data, dtype_of<T>, head.rows, head.cols};
     layout<T> names(nullptr, &names_);
     all_weights_of(config_).params(names);
+  }
+
+  /// The same weights as another configuration reads them. Throws `error` unless it has the same tensors.
+  model with(Family config) const requires(is_frozen) {
+    model other = *this;
+    other.config_ = std::move(config), other.stack_ = family::stack(other.config_);
+    other.names_.clear();
+    other.name_tensors(family::prefix(other.config_));
+    const auto same = [](const manifest_entry& a, const manifest_entry& b) {
+      return a.name == b.name && a.shape == b.shape;
+    };
+    require(std::ranges::equal(names_, other.names_, same), "model: a configuration of other tensors");
+    return other;
   }
 
   const Family& config() const { return config_; }

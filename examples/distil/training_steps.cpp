@@ -1,0 +1,189 @@
+#include "training_steps.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+#include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/io/stream_decoder.hpp>
+#include <distil_xlstm/model/sampler.hpp>
+
+#include "method.hpp"
+#include "signals.hpp"
+#include "text.hpp"
+
+namespace program {
+
+using dx::io::json;
+
+namespace {
+
+void warn(const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }
+
+/// What `run` holds of `key`, as far as it must be the same: of a teacher its content, whatever it is called now.
+json compared(const json& run, const std::string& key) {
+  if (!run.contains(key)) return {};
+  return key == "teacher" && run.at(key).is_object() ? run.at(key).value("sha256", json()) : run.at(key);
+}
+
+/// The last step that metrics.jsonl has a line of.
+dx::index logged_steps(const fs::path& file) {
+  dx::index last = 0;
+  if (fs::exists(file))
+    for (const auto& r : read_metrics(file))
+      if (r.contains("step") && r.at("step").is_number()) last = std::max(last, r.at("step").get<dx::index>());
+  return last;
+}
+
+}  // namespace
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+dx::index whole_steps(const char* option, double asked, double steps) {
+  if (!(steps < static_cast<double>(most_steps)))
+    throw usage_error(std::string("--") + option + ": " + short_number(asked) + " are more than " +
+                      grouped(most_steps) + " steps");
+  return std::max<dx::index>(1, static_cast<dx::index>(steps));
+}
+
+double seconds_a_step(training& t) {
+  t.total_steps(1);
+  t.measure();  // allocates what later steps use
+  const double t0 = now();
+  int times = 0;
+  do {
+    t.measure();
+    ++times;
+  } while (times < 3 && now() - t0 < 10);
+  return (now() - t0) / times;
+}
+
+int step_loop::operator()() const {
+  const dx::index total = run.options().total_steps, first = run.step_count(), tokens = tokens_a_step(run.options());
+  const double started = now();
+  while (run.step_count() < total) {
+    const double t0 = now();
+    named_values schedules, changing;
+    if (objective)
+      schedules = schedules_at(*objective, run.clock()), changing = schedules_at(*objective, run.clock(), false);
+    const auto m = run.step();
+    const double t1 = now(), rate = static_cast<double>(tokens) / (t1 - t0);
+    const bool last = m.step == total;
+    if (m.step % every.log == 0 || last || m.skipped || m.empty)
+      records.step(m, schedules, m.step * tokens, rate);
+    if (last) run.check();
+    records.progress(m, changing, rate,
+                     (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
+                     total);
+    const bool due = every.evaluate > 0 && m.step % every.evaluate == 0;
+    if (held_out && (due || last))
+      records.held_out(m.step, run.score(*held_out, held_out_window(run.options())));
+    const int stopped = caught_signal;
+    // While steps are not finite the last good checkpoints stay.
+    if (stopped || last || (m.step % every.checkpoint == 0 && !m.skipped)) {
+      records.sync();
+      run.save(store, identity);
+    }
+    if (stopped) {
+      records.end_progress();
+      std::cerr << "distil: stopped by a signal at step " << m.step << ", checkpoint written\n";
+      return 128 + stopped;
+    }
+  }
+  records.end_progress();
+  dx::require(run.updates() > 0, "none of ", total, " steps had a token to score; the student has learnt nothing");
+  return 0;
+}
+
+std::optional<std::string> difference(const json& before, const json& now) {
+  // Runs of before a key was written have none; a text may be held out from a resume on.
+  for (const auto& [key, value] : now.items())
+    if ((key != "init_sha256" && key != "held_out_sha256") || before.contains(key))
+      if (compared(before, key) != compared(now, key)) return key;
+  if (before.contains("init_sha256") && !now.contains("init_sha256")) return "init_sha256";
+  return {};
+}
+
+std::optional<json> resumed_run::find(const dx::checkpoints& store, const std::string& where) const {
+  if (resume) return store.newest_run();
+  dx::require(store.steps().empty(), where,
+              ": a run is there already; give --resume to go on with it, or another --out");
+  return {};
+}
+
+bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::string& where, const json& identity,
+                          dx::index asked) const {
+  const auto run = find(store, where);  // compared before the tensors, which differ where the run does
+  if (!run) {
+    if (resume && logged_steps(out / "metrics.jsonl") > 0)
+      warn(where + ": no checkpoint is there, though steps were logged: begins at step 0");
+    return false;
+  }
+  if (const auto key = difference(*run, identity))
+    dx::fail(where, ": the run there has another ", *key, ": ", run->value(*key, json()).dump(),
+             ", this one asks for ", identity.value(*key, json()).dump());
+  if (!t.restore(store, warn)) return false;
+  const dx::index total = t.options().total_steps;
+  dx::require(asked == 0 || asked == total, where, ": the run there has ", total,
+              " steps, which its schedules depend on, this one asks for ", asked);
+  for (const char* name : {"run.json", "metrics.jsonl"})
+    if (!fs::exists(out / name))
+      warn((out / name).string() + ": is not there" +
+           (name == std::string("run.json") ? ", and is written anew"
+                                            : ": the steps before are not in the report"));
+  if (t.step_count() < total && fs::exists(out / "student"))
+    warn(where + ": the last checkpoint of the finished run is missing: resumes at step " +
+         std::to_string(t.step_count()) + " of " + std::to_string(total));
+  return true;
+}
+
+void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out, dx::index vocabulary,
+                 const std::optional<dx::io::tokenizer_data>& tokenizer) {
+  for (const auto& text : tokens.files()) check_vocabulary(text, vocabulary, tokenizer, "the teacher");
+  if (held_out) check_vocabulary(*held_out, vocabulary, tokenizer, "the teacher");
+  if (tokenizer)
+    for (const auto& text : tokens.files()) warn_without_ends(text, *tokenizer);
+}
+
+dx::index held_out_window(const dx::training_options& o) { return std::clamp<dx::index>(o.length, 2, 512); }
+
+void require_held_out(const dx::io::token_file& text, dx::index window) {
+  for (dx::index i = 1; i < text.size(); ++i)
+    if (i % window != 0 && !text.starts_at(i)) return;
+  dx::fail(text.path(), ": nothing to score: in windows of ", window, " tokens every document is one token long");
+}
+
+std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& prompt,
+                      dx::index tokens, std::uint64_t seed) {
+  if (!tokenizer) return {};
+  const dx::io::tokenizer encoder(*tokenizer);
+  auto ids = encoder.encode(prompt, false).ids;
+  if (encoder.document_start() >= 0) ids.insert(ids.begin(), encoder.document_start());
+  if (ids.empty()) return {};
+  dx::io::stream_decoder decoder(encoder, true);
+  std::string text;
+  t.write(ids, tokens, {.temperature = 0.7, .top_k = 40, .seed = seed}, [&](std::int32_t id) {
+    if (encoder.is_end_of_text(id)) return false;
+    text += decoder.put(id);
+    return true;
+  });
+  return text + decoder.finish();
+}
+
+std::string counted_steps(dx::index empty, dx::index skipped) {
+  std::string text;
+  if (empty > 0) text += ", " + grouped(empty) + " steps with nothing to score";
+  if (skipped > 0) text += ", " + grouped(skipped) + " steps skipped as not finite";
+  return text;
+}
+
+int say_diverged(const fs::path& out, const std::string& how, const std::vector<dx::index>& steps) {
+  std::cerr << "distil: " << out.string() << ": " << how;
+  if (!steps.empty()) std::cerr << "; the checkpoint of step " << steps.back() << " stands";
+  std::cerr << "; a smaller --lr or --clip may help\n";
+  return 1;
+}
+
+}  // namespace program

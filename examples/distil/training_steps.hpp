@@ -1,0 +1,82 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/token_file.hpp>
+#include <distil_xlstm/io/tokenizer_data.hpp>
+
+#include "engine.hpp"
+#include "records.hpp"
+#include "token_mix.hpp"
+
+namespace program {
+
+// What the commands that train have in common: `train` and each stage of `linearise`.
+
+/// Seconds of a steady clock.
+double now();
+
+/// What must not be more than a checkpoint's name can hold.
+inline constexpr dx::index most_steps = 99'999'999;
+/// At least one step. Throws `usage_error` naming the option that asks for too many.
+dx::index whole_steps(const char* option, double asked, double steps);
+/// By the speed of the first ones, which update nothing.
+double seconds_a_step(training& t);
+/// Tokens that a step reads.
+inline dx::index tokens_a_step(const dx::training_options& o) { return o.batch * o.length * o.accumulate; }
+
+/// How often something is done, in steps; 0: at the end only.
+struct step_intervals {
+  dx::index log = 1, checkpoint = 100, evaluate = 0;
+};
+
+/// Trains to the end, with its records and checkpoints.
+struct step_loop {
+  training& run;
+  run_records& records;
+  const dx::checkpoints& store;
+  const dx::io::json& identity;
+  step_intervals every;
+  const training_objective* objective = nullptr;    ///< whose schedules are logged
+  const dx::io::token_file* held_out = nullptr;     ///< null: nothing is evaluated
+
+  /// 0, or the status of a run that a signal has stopped. Throws `dx::numeric_error` where it has diverged.
+  int operator()() const;
+};
+
+/// Where two runs differ, though one has gone on with the other's name; nothing where they are one.
+std::optional<std::string> difference(const dx::io::json& before, const dx::io::json& now);
+
+/// What a run that goes on finds: false where it begins at step 0, which it must without `resume`. Warns about what is
+/// damaged or lost. Throws `error` where another run is there: identity, or `asked` steps (0: any).
+struct resumed_run {
+  fs::path out;
+  bool resume = false;
+  /// The identity of the newest checkpoint, where there is one. Throws where there is one and `resume` is false.
+  std::optional<dx::io::json> find(const dx::checkpoints& store, const std::string& where) const;
+  bool restore(training& t, const dx::checkpoints& store, const std::string& where, const dx::io::json& identity,
+               dx::index asked) const;
+};
+
+/// Throws `error` where a text does not fit the teacher; warns where no document has an end.
+void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out, dx::index vocabulary,
+                 const std::optional<dx::io::tokenizer_data>& tokenizer);
+/// The windows that held-out text is scored in.
+dx::index held_out_window(const dx::training_options& o);
+/// Throws `error` where in them is nothing to score.
+void require_held_out(const dx::io::token_file& text, dx::index window);
+
+/// The prompt continued at temperature 0.7 from the 40 most likely tokens: a look at what the student has learnt. Empty
+/// without a tokenizer.
+std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& prompt,
+                      dx::index tokens, std::uint64_t seed);
+
+/// ", 3 steps with nothing to score, 1 steps skipped as not finite"
+std::string counted_steps(dx::index empty, dx::index skipped);
+/// What is said on stderr of a run that has diverged, whose last good checkpoint is that of `steps`; its exit status.
+int say_diverged(const fs::path& out, const std::string& how, const std::vector<dx::index>& steps);
+
+}  // namespace program
