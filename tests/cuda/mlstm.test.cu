@@ -162,12 +162,47 @@ BOOST_AUTO_TEST_CASE(an_empty_state_and_no_documents) {
   r.empty_state();
   compare(r, "an empty state");
 }
+mlstm_shape mean_of(index heads, index query, index value, double epsilon = 0) {
+  mlstm_shape shape{heads, query, value};
+  shape.epsilon = epsilon, shape.normaliser = mlstm_normaliser::sum;
+  return shape;
+}
+BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
+  for (const auto& [query, value] : {std::pair<index, index>{128, 64}, {3, 7}, {64, 64}, {96, 17}})
+    for (const double epsilon : {0.0, 1e-6})
+      for (const index time : {1, 130, 300}) {
+        auto r = run::random(2, time, mean_of(3, query, value, epsilon), time / 2);
+        const std::string what = "a mean, " + name_of(2, time, query, value);
+        compare(r, what);
+        begin_documents(r, {0, 5, 64, 127, 128, 129, 257});
+        compare(r, what + ", documents");
+        r.empty_state();
+        compare(r, what + ", from nothing");
+      }
+  compare(run::random(2, 512, mean_of(9, 128, 64), 200), "a mean, a linearised student's shape");
+}
+BOOST_AUTO_TEST_CASE_TEMPLATE(a_mean_of_next_to_nothing_is_finite, P, float_precisions) {
+  for (const float left : {1e-12f, 1e-25f, 0.0f}) {
+    auto r = run::random(2, 140, mean_of(2, 16, 8), 30);
+    r.empty_state();
+    auto much = r;
+    for (float& x : r.q) x *= left;
+    r.forward(gpu<P>()), r.backward(gpu<P>());
+    for (const auto& [name, x] : run::results())
+      BOOST_TEST(std::all_of((r.*x).begin(), (r.*x).end(), [](float y) { return std::isfinite(y); }),
+                 name << " of " << left);
+    if (left != 1e-12f) continue;
+    much.forward(gpu<P>());  // a mean is the same, however little there is
+    BOOST_TEST(testing::relative_error(r.h, much.h) <= (is_bf16<P> ? 2e-2 : 1e-5));
+  }
+}
 BOOST_AUTO_TEST_CASE(long_sequences) { compare(run::random(1, 6000, {2, 64, 64}, 3001), "6000 tokens"); }
 BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
   for (const index batch : {1, 64})
-    for (const auto& [query, value] : {std::pair<index, index>{288, 288}, {3, 5}, {16, 36}, {1, 1}}) {
-      const index time = 5;
-      run all = run::random(batch, time, {4, query, value}, 3);
+    for (const mlstm_shape& shape : {mlstm_shape{4, 288, 288}, mlstm_shape{4, 3, 5}, mlstm_shape{4, 16, 36},
+                                     mlstm_shape{4, 1, 1}, mean_of(9, 128, 64), mean_of(2, 3, 5, 1e-6)}) {
+      const index time = 5, query = shape.query, value = shape.value;
+      run all = run::random(batch, time, shape, 3);
       oracle want = in_double(all);
       want.forward(cpu());
       run steps = all;

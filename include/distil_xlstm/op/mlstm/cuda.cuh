@@ -54,8 +54,9 @@ class mlstm_products {
           static_cast<int>(shape.value),
           padded(shape.query),
           padded(shape.value),
-          static_cast<float>(1 / std::sqrt(static_cast<double>(shape.query))),
-          static_cast<float>(shape.epsilon)};
+          static_cast<float>(distil_xlstm::detail::mlstm_query_scale<double>(shape)),
+          static_cast<float>(shape.epsilon),
+          shape.normaliser};
     const index all =
         z_.tasks * shape.chunks(seq.time) * shape.chunk_state_size() * static_cast<index>(sizeof(float));
     mlstm_slab dry;
@@ -277,13 +278,11 @@ using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16
 }  // namespace detail
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
-/// Another normaliser than xLSTM's own takes the default, as double does.
+/// Double takes the default.
 template <Precision P, class T>
 void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    if (a.shape.normaliser != mlstm_normaliser::at_least_one)
-      return distil_xlstm::mlstm_forward<basic_cuda<P>, T>(device, a);
     if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).forward(a);
@@ -298,8 +297,6 @@ template <Precision P, class T>
 void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    if (a.shape.normaliser != mlstm_normaliser::at_least_one)
-      return distil_xlstm::mlstm_backward<basic_cuda<P>, T>(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).backward(a);
     });

@@ -18,7 +18,7 @@ inline constexpr int mlstm_chunk = 128;
 struct mlstm_rows {
   float *row, *row_rest, *column, *column_rest;
   float* mu;
-  float* past;   ///< beta / sqrt(dq)
+  float* past;   ///< beta times the scale of q
   float* left;   ///< D_Ls: what is left of a key at the chunk's end
   int* first;    ///< in its chunk, the first position that the row sees
   int* marks;    ///< whether a document begins here, and whether mu is this position's own
@@ -48,7 +48,7 @@ struct mlstm_gates {
   const float* m;  ///< entering, of sequence b and head e at m[b * m_stride + e]
   index m_stride;
   double empty_m;
-  float scale;             ///< 1 / sqrt(dq)
+  float scale;             ///< of q
   float *m_last, *m_kept;  ///< leaving, laid out as m; entering, [sequences * heads]; or null
 };
 

@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(256)
   const bool there = t < z.time;
   const index from = there ? task / z.heads * z.time + t : 0;
   const index head = task % z.heads * z.dv;
-  const float normaliser = there ? mlstm_normaliser(r[row], rows.mu[row], z.epsilon) : 1;
-  const float over = 1 / normaliser, past = there ? rows.past[row] : 0;
+  const auto norm = mlstm_norm_at(z, there ? r[row] : 1, there ? rows.mu[row] : 0);
+  const float over = 1 / (norm.value + z.epsilon), past = there ? rows.past[row] : 0;
   float along = 0;
   for (int x = static_cast<int>(threadIdx.x) * 8; x < z.value; x += 256) {
     float g[8] = {}, y[8] = {};
@@ -44,9 +44,7 @@ __global__ void __launch_bounds__(256)
   along = warp_sum(along);
   if (threadIdx.x != 0) return;
   along *= over;
-  const float mine = there ? r[row] : 0;
-  const bool by_r = there && fabsf(mine) >= expf(-rows.mu[row]);
-  const float dr = by_r ? (mine < 0 ? along : -along) : 0;
+  const float dr = there ? -along * norm.slope : 0;
   out.dr[row] = dr;
   out.past_dr[row] = past * dr;
   out.dmu[row] = there ? -along * z.epsilon : 0;

@@ -14,7 +14,8 @@ namespace detail {
 struct mlstm_sizes {
   index tasks, heads, time, chunks;  ///< tasks: sequences * heads
   int dq, dv, query, value;          ///< head sizes, and padded
-  float scale, epsilon;
+  float scale, epsilon;              ///< scale: of q
+  mlstm_normaliser normaliser;
   __host__ __device__ index padded() const { return chunks * mlstm_chunk; }
 };
 
@@ -188,8 +189,7 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
 }
 
 /// S D (forward) or its gradient dS of one chunk: X = A Bᵀ, then
-///   out = X D / sqrt(dq) and r = past q.n + the rows' sums;  or, where `dr` is given, out = (X + dr) D /
-///   sqrt(dq).
+///   out = scale X D and r = past q.n + the rows' sums;  or, where `dr` is given, out = scale (X + dr) D.
 template <class P, bool Gradient>
 __global__ void __launch_bounds__(256, 2)
     mlstm_scores_kernel(mlstm_sizes z, const typename P::number* a, const typename P::number* b, int width,
@@ -259,9 +259,10 @@ __global__ void __launch_bounds__(256, 2)
   }
 }
 
-/// N + epsilon of a position.
-inline __device__ float mlstm_normaliser(float r, float mu, float epsilon) {
-  return fmaxf(fabsf(r), expf(-mu)) + epsilon;
+/// N of a position, and its derivative by r.
+inline __device__ distil_xlstm::detail::mlstm_norm<float> mlstm_norm_at(const mlstm_sizes& z, float r,
+                                                                        float mu) {
+  return distil_xlstm::detail::mlstm_norm_of(z.normaliser, r, expf(-mu));
 }
 
 /// sum = factor A B (over `width` numbers) + A' B' (over the chunk); `factor` of each row. A' is lower
@@ -327,7 +328,7 @@ __global__ void __launch_bounds__(256, 2)
   if (threadIdx.x < L) {
     const index row = row0 + threadIdx.x;
     past[threadIdx.x] = rows.past[row];
-    over[threadIdx.x] = 1 / mlstm_normaliser(memory.r[row], rows.mu[row], z.epsilon);
+    over[threadIdx.x] = 1 / (mlstm_norm_at(z, memory.r[row], rows.mu[row]).value + z.epsilon);
   }
   mlstm_two_products<P, false, false>(tile, z.query, {memory.q + row0 * z.query, z.query},
                                       {memory.states + chunk * z.query * z.value + column0, z.value}, past,

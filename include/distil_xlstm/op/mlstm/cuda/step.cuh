@@ -40,10 +40,10 @@ __global__ void __launch_bounds__(Threads)
   __syncthreads();  // m has been read, too
   if (threadIdx.x != 0) return;
   r = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  const float scale = 1 / sqrtf(static_cast<float>(dq));
+  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
+  const auto norm = distil_xlstm::detail::mlstm_norm_of(a.shape.normaliser, scale * r, expf(-m1));
   *m = m1;
-  factors[blockIdx.x] = {forget, input,
-                         scale / (fmaxf(fabsf(scale * r), expf(-m1)) + static_cast<float>(a.shape.epsilon))};
+  factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
 }
 
 /// C and h. A block has `lanes` packs of columns of one sequence and head; its other threads share the rows.
