@@ -26,17 +26,22 @@ struct placement {
   index padding = 0, offset = 0;
 };
 
-/// q, k, v, a past of another length for each sequence, and an output gradient, random, on both devices.
+/// q, k, v, a past of another length for each sequence, and an output gradient, random, on both devices. Documents
+/// are `document` tokens long, and longer in each further sequence.
 struct problem {
   sequence_view seq;
   attention_shape shape;
-  index capacity;
+  index capacity;  ///< of the past's keys
   placement place;
   std::vector<std::int32_t> start;
   std::vector<double> q, k, v, keys, values, length, y, dy, dq, dk, dv;
 
-  problem(index batch, index time, attention_shape a, index past, bool documents, placement p = {})
-      : seq{batch, time, nullptr}, shape(a), capacity(past), place(p) {
+  problem(index batch, index time, attention_shape a, index past, bool documents, placement p = {},
+          index document = 23)
+      : seq{batch, time, nullptr},
+        shape(a),
+        capacity(past > 0 && a.window > 0 ? a.window + a.sinks : past),
+        place(p) {
     static std::uint64_t seed = 1;
     rng random(seed++);
     const auto make = [&](index n) {
@@ -46,13 +51,13 @@ struct problem {
     };
     const index rows = batch * time;
     q = make(rows * all()), k = make(rows * kv()), v = make(rows * kv()), dy = make(rows * all());
-    keys = make(batch * past * kv()), values = make(batch * past * kv());
+    keys = make(batch * capacity * kv()), values = make(batch * capacity * kv());
     for (index b = 0; b < batch; ++b) length.push_back(static_cast<double>(past > 3 * b ? past - 3 * b : 0));
     y.resize(q.size()), dq.resize(q.size()), dk.resize(k.size()), dv.resize(k.size());
     for (index b = 0; documents && b < batch; ++b) {
       std::int32_t at = b % 2 ? 0 : -1;
       for (index t = 0; t < time; ++t) {
-        if (t > 0 && t % (23 + 31 * b) == 0) at = static_cast<std::int32_t>(t);
+        if (t > 0 && t % (document + 31 * b) == 0) at = static_cast<std::int32_t>(t);
         start.push_back(at);
       }
     }
@@ -157,9 +162,9 @@ void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward
               {length.view().data, length.stride}};
   std::ostringstream what;
   what << "batch " << p.seq.batch << " time " << p.seq.time << " heads " << p.shape.heads << "/"
-       << p.shape.kv_heads << " width " << p.shape.width << " past " << p.capacity
-       << (p.start.empty() ? "" : " documents") << (place.offset ? " unaligned" : "")
-       << (is_bf16<P> ? " bf16" : "");
+       << p.shape.kv_heads << " width " << p.shape.width << " window " << p.shape.window << " sinks "
+       << p.shape.sinks << " past " << p.length[0] << (p.start.empty() ? "" : " documents")
+       << (place.offset ? " unaligned" : "") << (is_bf16<P> ? " bf16" : "");
   const auto check = [&](const char* name, const placed_matrix<T>& m, const std::vector<double>& reference,
                          double size) {
     const difference d = apart(m.numbers(), reference, size);
@@ -178,6 +183,28 @@ void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward
   const cudaError_t status = cudaGetLastError();
   BOOST_TEST(status == cudaSuccess, what.str() << ": " << cudaGetErrorString(status));
   BOOST_TEST_MESSAGE(what.str() << ": y " << forward << ", gradients " << worst);
+}
+
+template <Precision P>
+void runs_are_equal_of(device::basic_cuda<P>& gpu, const attention_shape& shape) {
+  const index rows = 3 * 100;
+  problem p(3, 100, shape, 0, false);
+  const placement plain{};
+  placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
+      v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
+  std::vector<float> first;
+  for (int run = 0; run < 5; ++run) {
+    placed_matrix<float> y(gpu, rows, p.all(), plain), dq(gpu, rows, p.all(), plain),
+        dk(gpu, rows, p.kv(), plain), dv(gpu, rows, p.kv(), plain);
+    const attention_arguments<float> a{p.seq, p.shape, q.view(), k.view(), v.view(), {}, y.view()};
+    attention_forward(gpu, a);
+    attention_backward(gpu, attention_backward_arguments<float>{a, dy.view(), dq.view(), dk.view(), dv.view()});
+    std::vector<float> all;
+    for (const auto* m : {&y, &dq, &dk, &dv})
+      for (const float x : m->numbers()) all.push_back(x);
+    if (run == 0) first = all;
+    BOOST_TEST((all == first));
+  }
 }
 
 const attention_shape shapes[] = {{6, 2, 64}, {3, 3, 10}, {9, 3, 16},  {12, 2, 128}, {4, 2, 48},
@@ -203,10 +230,11 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(rows_may_lie_anywhere, P, float_precisions) {
   device::basic_cuda<P> gpu;
   for (const placement place : {placement{4, 0}, placement{3, 0}, placement{0, 1}, placement{5, 2}})
     for (const index time : {1, 70})
-      for (const index width : {64, 128, 20}) {
-        problem p(2, time, {4, 2, width}, 9, true, place);
-        compare<float>(gpu, p, limit<P>);
-      }
+      for (const index width : {64, 128, 20})
+        for (const index window : {0, 11}) {
+          problem p(2, time, {4, 2, width, window, window / 5}, 9, true, place);
+          compare<float>(gpu, p, limit<P>);
+        }
 }
 BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
   device::basic_cuda<bf16_mixed> gpu;
@@ -220,12 +248,38 @@ BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
                                           : testing::cuda_tolerance::attention.bf16);
         }
 }
+BOOST_AUTO_TEST_CASE_TEMPLATE(windows_and_sinks, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  for (const attention_shape& shape : {attention_shape{6, 2, 64, 64, 4},
+                                       {9, 3, 64, 5, 0},
+                                       {3, 3, 20, 1, 2},
+                                       {2, 2, 64, 1, 0},
+                                       {4, 2, 48, 33, 40},
+                                       {6, 1, 128, 20, 4},
+                                       {5, 5, 16, 7, 1},
+                                       {2, 1, 144, 50, 3},
+                                       {2, 2, 64, 1000, 4}})
+    for (const index time : {1, 2, 7, 131, 300})
+      for (const index past : {0, 5, 200})
+        for (const bool documents : {false, true}) {
+          problem p(2, time, shape, past, documents, {}, 100);
+          compare<float>(gpu, p, limit<P>);
+        }
+  // Many documents in a tile, rows that lie anywhere, and a length that the window and the sinks just hold.
+  for (const index document : {1, 3, 23})
+    for (const placement place : {placement{}, placement{5, 2}})
+      for (const index time : {68, 150}) {
+        problem p(3, time, {6, 2, 64, 11, 2}, 30, true, place, document);
+        compare<float>(gpu, p, limit<P>);
+      }
+}
 BOOST_AUTO_TEST_CASE(double_is_double) {
   device::cuda gpu;
-  for (const index time : {1, 40}) {
-    problem p(2, time, {4, 2, 64}, 9, true);
-    compare<double>(gpu, p, 1e-12);
-  }
+  for (const index time : {1, 40})
+    for (const index window : {0, 7}) {
+      problem p(2, time, {4, 2, 64, window, window > 0 ? 2 : 0}, 9, true);
+      compare<double>(gpu, p, 1e-12);
+    }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(a_teacher_s_shapes, P, float_precisions) {
   device::basic_cuda<P> gpu;
@@ -237,26 +291,18 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(a_teacher_s_shapes, P, float_precisions) {
   compare<float>(gpu, token, testing::cuda_tolerance::attention.fp32, false);
   compare<float>(gpu, prompt, limit<P>);
 }
+BOOST_AUTO_TEST_CASE_TEMPLATE(a_linearised_student_s_shapes, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  const attention_shape shape{9, 3, 64, 64, 4};
+  problem whole(2, 512, shape, 0, false), packed(3, 512, shape, 700, true, {}, 170);
+  compare<float>(gpu, whole, limit<P>);
+  compare<float>(gpu, packed, limit<P>);
+  problem token(5, 1, shape, 1500, false);
+  compare<float>(gpu, token, testing::cuda_tolerance::attention.fp32, false);
+}
 BOOST_AUTO_TEST_CASE_TEMPLATE(runs_are_equal, P, float_precisions) {
   device::basic_cuda<P> gpu;
-  const index rows = 3 * 100;
-  problem p(3, 100, {6, 2, 64}, 0, false);
-  const placement plain{};
-  placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
-      v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
-  std::vector<float> first;
-  for (int run = 0; run < 5; ++run) {
-    placed_matrix<float> y(gpu, rows, p.all(), plain), dq(gpu, rows, p.all(), plain),
-        dk(gpu, rows, p.kv(), plain), dv(gpu, rows, p.kv(), plain);
-    const attention_arguments<float> a{p.seq, p.shape, q.view(), k.view(), v.view(), {}, y.view()};
-    attention_forward(gpu, a);
-    attention_backward(gpu, attention_backward_arguments<float>{a, dy.view(), dq.view(), dk.view(), dv.view()});
-    std::vector<float> all;
-    for (const auto* m : {&y, &dq, &dk, &dv})
-      for (const float x : m->numbers()) all.push_back(x);
-    if (run == 0) first = all;
-    BOOST_TEST((all == first));
-  }
+  for (const index window : {0, 20}) runs_are_equal_of(gpu, {6, 2, 64, window, window / 5});
 }
 
 }  // namespace distil_xlstm

@@ -8,15 +8,15 @@
 
 namespace distil_xlstm::device {
 
-/// Tiles of queries against tiles of keys with a running softmax: no scores in memory. With `bf16_mixed`
-/// heads up to 128 wide go through the tensor cores, q, k, v and the weights rounded to bfloat16. Single tokens
-/// (of any past) are float and read the past once. Double, wider heads than 256, and a window, take the default.
+/// Tiles of queries against tiles of keys with a running softmax: no scores in memory. Keys between a window and
+/// the sinks are passed over, a tile at a time. With `bf16_mixed` heads up to 128 wide go through the tensor cores,
+/// q, k, v and the weights rounded to bfloat16. Single tokens (of any past) are float and read the past once. Double,
+/// and wider heads than 256, take the default.
 template <Precision P, class T>
 void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a) {
   const index n = a.shape.width;
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || n == 0) return;
-    if (a.shape.window > 0) return distil_xlstm::attention_forward<basic_cuda<P>, T>(device, a);
     if (a.seq.time == 1 && n <= 64) return detail::flash::decode<16, 1>(device, a);
     if (a.seq.time == 1 && n <= 128) return detail::flash::decode<32, 1>(device, a);
     if (a.seq.time == 1 && n <= 256) return detail::flash::decode<32, 2>(device, a);
@@ -38,7 +38,6 @@ void attention_backward(basic_cuda<P>& device, const attention_backward_argument
   if constexpr (std::is_same_v<T, float>) {
     const index n = g.forward.shape.width;
     if (g.forward.seq.rows() == 0 || n == 0) return;
-    if (g.forward.shape.window > 0) return distil_xlstm::attention_backward<basic_cuda<P>, T>(device, g);
     if constexpr (multiplies_in_bf16<P, T>) {
       if (n <= 64) return detail::flash::backward_tensor<64>(device, g);
       if (n <= 128) return detail::flash::backward_tensor<128>(device, g);

@@ -17,8 +17,11 @@ struct attention_shape {
   DISTIL_XLSTM_HD constexpr index group() const { return heads / kv_heads; }
   /// Where the memory of the past has the token at this place of its document: a token a row, or with a window
   /// of the sinks first, then a ring of the last `window` tokens.
-  DISTIL_XLSTM_HD constexpr index slot(index position) const {
-    return window == 0 || position < sinks ? position : sinks + (position - sinks) % window;
+  template <class Int>
+  DISTIL_XLSTM_HD constexpr Int slot(Int position) const {
+    if (window == 0 || position < sinks + window) return position;
+    const Int from = static_cast<Int>(sinks);
+    return from + (position - from) % static_cast<Int>(window);
   }
 };
 

@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part_of<bf16> p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const key_tiles visited(p, m0, end_row);
+  const int end = visited.end;
   const float scale = p.scale() * log2_e;
   const auto keys_of = p.now(a.k), values_of = p.now(a.v);
   const auto fetch = [&](int j0, int place) {
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
     tile::fetch(v + place * tile::tile_numbers, end - j0, n, [&](int r) { return values_of(j0 + r); });
     commit_copies();
   };
-  fetch(begin, 0);
+  fetch(visited.begin, 0);
   if (n < width) tile::clear(k, n);
 
   typename tile::rows_held queries;
@@ -143,13 +144,14 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
                      16 * i + e / 2 * 8 + column, width / 2, bias);
   }
 
-  tensor_softmax<tile> softmax(p, m0, end_row);
+  tensor_softmax<tile, part_of<bf16>> softmax(p, m0, end_row);
   typename tile::results out = {};
   int place = 0;
-  for (int j0 = begin; j0 < end; j0 += keys, place ^= 1) {
+  for (int j0 = visited.begin, next; j0 < end; j0 = next, place ^= 1) {
     wait_for_copies<0>();
     __syncthreads();
-    if (j0 + keys < end) fetch(j0 + keys, place ^ 1);
+    next = visited.next(j0, keys);
+    if (next < end) fetch(next, place ^ 1);
     if (softmax.idle(j0, keys)) continue;
     typename tile::scores s;
     tile::multiply_rows(s, queries, k + place * tile::tile_numbers);

@@ -106,10 +106,11 @@ struct float_tile {
 template <int Width, int Each>
 struct float_softmax {
   using tile = float_tile<Width, Each>;
+  const part& of;
   int low[Each], high[Each];
   float largest[Each], sum[Each];
 
-  __device__ float_softmax(const part& p, int m0) {
+  __device__ float_softmax(const part& p, int m0) : of(p) {
 #pragma unroll
     for (int i = 0; i < Each; ++i) {
       const int m = min(m0 + tile::y() + 16 * i, p.rows - 1);
@@ -117,7 +118,7 @@ struct float_softmax {
       largest[i] = no_score, sum[i] = 0;
     }
   }
-  __device__ bool sees(int i, int j) const { return j >= low[i] && j <= high[i]; }
+  __device__ bool sees(int i, int j) const { return of.seen(low[i], high[i]).sees(j); }
   /// s <- weights of this tile by the new largest score; returns what old sums are worth by it.
   __device__ float take(int i, float (&s)[Each], int j0, float scale) {
     float top = largest[i];
@@ -146,13 +147,14 @@ __global__ void __launch_bounds__(256, 2)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const key_tiles visited(p, m0, end_row);
+  const int end = visited.end;
   const float scale = a.scale();
 
   tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float4 out[Each][tile::columns] = {};
-  for (int j0 = begin; j0 < end; j0 += tile::rows) {
+  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
     __syncthreads();
     tile::load(kv, end - j0, n, vectorised,
                [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
@@ -204,14 +206,15 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const key_tiles visited(p, m0, end_row);
+  const int end = visited.end;
   const float scale = a.scale();
 
   tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   tile::load(dy, end_row - m0, n, vectorised, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
   float_softmax<Width, Each> softmax(p, m0);
   float s[Each][Each], dp[Each][Each];
-  for (int j0 = begin; j0 < end; j0 += tile::rows) {
+  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
     __syncthreads();
     tile::load(k, end - j0, n, vectorised,
                [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
@@ -235,7 +238,7 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
       kept[static_cast<index>(task) * p.rows + m] = {softmax.largest[i], inverse[i], mean[i], 0};
   }
   float4 dq[Each][tile::columns] = {};
-  for (int j0 = begin; j0 < end; j0 += tile::rows) {
+  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
     __syncthreads();
     tile::load(k, end - j0, n, vectorised,
                [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
@@ -285,7 +288,7 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   tile::load(k, end_key - s0, n, vectorised, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
   tile::load(v, end_key - s0, n, vectorised, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
   float4 dk[Each][tile::columns] = {}, dv[Each][tile::columns] = {};
-  for (int m0 = s0 * p.group(); m0 < p.rows && p.first(m0) < p.past + end_key; m0 += tile::rows) {
+  for (int m0 = s0 * p.group(); m0 < p.rows && p.reaches(m0, p.past + s0, p.past + end_key); m0 += tile::rows) {
     __syncthreads();
     const int end_row = min(m0 + tile::rows, p.rows);
     tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
@@ -299,11 +302,11 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
       const int row = tile::y() + 16 * i, m = m0 + row;
       const bool there = m < end_row;
       const row_sums sums = there ? kept[static_cast<index>(task) * p.rows + m] : row_sums{0, 0, 0, 0};
-      const int low = there ? p.first(m) : 1, high = there ? p.last(m) : 0;
+      const seen_keys seen = there ? p.seen(m) : no_keys;
 #pragma unroll
       for (int j = 0; j < Each; ++j) {
-        const int key = tile::x() + 16 * j, at = p.past + s0 + key;
-        const bool sees = at >= low && at <= high;
+        const int key = tile::x() + 16 * j;
+        const bool sees = seen.sees(p.past + s0 + key);
         const float weight = sees ? expf((s[i][j] - sums.largest) * scale) * sums.inverse : 0.f;
         weights[row * tile::score_pitch + key] = weight;
         ds[row * tile::score_pitch + key] = sees ? scale * weight * (dp[i][j] - sums.mean) : 0.f;

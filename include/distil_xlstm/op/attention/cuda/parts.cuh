@@ -34,15 +34,25 @@ struct now_rows {
 };
 /// Its keys or values, those of the past too.
 struct key_rows {
+  const attention_shape& shape;
   const float *before, *now;
   int before_stride, now_stride, past;
   /// j >= past
   __device__ const float* of_now(int j) const { return now + static_cast<index>(j - past) * now_stride; }
   __device__ const float* operator()(int j) const {
     const bool old = j < past;
-    return (old ? before : now) + static_cast<index>(old ? j : j - past) * (old ? before_stride : now_stride);
+    return (old ? before : now) +
+           static_cast<index>(old ? shape.slot(j) : j - past) * (old ? before_stride : now_stride);
   }
 };
+
+/// The keys that a query sees: low .. sinks_end - 1 and recent .. high. All four grow with the query; without a
+/// window, or where it reaches back to the first key, all are recent.
+struct seen_keys {
+  int low, sinks_end, recent, high;
+  __device__ bool sees(int j) const { return j <= high && (j >= recent || (j >= low && j < sinks_end)); }
+};
+inline constexpr seen_keys no_keys{1, 1, 1, 0};
 
 /// One sequence and key head. Its queries are counted m = t * group + i, i the head within the group, so that
 /// all heads that share a key read it together; its keys j = past + s, from the oldest one on. Matrices hold
@@ -62,12 +72,26 @@ struct part_of {
   __device__ int width() const { return static_cast<int>(a.shape.width); }
   __device__ int keys() const { return past + static_cast<int>(a.seq.time); }
   __device__ int token(int m) const { return m / group(); }
-  /// The keys that query m sees are first(m) .. last(m); both grow with m.
+  /// Of query m's document the keys so far are first(m) .. last(m); both grow with m.
   __device__ int first(int m) const {
     const index start = a.seq.document_start(b, token(m));
     return start < 0 ? 0 : past + static_cast<int>(start);
   }
   __device__ int last(int m) const { return past + token(m); }
+  /// What it sees of them, where `low` and `high` are the two.
+  __device__ seen_keys seen(int low, int high) const {
+    const index start = high - a.shape.window + 1;
+    if (a.shape.window == 0 || start <= low) return {low, low, low, high};
+    const int recent = static_cast<int>(start);
+    return {low, low + a.shape.sinks < start ? low + static_cast<int>(a.shape.sinks) : recent, recent, high};
+  }
+  __device__ seen_keys seen(int m) const { return seen(first(m), last(m)); }
+  /// Whether query m, or one after it, sees some of the keys begin .. end - 1, none of which is later than m. The
+  /// document that m is in may begin there, no later one does.
+  __device__ bool reaches(int m, int begin, int end) const {
+    const seen_keys s = seen(m);
+    return s.low < end && (s.recent < end || s.sinks_end > begin);
+  }
   /// Of scores.
   __device__ float scale() const { return 1 / sqrtf(static_cast<float>(width())); }
 
@@ -81,11 +105,32 @@ struct part_of {
     return now_rows<T>{x.row(b * a.seq.time) + kv * a.shape.width, static_cast<int>(x.stride)};
   }
   __device__ auto keys_of(matrix_view<const float> x, batched_state<const float> before) const {
-    return key_rows{before.of(b) + kv * a.shape.width, x.row(b * a.seq.time) + kv * a.shape.width,
-                    static_cast<int>(a.shape.kv_heads * a.shape.width), static_cast<int>(x.stride), past};
+    return key_rows{a.shape,
+                    before.of(b) + kv * a.shape.width,
+                    x.row(b * a.seq.time) + kv * a.shape.width,
+                    static_cast<int>(a.shape.kv_heads * a.shape.width),
+                    static_cast<int>(x.stride),
+                    past};
   }
 };
 using part = part_of<float>;
+
+/// Where tiles of keys begin that some of the queries m0 .. end_row - 1 see: over the sinks of m0's document (a
+/// later one's are not before its queries), then over what is recent to m0 and all keys after it.
+struct key_tiles {
+  int begin, sinks_end, recent, end;
+  template <class S>
+  __device__ key_tiles(const part_of<S>& p, int m0, int end_row) {
+    const seen_keys s = p.seen(m0);
+    sinks_end = s.sinks_end, recent = s.recent, end = p.last(end_row - 1) + 1;
+    begin = s.low < s.sinks_end ? s.low : s.recent;
+  }
+  /// After the `keys` keys from j0 on; `end` or more where there is none.
+  __device__ int next(int j0, int keys) const {
+    const int j = j0 + keys;
+    return j < sinks_end || j >= recent ? j : recent;
+  }
+};
 
 /// What the backward pass keeps of each query between its two kernels: p_s = exp((score_s - largest) /
 /// sqrt(width)) inverse, and dy . y.

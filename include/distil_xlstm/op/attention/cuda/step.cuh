@@ -96,7 +96,9 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
   const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
   const part p(a, rest / parts);
   const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
-  const int low = p.first(0), all_keys = p.keys() - low,
+  // The keys are counted without those between the sinks and the window.
+  const seen_keys seen = p.seen(0);
+  const int low = seen.low, gap = seen.recent - seen.sinks_end, all_keys = p.keys() - low - gap,
             each = max((all_keys + splits - 1) / splits, tile::min_keys);
   const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
   const int lane = tile::lane(), team = tile::team();
@@ -122,12 +124,12 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
     typename tile::of_keys k, v;
 #pragma unroll
     for (int u = 0; u < at_once; ++u) {
-      const int j = j0 + u * teams + team;
+      const int j = j0 + u * teams + team, key = j < seen.sinks_end ? j : j + gap;
 #pragma unroll
       for (int i = 0; i < Vectors; ++i) {
         const int c = tile::column(i);
-        k[u][i] = j < end ? load4(keys_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
-        v[u][i] = j < end ? load4(values_of(j), c, n, vectorised) : float4{0, 0, 0, 0};
+        k[u][i] = j < end ? load4(keys_of(key), c, n, vectorised) : float4{0, 0, 0, 0};
+        v[u][i] = j < end ? load4(values_of(key), c, n, vectorised) : float4{0, 0, 0, 0};
       }
     }
     float s[tile::count];
@@ -223,7 +225,10 @@ void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
   const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);
-  const int splits = a.past.length.data ? static_cast<int>(std::clamp<index>(wanted, 1, 64)) : 1;
+  const index worth =
+      a.shape.window > 0 ? (a.shape.window + a.shape.sinks) / decode_tile<Lanes, Vectors, Heads>::min_keys : 64;
+  const int splits =
+      a.past.length.data ? static_cast<int>(std::clamp<index>(std::min(wanted, worth), 1, 64)) : 1;
   const index results = splits > 1 ? a.seq.batch * a.shape.heads * splits : 0;
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);

@@ -134,7 +134,8 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const key_tiles visited(p, m0, end_row);
+  const int end = visited.end;
   const float scale = a.scale() * log2_e;
 
   typename tile::next_rows next;
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
       tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
   };
   tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-  fetch(keys_of, begin);
+  fetch(keys_of, visited.begin);
   __syncthreads();
   typename tile::rows_held queries;
   tile::hold(queries, q);
@@ -155,16 +156,17 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   tile::put(k, next, n);
   __syncthreads();
 
-  tensor_softmax<tile> softmax(p, m0, end_row);
+  tensor_softmax<tile, part> softmax(p, m0, end_row);
   typename tile::results out = {};
-  for (int j0 = begin; j0 < end; j0 += keys) {
-    const bool idle = softmax.idle(j0, keys), more = j0 + keys < end;
+  for (int j0 = visited.begin, following; j0 < end; j0 = following) {
+    following = visited.next(j0, keys);
+    const bool idle = softmax.idle(j0, keys), more = following < end;
     typename tile::scores s;
     fetch(values_of, j0);
     if (!idle) tile::multiply_rows(s, queries, q, k);
     tile::put(v, next, n);
     __syncthreads();
-    if (more) fetch(keys_of, j0 + keys);
+    if (more) fetch(keys_of, following);
     if (!idle) {
       softmax.mask(s, j0, keys);
 #pragma unroll
@@ -208,7 +210,8 @@ __global__ void __launch_bounds__(256)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const int begin = p.first(m0), end = p.last(end_row - 1) + 1;
+  const key_tiles visited(p, m0, end_row);
+  const int end = visited.end;
   const float scale = a.scale() * log2_e;
 
   tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
@@ -231,18 +234,19 @@ __global__ void __launch_bounds__(256)
     else
       tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
   };
-  fetch(next_k, keys_of, begin);
+  fetch(next_k, keys_of, visited.begin);
   tile::clear(k, n), tile::clear(v, n);
   __syncthreads();
   typename tile::rows_held queries, gradients;
   tile::hold(queries, q);
   tile::hold(gradients, dy);
-  tensor_softmax<tile> softmax(p, m0, end_row);
+  tensor_softmax<tile, part> softmax(p, m0, end_row);
   typename tile::scores s, dp;
-  for (int j0 = begin; j0 < end; j0 += keys) {
+  for (int j0 = visited.begin, following; j0 < end; j0 = following) {
+    following = visited.next(j0, keys);
     tile::put(k, next_k, n);
     __syncthreads();
-    if (j0 + keys < end) fetch(next_k, keys_of, j0 + keys);
+    if (following < end) fetch(next_k, keys_of, following);
     if (!softmax.idle(j0, keys)) {
       tile::multiply_rows(s, queries, q, k);
       softmax.mask(s, j0, keys);
@@ -259,15 +263,16 @@ __global__ void __launch_bounds__(256)
       kept[static_cast<index>(task) * p.rows + m0 + row] = {softmax.largest[h], inverse[h], mean[h], 0};
   }
   typename tile::results dq = {};
-  fetch(next_k, keys_of, begin);
-  fetch(next_v, values_of, begin);
-  for (int j0 = begin; j0 < end; j0 += keys) {
+  fetch(next_k, keys_of, visited.begin);
+  fetch(next_v, values_of, visited.begin);
+  for (int j0 = visited.begin, following; j0 < end; j0 = following) {
+    following = visited.next(j0, keys);
     tile::put(k, next_k, n);
     tile::put(v, next_v, n);
     __syncthreads();
-    if (j0 + keys < end) {
-      fetch(next_k, keys_of, j0 + keys);
-      fetch(next_v, values_of, j0 + keys);
+    if (following < end) {
+      fetch(next_k, keys_of, following);
+      fetch(next_v, values_of, following);
     }
     if (!softmax.idle(j0, keys)) {
       tile::multiply_rows(s, queries, q, k);
@@ -295,7 +300,7 @@ __global__ void __launch_bounds__(256)
 /// What a query has to say to keys: its softmax, and which it sees.
 struct seen_from {
   row_sums sums;
-  int low, high, unused[2];
+  seen_keys keys;
 };
 /// dk and dv of 128 of this call's keys, over all queries that see one of them.
 template <int Width, bool Vectorised>
@@ -323,9 +328,8 @@ __global__ void __launch_bounds__(256)
     tile::fetch(next_q, count, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
     tile::fetch(next_dy, count, n, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
     const int r = static_cast<int>(threadIdx.x);
-    next = {{0, 0, 0, 0}, 1, 0, {0, 0}};
-    if (r < queries && r < count)
-      next = {kept[static_cast<index>(task) * p.rows + m0 + r], p.first(m0 + r), p.last(m0 + r), {0, 0}};
+    next = {{0, 0, 0, 0}, no_keys};
+    if (r < queries && r < count) next = {kept[static_cast<index>(task) * p.rows + m0 + r], p.seen(m0 + r)};
   };
   int m0 = s0 * p.group();
   fetch(m0);
@@ -337,14 +341,15 @@ __global__ void __launch_bounds__(256)
   // This warp's keys, counted from the oldest.
   const int first_key = p.past + s0 + 16 * tile::warp();
   typename tile::results dk = {}, dv = {};
-  for (; m0 < p.rows && p.first(m0) < p.past + end_key; m0 += queries) {
+  for (; m0 < p.rows && p.reaches(m0, p.past + s0, p.past + end_key); m0 += queries) {
     tile::put(q, next_q, n);
     tile::put(dy, next_dy, n);
     if (threadIdx.x < queries) seen[threadIdx.x] = next;
     __syncthreads();
     if (m0 + queries < p.rows) fetch(m0 + queries);
-    const int last_row = min(m0 + queries, p.rows) - 1 - m0;
-    if (seen[last_row].high >= first_key && seen[0].low < first_key + 16) {
+    const seen_keys first = seen[0].keys, last = seen[min(m0 + queries, p.rows) - 1 - m0].keys;
+    if (last.high >= first_key && first.low < first_key + 16 &&
+        (first.recent < first_key + 16 || last.sinks_end > first_key)) {
       typename tile::scores s, dp;
       tile::multiply_rows(s, keys_held, k, q);
       tile::multiply_rows(dp, values_held, v, dy);
@@ -358,7 +363,7 @@ __global__ void __launch_bounds__(256)
             const int key = p.past + s0 + tile::row_of(h);
             float& score = s[c][2 * h + e];
             const float weight = exp2_approx((score - from.sums.largest) * scale) * from.sums.inverse;
-            const bool sees = key >= from.low && key <= from.high;
+            const bool sees = from.keys.sees(key);
             score = sees ? weight : 0.f;
             dp[c][2 * h + e] = sees ? weight * (dp[c][2 * h + e] - from.sums.mean) : 0.f;
           }

@@ -69,29 +69,34 @@ struct warp_tile {
 
 /// Masks and softmax of a thread's two rows of scores, tile after tile. Exponentials are powers of 2, `scale`
 /// has the factor log2 e.
-template <class Tile>
+template <class Tile, class Part>
 struct tensor_softmax {
+  const Part& part;
   int low[2], high[2];
   float largest[2] = {no_score, no_score}, sum[2] = {0, 0};
 
-  template <class S>
-  __device__ tensor_softmax(const part_of<S>& p, int m0, int end_row) {
+  __device__ tensor_softmax(const Part& p, int m0, int end_row) : part(p) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = min(m0 + Tile::row_of(h), end_row - 1);
       low[h] = p.first(m), high[h] = p.last(m);
     }
   }
+  __device__ seen_keys seen(int half) const { return part.seen(low[half], high[half]); }
   /// None of the warp's rows sees any of the keys.
-  __device__ bool idle(int j0, int keys) const { return __all_sync(~0u, j0 > high[1] || j0 + keys <= low[0]); }
-  __device__ bool sees(int half, int j) const { return j >= low[half] && j <= high[half]; }
+  __device__ bool idle(int j0, int keys) const {
+    const seen_keys first = seen(0), second = seen(1);
+    return __all_sync(~0u, j0 > second.high || (j0 + keys <= first.recent &&
+                                                (j0 >= second.sinks_end || j0 + keys <= first.low)));
+  }
   __device__ void mask(typename Tile::scores& s, int j0, int keys) const {
-    if (__all_sync(~0u, j0 >= low[1] && j0 + keys - 1 <= high[0])) return;
+    const seen_keys of[2] = {seen(0), seen(1)};
+    if (__all_sync(~0u, j0 >= of[1].recent && j0 + keys - 1 <= of[0].high)) return;
 #pragma unroll
     for (int c = 0; c < static_cast<int>(sizeof s / sizeof s[0]); ++c)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        if (!sees(e / 2, j0 + Tile::column_of(c, e))) s[c][e] = -INFINITY;
+        if (!of[e / 2].sees(j0 + Tile::column_of(c, e))) s[c][e] = -INFINITY;
   }
   /// s <- weights by the new largest score; returns what old sums are worth by it.
   __device__ float take(int half, typename Tile::scores& s, float scale) {
