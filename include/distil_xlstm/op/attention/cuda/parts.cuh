@@ -61,13 +61,16 @@ template <class S>
 struct part_of {
   const attention_arguments<S>& a;
   int b, kv, past, rows;
+  int window, sinks;  ///< window: `far` where there is none
 
   __device__ part_of(const attention_arguments<S>& arguments, int task)
       : a(arguments),
         b(task / static_cast<int>(a.shape.kv_heads)),
         kv(task % static_cast<int>(a.shape.kv_heads)),
         past(std::is_same_v<S, float> ? static_cast<int>(a.past_length(b)) : 0),
-        rows(static_cast<int>(a.seq.time * a.shape.group())) {}
+        rows(static_cast<int>(a.seq.time * a.shape.group())),
+        window(count(a.shape.window > 0 ? a.shape.window : far)),
+        sinks(count(a.shape.sinks)) {}
   __device__ int group() const { return static_cast<int>(a.shape.group()); }
   __device__ int width() const { return static_cast<int>(a.shape.width); }
   __device__ int keys() const { return past + static_cast<int>(a.seq.time); }
@@ -80,10 +83,8 @@ struct part_of {
   __device__ int last(int m) const { return past + token(m); }
   /// What it sees of them, where `low` and `high` are the two.
   __device__ seen_keys seen(int low, int high) const {
-    const index start = high - a.shape.window + 1;
-    if (a.shape.window == 0 || start <= low) return {low, low, low, high};
-    const int recent = static_cast<int>(start);
-    return {low, low + a.shape.sinks < start ? low + static_cast<int>(a.shape.sinks) : recent, recent, high};
+    const int recent = max(low, high + 1 - window);
+    return {low, min(low + sinks, recent), recent, high};
   }
   __device__ seen_keys seen(int m) const { return seen(first(m), last(m)); }
   /// Whether query m, or one after it, sees some of the keys begin .. end - 1, none of which is later than m. The
@@ -94,6 +95,10 @@ struct part_of {
   }
   /// Of scores.
   __device__ float scale() const { return 1 / sqrtf(static_cast<float>(width())); }
+
+  /// More tokens than a text has.
+  static constexpr index far = index{1} << 30;
+  static __device__ int count(index tokens) { return static_cast<int>(tokens < far ? tokens : far); }
 
   template <class T>
   __device__ auto queries(matrix_view<T> x) const {
