@@ -1,9 +1,13 @@
 #define BOOST_TEST_MODULE cuda_verbs
 #include "compare.hpp"
 
+#include <array>
+#include <cmath>
 #include <string>
+#include <type_traits>
 
 #include <distil_xlstm/block/causal_conv1d.hpp>
+#include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -313,6 +317,38 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double
                   convolution<T>(gpu, batch, time, width, window, documents),
                   convolution<double>(cpu, batch, time, width, window, documents),
                   sizeof(T) == 8 ? 1e-13 : 2e-6);
+}
+
+// Row after row, whatever the device: the sums are the same to the last bit.
+BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_of_an_embedding, T, decltype(std::tuple<float, double>{})) {
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  const auto table = [](auto& d, index rows, index cols, index vocabulary, index slack) {
+    using D = std::remove_reference_t<decltype(d)>;
+    rng random(5);
+    std::vector<double> ids;
+    for (index r = 0; r < rows; ++r) {  // small ids come often
+      const double u = random.uniform();
+      ids.push_back(std::floor(u * u * u * static_cast<double>(vocabulary)));
+    }
+    const on_device<std::int32_t, D> id(d, ids);
+    const on_device<T, D> dx(d, random_numbers(rows * (cols + slack), 1)),
+        total(d, random_numbers(vocabulary * cols, 2));
+    embed_backward(d, id.data(), matrix_view<const T>(dx.data(), rows, cols, cols + slack),
+                   matrix_view<T>(total.data(), vocabulary, cols));
+    return total.numbers();
+  };
+  for (const auto& [rows, cols, vocabulary] : {std::array<index, 3>{1, 1, 1},
+                                               {5, 7, 3},
+                                               {33, 128, 1},
+                                               {300, 129, 1000},
+                                               {2000, 64, 50},
+                                               {4100, 576, 3000}})
+    for (const index slack : {0, 3}) {
+      const auto got = table(gpu, rows, cols, vocabulary, slack),
+                 want = table(cpu, rows, cols, vocabulary, slack);
+      BOOST_TEST((got == want), rows << " rows of " << cols << ", " << vocabulary << " ids");
+    }
 }
 
 BOOST_AUTO_TEST_CASE(headwise_maps) {

@@ -43,6 +43,9 @@ DISTIL_XLSTM_LINKED void parallel_for(cuda_base& device, index n, const F& f);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids,
                                matrix_view<T> x);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void embed_backward(basic_cuda<P>& device, const std::int32_t* ids, const_view<T> dx,
+                                        matrix_view<T> dtable);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,

@@ -184,6 +184,57 @@ __global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids,
     }
 }
 
+/// A row and the id that it belongs to.
+struct row_of_id {
+  std::int32_t id, row;
+};
+/// The rows by their ids, those of one id in their own order: each counts those that come before it. A block has 32
+/// rows, and each of its warps looks at a part of the others.
+constexpr int sort_warps = 8;
+inline __global__ void __launch_bounds__(32 * sort_warps)
+    sort_by_id_kernel(const std::int32_t* ids, int rows, row_of_id* sorted) {
+  __shared__ int before[sort_warps][32];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int r = static_cast<int>(blockIdx.x) * 32 + lane, id = r < rows ? ids[r] : 0;
+  const int each = (rows + sort_warps - 1) / sort_warps, end = min((warp + 1) * each, rows);
+  int count = 0;
+#pragma unroll 8
+  for (int s = warp * each; s < end; ++s) {
+    const int other = ids[s];
+    count += other < id || (other == id && s < r);
+  }
+  before[warp][lane] = count;
+  __syncthreads();
+  if (warp > 0 || r >= rows) return;
+  int place = 0;
+#pragma unroll
+  for (const auto& counts : before) place += counts[lane];
+  sorted[place] = {id, r};
+}
+/// The first of an id's rows adds all of them, in order, a thread a column.
+template <class T>
+__global__ void __launch_bounds__(128)
+    add_rows_of_ids_kernel(const row_of_id* sorted, index rows, matrix_view<const T> x, matrix_view<T> table) {
+  constexpr int at_once = 16;
+  const index first = blockIdx.x, c = static_cast<index>(blockIdx.y) * blockDim.x + threadIdx.x;
+  const std::int32_t id = sorted[first].id;
+  if (c >= x.cols || (first > 0 && sorted[first - 1].id == id)) return;
+  T sum = table.row(id)[c];
+  bool more = true;
+  for (index at = first; more; at += at_once) {
+    T values[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const row_of_id next = at + i < rows ? sorted[at + i] : row_of_id{-1, 0};
+      more = next.id == id;
+      values[i] = more ? x.row(next.row)[c] : T(0);
+    }
+#pragma unroll
+    for (const T value : values) sum += value;
+  }
+  table.row(id)[c] = sum;
+}
+
 }  // namespace detail
 
 /// f.operator()<V>(r, c) for every element, a thread a pack of columns.
@@ -245,6 +296,19 @@ void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids, 
   if (x.rows == 0) return;
   detail::launch(device, "embed", {static_cast<unsigned>(x.rows), 128}, detail::gather_rows_kernel<T>, table,
                  ids, x);
+}
+/// dtable[ids[r]] += dx[r], the rows of an id in their order: the same sums as the default's.
+template <Precision P, class T>
+void embed_backward(basic_cuda<P>& device, const std::int32_t* ids, const_view<T> dx, matrix_view<T> dtable) {
+  const auto rows = static_cast<unsigned>(dx.rows),
+             strips = static_cast<unsigned>(detail::blocks_for(dx.cols, 128));
+  if (rows == 0 || strips == 0) return;
+  auto sorted = device.template scratch<detail::row_of_id>(dx.rows);
+  detail::launch(device, "embed's gradient",
+                 {static_cast<unsigned>(detail::blocks_for(dx.rows, 32)), 32 * detail::sort_warps},
+                 detail::sort_by_id_kernel, ids, static_cast<int>(rows), sorted.data());
+  detail::launch(device, "embed's gradient", {dim3(rows, strips), 128}, detail::add_rows_of_ids_kernel<T>,
+                 sorted.data(), dx.rows, dx, dtable);
 }
 
 }  // namespace distil_xlstm::device
