@@ -2,7 +2,8 @@
 // table, medians. Random data; bfloat16 products unless told otherwise.
 //
 //   bench.cuda.table                                 everything
-//   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps
+//   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps; linearised: the
+//                                                    parts of a linearised transformer's layer
 //   bench.cuda.table fp32 step64                     the same in float
 #include <algorithm>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include <cuda_profiler_api.h>
 #include <unistd.h>
 
+#include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/distil/trainer.hpp>
@@ -94,22 +96,28 @@ void limits(device::basic_cuda<bf16_mixed>& d) {
   std::printf("| limit: copy, read + written | %.3f ms | %.2f TB/s |\n", copy, copy_rate / 1e9);
   std::printf("| limit: bf16 product 8192^3 | %.3f ms | %.0f TFLOP/s |\n", product, product_rate / 1e9);
 }
-/// A row: what it took, what the card's limits would take, what the best peer took on an H100.
+/// A row: what it took, what the card's limits would take and how much of the time that is, what the best peer took on
+/// an H100.
 void row(const std::string& what, double ms, double bytes, double operations, const char* peer) {
   char floor[96] = "";
-  if (copy_rate > 0)
-    std::snprintf(floor, sizeof floor, "%.3f ms (bytes), %.3f ms (products)", bytes / copy_rate,
-                  operations / product_rate);
+  if (copy_rate > 0) {
+    const double moving = bytes / copy_rate, multiplying = operations / product_rate;
+    std::snprintf(floor, sizeof floor, "%.3f ms (bytes), %.3f ms (products), %.0f %%", moving, multiplying,
+                  100 * std::max(moving, multiplying) / ms);
+  }
   std::printf("| %s | %.3f ms | limits: %s | %s |\n", what.c_str(), ms, floor, peer);
   std::fflush(stdout);
 }
 
 template <class D>
-void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer) {
+void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer,
+                mlstm_normaliser normaliser = mlstm_normaliser::at_least_one) {
   const index rows = batch * time;
-  const mlstm_shape shape{heads, query, value};
-  const random_buffer q(d, rows * heads * query), k(d, rows * heads * query), v(d, rows * heads * value),
-      i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
+  mlstm_shape shape{heads, query, value};
+  shape.normaliser = normaliser;
+  const double mean = normaliser == mlstm_normaliser::sum ? 5 : 0;  // of which q and k are positive
+  const random_buffer q(d, rows * heads * query, 1, mean), k(d, rows * heads * query, 1, mean),
+      v(d, rows * heads * value), i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
   const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
       df(d, f.size());
   const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
@@ -172,6 +180,71 @@ void slstm_cell(D& d, index batch, index time, index heads, index head, const ch
                      slstm_backward(d, backward, carry.data());
                    }),
       4 * numbers * 27, 2 * operations, peer);
+}
+
+/// Attention over a window and sinks, a key and value of each `heads / kv_heads` heads.
+template <class D>
+void windowed_attention(D& d, index batch, index time, const attention_shape& shape) {
+  const index rows = batch * time, all = shape.heads * shape.width, kv = shape.kv_heads * shape.width;
+  const random_buffer q(d, rows * all), k(d, rows * kv), v(d, rows * kv), dy(d, rows * all);
+  const buffer<float, cuda_base> memory(d, rows * (2 * all + 2 * kv));
+  const matrix_view<float> y(memory.data(), rows, all), dq(y.data + y.size(), rows, all),
+      dk(dq.data + dq.size(), rows, kv), dv(dk.data + dk.size(), rows, kv);
+  const attention_arguments<float> forward{
+      {batch, time}, shape, q.matrix(rows), k.matrix(rows), v.matrix(rows), {}, y};
+  const attention_backward_arguments<float> backward{forward, dy.matrix(rows), dq, dk, dv};
+  const std::string what = "attention " + std::to_string(batch) + "," + std::to_string(time) + "," +
+                           std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "," +
+                           std::to_string(shape.width) + ", window " + std::to_string(shape.window) + " + " +
+                           std::to_string(shape.sinks);
+  const double bytes = 4 * static_cast<double>(rows * 2 * (all + kv)),
+               operations = 4 * static_cast<double>(rows * all * (shape.window + shape.sinks));
+  row(what + " forward", milliseconds(d, [&] { attention_forward(d, forward); }), bytes, operations, "");
+  row(what + " forward + backward",
+      milliseconds(d,
+                   [&] {
+                     attention_forward(d, forward);
+                     attention_backward(d, backward);
+                   }),
+      bytes + 4 * static_cast<double>(rows * (4 * all + 4 * kv)), 3.5 * operations, "");
+}
+/// Softmax features of both signs.
+template <class D>
+void features(D& d, index rows, const feature_map_shape& shape) {
+  const index in = shape.inputs * shape.width, out = shape.heads * shape.size();
+  const random_buffer w(d, shape.heads * shape.width * shape.features, 0.1), x(d, rows * in),
+      dphi(d, rows * out);
+  const buffer<float, cuda_base> phi(d, rows * out), dx(d, rows * in), dw(d, w.size());
+  const feature_map_arguments<float> forward{shape, w.data(), x.matrix(rows),
+                                             matrix_view<float>(phi.data(), rows, out)};
+  const feature_map_backward_arguments<float> backward{forward, dphi.matrix(rows),
+                                                       matrix_view<float>(dx.data(), rows, in), 1, dw.data()};
+  const std::string what = "features " + std::to_string(rows) + "," + std::to_string(shape.heads) + "/" +
+                           std::to_string(shape.inputs) + "," + std::to_string(shape.width) + "," +
+                           std::to_string(shape.features);
+  const double operations = 2 * static_cast<double>(rows * shape.heads * shape.width * shape.features);
+  row(what + " forward", milliseconds(d, [&] { feature_map_forward(d, forward); }),
+      4 * static_cast<double>(rows * (in + out)), operations, "");
+  row(what + " backward", milliseconds(d, [&] { feature_map_backward(d, backward); }),
+      4 * static_cast<double>(rows * (3 * in + 2 * out)), 2 * operations, "");
+}
+/// The gradient of a table, of ids of which the small ones come often, as a text's do.
+template <class D>
+void embedding(D& d, index rows, index width, index vocabulary) {
+  const random_buffer dx(d, rows * width), table(d, vocabulary * width);
+  rng random(3);
+  std::vector<std::int32_t> host;
+  for (index r = 0; r < rows; ++r) {
+    const double u = random.uniform();
+    host.push_back(static_cast<std::int32_t>(u * u * u * static_cast<double>(vocabulary)));
+  }
+  const buffer<std::int32_t, cuda_base> ids(d, rows);
+  d.upload(ids.data(), host.data(), rows * 4);
+  const index different = static_cast<index>(std::set<std::int32_t>(host.begin(), host.end()).size());
+  row("embedding " + std::to_string(rows) + "," + std::to_string(width) + "," + std::to_string(vocabulary) +
+          " backward",
+      milliseconds(d, [&] { embed_backward(d, ids.data(), dx.matrix(rows), table.matrix(vocabulary)); }),
+      4 * static_cast<double>((rows + 2 * different) * width), 0, "");
 }
 
 /// A folder with a random transformer, gone when the value is.
@@ -333,6 +406,13 @@ void table(const std::set<std::string>& asked) {
     mlstm_cell(d, 16, 4, 2048, 288, 288, "peer 3.26");
     mlstm_cell(d, 8, 8, 8192, 256, 256, "peer 7.32");
     mlstm_cell(d, 2, 8, 8192, 256, 512, "peer 3.43");
+  }
+  if (wanted("linearised")) {
+    windowed_attention(d, 32, 512, {9, 3, 64, 64, 4});
+    mlstm_cell(d, 32, 9, 512, 128, 64, "", mlstm_normaliser::sum);
+    features(d, 32 * 512, {9, 9, 64, 64});
+    features(d, 32 * 512, {9, 3, 64, 64});
+    embedding(d, 32 * 512, 576, 49152);
   }
   if (wanted("slstm")) {
     slstm_cell(d, 16, 1024, 4, 144, "peer 2.99", "peer 9.04");

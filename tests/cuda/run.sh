@@ -22,7 +22,7 @@ if [ -z "$built" ]; then
   cmake --build --preset cuda
 fi
 # A ladder: if one fails, what comes after it is not worth reading.
-for step in verbs map norm optim slstm mlstm attention head golden teacher steps whole batch compiled_once; do
+for step in verbs map norm optim slstm mlstm attention features head golden teacher steps whole batch compiled_once; do
   test=build/cuda/bin/test.cuda.$step
   [ -x "$test" ] || continue
   echo "== $step"
@@ -31,7 +31,7 @@ done
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
 if [ -x "$sanitizer" ]; then
   # A case of each kind of kernel.
-  looks=(norm:norms_of_groups optim:a_recorded_step head:recorded 'slstm:step_by_step*' mlstm:many_documents
+  looks=('verbs:gradients_of_an_embedding*' 'features:runs_are_equal*' norm:norms_of_groups optim:a_recorded_step head:recorded 'slstm:step_by_step*' mlstm:many_documents
          'attention:rows_may_lie_anywhere*' teacher:nothing_even)
   for tool in memcheck racecheck; do
     echo "== $tool"

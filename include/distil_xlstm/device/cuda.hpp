@@ -7,6 +7,7 @@
 #include <distil_xlstm/op/attention/op.hpp>
 #include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
+#include <distil_xlstm/op/feature_map/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
@@ -79,6 +80,11 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_backward(basic_cuda<P>& device, const attention_backward_arguments<T>& g);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
+                                              const feature_map_backward_arguments<T>& g);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);

@@ -55,6 +55,7 @@ struct cuda_tolerance {
   static constexpr double mlstm_forget = 8e-2;  ///< bf16: rounded states do not cancel in d f
   static constexpr limits attention{3e-6, 1.5e-2};
   static constexpr double narrow_attention = 5e-2;  ///< bf16, heads below 16 numbers: few average little out
+  static constexpr limits features{5e-6, 2e-2};     ///< softmax features, and their gradients
   static constexpr double norm = 2e-6;
   /// bf16: hidden states behind every layer, in the way that layers run whole; and by how much more than the
   /// layers' blocks it may be off.

@@ -24,6 +24,8 @@ template <class T>
 DISTIL_XLSTM_HD bool is_vectorised(matrix_view<T> m, index width = 0) {
   return is_vectorised(m.data, m.stride, width);
 }
+/// Whether its even columns can be read with their neighbours.
+inline bool in_pairs(matrix_view<const float> m) { return m.stride % 2 == 0 && is_aligned(m.data, 8); }
 
 __device__ inline float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
 /// Of memory that nothing writes while the kernel runs.

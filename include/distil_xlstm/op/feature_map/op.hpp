@@ -13,7 +13,7 @@ namespace distil_xlstm {
 struct feature_map_shape {
   index heads = 1, inputs = 1, width = 0, features = 0;
   bool both = true;
-  constexpr index group() const { return heads / inputs; }
+  DISTIL_XLSTM_HD constexpr index group() const { return heads / inputs; }
   /// Of one head's result.
   DISTIL_XLSTM_HD constexpr index size() const { return both ? 2 * features : features; }
 };

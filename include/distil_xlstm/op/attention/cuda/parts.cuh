@@ -87,8 +87,9 @@ struct part_of {
     return {low, min(low + sinks, recent), recent, high};
   }
   __device__ seen_keys seen(int m) const { return seen(first(m), last(m)); }
-  /// Whether query m, or one after it, sees some of the keys begin .. end - 1, none of which is later than m. The
-  /// document that m is in may begin there, no later one does.
+  /// Whether query m, or one after it, may see some of the keys begin .. end - 1. `m` is not before the first of
+  /// them; once false, it stays so: where m's window is past `end`, later documents begin later, too, and the sinks
+  /// of m's own are all there.
   __device__ bool reaches(int m, int begin, int end) const {
     const seen_keys s = seen(m);
     return s.low < end && (s.recent < end || s.sinks_end > begin);
