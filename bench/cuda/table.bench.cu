@@ -2,8 +2,8 @@
 // table, medians. Random data; bfloat16 products unless told otherwise.
 //
 //   bench.cuda.table                                 everything
-//   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps; linearised: the
-//                                                    parts of a linearised transformer's layer
+//   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps;
+//                                                    linearised: parts of a linearised transformer's layer
 //   bench.cuda.table fp32 step64                     the same in float
 #include <algorithm>
 #include <cstdint>

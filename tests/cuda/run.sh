@@ -31,7 +31,8 @@ done
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
 if [ -x "$sanitizer" ]; then
   # A case of each kind of kernel.
-  looks=('verbs:gradients_of_an_embedding*' 'features:runs_are_equal*' norm:norms_of_groups optim:a_recorded_step head:recorded 'slstm:step_by_step*' mlstm:many_documents
+  looks=('verbs:gradients_of_an_embedding*' norm:norms_of_groups optim:a_recorded_step head:recorded
+         'slstm:step_by_step*' mlstm:many_documents 'features:runs_are_equal*'
          'attention:rows_may_lie_anywhere*' teacher:nothing_even)
   for tool in memcheck racecheck; do
     echo "== $tool"

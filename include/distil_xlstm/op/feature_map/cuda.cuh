@@ -142,7 +142,7 @@ struct feature_weight_gradient {
 };
 
 /// A tile of a head's rows a block.
-inline __global__ void __launch_bounds__(256, 2) feature_map_kernel(feature_map_arguments<float> a) {
+inline __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_arguments<float> a) {
   using tile = feature_tile;
   __shared__ __align__(16) std::uint16_t weight[tile::weight_numbers];
   const feature_map_shape& s = a.shape;
