@@ -39,6 +39,7 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>

@@ -43,38 +43,39 @@ enum class window_state {
   carried  ///< the text so far: windows are read one by one, whole, by a `forward` that goes on from its state
 };
 
-/// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
-/// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
-/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Throws `error`
-/// naming an id that the head has no row for, or the file in which there is nothing to score.
-template <class T, class D, class Text, class Forward>
-text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
-                      Forward&& forward, window_state state = window_state::empty) {
+/// Windows of one length side by side, in the device's memory.
+struct window_batch {
+  sequence_view seq;
+  const std::int32_t* ids;      ///< [rows]
+  const std::int32_t* targets;  ///< [rows] the id after each; 0 after a window's last
+  const std::uint8_t* scored;   ///< [rows] 0 where the target is another window's or begins a document
+};
+
+/// Calls use(window_batch) for a text in consecutive windows, in order; up to `batch` of one length are given at a
+/// time, each without its last token, which predicts nothing here; carried ones whole, one by one, since their last
+/// token is remembered. Throws `error` naming an id that is not below `vocabulary`.
+template <class D, class Text, class Use>
+void for_each_window_batch(D& device, const Text& text, index window, index batch, index vocabulary,
+                           window_state state, const Use& use) {
   const bool carried = state == window_state::carried;
   if (carried) batch = 1;
-  text_score total;
-  total.tokens = text.size();
   std::vector<std::int32_t> ids, targets, start;
   std::vector<std::uint8_t> scored;
   device_copy<std::int32_t, D> placed_ids, placed_targets, placed_start;
   device_copy<std::uint8_t, D> placed_scored;
   index rows_a_window = 0, count = 0;
-  buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
   auto flush = [&] {
     if (count == 0) return;
-    require_ids(ids, head.rows), require_ids(targets, head.rows);
+    require_ids(ids, vocabulary), require_ids(targets, vocabulary);
     const index rows = count * rows_a_window;
-    const sequence_view seq{count, rows_a_window, placed_start.put(device, start.data(), rows)};
-    const matrix_view<T> h(hidden.data(), rows, head.cols);
-    forward(seq, placed_ids.put(device, ids.data(), rows), h);
-    const auto s = loss::score_tokens(device, matrix_view<const T>(h), head,
-                                      placed_targets.put(device, targets.data(), rows),
-                                      placed_scored.put(device, scored.data(), rows));
-    total.nll += s.nll, total.scored += s.scored;
+    use(window_batch{{count, rows_a_window, placed_start.put(device, start.data(), rows)},
+                     placed_ids.put(device, ids.data(), rows),
+                     placed_targets.put(device, targets.data(), rows),
+                     placed_scored.put(device, scored.data(), rows)});
     ids.clear(), targets.clear(), start.clear(), scored.clear(), count = 0;
   };
   for_each_window(text.size(), window, [&](index first, index n) {
-    const index rows = carried ? n : n - 1;  // the last token predicts nothing, but it is remembered
+    const index rows = carried ? n : n - 1;
     if (rows == 0) return;
     if (count > 0 && rows != rows_a_window) flush();
     rows_a_window = rows;
@@ -89,8 +90,34 @@ text_score score_text(D& device, const Text& text, index window, index batch, lo
     if (++count == batch) flush();
   });
   flush();
+}
+
+namespace detail {
+/// A file in which nothing is scored is a mistake; a text in memory says so in its score.
+template <class Text>
+void require_scored(const Text& text, const text_score& s) {
   if constexpr (requires { text.path(); })
-    require(total.scored > 0, text.path(), ": no token to score, of ", total.tokens);
+    require(s.scored > 0, text.path(), ": no token to score, of ", s.tokens);
+}
+}  // namespace detail
+
+/// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
+/// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
+/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Throws `error`
+/// naming an id that the head has no row for, or the file in which there is nothing to score.
+template <class T, class D, class Text, class Forward>
+text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
+                      Forward&& forward, window_state state = window_state::empty) {
+  text_score total;
+  total.tokens = text.size();
+  buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
+  for_each_window_batch(device, text, window, batch, head.rows, state, [&](const window_batch& w) {
+    const matrix_view<T> h(hidden.data(), w.seq.rows(), head.cols);
+    forward(w.seq, w.ids, h);
+    const auto s = loss::score_tokens(device, matrix_view<const T>(h), head, w.targets, w.scored);
+    total.nll += s.nll, total.scored += s.scored;
+  });
+  detail::require_scored(text, total);
   return total;
 }
 
