@@ -1,5 +1,6 @@
 // distil_xlstm::compiled: configurations, loaders, checkpoints.
 #include <distil_xlstm/distil/checkpoint.ipp>
+#include <distil_xlstm/distil/needle.ipp>
 #include <distil_xlstm/distil/teacher_cache.ipp>
 #include <distil_xlstm/model/language_model.ipp>
 #include <distil_xlstm/model/linearised.ipp>

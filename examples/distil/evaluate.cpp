@@ -127,7 +127,7 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
   for (const auto& d : file.documents)
     for (const auto& r : d.requests) {
       const auto& s = given[scores.size()];
-      scores.push_back({s.sum_logprob, s.all_argmax, count_characters(r.continuation)});
+      scores.push_back({s.sum_logprob, s.all_argmax(), count_characters(r.continuation)});
     }
   json out = {{"documents", file.documents.size()},
               {"bad", file.bad.size()},

@@ -38,6 +38,7 @@
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>

@@ -99,7 +99,7 @@ void read_alike(cuda& gpu, const fs::path& path, double most) {
     BOOST_TEST(x.answers.size() == y.answers.size());
     for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {
       near("answer", y.answers[i].sum_logprob, x.answers[i].sum_logprob, most);
-      BOOST_TEST(x.answers[i].all_argmax == y.answers[i].all_argmax);
+      BOOST_TEST(x.answers[i].all_argmax() == y.answers[i].all_argmax());
     }
     BOOST_TEST(x.written == y.written);
     BOOST_REQUIRE(x.hidden.size() == y.hidden.size());

@@ -102,7 +102,7 @@ void read_alike(const fs::path& path) {
     BOOST_TEST(x.answers.size() == y.answers.size());
     for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {
       BOOST_TEST(x.answers[i].sum_logprob == y.answers[i].sum_logprob, nearly);
-      BOOST_TEST(x.answers[i].all_argmax == y.answers[i].all_argmax);
+      BOOST_TEST(x.answers[i].all_argmax() == y.answers[i].all_argmax());
     }
     BOOST_TEST(x.written == y.written);
     BOOST_TEST(x.drawn == y.drawn);

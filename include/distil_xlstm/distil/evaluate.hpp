@@ -82,7 +82,10 @@ inline continuation tokenize_continuation(const io::tokenizer& tokenizer, std::s
 
 struct continuation_score {
   double sum_logprob = 0;  ///< sum over the continuation's tokens of log p, nats
-  bool all_argmax = true;  ///< every token of it was the most likely one
+  index scored = 0;        ///< the continuation's tokens
+  index correct = 0;       ///< those of them that were the most likely ones
+  /// Every token of it was the most likely one.
+  bool all_argmax() const { return correct == scored; }
 };
 
 /// Scores continuations, in the order given. `read(sequence, ids, hidden)` writes the vectors that `head` reads,
@@ -138,8 +141,9 @@ std::vector<continuation_score> score_continuations(D& device, std::span<const c
     const T* nats = fetched_nll.get(device, nll.data(), n);
     const std::uint8_t* likeliest = fetched_argmax.get(device, is_argmax.data(), n);
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      scores[owner[r]].sum_logprob -= static_cast<double>(nats[r]);
-      scores[owner[r]].all_argmax &= likeliest[r] != 0;
+      continuation_score& s = scores[owner[r]];
+      s.sum_logprob -= static_cast<double>(nats[r]);
+      ++s.scored, s.correct += likeliest[r] != 0;
     }
     on_progress(static_cast<index>(last), std::ssize(items));
   }
