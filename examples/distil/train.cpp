@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
-#include <sstream>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
@@ -60,14 +59,7 @@ std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
     for (dx::index b = 0; b < blocks; ++b) out.push_back(b);
     return out;
   }
-  std::stringstream in(text + ",");
-  for (std::string part; std::getline(in, part, ',');) {
-    if (part.empty() || part.size() > 6 || part.find_first_not_of("0123456789") != part.npos)
-      throw usage_error("--slstm-at: '" + text + "' is not a list of blocks such as 0,2,4, nor all or none");
-    out.push_back(std::stol(part));
-    if (std::find(out.begin(), out.end() - 1, out.back()) != out.end() - 1)
-      throw usage_error("--slstm-at: block " + part + " is named twice");
-  }
+  out = numbers_of("slstm-at", text, "blocks such as 0,2,4, nor all or none");
   std::sort(out.begin(), out.end());
   return out;
 }
