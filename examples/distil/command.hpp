@@ -28,6 +28,7 @@ int tokenize(const arguments&);
 int sample(const arguments&);
 int cache(const arguments&);
 int train(const arguments&);
+int linearise(const arguments&);
 int generate(const arguments&);
 int evaluate(const arguments&);
 int logits(const arguments&);

@@ -61,7 +61,9 @@ class loaded_model {
   /// Tokens that a transformer was trained to see; 0: any, or not known.
   virtual dx::index context() const = 0;
 
-  /// Of a model that was loaded so: other layers have a window.
+  /// Bytes that it remembers a text of so many tokens in.
+  virtual dx::index text_bytes(dx::index tokens) const = 0;
+  /// Of a model that `load_windowed` gave: other layers have a window.
   virtual void mixers(const dx::linearised_config& mixers) = 0;
 
   /// As `dx::score_text`: `carry` goes on from window to window with the state.
@@ -131,7 +133,8 @@ class linearised_student {
   /// Its gates begin with what the teacher's heads look at in a text.
   virtual void calibrate(const dx::token_windows& text) = 0;
   /// The stages. What they give refers to this, `text` and the teacher; one at a time.
-  virtual std::unique_ptr<training> align(const dx::token_windows& text, const dx::training_options& options) = 0;
+  virtual std::unique_ptr<training> align(const dx::token_windows& text,
+                                          const dx::training_options& options) = 0;
   virtual std::unique_ptr<training> distil(const dx::token_windows& text, const training_objective& objective,
                                            const dx::training_options& options) = 0;
 };
@@ -139,7 +142,7 @@ class linearised_student {
 /// What a student is made to fit.
 struct teacher_facts {
   dx::index vocabulary = 0, width = 0, layers = 0;
-  dx::index heads = 0;  ///< 0: not known
+  dx::index heads = 0, head_dim = 0;  ///< 0: not known
   bool tied = false;
   dx::index context = 0;  ///< tokens that it was trained to see; 0: not known
 };
@@ -160,7 +163,8 @@ class teacher {
                                           const dx::training_options& options) = 0;
   /// A copy of it with other mixers, whose new tensors are drawn with `seed`. Of `mixers` the teacher's part is not
   /// read. Throws `error` where it is a cache.
-  virtual std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers, std::uint64_t seed) = 0;
+  virtual std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers,
+                                                        std::uint64_t seed) = 0;
   /// A student that begins with the weights in a folder.
   virtual std::unique_ptr<training> train(const fs::path& student, const dx::token_windows& text,
                                           const training_objective& objective,

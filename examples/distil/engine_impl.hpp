@@ -38,7 +38,9 @@ class loaded_model_on final : public loaded_model {
       : device_(device), model_(dx::load_language_model<T>(device, path)), read_(device, model_) {}
 
   loaded_model_on(D& device, const fs::path& teacher, const dx::linearised_config& mixers)
-      : device_(device), model_(dx::load_windowed<T, dx::any_config>(device, teacher, mixers)), read_(device, model_) {}
+      : device_(device),
+        model_(dx::load_windowed<T, dx::any_config>(device, teacher, mixers)),
+        read_(device, model_) {}
   void mixers(const dx::linearised_config& mixers) override {
     dx::linearised_config all = std::get<dx::linearised_config>(model_.config().family);
     all.mixers = mixers.mixers, all.window = mixers.window, all.sinks = mixers.sinks;
@@ -48,6 +50,12 @@ class loaded_model_on final : public loaded_model {
 
   dx::index vocabulary() const override { return model_.vocabulary(); }
   bool has_cache() const override { return model_.has_cache(); }
+  dx::index text_bytes(dx::index tokens) const override {
+    dx::layout<T> l;
+    l.capacity(tokens);
+    model_.stack().state(l);
+    return l.size() * static_cast<dx::index>(sizeof(T));
+  }
   dx::index context() const override { return model_.config().context; }
 
   dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) override {
@@ -224,7 +232,9 @@ class training_on final : public training {
   static std::string shape_of(const dx::linearised_config& c) {
     return std::to_string(c.layers) + " layers of width " + std::to_string(c.width);
   }
-  void save_folder(const dx::xlstm<T, D>& m, const fs::path& folder) const { dx::save_xlstm(device_, m, folder); }
+  void save_folder(const dx::xlstm<T, D>& m, const fs::path& folder) const {
+    dx::save_xlstm(device_, m, folder);
+  }
   void save_folder(const dx::linearised_model<T, D>& m, const fs::path& folder) const {
     dx::save_linearised(device_, m, folder);
   }
@@ -237,13 +247,15 @@ class training_on final : public training {
 
 /// A trainer for the objective of a method, or for that of --objective.
 template <class D, class Student, class T>
-std::unique_ptr<training> distillation_of(D& device, std::shared_ptr<Student> student, const dx::token_windows& text,
+std::unique_ptr<training> distillation_of(D& device, std::shared_ptr<Student> student,
+                                          const dx::token_windows& text,
                                           std::shared_ptr<dx::teacher_source<T, D>> source,
-                                          const training_objective& objective, const dx::training_options& options) {
+                                          const training_objective& objective,
+                                          const dx::training_options& options) {
   return std::visit(
       [&]<class Objective>(const Objective& chosen) -> std::unique_ptr<training> {
-        return std::make_unique<training_on<D, dx::trainer<Student, Objective>>>(device, std::move(student), source,
-                                                                                 text, *source, chosen, options);
+        return std::make_unique<training_on<D, dx::trainer<Student, Objective>>>(
+            device, std::move(student), source, text, *source, chosen, options);
       },
       objective);
 }
@@ -269,7 +281,8 @@ class linearised_student_on final : public linearised_student {
   }
   std::unique_ptr<training> distil(const dx::token_windows& text, const training_objective& objective,
                                    const dx::training_options& options) override {
-    std::shared_ptr<dx::teacher_source<T, D>> source = std::make_shared<dx::live_teacher<teacher_type>>(teacher_);
+    std::shared_ptr<dx::teacher_source<T, D>> source =
+        std::make_shared<dx::live_teacher<teacher_type>>(teacher_);
     return distillation_of(device_, student_, text, source, objective, options);
   }
 
@@ -285,8 +298,14 @@ class teacher_on : public teacher {
  protected:
   using T = typename D::scalar;
 
-  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads, dx::index context)
-      : device_(device), ends_(std::move(ends)), layers_(layers), heads_(heads), context_(context) {}
+  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads, dx::index head_dim,
+             dx::index context)
+      : device_(device),
+        ends_(std::move(ends)),
+        layers_(layers),
+        heads_(heads),
+        head_dim_(head_dim),
+        context_(context) {}
   virtual std::unique_ptr<dx::teacher_source<T, D>> source() const = 0;
 
   D& device_;
@@ -298,6 +317,7 @@ class teacher_on : public teacher {
             ends_.embedding.cols,
             layers_,
             heads_,
+            head_dim_,
             ends_.embedding.data == ends_.head.data,
             context_};
   }
@@ -329,7 +349,7 @@ class teacher_on : public teacher {
                            std::shared_ptr<dx::teacher_source<T, D>>(source()), objective, options);
   }
 
-  dx::index layers_, heads_, context_;
+  dx::index layers_, heads_, head_dim_, context_;
 };
 
 template <class D>
@@ -341,13 +361,14 @@ class live_teacher_on final : public teacher_on<D> {
  public:
   live_teacher_on(D& device, const fs::path& path, model_type model)
       : base(device, {model.embedding(), model.head(), model.owner()}, model.config().layers,
-             model.config().heads, model.config().context),
+             model.config().heads, model.config().head_dim, model.config().context),
         path_(path),
         model_(std::move(model)) {}
 
-  std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers, std::uint64_t seed) override {
-    return std::make_unique<linearised_student_on<D>>(
-        this->device_, model_, dx::linearise<T>(this->device_, path_, mixers, seed));
+  std::unique_ptr<linearised_student> linearise(const dx::linearised_config& mixers,
+                                                std::uint64_t seed) override {
+    return std::make_unique<linearised_student_on<D>>(this->device_, model_,
+                                                      dx::linearise<T>(this->device_, path_, mixers, seed));
   }
   std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) override {
     return dx::score_text<T>(this->device_, text, window, 8, model_.head(), dx::reader(this->device_, model_));
@@ -379,7 +400,7 @@ class cached_teacher_on final : public teacher_on<D> {
  public:
   cached_teacher_on(D& device, const dx::teacher_cache& cache)
       : base(device, dx::upload_embedding_and_head<T>(device, cache.embedding(), cache.head(), cache.owner()),
-             cache.identity().layers, 0, 0),
+             cache.identity().layers, 0, 0, 0),
         cache_(cache) {}
 
   std::unique_ptr<linearised_student> linearise(const dx::linearised_config&, std::uint64_t) override {
@@ -419,7 +440,8 @@ class engine_on final : public engine {
     return std::make_unique<loaded_model_on<D>>(device_, teacher, mixers);
   }
   std::unique_ptr<teacher> open_teacher(const fs::path& model) override {
-    return std::make_unique<live_teacher_on<D>>(device_, model, dx::load_llama<typename D::scalar>(device_, model));
+    return std::make_unique<live_teacher_on<D>>(device_, model,
+                                                dx::load_llama<typename D::scalar>(device_, model));
   }
   std::unique_ptr<teacher> open_cache(const dx::teacher_cache& cache) override {
     return std::make_unique<cached_teacher_on<D>>(device_, cache);

@@ -1,4 +1,3 @@
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -139,16 +138,6 @@ std::vector<dx::continuation_score> score_shown(loaded_model& model, std::span<c
   });
   if (shown) std::cerr << "\r\033[K";
   return scores;
-}
-
-/// Running text: without tokens that begin or end documents or turns.
-template <class Text>
-std::vector<std::int32_t> filler_of(const Text& text, const dx::io::tokenizer& tokenizer) {
-  std::vector<std::int32_t> ids;
-  ids.reserve(static_cast<std::size_t>(text.size()));
-  for (dx::index i = 0; i < text.size(); ++i)
-    if (text[i] >= tokenizer.vocab_size() || !tokenizer.is_control(text[i])) ids.push_back(text[i]);
-  return ids;
 }
 
 /// The cases of every length of --needle; `text` is null where only --filler is given.

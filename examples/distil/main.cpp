@@ -21,6 +21,7 @@ constexpr command commands[] = {
     {"sample", program::sample, "make a token file of a model's own text"},
     {"cache", program::cache, "save a teacher's hidden states over a text"},
     {"train", program::train, "distil a student from a teacher, or from a cache"},
+    {"linearise", program::linearise, "replace a transformer's attention by recurrent memory"},
     {"generate", program::generate, "continue a text"},
     {"evaluate", program::evaluate, "perplexity of a text; accuracy on an evaluation set"},
     {"logits", program::logits, "logits and hidden states of given ids, into a file"},

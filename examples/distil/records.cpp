@@ -40,6 +40,7 @@ void run_records::held_out_before(const dx::text_score& student, const std::opti
 }
 
 void run_records::held_out(dx::index step, const dx::text_score& student) {
+  step += steps_before_;
   log_.append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
   board_.scalar(step, "held_out/perplexity", student.perplexity());
   reached_held_out(student.perplexity());
@@ -48,12 +49,15 @@ void run_records::held_out(dx::index step, const dx::text_score& student) {
 
 void run_records::step(const dx::step_metrics& m, const named_values& schedules, dx::index tokens,
                        double rate) {
+  record line{{"step", m.step + steps_before_}};
+  if (!stage_.empty()) line["stage"] = stage_;
+  line["epoch"] = m.epoch, line["tokens"] = tokens + tokens_before_;
   if (m.empty) {  // no loss, no speed
-    log_.append({{"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"lr", m.lr}, {"empty", true}});
+    line["lr"] = m.lr, line["empty"] = true;
+    log_.append(line);
     return;
   }
-  record line{
-      {"step", m.step}, {"epoch", m.epoch}, {"tokens", tokens}, {"tokens_per_second", significant(rate, 4)}};
+  line["tokens_per_second"] = significant(rate, 4);
   reached(m.total);
   named_values board;
   for (const auto& [name, value] : m.terms()) {
@@ -72,14 +76,15 @@ void run_records::step(const dx::step_metrics& m, const named_values& schedules,
   if (m.skipped) line["skipped"] = true;
   log_.append(line);
   const std::vector<std::pair<std::string_view, double>> scalars(board.begin(), board.end());
-  board_.scalars(m.step, scalars);
+  board_.scalars(m.step + steps_before_, scalars);
 }
 
 void run_records::progress(const dx::step_metrics& m, const named_values& schedules, double rate, double left,
                            dx::index total) {
   if (!on_terminal()) return;
-  std::cerr << "\r\033[Kstep " << m.step << "/" << total << " epoch " << m.epoch << "  "
-            << printed("%.0f", rate) << " tok/s  left " << clock_text(left) << " ";
+  std::cerr << "\r\033[K" << (stage_.empty() ? "" : stage_ + " ") << "step " << m.step << "/" << total
+            << " epoch " << m.epoch << "  " << printed("%.0f", rate) << " tok/s  left " << clock_text(left)
+            << " ";
   for (const auto& [name, value] : m.terms()) std::cerr << " " << name << printed(" %.3f", value);
   std::cerr << printed(" total %.3f", m.total) << printed("  |g| %.2f", m.grad_norm)
             << printed("  lr %.2e ", m.lr);
@@ -89,7 +94,7 @@ void run_records::progress(const dx::step_metrics& m, const named_values& schedu
 }
 
 void run_records::diverged(dx::index step, const std::string& how) {
-  log_.append({{"step", step}, {"diverged", how}});
+  log_.append({{"step", step + steps_before_}, {"diverged", how}});
 }
 
 void run_records::say(const std::string& text) {
@@ -104,6 +109,7 @@ void run_records::end_progress() {
 void write_run_report(const fs::path& folder, const report_texts& texts) {
   report_data d;
   d.title = texts.title, d.subtitle = texts.subtitle, d.prompt = texts.prompt, d.sample = texts.sample;
+  d.tables = texts.tables;
   d.records = read_metrics(folder / "metrics.jsonl");
   long last = 0;
   for (const auto& r : d.records) {
@@ -115,7 +121,7 @@ void write_run_report(const fs::path& folder, const report_texts& texts) {
   }
   d.figures = {{"tokens seen", grouped(texts.tokens_seen)}, {"steps", grouped(last)}};
   dx::io::json run = dx::io::read_json_file(folder / "run.json");
-  run.erase("student");
+  run.erase("student"), run.erase("calibration");
   const dx::io::json flat = run.flatten();
   for (const auto& [pointer, value] : flat.items()) {
     std::string name = pointer.substr(1);

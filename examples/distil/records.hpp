@@ -11,6 +11,7 @@
 
 #include "common.hpp"
 #include "metrics_log.hpp"
+#include "report.hpp"
 #include "tensorboard.hpp"
 
 namespace program {
@@ -27,6 +28,10 @@ class run_records {
   run_records(const run_records&) = delete;
   run_records& operator=(const run_records&) = delete;
 
+  /// A run of several stages: the steps that follow are of this one, and those before it counted `steps` and `tokens`.
+  void stage(const std::string& name, dx::index steps, dx::index tokens) {
+    stage_ = name, steps_before_ = steps, tokens_before_ = tokens;
+  }
   /// The held-out text before the first step.
   void held_out_before(const dx::text_score& student, const std::optional<dx::text_score>& teacher,
                        const dx::text_score& unigram);
@@ -54,6 +59,8 @@ class run_records {
   metrics_log log_;
   tensorboard_writer board_;
   bool line_open_ = false;
+  std::string stage_;  ///< empty: there is but one
+  dx::index steps_before_ = 0, tokens_before_ = 0;
   std::string total_, held_out_;
 };
 
@@ -61,6 +68,7 @@ class run_records {
 struct report_texts {
   std::string title, subtitle, prompt, sample;
   dx::index tokens_seen = 0;
+  std::vector<report_table> tables = {};
 };
 void write_run_report(const fs::path& folder, const report_texts& texts);
 

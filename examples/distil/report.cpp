@@ -478,6 +478,23 @@ std::vector<chart> charts_of(const report_data& run, const held_out_table& held_
   return charts;
 }
 
+json tables(const std::vector<report_table>& all) {
+  json out = json::array();
+  for (const auto& t : all) {
+    json columns = json::array(), rows = json::array();
+    for (std::size_t i = 0; i < t.columns.size(); ++i)
+      columns.push_back({{"text", t.columns[i]}, {"kind", i > 0 ? "n" : ""}});
+    for (const auto& row : t.rows) {
+      json cells = json::array();
+      for (std::size_t i = 1; i < row.size(); ++i) cells.push_back({{"text", row[i]}});
+      rows.push_back({{"name", row.empty() ? "" : row.front()}, {"cells", std::move(cells)}});
+    }
+    out.push_back(
+        {{"caption", t.title}, {"note", t.note}, {"columns", std::move(columns)}, {"rows", std::move(rows)}});
+  }
+  return out;
+}
+
 json pairs(const report_data::entries& entries) {
   json out = json::array();
   for (const auto& [name, value] : entries) out.push_back({{"name", name}, {"value", value}});
@@ -511,6 +528,7 @@ std::string report_html(const report_data& run) {
                                       {"has_charts", !drawn.empty()},
                                       {"charts", std::move(drawn)},
                                       {"smoothed", smoothed},
+                                      {"tables", detail::tables(run.tables)},
                                       {"prompt", run.prompt},
                                       {"sample", run.sample},
                                       {"has_configuration", !run.configuration.empty()},

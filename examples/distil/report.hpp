@@ -23,18 +23,26 @@ struct held_out_table {
   std::optional<double> unigram;
 };
 
+/// A table of the report, cells as text.
+struct report_table {
+  std::string title, note;
+  std::vector<std::string> columns;  ///< the first is of the rows' names
+  std::vector<std::vector<std::string>> rows;
+};
+
 /// Everything the report of a run shows. All text is escaped by the writer.
 struct report_data {
   using entries = std::vector<std::pair<std::string, std::string>>;
 
   std::string title;
-  std::string subtitle;         ///< one line below the title; may be empty
-  entries figures;              ///< a few headline numbers: {"tokens seen", "56.2 M"}, {"time", "5 min 0 s"}
-  held_out_table held_out;      ///< teacher and unigram default to those of the records
-  std::string prompt;           ///< what the sample continues; may be empty
-  std::string sample;           ///< text by the trained student, without the prompt; empty: no sample
-  entries configuration;        ///< the run's options, in order
-  std::vector<record> records;  ///< of metrics.jsonl
+  std::string subtitle;     ///< one line below the title; may be empty
+  entries figures;          ///< a few headline numbers: {"tokens seen", "56.2 M"}, {"time", "5 min 0 s"}
+  held_out_table held_out;  ///< teacher and unigram default to those of the records
+  std::string prompt;       ///< what the sample continues; may be empty
+  std::string sample;       ///< text by the trained student, without the prompt; empty: no sample
+  std::vector<report_table> tables = {};  ///< of the results
+  entries configuration;                  ///< the run's options, in order
+  std::vector<record> records;            ///< of metrics.jsonl
 };
 
 /// The report as one HTML page that needs nothing else: headline numbers, held-out perplexities, the curves of

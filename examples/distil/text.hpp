@@ -39,6 +39,16 @@ dx::io::tokenizer need_tokenizer(const fs::path& model, dx::index vocabulary);
 void check_vocabulary(const dx::io::token_file& tokens, dx::index vocabulary,
                       const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& whose);
 
+/// Running text: without tokens that begin or end documents or turns.
+template <class Text>
+std::vector<std::int32_t> filler_of(const Text& text, const dx::io::tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids;
+  ids.reserve(static_cast<std::size_t>(text.size()));
+  for (dx::index i = 0; i < text.size(); ++i)
+    if (text[i] >= tokenizer.vocab_size() || !tokenizer.is_control(text[i])) ids.push_back(text[i]);
+  return ids;
+}
+
 /// Encodes the texts of one file (`name`), which may be one. Without `parse_special` special tokens are plain text.
 class text_encoder {
  public:

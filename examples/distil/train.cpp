@@ -85,8 +85,8 @@ class training_run {
   int run() {
     const dx::checkpoints store(o_.out / "checkpoints");
     const json identity = this->identity();
-    const bool fresh = !resumed_run{o_.out, o_.resume}.restore(*training_, store, (o_.out / "checkpoints").string(),
-                                                               identity, asked_length());
+    const bool fresh = !resumed_run{o_.out, o_.resume}.restore(
+        *training_, store, (o_.out / "checkpoints").string(), identity, asked_length());
     if (fresh) training_->total_steps(chosen_length());
     const dx::index total = training_->options().total_steps;
     training_->warmup(
@@ -103,9 +103,13 @@ class training_run {
       training_->save(store, identity);
     }
     try {
-      const step_loop steps{*training_, records, store, identity,
+      const step_loop steps{*training_,
+                            records,
+                            store,
+                            identity,
                             {o_.log_every, o_.checkpoint_every, o_.evaluate_every},
-                            &method_.objective, held_out_ ? &*held_out_ : nullptr};
+                            &method_.objective,
+                            held_out_ ? &*held_out_ : nullptr};
       if (const int stopped = steps()) return stopped;
       finish(records, identity);
     } catch (const dx::numeric_error& e) {
@@ -233,12 +237,12 @@ class training_run {
               << counted_steps(training_->empty(), training_->skipped()) << "\n";
   }
   void report(const std::string& sample) {
-    write_run_report(
-        o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
-                 .subtitle = training_->shape() + ", " + grouped(training_->trainable()) + " trainable parameters",
-                 .prompt = o_.prompt,
-                 .sample = sample,
-                 .tokens_seen = training_->step_count() * tokens_a_step(method_.options)});
+    write_run_report(o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
+                              .subtitle = training_->shape() + ", " + grouped(training_->trainable()) +
+                                          " trainable parameters",
+                              .prompt = o_.prompt,
+                              .sample = sample,
+                              .tokens_seen = training_->step_count() * tokens_a_step(method_.options)});
   }
   train_options o_;
   method method_;
@@ -279,45 +283,17 @@ int train(const arguments& given) {
       ("heads", po::value(&r.heads), "number of heads, of both kinds of block")                //
       ("slstm-at", po::value(&r.slstm_at), "the blocks that are sLSTM: 0,2,4 or all or none")  //
       ("init", po::value(&r.init)->value_name("STUDENT"), "start from a student's weights and shape");
-  po::options_description objective("Objective");
-  objective.add_options()  //
+  po::options_description method("Method");
+  method.add_options()  //
       ("method", po::value(&r.method)->default_value(r.method),
-       "default; paper (arXiv 2503.18565 as printed); code (as its authors' code does it)")  //
-      ("alpha", po::value(&r.alpha), "weight of the tempered KL")                            //
-      ("beta", po::value(&r.beta), "weight of the alignment; cross-entropy has the rest")    //
-      ("temperature", po::value(&r.temperature), "of the KL")                                //
-      ("schedule", po::value(&r.schedule),
-       "shape from FROM to TO: constant, linear, cosine, logarithmic, delta")                         //
-      ("alignment", po::value(&r.alignment), "average, ratio, block_wise, cosine, mse, paper, none")  //
-      ("objective", po::value<std::string>()->value_name("EXPRESSION")->notifier([&](const std::string& s) {
-        r.objective = s;
-      }),
-       "a sum of weighted terms, as above");
-  po::options_description optimiser("Optimiser");
-  optimiser.add_options()                                                                               //
-      ("batch", po::value(&r.batch), "windows in a step")                                               //
-      ("length", po::value(&r.length), "tokens in a window")                                            //
-      ("accumulate", po::value(&r.accumulate), "batches accumulated in a step")                         //
-      ("lr", po::value(&r.lr), "peak learning rate")                                                    //
-      ("lr-schedule", po::value(&r.lr_schedule), "after the warm-up: constant, cosine")                 //
-      ("warmup", po::value(&r.warmup), "steps of linear warm-up")                                       //
-      ("beta1", po::value(&r.beta1), "AdamW's decay rate of the first moment")                          //
-      ("beta2", po::value(&r.beta2), "AdamW's decay rate of the second moment")                         //
-      ("epsilon", po::value(&r.epsilon), "AdamW's epsilon")                                             //
-      ("weight-decay", po::value(&r.weight_decay), "decoupled weight decay, of matrices only")          //
-      ("clip", po::value(&r.clip), "clip the gradient to this norm; 0: never")                          //
-      ("order", po::value(&r.order)->default_value(r.order), "order of windows: shuffled, sequential")  //
-      ("seed", po::value(&r.seed)->default_value(r.seed), "random seed of the weights and the order");
-  po::options_description records("Records");
-  records.add_options()                                                                              //
-      ("log-every", po::value(&r.log_every)->default_value(r.log_every), "steps between log lines")  //
-      ("checkpoint-every", po::value(&r.checkpoint_every)->default_value(r.checkpoint_every),
-       "steps between checkpoints")  //
-      ("evaluate-every", po::value(&r.evaluate_every),
-       "steps between evaluations; default: at the end only")  //
-      ("prompt", po::value(&r.prompt)->default_value(r.prompt), "what the report's sample continues");
+       "default; paper (arXiv 2503.18565 as printed); code (as its authors' code does it)");
   po::options_description options;
-  options.add(what).add(student).add(objective).add(optimiser).add(records);
+  options.add(what)
+      .add(student)
+      .add(method)
+      .add(objective_options(r))
+      .add(optimiser_options(r))
+      .add(record_options(r));
   options.add(machine_options(r.where));
   po::variables_map values;
   if (!parse(given, usage, options, values)) return 0;
@@ -329,7 +305,7 @@ int train(const arguments& given) {
   if (const auto files = parse_token_mix(r.tokens); files.size() > 1 && !r.cache.empty())
     throw usage_error("--tokens: names " + std::to_string(files.size()) +
                       " files, and a --cache is of one text");
-  if (!dx::io::is_valid_utf8(r.prompt)) throw usage_error("--prompt: is not valid UTF-8");
+  check_prompt(r.prompt);
   int budgets = 0;
   for (const char* option : {"steps", "minutes", "epochs"}) {
     if (!values.count(option)) continue;
@@ -341,29 +317,9 @@ int train(const arguments& given) {
                         (whole ? ", at most " + grouped(most_steps) : ", and a number"));
   }
   if (budgets != 1) throw usage_error("one of --steps, --minutes, --epochs is needed");
-  for (const char* option :
-       {"batch", "length", "accumulate", "blocks", "heads", "log-every", "checkpoint-every"})
-    if (values.count(option)) {
-      const auto n = values[option].as<dx::index>();
-      if (n < 1 || n > most_steps)
-        throw usage_error(std::string("--") + option + ": " + std::to_string(n) + " is not possible");
-    }
   if (values.count("slstm-at"))
     blocks_of(r.slstm_at, most_steps);  // its form; the number of blocks is not known yet
-  if (values.count("lr") && !(r.lr > 0 && std::isfinite(r.lr)))
-    throw usage_error("--lr: must be above 0, and a number");
-  for (const char* option : {"beta1", "beta2"})
-    if (values.count(option) && !(values[option].as<double>() >= 0 && values[option].as<double>() < 1))
-      throw usage_error(std::string("--") + option + ": must be at least 0 and below 1");
-  if (values.count("epsilon") && !(r.epsilon > 0 && std::isfinite(r.epsilon)))
-    throw usage_error("--epsilon: must be above 0, and a number");
-  for (const char* option : {"warmup", "evaluate-every"})
-    if (values.count(option) && values[option].as<dx::index>() < 0)
-      throw usage_error(std::string("--") + option + ": must not be negative");
-  for (const char* option : {"clip", "weight-decay"})
-    if (values.count(option) &&
-        !(values[option].as<double>() >= 0 && std::isfinite(values[option].as<double>())))
-      throw usage_error(std::string("--") + option + ": must not be negative, and a number");
+  check_numbers(values);
   catch_signals();
   return training_run(r).run();
 }

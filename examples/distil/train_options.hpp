@@ -4,12 +4,12 @@
 #include <optional>
 #include <string>
 
-#include "common.hpp"
+#include "command.hpp"
 #include "machine.hpp"
 
 namespace program {
 
-/// The options of `distil train`.
+/// The options of `distil train`, most of which `distil linearise` has, too.
 struct train_options {
   fs::path teacher, cache, held_out, out, init;
   std::string tokens;  ///< a file, or files with weights (token_mix.hpp)
@@ -27,5 +27,14 @@ struct train_options {
   bool resume = false;
   std::string prompt = "In the beginning";
 };
+
+/// Those of the objective, but for --method; of the optimiser; of records.
+po::options_description objective_options(train_options& r);
+po::options_description optimiser_options(train_options& r);
+po::options_description record_options(train_options& r);
+
+/// Throws `usage_error` naming an option whose number, where it is given, is not possible.
+void check_numbers(const po::variables_map& values);
+void check_prompt(const std::string& prompt);
 
 }  // namespace program

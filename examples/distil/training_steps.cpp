@@ -61,13 +61,15 @@ double seconds_a_step(training& t) {
 }
 
 int step_loop::operator()() const {
-  const dx::index total = run.options().total_steps, first = run.step_count(), tokens = tokens_a_step(run.options());
+  const dx::index total = run.options().total_steps, first = run.step_count(),
+                  tokens = tokens_a_step(run.options());
   const double started = now();
   while (run.step_count() < total) {
     const double t0 = now();
     named_values schedules, changing;
     if (objective)
-      schedules = schedules_at(*objective, run.clock()), changing = schedules_at(*objective, run.clock(), false);
+      schedules = schedules_at(*objective, run.clock()),
+      changing = schedules_at(*objective, run.clock(), false);
     const auto m = run.step();
     const double t1 = now(), rate = static_cast<double>(tokens) / (t1 - t0);
     const bool last = m.step == total;
@@ -93,7 +95,8 @@ int step_loop::operator()() const {
     }
   }
   records.end_progress();
-  dx::require(run.updates() > 0, "none of ", total, " steps had a token to score; the student has learnt nothing");
+  dx::require(run.updates() > 0, "none of ", total,
+              " steps had a token to score; the student has learnt nothing");
   return 0;
 }
 
@@ -113,8 +116,8 @@ std::optional<json> resumed_run::find(const dx::checkpoints& store, const std::s
   return {};
 }
 
-bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::string& where, const json& identity,
-                          dx::index asked) const {
+bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::string& where,
+                          const json& identity, dx::index asked) const {
   const auto run = find(store, where);  // compared before the tensors, which differ where the run does
   if (!run) {
     if (resume && logged_steps(out / "metrics.jsonl") > 0)
@@ -139,8 +142,8 @@ bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::
   return true;
 }
 
-void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out, dx::index vocabulary,
-                 const std::optional<dx::io::tokenizer_data>& tokenizer) {
+void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out,
+                 dx::index vocabulary, const std::optional<dx::io::tokenizer_data>& tokenizer) {
   for (const auto& text : tokens.files()) check_vocabulary(text, vocabulary, tokenizer, "the teacher");
   if (held_out) check_vocabulary(*held_out, vocabulary, tokenizer, "the teacher");
   if (tokenizer)
@@ -152,11 +155,12 @@ dx::index held_out_window(const dx::training_options& o) { return std::clamp<dx:
 void require_held_out(const dx::io::token_file& text, dx::index window) {
   for (dx::index i = 1; i < text.size(); ++i)
     if (i % window != 0 && !text.starts_at(i)) return;
-  dx::fail(text.path(), ": nothing to score: in windows of ", window, " tokens every document is one token long");
+  dx::fail(text.path(), ": nothing to score: in windows of ", window,
+           " tokens every document is one token long");
 }
 
-std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& prompt,
-                      dx::index tokens, std::uint64_t seed) {
+std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer,
+                      const std::string& prompt, dx::index tokens, std::uint64_t seed) {
   if (!tokenizer) return {};
   const dx::io::tokenizer encoder(*tokenizer);
   auto ids = encoder.encode(prompt, false).ids;

@@ -40,8 +40,8 @@ struct step_loop {
   const dx::checkpoints& store;
   const dx::io::json& identity;
   step_intervals every;
-  const training_objective* objective = nullptr;    ///< whose schedules are logged
-  const dx::io::token_file* held_out = nullptr;     ///< null: nothing is evaluated
+  const training_objective* objective = nullptr;  ///< whose schedules are logged
+  const dx::io::token_file* held_out = nullptr;   ///< null: nothing is evaluated
 
   /// 0, or the status of a run that a signal has stopped. Throws `dx::numeric_error` where it has diverged.
   int operator()() const;
@@ -57,13 +57,13 @@ struct resumed_run {
   bool resume = false;
   /// The identity of the newest checkpoint, where there is one. Throws where there is one and `resume` is false.
   std::optional<dx::io::json> find(const dx::checkpoints& store, const std::string& where) const;
-  bool restore(training& t, const dx::checkpoints& store, const std::string& where, const dx::io::json& identity,
-               dx::index asked) const;
+  bool restore(training& t, const dx::checkpoints& store, const std::string& where,
+               const dx::io::json& identity, dx::index asked) const;
 };
 
 /// Throws `error` where a text does not fit the teacher; warns where no document has an end.
-void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out, dx::index vocabulary,
-                 const std::optional<dx::io::tokenizer_data>& tokenizer);
+void check_texts(const token_mix& tokens, const std::optional<dx::io::token_file>& held_out,
+                 dx::index vocabulary, const std::optional<dx::io::tokenizer_data>& tokenizer);
 /// The windows that held-out text is scored in.
 dx::index held_out_window(const dx::training_options& o);
 /// Throws `error` where in them is nothing to score.
@@ -71,8 +71,8 @@ void require_held_out(const dx::io::token_file& text, dx::index window);
 
 /// The prompt continued at temperature 0.7 from the 40 most likely tokens: a look at what the student has learnt. Empty
 /// without a tokenizer.
-std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer, const std::string& prompt,
-                      dx::index tokens, std::uint64_t seed);
+std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer,
+                      const std::string& prompt, dx::index tokens, std::uint64_t seed);
 
 /// ", 3 steps with nothing to score, 1 steps skipped as not finite"
 std::string counted_steps(dx::index empty, dx::index skipped);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <distil_xlstm/distil/calibrate_gates.hpp>
+#include <distil_xlstm/distil/linearised_rates.hpp>
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/io/json.hpp>
@@ -80,19 +81,6 @@ tensor_errors linearised_errors(D& device, const std::filesystem::path& folder) 
   return out;
 }
 
-/// What the second half of a stage's name says of a tensor's learning rate: see OPTIONS of make_linearised.py.
-inline double golden_rate(const io::json& o, const std::string& stage, const linearised_config& c,
-                          const std::string& name) {
-  const bool added = name.find(".feature_") != name.npos || name.find(".gates.") != name.npos;
-  if (stage == "distil") return added ? o.at("new").get<double>() : 1;
-  if (name.find(".self_attn.") == name.npos) return 0;
-  const auto layer = static_cast<std::size_t>(std::stoi(name.substr(std::string("model.layers.").size())));
-  if (c.mixers[layer] == mixer_kind::attention) return 0;
-  return name.ends_with("gates.bias") ? o.at("bias").get<double>()
-         : added                      ? 1
-                                      : o.at("projections").get<double>();
-}
-
 /// Eight steps of each stage in the scalar T against the reference in float64 (linearise/ of
 /// tests/golden/make_linearised.py): `STAGE step N KEY`, `STAGE final NAME`, `reach N`.
 template <class T, class D>
@@ -118,7 +106,10 @@ tensor_errors linearise_errors(D& device, const std::filesystem::path& folder) {
     options.optimiser = {all.at("beta1").get<double>(), all.at("beta2").get<double>(),
                          all.at("epsilon").get<double>(), o.at("weight_decay").get<double>()};
     options.clip = all.at("clip").get<double>();
-    options.rate_of = [&](const std::string& name) { return golden_rate(o, stage, c, name); };
+    if (stage == "align")
+      options.rate_of = alignment_rates{&c, o.at("bias").get<double>(), o.at("projections").get<double>()};
+    else
+      options.rate_of = distillation_rates{o.at("new").get<double>()};
     const auto run = [&](auto&& trainer, const char* key) {
       for (const auto& want : file.at(stage)) {
         const auto m = trainer.step();
