@@ -95,6 +95,7 @@ void read_alike(cuda& gpu, const fs::path& path, double most) {
   BOOST_TEST_CONTEXT(path.filename().string()) {
     near("nll", y.plain.nll, x.plain.nll, most);
     BOOST_TEST(x.plain.scored == y.plain.scored);
+    BOOST_TEST(std::abs(y.kl - x.kl) <= most * x.plain.nll);
     near("carried nll", y.carried.nll, x.carried.nll, most);
     BOOST_TEST(x.answers.size() == y.answers.size());
     for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {

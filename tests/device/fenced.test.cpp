@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -98,6 +99,7 @@ void read_alike(const fs::path& path) {
   BOOST_TEST_CONTEXT(path.filename().string()) {
     BOOST_TEST(x.plain.nll == y.plain.nll, nearly);
     BOOST_TEST(x.plain.scored == y.plain.scored);
+    BOOST_TEST(std::abs(x.kl - y.kl) <= (sizeof(T) == 8 ? 1e-14 : 1e-6) * x.plain.nll);
     BOOST_TEST(x.carried.nll == y.carried.nll, nearly);
     BOOST_TEST(x.answers.size() == y.answers.size());
     for (std::size_t i = 0; i < std::min(x.answers.size(), y.answers.size()); ++i) {
