@@ -307,8 +307,10 @@ int evaluate(const arguments& given) {
   require_effects("evaluate", values);
   check(where);
   need(o.model, "model");
+  if (values.count("teacher")) need(o.teacher, "teacher");
+  if (values.count("filler")) need(o.filler, "filler");
   const int sources = !o.text.empty() + !o.tokens.empty() + !o.requests.empty();
-  if (sources > 1 || (sources == 0 && needle.empty()))
+  if (sources > 1 || (sources == 0 && !values.count("needle")))
     throw usage_error("one of --text, --tokens, --requests is needed, or --needle with --filler");
   o.windows = numbers_of("window", windows, "lengths such as 512,2048");
   for (const dx::index w : o.windows)
@@ -317,7 +319,7 @@ int evaluate(const arguments& given) {
   if (o.carry && !o.teacher.empty())
     throw usage_error("--teacher: with --carry the model would know more of the text than the teacher");
   const bool has_text = !o.text.empty() || !o.tokens.empty();
-  if (!needle.empty()) {
+  if (values.count("needle")) {
     o.needle = numbers_of("needle", needle, "lengths such as 256,512");
     if (o.cases < 1) throw usage_error("--cases: must be at least 1");
     if (o.filler.empty() && !has_text) throw usage_error("--needle: --filler, --text or --tokens is needed");

@@ -637,6 +637,8 @@ BOOST_AUTO_TEST_CASE(needles_are_found_as_often_as_the_logits_say) {
            {"--needle 200,200", "--needle: 200 is named twice"},
            {"--needle 200,", "--needle: '200,' is not a list"},
            {"--needle long", "--needle: 'long' is not a list"},
+           {"--needle=", "--needle"},
+           {"--needle 200 --teacher=", "--teacher"},
            {"--needle 200 --cases 0", "--cases"},
            {"--needle 200 --window 16", "--window: has no effect without --text or --tokens"}})
     refused(arguments(refuse, more), 2, {said});

@@ -34,14 +34,15 @@ struct needle_text {
 /// has no token.
 needle_text tokenize_needle(const io::tokenizer& tokenizer);
 
-/// Recall from a long context. A case is `length` tokens: filler, the phrase, a random number of seven digits and the
-/// stop, filler again, the phrase and the same number, of which the last, the number's tokens, are scored:
-/// every digit is the most likely token exactly where greedy decoding writes the number. The filler of a case is one
-/// piece of `filler`, from a random place, cut at a random one: at least `least_before` tokens come before the sentence
-/// and `least_between` after it. Case i is the same for a seed, however many there are; its number is the same
-/// whatever the length. Score them with `score_continuations`. Throws `error` where the length has no room for that, which
-/// says the least one; where the filler is shorter than a case needs, which says how much that is; and where a digit
-/// has no tokens or those of another.
+/// Recall from a long context: `cases` texts of `length` tokens each, for `score_continuations`. A case is filler; the
+/// phrase, a random number of seven digits and the stop; more filler; the phrase again, and the number, whose tokens
+/// are scored. All of them are the most likely ones exactly where greedy decoding writes the number. A case's filler is
+/// one piece of `filler` from a random place, which the sentence cuts at a random place: `least_before` tokens
+/// come before it, at least, and `least_between` after it. Case i depends on the seed, not on how many there are, and
+/// its number not on the length.
+///
+/// Throws `error` where the length has no room, saying the least one; where `filler` is shorter than a case
+/// needs, saying how much that is; and where a digit has no token, or those of another.
 std::vector<continuation> needle_cases(const needle_text& text, std::span<const std::int32_t> filler,
                                        index length, index cases, std::uint64_t seed);
 
