@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
-#include <exception>
 #include <iostream>
 #include <optional>
 #include <span>
@@ -83,6 +82,7 @@ class finished_parts {
     const fs::path manifest = folder_ / "options.json";
     if (!names().empty()) {
       const json before = dx::io::read_json_file(manifest);
+      dx::require(before.is_object(), manifest.string(), ": is no object");
       for (const auto& [key, value] : options.items())
         if (const json was = before.value(key, json()); was != value)
           dx::fail(folder_.string(), ": the run there has another ", key, ": ", was.dump(),
@@ -178,7 +178,6 @@ class sample_run {
   int run() {
     parts_.read(texts_);
     started_ = saved_ = now();
-    const dx::index before = texts_.tokens();
     try {
       while (!enough()) draw();
     } catch (const finished&) {
@@ -194,12 +193,11 @@ class sample_run {
                 << ": the same command goes on\n";
       return 128 + caught_signal;
     }
-    const double rate = static_cast<double>(texts_.tokens() - before) / std::max(1e-9, now() - started_);
     dx::io::write_token_file(o_.out, texts_.ids, texts_.starts, tokenizer_.vocab_size(),
                              tokenizer_.fingerprint());
     parts_.remove();
-    std::cerr << o_.out.string() << ": " << amount() << ", " << ended_ << " of the " << drawn_
-              << " drawn now ended by themselves, " << short_number(rate) << " tokens/s\n";
+    std::cerr << o_.out.string() << ": " << amount() << ", " << grouped(ended())
+              << " of them ended by an end-of-text token\n";
     return 0;
   }
 
@@ -209,7 +207,7 @@ class sample_run {
   /// A text that others are before, or that still grows.
   struct growing {
     std::vector<std::int32_t> ids;
-    bool over = false, ended = false;
+    bool over = false;
   };
 
   static std::vector<std::vector<std::int32_t>> read_prompts(const sample_options& o,
@@ -264,6 +262,17 @@ class sample_run {
            (texts_.count() == 1 ? " text" : " texts");
   }
 
+  /// Texts that an end-of-text token ends.
+  dx::index ended() const {
+    dx::index n = 0;
+    for (std::size_t i = 0; i < texts_.count(); ++i) {
+      const auto end = i + 1 < texts_.count() ? texts_.starts[i + 1] : texts_.tokens();
+      n += end - texts_.starts[i] > 1 &&
+           tokenizer_.is_end_of_text(texts_.ids[static_cast<std::size_t>(end - 1)]);
+    }
+    return n;
+  }
+
   /// Draws from the first text that is not there on. So many are asked for at once that the batch seldom runs empty, and
   /// as many whatever is left to do: a step has the same shape in every run.
   void draw() {
@@ -295,11 +304,8 @@ class sample_run {
     if (text.ids.empty()) text.ids = prompt_of(number);
     const bool known = id < tokenizer_.vocab_size();
     if (known) text.ids.push_back(id);
-    text.ended = known && tokenizer_.is_end_of_text(id);
-    text.over = !known || text.ended || std::ssize(text.ids) >= o_.length;
-    if (!text.over) return true;
-    ++drawn_, ended_ += text.ended;
-    if (at > 0) return false;
+    text.over = !known || tokenizer_.is_end_of_text(id) || std::ssize(text.ids) >= o_.length;
+    if (!text.over || at > 0) return !text.over;
     for (; !ahead_.empty() && ahead_.front().over && !enough(); ahead_.pop_front())
       texts_.add(ahead_.front().ids);
     keep();
@@ -311,7 +317,7 @@ class sample_run {
   /// hundredth of it.
   void keep() {
     const double t = now();
-    if (t - saved_ >= std::clamp((t - started_) / 100, 0.5, 60.0)) {
+    if (t - saved_ >= std::clamp((t - started_) / 100, 0.2, 60.0)) {
       parts_.write(texts_);
       saved_ = t;
     }
@@ -339,7 +345,6 @@ class sample_run {
   finished_parts parts_;
   document_list texts_;
   std::deque<growing> ahead_;  ///< from text number texts_.count() on
-  dx::index drawn_ = 0, ended_ = 0;
   double started_ = 0, saved_ = 0, shown_ = 0, first_shown_ = 0;
   dx::index tokens_at_first_ = 0;
 };

@@ -46,7 +46,7 @@ struct named_weight {
   bool there;
   explicit named_weight(std::string_view text) : path(text), there(is_there(text)) {
     const auto colon = text.rfind(':');
-    if (there || colon == text.npos) return;
+    if (there || colon == text.npos || text.find(',', colon) != text.npos) return;
     there = is_there(text.substr(0, colon));
     if (there || number_of(text.substr(colon + 1)))
       path = text.substr(0, colon), weight = text.substr(colon + 1);

@@ -24,7 +24,8 @@ namespace {
 using io::json;
 using ids_type = std::vector<std::int32_t>;
 
-const char* const subcommands[] = {"tokenize", "cache", "train", "generate", "evaluate", "logits", "inspect"};
+const char* const subcommands[] = {"tokenize", "sample",   "cache",  "train",
+                                   "generate", "evaluate", "logits", "inspect"};
 
 const io::tokenizer& tokenizer() {
   static const io::tokenizer t(tiny_tokenizer());

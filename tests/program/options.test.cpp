@@ -13,7 +13,8 @@
 namespace distil_xlstm::program {
 namespace {
 
-const char* const subcommands[] = {"tokenize", "cache", "train", "generate", "evaluate", "logits", "inspect"};
+const char* const subcommands[] = {"tokenize", "sample",   "cache",  "train",
+                                   "generate", "evaluate", "logits", "inspect"};
 
 /// The options that `--help` lists.
 std::set<std::string> options_of(const std::string& command) {
@@ -31,6 +32,7 @@ std::vector<std::string> least(const std::string& command) {
   const fs::path out = m.folder / "never";
   const std::map<std::string, std::vector<std::string>> given = {
       {"tokenize", arguments("--tokenizer", m.teacher)},
+      {"sample", arguments("--tokens 9 --model", m.teacher, "--out", out)},
       {"cache", arguments("--length 8 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
       {"train", arguments("--steps 1 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
       {"generate", arguments("--model", m.teacher)},
