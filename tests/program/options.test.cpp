@@ -35,6 +35,7 @@ std::vector<std::string> least(const std::string& command) {
       {"sample", arguments("--tokens 9 --model", m.teacher, "--out", out)},
       {"cache", arguments("--length 8 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
       {"train", arguments("--steps 1 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
+      {"linearise", arguments("--minutes 1 --teacher", m.teacher, "--tokens", m.tokens, "--out", out)},
       {"generate", arguments("--model", m.teacher)},
       {"evaluate", arguments("--model", m.teacher)},
       {"logits", arguments("--model", m.teacher, "--ids", m.tokens, "--out", out)},
