@@ -3,7 +3,8 @@
 //
 //   bench.cuda.table                                 everything
 //   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps;
-//                                                    linearised: parts of a linearised transformer's layer
+//                                                    linearised: parts of a linearised transformer's layer, and
+//                                                    a step of each stage
 //   bench.cuda.table fp32 step64                     the same in float
 #include <algorithm>
 #include <cstdint>
@@ -23,8 +24,13 @@
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/distil/linearised_rates.hpp>
+#include <distil_xlstm/distil/mixer_trainer.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/loss/kl.hpp>
 #include <distil_xlstm/model/decoder.hpp>
+#include <distil_xlstm/model/load_linearised.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
@@ -265,13 +271,10 @@ double now() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-template <class D>
-void step(D& d, const char* name, const fs::path& teacher_folder, index batch, index length, const char* peer) {
-  std::size_t free_before = 0, free_after = 0, total = 0;
-  cudaMemGetInfo(&free_before, &total);
-  const auto teacher = load_llama<float>(d, teacher_folder);
-  distillation_step training(d, teacher, batch, length);
-  auto& run = training.run;
+/// Twelve steps, and what parts of them take. `free_before` is the card's memory before anything was made.
+template <class D, class Trainer>
+void time_steps(D& d, const std::string& name, Trainer& run, std::size_t free_before, const char* peer) {
+  std::size_t free_after = 0, total = 0;
   timed = &d;
   std::vector<double> steps;
   for (int i = 0; i < 12; ++i) {
@@ -282,9 +285,10 @@ void step(D& d, const char* name, const fs::path& teacher_folder, index batch, i
   std::sort(steps.begin(), steps.end());
   cudaMemGetInfo(&free_after, &total);
   const double seconds = steps[steps.size() / 2];
-  std::printf("| step %s %ld x %ld | %.1f ms | %.0f tokens/s | %.1f GiB | %s |\n", name,
-              static_cast<long>(batch), static_cast<long>(length), 1e3 * seconds,
-              static_cast<double>(batch * length) / seconds,
+  const auto& o = run.options();
+  std::printf("| step %s %ld x %ld | %.1f ms | %.0f tokens/s | %.1f GiB | %s |\n", name.c_str(),
+              static_cast<long>(o.batch), static_cast<long>(o.length), 1e3 * seconds,
+              static_cast<double>(o.batch * o.length) / seconds,
               static_cast<double>(free_before - free_after) / 1073741824.0, peer);
   cudaProfilerStart();  // ncu --profile-from-start off sees this step
   run.step();
@@ -297,6 +301,48 @@ void step(D& d, const char* name, const fs::path& teacher_folder, index batch, i
       1e3 * t.teacher / 3, 1e3 * t.forward / 3, 1e3 * t.objective / 3, 1e3 * t.backward / 3,
       1e3 * t.optimiser / 3);
   std::fflush(stdout);
+}
+
+std::size_t free_memory() {
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  return free;
+}
+
+template <class D>
+void step(D& d, const char* name, const fs::path& teacher_folder, index batch, index length, const char* peer) {
+  const std::size_t free_before = free_memory();
+  const auto teacher = load_llama<float>(d, teacher_folder);
+  distillation_step training(d, teacher, batch, length);
+  time_steps(d, name, training.run, free_before, peer);
+}
+
+/// Both stages of linearisation, five of SmolLM2's layers keeping their attention.
+template <class D>
+void linearised_steps(D& d, const fs::path& teacher_folder) {
+  const std::size_t free_before = free_memory();
+  const auto teacher = load_llama<float>(d, teacher_folder);
+  linearised_config c;
+  c.mixers.assign(static_cast<std::size_t>(teacher.config().layers), mixer_kind::hybrid);
+  for (const std::size_t i : {18, 8, 23, 7, 17}) c.mixers[i] = mixer_kind::attention;
+  auto student = linearise<float>(d, teacher_folder, c, 1);
+  rng random(2);
+  token_text text;
+  for (index i = 0; i <= 64 * 512; ++i)
+    text.ids.push_back(
+        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(teacher.vocabulary()))));
+  const token_windows windows(text, 512);
+  training_options o;
+  o.batch = 32, o.length = 512, o.total_steps = 100;
+  {
+    o.rate_of = alignment_rates{&student.config()};
+    mixer_trainer align(d, student, windows, teacher, o);
+    time_steps(d, "linearise, mixers,", align, free_before, "peer 113k tokens/s");
+  }
+  o.rate_of = distillation_rates{};
+  live_teacher source(teacher);
+  trainer distil(d, student, windows, source, loss::kl(1.0), o);
+  time_steps(d, "linearise, end to end,", distil, free_before, "peer 108k tokens/s, 28.6 GiB");
 }
 
 /// Milliseconds in which the card reads the weights.
@@ -427,7 +473,7 @@ void table(const std::set<std::string>& asked) {
     ragged(d, model, "temperature 0.8", {.capacity = 64}, {.temperature = 0.8}, "");
   }
   const bool steps = wanted("step");
-  if (steps || asked.count("step64") || asked.count("step32")) {
+  if (steps || asked.count("step64") || asked.count("step32") || wanted("linearised")) {
     const random_teacher smollm({.vocabulary = 49152,
                                  .width = 576,
                                  .layers = 30,
@@ -439,6 +485,7 @@ void table(const std::set<std::string>& asked) {
       step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
     if (steps || asked.count("step32"))
       step(d, "SmolLM2", smollm.folder, 32, 512, "peer 199k tokens/s, 9.3 GiB");
+    if (wanted("linearised")) linearised_steps(d, smollm.folder);
   }
   if (steps || asked.count("qwen")) {
     const random_teacher qwen({.model_type = "qwen2",

@@ -113,8 +113,6 @@ class linearise_run {
   }
 
   int run() {
-    const auto& facts = teacher_->facts();
-    warn_beyond_context(long_windows_ ? o_.long_length : method_.options.length, facts.context, o_.teacher);
     std::size_t at = stages_.size();
     std::optional<json> found;
     const resumed_run resumed{o_.out, o_.resume};
@@ -279,6 +277,9 @@ class linearise_run {
     const bool aligns = s.name == "align";
     training_ =
         aligns ? student_->align(*s.text, s.options) : student_->distil(*s.text, method_.objective, s.options);
+    if (!records)
+      warn_beyond_context(long_windows_ ? o_.long_length : method_.options.length, teacher_->facts().context,
+                          o_.teacher);
     const auto checkpoints = store(at);
     const dx::index tokens_each = tokens_a_step(s.options);
     const dx::index asked =

@@ -73,7 +73,7 @@ BOOST_AUTO_TEST_CASE(stages_one_after_another) {
   BOOST_TEST(stages == (std::vector<std::string>{"align", "distil", "long"}), boost::test_tools::per_element());
   BOOST_TEST(step == 16);
   BOOST_TEST(last_error < first_error);
-  BOOST_TEST(last_kl < first_kl);
+  BOOST_TEST((first_kl > 0 && last_kl > 0));
 
   const json r = results(out);
   for (const char* who : {"teacher", "untrained_windows", "student"}) BOOST_TEST_CONTEXT(who) {
@@ -96,6 +96,20 @@ BOOST_AUTO_TEST_CASE(stages_one_after_another) {
   const json about = io::read_json_file(out / "run.json");
   BOOST_TEST(about.at("stage") == "long");
   BOOST_TEST(about.at("student").at("mixers") == json::array({"hybrid", "attention"}));
+}
+
+BOOST_AUTO_TEST_CASE(training_pays) {
+  const auto& m = material::get();
+  const fs::path out = m.folder / "trained";
+  const outcome o = run(arguments("linearise --mixer hybrid --window 4 --sinks 1 --batch 4 --length 32 "
+                                  "--align-tokens 12800 --distil-tokens 25600 --lr 0.001 --lr-new 0.005 --windows 32 "
+                                  "--needle none --log-every 50 --checkpoint-every 1000 --teacher",
+                                  m.teacher, "--tokens", m.tokens, "--held-out", m.held_out, "--out", out));
+  BOOST_REQUIRE_MESSAGE(o.status == 0, o.err);
+  const json r = results(out);
+  const auto kl = [&](const char* who) { return r.at(who).at("windows").at("32").at("kl").get<double>(); };
+  BOOST_TEST(kl("student") < 0.7 * kl("untrained_windows"));
+  BOOST_TEST_MESSAGE(kl("student") << " of " << kl("untrained_windows"));
 }
 
 BOOST_AUTO_TEST_CASE(every_subcommand_takes_the_student) {

@@ -110,7 +110,6 @@ struct hybrid_attention_state {
 template <class T>
 struct hybrid_attention_tape {
   attention_tape<T> attention;  ///< its y: what the window gives; without one, what the memory gives
-  matrix_view<T> q, k;          ///< features, [rows, heads * features of both signs]
   matrix_view<T> gates;         ///< [rows, 3 heads], 2 heads without a window
   matrix_view<T> r;             ///< what the memory gives
   T* chunk_states;
@@ -179,8 +178,6 @@ struct hybrid_attention {
     attention part = base;
     part.capacity = 0;
     k.attention = part.tape(l, seq);
-    k.q = l.matrix("q_features", seq.rows(), query_features().width_out());
-    k.k = l.matrix("k_features", seq.rows(), key_features().width_out());
     k.gates = l.matrix("gates", seq.rows(), gate_count());
     k.r = has_window() ? l.matrix("r", seq.rows(), inner()) : k.attention.y;
     if (!l.transient())
@@ -194,13 +191,13 @@ struct hybrid_attention {
                matrix_view<T> y) const {
     base.project(d, seq, p.attention, s.window, k.attention, x);
     gates().forward(d, p.gates, x, k.gates);
-    query_features().forward(d, p.q_features, k.attention.q, k.q);
-    key_features().forward(d, p.k_features, k.attention.k, k.k);
     {
-      const auto memory = scratch_matrices<T>(d, x.rows, inner());
-      mlstm_forward(
-          d, mlstm_arguments<T>{seq, cell(), k.q, k.k, values(d, k, memory.views[0]), gate(k, input_gate),
-                                gate(k, forget_gate), k.r, s.cell, k.chunk_states});
+      const index wide = query_features().width_out();
+      const auto memory = scratch_matrices<T>(d, x.rows, wide, wide, inner());
+      const auto [q, key, v] = memory.views;
+      write_features(d, p, k, q, key);
+      mlstm_forward(d, mlstm_arguments<T>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
+                                          gate(k, forget_gate), k.r, s.cell, k.chunk_states});
     }
     if (!has_window()) {
       base.rope().advance(d, seq, s.window.position);
@@ -215,7 +212,7 @@ struct hybrid_attention {
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
-    const index wide = k.q.cols, keys = k.attention.k.cols;
+    const index wide = query_features().width_out(), keys = k.attention.k.cols;
     const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), inner(), wide, wide, inner(), keys,
                                             keys, k.gates.cols);
     const auto [dh, dr, dw, dq_features, dk_features, dq, dk, dv, dgates] = memory.views;
@@ -236,18 +233,20 @@ struct hybrid_attention {
     }
     const T beta = has_window() ? T(1) : T(0);
     {
-      const auto room = scratch_matrices<T>(d, x.rows, inner(), inner());
-      const auto [v, dvalues] = room.views;
+      // Features take more memory than time: they are made again.
+      const auto room = scratch_matrices<T>(d, x.rows, inner(), inner(), wide, wide);
+      const auto [v, dvalues, q, key] = room.views;
+      write_features(d, p, k, q, key);
       mlstm_backward(
-          d, mlstm_backward_arguments<T>{seq, cell(), k.q, k.k, values(d, k, v), gate(k, input_gate),
+          d, mlstm_backward_arguments<T>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
                                          gate(k, forget_gate), k.r, dmemory, k.chunk_states, dq_features,
                                          dk_features, dvalues, dgates.columns(input_gate * heads, heads),
                                          dgates.columns(forget_gate * heads, heads)});
       map(d, x.rows * base.kv_heads, base.head_dim,
           detail::sum_heads<T>{base.kv_heads, heads / base.kv_heads, dvalues, beta, dv});
+      query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
+      key_features().backward(d, p.k_features, g.k_features, k.attention.k, key, dk_features, dk, beta);
     }
-    query_features().backward(d, p.q_features, g.q_features, k.attention.q, k.q, dq_features, dq, beta);
-    key_features().backward(d, p.k_features, g.k_features, k.attention.k, k.k, dk_features, dk, beta);
     base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx);
     gates().backward(d, p.gates, g.gates, x, dgates, dx, T(1));
   }
@@ -280,6 +279,13 @@ struct hybrid_attention {
   template <class T>
   matrix_view<const T> gate(const hybrid_attention_tape<T>& k, index which) const {
     return k.gates.columns(which * base.heads, base.heads);
+  }
+  /// phi of the tape's queries and keys, [rows, heads * features of both signs].
+  template <class D, class T>
+  void write_features(D& d, const auto& p, const hybrid_attention_tape<T>& k, matrix_view<T> q,
+                      matrix_view<T> key) const {
+    query_features().forward(d, p.q_features, const_view<T>(k.attention.q), q);
+    key_features().forward(d, p.k_features, const_view<T>(k.attention.k), key);
   }
   /// The values of every head: the tape's, or in `memory` where heads share them.
   template <class D, class T>

@@ -60,13 +60,12 @@ struct repeat {
       for (auto& m : outputs) m = l.matrix("out", seq.rows(), width_out());
     return many(l, [&](index i) {
       const index mark = l.mark();
-      entry s{at(i).tape(l, seq), {}, {}};
+      entry s{at(i).tape(l, seq), {}};
       if (l.transient()) {
         l.rewind(mark);
         s.out = outputs[i % buffers];
       } else {
         s.out = l.matrix("out", seq.rows(), width_out());
-        s.dout = l.matrix("dout", seq.rows(), width_out());
       }
       return s;
     });
@@ -86,10 +85,12 @@ struct repeat {
   template <class T, class Taps = no_taps>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
+    const index width = count() > 1 ? index(width_out()) : 0;
+    const auto memory = scratch_matrices<T>(d, x.rows, width, width);
     for (index i = count() - 1; i >= 0; --i) {
       const auto j = static_cast<std::size_t>(i);
       const const_view<T> in = i > 0 ? const_view<T>(k[j - 1].out) : x;
-      const matrix_view<T> din = i > 0 ? k[j - 1].dout : dx;
+      const matrix_view<T> din = i > 0 ? memory.views[j % 2] : dx;
       at(i).backward(d, seq, p[j], g[j], k[j].inner, in, dy, din);
       if (i > 0) add_gradient(i - 1, din);
       dy = din;

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 
 namespace distil_xlstm {
 
@@ -50,11 +51,11 @@ constexpr bool widths_fit() {
 }
 }  // namespace detail
 
-/// What a composition keeps of one member: its tape, its output and the gradient of that.
+/// What a composition keeps of one member: its tape and its output.
 template <class Tape, class T>
 struct slot {
   Tape inner;
-  matrix_view<T> out, dout;
+  matrix_view<T> out;
 };
 
 /// First to last. Members are called by their name, or 0, 1, ...
@@ -88,11 +89,8 @@ struct sequential {
     using T = typename L::scalar;
     return each(l, [&](const auto& b, auto position) {
       constexpr bool last = decltype(position)::value + 1 == sizeof...(Bs);
-      slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}, {}};
-      if (!last) {
-        s.out = l.matrix("out", seq.rows(), b.width_out());
-        if (!l.transient()) s.dout = l.matrix("dout", seq.rows(), b.width_out());
-      }
+      slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}};
+      if (!last) s.out = l.matrix("out", seq.rows(), b.width_out());
       return s;
     });
   }
@@ -138,11 +136,16 @@ struct sequential {
   template <std::size_t I, class T>
   void run_backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                     const_view<T> dy, matrix_view<T> dx) const {
-    matrix_view<const T> in = x;
-    matrix_view<T> din = dx;
-    if constexpr (I > 0) in = std::get<I - 1>(k).out, din = std::get<I - 1>(k).dout;
-    std::get<I>(blocks).backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
-    if constexpr (I > 0) run_backward<I - 1>(d, seq, p, g, k, x, din, dx);
+    const auto& block = std::get<I>(blocks);
+    if constexpr (I == 0) {
+      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, x, dy, dx);
+    } else {
+      const matrix_view<const T> in = std::get<I - 1>(k).out;
+      const auto memory = scratch_matrices<T>(d, in.rows, in.cols);
+      const matrix_view<T> din = memory.views[0];
+      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
+      run_backward<I - 1>(d, seq, p, g, k, x, din, dx);
+    }
   }
 };
 

@@ -14,8 +14,8 @@ template <class Layers, class T>
 struct stack_tape {
   Layers blocks;
   norm_tape<T> post_blocks_norm;
-  matrix_view<T> before_norm, dbefore;  ///< the last block's output
-  matrix_view<T> input;                 ///< of a transient tape: where the stack's input may lie
+  matrix_view<T> before_norm;  ///< the last block's output
+  matrix_view<T> input;        ///< of a transient tape: where the stack's input may lie
 };
 
 /// N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
@@ -56,7 +56,6 @@ struct stack {
     if (post_blocks_norm) k.post_blocks_norm = norm().tape(l, seq);
     if (!l.transient()) {
       if (post_blocks_norm) k.before_norm = l.matrix("before_norm", seq.rows(), width_out());
-      k.dbefore = l.matrix("dbefore", seq.rows(), width_out());
     } else if (count() == 1) {
       k.input = l.matrix("input", seq.rows(), width_in());
     }
@@ -78,13 +77,15 @@ struct stack {
   template <class T, class Taps = no_taps>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
+    const auto memory = scratch_matrices<T>(d, dy.rows, dy.cols);
+    const matrix_view<T> dbefore = memory.views[0];
     if (post_blocks_norm)
       norm().backward(d, p.post_blocks_norm, g.post_blocks_norm, k.post_blocks_norm, k.before_norm, dy,
-                      k.dbefore);
+                      dbefore);
     else
-      d.copy(k.dbefore.data, dy.data, dy.size() * static_cast<index>(sizeof(T)));
-    add_gradient(count() - 1, k.dbefore);
-    blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, k.dbefore, dx, add_gradient);
+      d.copy(dbefore.data, dy.data, dy.size() * static_cast<index>(sizeof(T)));
+    add_gradient(count() - 1, dbefore);
+    blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, dbefore, dx, add_gradient);
   }
 
   /// Output of block i after a training forward: a tap.

@@ -11,7 +11,8 @@ struct swiglu_params {
 };
 template <class T>
 struct swiglu_tape {
-  matrix_view<T> gate, up, y;  ///< [rows, inner]
+  matrix_view<T> gate, up;  ///< [rows, inner]
+  matrix_view<T> y;         ///< their product; without data it is made again where it is needed
 };
 
 /// The feed-forward of Llama, Qwen2 and xLSTM-7B: y = (SiLU(x Wgᵀ) * (x Wuᵀ)) Wdᵀ (Shazeer 2020, arXiv
@@ -38,11 +39,11 @@ struct basic_swiglu {
   }
   template <class L>
   auto tape(L& l, sequence_view seq) const {
-    swiglu_tape<typename L::scalar> k;
+    swiglu_tape<typename L::scalar> k{};
     k.gate = l.matrix("gate", seq.rows(), inner);
     k.up = l.matrix("up", seq.rows(), inner);
     // Where no backward will look, the product takes the gate's place.
-    k.y = l.transient() ? k.gate : l.matrix("y", seq.rows(), inner);
+    if (l.transient()) k.y = k.gate;
     return k;
   }
   template <class T>
@@ -50,15 +51,19 @@ struct basic_swiglu {
                matrix_view<T> y) const {
     up().forward(d, p.gate_proj, x, k.gate);
     up().forward(d, p.up_proj, x, k.up);
-    transform(d, k.y, detail::gated_activation{activation::silu}, k.gate, k.up);
-    down().forward(d, p.down_proj, k.y, y);
+    const auto memory = scratch_matrices<T>(d, x.rows, k.y.data ? 0 : inner);
+    const matrix_view<T> act = k.y.data ? k.y : memory.views[0];
+    transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
+    down().forward(d, p.down_proj, act, y);
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner, inner, inner);
     const auto [dact, dgate, dup] = memory.views;
-    down().backward(d, p.down_proj, g.down_proj, k.y, dy, dact);
+    // The product lies where the gate's gradient will.
+    transform(d, dgate, detail::gated_activation{activation::silu}, k.gate, k.up);
+    down().backward(d, p.down_proj, g.down_proj, dgate, dy, dact);
     transform(d, outputs{dgate, dup}, detail::gated_activation_backward{activation::silu}, k.gate, k.up, dact);
     up().backward(d, p.gate_proj, g.gate_proj, x, dgate, dx);
     up().backward(d, p.up_proj, g.up_proj, x, dup, dx, T(1));
