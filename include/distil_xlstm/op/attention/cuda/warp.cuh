@@ -12,11 +12,11 @@ namespace distil_xlstm::device::detail::flash {
 
 inline constexpr float log2_e = 1.4426950408889634f;
 
-/// 128 rows a block, 16 a warp, against tiles of `Moving` rows that pass through shared memory; both in
+/// `Rows` rows a block, 16 a warp, against tiles of `Moving` rows that pass through shared memory; both in
 /// bfloat16. A thread's scores and results are of two rows, 8 apart, in pairs of columns.
-template <int Width, int Moving>
+template <int Width, int Moving, int Rows = 128>
 struct warp_tile {
-  static constexpr int threads = 256, rows = 128;
+  static constexpr int threads = 2 * Rows, rows = Rows;
   static constexpr int pitch = Width + 8;  ///< so that eight rows lie in different banks
   using piece = std::uint32_t[4];          ///< of the warp's rows, 16 columns
   using scores = float[Moving / 8][4];
