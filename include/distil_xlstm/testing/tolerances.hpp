@@ -53,6 +53,7 @@ struct cuda_tolerance {
   static constexpr limits slstm{2e-6, 1e-2};
   static constexpr limits mlstm{1e-5, 1e-2};    ///< or what rounding the inputs moves, where that is more
   static constexpr double mlstm_forget = 8e-2;  ///< bf16: rounded states do not cancel in d f
+  static constexpr double narrow_mlstm = 5e-2;  ///< bf16, means by queries below 16 numbers
   static constexpr limits attention{3e-6, 1.5e-2};
   static constexpr double narrow_attention = 5e-2;  ///< bf16, heads below 16 numbers: few average little out
   static constexpr limits features{5e-6, 2e-2};     ///< softmax features, and their gradients
