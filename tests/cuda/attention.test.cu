@@ -187,8 +187,8 @@ void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward
 
 template <Precision P>
 void runs_are_equal_of(device::basic_cuda<P>& gpu, const attention_shape& shape) {
-  const index rows = 3 * 100;
-  problem p(3, 100, shape, 0, false);
+  const index time = 300, rows = 3 * time;
+  problem p(3, time, shape, 0, false);
   const placement plain{};
   placed_matrix<float> q(gpu, rows, p.all(), plain, &p.q), k(gpu, rows, p.kv(), plain, &p.k),
       v(gpu, rows, p.kv(), plain, &p.v), dy(gpu, rows, p.all(), plain, &p.dy);
@@ -258,6 +258,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(windows_and_sinks, P, float_precisions) {
                                        {6, 1, 128, 20, 4},
                                        {5, 5, 16, 7, 1},
                                        {2, 1, 144, 50, 3},
+                                       {6, 2, 64, 20, 20},
+                                       {2, 1, 64, 20, 70},
+                                       {4, 2, 128, 5, 66},
                                        {2, 2, 64, 1000, 4}})
     for (const index time : {1, 2, 7, 131, 300})
       for (const index past : {0, 5, 200})

@@ -203,8 +203,8 @@ struct seen_from {
   row_sums sums;
   seen_keys keys;
 };
-/// What the backward pass keeps of queries between its two kernels, those of a part after each other, with none that
-/// see nothing up to whole blocks of them: q and dy in bfloat16, `Width` numbers a row.
+/// What the backward pass keeps of queries between its two kernels: which keys they see and how, and q and dy in
+/// bfloat16, `Width` numbers a row. Those of a part follow each other, up to whole blocks with some that see nothing.
 struct kept_queries {
   seen_from* seen;
   std::uint16_t *q, *dy;
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
   tile::load(v, end_key - s0, n, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
 
   typename tile::results dk = {}, dv = {};
-  // The 16 keys from 16 * `sixteen` on.
+  // Adds what these queries give to the block's keys from 16 * sixteen on, 16 of them.
   const auto take = [&](const typename tile::place& of, int sixteen) {
     const int shift = 16 * (sixteen - tile::warp());
     typename tile::scores s, dp;
