@@ -287,10 +287,12 @@ class linearise_run {
                                    std::ceil(static_cast<double>(s.tokens) / static_cast<double>(tokens_each)))
                      : 0;
     json identity = this->identity(s, *training_);
-    if (const auto run = o_.resume ? checkpoints.newest_run() : std::nullopt; run && run->contains("kept"))
+    const auto run = o_.resume ? checkpoints.newest_run() : std::nullopt;
+    if (run && run->contains("kept"))
       identity["kept"] = kept_ = run->at("kept");  // how the layers were found is not looked for again
-    const bool fresh =
-        !resumed_run{o_.out, o_.resume}.restore(*training_, checkpoints, where(at), identity, asked);
+    // A stage that has no checkpoint follows one that is done.
+    const resumed_run here{o_.out, o_.resume && (at == 0 || run)};
+    const bool fresh = !here.restore(*training_, checkpoints, where(at), identity, asked);
     if (fresh) {
       if (at == 0) student_->calibrate(*windows_);
       training_->total_steps(

@@ -86,7 +86,7 @@ void compare_in(const run& inputs, const std::string& what) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     const auto x = names[i].second;
     const auto& w = want.*wants[i].second;
-    const bool vanishes = names[i].first[0] == 'd' && norm_of(w) <= 1e-9 * norm_of(want.dh);
+    const bool vanishes = names[i].first[0] == 'd' && norm_of(w) <= (bf16 ? 1e-5 : 1e-9) * norm_of(want.dh);
     const auto off = [&](const auto& from) {
       if (vanishes) return difference(from, w) / norm_of(want.dh);
       return bf16 ? distance(from, w) : testing::relative_error(from, w);

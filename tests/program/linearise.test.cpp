@@ -101,10 +101,11 @@ BOOST_AUTO_TEST_CASE(stages_one_after_another) {
 BOOST_AUTO_TEST_CASE(training_pays) {
   const auto& m = material::get();
   const fs::path out = m.folder / "trained";
-  const outcome o = run(arguments("linearise --mixer hybrid --window 4 --sinks 1 --batch 4 --length 32 "
-                                  "--align-tokens 12800 --distil-tokens 25600 --lr 0.001 --lr-new 0.005 --windows 32 "
-                                  "--needle none --log-every 50 --checkpoint-every 1000 --teacher",
-                                  m.teacher, "--tokens", m.tokens, "--held-out", m.held_out, "--out", out));
+  const outcome o =
+      run(arguments("linearise --mixer hybrid --window 4 --sinks 1 --batch 4 --length 32 "
+                    "--align-tokens 12800 --distil-tokens 25600 --lr 0.001 --lr-new 0.005 --windows 32 "
+                    "--needle none --log-every 50 --checkpoint-every 1000 --teacher",
+                    m.teacher, "--tokens", m.tokens, "--held-out", m.held_out, "--out", out));
   BOOST_REQUIRE_MESSAGE(o.status == 0, o.err);
   const json r = results(out);
   const auto kl = [&](const char* who) { return r.at(who).at("windows").at("32").at("kl").get<double>(); };
@@ -157,6 +158,7 @@ BOOST_AUTO_TEST_CASE(a_killed_run_goes_on_as_if_nothing_had_happened) {
       const outcome again = run(short_run(out, "--resume"));
       BOOST_TEST_CONTEXT("signal " << signal << " after " << lines << " lines\n" << again.err) {
         BOOST_TEST(again.status == 0);
+        BOOST_TEST(again.err == "");
         BOOST_TEST((content(out / "student/model.safetensors") == want));
         BOOST_TEST((records_of(out) == records));
         BOOST_TEST((results(out) == results(whole_run())));
