@@ -28,7 +28,7 @@ faults=(
   "hybrid: the memory's share is the window's|block/hybrid_attention.hpp|s/return w + o \* (r - w);/return r + o * (w - r);/|laws/decoder_layers model/linearised"
   "mixers: the error is not in the teacher's length|distil/mixer_trainer.hpp|s/norms.row(r)\[0\] \* totals\[1\]/norms.row(r)[0]/|model/linearised"
   "mixers: gates' biases learn as slowly as matrices|distil/linearised_rates.hpp|s/? gate_bias : 1/? 1 : 1/|model/linearised"
-  "calibration: sinks count as far away|op/attention/reach.hpp|s/ \&\& s - first >= r.sinks ? p/ ? p/|model/linearised"
+  "calibration: sinks count as far away|op/attention/cpu.hpp|s/a.first(sequence, t) + r.sinks/a.first(sequence, t)/|model/linearised"
   "linearised: the head stays the teacher's|model/model.hpp|s/gradients.views().head};/matrix_view<T>{}};/|model/linearised"
   "embedding backward: the first token left out|block/embedding.hpp|s/for (index r = 0; r < dx.rows/for (index r = 1; r < dx.rows/|model/linearised"
   "norm: epsilon outside the root|op/norm/op.hpp|s/sqrt(a.sum \/ static_cast<T>(n.width) + n.epsilon)/(sqrt(a.sum \/ static_cast<T>(n.width)) + n.epsilon)/|model/student"

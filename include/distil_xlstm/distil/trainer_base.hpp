@@ -47,12 +47,12 @@ struct judge_step {
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
 /// finite, counters, times. `Derived`, which has it for a friend, adds
 ///
-///   inputs             a struct with `double lr; std::int64_t updates`: what a step reads that changes from one to
-///                      the next, in the device's memory, so that all else can be recorded
-///   begin(metrics, clock, per_token)   the inputs of the coming step; per_token is 1 / its scored tokens
-///   prepare_part()     before a part, never recorded
-///   part(p)            asks the device for the losses of `batch_`, adds them to the sums and gradients
-///   read(metrics, sums)                names the sums that follow step_sums::own
+///   begin(metrics, clock, per_token)  the numbers of the coming step; per_token is 1 / its scored tokens
+///   upload_inputs()                   to the device, in a buffer `inputs_` whose element has `lr` and `updates`: all
+///                                     else that is asked of the device stays, so that it can be recorded
+///   prepare_part(p)                   before part p, never recorded
+///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients
+///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student>
 class trainer_base {
  public:
@@ -132,7 +132,7 @@ class trainer_base {
   using T = typename Student::scalar;
   using D = typename Student::device_type;
 
-  /// `inputs_size` in bytes; `own_sums` numbers follow step_sums::own.
+  /// `own_sums` numbers follow step_sums::own.
   trainer_base(D& device, Student& student, const token_windows& text, training_options options, index own_sums)
       : device_(&device),
         student_(&student),
