@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
-#include <limits>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/choose_attention.hpp>
@@ -18,6 +17,7 @@
 #include "command.hpp"
 #include "engine.hpp"
 #include "folder_lock.hpp"
+#include "linearise_tables.hpp"
 #include "method.hpp"
 #include "records.hpp"
 #include "signals.hpp"
@@ -406,95 +406,18 @@ class linearise_run {
   }
 
   void report(const std::string& sample, const json& results) {
-    report_texts texts{.title = "Linearised: " + valid_utf8(o_.teacher.filename().string()),
-                       .subtitle = (shape_.empty() ? training_->shape() : shape_) + ", " + mixers_text() +
-                                   ", " + grouped(parameters_ > 0 ? parameters_ : training_->trainable()) +
-                                   " parameters",
-                       .prompt = o_.prompt,
-                       .sample = sample,
-                       .tokens_seen = before_.at("tokens").get<dx::index>()};
-    if (!results.empty()) texts.tables.push_back(results_table(results));
-    if (!kept_.empty()) texts.tables.push_back(kept_table());
-    if (!layer_errors_.empty()) texts.tables.push_back(layers_table());
+    report_texts texts{
+        .title = "Linearised: " + valid_utf8(o_.teacher.filename().string()),
+        .subtitle = (shape_.empty() ? training_->shape() : shape_) + ", " + mixers_text(config_) + ", " +
+                    grouped(parameters_ > 0 ? parameters_ : training_->trainable()) + " parameters",
+        .prompt = o_.prompt,
+        .sample = sample,
+        .tokens_seen = before_.at("tokens").get<dx::index>()};
+    texts.tables =
+        linearise_tables({config_, results, kept_, layer_errors_,
+                          held_out_ ? o_.window_lengths : std::vector<dx::index>(), o_.needle_lengths});
     write_run_report(o_.out, texts);
   }
-  /// "25 hybrid, 5 attention"
-  std::string mixers_text() const {
-    std::string text;
-    for (const auto kind :
-         {dx::mixer_kind::hybrid, dx::mixer_kind::memory, dx::mixer_kind::window, dx::mixer_kind::attention})
-      if (const dx::index n = config_.count(kind); n > 0)
-        text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + std::string(dx::name_of(kind));
-    return text;
-  }
-  static std::string cell(const json& value) {
-    return value.is_number() ? short_number(value.get<double>()) : std::string("–");
-  }
-  report_table results_table(const json& results) const {
-    report_table t{
-        "Results",
-        "KL(teacher || model) in nats a token and perplexity on the held-out text, by window; the share of "
-        "needle cases found; the memory of a text in MiB, by its tokens.",
-        {""},
-        {}};
-    if (held_out_)
-      for (const dx::index w : o_.window_lengths)
-        t.columns.push_back("KL " + std::to_string(w)), t.columns.push_back("ppl " + std::to_string(w));
-    for (const dx::index n : o_.needle_lengths) t.columns.push_back("needle " + std::to_string(n));
-    for (const char* n : {"512", "8192", "65536"}) t.columns.push_back("MiB at " + std::string(n));
-    for (const auto& [key, name] : {std::pair("teacher", "Teacher"),
-                                    {"untrained_windows", "Windows, untrained"},
-                                    {"trained_windows", "Windows, trained"},
-                                    {"student", "Student"}}) {
-      if (!results.contains(key)) continue;
-      const json& r = results.at(key);
-      std::vector<std::string> row{name};
-      if (held_out_)
-        for (const dx::index w : o_.window_lengths) {
-          const json& at = r.at("windows").at(std::to_string(w));
-          row.push_back(cell(at.value("kl", json()))), row.push_back(cell(at.at("ppl")));
-        }
-      for (const dx::index n : o_.needle_lengths)
-        row.push_back(cell(r.at("needle").at(std::to_string(n)).at("number")));
-      for (const char* n : {"512", "8192", "65536"})
-        row.push_back(short_number(r.at("text_bytes").at(n).get<double>() / 1048576));
-      t.rows.push_back(std::move(row));
-    }
-    return t;
-  }
-  report_table kept_table() const {
-    report_table t{
-        "Layers that keep their attention",
-        "One after another, the layer that lowers the cost most: the needle's negative log-likelihood at 512 "
-        "tokens" +
-            std::string(o_.keep_kl > 0 ? " and a share of KL" : "") + ", all others having a window.",
-        {"Layer", "cost with it", "the next best layer", "cost with that"},
-        {}};
-    for (const json& k : kept_) {
-      const auto layer = k.at("layer").get<std::size_t>();
-      std::size_t next = 0;
-      double least = std::numeric_limits<double>::infinity();
-      for (std::size_t i = 0; i < k.at("costs").size(); ++i) {
-        const double c = k.at("costs")[i].get<double>();
-        if (i != layer && c > 0 && c < least) least = c, next = i;
-      }
-      t.rows.push_back({std::to_string(layer), cell(k.at("cost")),
-                        std::isfinite(least) ? std::to_string(next) : "–",
-                        std::isfinite(least) ? short_number(least) : "–"});
-    }
-    return t;
-  }
-  report_table layers_table() const {
-    report_table t{"Layers after alignment",
-                   "The mean distance from what the teacher's attention gives, in its mean length.",
-                   {"Layer", "mixer", "error"},
-                   {}};
-    for (std::size_t i = 0; i < layer_errors_.size(); ++i)
-      t.rows.push_back({std::to_string(i), std::string(dx::name_of(config_.mixers[i])),
-                        config_.mixers[i] == dx::mixer_kind::attention ? "–" : short_number(layer_errors_[i])});
-    return t;
-  }
-
   linearise_options o_;
   method method_;
   folder_lock lock_;
