@@ -13,6 +13,7 @@
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/expression.hpp>
 #include <distil_xlstm/model/model.hpp>
 
