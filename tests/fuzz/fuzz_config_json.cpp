@@ -1,5 +1,5 @@
-// Any text as the config.json of a student, a teacher or an xLSTM-7B: refused with `error`, or a shape that can
-// be measured.
+// Any text as the config.json of a student, a linearised student, a teacher or an xLSTM-7B: refused with `error`, or a
+// shape that can be measured.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/model/load_linearised.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
 #include <distil_xlstm/model/load_xlstm_7b.hpp>
@@ -33,6 +34,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     attempt([&] {
       const xlstm_7b_config c = read_xlstm_7b_config(file, "input");
       if (c.blocks <= 64 && c.total() <= 0) std::abort();
+    });
+    attempt([&] {
+      const linearised_config c = read_linearised_config(file, "input");
+      // What we write is what we read.
+      const linearised_config back = read_linearised_config(write_linearised_config(c), "written");
+      if (back.mixers != c.mixers || back.window != c.window || back.sinks != c.sinks ||
+          back.features != c.features)
+        std::abort();
     });
     attempt([&] {
       const xlstm_config c = read_xlstm_config(file, "input");

@@ -71,6 +71,9 @@ choice = [{"doc_id": d, "idx": i, "label": 1, "request": {"context": "Q", "conti
           for d in (0, 1, 1000000) for i in range(3)]
 seed("fuzz_requests", "cloze", b"\1" + json.dumps(cloze).encode())
 seed("fuzz_requests", "choice", b"\1" + "\n".join(map(json.dumps, choice)).encode())
+for n, files in enumerate(({"embed": "1.safetensors", "layers.0.w": "1.safetensors", "norm": "2.safetensors"},
+                           {"embed": "1.safetensors"}, {"embed": "2.safetensors", "norm": "3.safetensors"}, {"x": "../1"}, [])):
+    seed("fuzz_tensor_folder", f"{n}", json.dumps({"metadata": {"total_size": 32}, "weight_map": files}).encode())
 manifest = {"format": 1, "step": 3, "updates": 3, "skipped": 0, "unusable": 0, "total_steps": 9, "precision": "F32",
             "run": {"seed": 1}}
 seed("fuzz_checkpoint", "manifest", b"\0" + json.dumps(manifest).encode())
