@@ -5,7 +5,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/distil_xlstm)
 
-install(TARGETS distil_xlstm EXPORT distil_xlstm-targets FILE_SET HEADERS)
+install(TARGETS distil_xlstm EXPORT distil_xlstm-targets FILE_SET HEADERS FILE_SET implementations)
 install(EXPORT distil_xlstm-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
 if(DISTIL_XLSTM_IO)
   install(TARGETS distil_xlstm_io EXPORT distil_xlstm-io-targets FILE_SET HEADERS FILE_SET implementations)

@@ -9,6 +9,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <distil_xlstm/device/cpu/gemm.hpp>
+#include <distil_xlstm/device/cpu/gemm_targets.hpp>
 
 namespace distil_xlstm::device::detail {
 namespace {

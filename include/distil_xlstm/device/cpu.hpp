@@ -6,3 +6,46 @@
 #include <distil_xlstm/op/attention/cpu.hpp>
 #include <distil_xlstm/op/mlstm/cpu.hpp>
 #include <distil_xlstm/op/slstm/cpu.hpp>
+
+#ifdef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/op/conv/op.hpp>
+#include <distil_xlstm/op/feature_map/op.hpp>
+#include <distil_xlstm/op/linear/op.hpp>
+#include <distil_xlstm/op/norm/op.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
+
+/// Operations that distil_xlstm::compiled instantiates, with `keyword` extern template or template, of a precision P and
+/// its scalar T.
+#define DISTIL_XLSTM_CPU_OPERATIONS(keyword, P, T)                                                             \
+  keyword void device::detail::multiply(device::basic_cpu<P>&, index, device::detail::gemm_operand,            \
+                                        device::detail::gemm_operand, matrix_view<T>, T);                      \
+  keyword void device::detail::multiply_batched(                                                               \
+      device::basic_cpu<P>&, index, index, device::detail::gemm_operand, index, device::detail::gemm_operand,  \
+      index, matrix_view<T>, index, T);                                                                        \
+  keyword void device::attention_forward(device::basic_cpu<P>&, const attention_arguments<T>&);                \
+  keyword void device::attention_backward(device::basic_cpu<P>&, const attention_backward_arguments<T>&);      \
+  keyword void device::write_attention_reach(device::basic_cpu<P>&, const attention_reach_arguments<T>&);      \
+  keyword void device::mlstm_forward(device::basic_cpu<P>&, const mlstm_arguments<T>&);                        \
+  keyword void device::mlstm_backward(device::basic_cpu<P>&, const mlstm_backward_arguments<T>&);              \
+  keyword void device::slstm_forward(device::basic_cpu<P>&, const slstm_arguments<T>&);                        \
+  keyword void device::slstm_backward(device::basic_cpu<P>&, const slstm_backward_arguments<T>&, T*);          \
+  keyword void norm_statistics(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, T*);          \
+  keyword void norm_forward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, T*,              \
+                            matrix_view<T>);                                                                   \
+  keyword void norm_backward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, const T*,       \
+                             matrix_view<const T>, T*, matrix_view<T>);                                        \
+  keyword void causal_conv_forward(device::basic_cpu<P>&, const causal_conv_arguments<T, dynamic>&);           \
+  keyword void causal_conv_backward(device::basic_cpu<P>&, const causal_conv_backward_arguments<T, dynamic>&); \
+  keyword void headwise_forward(device::basic_cpu<P>&, const headwise_arguments<T>&);                          \
+  keyword void headwise_backward(device::basic_cpu<P>&, const headwise_backward_arguments<T>&);                \
+  keyword void feature_map_forward(device::basic_cpu<P>&, const feature_map_arguments<T>&);                    \
+  keyword void feature_map_backward(device::basic_cpu<P>&, const feature_map_backward_arguments<T>&);          \
+  keyword void choose_tokens(device::basic_cpu<P>&, matrix_view<const T>, const double*, const double*,        \
+                             std::int32_t*);
+
+namespace distil_xlstm {
+DISTIL_XLSTM_CPU_OPERATIONS(extern template, fp64, double)
+DISTIL_XLSTM_CPU_OPERATIONS(extern template, fp32, float)
+DISTIL_XLSTM_CPU_OPERATIONS(extern template, bf16_mixed, float)
+}  // namespace distil_xlstm
+#endif

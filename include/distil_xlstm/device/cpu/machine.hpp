@@ -213,54 +213,69 @@ struct sum_parts {
 };
 }  // namespace detail
 
-/// c = beta c + a b.
-template <Precision P, class A, class B, class T>
-void gemm(basic_cpu<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
-  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
-  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [",
-          detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
+namespace detail {
+/// c = beta c + a b, of operands whose types are known no more.
+template <Precision P, class T>
+void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, matrix_view<T> c, T beta) {
+  const index m = c.rows, n = c.cols;
   if (m == 0 || n == 0) return;
-  const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
-  const detail::even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
+  const even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
   // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
   // sum; of up to 512 rows, whatever their number.
-  const detail::even_split parts(k, 4096, 256);
-  if (rows.parts * detail::even_split(n, 2048).parts < 8 && parts.parts > 1) {
+  const even_split parts(k, 4096, 256);
+  if (rows.parts * even_split(n, 2048).parts < 8 && parts.parts > 1) {
     auto partial = device.template scratch<T>(parts.parts * m * n);
     device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
       const index p = task % parts.parts, r = task / parts.parts % rows.parts,
                   q = task / parts.parts / rows.parts;
       const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
       const index k0 = parts.begin(p), k1 = parts.begin(p + 1);
-      detail::gemm_on<P, T>(w, r1 - r0, c1 - c0, k1 - k0, detail::at(oa, r0, k0), detail::at(ob, k0, c0), T(0),
-                            partial.data() + p * m * n + r0 * n + c0, n);
+      gemm_on<P, T>(w, r1 - r0, c1 - c0, k1 - k0, at(a, r0, k0), at(b, k0, c0), T(0),
+                    partial.data() + p * m * n + r0 * n + c0, n);
     });
-    return map(device, m, n, detail::sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
+    return map(device, m, n, sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
   }
   device.tasks(rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
     const index r = task % rows.parts, q = task / rows.parts;
     const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
-    detail::gemm_on<P, T>(w, r1 - r0, c1 - c0, k, detail::at(oa, r0, 0), detail::at(ob, 0, c0), beta,
-                          c.row(r0) + c0, c.stride);
+    gemm_on<P, T>(w, r1 - r0, c1 - c0, k, at(a, r0, 0), at(b, 0, c0), beta, c.row(r0) + c0, c.stride);
   });
+}
+
+/// `count` such products: item i's operands start i * step numbers further on.
+template <Precision P, class T>
+void multiply_batched(basic_cpu<P>& device, index count, index k, gemm_operand a, index step_a, gemm_operand b,
+                      index step_b, matrix_view<T> c, index step_c, T beta) {
+  const even_split rows(c.rows, 512);
+  device.tasks(count * rows.parts, [&](index task, cpu_base::worker& w) {
+    const index i = task / rows.parts, r0 = rows.begin(task % rows.parts),
+                r1 = rows.begin(task % rows.parts + 1);
+    gemm_operand ai = at(a, r0, 0), bi = b;
+    ai.data = static_cast<const char*>(ai.data) + row_bytes(ai.dtype, i * step_a);
+    bi.data = static_cast<const char*>(bi.data) + row_bytes(bi.dtype, i * step_b);
+    gemm_on<P, T>(w, r1 - r0, c.cols, k, ai, bi, beta, c.row(r0) + i * step_c, c.stride);
+  });
+}
+}  // namespace detail
+
+/// c = beta c + a b.
+template <Precision P, class A, class B, class T>
+void gemm(basic_cpu<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
+  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
+  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [",
+          detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
+  detail::multiply<P, T>(device, k, detail::operand(a), detail::operand(b), c, beta);
 }
 
 /// `count` products of one shape: item i's operands start i * step numbers further on.
 template <Precision P, class A, class B, class T>
 void gemm_batched(basic_cpu<P>& device, index count, A a, index step_a, B b, index step_b, matrix_view<T> c,
                   index step_c, std::type_identity_t<T> beta = 0) {
-  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
-  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm_batched: operands do not fit");
-  const detail::gemm_operand oa = detail::operand(a), ob = detail::operand(b);
-  const detail::even_split rows(m, 512);
-  device.tasks(count * rows.parts, [&](index task, cpu_base::worker& w) {
-    const index i = task / rows.parts, r0 = rows.begin(task % rows.parts),
-                r1 = rows.begin(task % rows.parts + 1);
-    detail::gemm_operand ai = detail::at(oa, r0, 0), bi = ob;
-    ai.data = static_cast<const char*>(ai.data) + row_bytes(ai.dtype, i * step_a);
-    bi.data = static_cast<const char*>(bi.data) + row_bytes(bi.dtype, i * step_b);
-    detail::gemm_on<P, T>(w, r1 - r0, n, k, ai, bi, beta, c.row(r0) + i * step_c, c.stride);
-  });
+  require(
+      detail::rows_of(b) == detail::cols_of(a) && c.rows == detail::rows_of(a) && c.cols == detail::cols_of(b),
+      "gemm_batched: operands do not fit");
+  detail::multiply_batched<P, T>(device, count, detail::cols_of(a), detail::operand(a), step_a,
+                                 detail::operand(b), step_b, c, step_c, beta);
 }
 
 namespace detail {

@@ -38,15 +38,23 @@ class thread_pool {
   /// f(task, thread) for task in 0 .. n-1; returns when all are done.
   template <class F>
   void run(index n, const F& f) {
+    run(n, &f, [](const void* body, index task, int thread) { (*static_cast<const F*>(body))(task, thread); });
+  }
+
+ private:
+  using task_function = void (*)(const void* body, index task, int thread);
+
+  // Of no F, so that a program holds it once.
+  void run(index n, const void* body, task_function call) {
     if (n <= 0) return;
     if (n == 1 || workers_.empty()) {
-      for (index i = 0; i < n; ++i) f(i, 0);
+      for (index i = 0; i < n; ++i) call(body, i, 0);
       return;
     }
     {
       std::lock_guard lock(mutex_);
-      call_ = [](const void* body, index task, int thread) { (*static_cast<const F*>(body))(task, thread); };
-      body_ = &f;
+      call_ = call;
+      body_ = body;
       count_ = n;
       next_.store(0, std::memory_order_relaxed);
       busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
@@ -66,7 +74,6 @@ class thread_pool {
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
- private:
   static constexpr int spins = 2000;  // some 20 us: kernels follow one another faster than a thread wakes
   static void relax() {
 #if defined(__x86_64__)
@@ -110,7 +117,7 @@ class thread_pool {
   std::atomic<unsigned> generation_{0};
   std::atomic<index> next_{0};
   std::atomic<int> busy_{0};
-  void (*call_)(const void*, index, int) = nullptr;
+  task_function call_ = nullptr;
   const void* body_ = nullptr;
   index count_ = 0;
   std::exception_ptr error_;

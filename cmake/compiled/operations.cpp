@@ -1,0 +1,15 @@
+// distil_xlstm::compiled: the CPU's operations of each precision.
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/cpu/gemm.ipp>
+
+namespace distil_xlstm {
+template void device::detail::gemm_block(index, index, index, device::detail::gemm_operand,
+                                         device::detail::gemm_operand, float, float*, index,
+                                         device::detail::gemm_scratch<float>&);
+template void device::detail::gemm_block(index, index, index, device::detail::gemm_operand,
+                                         device::detail::gemm_operand, double, double*, index,
+                                         device::detail::gemm_scratch<double>&);
+DISTIL_XLSTM_CPU_OPERATIONS(template, fp64, double)
+DISTIL_XLSTM_CPU_OPERATIONS(template, fp32, float)
+DISTIL_XLSTM_CPU_OPERATIONS(template, bf16_mixed, float)
+}  // namespace distil_xlstm
