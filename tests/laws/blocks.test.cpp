@@ -10,19 +10,12 @@
 #include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
-#include <distil_xlstm/device/cpu.hpp>
-#include <distil_xlstm/testing/check_block.hpp>
+
+#include "check.hpp"
 
 // The laws of Block, for every block but the recurrent cells (cells.test.cpp).
 namespace distil_xlstm {
 namespace {
-
-template <class B>
-void check(const char* what, const B& block, const testing::block_options& options = {}) {
-  static device::cpu device(1);
-  const auto report = testing::check_block(device, block, options);
-  BOOST_TEST(report.ok(), what << ": " << report.text);
-}
 
 /// headwise_linear is a part of other blocks: this makes it one of its own.
 struct headwise_block : headwise_linear {

@@ -1,21 +1,14 @@
 #define BOOST_TEST_MODULE laws_cells
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 #include <distil_xlstm/model/xlstm_7b.hpp>
-#include <distil_xlstm/testing/check_block.hpp>
+
+#include "check.hpp"
 
 // The laws of Block, for sLSTM, mLSTM and the layers that a student stacks.
 namespace distil_xlstm {
 namespace {
-
-template <class B>
-void check(const char* what, const B& block, const testing::block_options& options = {}) {
-  static device::cpu device(1);
-  const auto report = testing::check_block(device, block, options);
-  BOOST_TEST(report.ok(), what << ": " << report.text);
-}
 
 named<"xlstm_norm", layer_norm<>> norm_of(index width) { return {{extent<>(width)}}; }
 bare_slstm_block bare_slstm(index width, index heads) {

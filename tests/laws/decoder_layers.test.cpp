@@ -1,20 +1,13 @@
 #define BOOST_TEST_MODULE laws_decoder_layers
 #include <boost/test/unit_test.hpp>
 
-#include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/model/llama.hpp>
-#include <distil_xlstm/testing/check_block.hpp>
+
+#include "check.hpp"
 
 // The laws of Block, for the layers of a transformer and of what it becomes with a recurrent memory.
 namespace distil_xlstm {
 namespace {
-
-template <class B>
-void check(const char* what, const B& block, const testing::block_options& options = {}) {
-  static device::cpu device(1);
-  const auto report = testing::check_block(device, block, options);
-  BOOST_TEST(report.ok(), what << ": " << report.text);
-}
 
 /// softmax_features is a part of other blocks: this makes it one of its own.
 struct features_block : softmax_features {
