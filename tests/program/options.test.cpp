@@ -13,9 +13,6 @@
 namespace distil_xlstm::program {
 namespace {
 
-const char* const subcommands[] = {"tokenize", "sample",   "cache",  "train",
-                                   "generate", "evaluate", "logits", "inspect"};
-
 /// The options that `--help` lists.
 std::set<std::string> options_of(const std::string& command) {
   std::set<std::string> out;
