@@ -6,111 +6,149 @@
 
 namespace distil_xlstm {
 
-DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const io::json& file, const std::string& name) {
-  using io::get;
-  using io::get_or;
-  const io::json& c = file.contains("xlstm_cfg") ? io::member(file, "xlstm_cfg", name) : file;
-  xlstm_config x;
-  auto null = [](const io::json& o, const char* key) { return !o.contains(key) || o.at(key).is_null(); };
-  auto derived = [&](const io::json& o, const char* key, index expected) {
-    if (null(o, key)) return;
-    const index given = get<index>(o, key, name);
-    require(given <= 0 || given == expected, name, ": ", key, " is ", given, ", the other fields give ",
-            expected);
-  };
-  auto no_dropout = [&](const io::json& o) {
-    if (!null(o, "dropout"))
-      require(get<double>(o, "dropout", name) == 0, name, ": dropout is not supported, set it to 0");
-  };
-  x.vocabulary = get<index>(c, "vocab_size", name);
-  x.width = get<index>(c, "embedding_dim", name);
-  x.blocks = get<index>(c, "num_blocks", name);
-  require(x.vocabulary > 0 && x.width > 0 && x.blocks > 0, name, ": vocab_size ", x.vocabulary,
-          ", embedding_dim ", x.width, " and num_blocks ", x.blocks, " must be positive");
-  require(x.blocks <= 4096 && x.width <= (1 << 20) && x.vocabulary <= (1 << 28), name, ": num_blocks ",
-          x.blocks, ", embedding_dim ", x.width, " or vocab_size ", x.vocabulary, " is too large");
-  x.context_length = get_or<index>(c, "context_length", name, -1);
-  x.post_blocks_norm = get_or<bool>(c, "add_post_blocks_norm", name, true);
-  x.tied = get_or<bool>(c, "tie_weights", name, false);
-  x.bias = get_or<bool>(c, "bias", name, false);
-  no_dropout(c);
-  require(!get_or<bool>(c, "add_embedding_dropout", name, false), name,
-          ": add_embedding_dropout is not supported");
+namespace detail {
 
-  const bool has_mlstm = !null(c, "mlstm_block"), has_slstm = !null(c, "slstm_block");
-  require(has_mlstm || has_slstm, name, ": neither mlstm_block nor slstm_block is given");
-  x.slstm_at.clear();
-  const bool all = !has_mlstm || (c.contains("slstm_at") && c.at("slstm_at") == "all");
-  if (all)
-    for (index b = 0; b < x.blocks; ++b) x.slstm_at.push_back(b);
-  else if (!null(c, "slstm_at"))
-    x.slstm_at = get<std::vector<index>>(c, "slstm_at", name);
-  for (index b : x.slstm_at)
-    require(b >= 0 && b < x.blocks, name, ": slstm_at names block ", b, ", num_blocks is ", x.blocks);
-  require(has_slstm || x.slstm_at.empty(), name, ": slstm_at names blocks, but slstm_block is not given");
+/// Reads `xlstm_cfg`, an object at a time.
+class xlstm_config_reader {
+  using json = io::json;
 
-  if (has_mlstm) {
-    const io::json& m = io::member(io::member(c, "mlstm_block", name), "mlstm", name);
-    x.mlstm_heads = get_or<index>(m, "num_heads", name, 4);
-    x.mlstm_conv = get_or<index>(m, "conv1d_kernel_size", name, 4);
-    x.qkv_block = get_or<index>(m, "qkv_proj_blocksize", name, 4);
-    x.mlstm_factor = get_or<double>(m, "proj_factor", name, 2.0);
-    x.mlstm_round_up = get_or<bool>(m, "round_proj_up_dim_up", name, true);
-    x.mlstm_multiple = get_or<index>(m, "round_proj_up_to_multiple_of", name, 64);
+ public:
+  explicit xlstm_config_reader(const std::string& name) : name_(name) {}
+
+  xlstm_config read(const json& c) {
+    read_sizes(c);
+    const bool has_mlstm = !null(c, "mlstm_block"), has_slstm = !null(c, "slstm_block");
+    require(has_mlstm || has_slstm, name_, ": neither mlstm_block nor slstm_block is given");
+    read_places(c, has_mlstm, has_slstm);
+    if (has_mlstm) read_mlstm(io::member(io::member(c, "mlstm_block", name_), "mlstm", name_));
+    if (has_slstm) {
+      const json& block = io::member(c, "slstm_block", name_);
+      read_slstm(io::member(block, "slstm", name_));
+      x_.feed_forward = !null(block, "feedforward");
+      if (x_.feed_forward) read_feed_forward(io::member(block, "feedforward", name_));
+    }
+    return std::move(x_);
+  }
+
+ private:
+  void read_sizes(const json& c) {
+    x_.vocabulary = get<index>(c, "vocab_size");
+    x_.width = get<index>(c, "embedding_dim");
+    x_.blocks = get<index>(c, "num_blocks");
+    require(x_.vocabulary > 0 && x_.width > 0 && x_.blocks > 0, name_, ": vocab_size ", x_.vocabulary,
+            ", embedding_dim ", x_.width, " and num_blocks ", x_.blocks, " must be positive");
+    require(x_.blocks <= 4096 && x_.width <= (1 << 20) && x_.vocabulary <= (1 << 28), name_, ": num_blocks ",
+            x_.blocks, ", embedding_dim ", x_.width, " or vocab_size ", x_.vocabulary, " is too large");
+    x_.context_length = get_or<index>(c, "context_length", -1);
+    x_.post_blocks_norm = get_or(c, "add_post_blocks_norm", true);
+    x_.tied = get_or(c, "tie_weights", false);
+    x_.bias = get_or(c, "bias", false);
+    no_dropout(c);
+    require(!get_or(c, "add_embedding_dropout", false), name_, ": add_embedding_dropout is not supported");
+  }
+
+  /// Which blocks are sLSTM.
+  void read_places(const json& c, bool has_mlstm, bool has_slstm) {
+    x_.slstm_at.clear();
+    if (!has_mlstm || (c.contains("slstm_at") && c.at("slstm_at") == "all"))
+      for (index b = 0; b < x_.blocks; ++b) x_.slstm_at.push_back(b);
+    else if (!null(c, "slstm_at"))
+      x_.slstm_at = get<std::vector<index>>(c, "slstm_at");
+    for (index b : x_.slstm_at)
+      require(b >= 0 && b < x_.blocks, name_, ": slstm_at names block ", b, ", num_blocks is ", x_.blocks);
+    require(has_slstm || x_.slstm_at.empty(), name_, ": slstm_at names blocks, but slstm_block is not given");
+  }
+
+  void read_mlstm(const json& m) {
+    x_.mlstm_heads = get_or<index>(m, "num_heads", 4);
+    x_.mlstm_conv = get_or<index>(m, "conv1d_kernel_size", 4);
+    x_.qkv_block = get_or<index>(m, "qkv_proj_blocksize", 4);
+    x_.mlstm_factor = get_or(m, "proj_factor", 2.0);
+    x_.mlstm_round_up = get_or(m, "round_proj_up_dim_up", true);
+    x_.mlstm_multiple = get_or<index>(m, "round_proj_up_to_multiple_of", 64);
     no_dropout(m);
-    require(x.mlstm_heads > 0 && x.qkv_block > 0 && x.mlstm_multiple > 0 && x.mlstm_factor > 0 &&
-                x.mlstm_factor <= 1024,
-            name, ": the fields of mlstm must be positive");
-    const index inner = x.mlstm_inner();
-    require(inner > 0 && inner % x.mlstm_heads == 0, name, ": num_heads ", x.mlstm_heads,
+    require(x_.mlstm_heads > 0 && x_.qkv_block > 0 && x_.mlstm_multiple > 0 && x_.mlstm_factor > 0 &&
+                x_.mlstm_factor <= 1024,
+            name_, ": the fields of mlstm must be positive");
+    const index inner = x_.mlstm_inner();
+    require(inner > 0 && inner % x_.mlstm_heads == 0, name_, ": num_heads ", x_.mlstm_heads,
             " does not divide the inner width ", inner, " of mlstm");
-    require(inner % x.qkv_block == 0, name, ": qkv_proj_blocksize ", x.qkv_block,
+    require(inner % x_.qkv_block == 0, name_, ": qkv_proj_blocksize ", x_.qkv_block,
             " does not divide the inner width ", inner);
-    require(x.mlstm_conv >= 2 && x.mlstm_conv <= 1024, name, ": conv1d_kernel_size ", x.mlstm_conv,
+    require(x_.mlstm_conv >= 2 && x_.mlstm_conv <= 1024, name_, ": conv1d_kernel_size ", x_.mlstm_conv,
             " is not supported in mlstm (2 and more are)");
-    derived(m, "embedding_dim", x.width);
+    derived(m, "embedding_dim", x_.width);
     derived(m, "_proj_up_dim", inner);
     derived(m, "_inner_embedding_dim", inner);
   }
-  if (has_slstm) {
-    const io::json& block = io::member(c, "slstm_block", name);
-    const io::json& s = io::member(block, "slstm", name);
-    x.slstm_heads = get_or<index>(s, "num_heads", name, 4);
-    x.slstm_conv = get_or<index>(s, "conv1d_kernel_size", name, 4);
+
+  void read_slstm(const json& s) {
+    x_.slstm_heads = get_or<index>(s, "num_heads", 4);
+    x_.slstm_conv = get_or<index>(s, "conv1d_kernel_size", 4);
     no_dropout(s);
-    require(x.slstm_heads > 0 && x.width % x.slstm_heads == 0, name, ": num_heads ", x.slstm_heads,
-            " does not divide embedding_dim ", x.width, " of slstm");
-    require(x.slstm_conv == 0 || (x.slstm_conv >= 2 && x.slstm_conv <= 1024), name, ": conv1d_kernel_size ",
-            x.slstm_conv, " is not supported in slstm (0, and 2 and more are)");
-    require(get_or<std::string>(s, "function", name, "slstm") == "slstm", name, ": function ",
-            s.value("function", ""), " is not supported (slstm is)");
-    require(!get_or<bool>(s, "gradient_recurrent_cut", name, false), name,
-            ": gradient_recurrent_cut is not supported");
+    require(x_.slstm_heads > 0 && x_.width % x_.slstm_heads == 0, name_, ": num_heads ", x_.slstm_heads,
+            " does not divide embedding_dim ", x_.width, " of slstm");
+    require(x_.slstm_conv == 0 || (x_.slstm_conv >= 2 && x_.slstm_conv <= 1024), name_, ": conv1d_kernel_size ",
+            x_.slstm_conv, " is not supported in slstm (0, and 2 and more are)");
+    only(s, "function", "slstm");
+    require(!get_or(s, "gradient_recurrent_cut", false), name_, ": gradient_recurrent_cut is not supported");
     for (const char* key : {"gradient_recurrent_clipval", "forward_clipval"})
-      require(null(s, key), name, ": ", key, " is not supported");
-    require(get_or<bool>(s, "group_norm_weight", name, true), name,
-            ": group_norm_weight false is not supported");
-    derived(s, "embedding_dim", x.width);
-    derived(s, "hidden_size", x.width);
-    x.feed_forward = !null(block, "feedforward");
-    if (x.feed_forward) {
-      const io::json& f = io::member(block, "feedforward", name);
-      x.feed_forward_factor = get_or<double>(f, "proj_factor", name, 1.3);
-      x.feed_forward_round_up = get_or<bool>(f, "round_proj_up_dim_up", name, true);
-      x.feed_forward_multiple = get_or<index>(f, "round_proj_up_to_multiple_of", name, 64);
-      x.act = activation_named(get_or<std::string>(f, "act_fn", name, "gelu"));
-      x.feed_forward_bias = get_or<bool>(f, "bias", name, false);
-      no_dropout(f);
-      require(get_or<std::string>(f, "ff_type", name, "ffn_gated") == "ffn_gated", name, ": ff_type ",
-              f.value("ff_type", ""), " is not supported (ffn_gated is)");
-      require(x.feed_forward_multiple > 0 && x.feed_forward_factor > 0 && x.feed_forward_factor <= 1024 &&
-                  x.feed_forward_inner() > 0,
-              name, ": proj_factor of feedforward must be positive");
-      derived(f, "embedding_dim", x.width);
-      derived(f, "_proj_up_dim", x.feed_forward_inner());
-    }
+      require(null(s, key), name_, ": ", key, " is not supported");
+    require(get_or(s, "group_norm_weight", true), name_, ": group_norm_weight false is not supported");
+    derived(s, "embedding_dim", x_.width);
+    derived(s, "hidden_size", x_.width);
   }
-  return x;
+
+  void read_feed_forward(const json& f) {
+    x_.feed_forward_factor = get_or(f, "proj_factor", 1.3);
+    x_.feed_forward_round_up = get_or(f, "round_proj_up_dim_up", true);
+    x_.feed_forward_multiple = get_or<index>(f, "round_proj_up_to_multiple_of", 64);
+    x_.act = activation_named(get_or<std::string>(f, "act_fn", "gelu"));
+    x_.feed_forward_bias = get_or(f, "bias", false);
+    no_dropout(f);
+    only(f, "ff_type", "ffn_gated");
+    require(x_.feed_forward_multiple > 0 && x_.feed_forward_factor > 0 && x_.feed_forward_factor <= 1024 &&
+                x_.feed_forward_inner() > 0,
+            name_, ": proj_factor of feedforward must be positive");
+    derived(f, "embedding_dim", x_.width);
+    derived(f, "_proj_up_dim", x_.feed_forward_inner());
+  }
+
+  template <class V>
+  V get(const json& o, const char* key) const {
+    return io::get<V>(o, key, name_);
+  }
+  template <class V>
+  V get_or(const json& o, const char* key, V otherwise) const {
+    return io::get_or<V>(o, key, name_, std::move(otherwise));
+  }
+  static bool null(const json& o, const char* key) { return !o.contains(key) || o.at(key).is_null(); }
+  /// A field that other fields give: where it is positive, it must be the same.
+  void derived(const json& o, const char* key, index expected) const {
+    if (null(o, key)) return;
+    const index given = get<index>(o, key);
+    require(given <= 0 || given == expected, name_, ": ", key, " is ", given, ", the other fields give ",
+            expected);
+  }
+  /// A field of which the library knows one value.
+  void only(const json& o, const char* key, const char* known) const {
+    const auto given = get_or<std::string>(o, key, known);
+    require(given == known, name_, ": ", key, " ", given, " is not supported (", known, " is)");
+  }
+  void no_dropout(const json& o) const {
+    if (!null(o, "dropout"))
+      require(get<double>(o, "dropout") == 0, name_, ": dropout is not supported, set it to 0");
+  }
+
+  const std::string& name_;
+  xlstm_config x_;
+};
+
+}  // namespace detail
+
+DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const io::json& file, const std::string& name) {
+  return detail::xlstm_config_reader(name).read(file.contains("xlstm_cfg") ? io::member(file, "xlstm_cfg", name)
+                                                                           : file);
 }
 
 DISTIL_XLSTM_INLINE io::json write_xlstm_config(const xlstm_config& x) {
