@@ -34,6 +34,7 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/distil/calibrate_gates.hpp>

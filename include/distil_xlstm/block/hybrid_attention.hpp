@@ -2,6 +2,8 @@
 
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/softmax_features.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
+#include <distil_xlstm/math/sum.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 namespace distil_xlstm {
@@ -36,30 +38,20 @@ struct gated_mix_backward {
 };
 /// The gradient of each head's gate before the sigmoid: o (1 - o) dh.(r - w).
 template <class T>
-struct gated_mix_gate_gradient {
-  using scalar = T;
+struct gated_mix_gate_gradient : fold_into<math::sum, T> {
   index heads, width;
   matrix_view<const T> before, dh, r, w;
   matrix_view<T> gradient;  ///< [rows, heads]
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index i, index c) const {
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index i, index c) const {
     const index row = i / heads, at = i % heads * width + c;
-    a.sum = a.sum +
-            math::load<V>(dh.row(row) + at) * (math::load<V>(r.row(row) + at) - math::load<V>(w.row(row) + at));
+    push(a,
+         math::load<V>(dh.row(row) + at) * (math::load<V>(r.row(row) + at) - math::load<V>(w.row(row) + at)));
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
-  DISTIL_XLSTM_HD void finish(index i, const acc<T>& a) const {
+  DISTIL_XLSTM_HD void finish(index i, const math::sum<T>& a) const {
     const index row = i / heads, head = i % heads;
     const T o = math::sigmoid(before.row(row)[head]);
-    gradient.row(row)[head] = o * (T(1) - o) * a.sum;
+    gradient.row(row)[head] = o * (T(1) - o) * a.total;
   }
 };
 
@@ -222,9 +214,10 @@ struct hybrid_attention {
       mix(d, k, dr);
       base.output().backward(d, p.attention.o_proj, g.attention.o_proj, dr, dy, dh);
       const matrix_view<const T> o = gate(k, output_gate);
-      fold_rows(d, x.rows * heads, base.head_dim,
-                detail::gated_mix_gate_gradient<T>{heads, base.head_dim, o, dh, k.r, k.attention.y,
-                                                   dgates.columns(output_gate * heads, heads)});
+      fold_rows(
+          d, x.rows * heads, base.head_dim,
+          detail::gated_mix_gate_gradient<T>{
+              {}, heads, base.head_dim, o, dh, k.r, k.attention.y, dgates.columns(output_gate * heads, heads)});
       transform_groups(d, heads, outputs{dr, dw}, detail::gated_mix_backward{}, detail::head_gate<T>{o}, dh);
       base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
       dmemory = dr;

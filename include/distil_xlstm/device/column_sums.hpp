@@ -3,7 +3,9 @@
 #include <cstddef>
 
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/transform.hpp>
+#include <distil_xlstm/math/sum.hpp>
 
 namespace distil_xlstm {
 
@@ -22,32 +24,21 @@ struct value_of {
 
 /// total[c * step] += sum over rows of value(r, c)
 template <class T, class F>
-struct column_sums {
-  using scalar = T;
+struct column_sums : fold_into<math::sum, T> {
   F value;
   T* total;
   index step;
-
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index r, index c) const {
+    push(a, value.template operator()<V>(r, c));
   }
   template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    a.sum = a.sum + value.template operator()<V>(r, c);
-  }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
-  template <class V>
-  DISTIL_XLSTM_HD void finish(index c, const acc<V>& a) const {
+  DISTIL_XLSTM_HD void finish(index c, const math::sum<V>& a) const {
     if (step == 1) {
-      math::store<V>(total + c, math::load<V>(total + c) + a.sum);
+      math::store<V>(total + c, math::load<V>(total + c) + a.total);
     } else {
       T sums[static_cast<std::size_t>(math::width_of<V>)];
-      math::store<V>(sums, a.sum);
+      math::store<V>(sums, a.total);
       for (index i = 0; i < math::width_of<V>; ++i) total[(c + i) * step] += sums[i];
     }
   }
@@ -58,7 +49,7 @@ struct column_sums {
 /// total[c * step] += sum over rows of value.operator()<V>(r, c), V a scalar or a pack of columns.
 template <class D, class T, class F>
 void add_column_sums(D& d, index rows, index cols, const F& value, T* total, index step = 1) {
-  fold_columns(d, rows, cols, detail::column_sums<T, F>{value, total, step});
+  fold_columns(d, rows, cols, detail::column_sums<T, F>{{}, value, total, step});
 }
 /// total[c] += sum over rows of f(x[r, c], more[r, c]...), of operands as `transform` takes them.
 template <class D, class T, class F, class U, class... Xs>

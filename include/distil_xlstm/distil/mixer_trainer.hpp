@@ -11,9 +11,11 @@
 #include <vector>
 
 #include <distil_xlstm/device/column_sums.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/distil/teacher_mixers.hpp>
 #include <distil_xlstm/distil/trainer_base.hpp>
+#include <distil_xlstm/math/sum.hpp>
 #include <distil_xlstm/model/linearised.hpp>
 
 namespace distil_xlstm {
@@ -23,29 +25,17 @@ namespace detail {
 /// |a - y| and |a| of each row. To the former's square 1e-12 |a|² is added: where the two are equal but for rounding,
 /// as they are while a window holds all of a text, the gradient would be the rounding's direction.
 template <class T>
-struct row_distances {
-  using scalar = T;
+struct row_distances : fold_into<math::two_sums, T> {
   matrix_view<const T> a, y;
   matrix_view<T> norms;  ///< [rows, 2]
   template <class V>
-  struct acc {
-    V error, size;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0), V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& s, index r, index c) const {
+  DISTIL_XLSTM_HD void visit(math::two_sums<V>& s, index r, index c) const {
     const V want = math::load<V>(a.row(r) + c), off = math::load<V>(y.row(r) + c) - want;
-    s.error = s.error + off * off, s.size = s.size + want * want;
+    push(s, off * off, want * want);
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
-    into.error += from.error, into.size += from.size;
-  }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& s) const {
+  DISTIL_XLSTM_HD void finish(index r, const math::two_sums<T>& s) const {
     using std::sqrt;
-    norms.row(r)[0] = sqrt(s.error + T(1e-12) * s.size), norms.row(r)[1] = sqrt(s.size);
+    norms.row(r)[0] = sqrt(s.first + T(1e-12) * s.second), norms.row(r)[1] = sqrt(s.second);
   }
 };
 /// y <- the gradient by y of sum_r |a_r - y_r| / sum_r |a_r| / parts.
@@ -169,7 +159,7 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
     state.reset();
     mixer.forward(d, seq, weights, state.views(), tape, u, y);
     book(times_.forward);
-    fold_rows(d, y.rows, y.cols, detail::row_distances<T>{a, y, norms});
+    fold_rows(d, y.rows, y.cols, detail::row_distances<T>{{}, a, y, norms});
     fill(d, totals);
     add_column_sums(d, matrix_view<const T>(norms), totals.data);
     const T part = T(1) / static_cast<T>(options_.accumulate);

@@ -8,9 +8,11 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
+#include <distil_xlstm/math/sum.hpp>
 
 namespace distil_xlstm::loss {
 
@@ -89,28 +91,18 @@ void merge_groups(D& device, index groups, index size, const Acc* from, Acc* to)
 }
 
 /// tally[b] = the rows of sequence b that take part, and whether there are any.
-struct count_scored {
-  using scalar = double;
+struct count_scored : fold_into<math::sum, double> {
   index time;
   const std::uint8_t* scored;
   double* tally;
   template <class V>
-  struct acc {
-    V rows;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index b, index t) const {
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index b, index t) const {
     const std::uint8_t* s = scored + b * time + t;
-    a.rows = a.rows + math::lanes<V>([s](index i) { return s[i] != 0 ? 1.0 : 0.0; });
+    push(a, math::lanes<V>([s](index i) { return s[i] != 0 ? 1.0 : 0.0; }));
   }
-  DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.rows += from.rows; }
-  DISTIL_XLSTM_HD void finish(index b, const acc<double>& a) const {
-    tally[2 * b] = a.rows;
-    tally[2 * b + 1] = a.rows > 0;
+  DISTIL_XLSTM_HD void finish(index b, const math::sum<double>& a) const {
+    tally[2 * b] = a.total;
+    tally[2 * b + 1] = a.total > 0;
   }
 };
 
@@ -242,7 +234,7 @@ void align(D& device, const Term& term, sequence_view sequence,
     if (scored) {
       double* s = tally.data() + 2 * batch;
       tallies = tally.data(), tally_sums = s;
-      fold_rows(device, batch, sequence.time, detail::count_scored{sequence.time, scored, tally.data()});
+      fold_rows(device, batch, sequence.time, detail::count_scored{{}, sequence.time, scored, tally.data()});
       fill(device, matrix_view<double>(s, 1, 2));
       add_column_sums(device, matrix_view<const double>(tallies, batch, 2), s);
     }

@@ -8,10 +8,12 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/loss/objective.hpp>
 #include <distil_xlstm/loss/sums.hpp>
 #include <distil_xlstm/math/kth_largest.hpp>
+#include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
 namespace distil_xlstm::loss {
@@ -293,10 +295,7 @@ struct token_scores {
 
 namespace detail {
 template <class T>
-struct score_fold {
-  using scalar = T;
-  template <class V>
-  using acc = math::log_sum_exp<V>;
+struct score_fold : fold_into<math::log_sum_exp, T> {
   matrix_view<const T> logits;
   const std::int32_t* targets;
   const std::uint8_t* scored;
@@ -305,15 +304,10 @@ struct score_fold {
   double* report;  ///< a row: nll, 1 if scored, 1 if correct
 
   template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return acc<V>::empty();
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD void visit(math::log_sum_exp<V>& a, index r, index c) const {
     push(a, math::clamp_min(math::load<V>(logits.row(r) + c)));
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { join(into, from); }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
+  DISTIL_XLSTM_HD void finish(index r, const math::log_sum_exp<T>& a) const {
     const bool takes = !scored || scored[r] != 0;
     const T target = takes ? logits.row(r)[targets[r]] : T(0);
     const T value = takes ? a.value() - math::clamp_min(target) : T(0);
@@ -347,8 +341,12 @@ token_scores score_tokens(D& device, matrix_view<const T> hs, Head head, const s
     const matrix_view<T> z(logits.data(), m, vocabulary);
     write_logits(device, hs.slice(first, m), head, z);
     fold_rows(device, m, vocabulary,
-              detail::score_fold<T>{z, targets + first, scored ? scored + first : nullptr,
-                                    nll ? nll + first : nullptr, is_argmax ? is_argmax + first : nullptr,
+              detail::score_fold<T>{{},
+                                    z,
+                                    targets + first,
+                                    scored ? scored + first : nullptr,
+                                    nll ? nll + first : nullptr,
+                                    is_argmax ? is_argmax + first : nullptr,
                                     report.data() + 3 * first});
   }
   fill(device, matrix_view<double>(totals.data(), 1, 3));

@@ -5,7 +5,9 @@
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/math/sum.hpp>
 
 namespace distil_xlstm::optim {
 
@@ -23,21 +25,12 @@ inline constexpr index norm_block = 4096;
 
 /// sums[block] = the sum of squares of a block of the gradients: one row each.
 template <class T>
-struct block_squares {
-  using scalar = double;
+struct block_squares : fold_into<math::sum, double> {
   const T* g;
   index n;
   double* sums;
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index block, index c) const {
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index block, index c) const {
     constexpr index width = math::width_of<V>;
     const index i = block * norm_block + c;
     const T* p = g + i;
@@ -47,10 +40,9 @@ struct block_squares {
       v = math::lanes<V>([p](index k) { return static_cast<double>(p[k]); });
     else
       v = math::lanes<V>([p, rest](index k) { return k < rest ? static_cast<double>(p[k]) : 0.0; });
-    a.sum = a.sum + v * v;
+    push(a, v * v);
   }
-  DISTIL_XLSTM_HD void merge(acc<double>& into, const acc<double>& from) const { into.sum += from.sum; }
-  DISTIL_XLSTM_HD void finish(index block, const acc<double>& a) const { sums[block] = a.sum; }
+  DISTIL_XLSTM_HD void finish(index block, const math::sum<double>& a) const { sums[block] = a.total; }
 };
 
 /// out[0] = the sum of squares, out[1] = the flat index of the first number that is not finite, or -1: one row.
@@ -100,7 +92,7 @@ template <class D, class T>
 void squared_norm(D& device, const T* g, index n, double* out) {
   const index blocks = (n + detail::norm_block - 1) / detail::norm_block;
   auto sums = device.template scratch<double>(blocks);
-  fold_rows(device, blocks, detail::norm_block, detail::block_squares<T>{g, n, sums.data()});
+  fold_rows(device, blocks, detail::norm_block, detail::block_squares<T>{{}, g, n, sums.data()});
   fold_rows(device, 1, blocks, detail::sum_squares<T>{g, n, sums.data(), out});
 }
 

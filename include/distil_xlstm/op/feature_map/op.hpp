@@ -4,7 +4,9 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/math/log_sum_exp.hpp>
+#include <distil_xlstm/math/sum.hpp>
 
 namespace distil_xlstm {
 
@@ -90,31 +92,19 @@ struct feature_values {
 
 /// sum phi dphi of each softmax: [rows * heads, 2].
 template <class T>
-struct feature_gradient_sums {
-  using scalar = T;
+struct feature_gradient_sums : fold_into<math::two_sums, T> {
   feature_map_shape shape;
   matrix_view<const T> phi, dphi;
   T* sums;
   template <class V>
-  struct acc {
-    V plus, minus;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0), V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD void visit(math::two_sums<V>& a, index r, index c) const {
     const index row = r / shape.heads, at = r % shape.heads * shape.size() + c;
     const T *p = phi.row(row) + at, *g = dphi.row(row) + at;
-    a.plus = a.plus + math::load<V>(p) * math::load<V>(g);
-    if (shape.both) a.minus = a.minus + math::load<V>(p + shape.features) * math::load<V>(g + shape.features);
+    const auto product = [p, g](index i) { return math::load<V>(p + i) * math::load<V>(g + i); };
+    push(a, product(0), shape.both ? product(shape.features) : V(0));
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const {
-    into.plus += from.plus, into.minus += from.minus;
-  }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
-    sums[2 * r] = a.plus, sums[2 * r + 1] = a.minus;
+  DISTIL_XLSTM_HD void finish(index r, const math::two_sums<T>& a) const {
+    sums[2 * r] = a.first, sums[2 * r + 1] = a.second;
   }
 };
 /// dz = p (dp - sum p dp) of the softmax of z, less the same of -z.
@@ -161,7 +151,7 @@ void feature_map_backward(D& d, const feature_map_backward_arguments<T>& g) {
   auto memory = d.template scratch<T>(rows * s.heads * (f + 2));
   const matrix_view<T> dz(memory.data(), rows, s.heads * f);
   T* sums = memory.data() + dz.size();
-  fold_rows(d, rows * s.heads, f, detail::feature_gradient_sums<T>{s, a.phi, g.dphi, sums});
+  fold_rows(d, rows * s.heads, f, detail::feature_gradient_sums<T>{{}, s, a.phi, g.dphi, sums});
   map(d, rows * s.heads, f, detail::feature_input_gradient<T>{s, a.phi, g.dphi, sums, dz});
   for (index j = 0; j < group; ++j) {
     const matrix_view<const T> part = dz.columns(j * f, f);

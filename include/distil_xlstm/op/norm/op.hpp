@@ -4,8 +4,10 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
+#include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/math/sum.hpp>
 
 namespace distil_xlstm {
 
@@ -48,85 +50,54 @@ struct norm_scale {
 namespace detail {
 
 template <class T>
-struct norm_mean {
-  using scalar = T;
+struct norm_mean : fold_into<math::sum, T> {
   norm_view<T> n;
   matrix_view<const T> x;
   T* statistics;  ///< [rows * groups, 2]
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index r, index c) const {
+    push(a, math::load<V>(x.row(n.row(r)) + n.column(r) + c));
   }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
-    a.sum = a.sum + math::load<V>(x.row(n.row(r)) + n.column(r) + c);
-  }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
-    statistics[2 * r] = a.sum / static_cast<T>(n.width);
+  DISTIL_XLSTM_HD void finish(index r, const math::sum<T>& a) const {
+    statistics[2 * r] = a.total / static_cast<T>(n.width);
   }
 };
 
 /// The second pass: the biased variance about the mean (two passes lose no digits when the mean is large).
 template <class T>
-struct norm_variance {
-  using scalar = T;
+struct norm_variance : fold_into<math::sum, T> {
   norm_view<T> n;
   matrix_view<const T> x;
   T* statistics;
   template <class V>
-  struct acc {
-    V sum;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index r, index c) const {
     const V u = math::load<V>(x.row(n.row(r)) + n.column(r) + c) - V(statistics[2 * r]);
-    a.sum = a.sum + u * u;
+    push(a, u * u);
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.sum += from.sum; }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
+  DISTIL_XLSTM_HD void finish(index r, const math::sum<T>& a) const {
     using std::sqrt;
-    statistics[2 * r + 1] = T(1) / sqrt(a.sum / static_cast<T>(n.width) + n.epsilon);
+    statistics[2 * r + 1] = T(1) / sqrt(a.total / static_cast<T>(n.width) + n.epsilon);
   }
 };
 
 /// mean(g) and mean(g u) of each short row, g = scale dy, u the normalised x.
 template <class T>
-struct norm_gradient_means {
-  using scalar = T;
+struct norm_gradient_means : fold_into<math::two_sums, T> {
   norm_view<T> n;
   matrix_view<const T> x;
   const T* statistics;
   matrix_view<const T> dy;
   T* means;  ///< [rows * groups, 2]
   template <class V>
-  struct acc {
-    V g, gu;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD acc<V> init() const {
-    return {V(0), V(0)};
-  }
-  template <class V>
-  DISTIL_XLSTM_HD void visit(acc<V>& a, index r, index c) const {
+  DISTIL_XLSTM_HD void visit(math::two_sums<V>& a, index r, index c) const {
     const index row = n.row(r), column = n.column(r) + c;
     const V u = (math::load<V>(x.row(row) + column) - V(statistics[2 * r])) * V(statistics[2 * r + 1]);
     const V g = n.template scale<V>(column) * math::load<V>(dy.row(row) + column);
-    a.g = a.g + g;
-    a.gu = a.gu + g * u;
+    push(a, g, g * u);
   }
-  DISTIL_XLSTM_HD void merge(acc<T>& into, const acc<T>& from) const { into.g += from.g, into.gu += from.gu; }
-  DISTIL_XLSTM_HD void finish(index r, const acc<T>& a) const {
-    means[2 * r] = n.subtract_mean ? a.g / static_cast<T>(n.width) : T(0);
-    means[2 * r + 1] = a.gu / static_cast<T>(n.width);
+  DISTIL_XLSTM_HD void finish(index r, const math::two_sums<T>& a) const {
+    means[2 * r] = n.subtract_mean ? a.first / static_cast<T>(n.width) : T(0);
+    means[2 * r + 1] = a.second / static_cast<T>(n.width);
   }
 };
 
@@ -187,10 +158,10 @@ template <class D, class T>
 void norm_statistics(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics) {
   const index rows = x.rows * n.groups;
   if (n.subtract_mean)
-    fold_rows(d, rows, n.width, detail::norm_mean<T>{n, x, statistics});
+    fold_rows(d, rows, n.width, detail::norm_mean<T>{{}, n, x, statistics});
   else
     fill(d, matrix_view<T>(statistics, rows, 1, 2));
-  fold_rows(d, rows, n.width, detail::norm_variance<T>{n, x, statistics});
+  fold_rows(d, rows, n.width, detail::norm_variance<T>{{}, n, x, statistics});
 }
 /// The same, and y = scale (x - mean) / sqrt(variance + eps).
 template <class D, class T>
@@ -212,7 +183,7 @@ void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T*
   if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
     return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
   auto means = d.template scratch<T>(2 * rows);
-  fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{n, x, statistics, dy, means.data()});
+  fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{{}, n, x, statistics, dy, means.data()});
   transform_groups(d, n.groups, dx, detail::norm_input_gradient{}, norm_scale<T>{n},
                    normalised<T>{x, statistics}, dy, per_group<T>{statistics + 1, 2},
                    per_group<T>{means.data(), 2}, per_group<T>{means.data() + 1, 2});
