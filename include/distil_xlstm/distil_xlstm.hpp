@@ -107,6 +107,7 @@
 #include <distil_xlstm/math/softmax_weight.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/embedded_stack.hpp>
+#include <distil_xlstm/model/fingerprint.hpp>
 #include <distil_xlstm/model/language_model.hpp>
 #include <distil_xlstm/model/linearised.hpp>
 #include <distil_xlstm/model/llama.hpp>

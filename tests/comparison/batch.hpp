@@ -376,7 +376,9 @@ void saved_and_forked(D& d, index context) {
   using other = std::conditional_t<sizeof(T) == 4, double, float>;
   const auto fingerprint = s.model.fingerprint(d);
   refused(saved_text<other>{std::vector<other>(7)}.bytes(fingerprint, context), "its numbers are");
-  refused(saved_text<T>{std::vector<T>(7)}.bytes(fingerprint + 1, context), "another model's");
+  for (const model_fingerprint unknown : {model_fingerprint{fingerprint.tensors, fingerprint.whole + 1},
+                                          {fingerprint.tensors + 1, fingerprint.tensors}})
+    refused(saved_text<T>{std::vector<T>(7)}.bytes(unknown, context), "another model's");
   refused(saved_text<T>{std::vector<T>(7)}.bytes(fingerprint, context), "no token that comes next");
   refused(saved_text<T>{std::vector<T>(7), 3}.bytes(fingerprint, context), "7 numbers");
   refused(saved_text<T>{{}, 2500}.bytes(fingerprint, context), "2500");

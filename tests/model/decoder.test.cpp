@@ -1,11 +1,17 @@
 #define BOOST_TEST_MODULE decoder
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/language_model.hpp>
 
 #include "../comparison/batch.hpp"
 
@@ -102,6 +108,93 @@ BOOST_AUTO_TEST_CASE(a_text_that_was_saved_goes_on) {
   testing::saved_and_forked<float>(host, 0);
   testing::saved_and_forked<float, testing::random_window_teacher>(host, 0);
   testing::saved_and_forked<float, testing::random_teacher>(host, 40);
+}
+
+// Version 1 of the format knew a model by its tensors alone.
+BOOST_AUTO_TEST_CASE(a_saved_text_knows_its_model) {
+  cpu host(1);
+  const testing::random_teacher<float, cpu> s(host);
+  constexpr index context = 40;
+  const std::vector<std::int32_t> ids = {3, 1, 4, 1, 5};
+  const buffer<float, cpu> memory(host, 5 * s.width);
+  reader first(host, s.model, context);
+  first.read(ids, {memory.data(), 5, s.width});
+  const auto saved = first.save();
+  const auto fingerprint = s.model.fingerprint(host);
+  const auto says = [](const std::string& words) {
+    return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
+  };
+
+  const std::function<void(llama_config&)> changes[] = {
+      [](auto& c) { c.theta *= 2; },
+      [](auto& c) { c.scaling.factor = 4; },
+      [](auto& c) { c.scaling.original = 128; },
+      [](auto& c) { c.scaling.type = rope_scaling::kind::linear; },
+      [](auto& c) { c.scaling.type = rope_scaling::kind::none; },
+      [](auto& c) { c.epsilon = 1e-5; },
+      [](auto& c) {
+        c.rotates = {false, true};
+      },
+      [](auto& c) { c.window = 11; }};
+  for (const auto& change : changes) {
+    llama_config c = s.model.config();
+    change(c);
+    const auto other = s.model.with(c);
+    BOOST_TEST(other.fingerprint(host).tensors == fingerprint.tensors);
+    BOOST_TEST(other.fingerprint(host).whole != fingerprint.whole);
+    reader there(host, other, context);
+    BOOST_CHECK_EXCEPTION(there.restore(saved), error, says("it is another model's"));
+  }
+  BOOST_TEST((s.model.with(s.model.config()).fingerprint(host) == fingerprint));
+
+  // As version 1 wrote it: magic, version at 8, model at 16, checksum at 88, the numbers from 96 on.
+  const auto written = [&](std::uint32_t version, std::uint64_t model) {
+    auto bytes = saved;
+    std::memcpy(&bytes[8], &version, sizeof version);
+    std::memcpy(&bytes[16], &model, sizeof model);
+    fnv_hash hash;
+    hash.add(bytes.data(), 88), hash.add(bytes.data() + 96, bytes.size() - 96);
+    const std::uint64_t checksum = hash.value();
+    std::memcpy(&bytes[88], &checksum, sizeof checksum);
+    return bytes;
+  };
+  BOOST_TEST((written(2, fingerprint.whole) == saved));
+  reader again(host, s.model, context);
+  again.restore(written(1, fingerprint.tensors));
+  BOOST_TEST((again.save() == saved));
+  BOOST_CHECK_EXCEPTION(again.restore(written(1, fingerprint.whole)), error, says("it is another model's"));
+  BOOST_CHECK_EXCEPTION(again.restore(written(2, fingerprint.tensors)), error, says("it is another model's"));
+  BOOST_CHECK_EXCEPTION(again.restore(written(3, fingerprint.whole)), error,
+                        says("version 3 of the format, this library reads 1 and 2"));
+}
+
+// What each family adds to its tensors; a model of any family is known as that of its own.
+BOOST_AUTO_TEST_CASE(families_say_what_their_tensors_do_not) {
+  const auto of = [](const auto& config) {
+    fnv_hash hash;
+    config.identify(hash);
+    return hash.value();
+  };
+  const auto differs = [&](const auto& config, const auto& change) {
+    auto other = config;
+    change(other);
+    BOOST_TEST(of(other) != of(config));
+    BOOST_TEST(of(any_config(config)) == of(config));
+  };
+  linearised_config l;
+  l.layers = 2, l.mixers = {mixer_kind::hybrid, mixer_kind::window};
+  differs(l, [](auto& c) { c.theta = 500000; });
+  differs(l, [](auto& c) { c.mixers[1] = mixer_kind::attention; });
+  differs(l, [](auto& c) { c.window = 63; });
+  differs(l, [](auto& c) { c.llama_config::window = 63; });
+  differs(l, [](auto& c) { c.sinks = 3; });
+  differs(l, [](auto& c) { c.features = 32; });
+  differs(l, [](auto& c) { c.both_signs = false; });
+  differs(xlstm_config(), [](auto& c) { c.act = activation::silu; });
+  differs(xlstm_config(), [](auto& c) { c.slstm_heads = 2; });
+  differs(xlstm_7b_config(), [](auto& c) { c.gate_cap = 0; });
+  differs(xlstm_7b_config(), [](auto& c) { c.logit_cap = 0; });
+  differs(xlstm_7b_config(), [](auto& c) { c.cell_epsilon = 1e-5; });
 }
 
 BOOST_AUTO_TEST_CASE(a_text_that_outgrows_its_place_leaves) {

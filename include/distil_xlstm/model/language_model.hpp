@@ -36,6 +36,8 @@ struct any_config {
     if constexpr (requires { config.context; }) context = config.context;
   }
   stack_type stack() const;
+  /// As the family does.
+  void identify(fnv_hash& hash) const;
 };
 
 /// A frozen model of any family, for programs that take any: one type, whatever the file. `load_language_model`

@@ -9,4 +9,8 @@ DISTIL_XLSTM_INLINE any_config::stack_type any_config::stack() const {
   return std::visit([](const auto& c) { return stack_type(c.stack()); }, family);
 }
 
+DISTIL_XLSTM_INLINE void any_config::identify(fnv_hash& hash) const {
+  std::visit([&](const auto& c) { c.identify(hash); }, family);
+}
+
 }  // namespace distil_xlstm

@@ -38,6 +38,8 @@ struct linearised_config : llama_config {
   /// Throws `error` as `check` does.
   linearised_stack stack() const;
 
+  /// As `llama_config::identify`.
+  void identify(fnv_hash& hash) const;
   /// Throws `error` beginning with `name` unless the numbers make a model.
   void check(const std::string& name) const;
   /// Layers whose mixer is of this kind.

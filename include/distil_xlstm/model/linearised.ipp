@@ -30,6 +30,12 @@ DISTIL_XLSTM_INLINE linearised_stack linearised_config::stack() const {
   return s;
 }
 
+DISTIL_XLSTM_INLINE void linearised_config::identify(fnv_hash& hash) const {
+  llama_config::identify(hash);
+  for (const mixer_kind kind : mixers) hash.add(static_cast<int>(kind));
+  hash.add(window), hash.add(sinks), hash.add(features), hash.add(both_signs);
+}
+
 DISTIL_XLSTM_INLINE void linearised_config::check(const std::string& name) const {
   llama_config::check(name);
   require(static_cast<index>(mixers.size()) == layers, name, ": ", mixers.size(), " mixers for ", layers,

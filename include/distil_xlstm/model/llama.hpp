@@ -62,6 +62,8 @@ struct llama_config {
   attention mixer_of(index i) const;
   llama_stack stack() const;
 
+  /// Adds what changes the model and no tensor tells, each number as a float.
+  void identify(fnv_hash& hash) const;
   /// Throws `error` beginning with `name` unless the numbers make a model.
   void check(const std::string& name) const;
 };

@@ -36,6 +36,16 @@ DISTIL_XLSTM_INLINE llama_stack llama_config::stack() const {
   return s;
 }
 
+DISTIL_XLSTM_INLINE void llama_config::identify(fnv_hash& hash) const {
+  const auto add = [&](double x) { hash.add(static_cast<float>(x)); };
+  add(epsilon), add(theta);
+  hash.add(static_cast<int>(scaling.type));
+  if (scaling.type != rope_scaling::kind::none) add(scaling.factor);
+  if (scaling.type == rope_scaling::kind::llama3) add(scaling.low), add(scaling.high), add(scaling.original);
+  hash.add(heads), hash.add(kv_heads), hash.add(head_dim), hash.add(window);
+  for (index i = 0; i < layers; ++i) hash.add(mixer_of(i).rotates);
+}
+
 DISTIL_XLSTM_INLINE void llama_config::check(const std::string& name) const {
   require(vocabulary > 0 && width > 0 && layers > 0 && heads > 0 && kv_heads > 0 && intermediate > 0 &&
               head_dim > 0,

@@ -17,6 +17,7 @@
 #include <distil_xlstm/core/hash.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/model/embedded_stack.hpp>
+#include <distil_xlstm/model/fingerprint.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
 
@@ -44,7 +45,8 @@ using tensor_source = std::function<stored_tensor(const std::string&)>;
 
 namespace detail {
 /// A family is a configuration: vocabulary, width, whether the head is the embedding (`tied`), the stack between
-/// the two, and what files call them all. A stack alone is a family, too.
+/// the two, and what files call them all; `identify(fnv_hash&)`, where there is one, adds the numbers that change what
+/// the model says and that no tensor tells. A stack alone is a family, too.
 template <class Family>
 struct family_of {
   using stack_type = decltype(std::declval<const Family&>().stack());
@@ -296,9 +298,9 @@ class model {
     run(device, seq, ids, state, hidden, on_layer);
   }
 
-  /// Tells this model from others: a hash of names and shapes, and of each tensor's middle row (where it is
-  /// trainable, as it is now). Two that differ elsewhere alone are taken for one.
-  std::uint64_t fingerprint(D& device) const {
+  /// Tells this model from others: a hash of names and shapes, of each tensor's middle row (where it is trainable, as it
+  /// is now), and of what the family's `identify` adds. Two that differ elsewhere alone are taken for one.
+  model_fingerprint fingerprint(D& device) const {
     fnv_hash hash;
     for (const auto& e : names_) {
       hash.add(e.name);
@@ -315,7 +317,9 @@ class model {
       for (const auto& e : names_)
         add(dtype_of<T>, weights_.data() + e.offset, e.shape.front(), e.size / e.shape.front());
     for (const auto* m : {&embedding_, &head_}) add(m->dtype, m->data, m->rows, m->cols);
-    return hash.value();
+    const std::uint64_t tensors = hash.value();
+    if constexpr (requires { config_.identify(hash); }) config_.identify(hash);
+    return {tensors, hash.value()};
   }
 
  private:

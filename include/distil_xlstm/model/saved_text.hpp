@@ -12,6 +12,7 @@
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/hash.hpp>
+#include <distil_xlstm/model/fingerprint.hpp>
 #include <distil_xlstm/model/sampler.hpp>
 
 namespace distil_xlstm {
@@ -19,9 +20,10 @@ namespace distil_xlstm {
 /// The whole memory of a text, and how it goes on: what `reader::save` and `decoder::save` give as bytes.
 ///
 /// The bytes are a header, little-endian, and the numbers of the state. The header says the format and its version,
-/// the types of the numbers and products, the fingerprint of the model (`model::fingerprint`), how many tokens its caches hold and
-/// how many numbers follow; then the next token and its sampler; last a checksum of all of it. It is for the machine
-/// that wrote it and its like, not for archives: another version of the library may refuse it.
+/// the types of the numbers and products, the model (the whole of `model::fingerprint`; in version 1, which is still
+/// read, its tensors alone), how many tokens its caches hold and how many numbers follow; then the next token and its
+/// sampler; last a checksum of all of it. It is for the machine that wrote it and its like, not for archives: another
+/// version of the library may refuse it.
 /// `Product` is what the device multiplies in (`product_t`).
 template <class T, class Product = T>
 struct saved_text {
@@ -31,9 +33,9 @@ struct saved_text {
   std::uint64_t random_state = 0;
 
   /// `capacity` is that of the state's caches.
-  std::vector<std::byte> bytes(std::uint64_t model, index capacity) const {
+  std::vector<std::byte> bytes(const model_fingerprint& model, index capacity) const {
     header h;
-    h.model = model, h.capacity = capacity, h.numbers = std::ssize(state);
+    h.model = model.whole, h.capacity = capacity, h.numbers = std::ssize(state);
     h.next = next, h.temperature = how.temperature, h.top_k = how.top_k, h.top_p = how.top_p, h.seed = how.seed;
     h.random_state = random_state;
     h.checksum = h.sum(state.data());
@@ -44,19 +46,19 @@ struct saved_text {
   }
   /// Throws `error` that says what is wrong: no such bytes, or cut off, or changed, or of another version, type of
   /// numbers, model or capacity.
-  static saved_text read(std::span<const std::byte> bytes, std::uint64_t model, index capacity) {
+  static saved_text read(std::span<const std::byte> bytes, const model_fingerprint& model, index capacity) {
     header h;
     require(bytes.size() >= sizeof h, "saved text: ", bytes.size(), " bytes are too few, its header has ",
             sizeof h);
     std::memcpy(&h, bytes.data(), sizeof h);
     const header ours;
     require(h.magic == ours.magic, "saved text: the bytes are none");
-    require(h.version == ours.version, "saved text: version ", h.version, " of the format, this library reads ",
-            ours.version);
+    require(h.version == 1 || h.version == ours.version, "saved text: version ", h.version,
+            " of the format, this library reads 1 and ", ours.version);
     require(h.type == ours.type && h.product == ours.product, "saved text: its numbers are ", name_of(h.type),
             ", its products ", name_of(h.product), "; here they are ", name_of(ours.type), " and ",
             name_of(ours.product));
-    require(h.model == model, "saved text: it is another model's");
+    require(h.model == (h.version == 1 ? model.tensors : model.whole), "saved text: it is another model's");
     require(h.capacity == capacity, "saved text: its caches hold ", h.capacity, " tokens, they are to hold ",
             capacity);
     const std::size_t given = bytes.size() - sizeof h;
@@ -76,7 +78,7 @@ struct saved_text {
  private:
   struct header {
     std::array<char, 8> magic = {'d', 'x', ' ', 't', 'e', 'x', 't', '\n'};
-    std::uint32_t version = 1;
+    std::uint32_t version = 2;
     std::uint16_t type = static_cast<std::uint16_t>(dtype_of<T>);
     std::uint16_t product =
         static_cast<std::uint16_t>(std::is_same_v<Product, bf16> ? dtype::bf16 : dtype_of<Product>);

@@ -59,6 +59,9 @@ struct xlstm_config {
   /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
   xlstm_stack stack() const;
 
+  /// Adds what changes the model and no tensor tells.
+  void identify(fnv_hash& hash) const;
+
   /// Numbers of the stack, and of the frozen embedding and head. Allocates nothing.
   index trainable() const;
   index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }

@@ -51,6 +51,10 @@ DISTIL_XLSTM_INLINE xlstm_stack xlstm_config::stack() const {
   return s;
 }
 
+DISTIL_XLSTM_INLINE void xlstm_config::identify(fnv_hash& hash) const {
+  hash.add(mlstm_heads), hash.add(slstm_heads), hash.add(qkv_block), hash.add(static_cast<int>(act));
+}
+
 DISTIL_XLSTM_INLINE index xlstm_config::trainable() const {
   manifest names;
   layout<float> measure(nullptr, &names);

@@ -40,6 +40,9 @@ struct xlstm_7b_config {
 
   xlstm_7b_stack stack() const;
 
+  /// Adds what changes the model and no tensor tells, each number as a float.
+  void identify(fnv_hash& hash) const;
+
   /// Numbers of the whole model; one matrix where embedding and head are tied. Allocates nothing.
   index total() const;
 

@@ -28,6 +28,11 @@ DISTIL_XLSTM_INLINE xlstm_7b_stack xlstm_7b_config::stack() const {
   return {repeated(blocks, layer), true, norm_epsilon};
 }
 
+DISTIL_XLSTM_INLINE void xlstm_7b_config::identify(fnv_hash& hash) const {
+  hash.add(heads);
+  for (const double x : {gate_cap, logit_cap, norm_epsilon, cell_epsilon}) hash.add(static_cast<float>(x));
+}
+
 DISTIL_XLSTM_INLINE index xlstm_7b_config::total() const {
   manifest names;
   layout<float> measure(nullptr, &names);
