@@ -196,4 +196,12 @@ BOOST_AUTO_TEST_CASE(work_is_bounded) {
         std::string(
             "{{ range(0, 9223372036854775807, 4611686018427387904)|list|length * 9223372036854775807 }}")})
     BOOST_TEST_CONTEXT(hostile.substr(0, 80)) BOOST_CHECK_THROW(apply(hostile), error);
+  // A round of a loop is a step, whatever is in it.
+  const jinja::environment e{.steps = 1000};
+  const auto render = [&](const char* source) {
+    return jinja::interpreter(e).run(jinja::parser(source).run());
+  };
+  BOOST_TEST(render("{% for i in range(600) %}{% endfor %}") == "");
+  BOOST_CHECK_EXCEPTION(render("{% for i in range(1500) %}{% endfor %}"), error,
+                        one_line("the template does too much work"));
 }

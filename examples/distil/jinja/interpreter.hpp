@@ -383,6 +383,7 @@ class interpreter {
     }
     bool otherwise = true;
     for (; loop.at < loop.items.size(); ++loop.at) {
+      charge(0);
       scope inner{&s};
       inner.set("loop", &std::as_const(loop));
       assign(f.each, loop.items[loop.at], inner);
