@@ -66,6 +66,10 @@ class loaded_model {
   /// Of a model that `load_windowed` gave: other layers have a window.
   virtual void mixers(const dx::linearised_config& mixers) = 0;
 
+  /// From now on what the head reads of `text` is kept in the host's memory (`dx::kept_states`, at most 2 GiB, what is
+  /// beyond is read anew): the model reads the text once in windows of each length, whatever is compared with it. `text`
+  /// must stay until the model goes or keeps another.
+  virtual void keep(const dx::io::token_file& text) = 0;
   /// As `dx::score_text`: `carry` goes on from window to window with the state.
   virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) = 0;
   virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry) = 0;

@@ -3,7 +3,9 @@
 // What engine.hpp declares, on a device D: included by the files that compile it, one a device and a precision.
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -11,6 +13,7 @@
 #include <distil_xlstm/distil/calibrate_gates.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/kept_states.hpp>
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
@@ -46,6 +49,7 @@ class loaded_model_on final : public loaded_model {
     all.mixers = mixers.mixers, all.window = mixers.window, all.sinks = mixers.sinks;
     model_ = model_.with(dx::any_config(all));
     read_ = dx::reader<model_type>(device_, model_);
+    kept_.reset();
   }
 
   dx::index vocabulary() const override { return model_.vocabulary(); }
@@ -58,6 +62,10 @@ class loaded_model_on final : public loaded_model {
   }
   dx::index context() const override { return model_.config().context; }
 
+  void keep(const dx::io::token_file& text) override {
+    kept_.emplace(dx::index(1) << 31);
+    kept_text_ = &text;
+  }
   dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) override {
     return score_any(text, window, carry);
   }
@@ -140,10 +148,16 @@ class loaded_model_on final : public loaded_model {
 
  private:
   using model_type = dx::language_model<T, D>;
+  using forward_type = std::function<void(dx::sequence_view, const std::int32_t*, dx::matrix_view<T>)>;
 
+  /// What reads the text from its beginning, window by window: the model, or what is kept of it.
+  forward_type forward_of(const void* text, dx::index window) {
+    if (kept_ && text == kept_text_) return kept_->pass(device_, window, read_);
+    return std::ref(read_);
+  }
   template <class Text>
   dx::text_score score_any(const Text& text, dx::index window, bool carry) {
-    if (!carry) return dx::score_text<T>(device_, text, window, 8, model_.head(), read_);
+    if (!carry) return dx::score_text<T>(device_, text, window, 8, model_.head(), forward_of(&text, window));
     read_.reset();
     return dx::score_text<T>(
         device_, text, window, 1, model_.head(), [this](auto... call) { read_.read(call...); },
@@ -152,13 +166,15 @@ class loaded_model_on final : public loaded_model {
   template <class Text>
   dx::divergence_score divergence(const Text& text, dx::index window, loaded_model& teacher) {
     auto& from = dynamic_cast<loaded_model_on&>(teacher);
-    return dx::score_divergence<T>(device_, text, window, 8, from.model_.head(), from.read_, model_.head(),
-                                   read_);
+    return dx::score_divergence<T>(device_, text, window, 8, from.model_.head(), from.forward_of(&text, window),
+                                   model_.head(), forward_of(&text, window));
   }
 
   D& device_;
   model_type model_;
   dx::reader<model_type> read_;
+  std::optional<dx::kept_states<T>> kept_;
+  const void* kept_text_ = nullptr;
 };
 
 /// A trainer, its student, and what it refers to.

@@ -41,6 +41,7 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/choose_attention.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
+#include <distil_xlstm/distil/kept_states.hpp>
 #include <distil_xlstm/distil/linearised_rates.hpp>
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/needle.hpp>

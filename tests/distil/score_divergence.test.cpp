@@ -11,6 +11,7 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/distil/kept_states.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 
 namespace distil_xlstm {
@@ -120,6 +121,42 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(it_is_the_sum_written_out, T, decltype(std::tuple<
           score_divergence<T>(cpu, text, window, 3, same->head_matrix(), *same, model.head_matrix(), model);
       BOOST_TEST(std::abs(s.kl) < (sizeof(T) == 8 ? 1e-12 : 1e-5));
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_teacher_reads_a_text_once) {
+  device::cpu cpu(1);
+  const some_documents text;
+  const halving<double> teacher(6, 2), models[] = {{5, 3}, {4, 8}};
+  index reads = 0;
+  const auto counted = [&](sequence_view seq, const std::int32_t* ids, matrix_view<double> h) {
+    ++reads;
+    teacher(seq, ids, h);
+  };
+  // Of 101 tokens in windows of 7 the head reads 6 * 14 + 2 vectors: four batches of 24, 24, 24 and 12, and 2 more.
+  for (const auto& [vectors, first, again] :
+       {std::tuple<index, index, index>{86, 5, 0}, {85, 5, 1}, {83, 5, 2}, {48, 5, 3}, {47, 5, 4}, {0, 5, 5}}) {
+    kept_states<double> kept(vectors * 6 * static_cast<index>(sizeof(double)));
+    const auto compared = [&](const halving<double>& model, index window, auto&& read) {
+      return score_divergence<double>(cpu, text, window, 4, teacher.head_matrix(), read, model.head_matrix(),
+                                      model);
+    };
+    for (const index expected : {first, again, again}) {
+      reads = 0;
+      for (const auto& model : models) {
+        const auto s = compared(model, 7, kept.pass(cpu, 7, counted)), want = compared(model, 7, teacher);
+        BOOST_TEST(s.kl == want.kl);
+        BOOST_TEST(s.text.nll == want.text.nll);
+      }
+      BOOST_TEST(reads == expected + again, vectors << " vectors: " << reads);
+    }
+    // Windows of another length are another thing to read.
+    BOOST_TEST(compared(models[0], 9, kept.pass(cpu, 9, counted)).kl == compared(models[0], 9, teacher).kl);
+    // The score itself is of the same pass.
+    reads = 0;
+    BOOST_TEST(score_text<double>(cpu, text, 7, 4, teacher.head_matrix(), kept.pass(cpu, 7, counted)).nll ==
+               score_text<double>(cpu, text, 7, 4, teacher.head_matrix(), teacher).nll);
+    BOOST_TEST(reads == again);
   }
 }
 
