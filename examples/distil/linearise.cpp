@@ -1,9 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
-#include <distil_xlstm/distil/choose_attention.hpp>
 #include <distil_xlstm/distil/linearised_rates.hpp>
 #include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
@@ -11,19 +9,19 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
 
+#include "choose_mixers.hpp"
 #include "command.hpp"
 #include "engine.hpp"
 #include "folder_lock.hpp"
+#include "linearise_options.hpp"
 #include "linearise_tables.hpp"
 #include "method.hpp"
 #include "records.hpp"
 #include "signals.hpp"
 #include "text.hpp"
 #include "token_mix.hpp"
-#include "train_options.hpp"
 #include "training_steps.hpp"
 
 namespace program {
@@ -44,19 +42,6 @@ constexpr const char* usage =
     "first, the rest to the second. FOLDER gets student/ (as the teacher's own folder, with the mixers in\n"
     "config.json), checkpoints/, metrics.jsonl, TensorBoard events, run.json, results.json and report.html.\n"
     "--tokens mixes texts and --objective is written as in `distil train`.\n";
-
-struct linearise_options : train_options {
-  std::string mixers, mixer = "hybrid";
-  dx::index keep_attention = -1;  ///< -1: not given
-  double keep_kl = 0;
-  dx::index window = 64, sinks = 4;
-  dx::index align_tokens = 0, distil_tokens = 0, long_tokens = 0, long_length = 2048;
-  double lr_new = 1e-3, align_lr = 5e-3, long_lr = 5e-5;
-  std::string needle = "512", windows = "512,2048";
-  std::vector<dx::index> needle_lengths, window_lengths;
-  dx::index cases = 50;
-  bool control = false;
-};
 
 /// A stage: what it reads and for how long.
 struct stage {
@@ -114,15 +99,23 @@ class linearise_run {
 
   int run() {
     std::size_t at = stages_.size();
-    std::optional<json> found;
+    std::optional<json> found;  // of the last stage that has begun
     const resumed_run resumed{o_.out, o_.resume};
     while (at-- > 0 && !found) found = resumed.find(store(at), where(at));
     at = found ? at + 1 : 0;
-    config_ = found ? dx::read_linearised_config(found->at("student"), where(at)) : chosen();
-    student_ = teacher_->linearise(config_, o_.seed);
-    if (found && found->contains("before")) before_ = found->at("before");
-    for (std::optional<run_records> records; at < stages_.size(); ++at)
-      if (const int stopped = run_stage(at, records)) return stopped;
+    if (teacher_sha256_.empty()) teacher_sha256_ = hash_of(o_.teacher);
+    if (found) {
+      chosen_.config = dx::read_linearised_config(found->at("student"), where(at));
+      if (found->contains("kept")) chosen_.kept = found->at("kept");
+      if (found->contains("before")) before_ = found->at("before");
+    } else {
+      chosen_ =
+          choose_mixers(*engine_, teacher_->facts(), o_, choice_needles_,
+                        held_out_ ? *held_out_ : tokens_.files().front(), held_out_window(method_.options));
+    }
+    student_ = teacher_->linearise(chosen_.config, o_.seed);
+    for (std::optional<run_records> records; at < stages_.size(); ++at, found.reset())
+      if (const int stopped = run_stage(at, found, records)) return stopped;
     finish();
     return 0;
   }
@@ -161,7 +154,7 @@ class linearise_run {
     dx::training_options align = method_.options, distil = method_.options;
     align.lr.peak = o_.align_lr, align.lr.floor = 0.02 * o_.align_lr;
     align.optimiser.weight_decay = 0;
-    align.rate_of = dx::alignment_rates{&config_};
+    align.rate_of = dx::alignment_rates{&chosen_.config};
     distil.rate_of = dx::distillation_rates{o_.lr_new / distil.lr.peak};
     dx::training_options longer = distil;
     longer.length = o_.long_length;
@@ -177,73 +170,13 @@ class linearise_run {
   dx::checkpoints store(std::size_t at) const { return dx::checkpoints(where(at)); }
   std::string where(std::size_t at) const { return (o_.out / "checkpoints" / stages_[at].name).string(); }
 
-  /// The mixers as they were asked for, or found.
-  dx::linearised_config chosen() {
-    const dx::index layers = teacher_->facts().layers;
-    dx::linearised_config c;
-    c.window = o_.window, c.sinks = o_.sinks, c.features = teacher_->facts().head_dim;
-    if (!o_.mixers.empty()) {
-      c.mixers = of_option("mixers", [&] { return listed(layers); });
-      return c;
-    }
-    c.mixers.assign(static_cast<std::size_t>(layers), dx::mixer_kind::window);
-    const auto model = engine_->load_windowed(o_.teacher, c);
-    if (o_.keep_attention > 0) {
-      const auto teacher = o_.keep_kl > 0 ? engine_->load(o_.teacher) : nullptr;
-      const dx::io::token_file& text = held_out_ ? *held_out_ : tokens_.files().front();
-      const bool shown = on_terminal();
-      dx::index tried = 0;
-      const auto kept = dx::choose_attention(layers, o_.keep_attention, [&](const auto& mixers) {
-        if (shown)
-          std::cerr << "\r\033[Klooking for the layers that recall: " << ++tried << " tried" << std::flush;
-        c.mixers = mixers;
-        model->mixers(c);
-        double cost = dx::score_needle(model->score(choice_needles_, [](dx::index, dx::index) {})).nll;
-        if (teacher)
-          cost += o_.keep_kl * model->score(text, held_out_window(method_.options), *teacher).mean_kl();
-        return cost;
-      });
-      if (shown) std::cerr << "\r\033[K";
-      c.mixers.assign(static_cast<std::size_t>(layers), dx::mixer_kind::window);
-      for (const auto& k : kept) {
-        c.mixers[static_cast<std::size_t>(k.layer)] = dx::mixer_kind::attention;
-        kept_.push_back({{"layer", k.layer}, {"cost", k.cost}, {"costs", k.costs}});
-      }
-    }
-    const dx::mixer_kind other = of_option("mixer", [&] { return dx::mixer_named(o_.mixer); });
-    for (auto& m : c.mixers)
-      if (m == dx::mixer_kind::window) m = other;
-    return c;
-  }
-  /// "hybrid,attention,...": one a layer; or the layers that keep attention, "18,8,23", the others having --mixer.
-  std::vector<dx::mixer_kind> listed(dx::index layers) const {
-    std::vector<std::string> names(1);
-    for (const char c : o_.mixers)
-      if (c == ',')
-        names.emplace_back();
-      else
-        names.back() += c;
-    if (o_.mixers.find_first_not_of("0123456789,") == o_.mixers.npos) {
-      std::vector<dx::mixer_kind> out(static_cast<std::size_t>(layers), dx::mixer_named(o_.mixer));
-      for (const dx::index layer : numbers_of("mixers", o_.mixers, "layers such as 18,8,23")) {
-        dx::require(layer < layers, "there is no layer ", layer, ": the teacher has ", layers, ", from 0 on");
-        out[static_cast<std::size_t>(layer)] = dx::mixer_kind::attention;
-      }
-      return out;
-    }
-    dx::require(std::ssize(names) == layers, names.size(), " are named, the teacher has ", layers, " layers");
-    std::vector<dx::mixer_kind> out;
-    for (const auto& name : names) out.push_back(dx::mixer_named(name));
-    return out;
-  }
-
   /// What must be the same when the stage goes on.
   json identity(const stage& s, const training& t) const {
     const auto& size = s.options;
     json all = {
         {"stage", s.name},
         {"method", "linearise"},
-        {"teacher", {{"name", valid_utf8(o_.teacher.filename().string())}, {"sha256", hash_of(o_.teacher)}}},
+        {"teacher", {{"name", valid_utf8(o_.teacher.filename().string())}, {"sha256", teacher_sha256_}}},
         {"asked",
          {{"mixers", o_.mixers},
           {"mixer", o_.mixer},
@@ -266,13 +199,14 @@ class linearise_run {
         {"objective", objective_json(method_)},
         {"optimiser", optimiser_json({method_.objective, size, 0}, o_)},
         {"rates", {{"align_lr", o_.align_lr}, {"lr_new", o_.lr_new}, {"long_lr", o_.long_lr}}}};
-    if (!kept_.empty()) all["kept"] = kept_;
+    if (!chosen_.kept.empty()) all["kept"] = chosen_.kept;
     tokens_.identify(all);
     if (held_out_) all["held_out_sha256"] = held_out_->data_sha256();
     return all;
   }
 
-  int run_stage(std::size_t at, std::optional<run_records>& records) {
+  /// `found`: the run whose checkpoint the stage goes on from; nothing where it begins.
+  int run_stage(std::size_t at, const std::optional<json>& found, std::optional<run_records>& records) {
     const stage& s = stages_[at];
     const bool aligns = s.name == "align";
     training_ =
@@ -286,13 +220,10 @@ class linearise_run {
         s.tokens > 0 ? whole_steps((s.name + "-tokens").c_str(), static_cast<double>(s.tokens),
                                    std::ceil(static_cast<double>(s.tokens) / static_cast<double>(tokens_each)))
                      : 0;
-    json identity = this->identity(s, *training_);
-    const auto run = o_.resume ? checkpoints.newest_run() : std::nullopt;
-    if (run && run->contains("kept"))
-      identity["kept"] = kept_ = run->at("kept");  // how the layers were found is not looked for again
-    // A stage that has no checkpoint follows one that is done.
-    const resumed_run here{o_.out, o_.resume && (at == 0 || run)};
-    const bool fresh = !here.restore(*training_, checkpoints, where(at), identity, asked);
+    const json identity = this->identity(s, *training_);
+    // A later stage that has no checkpoint follows one that is done.
+    const resumed_run here{o_.out, o_.resume && (at == 0 || found)};
+    const bool fresh = !here.restore(*training_, checkpoints, where(at), found, identity, asked);
     if (fresh) {
       if (at == 0) student_->calibrate(*windows_);
       training_->total_steps(
@@ -302,34 +233,23 @@ class linearise_run {
     training_->warmup(o_.warmup >= 0 ? o_.warmup : std::min<dx::index>(100, total / 10));
     const dx::index steps_before = before_.at("steps").get<dx::index>(),
                     tokens_before = before_.at("tokens").get<dx::index>();
-    write_run(identity, total);
+    write_run(o_, engine_->threads(), *training_, identity);
     if (!records) records.emplace(o_.out, steps_before + training_->step_count(), fresh && at == 0);
     records->stage(s.name, steps_before, tokens_before);
+    const step_loop steps{o_,
+                          *training_,
+                          *records,
+                          checkpoints,
+                          identity,
+                          aligns ? nullptr : &method_.objective,
+                          held_out_ ? &*held_out_ : nullptr,
+                          s.name};
     if (fresh) {
-      if (held_out_ && at == 0)
-        records->held_out_before(training_->score(*held_out_, held_out_window(s.options)),
-                                 teacher_->score(*held_out_, held_out_window(s.options)),
-                                 dx::score_unigram(tokens_.texts(), *held_out_, held_out_window(s.options)));
-      records->sync();
-      training_->save(checkpoints, identity);
+      if (at == 0) steps.held_out_before(*teacher_, tokens_);
+      steps.begin();
       if (at > 0) fs::remove_all(where(at - 1));  // its weights are where this one begins
     }
-    try {
-      const step_loop steps{*training_,
-                            *records,
-                            checkpoints,
-                            identity,
-                            {o_.log_every, o_.checkpoint_every, o_.evaluate_every},
-                            aligns ? nullptr : &method_.objective,
-                            held_out_ ? &*held_out_ : nullptr};
-      if (const int stopped = steps()) return stopped;
-    } catch (const dx::numeric_error& e) {
-      records->diverged(training_->step_count(), e.what());
-      records->end_progress();
-      records->sync();
-      report({}, {});
-      return say_diverged(o_.out, s.name + ": " + e.what(), checkpoints.steps());
-    }
+    if (const int stopped = steps.or_diverged(steps, [&] { report({}, {}); })) return stopped;
     if (aligns) layer_errors_ = training_->layer_errors();
     before_ = {{"steps", steps_before + total}, {"tokens", tokens_before + total * tokens_each}};
     empty_ += training_->empty(), skipped_ += training_->skipped();
@@ -338,32 +258,11 @@ class linearise_run {
     return 0;
   }
 
-  void write_run(const json& identity, dx::index total) const {
-    json run = identity;
-    run["total_steps"] = total;
-    const int threads = engine_->threads();
-    run["command"] = {{"teacher", valid_utf8(o_.teacher.string())},
-                      {"tokens", valid_utf8(o_.tokens)},
-                      {"held_out", valid_utf8(o_.held_out.string())},
-                      {"minutes", o_.minutes},
-                      {"device", o_.where.device},
-                      {"threads", threads > 0 ? threads : o_.where.threads},
-                      {"log_every", o_.log_every},
-                      {"checkpoint_every", o_.checkpoint_every},
-                      {"evaluate_every", o_.evaluate_every},
-                      {"prompt", o_.prompt}};
-    run["parameters"] = {{"trainable", training_->trainable()}, {"total", training_->total()}};
-    dx::io::write_text_atomically(o_.out / "run.json", run.dump(2) + "\n");
-  }
-
   void finish() {
     const fs::path folder = o_.out / "student";
-    training_->save_student(folder);
-    json about = identity_;
-    about["tokens_seen"] = before_.at("tokens");
-    about["skipped_steps"] = skipped_, about["empty_steps"] = empty_;
-    dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
-    if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
+    const run_totals totals{before_.at("steps").get<dx::index>(), before_.at("tokens").get<dx::index>(), empty_,
+                            skipped_};
+    write_student(folder, *training_, tokenizer_, identity_, totals);
     const std::string sample = sample_of(*training_, tokenizer_, o_.prompt, 120, o_.seed);
     shape_ = training_->shape(), parameters_ = training_->trainable();
     // What is judged is what was written.
@@ -371,17 +270,16 @@ class linearise_run {
     const json results = judge(folder);
     dx::io::write_text_atomically(o_.out / "results.json", results.dump(2) + "\n");
     report(sample, results);
-    std::cout << o_.out.string() << ": " << grouped(before_.at("steps").get<dx::index>()) << " steps, "
-              << grouped(before_.at("tokens").get<dx::index>()) << " tokens" << reached_
-              << counted_steps(empty_, skipped_) << "\n";
+    say_done(o_.out, totals, reached_);
   }
 
   json judge(const fs::path& folder) {
     json out = json::object();
     const auto teacher = engine_->load(o_.teacher);
+    if (held_out_) teacher->keep(*held_out_);
     out["teacher"] = results_of(*teacher, nullptr, held_out_, o_, needles_);
     {
-      dx::linearised_config windows = config_;
+      dx::linearised_config windows = chosen_.config;
       for (auto& m : windows.mixers)
         if (m != dx::mixer_kind::attention) m = dx::mixer_kind::window;
       const auto control = engine_->load_windowed(o_.teacher, windows);
@@ -390,31 +288,33 @@ class linearise_run {
     out["student"] = results_of(*engine_->load(folder), teacher.get(), held_out_, o_, needles_);
     if (o_.control) out["trained_windows"] = trained_windows(*teacher);
     out["kept"] = json::array();
-    for (std::size_t i = 0; i < config_.mixers.size(); ++i)
-      if (config_.mixers[i] == dx::mixer_kind::attention) out["kept"].push_back(i);
+    for (std::size_t i = 0; i < chosen_.config.mixers.size(); ++i)
+      if (chosen_.config.mixers[i] == dx::mixer_kind::attention) out["kept"].push_back(i);
     return out;
   }
   /// The same run with windows alone, beside this one.
   json trained_windows(loaded_model& teacher) {
     linearise_options o = o_;
     o.out = o_.out / "control", o.control = false, o.keep_attention = -1, o.mixer = "window", o.mixers.clear();
-    for (const auto m : config_.mixers)
+    for (const auto m : chosen_.config.mixers)
       o.mixers +=
           (o.mixers.empty() ? "" : ",") + std::string(m == dx::mixer_kind::attention ? "attention" : "window");
-    dx::require(linearise_run(o).run() == 0, o.out.string(), ": the control did not end");
+    linearise_run control(o);
+    control.teacher_sha256_ = teacher_sha256_;
+    dx::require(control.run() == 0, o.out.string(), ": the control did not end");
     return results_of(*engine_->load(o.out / "student"), &teacher, held_out_, o_, needles_);
   }
 
   void report(const std::string& sample, const json& results) {
     report_texts texts{
         .title = "Linearised: " + valid_utf8(o_.teacher.filename().string()),
-        .subtitle = (shape_.empty() ? training_->shape() : shape_) + ", " + mixers_text(config_) + ", " +
+        .subtitle = (shape_.empty() ? training_->shape() : shape_) + ", " + mixers_text(chosen_.config) + ", " +
                     grouped(parameters_ > 0 ? parameters_ : training_->trainable()) + " parameters",
         .prompt = o_.prompt,
         .sample = sample,
         .tokens_seen = before_.at("tokens").get<dx::index>()};
     texts.tables =
-        linearise_tables({config_, results, kept_, layer_errors_,
+        linearise_tables({chosen_.config, results, chosen_.kept, layer_errors_,
                           held_out_ ? o_.window_lengths : std::vector<dx::index>(), o_.needle_lengths});
     write_run_report(o_.out, texts);
   }
@@ -430,8 +330,8 @@ class linearise_run {
   std::vector<std::vector<dx::continuation>> needles_;
   std::vector<dx::continuation> choice_needles_;
   std::vector<stage> stages_;
-  dx::linearised_config config_;
-  json kept_ = json::array();  ///< what each choice of attention cost
+  mixer_choice chosen_;
+  std::string teacher_sha256_;
   std::unique_ptr<linearised_student> student_;
   std::unique_ptr<training> training_;
   json before_ = {{"steps", 0}, {"tokens", 0}};  ///< of the stages that are done

@@ -1,14 +1,10 @@
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
-#include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
-#include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
-#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
 
 #include "command.hpp"
@@ -83,43 +79,36 @@ class training_run {
   }
 
   int run() {
-    const dx::checkpoints store(o_.out / "checkpoints");
+    const fs::path folder = o_.out / "checkpoints";
+    const dx::checkpoints store(folder);
     const json identity = this->identity();
-    const bool fresh = !resumed_run{o_.out, o_.resume}.restore(
-        *training_, store, (o_.out / "checkpoints").string(), identity, asked_length());
+    const resumed_run resumed{o_.out, o_.resume};
+    const bool fresh = !resumed.restore(*training_, store, folder.string(),
+                                        resumed.find(store, folder.string()), identity, asked_length());
     if (fresh) training_->total_steps(chosen_length());
     const dx::index total = training_->options().total_steps;
     training_->warmup(
         o_.warmup >= 0 ? o_.warmup : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
-    if (fresh || !fs::exists(o_.out / "run.json")) write_run(identity, total);
+    if (fresh || !fs::exists(o_.out / "run.json"))
+      write_run(o_, engine_->threads(), *training_, identity,
+                {{"cache", valid_utf8(o_.cache.string())},
+                 {"init", valid_utf8(o_.init.string())},
+                 {"architecture", o_.architecture}});
 
     if (!cache_) warn_beyond_context(windows_->length(), teacher_->facts().context, o_.teacher);
     run_records records(o_.out, training_->step_count(), fresh);
+    const step_loop steps{
+        o_, *training_, records, store, identity, &method_.objective, held_out_ ? &*held_out_ : nullptr};
     if (fresh) {
-      if (held_out_)
-        records.held_out_before(training_->score(*held_out_, window()), teacher_->score(*held_out_, window()),
-                                dx::score_unigram(tokens_.texts(), *held_out_, window()));
-      records.sync();
-      training_->save(store, identity);
+      steps.held_out_before(*teacher_, tokens_);
+      steps.begin();
     }
-    try {
-      const step_loop steps{*training_,
-                            records,
-                            store,
-                            identity,
-                            {o_.log_every, o_.checkpoint_every, o_.evaluate_every},
-                            &method_.objective,
-                            held_out_ ? &*held_out_ : nullptr};
+    const auto whole = [&] {
       if (const int stopped = steps()) return stopped;
       finish(records, identity);
-    } catch (const dx::numeric_error& e) {
-      records.diverged(training_->step_count(), e.what());
-      records.end_progress();
-      records.sync();
-      report({});
-      return say_diverged(o_.out, e.what(), store.steps());
-    }
-    return 0;
+      return 0;
+    };
+    return steps.or_diverged(whole, [&] { report({}); });
   }
 
  private:
@@ -200,49 +189,20 @@ class training_run {
   }
   dx::index window() const { return held_out_window(method_.options); }
 
-  void write_run(const json& identity, dx::index total) const {
-    json run = identity;
-    run["total_steps"] = total;
-    const int threads = engine_->threads();
-    run["command"] = {{"teacher", valid_utf8(o_.teacher.string())},
-                      {"cache", valid_utf8(o_.cache.string())},
-                      {"tokens", valid_utf8(o_.tokens)},
-                      {"held_out", valid_utf8(o_.held_out.string())},
-                      {"init", valid_utf8(o_.init.string())},
-                      {"architecture", o_.architecture},
-                      {"minutes", o_.minutes},
-                      {"device", o_.where.device},
-                      {"threads", threads > 0 ? threads : o_.where.threads},
-                      {"log_every", o_.log_every},
-                      {"checkpoint_every", o_.checkpoint_every},
-                      {"evaluate_every", o_.evaluate_every},
-                      {"prompt", o_.prompt}};
-    run["parameters"] = {{"trainable", training_->trainable()}, {"total", training_->total()}};
-    dx::io::write_text_atomically(o_.out / "run.json", run.dump(2) + "\n");
-  }
-
   void finish(const run_records& records, const json& identity) {
-    const dx::index tokens_seen = training_->step_count() * tokens_a_step(method_.options);
-    const fs::path folder = o_.out / "student";
-    training_->save_student(folder);
-    json about = identity;
-    about["tokens_seen"] = tokens_seen;
-    about["skipped_steps"] = training_->skipped();
-    about["empty_steps"] = training_->empty();
-    dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
-    if (tokenizer_) dx::io::write_tokenizer(folder, *tokenizer_);
+    const run_totals totals{training_->step_count(), tokens_seen(), training_->empty(), training_->skipped()};
+    write_student(o_.out / "student", *training_, tokenizer_, identity, totals);
     report(sample_of(*training_, tokenizer_, o_.prompt, 120, o_.seed));
-    std::cout << o_.out.string() << ": " << grouped(training_->step_count()) << " steps, "
-              << grouped(tokens_seen) << " tokens" << records.reached()
-              << counted_steps(training_->empty(), training_->skipped()) << "\n";
+    say_done(o_.out, totals, records.reached());
   }
+  dx::index tokens_seen() const { return training_->step_count() * tokens_a_step(method_.options); }
   void report(const std::string& sample) {
     write_run_report(o_.out, {.title = "Distil-xLSTM: " + teacher_name_,
                               .subtitle = training_->shape() + ", " + grouped(training_->trainable()) +
                                           " trainable parameters",
                               .prompt = o_.prompt,
                               .sample = sample,
-                              .tokens_seen = training_->step_count() * tokens_a_step(method_.options)});
+                              .tokens_seen = tokens_seen()});
   }
   train_options o_;
   method method_;

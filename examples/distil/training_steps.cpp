@@ -5,7 +5,9 @@
 #include <iostream>
 
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/stream_decoder.hpp>
+#include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/sampler.hpp>
 
 #include "method.hpp"
@@ -35,6 +37,14 @@ dx::index logged_steps(const fs::path& file) {
   return last;
 }
 
+/// ", 3 steps with nothing to score, 1 steps skipped as not finite"
+std::string counted_steps(dx::index empty, dx::index skipped) {
+  std::string text;
+  if (empty > 0) text += ", " + grouped(empty) + " steps with nothing to score";
+  if (skipped > 0) text += ", " + grouped(skipped) + " steps skipped as not finite";
+  return text;
+}
+
 }  // namespace
 
 double now() {
@@ -60,6 +70,18 @@ double seconds_a_step(training& t) {
   return (now() - t0) / times;
 }
 
+void step_loop::held_out_before(teacher& from, const token_mix& tokens) const {
+  if (!held_out) return;
+  const dx::index window = held_out_window(run.options());
+  records.held_out_before(run.score(*held_out, window), from.score(*held_out, window),
+                          dx::score_unigram(tokens.texts(), *held_out, window));
+}
+
+void step_loop::begin() const {
+  records.sync();
+  run.save(store, identity);
+}
+
 int step_loop::operator()() const {
   const dx::index total = run.options().total_steps, first = run.step_count(),
                   tokens = tokens_a_step(run.options());
@@ -73,18 +95,18 @@ int step_loop::operator()() const {
     const auto m = run.step();
     const double t1 = now(), rate = static_cast<double>(tokens) / (t1 - t0);
     const bool last = m.step == total;
-    if (m.step % every.log == 0 || last || m.skipped || m.empty)
+    if (m.step % options.log_every == 0 || last || m.skipped || m.empty)
       records.step(m, schedules, m.step * tokens, rate);
     if (last) run.check();
     records.progress(m, changing, rate,
                      (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
                      total);
-    const bool due = every.evaluate > 0 && m.step % every.evaluate == 0;
+    const bool due = options.evaluate_every > 0 && m.step % options.evaluate_every == 0;
     if (held_out && (due || last))
       records.held_out(m.step, run.score(*held_out, held_out_window(run.options())));
     const int stopped = caught_signal;
     // While steps are not finite the last good checkpoints stay.
-    if (stopped || last || (m.step % every.checkpoint == 0 && !m.skipped)) {
+    if (stopped || last || (m.step % options.checkpoint_every == 0 && !m.skipped)) {
       records.sync();
       run.save(store, identity);
     }
@@ -98,6 +120,55 @@ int step_loop::operator()() const {
   dx::require(run.updates() > 0, "none of ", total,
               " steps had a token to score; the student has learnt nothing");
   return 0;
+}
+
+int step_loop::or_diverged(const std::function<int()>& use, const std::function<void()>& report) const try {
+  return use();
+} catch (const dx::numeric_error& e) {
+  records.diverged(run.step_count(), e.what());
+  records.end_progress();
+  records.sync();
+  report();
+  std::cerr << "distil: " << options.out.string() << ": " << (stage.empty() ? "" : stage + ": ") << e.what();
+  if (const auto steps = store.steps(); !steps.empty())
+    std::cerr << "; the checkpoint of step " << steps.back() << " stands";
+  std::cerr << "; a smaller --lr or --clip may help\n";
+  return 1;
+}
+
+void write_run(const train_options& o, int threads, const training& t, json identity, const json& more) {
+  json& run = identity;
+  run["total_steps"] = t.options().total_steps;
+  run["command"] = {{"teacher", valid_utf8(o.teacher.string())},
+                    {"tokens", valid_utf8(o.tokens)},
+                    {"held_out", valid_utf8(o.held_out.string())},
+                    {"minutes", o.minutes},
+                    {"device", o.where.device},
+                    {"threads", threads > 0 ? threads : o.where.threads},
+                    {"log_every", o.log_every},
+                    {"checkpoint_every", o.checkpoint_every},
+                    {"evaluate_every", o.evaluate_every},
+                    {"prompt", o.prompt}};
+  run["command"].update(more);
+  run["parameters"] = {{"trainable", t.trainable()}, {"total", t.total()}};
+  dx::io::write_text_atomically(o.out / "run.json", run.dump(2) + "\n");
+}
+
+void write_student(const fs::path& folder, const training& t,
+                   const std::optional<dx::io::tokenizer_data>& tokenizer, json identity,
+                   const run_totals& totals) {
+  t.save_student(folder);
+  json& about = identity;
+  about["tokens_seen"] = totals.tokens;
+  about["skipped_steps"] = totals.skipped;
+  about["empty_steps"] = totals.empty;
+  dx::io::write_text_atomically(folder / "distil_xlstm.json", about.dump(2) + "\n");
+  if (tokenizer) dx::io::write_tokenizer(folder, *tokenizer);
+}
+
+void say_done(const fs::path& out, const run_totals& totals, const std::string& reached) {
+  std::cout << out.string() << ": " << grouped(totals.steps) << " steps, " << grouped(totals.tokens)
+            << " tokens" << reached << counted_steps(totals.empty, totals.skipped) << "\n";
 }
 
 std::optional<std::string> difference(const json& before, const json& now) {
@@ -117,15 +188,15 @@ std::optional<json> resumed_run::find(const dx::checkpoints& store, const std::s
 }
 
 bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::string& where,
-                          const json& identity, dx::index asked) const {
-  const auto run = find(store, where);  // compared before the tensors, which differ where the run does
-  if (!run) {
+                          const std::optional<json>& found, const json& identity, dx::index asked) const {
+  if (!found) {
     if (resume && logged_steps(out / "metrics.jsonl") > 0)
       warn(where + ": no checkpoint is there, though steps were logged: begins at step 0");
     return false;
   }
-  if (const auto key = difference(*run, identity))
-    dx::fail(where, ": the run there has another ", *key, ": ", run->value(*key, json()).dump(),
+  // Before the tensors, which differ where the run does.
+  if (const auto key = difference(*found, identity))
+    dx::fail(where, ": the run there has another ", *key, ": ", found->value(*key, json()).dump(),
              ", this one asks for ", identity.value(*key, json()).dump());
   if (!t.restore(store, warn)) return false;
   const dx::index total = t.options().total_steps;
@@ -174,20 +245,6 @@ std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& 
     return true;
   });
   return text + decoder.finish();
-}
-
-std::string counted_steps(dx::index empty, dx::index skipped) {
-  std::string text;
-  if (empty > 0) text += ", " + grouped(empty) + " steps with nothing to score";
-  if (skipped > 0) text += ", " + grouped(skipped) + " steps skipped as not finite";
-  return text;
-}
-
-int say_diverged(const fs::path& out, const std::string& how, const std::vector<dx::index>& steps) {
-  std::cerr << "distil: " << out.string() << ": " << how;
-  if (!steps.empty()) std::cerr << "; the checkpoint of step " << steps.back() << " stands";
-  std::cerr << "; a smaller --lr or --clip may help\n";
-  return 1;
 }
 
 }  // namespace program

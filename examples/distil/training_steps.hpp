@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "engine.hpp"
 #include "records.hpp"
 #include "token_mix.hpp"
+#include "train_options.hpp"
 
 namespace program {
 
@@ -28,24 +30,44 @@ double seconds_a_step(training& t);
 /// Tokens that a step reads.
 inline dx::index tokens_a_step(const dx::training_options& o) { return o.batch * o.length * o.accumulate; }
 
-/// How often something is done, in steps; 0: at the end only.
-struct step_intervals {
-  dx::index log = 1, checkpoint = 100, evaluate = 0;
-};
-
-/// Trains to the end, with its records and checkpoints.
+/// Trains to the end, with its records and checkpoints, as `options` say.
 struct step_loop {
+  const train_options& options;
   training& run;
   run_records& records;
   const dx::checkpoints& store;
   const dx::io::json& identity;
-  step_intervals every;
   const training_objective* objective = nullptr;  ///< whose schedules are logged
   const dx::io::token_file* held_out = nullptr;   ///< null: nothing is evaluated
+  std::string stage = {};                         ///< empty: there is but one
 
+  /// Records the held-out text before the first step, where there is one: of the student, the teacher, and the unigram
+  /// counts of `tokens`.
+  void held_out_before(teacher& from, const token_mix& tokens) const;
+  /// Puts the records and the checkpoint of step 0 on the disk.
+  void begin() const;
   /// 0, or the status of a run that a signal has stopped. Throws `dx::numeric_error` where it has diverged.
   int operator()() const;
+  /// use(), or where it says that the run has diverged, its records and report() on the disk, why on stderr, and 1.
+  int or_diverged(const std::function<int()>& use, const std::function<void()>& report) const;
 };
+
+/// What run.json says: the run's identity, its length and size, and the command line that asked for it, of which `more`
+/// is what one subcommand has alone. `threads`: the engine's.
+void write_run(const train_options& o, int threads, const training& t, dx::io::json identity,
+               const dx::io::json& more = dx::io::json::object());
+
+/// What a run came to.
+struct run_totals {
+  dx::index steps = 0, tokens = 0, empty = 0, skipped = 0;
+};
+/// Writes the student that a run ends with into `folder`: weights, tokenizer, and in distil_xlstm.json the run's
+/// identity and totals.
+void write_student(const fs::path& folder, const training& t,
+                   const std::optional<dx::io::tokenizer_data>& tokenizer, dx::io::json identity,
+                   const run_totals& totals);
+/// Says on stdout that the run in `out` has ended, and what it `reached`, as `run_records` has it.
+void say_done(const fs::path& out, const run_totals& totals, const std::string& reached);
 
 /// Where two runs differ, though one has gone on with the other's name; nothing where they are one.
 std::optional<std::string> difference(const dx::io::json& before, const dx::io::json& now);
@@ -57,8 +79,9 @@ struct resumed_run {
   bool resume = false;
   /// The identity of the newest checkpoint, where there is one. Throws where there is one and `resume` is false.
   std::optional<dx::io::json> find(const dx::checkpoints& store, const std::string& where) const;
+  /// `found` is what `find` gave.
   bool restore(training& t, const dx::checkpoints& store, const std::string& where,
-               const dx::io::json& identity, dx::index asked) const;
+               const std::optional<dx::io::json>& found, const dx::io::json& identity, dx::index asked) const;
 };
 
 /// Throws `error` where a text does not fit the teacher; warns where no document has an end.
@@ -73,10 +96,5 @@ void require_held_out(const dx::io::token_file& text, dx::index window);
 /// without a tokenizer.
 std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer,
                       const std::string& prompt, dx::index tokens, std::uint64_t seed);
-
-/// ", 3 steps with nothing to score, 1 steps skipped as not finite"
-std::string counted_steps(dx::index empty, dx::index skipped);
-/// What is said on stderr of a run that has diverged, whose last good checkpoint is that of `steps`; its exit status.
-int say_diverged(const fs::path& out, const std::string& how, const std::vector<dx::index>& steps);
 
 }  // namespace program
