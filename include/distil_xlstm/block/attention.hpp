@@ -97,6 +97,8 @@ struct attention {
 
   template <class L>
   auto params(L& l) const {
+    require(width > 0 && head_dim > 0, "attention: a width of ", width, " and heads of ", head_dim,
+            " are not possible");
     require(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "attention: ", kv_heads,
             " key heads do not divide the ", heads, " heads");
     require(window >= 0 && sinks >= 0 && (window > 0 || sinks == 0), "attention: ", sinks,

@@ -64,6 +64,7 @@ struct basic_causal_conv1d {
 
   template <class L>
   auto params(L& l) const {
+    require(width > 0, "causal_conv1d: a width of ", width, " is not possible");
     require(window >= 2, "causal_conv1d: a window of ", window, " is not supported (2 and more are)");
     const double bound = 1.0 / std::sqrt(static_cast<double>(window));
     return l.scope("conv", [&] {

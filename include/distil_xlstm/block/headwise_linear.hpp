@@ -22,6 +22,8 @@ struct headwise_linear {
 
   template <class L>
   auto params(L& l) const {
+    require(blocks > 0 && width > 0, "headwise_linear: ", blocks, " blocks of width ", width,
+            " are not possible");
     headwise_params<typename L::pointer> p;
     p.weight =
         l.tensor("weight", {blocks, width, width}, initial::normal(standard_deviation), weight_decay::yes);

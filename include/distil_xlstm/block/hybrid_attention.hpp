@@ -135,6 +135,7 @@ struct hybrid_attention {
 
   template <class L>
   auto params(L& l) const {
+    require(chunk > 0, "hybrid_attention: a chunk of ", chunk, " tokens is not possible");
     hybrid_attention_params<typename L::matrix_type, typename L::pointer> p;
     p.attention = base.params(l);
     p.q_features = l.scope("feature_q", [&] { return query_features().params(l); });

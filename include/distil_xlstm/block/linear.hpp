@@ -25,6 +25,7 @@ struct linear {
 
   template <class L>
   auto params(L& l) const {
+    require(in > 0 && out > 0, "linear: a map of width ", in, " to ", out, " is not possible");
     linear_params<typename L::matrix_type, typename L::pointer> p;
     p.weight = l.matrix("weight", out, in, initial::normal(standard_deviation));
     if (bias) p.bias = l.tensor("bias", {out}, initial::zeros());

@@ -88,6 +88,9 @@ struct basic_mlstm {
 
   template <class L>
   auto params(L& l) const {
+    require(width > 0 && inner > 0, "mlstm: a width of ", width, " and an inner width of ", inner,
+            " are not possible; set both, such as .inner = 2 * width");
+    require(chunk > 0, "mlstm: a chunk of ", chunk, " tokens is not possible");
     require(heads > 0 && inner % heads == 0, "mlstm: ", heads, " heads do not divide the inner width ", inner);
     require(qkv_block > 0 && inner % qkv_block == 0, "mlstm: q, k, v blocks of ", qkv_block,
             " do not divide the inner width ", inner);

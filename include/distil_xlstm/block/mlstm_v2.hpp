@@ -68,6 +68,7 @@ struct mlstm_v2 {
     require(heads > 0 && query > 0 && value > 0 && query % heads == 0 && value % heads == 0,
             "mlstm_v2: ", heads, " heads do not divide the width ", query, " of the queries and ", value,
             " of the values");
+    require(chunk > 0, "mlstm_v2: a chunk of ", chunk, " tokens is not possible");
     mlstm_v2_params<typename L::matrix_type, typename L::pointer> p;
     p.q = l.scope("q", [&] { return queries().params(l); });
     p.k = l.scope("k", [&] { return queries().params(l); });

@@ -33,7 +33,8 @@ struct norm {
 
   template <class L>
   auto params(L& l) const {
-    require(width % groups == 0, "norm: ", groups, " groups do not divide the width ", index(width));
+    require(width > 0 && groups > 0 && width % groups == 0, "norm: ", groups,
+            " groups do not divide the width ", index(width));
     return norm_params<typename L::pointer>{
         l.tensor("weight", {width}, initial::constant(Kind.residual_weight ? 0.0 : 1.0))};
   }

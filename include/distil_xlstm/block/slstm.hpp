@@ -55,7 +55,8 @@ struct basic_slstm {
 
   template <class L>
   auto params(L& l) const {
-    require(heads > 0 && width % heads == 0, "slstm: ", heads, " heads do not divide the width ", width);
+    require(width > 0 && heads > 0 && width % heads == 0, "slstm: ", heads, " heads do not divide the width ",
+            width);
     const index head = width / heads;
     slstm_params<typename L::pointer> p{};
     if (conv_window) p.conv1d = l.scope("conv1d", [&] { return conv().params(l); });

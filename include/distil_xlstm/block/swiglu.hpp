@@ -27,6 +27,8 @@ struct basic_swiglu {
 
   template <class L>
   auto params(L& l) const {
+    require(width > 0 && inner > 0, "swiglu: a width of ", width, " and an inner width of ", inner,
+            " are not possible");
     swiglu_params<typename L::matrix_type, typename L::pointer> p;
     p.gate_proj = l.scope(Gate.view(), [&] { return up().params(l); });
     p.up_proj = l.scope(Up.view(), [&] { return up().params(l); });

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/view.hpp>
 
@@ -68,7 +69,10 @@ class layout {
   T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros(),
             weight_decay decay = weight_decay::no) {
     index size = 1;
-    for (index n : shape) size *= n;
+    for (index n : shape) {
+      require(n >= 0, "layout: tensor ", prefix_, name, " cannot have an extent of ", n);
+      size *= n;
+    }
     const index at = used_;
     used_ += (size + alignment - 1) / alignment * alignment;
     if (used_ > peak_) peak_ = used_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/device/one_caller.hpp>
 
 namespace distil_xlstm::device {
 
@@ -30,6 +31,8 @@ class scratch_stack {
   scratch_stack& operator=(scratch_stack&&) = delete;
   ~scratch_stack() { clear(); }
 
+  /// Whose the memory is while something is on lease.
+  one_caller& caller() { return caller_; }
   place mark() const { return top_; }
   void* take(index bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
@@ -84,6 +87,7 @@ class scratch_stack {
   }
   Memory memory_;
   std::vector<chunk> chunks_;
+  one_caller caller_;
   place top_;
   index most_ = 0;  ///< bytes on lease at once
   index generation_ = 0;
@@ -91,12 +95,14 @@ class scratch_stack {
 
 }  // namespace detail
 
-/// A lease of temporary memory; leases end in the reverse order of their beginnings.
+/// A lease of temporary memory; leases end in the reverse order of their beginnings. Throws `error` where another
+/// thread has one.
 template <class T, class Memory>
 class scratch_lease {
  public:
   scratch_lease(detail::scratch_stack<Memory>& stack, index n)
       : stack_(stack),
+        turn_(stack.caller()),
         mark_(stack.mark()),
         data_(static_cast<T*>(stack.take(n * static_cast<index>(sizeof(T))))) {}
   scratch_lease(const scratch_lease&) = delete;
@@ -106,6 +112,7 @@ class scratch_lease {
 
  private:
   detail::scratch_stack<Memory>& stack_;
+  detail::one_caller::turn turn_;
   typename detail::scratch_stack<Memory>::place mark_;
   T* data_;
 };

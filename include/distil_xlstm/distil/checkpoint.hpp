@@ -22,8 +22,10 @@ namespace distil_xlstm {
 class checkpoints {
  public:
   static constexpr index format = 1;
-  explicit checkpoints(std::filesystem::path folder, index keep = 2)
-      : folder_(std::move(folder)), keep_(keep) {}
+  /// `keep` of the newest stay. Throws `error` unless that is one or more.
+  explicit checkpoints(std::filesystem::path folder, index keep = 2) : folder_(std::move(folder)), keep_(keep) {
+    require(keep >= 1, "checkpoints: of ", keep, " that are kept none would stay");
+  }
 
   /// Steps of the checkpoints that are there, oldest first.
   std::vector<index> steps() const;

@@ -96,6 +96,7 @@ template <class T, class D, class Read, class OnProgress>
 std::vector<continuation_score> score_continuations(D& device, std::span<const continuation> items,
                                                     logit_head head, index batch, Read&& read,
                                                     OnProgress&& on_progress) {
+  require(batch > 0, "score_continuations: ", batch, " continuations at a time are not possible");
   std::vector<continuation_score> scores(items.size());
 
   // Those of one length together, the longest first: what does not fit fails at once.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -109,6 +110,21 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
     require(teacher.depth() == student.depth() && teacher.width() == student.width(),
             "linearise: a teacher of ", teacher.depth(), " layers of width ", teacher.width(),
             ", a student of ", student.depth(), " of width ", student.width());
+    require(teacher.vocabulary() == student.vocabulary(), "linearise: the teacher has a vocabulary of ",
+            teacher.vocabulary(), ", the student of ", student.vocabulary());
+  }
+
+  template <std::same_as<token_windows> W>
+  mixer_trainer(D&, Student&, const W&&, const Teacher&, training_options) {
+    static_assert(
+        sizeof(W) == 0,
+        "distil_xlstm::mixer_trainer refers to the windows, which must live as long: give them a name first");
+  }
+  template <std::same_as<Teacher> M>
+  mixer_trainer(D&, Student&, const token_windows&, const M&&, training_options) {
+    static_assert(
+        sizeof(M) == 0,
+        "distil_xlstm::mixer_trainer refers to the teacher, which must live as long: give it a name first");
   }
 
   /// Of each layer in the last step; 0 where it keeps attention.

@@ -57,6 +57,7 @@ struct window_batch {
 template <class D, class Text, class Use>
 void for_each_window_batch(D& device, const Text& text, index window, index batch, index vocabulary,
                            window_state state, const Use& use) {
+  require(batch > 0, "perplexity: ", batch, " windows at a time are not possible");
   const bool carried = state == window_state::carried;
   if (carried) batch = 1;
   std::vector<std::int32_t> ids, targets, start;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <filesystem>
 #include <memory>
 #include <numeric>
@@ -142,8 +143,16 @@ class cached_teacher final : public teacher_source<T, D> {
  public:
   /// Refers to `cache`, which must live as long.
   explicit cached_teacher(const teacher_cache& cache) : cache_(&cache) {}
+  template <std::same_as<teacher_cache> C>
+  explicit cached_teacher(const C&&) {
+    static_assert(
+        sizeof(C) == 0,
+        "distil_xlstm::cached_teacher(cache) refers to the cache, which must live as long: give it a name "
+        "first");
+  }
 
   index layers() const override { return cache_->identity().layers; }
+  index vocabulary() const override { return cache_->head().rows; }
   void check(const teacher_signals<T>& s) const override { cache_->verify_signals(s); }
   void fill(D& device, const std::vector<index>& which, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <concepts>
 #include <utility>
 #include <vector>
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -53,19 +55,22 @@ class signal_memory {
   buffer<T, D> memory_;
 };
 
-/// Where a teacher's signals come from: a model that runs along, or a cache of what one has said.
+/// Where a teacher's signals come from: a model that runs along, a cache of what one has said, or a source of one's
+/// own, which has `layers` and `fill`.
 template <class T, class D>
 class teacher_source {
  public:
   virtual ~teacher_source() = default;
   /// How many layers the teacher has.
   virtual index layers() const = 0;
+  /// The ids that it knows are below this; 0: it does not say.
+  virtual index vocabulary() const { return 0; }
   /// What turns its final hidden states into logits, for a student that has a head of its own; without data: the
   /// student's.
   virtual frozen_matrix head() const { return {}; }
   /// Throws `error` where such signals cannot be given.
   virtual void check(const teacher_signals<T>&) const {}
-  /// Fills `out`, in the device's memory, for windows `which`, whose tokens are in `tokens`.
+  /// Fills `out`, all rows of it, in the device's memory, for windows `which`, whose tokens are in `tokens`.
   virtual void fill(D& device, const std::vector<index>& which, const device_batch<D>& tokens,
                     const teacher_signals<T>& out) = 0;
   /// True where fill() reads nothing but `tokens` and asks the same work of the device for every batch of one
@@ -93,6 +98,27 @@ struct accumulate_mean {
 };
 }  // namespace detail
 
+namespace detail {
+/// Whether two heads may be one teacher's: their middle rows are alike, but for how each is stored. One without data is
+/// any.
+template <class D>
+bool alike(D& device, const frozen_matrix& a, const frozen_matrix& b) {
+  if (!a.data || !b.data || a.data == b.data) return true;
+  if (a.rows != b.rows || a.cols != b.cols || a.rows == 0) return false;
+  std::vector<double> row;
+  double apart = 0, size = 0;
+  const auto middle = [&](const frozen_matrix& m, const auto& use) {
+    for_each_frozen_row<double>(device, frozen_matrix{m.row(m.rows / 2), m.dtype, 1, m.cols},
+                                [&](index, const double* x) { use(x); });
+  };
+  middle(a, [&](const double* x) { row.assign(x, x + a.cols); });
+  middle(b, [&](const double* x) {
+    for (const double y : row) apart += (*x - y) * (*x - y), size += *x * *x + y * y, ++x;
+  });
+  return apart <= 0.25 * size;
+}
+}  // namespace detail
+
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
 /// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
 /// As a target the last of them counts after the final norm.
@@ -104,8 +130,16 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
  public:
   /// Refers to `teacher`, which must live as long.
   explicit live_teacher(const Teacher& teacher) : teacher_(&teacher) {}
+  template <std::same_as<Teacher> M>
+  explicit live_teacher(const M&&) {
+    static_assert(
+        sizeof(M) == 0,
+        "distil_xlstm::live_teacher(teacher) refers to the teacher, which must live as long: give it a "
+        "name first");
+  }
 
   index layers() const override { return teacher_->config().layers; }
+  index vocabulary() const override { return head().rows; }
   frozen_matrix head() const override { return logit_head(teacher_->head()).matrix; }
   void check(const teacher_signals<T>& s) const override {
     require(s.last_hidden.cols == teacher_->width(), "the teacher's hidden states have width ",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -101,6 +102,14 @@ class token_windows {
       : token_windows(std::vector{weighted_text{&text}}, length) {}
   token_windows(const token_text& text, index length)
       : token_windows(std::vector{weighted_text{&text}}, length) {}
+  template <class Text>
+  requires(std::same_as<Text, token_text> || std::same_as<Text, io::token_file>)
+      token_windows(const Text&&, index) {
+    static_assert(
+        sizeof(Text) == 0,
+        "distil_xlstm::token_windows(text, length) refers to the text, which must live as long: give it a "
+        "name first");
+  }
   /// Refers to each of `texts`. Throws `error` when one has not one window or a weight that is not above 0 and
   /// finite, and when two files were made with different vocabularies or, where both say it, tokenizers.
   token_windows(std::vector<weighted_text> texts, index length) : texts_(std::move(texts)), length_(length) {

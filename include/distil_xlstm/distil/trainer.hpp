@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <utility>
@@ -102,6 +103,12 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
                   "distil_xlstm::trainer(device, student, text, no_teacher, objective): the objective compares "
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
+  template <class Teacher>
+  trainer(D&, Student&, const token_windows&&, Teacher&&, Objective, training_options) {
+    static_assert(
+        sizeof(Teacher) == 0,
+        "distil_xlstm::trainer refers to the windows, which must live as long: give them a name first");
+  }
 
   const Objective& objective() const { return objective_; }
 
@@ -121,7 +128,15 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
       if constexpr (tapped) blocks = student.stack().count();
       signal_memory_ = {device, rows, width, target_layers(compared, teacher->layers(), blocks)};
       signals_ = signal_memory_.first(rows);
+      const index known = teacher->vocabulary();
+      constexpr bool compares_logits = logits_term::asks_teacher;
+      require(known == 0 || (compares_logits ? known == student.vocabulary() : known >= text.vocab_size()),
+              "trainer: the teacher has a vocabulary of ", known, ", the student of ", student.vocabulary());
       teacher->check(signals_);
+      if constexpr (compares_logits && !Student::trains_ends)
+        require(detail::alike(device, logit_head(student.head()).matrix, teacher->head()),
+                "trainer: the student's head is not this teacher's; make the student between its embedding and "
+                "head");
       if (compared != loss::layers::average) tap_gradients_.resize(signals_.targets.size());
     }
     const auto bind = [&](layout<T> l) {
@@ -146,6 +161,8 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
   void upload_inputs() {
     device_->upload(inputs_.data(), &*host_inputs_, static_cast<index>(sizeof(step_inputs)));
   }
+  /// What signals hold before the teacher is asked for the first time: it must write over it.
+  static constexpr T unwritten = std::numeric_limits<T>::quiet_NaN();
   bool records_teacher() const { return asks_teacher && teacher_->repeats(); }
   void prepare_part(index part) {
     if (asks_teacher && !records_teacher()) ask_teacher(this->windows_of(part));
@@ -157,7 +174,20 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
     backward();
   }
   void ask_teacher(const std::vector<index>& windows) {
+    const bool first = !std::exchange(asked_, true);
+    if (first) {
+      fill(*device_, signals_.last_hidden, unwritten);
+      for (const auto& t : signals_.targets) fill(*device_, t.mean, unwritten);
+    }
     teacher_->fill(*device_, windows, batch_, signals_);
+    if (!first) return book(times_.teacher);
+    const auto written = [this](const char* what, matrix_view<T> m) {
+      const index bad = optim::global_norm(*device_, m.data, m.size()).first_non_finite;
+      require(bad < 0, "trainer: the teacher's source left row ", bad / m.cols, " of ", what,
+              " unwritten, or wrote what is not finite");
+    };
+    if (term_facts_[0].uses_teacher) written("the final hidden states", signals_.last_hidden);
+    for (const auto& t : signals_.targets) written("a target", t.mean);
     book(times_.teacher);
   }
   void forward() {
@@ -208,6 +238,7 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
     add(host_inputs_->logits.term.names()), add(host_inputs_->hidden.term.names());
   }
 
+  bool asked_ = false;
   teacher_source<T, D>* teacher_;  ///< null: the objective asks nothing of one
   Objective objective_;
   typename Student::state_type state_;

@@ -65,6 +65,7 @@ class trainer_base {
   /// since which step, what was not finite first, and in which tensor.
   step_metrics step() {
     step_metrics m = begin_step(step_);
+    require_progress(m);
     if (m.tokens > 0) {
       forward_backward();
       update_weights();
@@ -137,7 +138,7 @@ class trainer_base {
       : device_(&device),
         student_(&student),
         text_(&text),
-        options_(std::move(options)),
+        options_((require_possible(options), std::move(options))),
         order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed),
         gradients_(device, student.trained()),
         first_moment_(device, student.trained()),
@@ -151,9 +152,12 @@ class trainer_base {
     const index read = order_.reaches();
     require(text.scores(read), "the text has nothing to score: in its ", read, " windows of ", options_.length,
             " tokens every document is one token long");
-    for (const auto& e : student.names())
-      ranges_.push_back(
-          {e.offset, e.size, e.decay == weight_decay::yes, options_.rate_of ? options_.rate_of(e.name) : 1.0});
+    for (const auto& e : student.names()) {
+      const double rate = options_.rate_of ? options_.rate_of(e.name) : 1.0;
+      require(rate >= 0 && std::isfinite(rate), "training_options: rate_of gives ", rate, " for ", e.name,
+              ", it must be 0 or more");
+      ranges_.push_back({e.offset, e.size, e.decay == weight_decay::yes, rate});
+    }
   }
 
   index rows() const { return options_.batch * options_.length; }
@@ -175,6 +179,18 @@ class trainer_base {
 
  private:
   Derived& derived() { return static_cast<Derived&>(*this); }
+
+  /// Throws `error` where a step would change nothing for good: no run to go through, one whose rate has come to 0, or
+  /// weights that nobody has initialised, looked at once.
+  void require_progress(const step_metrics& m) {
+    const index total = options_.total_steps;
+    require(total > 0, "trainer: total_steps is ", total, "; say over how many steps the learning rate falls");
+    require(m.lr > 0 || step_ < total || !(options_.lr.peak > 0), "trainer: step ", step_ + 1, " of a run of ",
+            total, ": the learning rate has come to 0; give a larger total_steps");
+    if (std::exchange(begun_, true)) return;
+    const auto norm = optim::global_norm(*device_, student_->weights().data(), student_->weights().size());
+    require(norm.value != 0, "trainer: every weight of the student is 0: initialise it, or load it, first");
+  }
 
   /// What is known before the device has worked: the tokens of a step, and what the schedules say now.
   step_metrics begin_step(index step) {
@@ -307,6 +323,7 @@ class trainer_base {
   index step_ = 0, skipped_ = 0, unusable_ = 0, empty_ = 0;
   index reading_ = 0;    ///< the step whose windows are read
   std::string trouble_;  ///< while steps are not finite: since which, and what of it was not first
+  bool begun_ = false;
   double (*now_)() = nullptr;
   double last_ = 0;
 };

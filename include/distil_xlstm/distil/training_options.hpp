@@ -1,9 +1,12 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
+#include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
@@ -18,7 +21,7 @@ struct training_options {
   /// Batches a step; their losses and gradients are those of one batch of all their tokens, but for an alignment
   /// that is a root over a batch (frobenius, scope::batch): that is taken of each, and the step has their mean.
   index accumulate = 1;
-  index total_steps = 0;     ///< what schedules and the learning rate run over
+  index total_steps = 0;     ///< what schedules and the learning rate run over; a step asks for 1 or more
   index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
   window_order order = window_order::shuffled;
   std::uint64_t seed = 0;  ///< of the order
@@ -28,5 +31,24 @@ struct training_options {
   std::function<double(const std::string&)> rate_of{};
   double clip = 1.0;  ///< largest norm of all gradients together; 0: no clipping
 };
+
+/// Throws `error` naming the option that makes no sense. `total_steps` may be said later.
+inline void require_possible(const training_options& o) {
+  using count = std::pair<const char*, index>;
+  for (const auto& [name, n] :
+       {count{"batch", o.batch}, count{"length", o.length}, count{"accumulate", o.accumulate}})
+    require(n >= 1, "training_options: ", name, " is ", n, ", it must be 1 or more");
+  for (const auto& [name, n] : {count{"total_steps", o.total_steps}, count{"restart_epochs", o.restart_epochs},
+                                count{"lr.warmup", o.lr.warmup}})
+    require(n >= 0, "training_options: ", name, " is ", n, ", it must be 0 or more");
+  using real = std::pair<const char*, double>;
+  for (const auto& [name, x] : {real{"lr.peak", o.lr.peak}, real{"lr.floor", o.lr.floor}, real{"clip", o.clip},
+                                real{"optimiser.weight_decay", o.optimiser.weight_decay},
+                                real{"optimiser.epsilon", o.optimiser.epsilon}})
+    require(x >= 0 && std::isfinite(x), "training_options: ", name, " is ", x, ", it must be 0 or more");
+  for (const auto& [name, x] :
+       {real{"optimiser.beta1", o.optimiser.beta1}, real{"optimiser.beta2", o.optimiser.beta2}})
+    require(x >= 0 && x < 1, "training_options: ", name, " is ", x, ", it must be 0 or more and below 1");
+}
 
 }  // namespace distil_xlstm

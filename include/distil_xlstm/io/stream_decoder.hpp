@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -17,6 +18,13 @@ class stream_decoder {
   /// The tokenizer must outlive the decoder.
   explicit stream_decoder(const tokenizer& t, bool skip_special = false)
       : tokenizer_(&t), skip_(skip_special) {}
+  template <std::same_as<tokenizer> X>
+  explicit stream_decoder(const X&&, bool = false) {
+    static_assert(
+        sizeof(X) == 0,
+        "distil_xlstm::io::stream_decoder(tokenizer) refers to the tokenizer, which must live as long: give "
+        "it a name first");
+  }
 
   /// The text that one more id completes; often empty. An id beyond the vocabulary, where a model has more rows
   /// than its tokenizer has tokens, is no text.

@@ -73,6 +73,13 @@ class decoder {
     present_.reserve(size(options.capacity));
     for (index row = capacity(); row < places(); ++row) shelf_.push_back(row);
   }
+  template <std::same_as<Model> M>
+  decoder(D&, const M&&, decoder_options = {}) {
+    static_assert(
+        sizeof(M) == 0,
+        "distil_xlstm::decoder(device, model) refers to the model, which must live as long: give it a name "
+        "first");
+  }
 
   /// Texts that grow at once.
   index capacity() const { return options_.capacity; }
@@ -433,6 +440,7 @@ class decoder {
 template <class D, class Model, class OnToken>
 index generate(D& device, const Model& model, std::span<const std::int32_t> prompt, index most,
                const sampling& how, OnToken&& on_token) {
+  require(most >= 0, "generate: ", most, " tokens are not possible");
   if (most == 0) return 0;
   decoder<Model> texts(device, model, {.capacity = 1, .context = std::ssize(prompt) + most, .part = 256});
   texts.join(prompt, how);

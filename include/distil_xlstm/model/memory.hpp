@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/core/hash.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -57,6 +58,33 @@ class frozen_weights {
 };
 
 namespace detail {
+/// Tells what a block describes from what others do: a hash of the names and shapes that `describe(layout)` takes.
+/// Throws `error` where the block has sizes that make no sense, which its weights check.
+template <class B, class F>
+std::uint64_t description_hash(const B& block, const F& describe) {
+  layout<float> weights;
+  block.params(weights);
+  manifest names;
+  layout<float> l(nullptr, &names);
+  describe(l);
+  fnv_hash hash;
+  for (const auto& e : names) {
+    hash.add(e.name);
+    for (const index n : e.shape) hash.add(n);
+  }
+  return hash.value();
+}
+/// Of a block's state; of caches, as if they held one token.
+template <class B>
+std::uint64_t state_kind(const B& block) {
+  return description_hash(block, [&](layout<float>& l) { l.capacity(1), block.state(l); });
+}
+/// Of its tape, of one token.
+template <class B>
+std::uint64_t tape_kind(const B& block) {
+  return description_hash(block, [&](layout<float>& l) { block.tape(l, sequence_view{}); });
+}
+
 /// Every row becomes the same.
 template <class T>
 struct empty_sequences {
@@ -81,7 +109,7 @@ class state_memory {
 
  public:
   state_memory(D& device, const B& block, index batch, index capacity = 0)
-      : device_(&device), block_(block), batch_(batch), declared_(capacity) {
+      : device_(&device), block_(block), kind_(detail::state_kind(block)), batch_(batch), declared_(capacity) {
     require(batch >= 0 && capacity >= 0, "state: ", batch, " sequences of ", capacity,
             " tokens are not possible");
     layout<T> measure(nullptr, &names_);
@@ -96,6 +124,7 @@ class state_memory {
   state_memory(const state_memory& other)
       : device_(other.device_),
         block_(other.block_),
+        kind_(other.kind_),
         batch_(other.batch_),
         declared_(other.declared_),
         stride_(other.stride_),
@@ -115,6 +144,8 @@ class state_memory {
   }
 
   const state_t<B, T>& views() const { return views_; }
+  /// The same for the states of blocks that describe the same tensors.
+  std::uint64_t kind() const { return kind_; }
   index batch() const { return batch_; }
   /// Numbers of one sequence.
   index size() const { return stride_; }
@@ -228,6 +259,7 @@ class state_memory {
 
   D* device_;
   B block_;
+  std::uint64_t kind_;
   index batch_, declared_, stride_ = 0, capacity_ = 0;
   manifest names_;
   std::vector<index> lengths_, next_;
@@ -245,7 +277,8 @@ class tape_memory {
                 "tape_memory<slstm, float, device::cpu>");
 
  public:
-  tape_memory(D& device, const B& block, index batch, index time, bool transient) : transient_(transient) {
+  tape_memory(D& device, const B& block, index batch, index time, bool transient)
+      : kind_(detail::tape_kind(block)), transient_(transient) {
     fit(device, block, batch, time);
   }
   /// Becomes a tape of another shape, in the memory that it has where that is enough.
@@ -261,11 +294,14 @@ class tape_memory {
     batch_ = batch, time_ = time;
   }
   const tape_t<B, T>& views() const { return views_; }
+  /// The same for the tapes of blocks that describe the same tensors.
+  std::uint64_t kind() const { return kind_; }
   bool fits(sequence_view seq) const { return seq.batch == batch_ && seq.time == time_; }
   /// Numbers at hand.
   index size() const { return arena_.size(); }
 
  private:
+  std::uint64_t kind_;
   bool transient_;
   index batch_ = 0, time_ = 0;
   buffer<T, D> arena_;

@@ -158,6 +158,7 @@ class model {
   model with(Family config) const requires(is_frozen) {
     model other = *this;
     other.config_ = std::move(config), other.stack_ = family::stack(other.config_);
+    other.state_kind_ = detail::state_kind(other.stack_), other.tape_kind_ = detail::tape_kind(other.stack_);
     other.names_.clear();
     other.name_tensors(family::prefix(other.config_));
     const auto same = [](const manifest_entry& a, const manifest_entry& b) {
@@ -244,8 +245,11 @@ class model {
   template <class Taps = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, const state_type& state,
                const tape_type& tape, matrix_view<T> x, matrix_view<T> hidden, Taps&& on_output = {}) const {
-    require(tape.fits(seq) && state.batch() >= seq.batch && state.capacity() == 0,
-            "model: tape or state was made for another shape");
+    require_state(state, seq);
+    require_tape(tape, seq);
+    require(state.capacity() == 0, "model: a forward with a tape takes a state without caches");
+    require_rows("the embeddings", x, seq);
+    require_rows("the hidden states", hidden, seq);
     embed(device, embedding_, ids, x);
     run_stack(device, seq, state.views(), tape.views(), x, hidden, on_output);
   }
@@ -256,6 +260,10 @@ class model {
   void backward(D& device, sequence_view seq, const std::int32_t* ids, const weights_type& gradients,
                 const tape_type& tape, matrix_view<const T> x, matrix_view<const T> dhidden, matrix_view<T> dx,
                 Taps&& add_gradient = {}) const requires(!is_frozen) {
+    require_tape(tape, seq);
+    require_rows("the embeddings", x, seq);
+    require_rows("the gradients of the hidden states", dhidden, seq);
+    require_rows("the gradients of the embeddings", dx, seq);
     const auto& stack_gradients = [&]() -> const auto& {
       if constexpr (trains_ends)
         return gradients.views().stack;
@@ -278,7 +286,7 @@ class model {
   template <class OnLayer = no_taps>
   void forward(D& device, sequence_view seq, const std::int32_t* ids, state_type& state, matrix_view<T> hidden,
                OnLayer&& on_layer = {}) const {
-    require(state.batch() >= seq.batch, "model: a state of ", state.batch(), " sequences for ", seq.batch);
+    require_state(state, seq);
     state.advance(seq);
     forward_unchecked(device, seq, ids, state, hidden, on_layer);
   }
@@ -363,11 +371,25 @@ class model {
     hash.add(row.data(), row.size() * sizeof(float));
   }
 
+  void require_state(const state_type& state, sequence_view seq) const {
+    require(state.kind() == state_kind_, "model: the state was made for a stack of other sizes");
+    require(state.batch() >= seq.batch, "model: a state of ", state.batch(), " sequences for ", seq.batch);
+  }
+  void require_tape(const tape_type& tape, sequence_view seq) const {
+    require(tape.kind() == tape_kind_, "model: the tape was made for a stack of other sizes");
+    require(tape.fits(seq), "model: the tape was made for another shape than [", seq.batch, ", ", seq.time,
+            "]");
+  }
+  template <class U>
+  void require_rows(const char* what, matrix_view<U> m, sequence_view seq) const {
+    require(m.rows == seq.rows() && m.cols == width(), "model: ", what, " are [", m.rows, ", ", m.cols,
+            "], the call needs [", seq.rows(), ", ", width(), "]");
+  }
+
   template <class OnLayer>
   void run(D& device, sequence_view seq, const std::int32_t* ids, const state_t<stack_type, T>& state,
            matrix_view<T> hidden, OnLayer& on_layer) const {
-    require(hidden.rows == seq.rows() && hidden.cols == width(), "model: the hidden states are [", hidden.rows,
-            ", ", hidden.cols, "], the call needs [", seq.rows(), ", ", width(), "]");
+    require_rows("the hidden states", hidden, seq);
     if (seq.rows() == 0) return;
     matrix_view<T> x;
     const auto describe = [&](layout<T> l) {
@@ -407,6 +429,7 @@ class model {
   std::uint64_t tensors_hash_ = 0;
   weights_type weights_;
   std::shared_ptr<const void> owner_;
+  std::uint64_t state_kind_ = detail::state_kind(stack_), tape_kind_ = detail::tape_kind(stack_);
 };
 template <Block Stack, class Teacher, Device D>
 model(D&, Stack, const Teacher&) -> model<Stack, typename Teacher::scalar, D>;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -30,6 +31,13 @@ class reader {
         model_(&model),
         caches_(model.has_cache()),
         state_(model.make_state(device, 1, capacity)) {}
+  template <std::same_as<Model> M>
+  reader(D&, const M&&, index = 0) {
+    static_assert(
+        sizeof(M) == 0,
+        "distil_xlstm::reader(device, model) refers to the model, which must live as long: give it a name "
+        "first");
+  }
 
   const Model& model() const { return *model_; }
 
@@ -65,6 +73,8 @@ class reader {
   /// vocabulary does not have; nothing has changed then.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
     require_ids(ids, model_->vocabulary());
+    require(hidden.rows == std::ssize(ids) && hidden.cols == model_->width(), "reader: the hidden states are [",
+            hidden.rows, ", ", hidden.cols, "], the call needs [", ids.size(), ", ", model_->width(), "]");
     constexpr index longest = 256;
     for (index first = 0, n; first < std::ssize(ids); first += n) {
       n = std::min<index>(longest, std::ssize(ids) - first);

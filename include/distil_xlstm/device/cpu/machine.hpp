@@ -40,7 +40,8 @@ class cpu_base {
   static constexpr index few_rows = detail::direct_rows;
 
   explicit cpu_base(int threads)
-      : pool_(threads > 0 ? threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+      : pool_(checked(threads) > 0 ? threads
+                                   : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
         workers_(static_cast<std::size_t>(pool_.size())) {}
 
   int threads() const { return pool_.size(); }
@@ -84,14 +85,20 @@ class cpu_base {
   };
   worker& worker_of(int thread) { return workers_[static_cast<std::size_t>(thread)]; }
 
-  /// f(task, worker&) for each of n tasks: the CPU's own fused kernels are written with it.
+  /// f(task, worker&) for each of n tasks: the CPU's own fused kernels are written with it. Throws `error` where
+  /// another thread is at work with this device.
   template <class F>
   void tasks(index n, const F& f) {
+    const detail::one_caller::turn ours(scratch_.caller());
     level();
     pool_.run(n, [&](index i, int thread) { f(i, worker_of(thread)); });
   }
 
  private:
+  static int checked(int threads) {
+    require(threads >= 0, "cpu: ", threads, " threads are not possible; 0: as many as there are cores");
+    return threads;
+  }
   /// Gives every worker what one of them needed: which thread gets a task is chance, and a later step shall not
   /// find one that has yet to grow.
   void level() {
@@ -117,7 +124,8 @@ class cpu_base {
 };
 
 /// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are cores. One
-/// device serves one caller at a time; several callers share a const model through a device each.
+/// device serves one caller at a time, and says so to a second; several share a const model through a device each.
+/// Throws `error` for a negative number of threads.
 ///
 /// `basic_cpu<bf16_mixed>` is twice as fast where the machine has AVX512-BF16.
 template <Precision P = fp32>
