@@ -8,6 +8,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm {
 
 /// What the library throws: one line that names the file, tensor, block or option concerned, and both numbers.

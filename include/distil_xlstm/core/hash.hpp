@@ -5,6 +5,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm {
 
 /// FNV-1a of 64 bits (Fowler, Noll, Vo 1991): tells what is meant to be one thing from another by accident, not

@@ -43,10 +43,13 @@ template <class T, index N>
 struct outputs {
   matrix_view<T> first;
   outputs<T, N - 1> rest;
+  template <class... More>
+  DISTIL_XLSTM_HD constexpr outputs(matrix_view<T> y, More... more) : first(y), rest(more...) {}
 };
 template <class T>
 struct outputs<T, 1> {
   matrix_view<T> first;
+  DISTIL_XLSTM_HD constexpr outputs(matrix_view<T> y) : first(y) {}
 };
 template <class T, class... More>
 outputs(matrix_view<T>, More...) -> outputs<T, 1 + static_cast<index>(sizeof...(More))>;

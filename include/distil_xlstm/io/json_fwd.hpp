@@ -1,5 +1,11 @@
 #pragma once
 
+#include <distil_xlstm/core/config.hpp>
+
+#if !__has_include(<nlohmann/json_fwd.hpp>)
+#error "distil_xlstm's files, models and training need nlohmann_json: link distil_xlstm::io (package nlohmann-json3-dev)"
+#include <distil_xlstm: see the error above>
+#endif
 #include <nlohmann/json_fwd.hpp>
 
 namespace distil_xlstm::io {

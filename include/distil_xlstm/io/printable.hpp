@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io::detail {
 
 /// A name out of a file as an error may show it: control characters become '?', and it is cut at `limit` bytes,

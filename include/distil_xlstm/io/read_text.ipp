@@ -40,7 +40,7 @@ DISTIL_XLSTM_INLINE text_content clean_text(std::string bytes, std::string_view 
   std::size_t to = 0, from = mark;
   while (from < bytes.size()) {
     const std::size_t end = std::min(bytes.find("\r\n", from), bytes.size());
-    if (to != from) std::copy(bytes.begin() + from, bytes.begin() + end, bytes.begin() + to);
+    if (to != from) std::copy_n(bytes.data() + from, end - from, bytes.data() + to);
     to += end - from;
     from = end;
     if (from == bytes.size()) break;

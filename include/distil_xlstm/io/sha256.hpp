@@ -1,5 +1,9 @@
 #pragma once
 
+#if !__has_include(<openssl/evp.h>)
+#error "distil_xlstm's files, models and training need libcrypto: link distil_xlstm::io (package libssl-dev)"
+#include <distil_xlstm: see the error above>
+#endif
 #include <openssl/evp.h>
 
 #include <cstddef>

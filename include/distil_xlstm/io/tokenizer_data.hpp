@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io {
 
 /// A token that is found in the text as it is written, before anything else is done to the text.

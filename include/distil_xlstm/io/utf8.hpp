@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io {
 
 namespace detail {

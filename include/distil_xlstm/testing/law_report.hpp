@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::testing {
 
 /// What checking a concept's laws gives: nothing, or the first law that is broken.

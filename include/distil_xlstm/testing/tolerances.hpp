@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::testing {
 
 /// What agrees with what, and how closely: max |difference| / max |reference| over a tensor.

@@ -11,12 +11,13 @@
 namespace distil_xlstm {
 namespace device {
 
-/// The CPU's numeric type: 64 bytes of T. Eigen maps it to whatever vectors the compiler was told of.
+/// The CPU's numeric type: 64 bytes of T. Eigen maps it to whatever vectors the compiler was told of; their alignment
+/// is 64 for all of them, so that objects compiled for different machines agree about every type of the library.
 template <class T>
 struct pack {
   static constexpr index width = 64 / static_cast<index>(sizeof(T));
   using array = Eigen::Array<T, static_cast<int>(width), 1>;
-  array v;
+  alignas(64) array v;
 
   pack() = default;
   explicit pack(T x) : v(array::Constant(x)) {}

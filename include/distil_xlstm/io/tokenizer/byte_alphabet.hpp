@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io::detail {
 
 /// GPT-2's bijection of bytes and printable characters: the code point that stands for each byte.

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io {
 
 /// What a text becomes.

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io::detail {
 
 /// The best merge of two neighbours, by rank; an open-addressing table from the pair of ids.

@@ -1,6 +1,10 @@
 #pragma once
 
 #ifndef PCRE2_CODE_UNIT_WIDTH
+#if !__has_include(<pcre2.h>)
+#error "distil_xlstm's files, models and training need PCRE2: link distil_xlstm::io (package libpcre2-dev)"
+#include <distil_xlstm: see the error above>
+#endif
 #define PCRE2_CODE_UNIT_WIDTH 8
 #endif
 #include <pcre2.h>

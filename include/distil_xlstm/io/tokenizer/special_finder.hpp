@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io::detail {
 
 /// Finds special tokens: the first in the text, the longest of those that begin there.

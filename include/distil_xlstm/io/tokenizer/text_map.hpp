@@ -6,6 +6,8 @@
 #include <string_view>
 #include <unordered_map>
 
+#include <distil_xlstm/core/config.hpp>
+
 namespace distil_xlstm::io::detail {
 
 struct text_hash {
