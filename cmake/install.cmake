@@ -15,10 +15,21 @@ if(DISTIL_XLSTM_IO)
 endif()
 install(TARGETS distil_xlstm_cuda EXPORT distil_xlstm-cuda-targets FILE_SET HEADERS)
 install(EXPORT distil_xlstm-cuda-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
-install(FILES cmake/instantiate.cmake DESTINATION ${package})
+install(FILES cmake/instantiate.cmake cmake/build_type.cmake DESTINATION ${package})
 configure_package_config_file(cmake/distil_xlstm-config.cmake.in distil_xlstm-config.cmake
                               INSTALL_DESTINATION ${package})
 write_basic_package_version_file(distil_xlstm-config-version.cmake COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/distil_xlstm-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/distil_xlstm-config-version.cmake DESTINATION ${package})
+
+# For who builds without CMake: pkg-config --cflags --libs distil_xlstm, or distil_xlstm-io.
+file(RELATIVE_PATH up "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
+set(descriptions distil_xlstm)
+if(DISTIL_XLSTM_IO)
+  list(APPEND descriptions distil_xlstm-io)
+endif()
+foreach(name ${descriptions})
+  configure_file(cmake/${name}.pc.in ${name}.pc @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -1,8 +1,4 @@
 # Programs, essays, tests, benchmarks, fuzz targets: what is built of this project alone.
-if(NOT DISTIL_XLSTM_IO)
-  message(FATAL_ERROR "distil_xlstm: tests, examples and benchmarks need DISTIL_XLSTM_IO=ON")
-endif()
-
 # The program and its tests take the library compiled once, essays and benchmarks its headers alone, and fuzz targets,
 # too, whose instrumentation is to see all of it.
 set(distil_xlstm_fast distil_xlstm::compiled)
@@ -41,7 +37,6 @@ endfunction()
 
 # What the program `distil` has that its tests and fuzz targets include, too, as "distil/<name>.hpp". The page of its
 # report is compiled in.
-find_package(ZLIB REQUIRED)
 set(parts examples/distil/objective.cpp examples/distil/report.cpp)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS examples/distil/report.html)
 file(READ examples/distil/report.html page)
@@ -54,7 +49,6 @@ if(DISTIL_XLSTM_EXAMPLES)
   # The program `distil`.
   file(GLOB sources RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS examples/distil/*.cpp)
   list(REMOVE_ITEM sources ${parts})
-  find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
   if(DISTIL_XLSTM_CUDA)
     file(GLOB kernels CONFIGURE_DEPENDS examples/distil/*.cu)
     distil_xlstm_cuda_program(distil ${sources} ${kernels})
@@ -81,7 +75,6 @@ if(DISTIL_XLSTM_TESTS)
 endif()
 
 if(DISTIL_XLSTM_BENCH)
-  find_package(benchmark QUIET)
   file(GLOB_RECURSE benches CONFIGURE_DEPENDS bench/*.bench.cpp)
   if(benchmark_FOUND)
     foreach(file ${benches})

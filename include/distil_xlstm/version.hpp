@@ -1,10 +1,18 @@
 #pragma once
 
+// The version of these headers, <https://semver.org>, for `#if`. The build reads it from here.
+#define DISTIL_XLSTM_VERSION_MAJOR 0
+#define DISTIL_XLSTM_VERSION_MINOR 1
+#define DISTIL_XLSTM_VERSION_PATCH 0
+/// One number to compare: 10000 major + 100 minor + patch.
+#define DISTIL_XLSTM_VERSION \
+  (DISTIL_XLSTM_VERSION_MAJOR * 10000 + DISTIL_XLSTM_VERSION_MINOR * 100 + DISTIL_XLSTM_VERSION_PATCH)
+
 namespace distil_xlstm {
 
-/// The version of these headers, <https://semver.org>. The build reads it from here.
-inline constexpr int version_major = 0;
-inline constexpr int version_minor = 1;
-inline constexpr int version_patch = 0;
+/// The same for the program.
+inline constexpr int version_major = DISTIL_XLSTM_VERSION_MAJOR;
+inline constexpr int version_minor = DISTIL_XLSTM_VERSION_MINOR;
+inline constexpr int version_patch = DISTIL_XLSTM_VERSION_PATCH;
 
 }  // namespace distil_xlstm
