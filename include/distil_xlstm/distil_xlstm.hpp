@@ -46,6 +46,7 @@
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/score.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
@@ -138,6 +139,7 @@
 #include <distil_xlstm/schedule/constant.hpp>
 #include <distil_xlstm/schedule/cosine.hpp>
 #include <distil_xlstm/schedule/delta.hpp>
+#include <distil_xlstm/schedule/function.hpp>
 #include <distil_xlstm/schedule/learning_rate.hpp>
 #include <distil_xlstm/schedule/linear.hpp>
 #include <distil_xlstm/schedule/logarithmic.hpp>

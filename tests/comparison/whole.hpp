@@ -104,6 +104,7 @@ void train_recorded(D& d, const std::filesystem::path& model, const io::token_fi
   for (auto* s : {&x, &y}) {
     s->objective.alpha = schedule::linear{0.5, 0.1}, s->objective.temperature = schedule::linear{2.0, 1.0};
     s->objective.beta = schedule::linear{0.3, 0.0};
+    s->options.lr.floor = s->options.lr.peak / 10;  // the run goes on beyond its schedules
   }
   auto p = x.make_trainer();
   auto q = y.make_trainer();

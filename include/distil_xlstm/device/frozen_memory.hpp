@@ -150,4 +150,25 @@ void for_each_frozen_row(D& device, const frozen_matrix& m, const F& use) {
   }
 }
 
+namespace detail {
+/// The middle row of a matrix of a device, which tells it from others'; nothing of one without data.
+template <class D>
+std::vector<double> middle_row(D& device, const frozen_matrix& m) {
+  std::vector<double> out;
+  if (m.data && m.rows > 0)
+    for_each_frozen_row<double>(device, frozen_matrix{m.row(m.rows / 2), m.dtype, 1, m.cols},
+                                [&](index, const double* row) { out.assign(row, row + m.cols); });
+  return out;
+}
+/// Whether two rows may be one teacher's, but for how each is stored: |a - b|² <= (|a|² + |b|²) / 4. Nothing may be any.
+inline bool alike(const std::vector<double>& a, const std::vector<double>& b) {
+  if (a.empty() || b.empty()) return true;
+  if (a.size() != b.size()) return false;
+  double apart = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    apart += (a[i] - b[i]) * (a[i] - b[i]), size += a[i] * a[i] + b[i] * b[i];
+  return apart <= 0.25 * size;
+}
+}  // namespace detail
+
 }  // namespace distil_xlstm

@@ -6,7 +6,6 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -96,27 +95,6 @@ struct accumulate_mean {
                    math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
   }
 };
-}  // namespace detail
-
-namespace detail {
-/// Whether two heads may be one teacher's: their middle rows are alike, but for how each is stored. One without data is
-/// any.
-template <class D>
-bool alike(D& device, const frozen_matrix& a, const frozen_matrix& b) {
-  if (!a.data || !b.data || a.data == b.data) return true;
-  if (a.rows != b.rows || a.cols != b.cols || a.rows == 0) return false;
-  std::vector<double> row;
-  double apart = 0, size = 0;
-  const auto middle = [&](const frozen_matrix& m, const auto& use) {
-    for_each_frozen_row<double>(device, frozen_matrix{m.row(m.rows / 2), m.dtype, 1, m.cols},
-                                [&](index, const double* x) { use(x); });
-  };
-  middle(a, [&](const double* x) { row.assign(x, x + a.cols); });
-  middle(b, [&](const double* x) {
-    for (const double y : row) apart += (*x - y) * (*x - y), size += *x * *x + y * y, ++x;
-  });
-  return apart <= 0.25 * size;
-}
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,

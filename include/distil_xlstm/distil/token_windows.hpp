@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <string>
@@ -229,8 +230,10 @@ inline window_order window_order_named(std::string_view name) {
 class window_sampler {
  public:
   /// `rows` windows a step (batch times accumulation), of the texts' `ranges`. Throws `error` when they have fewer.
-  window_sampler(std::vector<window_range> ranges, index rows, window_order order, std::uint64_t seed)
-      : rows_(rows), order_(order), seed_(seed) {
+  /// `own`, where there is one, says it in their place: row g of the run reads window own(g).
+  window_sampler(std::vector<window_range> ranges, index rows, window_order order, std::uint64_t seed,
+                 std::function<index(index)> own = {})
+      : rows_(rows), order_(order), seed_(seed), own_(std::move(own)) {
     for (const window_range& range : ranges) {
       windows_ += range.count;
       texts_.push_back({range});
@@ -243,12 +246,24 @@ class window_sampler {
   index steps_per_epoch() const { return windows_ / rows_; }
   /// Windows 0 .. reaches() - 1 are those that a run comes to, however long it is.
   index reaches() const {
-    return order_ == window_order::sequential && texts_.size() == 1 ? steps_per_epoch() * rows_ : windows_;
+    return order_ == window_order::sequential && texts_.size() == 1 && !own_ ? steps_per_epoch() * rows_
+                                                                             : windows_;
   }
 
-  /// Rows first .. first + count - 1 of a step, into `out`.
+  /// Rows first .. first + count - 1 of a step, into `out`. Throws `error` where an order of one's own names a window
+  /// that the text does not have.
   void rows_of(index step, index first, index count, std::vector<index>& out) {
     out.resize(static_cast<std::size_t>(count));
+    if (own_) {
+      index row = step * rows_ + first;
+      for (index& w : out) {
+        w = own_(row);
+        require(w >= 0 && w < windows_, "window_of: row ", row, " is to read window ", w, ", there are ",
+                windows_);
+        ++row;
+      }
+      return;
+    }
     if (texts_.size() == 1) {
       const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
       for (index i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = window(0, epoch, at + i);
@@ -316,6 +331,7 @@ class window_sampler {
   index windows_ = 0, rows_;
   window_order order_;
   std::uint64_t seed_;
+  std::function<index(index)> own_;
   std::vector<one_text> texts_;
 };
 

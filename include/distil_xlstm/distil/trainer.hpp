@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/distil/trainer_base.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
@@ -134,7 +135,8 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
               "trainer: the teacher has a vocabulary of ", known, ", the student of ", student.vocabulary());
       teacher->check(signals_);
       if constexpr (compares_logits && !Student::trains_ends)
-        require(detail::alike(device, logit_head(student.head()).matrix, teacher->head()),
+        require(detail::alike(detail::middle_row(device, logit_head(student.head()).matrix),
+                              detail::middle_row(device, teacher->head())),
                 "trainer: the student's head is not this teacher's; make the student between its embedding and "
                 "head");
       if (compared != loss::layers::average) tap_gradients_.resize(signals_.targets.size());

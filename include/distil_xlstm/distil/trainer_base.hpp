@@ -139,7 +139,8 @@ class trainer_base {
         student_(&student),
         text_(&text),
         options_((require_possible(options), std::move(options))),
-        order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed),
+        order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed,
+               options_.window_of),
         gradients_(device, student.trained()),
         first_moment_(device, student.trained()),
         second_moment_(device, student.trained()),
@@ -185,8 +186,8 @@ class trainer_base {
   void require_progress(const step_metrics& m) {
     const index total = options_.total_steps;
     require(total > 0, "trainer: total_steps is ", total, "; say over how many steps the learning rate falls");
-    require(m.lr > 0 || step_ < total || !(options_.lr.peak > 0), "trainer: step ", step_ + 1, " of a run of ",
-            total, ": the learning rate has come to 0; give a larger total_steps");
+    require(m.lr > 0 || step_ < total || options_.rate || !(options_.lr.peak > 0), "trainer: step ", step_ + 1,
+            " of a run of ", total, ": the learning rate has come to 0; give a larger total_steps");
     if (std::exchange(begun_, true)) return;
     const auto norm = optim::global_norm(*device_, student_->weights().data(), student_->weights().size());
     require(norm.value != 0, "trainer: every weight of the student is 0: initialise it, or load it, first");
@@ -198,7 +199,8 @@ class trainer_base {
     const schedule::clock clock = this->clock();
     step_metrics m;
     m.epoch = step_ / order_.steps_per_epoch();
-    m.lr = options_.lr.at(clock);
+    m.lr = options_.rate ? options_.rate(clock) : options_.lr.at(clock);
+    require(m.lr >= 0 && std::isfinite(m.lr), "trainer: the learning rate of step ", step + 1, " is ", m.lr);
     if (now_) last_ = now_();
     tokens_.resize(static_cast<std::size_t>(options_.accumulate));
     for (index part = 0; part < options_.accumulate; ++part) {

@@ -146,6 +146,9 @@ inline constexpr bool at_site = [] {
 }();
 }  // namespace detail
 
+// Who uses this namespace has the arithmetic of schedules, too, for those in a namespace of one's own.
+using schedule::operator-, schedule::operator+, schedule::operator*, schedule::operator/;
+
 /// -log softmax(s)[target].
 constexpr auto cross_entropy() { return detail::plain_expression<cross_entropy_term>{}; }
 /// T² KL(teacher || student) at temperature T.

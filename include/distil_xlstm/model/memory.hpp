@@ -15,48 +15,6 @@
 
 namespace distil_xlstm {
 
-/// Weights, or gradients, or a moment of them: one arena, and the views over it of a block, or of what else describes
-/// weights as one does (`params`).
-template <class B, class T, class D>
-class weight_memory {
-  static_assert(
-      requires(const B& b, layout<float>& l) { b.params(l); } && std::floating_point<T> && Device<D>,
-      "distil_xlstm::weight_memory<B, T, D>: B is a block, T float or double, and D a device; write "
-      "weight_memory<slstm, float, device::cpu>");
-
- public:
-  weight_memory(D& device, const B& block) {
-    layout<T> measure;
-    block.params(measure);
-    arena_ = buffer<T, D>(device, measure.size());
-    layout<T> bind(arena_.data());
-    views_ = block.params(bind);
-  }
-  const weights_t<B, T>& views() const { return views_; }
-  T* data() const { return arena_.data(); }
-  index size() const { return arena_.size(); }
-
- private:
-  buffer<T, D> arena_;
-  weights_t<B, T> views_;
-};
-
-/// Weights as a file holds them, which nothing changes: matrices as they are stored, in the file where the device
-/// reads the host's memory (`frozen_memory`), the small rest widened to T. Copies share them.
-template <class B, class T, class D>
-class frozen_weights {
- public:
-  using views_type = params_t<B, frozen_layout<T>>;
-  /// `memory` has what `views` refers to, and keeps alive.
-  frozen_weights(views_type views, std::shared_ptr<const void> memory)
-      : views_(std::make_shared<const views_type>(std::move(views))), memory_(std::move(memory)) {}
-  const views_type& views() const { return *views_; }
-
- private:
-  std::shared_ptr<const views_type> views_;
-  std::shared_ptr<const void> memory_;
-};
-
 namespace detail {
 /// Tells what a block describes from what others do: a hash of the names and shapes that `describe(layout)` takes.
 /// Throws `error` where the block has sizes that make no sense, which its weights check.
@@ -84,7 +42,73 @@ template <class B>
 std::uint64_t tape_kind(const B& block) {
   return description_hash(block, [&](layout<float>& l) { block.tape(l, sequence_view{}); });
 }
+}  // namespace detail
 
+/// Weights, or gradients, or a moment of them: one arena, and the views over it of a block, or of what else describes
+/// weights as one does (`params`).
+template <class B, class T, class D>
+class weight_memory {
+  static_assert(
+      requires(const B& b, layout<float>& l) { b.params(l); } && std::floating_point<T> && Device<D>,
+      "distil_xlstm::weight_memory<B, T, D>: B is a block, T float or double, and D a device; write "
+      "weight_memory<slstm, float, device::cpu>");
+
+ public:
+  weight_memory(D& device, const B& block) : device_(&device), block_(block) { bind(); }
+  /// The same numbers in memory of their own: the best weights so far, say.
+  weight_memory(const weight_memory& other) : device_(other.device_), block_(other.block_) {
+    bind();
+    *this = other;
+  }
+  weight_memory(weight_memory&&) noexcept = default;
+  weight_memory& operator=(weight_memory&&) noexcept = default;
+  /// The other's numbers, in the memory that is there: whoever works with it sees them. Throws `error` unless both
+  /// describe the same tensors.
+  weight_memory& operator=(const weight_memory& other) {
+    if (this == &other) return *this;
+    require(names() == other.names(), "weights: the others are those of another model");
+    device_->copy(arena_.data(), other.arena_.data(), size() * static_cast<index>(sizeof(T)));
+    return *this;
+  }
+  const weights_t<B, T>& views() const { return views_; }
+  T* data() const { return arena_.data(); }
+  index size() const { return arena_.size(); }
+
+ private:
+  void bind() {
+    layout<T> measure;
+    block_.params(measure);
+    arena_ = buffer<T, D>(*device_, measure.size());
+    layout<T> bind(arena_.data());
+    views_ = block_.params(bind);
+  }
+  std::uint64_t names() const {
+    return detail::description_hash(block_, [this](layout<float>& l) { block_.params(l); });
+  }
+
+  D* device_;
+  B block_;
+  buffer<T, D> arena_;
+  weights_t<B, T> views_;
+};
+
+/// Weights as a file holds them, which nothing changes: matrices as they are stored, in the file where the device
+/// reads the host's memory (`frozen_memory`), the small rest widened to T. Copies share them.
+template <class B, class T, class D>
+class frozen_weights {
+ public:
+  using views_type = params_t<B, frozen_layout<T>>;
+  /// `memory` has what `views` refers to, and keeps alive.
+  frozen_weights(views_type views, std::shared_ptr<const void> memory)
+      : views_(std::make_shared<const views_type>(std::move(views))), memory_(std::move(memory)) {}
+  const views_type& views() const { return *views_; }
+
+ private:
+  std::shared_ptr<const views_type> views_;
+  std::shared_ptr<const void> memory_;
+};
+
+namespace detail {
 /// Every row becomes the same.
 template <class T>
 struct empty_sequences {

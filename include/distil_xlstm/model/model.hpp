@@ -182,6 +182,8 @@ class model {
   std::string embedding_name() const { return std::string(family::embedding(config_)); }
   std::string head_name() const { return std::string(family::head(config_)); }
   const weights_type& weights() const { return weights_; }
+  /// Copies of it keep weights, and give them back: `auto best = m.weights(); ...; m.weights() = best;`.
+  weights_type& weights() requires(!is_frozen) { return weights_; }
   const auto& stack_weights() const {
     if constexpr (borrows_ends)
       return weights_.views();
@@ -429,6 +431,13 @@ class model {
   std::uint64_t tensors_hash_ = 0;
   weights_type weights_;
   std::shared_ptr<const void> owner_;
+  /// Copies of a model share its weights: of what is trained there are none, but of its weights.
+  struct moved_only {
+    moved_only() = default;
+    moved_only(moved_only&&) noexcept = default;
+    moved_only& operator=(moved_only&&) noexcept = default;
+  };
+  [[no_unique_address]] std::conditional_t<is_frozen, no_taps, moved_only> copies_{};
   std::uint64_t state_kind_ = detail::state_kind(stack_), tape_kind_ = detail::tape_kind(stack_);
 };
 template <Block Stack, class Teacher, Device D>

@@ -67,14 +67,65 @@ void save_tensors(typename Model::device_type& device, const Model& m, const std
   file.commit();
 }
 
-/// Reads the tensors that a model owns back from such a file. Throws `error` that lists every tensor that is missing, unused
-/// or misshapen, or names one that is not finite; nothing has changed then.
+namespace detail {
+/// What tells between which embedding and head a stack was trained, in a file without them.
+inline constexpr const char *embedding_row = "embedding_row", *head_row = "head_row";
+}  // namespace detail
+
+/// Writes the stack of a trainable model alone, as `type`, and the middle rows of the embedding and head that it lies
+/// between, by which `load_tensors` knows them again. A student of the same teacher takes it.
+template <class Model>
+void save_stack(typename Model::device_type& device, const Model& m, const std::filesystem::path& path,
+                dtype type = dtype::f32) {
+  static_assert(
+      !Model::trains_ends,
+      "distil_xlstm::save_stack(device, model, path): embedding and head of this model are its own; write "
+      "save_tensors(device, model, path)");
+  const std::vector<double> ends[] = {detail::middle_row(device, m.embedding()),
+                                      detail::middle_row(device, logit_head(m.head()).matrix)};
+  io::safetensors_writer file;
+  file.metadata("format", "pt");
+  for (const char* name : {detail::embedding_row, detail::head_row})
+    file.declare(name, dtype::f32, {m.width()});
+  for (const auto& e : m.names()) file.declare(e.name, type, e.shape);
+  file.open(path);
+  for (const auto& row : ends) file.append(row.data(), m.width());
+  host_copy<typename Model::scalar, typename Model::device_type> values;
+  for (const auto& e : m.names())
+    file.append(values.get(device, m.weights().data() + e.offset, e.size), e.size);
+  file.commit();
+}
+
+/// Reads the tensors that a model owns back from a file of `save_tensors` or `save_stack`. Throws `error` that lists every
+/// tensor that is missing, unused or misshapen, names one that is not finite, or says that the file's embedding or head
+/// is another teacher's; nothing has changed then.
 template <class Model>
 void load_tensors(typename Model::device_type& device, Model& m, const std::filesystem::path& path) {
   const io::safetensors_file file(path);
   io::tensor_match match;
   for (const auto& t : file.tensors()) match.offer(t.name, t);
-  if (!Model::trains_ends) match.ignore(m.embedding_name()), match.ignore(m.head_name());
+  if constexpr (!Model::trains_ends) {
+    const auto same = [&](const std::string& whole, const char* row, const frozen_matrix& ours) {
+      match.ignore(whole), match.ignore(row);
+      const std::vector<double> middle = detail::middle_row(device, ours);
+      std::vector<double> theirs(middle.size());
+      const io::tensor_info *all = file.find(whole), *one = file.find(row);
+      if (all && all->readable && all->shape == std::vector{ours.rows, ours.cols})
+        unpack(all->dtype,
+               static_cast<const std::byte*>(all->stored().data) +
+                   ours.rows / 2 * row_bytes(all->dtype, ours.cols),
+               ours.cols, theirs.data());
+      else if (one && one->readable && one->shape == std::vector{ours.cols})
+        unpack(one->dtype, one->stored().data, ours.cols, theirs.data());
+      else
+        return require(!all && !one, file.path(), ": ", all ? whole : row,
+                       " does not fit the model's, which is [", ours.rows, ", ", ours.cols, "]");
+      require(detail::alike(middle, theirs), file.path(), ": its ", all ? whole : row,
+              " is not the model's: it was trained between another teacher's embedding and head");
+    };
+    same(m.embedding_name(), detail::embedding_row, m.embedding());
+    same(m.head_name(), detail::head_row, logit_head(m.head()).matrix);
+  }
   std::map<std::string, const io::tensor_info*> found;
   for (const auto& e : m.names()) found[e.name] = match.take(e.name, e.shape);
   match.finish(file.path());

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <type_traits>
+#include <utility>
 
 #include <distil_xlstm/schedule/constant.hpp>
 
@@ -19,15 +21,14 @@ struct combined {
 
 namespace detail {
 template <class A, class B>
-concept AnyScheduled = NumberOrSchedule<A> && NumberOrSchedule<B> &&(Schedule<A> || Schedule<B>);
+concept AnyScheduled =
+    NumberOrSchedule<A> && NumberOrSchedule<B> && !(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>);
 
-/// The scalar of the one that has one; a plain number takes it over.
+/// The scalar of the first that has one; a plain number takes it over.
 template <class A, class B>
 constexpr auto scalar_beside() {
-  if constexpr (Schedule<A>)
-    return typename A::scalar{};
-  else
-    return typename B::scalar{};
+  using S = std::conditional_t<std::is_arithmetic_v<A>, B, A>;
+  return typename decltype(as_schedule(std::declval<S>()))::scalar{};
 }
 template <class Operation, class A, class B>
 constexpr auto combine(A a, B b) {

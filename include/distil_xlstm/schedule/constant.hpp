@@ -1,6 +1,6 @@
 #pragma once
 
-#include <distil_xlstm/schedule/schedule.hpp>
+#include <distil_xlstm/schedule/function.hpp>
 
 namespace distil_xlstm::schedule {
 
@@ -14,11 +14,13 @@ struct constant {
 template <class S>
 constant(S) -> constant<detail::floating<S>>;
 
-/// A number as a constant schedule; a schedule as it is.
+/// A number as a constant schedule; a lambda as a `function`; a schedule as it is.
 template <class S = double, NumberOrSchedule X>
 constexpr auto as_schedule(X x) {
   if constexpr (std::is_arithmetic_v<X>)
     return constant<S>{static_cast<S>(x)};
+  else if constexpr (detail::ClockFunction<X>)
+    return function<X>{x};
   else
     return x;
 }

@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <type_traits>
+#include <utility>
 
 #include <distil_xlstm/schedule/clock.hpp>
 
@@ -12,16 +13,36 @@ namespace distil_xlstm {
 /// Minimal definition: `scalar`, a floating type, and `at(clock) -> scalar`.
 /// Laws (testing/check_schedule.hpp): at() is a pure function of the clock; the value is trivially copyable
 /// (it is saved with a run); 1 - (1 - s) is s.
-/// Models: everything in schedule/, and arithmetic of schedules and numbers.
+/// Models: everything in schedule/, arithmetic of schedules and numbers, and what a user writes. A schedule in a namespace
+/// of one's own finds the arithmetic where it derives from `schedule::arithmetic`, or after `using namespace
+/// distil_xlstm::loss;`.
 template <class S>
 concept Schedule = std::is_trivially_copyable_v<S> && std::floating_point<typename S::scalar> &&
     requires(const S s, schedule::clock c) {
   { s.at(c) } -> std::same_as<typename S::scalar>;
 };
 
-/// What may stand where a weight or a temperature is asked for.
+namespace schedule {
+
+/// For a schedule of one's own to derive from: then `1 - s` and its like are found, whatever namespace it is in.
+struct arithmetic {};
+
+}  // namespace schedule
+
+namespace schedule::detail {
+
+/// A function of the clock, such as a lambda that captures numbers.
+template <class F>
+concept ClockFunction =
+    std::is_trivially_copyable_v<F> && std::is_class_v<F> && !Schedule<F> && requires(const F f, clock c) {
+  requires std::is_arithmetic_v<decltype(f(c))>;
+};
+
+}  // namespace schedule::detail
+
+/// What may stand where a weight or a temperature is asked for: a number, a schedule, or a lambda of the clock.
 template <class S>
-concept NumberOrSchedule = std::is_arithmetic_v<S> || Schedule<S>;
+concept NumberOrSchedule = std::is_arithmetic_v<S> || Schedule<S> || schedule::detail::ClockFunction<S>;
 
 namespace schedule::detail {
 

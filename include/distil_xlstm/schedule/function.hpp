@@ -1,0 +1,18 @@
+#pragma once
+
+#include <distil_xlstm/schedule/schedule.hpp>
+
+namespace distil_xlstm::schedule {
+
+/// A function of the clock as a schedule: what a lambda becomes where a weight or a temperature is asked for. It must be
+/// a pure function, and trivially copyable: captured numbers are, references and strings are not.
+template <class F>
+struct function {
+  using scalar = detail::floating<decltype(std::declval<const F&>()(clock{}))>;
+  F f;
+  constexpr scalar at(const clock& c) const { return static_cast<scalar>(f(c)); }
+};
+template <class F>
+function(F) -> function<F>;
+
+}  // namespace distil_xlstm::schedule
