@@ -14,7 +14,7 @@ namespace distil_xlstm::testing {
 /// `logits`, and `grad.NAME` of sum(W logits) for every trained tensor of a student folder.
 template <class T, class D>
 named_numbers<T> student_numbers(D& device, const std::filesystem::path& folder) {
-  const auto model = load_xlstm<T>(device, folder);
+  auto model = load_xlstm<T>(device, folder);
   shake(device, model.weights().data(), model.weights().size());
   const io::safetensors_file expected(folder / "expected.safetensors");
   const auto& info = expected.at("ids");

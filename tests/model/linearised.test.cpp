@@ -79,7 +79,7 @@ BOOST_AUTO_TEST_CASE(all_of_it_is_trained_with_a_tied_head) {
   linearised_config c = small();
   c.tied = true;
   testing::trained_linearised<double, device::cpu> m(cpu, linearised_model<double, device::cpu>(cpu, c));
-  const auto& weights = m.model.weights();
+  auto& weights = m.model.weights();
   rng random(5);
   for (index i = 0; i < weights.size(); ++i)
     weights.data()[i] = (i < m.model.embedding().rows * m.model.width() ? 1 : 0.4) * random.normal();
@@ -194,7 +194,7 @@ BOOST_AUTO_TEST_CASE(a_layer_shows_what_its_mixer_reads_and_gives) {
     std::visit(
         [&](const auto& kind) {
           using Layer = std::decay_t<decltype(kind)>;
-          const auto& weights = std::get<weights_t<Layer, double>>(p);
+          const auto& weights = std::get<weights_t<Layer, const double>>(p);
           const auto mixer = kind.mixer;
           const state_memory<std::decay_t<decltype(mixer)>, double, device::cpu> state(cpu, mixer, 2);
           const tape_memory<std::decay_t<decltype(mixer)>, double, device::cpu> own(cpu, mixer, 2, 9, false);

@@ -72,7 +72,8 @@ void calibrate_gates(typename Student::device_type& d, const Teacher& teacher, S
     for (std::size_t i = 0; i < reach.size(); ++i) {
       if (c.mixers[i] != kind) continue;
       const auto& layer = std::get<hybrid_decoder_layer>(student.stack().blocks.blocks[i].block);
-      const auto& weights = std::get<weights_t<hybrid_decoder_layer, T>>(student.stack_weights().blocks[i]);
+      const auto& weights =
+          std::get<weights_t<hybrid_decoder_layer, T>>(student.weights().views().stack.blocks[i]);
       const std::vector<double> bias = calibrated_gates(reach[i], has_window);
       const std::vector<T> values(bias.begin(), bias.end());
       d.upload(layer.mixer_of(weights).gates.bias, values.data(),

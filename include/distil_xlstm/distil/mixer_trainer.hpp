@@ -147,7 +147,7 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
     std::visit(
         [&](const auto& layer) {
           using Layer = std::remove_cvref_t<decltype(layer)>;
-          const auto part = [&](const auto& all) -> const auto& {
+          const auto part = [&](auto& all) -> const auto& {
             return Layer::mixer_of(std::get<weights_t<Layer, T>>(all.views().stack.blocks[at]));
           };
           align(i, layer.mixer, part(student_->weights()), part(this->gradients()), u, a);

@@ -125,8 +125,11 @@ class trainer_base {
   }
   Student& student() const { return *student_; }
   const weights_type& gradients() const { return gradients_; }
+  weights_type& gradients() { return gradients_; }
   const weights_type& first_moment() const { return first_moment_; }
+  weights_type& first_moment() { return first_moment_; }
   const weights_type& second_moment() const { return second_moment_; }
+  weights_type& second_moment() { return second_moment_; }
   typename Student::device_type& device() const { return *device_; }
 
  protected:

@@ -15,6 +15,9 @@
 
 namespace distil_xlstm {
 
+template <class B, class T, class D>
+class weight_memory;
+
 namespace detail {
 /// Tells what a block describes from what others do: a hash of the names and shapes that `describe(layout)` takes.
 /// Throws `error` where the block has sizes that make no sense, which its weights check.
@@ -42,10 +45,21 @@ template <class B>
 std::uint64_t tape_kind(const B& block) {
   return description_hash(block, [&](layout<float>& l) { block.tape(l, sequence_view{}); });
 }
+/// The views that kernels read, of whatever a model has for weights.
+struct kernel_views {
+  template <class B, class T, class D>
+  static const weights_t<B, T>& of(const weight_memory<B, T, D>& m) {
+    return m.views_;
+  }
+  template <class M>
+  static const auto& of(const M& m) {
+    return m.views();
+  }
+};
 }  // namespace detail
 
 /// Weights, or gradients, or a moment of them: one arena, and the views over it of a block, or of what else describes
-/// weights as one does (`params`).
+/// weights as one does (`params`). Who has it const reads alone.
 template <class B, class T, class D>
 class weight_memory {
   static_assert(
@@ -70,8 +84,10 @@ class weight_memory {
     device_->copy(arena_.data(), other.arena_.data(), size() * static_cast<index>(sizeof(T)));
     return *this;
   }
-  const weights_t<B, T>& views() const { return views_; }
-  T* data() const { return arena_.data(); }
+  const weights_t<B, T>& views() { return views_; }
+  const weights_t<B, const T>& views() const { return const_views_; }
+  T* data() { return arena_.data(); }
+  const T* data() const { return arena_.data(); }
   index size() const { return arena_.size(); }
 
  private:
@@ -81,6 +97,8 @@ class weight_memory {
     arena_ = buffer<T, D>(*device_, measure.size());
     layout<T> bind(arena_.data());
     views_ = block_.params(bind);
+    layout<const T> read(arena_.data());
+    const_views_ = block_.params(read);
   }
   std::uint64_t names() const {
     return detail::description_hash(block_, [this](layout<float>& l) { block_.params(l); });
@@ -90,6 +108,10 @@ class weight_memory {
   B block_;
   buffer<T, D> arena_;
   weights_t<B, T> views_;
+  weights_t<B, const T> const_views_;
+
+  /// A model's own passes take views of one type, those that gradients have, so that each is compiled once.
+  friend struct detail::kernel_views;
 };
 
 /// Weights as a file holds them, which nothing changes: matrices as they are stored, in the file where the device

@@ -200,7 +200,7 @@ class model {
       return head_;
   }
   /// What `loss::head` takes: the head, or, where it is trained, that beside the teacher's, and the gradient of it.
-  auto heads(const weights_type& gradients, const frozen_matrix& teacher) const requires(!is_frozen) {
+  auto heads(weights_type& gradients, const frozen_matrix& teacher) const requires(!is_frozen) {
     if constexpr (trains_ends)
       return head_pair<matrix_view<const T>, frozen_matrix, T>{weights_.views().head, teacher,
                                                                gradients.views().head};
@@ -259,7 +259,7 @@ class model {
   /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is spoiled.
   /// `add_gradient(i, dy_i)` adds to the gradient of each layer's output where the stack shows them.
   template <class Taps = no_taps>
-  void backward(D& device, sequence_view seq, const std::int32_t* ids, const weights_type& gradients,
+  void backward(D& device, sequence_view seq, const std::int32_t* ids, weights_type& gradients,
                 const tape_type& tape, matrix_view<const T> x, matrix_view<const T> dhidden, matrix_view<T> dx,
                 Taps&& add_gradient = {}) const requires(!is_frozen) {
     require_tape(tape, seq);
@@ -274,9 +274,9 @@ class model {
     }
     ();
     if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
-      stack_.backward(device, seq, stack_weights(), stack_gradients, tape.views(), x, dhidden, dx);
+      stack_.backward(device, seq, kernel_weights(), stack_gradients, tape.views(), x, dhidden, dx);
     else
-      stack_.backward(device, seq, stack_weights(), stack_gradients, tape.views(), x, dhidden, dx,
+      stack_.backward(device, seq, kernel_weights(), stack_gradients, tape.views(), x, dhidden, dx,
                       add_gradient);
     if constexpr (trains_ends)
       embed_backward(device, ids, matrix_view<const T>(dx), gradients.views().embedding);
@@ -373,6 +373,13 @@ class model {
     hash.add(row.data(), row.size() * sizeof(float));
   }
 
+  const auto& kernel_weights() const {
+    const auto& views = detail::kernel_views::of(weights_);
+    if constexpr (borrows_ends)
+      return views;
+    else
+      return views.stack;
+  }
   void require_state(const state_type& state, sequence_view seq) const {
     require(state.kind() == state_kind_, "model: the state was made for a stack of other sizes");
     require(state.batch() >= seq.batch, "model: a state of ", state.batch(), " sequences for ", seq.batch);
@@ -419,9 +426,9 @@ class model {
                  matrix_view<T> hidden, Taps&& on_output) const {
     const matrix_view<const T> in = x;
     if constexpr (std::is_same_v<std::remove_cvref_t<Taps>, no_taps>)
-      stack_.forward(device, seq, stack_weights(), state, tape, in, hidden);
+      stack_.forward(device, seq, kernel_weights(), state, tape, in, hidden);
     else
-      stack_.forward(device, seq, stack_weights(), state, tape, in, hidden, on_output);
+      stack_.forward(device, seq, kernel_weights(), state, tape, in, hidden, on_output);
   }
 
   Family config_;
