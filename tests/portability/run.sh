@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# run.sh FOLDER: builds student.cpp, header-only, for several processors and with several compilers in FOLDER, runs each
+# that can run here, and holds each against the first. aarch64 runs under qemu.
+set -euo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
+bash cmake/install_packages.sh g++ clang libc++-dev libc++abi-dev libeigen3-dev nlohmann-json3-dev libssl-dev \
+  g++-aarch64-linux-gnu qemu-user
+
+# libcrypto for aarch64, of Debian's packages and beside the system: nothing is installed.
+arm=$out/aarch64
+if [ ! -d "$arm/usr" ]; then
+  mkdir -p "$arm/lists/partial"
+  apt=(apt-get -qq -o "APT::Architectures=$(dpkg --print-architecture),arm64" -o "Dir::State::Lists=$arm/lists")
+  "${apt[@]}" update
+  (cd "$arm" && "${apt[@]}" download libssl-dev:arm64 libssl3:arm64 && for p in *.deb; do dpkg -x "$p" .; done)
+fi
+
+# build NAME COMPILER OPTION...
+build() {
+  local name=$1
+  shift
+  "$@" -std=c++20 -O1 -Iinclude -isystem /usr/include/eigen3 tests/portability/student.cpp -o "$out/$name" -lcrypto -pthread
+}
+export out arm
+export -f build
+libs=$arm/usr/lib/aarch64-linux-gnu
+printf '%s\n' \
+  "x86-64 g++ -march=x86-64" \
+  "x86-64-v3 g++ -march=x86-64-v3" \
+  "x86-64-v4 g++ -march=x86-64-v4" \
+  "libc++ clang++ -stdlib=libc++ -march=x86-64" \
+  "arm aarch64-linux-gnu-g++ -isystem $arm/usr/include -isystem $arm/usr/include/aarch64-linux-gnu -L$libs" |
+  xargs -P 2 -I{} bash -c 'build {}'
+
+status=0
+# try NAME COMMAND...: against the reference, once there is one
+try() {
+  local name=$1 reference=
+  shift
+  [ "$name" = x86-64 ] || reference=$out/students/x86-64
+  echo "-- $name"
+  "$@" "$out/students/$name" $reference || status=1
+}
+has() { for flag in "$@"; do grep -qw "$flag" /proc/cpuinfo || return 1; done; }
+try x86-64 "$out/x86-64"
+if has avx2 fma bmi2; then try x86-64-v3 "$out/x86-64-v3"; fi
+if has avx512f avx512bw avx512vl avx512dq; then try x86-64-v4 "$out/x86-64-v4"; else echo "-- x86-64-v4: compiled, not run: this machine lacks AVX-512"; fi
+try libc++ "$out/libc++"
+try aarch64 qemu-aarch64 -L /usr/aarch64-linux-gnu -E "LD_LIBRARY_PATH=$libs" "$out/arm"
+exit $status
