@@ -20,6 +20,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/from_chars.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 
 #include "common.hpp"
@@ -35,7 +36,7 @@ inline double significant(double x, int digits) {
   char text[64];
   const auto end = std::to_chars(text, text + sizeof text, x, std::chars_format::scientific, digits - 1).ptr;
   double rounded = 0;
-  std::from_chars(text, end, rounded);
+  distil_xlstm::from_chars(text, end, rounded);
   return rounded;
 }
 

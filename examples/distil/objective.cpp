@@ -1,7 +1,6 @@
 #include "objective.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <optional>
 #include <span>
@@ -9,6 +8,8 @@
 #include <string_view>
 #include <system_error>
 #include <vector>
+
+#include <distil_xlstm/core/from_chars.hpp>
 
 namespace program {
 namespace {
@@ -99,7 +100,7 @@ std::vector<std::string> split(std::string_view text, char mark) {
 
 std::optional<double> number_in(std::string_view text) {
   double x = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), x);
+  const auto [end, status] = dx::from_chars(text.data(), text.data() + text.size(), x);
   if (status != std::errc() || end != text.data() + text.size() || !std::isfinite(x)) return {};
   return x;
 }

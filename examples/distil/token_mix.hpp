@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <deque>
 #include <optional>
@@ -10,6 +9,7 @@
 #include <system_error>
 #include <vector>
 
+#include <distil_xlstm/core/from_chars.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/token_file.hpp>
@@ -34,7 +34,7 @@ inline bool is_there(std::string_view path) {
 /// The number that a text is, whole.
 inline std::optional<double> number_of(std::string_view text) {
   double out = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), out);
+  const auto [end, code] = dx::from_chars(text.data(), text.data() + text.size(), out);
   if (code != std::errc() || end != text.data() + text.size()) return {};
   return out;
 }

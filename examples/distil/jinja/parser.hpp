@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/core/from_chars.hpp>
 #include <distil_xlstm/io/printable.hpp>
 
 #include "functions.hpp"
@@ -274,7 +275,7 @@ class parser {
     if (here().kind == token::real) {
       const std::string& digits = next().text;
       double x = 0;
-      const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), x);
+      const auto [end, status] = distil_xlstm::from_chars(digits.data(), digits.data() + digits.size(), x);
       if (status != std::errc()) refuse(line, "a number out of the range of double precision");
       return make(line, constant{x});
     }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/from_chars.hpp>
 
 /// What Python's str and float do. Texts are valid UTF-8; their elements are code points.
 namespace program::jinja {
@@ -265,7 +266,7 @@ inline std::optional<double> parse_float(std::string_view text) {
   require(plain.find('_') == plain.npos, "underscores in a number that is read from a text are not supported");
   if (plain.starts_with('+') && !plain.starts_with("+-")) plain.erase(0, 1);
   double x = 0;
-  const auto [end, status] = std::from_chars(plain.data(), plain.data() + plain.size(), x);
+  const auto [end, status] = distil_xlstm::from_chars(plain.data(), plain.data() + plain.size(), x);
   if (plain.empty() || end != plain.data() + plain.size()) return {};
   require(status == std::errc(), "a number out of the range of double precision");
   return x;

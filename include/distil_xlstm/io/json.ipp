@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/core/from_chars.hpp>
 #include <distil_xlstm/io/json.hpp>
 
 namespace distil_xlstm::io::detail {
@@ -33,7 +34,7 @@ DISTIL_XLSTM_INLINE json json_tree(json_scanner& in) {
   if (std::uint64_t n = 0; std::from_chars(first, last, n).ptr == last) return n;
   if (std::int64_t n = 0; std::from_chars(first, last, n).ptr == last) return n;
   double x = 0;
-  if (std::from_chars(first, last, x).ec != std::errc())
+  if (distil_xlstm::from_chars(first, last, x).ec != std::errc())
     in.malformed(begin, "a number beyond a double's range");
   return x;
 }

@@ -164,7 +164,8 @@ class model {
     const auto same = [](const manifest_entry& a, const manifest_entry& b) {
       return a.name == b.name && a.shape == b.shape;
     };
-    require(std::ranges::equal(names_, other.names_, same), "model: a configuration of other tensors");
+    require(std::equal(names_.begin(), names_.end(), other.names_.begin(), other.names_.end(), same),
+            "model: a configuration of other tensors");
     return other;
   }
 
