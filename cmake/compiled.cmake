@@ -1,5 +1,6 @@
 # distil_xlstm::compiled: distil_xlstm::io with what is no template, and the CPU's operations, compiled once, in the
-# project that links it and with its flags: what includes the library then compiles in less time. Both the build and the installed package add it.
+# project that links it and with its flags: what includes the library then compiles in less time. Both the build and the
+# installed package add it.
 function(distil_xlstm_add_compiled folder)
   add_library(distil_xlstm_compiled STATIC EXCLUDE_FROM_ALL ${folder}/files.cpp ${folder}/models.cpp
               ${folder}/operations.cpp)
