@@ -15,6 +15,8 @@ if(DISTIL_XLSTM_IO)
 endif()
 install(TARGETS distil_xlstm_cuda EXPORT distil_xlstm-cuda-targets FILE_SET HEADERS)
 install(EXPORT distil_xlstm-cuda-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
+install(TARGETS distil_xlstm_mpi EXPORT distil_xlstm-mpi-targets FILE_SET HEADERS)
+install(EXPORT distil_xlstm-mpi-targets NAMESPACE distil_xlstm:: DESTINATION ${package})
 install(FILES cmake/instantiate.cmake cmake/build_type.cmake DESTINATION ${package})
 configure_package_config_file(cmake/distil_xlstm-config.cmake.in distil_xlstm-config.cmake
                               INSTALL_DESTINATION ${package})

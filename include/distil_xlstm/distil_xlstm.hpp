@@ -24,6 +24,10 @@
 #include <distil_xlstm/block/softmax_features.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/comm/agree.hpp>
+#include <distil_xlstm/comm/any.hpp>
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/extent.hpp>

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
@@ -54,7 +55,7 @@ struct distance_gradient {
     math::store<V>(y.row(r) + c, V(factor) * off);
   }
 };
-/// One task: a layer's share of the step's sums.
+/// One task: a layer's share of the step's sums; none where `part` is 0.
 template <class T>
 struct add_layer_error {
   const T* totals;
@@ -62,6 +63,7 @@ struct add_layer_error {
   index layer;
   double* sums;
   DISTIL_XLSTM_HD void operator()(index) const {
+    if (part == T(0)) return;
     const T error = totals[1] > T(0) ? totals[0] / totals[1] * part : totals[0] - totals[0];
     sums[step_sums::value] += static_cast<double>(error);
     sums[step_sums::own + layer] += static_cast<double>(error);
@@ -81,25 +83,26 @@ struct mixer_inputs {
 ///
 ///   loss = sum over layers of  mean_t |a_t - y_t| / mean_t |a_t|      y: the mixer's output, after its projection
 ///
-/// where 1e-6 |a_t| counts as no distance.///
+/// where 1e-6 |a_t| counts as no distance. The means are over a batch, whose windows the ranks of a communicator share.
+///
 /// No gradient passes from layer to layer and there are no logits, so that memory is one layer's at a time. Layers that
 /// keep attention learn nothing. The metrics' `alignment` is the mean over the layers that do.
 ///
 /// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from.
-template <class Student, class Teacher>
-class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher>, Student> {
-  using base = detail::trainer_base<mixer_trainer, Student>;
+template <class Student, class Teacher, Communicator C = comm::single>
+class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher, C>, Student, C> {
+  using base = detail::trainer_base<mixer_trainer, Student, C>;
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;
   using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
 
  public:
-  /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit, or no
-  /// layer has another mixer.
+  /// Refers to `student`, `text`, `teacher` and `ranks`, which must live as long. Throws `error` when they do not fit,
+  /// or no layer has another mixer.
   mixer_trainer(D& device, Student& student, const token_windows& text, const Teacher& teacher,
-                training_options options)
-      : base(device, student, text, std::move(options), student.config().layers),
+                training_options options, C& ranks = comm::alone)
+      : base(device, student, text, std::move(options), student.config().layers, ranks),
         teacher_(&teacher),
         errors_(static_cast<std::size_t>(student.config().layers)),
         inputs_(device, 1) {
@@ -115,7 +118,7 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
   }
 
   template <std::same_as<token_windows> W>
-  mixer_trainer(D&, Student&, const W&&, const Teacher&, training_options) {
+  mixer_trainer(D&, Student&, const W&&, const Teacher&, training_options, C& = comm::alone) {
     static_assert(
         sizeof(W) == 0,
         "distil_xlstm::mixer_trainer refers to the windows, which must live as long: give them a name first");
@@ -178,8 +181,12 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
     fold_rows(d, y.rows, y.cols, detail::row_distances<T>{{}, a, y, norms});
     fill(d, totals);
     add_column_sums(d, matrix_view<const T>(norms), totals.data);
+    book(times_.objective);
+    this->ranks().sum(d, totals.data, 2);
+    book(times_.exchange);
     const T part = T(1) / static_cast<T>(options_.accumulate);
-    parallel_for(d, 1, detail::add_layer_error<T>{totals.data, part, i, this->sums(0)});
+    const T reported = this->ranks().rank() == 0 ? part : T(0);  // the batch's error is one, not each rank's
+    parallel_for(d, 1, detail::add_layer_error<T>{totals.data, reported, i, this->sums(0)});
     map(d, y.rows, y.cols, detail::distance_gradient<T>{a, norms, totals.data, part, y});
     book(times_.objective);
     mixer.backward(d, seq, weights, gradients, tape, u, matrix_view<const T>(y), dx);
@@ -197,7 +204,7 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
   template <class Mixer>
   state_memory_of<Mixer>& state_of(const Mixer& mixer) {
     auto& state = std::get<std::optional<state_memory_of<Mixer>>>(states_[mixer_window(mixer) > 0]);
-    if (!state) state.emplace(*device_, mixer, options_.batch);
+    if (!state) state.emplace(*device_, mixer, this->windows());
     return *state;
   }
   static index mixer_window(const attention& a) { return a.window; }

@@ -54,6 +54,7 @@ struct step_metrics {
 /// Seconds that the parts of steps took.
 struct step_times {
   double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
+  double exchange = 0;  ///< with other ranks, and waiting for them
 };
 
 }  // namespace distil_xlstm

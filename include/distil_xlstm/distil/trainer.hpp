@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/distil/trainer_base.hpp>
@@ -73,10 +74,11 @@ struct add_tap_gradient {
 ///
 /// `Student` is a trainable `model` or derived from one; `Objective` an expression of terms and schedules, such as
 /// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius(layers::average)`. What of the teacher it
-/// compares with is asked of the teacher's source.
-template <class Student, ObjectiveExpression Objective>
-class trainer : public detail::trainer_base<trainer<Student, Objective>, Student> {
-  using base = detail::trainer_base<trainer, Student>;
+/// compares with is asked of the teacher's source. The ranks of a communicator that is given train together, as one
+/// process would with all of each batch: the same losses and weights to rounding, whatever the terms average over.
+template <class Student, ObjectiveExpression Objective, Communicator C = comm::single>
+class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Student, C> {
+  using base = detail::trainer_base<trainer, Student, C>;
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;
@@ -92,20 +94,20 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
   using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
 
  public:
-  /// Refers to `student`, `text` and `teacher`, which must live as long. Throws `error` when they do not fit.
+  /// Refers to `student`, `text`, `teacher` and `ranks`, which must live as long. Throws `error` when they do not fit.
   trainer(D& device, Student& student, const token_windows& text, teacher_source<T, D>& teacher,
-          Objective objective, training_options options)
-      : trainer(device, student, text, &teacher, objective, std::move(options)) {}
+          Objective objective, training_options options, C& ranks = comm::alone)
+      : trainer(device, student, text, &teacher, objective, std::move(options), ranks) {}
   /// For an objective of the text alone.
   trainer(D& device, Student& student, const token_windows& text, no_teacher, Objective objective,
-          training_options options)
-      : trainer(device, student, text, nullptr, objective, std::move(options)) {
+          training_options options, C& ranks = comm::alone)
+      : trainer(device, student, text, nullptr, objective, std::move(options), ranks) {
     static_assert(!asks_teacher,
                   "distil_xlstm::trainer(device, student, text, no_teacher, objective): the objective compares "
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
   template <class Teacher>
-  trainer(D&, Student&, const token_windows&&, Teacher&&, Objective, training_options) {
+  trainer(D&, Student&, const token_windows&&, Teacher&&, Objective, training_options, C& = comm::alone) {
     static_assert(
         sizeof(Teacher) == 0,
         "distil_xlstm::trainer refers to the windows, which must live as long: give them a name first");
@@ -115,12 +117,12 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
 
  private:
   trainer(D& device, Student& student, const token_windows& text, teacher_source<T, D>* teacher,
-          Objective objective, training_options options)
-      : base(device, student, text, std::move(options), at::count),
+          Objective objective, training_options options, C& ranks)
+      : base(device, student, text, std::move(options), at::count, ranks),
         teacher_(teacher),
         objective_(objective),
-        state_(student.make_state(device, options_.batch)),
-        tape_(student.make_tape(device, options_.batch, options_.length, false)),
+        state_(student.make_state(device, this->windows())),
+        tape_(student.make_tape(device, this->windows(), options_.length, false)),
         inputs_(device, 1) {
     const index rows = this->rows(), width = student.width();
     if constexpr (asks_teacher) {
@@ -217,7 +219,7 @@ class trainer : public detail::trainer_base<trainer<Student, Objective>, Student
       pairs_.push_back({hidden_, signals_.targets[0].mean, dhidden_});
     loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), batch_.view(),
                 std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), own + at::hidden,
-                options_.accumulate);
+                options_.accumulate, this->ranks());
     parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, this->sums(0)});
     book(times_.objective);
   }

@@ -3,10 +3,12 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/comm/communicator.hpp>
 #include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>
@@ -14,6 +16,7 @@
 #include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
+#include <distil_xlstm/optim/shards.hpp>
 
 namespace distil_xlstm {
 
@@ -45,18 +48,27 @@ struct judge_step {
 };
 
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
-/// finite, counters, times. `Derived`, which has it for a friend, adds
+/// finite, counters, times.
+///
+/// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those of
+/// another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows is
+/// the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order. All
+/// begin with rank 0's weights.
+///
+/// `Derived`, which has it for a friend, adds
 ///
 ///   begin(metrics, clock, per_token)  the numbers of the coming step; per_token is 1 / its scored tokens
 ///   upload_inputs()                   to the device, in a buffer `inputs_` whose element has `lr` and `updates`: all
 ///                                     else that is asked of the device stays, so that it can be recorded
 ///   prepare_part(p)                   before part p, never recorded
-///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients
+///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients;
+///                                     of several ranks each its share of both
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
-template <class Derived, class Student>
+template <class Derived, class Student, Communicator C>
 class trainer_base {
  public:
   using student_type = Student;
+  using communicator_type = C;
   using weights_type = typename Student::weights_type;
   using counters = training_counters;
 
@@ -121,15 +133,23 @@ class trainer_base {
   counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
   void count(const counters& c) {
     step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable, empty_ = c.empty;
-    trouble_ = {};
+    trouble_ = {}, agreed_ = false;
   }
   Student& student() const { return *student_; }
   const weights_type& gradients() const { return gradients_; }
   weights_type& gradients() { return gradients_; }
-  const weights_type& first_moment() const { return first_moment_; }
-  weights_type& first_moment() { return first_moment_; }
-  const weights_type& second_moment() const { return second_moment_; }
-  weights_type& second_moment() { return second_moment_; }
+  /// Whether each rank keeps a part of the moments only: rank r has numbers moments_of(r) .. moments_of(r + 1) - 1.
+  bool sharded() const { return options_.shard_optimiser && ranks_->size() > 1; }
+  index moments_of(index rank) const { return shards_[static_cast<std::size_t>(rank)]; }
+  /// What this rank keeps of the moments, which begins with number first_kept() of the arena.
+  const buffer<typename Student::scalar, typename Student::device_type>& first_moment() const {
+    return first_moment_;
+  }
+  const buffer<typename Student::scalar, typename Student::device_type>& second_moment() const {
+    return second_moment_;
+  }
+  index first_kept() const { return sharded() ? moments_of(ranks_->rank()) : 0; }
+  C& ranks() const { return *ranks_; }
   typename Student::device_type& device() const { return *device_; }
 
  protected:
@@ -137,18 +157,20 @@ class trainer_base {
   using D = typename Student::device_type;
 
   /// `own_sums` numbers follow step_sums::own.
-  trainer_base(D& device, Student& student, const token_windows& text, training_options options, index own_sums)
+  trainer_base(D& device, Student& student, const token_windows& text, training_options options, index own_sums,
+               C& ranks)
       : device_(&device),
         student_(&student),
         text_(&text),
         options_((require_possible(options), std::move(options))),
+        ranks_(&ranks),
         order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed,
                options_.window_of),
         gradients_(device, student.trained()),
-        first_moment_(device, student.trained()),
-        second_moment_(device, student.trained()),
         sums_(device, step_sums::own + own_sums),
         scalars_(device, 1) {
+    require(options_.batch % ranks.size() == 0, "trainer: a batch of ", options_.batch,
+            " windows cannot be dealt out to ", ranks.size(), " ranks: it must be a multiple of them");
     require(text.length() == options_.length, "trainer: windows of ", text.length(),
             " tokens, the options say ", options_.length);
     require(text.vocab_size() <= student.vocabulary(), "the text was made for a vocabulary of ",
@@ -162,13 +184,22 @@ class trainer_base {
               ", it must be 0 or more");
       ranges_.push_back({e.offset, e.size, e.decay == weight_decay::yes, rate});
     }
+    const index n = gradients_.size();
+    shards_ = optim::shards_of(n, ranges_, ranks.size());
+    kept_ =
+        sharded() ? optim::shard{moments_of(ranks.rank()), moments_of(ranks.rank() + 1)} : optim::shard{0, n};
+    own_ranges_ = optim::ranges_of(kept_, ranges_);
+    first_moment_ = buffer<T, D>(device, kept_.size()), second_moment_ = buffer<T, D>(device, kept_.size());
+    for (index& start : shard_bytes_ = shards_) start *= static_cast<index>(sizeof(T));
   }
 
-  index rows() const { return options_.batch * options_.length; }
+  /// Windows that this rank reads at once, and their tokens.
+  index windows() const { return options_.batch / ranks_->size(); }
+  index rows() const { return windows() * options_.length; }
   double* sums(index at) const { return sums_.data() + at; }
-  /// The windows that a part of the step reads.
+  /// The windows that this rank reads of a part of the step.
   const std::vector<index>& windows_of(index part) {
-    order_.rows_of(reading_, part * options_.batch, options_.batch, which_);
+    order_.rows_of(reading_, part * options_.batch + ranks_->rank() * windows(), windows(), which_);
     return which_;
   }
   /// The recorded passes are of no use any more.
@@ -205,18 +236,29 @@ class trainer_base {
     m.lr = options_.rate ? options_.rate(clock) : options_.lr.at(clock);
     require(m.lr >= 0 && std::isfinite(m.lr), "trainer: the learning rate of step ", step + 1, " is ", m.lr);
     if (now_) last_ = now_();
+    agree();
     tokens_.resize(static_cast<std::size_t>(options_.accumulate));
     for (index part = 0; part < options_.accumulate; ++part) {
       auto& tokens = tokens_[static_cast<std::size_t>(part)];
       text_->read(windows_of(part), tokens);
       m.tokens += tokens.scored_tokens;
     }
+    std::int64_t scored = m.tokens;
+    ranks_->sum({}, &scored, 1);
+    m.tokens = scored;
     m.empty = m.tokens == 0;
+    book(times_.exchange);
     derived().begin(m, clock, m.empty ? 0.0 : 1.0 / static_cast<double>(m.tokens));
     return m;
   }
 
-  /// Asks the device for the losses and gradients of a step, part by part.
+  /// All ranks have rank 0's weights.
+  void agree() {
+    if (std::exchange(agreed_, true) || ranks_->size() == 1) return;
+    auto& w = student_->weights();
+    ranks_->broadcast(*device_, w.data(), w.size() * static_cast<index>(sizeof(T)), 0);
+  }
+  /// Asks the device for the losses and gradients of a step, part by part; of several ranks the sums of all.
   void forward_backward() {
     derived().upload_inputs();
     for (index part = 0; part < options_.accumulate; ++part) {
@@ -230,6 +272,9 @@ class trainer_base {
         derived().part();
       });
     }
+    ranks_->sum(*device_, sums_.data(), sums_.size());
+    ranks_->sum(*device_, gradients_.data(), gradients_.size());
+    book(times_.exchange);
   }
 
   /// Clips the gradients and takes AdamW's step, unless one of them, or the loss, is not finite.
@@ -243,10 +288,14 @@ class trainer_base {
       auto* in = derived().inputs_.data();
       optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, sums(step_sums::usable), &in->updates,
                           scalars_.data());
-      optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data(), gradients_.data(),
-                  first_moment_.data(), second_moment_.data(), n, ranges_);
+      optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data() + kept_.from,
+                  gradients_.data() + kept_.from, first_moment_.data(), second_moment_.data(), kept_.size(),
+                  own_ranges_);
       book(times_.optimiser);
     });
+    if (sharded())
+      ranks_->all_gather(*device_, student_->weights().data(), std::span<const index>(shard_bytes_));
+    book(times_.exchange);
   }
 
   /// Waits for what was asked; counts the step.
@@ -291,10 +340,10 @@ class trainer_base {
     m.total = found[step_sums::value];
     return found;
   }
-  /// A step that is timed is done part by part.
+  /// A step that is timed is done part by part; so is one in which ranks speak and no record can hold it.
   template <class F>
   void run(captured_graph<D>& record, F&& work) {
-    if (now_)
+    if (now_ || (ranks_->size() > 1 && !ranks_->recordable()))
       work();
     else
       record(*device_, gradients_.data(), work);
@@ -311,14 +360,18 @@ class trainer_base {
   Student* student_;
   const token_windows* text_;
   training_options options_;
+  C* ranks_;
   device_batch<D> batch_;  ///< what the part reads
   step_times times_;
   std::int64_t updates_ = 0;
 
  private:
   window_sampler order_;
-  weights_type gradients_, first_moment_, second_moment_;
-  std::vector<optim::parameter_range> ranges_;
+  weights_type gradients_;
+  std::vector<optim::parameter_range> ranges_, own_ranges_;
+  std::vector<index> shards_, shard_bytes_;  ///< where each rank's part begins, in numbers and in bytes
+  optim::shard kept_;                        ///< what this rank updates
+  buffer<T, D> first_moment_, second_moment_;
   buffer<double, D> sums_;
   host_copy<double, D> fetched_;
   buffer<optim::step_scalars<T>, D> scalars_;
@@ -331,6 +384,7 @@ class trainer_base {
   bool begun_ = false;
   double (*now_)() = nullptr;
   double last_ = 0;
+  bool agreed_ = false;
 };
 
 }  // namespace detail

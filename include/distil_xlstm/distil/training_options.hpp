@@ -16,7 +16,7 @@ namespace distil_xlstm {
 
 /// What the steps of a training run depend on, beside student, text, teacher and objective.
 struct training_options {
-  index batch = 8;     ///< windows that are read at once
+  index batch = 8;     ///< windows that are read at once, by all ranks together: a multiple of their number
   index length = 128;  ///< tokens of a window
   /// Batches a step; their losses and gradients are those of one batch of all their tokens, but for an alignment
   /// that is a root over a batch (frobenius, scope::batch): that is taken of each, and the step has their mean.
@@ -35,6 +35,9 @@ struct training_options {
   /// What the learning rate of a tensor of this name is multiplied by, 0 or more; empty: 1 for all.
   std::function<double(const std::string&)> rate_of{};
   double clip = 1.0;  ///< largest norm of all gradients together; 0: no clipping
+  /// Of several ranks each keeps AdamW's moments for its part of the weights only, and updates that part (ZeRO, stage 1):
+  /// the same numbers in less memory, and the weights travel once more a step.
+  bool shard_optimiser = false;
 };
 
 /// Throws `error` naming the option that makes no sense. `total_steps` may be said later.

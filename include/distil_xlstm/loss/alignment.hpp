@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <span>
 
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
@@ -90,6 +92,20 @@ void merge_groups(D& device, index groups, index size, const Acc* from, Acc* to)
   merge_groups<Term>(device, groups, parts, static_cast<const Acc*>(partial.data()), to);
 }
 
+/// to[pair] <- the pair's accumulators of all ranks, merged in their order.
+template <class Term>
+struct merge_ranks {
+  using acc = typename list_of<Term>::results;
+  index ranks, pairs;
+  const acc* from;  ///< [ranks, pairs]
+  acc* to;
+  DISTIL_XLSTM_HD void operator()(index pair) const {
+    acc total = from[pair];
+    for (index r = 1; r < ranks; ++r) list_of<Term>::merge(total, from[r * pairs + pair]);
+    to[pair] = total;
+  }
+};
+
 /// tally[b] = the rows of sequence b that take part, and whether there are any.
 struct count_scored : fold_into<math::sum, double> {
   index time;
@@ -114,12 +130,13 @@ struct set_counts {
   const double* sums;
   step_counts<T>* counts;
   double batches;  ///< of the step
+  double ranks;    ///< which have as many rows each of every batch
   double* rows_out;
   DISTIL_XLSTM_HD void operator()(index) const {
     const double rows = sums ? sums[0] : static_cast<double>(g.batch * g.time);
     const double sequences = sums ? sums[1] : static_cast<double>(g.batch);
-    *counts = {of(batches * rows, batches * sequences, batches), of(rows, sequences, 1),
-               static_cast<T>(1 / batches)};
+    *counts = {of(ranks * batches * rows, ranks * batches * sequences, batches),
+               of(ranks * rows, ranks * sequences, 1), static_cast<T>(1 / batches)};
     *rows_out = rows;
   }
   DISTIL_XLSTM_HD hidden_counts<T> of(double rows, double sequences, double batches_there) const {
@@ -138,6 +155,7 @@ struct report_groups {
   hidden_groups<Term> g;
   const double* tally;  ///< of the sequences, or null: all take part
   const step_counts<T>* counts;
+  bool has_batches;  ///< of the ranks that a batch is spread over one reports it
   double* report;
   DISTIL_XLSTM_HD void operator()(index i) const {
     double* row = report + i * columns;
@@ -148,7 +166,7 @@ struct report_groups {
     } else if (i -= g.pairs * n; i < g.pairs * g.batch) {
       if (!tally || tally[2 * (i % g.batch) + 1] != 0)
         row[Term::terms] = g.term().report(scope::sequence, g.sequences[i], counts->step, row);
-    } else if (i -= g.pairs * g.batch; counts->batch.rows > T(0)) {
+    } else if (i -= g.pairs * g.batch; has_batches && counts->batch.rows > T(0)) {
       row[Term::terms] = g.term().report(scope::batch, g.batches[i], counts->batch, row);
       for (index k = 0; k < columns; ++k) row[k] *= static_cast<double>(counts->share);
     }
@@ -188,12 +206,17 @@ struct hidden_gradient {
 /// `batches` of one shape make a step: the value and the gradient are then this one's share of the step's, whose
 /// means are taken over the rows and sequences of all of them, so that the shares' sum is what one batch of all
 /// would give. A term over a whole batch (scope::batch) is the mean of the batches' terms: a mean square is that
-/// of all of them, a root of one stays the batch's own. All rows take part then. Throws `error` when shapes
-/// disagree, or where `scored` is given for one of several batches.
-template <class D, class Term>
+/// of all of them, a root of one stays the batch's own. All rows take part then.
+///
+/// A batch may be spread over `ranks`, each with as many sequences: value and gradient are then this rank's share, so that
+/// the sum of the ranks' is what one of them would give that has the whole batch.
+///
+/// Throws `error` when shapes disagree, or where `scored` is given for a part of a step: one of several batches, or a
+/// rank's share.
+template <class D, class Term, Communicator C = comm::single>
 void align(D& device, const Term& term, sequence_view sequence,
            std::span<const hidden_pair<typename Term::scalar>> pairs, const std::uint8_t* scored,
-           typename Term::scalar factor, double* totals, index batches = 1) {
+           typename Term::scalar factor, double* totals, index batches = 1, C& ranks = comm::alone) {
   constexpr index columns = totals_size<Term::terms>;
   fill(device, matrix_view<double>(totals, 1, columns));
   if constexpr (Term::terms > 0) {
@@ -205,6 +228,8 @@ void align(D& device, const Term& term, sequence_view sequence,
     const index batch = sequence.batch;
     require(batches > 0 && (batches == 1 || !scored), "loss: an alignment of one of ", batches,
             " batches with rows left out: what the others leave out is not known");
+    require(ranks.size() == 1 || !scored, "loss: an alignment of one of ", ranks.size(),
+            " ranks with rows left out: what the others leave out is not known");
     if (n == 0) return;
     for (const auto& p : pairs) {
       require(p.student.rows == n && p.target.rows == n && p.student.cols == width && p.target.cols == width,
@@ -228,6 +253,13 @@ void align(D& device, const Term& term, sequence_view sequence,
     detail::merge_groups<Term>(device, count * batch, sequence.time, static_cast<const acc*>(rows.data()),
                                sequences.data());
     detail::merge_groups<Term>(device, count, batch, static_cast<const acc*>(sequences.data()), wholes.data());
+    if (ranks.size() > 1) {
+      auto all = device.template scratch<acc>(count * ranks.size());
+      const index bytes = count * static_cast<index>(sizeof(acc));
+      device.copy(all.data() + ranks.rank() * count, wholes.data(), bytes);
+      ranks.all_gather(device, all.data(), bytes);
+      parallel_for(device, count, detail::merge_ranks<Term>{ranks.size(), count, all.data(), wholes.data()});
+    }
 
     auto tally = device.template scratch<double>(scored ? 2 * batch + 2 : 0);
     const double *tallies = nullptr, *tally_sums = nullptr;
@@ -240,10 +272,11 @@ void align(D& device, const Term& term, sequence_view sequence,
     }
     parallel_for(device, 1,
                  detail::set_counts<Term>{g, tally_sums, counts.data(), static_cast<double>(batches),
-                                          totals + Term::terms + 1});
+                                          static_cast<double>(ranks.size()), totals + Term::terms + 1});
     const index groups = count * (n + batch + 1);
     auto report = device.template scratch<double>(groups * (Term::terms + 1));
-    parallel_for(device, groups, detail::report_groups<Term>{g, tallies, counts.data(), report.data()});
+    parallel_for(device, groups,
+                 detail::report_groups<Term>{g, tallies, counts.data(), ranks.rank() == 0, report.data()});
     add_column_sums(device, matrix_view<const double>(report.data(), groups, Term::terms + 1), totals);
     for (index l = 0; l < count; ++l) {
       const auto& p = pairs[static_cast<std::size_t>(l)];

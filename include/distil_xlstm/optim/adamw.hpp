@@ -160,6 +160,9 @@ void for_runs(index n, std::span<const parameter_range> ranges, const F& f) {
   f(begin, n, of);
 }
 
+/// The host updates a stretch in rows of so many numbers, and a rest.
+inline constexpr index update_columns = 4096;
+
 /// One step over the arena, with the hyper-parameters of `h`.
 template <class D, class T, class Scalars>
 void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, T* v, index n,
@@ -179,7 +182,7 @@ void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, 
   };
   if constexpr (D::host_memory) {
     for_runs(n, ranges, [&](index from, index to, const parameter_range& of) {
-      constexpr index columns = 4096;
+      constexpr index columns = update_columns;
       const index rows = (to - from) / columns, rest = (to - from) % columns;
       const one_run<T> run{of.decay, static_cast<T>(of.rate)};
       if (rows > 0) map(device, rows, columns, part(from, columns, run));
