@@ -19,7 +19,8 @@ for option in "$@"; do
   esac
 done
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev
-          libssl-dev libboost-test-dev libboost-program-options-dev libbenchmark-dev)
+          libssl-dev libboost-test-dev libboost-program-options-dev libbenchmark-dev
+          libopenmpi-dev openmpi-bin)
 [ "$part" = none ] || packages+=(clang libclang-rt-dev python3)
 stage() { echo "== $* (after $SECONDS s)"; }
 bash cmake/install_packages.sh "${packages[@]}"

@@ -5,11 +5,13 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/choose_attention.hpp>
 #include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 
 #include "command.hpp"
+#include "processes.hpp"
 
 namespace program {
 namespace {
@@ -39,7 +41,7 @@ kinds listed(const linearise_options& o, dx::index layers) {
 std::vector<dx::kept_attention> found(engine& machine, dx::linearised_config c, const linearise_options& o,
                                       std::span<const dx::continuation> needles, const dx::io::token_file& text,
                                       dx::index window) {
-  if (o.keep_attention <= 0) return {};
+  if (o.keep_attention <= 0 || !leads()) return {};
   const auto model = machine.load_windowed(o.teacher, c);
   const auto teacher = o.keep_kl > 0 ? machine.load(o.teacher) : nullptr;
   if (teacher) teacher->keep(text);
@@ -72,10 +74,9 @@ mixer_choice choose_mixers(engine& machine, const teacher_facts& facts, const li
   c.mixers.assign(static_cast<std::size_t>(facts.layers), dx::mixer_kind::window);
   const auto kept = found(machine, c, o, needles, text, window);
   c.mixers.assign(c.mixers.size(), of_option("mixer", [&] { return dx::mixer_named(o.mixer); }));
-  for (const auto& k : kept) {
-    c.mixers[static_cast<std::size_t>(k.layer)] = dx::mixer_kind::attention;
-    out.kept.push_back({{"layer", k.layer}, {"cost", k.cost}, {"costs", k.costs}});
-  }
+  for (const auto& k : kept) out.kept.push_back({{"layer", k.layer}, {"cost", k.cost}, {"costs", k.costs}});
+  out.kept = dx::io::json::parse(dx::comm::from_root(processes(), out.kept.dump()));  // rank 0 has looked
+  for (const auto& k : out.kept) c.mixers[k.at("layer").get<std::size_t>()] = dx::mixer_kind::attention;
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
+#include <iostream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -39,11 +40,9 @@ auto of_option(const char* option, const F& use) {
 /// not known.
 inline void warn_beyond_context(dx::index tokens, dx::index context, const fs::path& model) {
   if (context > 0 && tokens > context)
-    std::fprintf(
-        stderr,
-        "distil: warning: %s: windows of %td tokens run past its max_position_embeddings of %td; what it "
-        "says there is not reliable\n",
-        model.string().c_str(), static_cast<std::ptrdiff_t>(tokens), static_cast<std::ptrdiff_t>(context));
+    std::cerr << "distil: warning: " << model.string() << ": windows of " << tokens
+              << " tokens run past its max_position_embeddings of " << context
+              << "; what it says there is not reliable\n";
 }
 
 /// A path or text as JSON and HTML can hold it: what is not UTF-8 becomes U+FFFD.

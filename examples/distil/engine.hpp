@@ -91,7 +91,7 @@ class loaded_model {
                             const fs::path& out) = 0;
 };
 
-/// A student being trained.
+/// A student being trained, by all processes together: step, measure, check, save and restore are called by all.
 class training {
  public:
   virtual ~training() = default;

@@ -29,6 +29,7 @@
 #include <distil_xlstm/model/reader.hpp>
 
 #include "engine.hpp"
+#include "processes.hpp"
 
 namespace program {
 
@@ -270,8 +271,8 @@ std::unique_ptr<training> distillation_of(D& device, std::shared_ptr<Student> st
                                           const dx::training_options& options) {
   return std::visit(
       [&]<class Objective>(const Objective& chosen) -> std::unique_ptr<training> {
-        return std::make_unique<training_on<D, dx::trainer<Student, Objective>>>(
-            device, std::move(student), source, text, *source, chosen, options);
+        return std::make_unique<training_on<D, dx::trainer<Student, Objective, dx::comm::any>>>(
+            device, std::move(student), source, text, *source, chosen, options, processes());
       },
       objective);
 }
@@ -292,8 +293,9 @@ class linearised_student_on final : public linearised_student {
     dx::calibrate_gates(device_, teacher_, *student_, text);
   }
   std::unique_ptr<training> align(const dx::token_windows& text, const dx::training_options& options) override {
-    using trainer = dx::mixer_trainer<student_type, teacher_type>;
-    return std::make_unique<training_on<D, trainer>>(device_, student_, nullptr, text, teacher_, options);
+    using trainer = dx::mixer_trainer<student_type, teacher_type, dx::comm::any>;
+    return std::make_unique<training_on<D, trainer>>(device_, student_, nullptr, text, teacher_, options,
+                                                     processes());
   }
   std::unique_ptr<training> distil(const dx::token_windows& text, const training_objective& objective,
                                    const dx::training_options& options) override {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/linearised_rates.hpp>
 #include <distil_xlstm/distil/needle.hpp>
@@ -18,6 +19,7 @@
 #include "linearise_options.hpp"
 #include "linearise_tables.hpp"
 #include "method.hpp"
+#include "processes.hpp"
 #include "records.hpp"
 #include "signals.hpp"
 #include "text.hpp"
@@ -165,6 +167,7 @@ class linearise_run {
     if (o_.distil_tokens > 0 || whole > 0)
       stages_.push_back({"distil", o_.distil_tokens, whole * 2 / 3, &*windows_, distil});
     if (long_windows_) stages_.push_back({"long", o_.long_tokens, 0, &*long_windows_, longer});
+    for (const stage& s : stages_) require_shares(s.options);
   }
 
   dx::checkpoints store(std::size_t at) const { return dx::checkpoints(where(at)); }
@@ -221,6 +224,7 @@ class linearise_run {
                                    std::ceil(static_cast<double>(s.tokens) / static_cast<double>(tokens_each)))
                      : 0;
     const json identity = this->identity(s, *training_);
+    require_one_run(identity, o_);
     // A later stage that has no checkpoint follows one that is done.
     const resumed_run here{o_.out, o_.resume && (at == 0 || found)};
     const bool fresh = !here.restore(*training_, checkpoints, where(at), found, identity, asked);
@@ -247,7 +251,7 @@ class linearise_run {
     if (fresh) {
       if (at == 0) steps.held_out_before(*teacher_, tokens_);
       steps.begin();
-      if (at > 0) fs::remove_all(where(at - 1));  // its weights are where this one begins
+      if (at > 0 && leads()) fs::remove_all(where(at - 1));  // its weights are where this one begins
     }
     if (const int stopped = steps.or_diverged(steps, [&] { report({}, {}); })) return stopped;
     if (aligns) layer_errors_ = training_->layer_errors();
@@ -267,6 +271,8 @@ class linearise_run {
     shape_ = training_->shape(), parameters_ = training_->trainable();
     // What is judged is what was written.
     training_.reset(), student_.reset(), teacher_.reset();
+    if (o_.control) train_windows();
+    if (!leads()) return;
     const json results = judge(folder);
     dx::io::write_text_atomically(o_.out / "results.json", results.dump(2) + "\n");
     report(sample, results);
@@ -286,24 +292,26 @@ class linearise_run {
       out["untrained_windows"] = results_of(*control, teacher.get(), held_out_, o_, needles_);
     }
     out["student"] = results_of(*engine_->load(folder), teacher.get(), held_out_, o_, needles_);
-    if (o_.control) out["trained_windows"] = trained_windows(*teacher);
+    if (o_.control)
+      out["trained_windows"] =
+          results_of(*engine_->load(control_folder() / "student"), teacher.get(), held_out_, o_, needles_);
     out["kept"] = json::array();
     for (std::size_t i = 0; i < chosen_.config.mixers.size(); ++i)
       if (chosen_.config.mixers[i] == dx::mixer_kind::attention) out["kept"].push_back(i);
     return out;
   }
   /// The same run with windows alone, beside this one.
-  json trained_windows(loaded_model& teacher) {
+  void train_windows() {
     linearise_options o = o_;
-    o.out = o_.out / "control", o.control = false, o.keep_attention = -1, o.mixer = "window", o.mixers.clear();
+    o.out = control_folder(), o.control = false, o.keep_attention = -1, o.mixer = "window", o.mixers.clear();
     for (const auto m : chosen_.config.mixers)
       o.mixers +=
           (o.mixers.empty() ? "" : ",") + std::string(m == dx::mixer_kind::attention ? "attention" : "window");
     linearise_run control(o);
     control.teacher_sha256_ = teacher_sha256_;
     dx::require(control.run() == 0, o.out.string(), ": the control did not end");
-    return results_of(*engine_->load(o.out / "student"), &teacher, held_out_, o_, needles_);
   }
+  fs::path control_folder() const { return o_.out / "control"; }
 
   void report(const std::string& sample, const json& results) {
     report_texts texts{
@@ -419,7 +427,9 @@ int linearise(const arguments& given) {
   if (r.needle != "none")
     r.needle_lengths = numbers_of("needle", r.needle, "lengths such as 256,512, nor none");
   catch_signals();
-  return linearise_run(r).run();
+  std::optional<linearise_run> run;
+  dx::comm::on_every_rank(processes(), [&] { run.emplace(r); });
+  return run->run();
 }
 
 }  // namespace program

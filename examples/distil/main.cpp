@@ -8,6 +8,7 @@
 #include <distil_xlstm/version.hpp>
 
 #include "command.hpp"
+#include "processes.hpp"
 
 namespace {
 
@@ -48,6 +49,27 @@ int report(const std::string& what, int status) {
   return status;
 }
 
+/// How a subcommand ended.
+struct outcome {
+  int status = 0;
+  std::string what = {};
+};
+outcome outcome_of(const program::process_session& session, const command& c, const program::arguments& given) {
+  try {
+    session.check(c.name);
+    const int status = c.run(given);
+    std::cout.flush();
+    if (status == 0 && !std::cout) return {1, "stdout: cannot be written"};
+    return {status};
+  } catch (const program::usage_error& e) {
+    return {2, std::string(c.name) + ": " + e.what() + " (`distil " + c.name + " --help` lists the options)"};
+  } catch (const std::bad_alloc&) {
+    return {1, std::string(c.name) + ": not enough memory"};
+  } catch (const std::exception& e) {
+    return {1, e.what()};
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,15 +92,9 @@ int main(int argc, char** argv) {
   for (const auto& c : commands) {
     if (given[0] != c.name) continue;
     try {
-      const int status = c.run({given.begin() + 1, given.end()});
-      std::cout.flush();
-      if (status == 0 && !std::cout) return report("stdout: cannot be written", 1);
-      return status;
-    } catch (const program::usage_error& e) {
-      return report(
-          std::string(c.name) + ": " + e.what() + " (`distil " + c.name + " --help` lists the options)", 2);
-    } catch (const std::bad_alloc&) {
-      return report(std::string(c.name) + ": not enough memory", 1);
+      program::process_session session;
+      const auto o = outcome_of(session, c, {given.begin() + 1, given.end()});
+      return session.end(o.status, one_line(o.what));
     } catch (const std::exception& e) {
       return report(e.what(), 1);
     }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "objective.hpp"
+#include "processes.hpp"
 
 namespace program {
 namespace {
@@ -114,6 +115,9 @@ method resolved(const train_options& given) {
   if (given.clip >= 0) o.clip = given.clip;
   o.order = of_option("order", [&] { return dx::window_order_named(given.order); });
   o.seed = given.seed;
+  if (given.shard_optimiser && processes().size() == 1)
+    throw usage_error("--shard-optimiser: has no effect: one process trains");
+  o.shard_optimiser = given.shard_optimiser;
   return m;
 }
 

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <string_view>
 
+#include "processes.hpp"
 #include "report.hpp"
 
 namespace program {
@@ -17,10 +18,11 @@ std::string printed(const char* format, double x) {
 
 }  // namespace
 
-run_records::run_records(const fs::path& folder, dx::index step, bool fresh)
-    : log_(folder / "metrics.jsonl"), board_(folder, step + 1) {
-  log_.truncate_after(fresh ? -1 : step);
-  for (const auto& r : read_metrics(log_.path())) {
+run_records::run_records(const fs::path& folder, dx::index step, bool fresh) {
+  if (!leads()) return;
+  log_.emplace(folder / "metrics.jsonl"), board_.emplace(folder, step + 1);
+  log_->truncate_after(fresh ? -1 : step);
+  for (const auto& r : read_metrics(log_->path())) {
     const auto number = [&r](const char* key) { return r.contains(key) && r.at(key).is_number(); };
     if (number("total")) reached(r.at("total").get<double>());
     if (number("held_out_ppl")) reached_held_out(r.at("held_out_ppl").get<double>());
@@ -30,31 +32,34 @@ run_records::run_records(const fs::path& folder, dx::index step, bool fresh)
 void run_records::held_out_before(const dx::text_score& student, const std::optional<dx::text_score>& teacher,
                                   const dx::text_score& unigram) {
   record line{{"step", 0}, {"held_out_ppl", student.perplexity()}};
+  if (!log_) return;
   if (teacher) line["teacher_ppl"] = teacher->perplexity();
   line["unigram_ppl"] = unigram.perplexity();
   line["held_out_scored"] = student.scored;
-  log_.append(line);
+  log_->append(line);
   say("held-out perplexity before training " + short_number(student.perplexity()) +
       (teacher ? ", teacher " + short_number(teacher->perplexity()) : "") + ", unigram " +
       short_number(unigram.perplexity()));
 }
 
 void run_records::held_out(dx::index step, const dx::text_score& student) {
+  if (!log_) return;
   step += steps_before_;
-  log_.append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
-  board_.scalar(step, "held_out/perplexity", student.perplexity());
+  log_->append({{"step", step}, {"held_out_ppl", student.perplexity()}, {"held_out_scored", student.scored}});
+  board_->scalar(step, "held_out/perplexity", student.perplexity());
   reached_held_out(student.perplexity());
   say("step " + std::to_string(step) + ": held-out perplexity " + short_number(student.perplexity()));
 }
 
 void run_records::step(const dx::step_metrics& m, const named_values& schedules, dx::index tokens,
                        double rate) {
+  if (!log_) return;
   record line{{"step", m.step + steps_before_}};
   if (!stage_.empty()) line["stage"] = stage_;
   line["epoch"] = m.epoch, line["tokens"] = tokens + tokens_before_;
   if (m.empty) {  // no loss, no speed
     line["lr"] = m.lr, line["empty"] = true;
-    log_.append(line);
+    log_->append(line);
     return;
   }
   line["tokens_per_second"] = significant(rate, 4);
@@ -74,14 +79,14 @@ void run_records::step(const dx::step_metrics& m, const named_values& schedules,
     board.emplace_back("schedule/" + name, value);
   }
   if (m.skipped) line["skipped"] = true;
-  log_.append(line);
+  log_->append(line);
   const std::vector<std::pair<std::string_view, double>> scalars(board.begin(), board.end());
-  board_.scalars(m.step + steps_before_, scalars);
+  board_->scalars(m.step + steps_before_, scalars);
 }
 
 void run_records::progress(const dx::step_metrics& m, const named_values& schedules, double rate, double left,
                            dx::index total) {
-  if (!on_terminal()) return;
+  if (!log_ || !on_terminal()) return;
   std::cerr << "\r\033[K" << (stage_.empty() ? "" : stage_ + " ") << "step " << m.step << "/" << total
             << " epoch " << m.epoch << "  " << printed("%.0f", rate) << " tok/s  left " << clock_text(left)
             << " ";
@@ -94,7 +99,7 @@ void run_records::progress(const dx::step_metrics& m, const named_values& schedu
 }
 
 void run_records::diverged(dx::index step, const std::string& how) {
-  log_.append({{"step", step + steps_before_}, {"diverged", how}});
+  if (log_) log_->append({{"step", step + steps_before_}, {"diverged", how}});
 }
 
 void run_records::say(const std::string& text) {
@@ -107,6 +112,7 @@ void run_records::end_progress() {
 }
 
 void write_run_report(const fs::path& folder, const report_texts& texts) {
+  if (!leads()) return;
   report_data d;
   d.title = texts.title, d.subtitle = texts.subtitle, d.prompt = texts.prompt, d.sample = texts.sample;
   d.tables = texts.tables;

@@ -19,7 +19,8 @@ namespace program {
 /// Values under the names that they are logged by.
 using named_values = std::vector<std::pair<std::string, double>>;
 
-/// What a run writes while it trains: metrics.jsonl, TensorBoard events, and a line on the terminal.
+/// What a run writes while it trains: metrics.jsonl, TensorBoard events, and a line on the terminal. Of several processes
+/// rank 0 does, and for the others nothing happens here.
 class run_records {
  public:
   /// In the folder of the run, which has done `step` steps; what is there of later ones is dropped.
@@ -50,14 +51,16 @@ class run_records {
   /// where there was neither.
   std::string reached() const { return total_ + held_out_; }
   /// Puts all records onto the disk.
-  void sync() { log_.sync(); }
+  void sync() {
+    if (log_) log_->sync();
+  }
 
  private:
   void reached(double total) { total_ = ", total " + short_number(total), held_out_ = {}; }
   void reached_held_out(double ppl) { held_out_ = ", held-out perplexity " + short_number(ppl); }
 
-  metrics_log log_;
-  tensorboard_writer board_;
+  std::optional<metrics_log> log_;
+  std::optional<tensorboard_writer> board_;
   bool line_open_ = false;
   std::string stage_;  ///< empty: there is but one
   dx::index steps_before_ = 0, tokens_before_ = 0;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
@@ -11,6 +12,7 @@
 #include "engine.hpp"
 #include "folder_lock.hpp"
 #include "method.hpp"
+#include "processes.hpp"
 #include "records.hpp"
 #include "signals.hpp"
 #include "text.hpp"
@@ -69,6 +71,7 @@ class training_run {
         lock_(o.out),
         engine_(make_engine(o.where)),
         tokens_(parse_token_mix(o.tokens)) {
+    require_shares(method_.options);
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
     windows_.emplace(tokens_.texts(), method_.options.length);
@@ -82,10 +85,11 @@ class training_run {
     const fs::path folder = o_.out / "checkpoints";
     const dx::checkpoints store(folder);
     const json identity = this->identity();
+    require_one_run(identity, o_);
     const resumed_run resumed{o_.out, o_.resume};
     const bool fresh = !resumed.restore(*training_, store, folder.string(),
                                         resumed.find(store, folder.string()), identity, asked_length());
-    if (fresh) training_->total_steps(chosen_length());
+    if (fresh) training_->total_steps(dx::comm::from_root(processes(), chosen_length()));
     const dx::index total = training_->options().total_steps;
     training_->warmup(
         o_.warmup >= 0 ? o_.warmup : static_cast<dx::index>(method_.warmup_ratio * static_cast<double>(total)));
@@ -281,7 +285,9 @@ int train(const arguments& given) {
     blocks_of(r.slstm_at, most_steps);  // its form; the number of blocks is not known yet
   check_numbers(values);
   catch_signals();
-  return training_run(r).run();
+  std::optional<training_run> run;
+  dx::comm::on_every_rank(processes(), [&] { run.emplace(r); });
+  return run->run();
 }
 
 }  // namespace program

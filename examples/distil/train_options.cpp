@@ -25,18 +25,20 @@ po::options_description objective_options(train_options& r) {
 
 po::options_description optimiser_options(train_options& r) {
   po::options_description all("Optimiser");
-  all.add_options()                                                                                     //
-      ("batch", po::value(&r.batch), "windows in a step")                                               //
-      ("length", po::value(&r.length), "tokens in a window")                                            //
-      ("accumulate", po::value(&r.accumulate), "batches accumulated in a step")                         //
-      ("lr", po::value(&r.lr), "peak learning rate")                                                    //
-      ("lr-schedule", po::value(&r.lr_schedule), "after the warm-up: constant, cosine")                 //
-      ("warmup", po::value(&r.warmup), "steps of linear warm-up")                                       //
-      ("beta1", po::value(&r.beta1), "AdamW's decay rate of the first moment")                          //
-      ("beta2", po::value(&r.beta2), "AdamW's decay rate of the second moment")                         //
-      ("epsilon", po::value(&r.epsilon), "AdamW's epsilon")                                             //
-      ("weight-decay", po::value(&r.weight_decay), "decoupled weight decay, of matrices only")          //
-      ("clip", po::value(&r.clip), "clip the gradient to this norm; 0: never")                          //
+  all.add_options()                                                                             //
+      ("batch", po::value(&r.batch), "windows in a step")                                       //
+      ("length", po::value(&r.length), "tokens in a window")                                    //
+      ("accumulate", po::value(&r.accumulate), "batches accumulated in a step")                 //
+      ("lr", po::value(&r.lr), "peak learning rate")                                            //
+      ("lr-schedule", po::value(&r.lr_schedule), "after the warm-up: constant, cosine")         //
+      ("warmup", po::value(&r.warmup), "steps of linear warm-up")                               //
+      ("beta1", po::value(&r.beta1), "AdamW's decay rate of the first moment")                  //
+      ("beta2", po::value(&r.beta2), "AdamW's decay rate of the second moment")                 //
+      ("epsilon", po::value(&r.epsilon), "AdamW's epsilon")                                     //
+      ("weight-decay", po::value(&r.weight_decay), "decoupled weight decay, of matrices only")  //
+      ("clip", po::value(&r.clip), "clip the gradient to this norm; 0: never")                  //
+      ("shard-optimiser", po::bool_switch(&r.shard_optimiser),
+       "each of several processes keeps a part of AdamW's moments: less memory, the same numbers")      //
       ("order", po::value(&r.order)->default_value(r.order), "order of windows: shuffled, sequential")  //
       ("seed", po::value(&r.seed)->default_value(r.seed), "random seed of the weights and the order");
   return all;

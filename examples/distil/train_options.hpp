@@ -24,7 +24,7 @@ struct train_options {
   std::uint64_t seed = 42;
   machine where;
   dx::index log_every = 1, checkpoint_every = 100, evaluate_every = 0;
-  bool resume = false;
+  bool resume = false, shard_optimiser = false;
   std::string prompt = "In the beginning";
 };
 

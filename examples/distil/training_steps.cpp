@@ -4,6 +4,7 @@
 #include <chrono>
 #include <iostream>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/stream_decoder.hpp>
@@ -11,6 +12,7 @@
 #include <distil_xlstm/model/sampler.hpp>
 
 #include "method.hpp"
+#include "processes.hpp"
 #include "signals.hpp"
 #include "text.hpp"
 
@@ -66,12 +68,12 @@ double seconds_a_step(training& t) {
   do {
     t.measure();
     ++times;
-  } while (times < 3 && now() - t0 < 10);
-  return (now() - t0) / times;
+  } while (dx::comm::from_root(processes(), times < 3 && now() - t0 < 10));
+  return dx::comm::from_root(processes(), (now() - t0) / times);
 }
 
 void step_loop::held_out_before(teacher& from, const token_mix& tokens) const {
-  if (!held_out) return;
+  if (!held_out || !leads()) return;
   const dx::index window = held_out_window(run.options());
   records.held_out_before(run.score(*held_out, window), from.score(*held_out, window),
                           dx::score_unigram(tokens.texts(), *held_out, window));
@@ -102,9 +104,11 @@ int step_loop::operator()() const {
                      (t1 - started) / static_cast<double>(m.step - first) * static_cast<double>(total - m.step),
                      total);
     const bool due = options.evaluate_every > 0 && m.step % options.evaluate_every == 0;
-    if (held_out && (due || last))
-      records.held_out(m.step, run.score(*held_out, held_out_window(run.options())));
-    const int stopped = caught_signal;
+    if (held_out && (due || last)) {
+      if (leads()) records.held_out(m.step, run.score(*held_out, held_out_window(run.options())));
+      processes().barrier();
+    }
+    const int stopped = static_cast<int>(dx::comm::largest(processes(), caught_signal));
     // While steps are not finite the last good checkpoints stay.
     if (stopped || last || (m.step % options.checkpoint_every == 0 && !m.skipped)) {
       records.sync();
@@ -137,6 +141,7 @@ int step_loop::or_diverged(const std::function<int()>& use, const std::function<
 }
 
 void write_run(const train_options& o, int threads, const training& t, json identity, const json& more) {
+  if (!leads()) return;
   json& run = identity;
   run["total_steps"] = t.options().total_steps;
   run["command"] = {{"teacher", valid_utf8(o.teacher.string())},
@@ -145,6 +150,7 @@ void write_run(const train_options& o, int threads, const training& t, json iden
                     {"minutes", o.minutes},
                     {"device", o.where.device},
                     {"threads", threads > 0 ? threads : o.where.threads},
+                    {"processes", processes().size()},
                     {"log_every", o.log_every},
                     {"checkpoint_every", o.checkpoint_every},
                     {"evaluate_every", o.evaluate_every},
@@ -157,6 +163,7 @@ void write_run(const train_options& o, int threads, const training& t, json iden
 void write_student(const fs::path& folder, const training& t,
                    const std::optional<dx::io::tokenizer_data>& tokenizer, json identity,
                    const run_totals& totals) {
+  if (!leads()) return;
   t.save_student(folder);
   json& about = identity;
   about["tokens_seen"] = totals.tokens;
@@ -180,11 +187,37 @@ std::optional<std::string> difference(const json& before, const json& now) {
   return {};
 }
 
+void require_one_run(json identity, const train_options& o) {
+  auto& all = processes();
+  if (all.size() == 1) return;
+  identity["checkpoint-every"] = o.checkpoint_every, identity["evaluate-every"] = o.evaluate_every;
+  identity["shard-optimiser"] = o.shard_optimiser;
+  const json first = json::parse(dx::comm::from_root(all, identity.dump()));
+  dx::comm::on_every_rank(all, [&] {
+    if (const auto key = difference(first, identity))
+      dx::fail("another ", *key, " than rank 0: ", identity.value(*key, json()).dump(), ", which has ",
+               first.value(*key, json()).dump());
+  });
+}
+
+void require_shares(const dx::training_options& o) {
+  if (const auto n = processes().size(); o.batch % n != 0)
+    throw usage_error("--batch: " + std::to_string(o.batch) + " windows cannot be dealt out to " +
+                      std::to_string(n) + " processes: it must be a multiple of them");
+}
+
 std::optional<json> resumed_run::find(const dx::checkpoints& store, const std::string& where) const {
-  if (resume) return store.newest_run();
-  dx::require(store.steps().empty(), where,
-              ": a run is there already; give --resume to go on with it, or another --out");
-  return {};
+  std::optional<json> found;
+  dx::comm::on_root(processes(), [&] {
+    if (resume)
+      found = store.newest_run();
+    else
+      dx::require(store.steps().empty(), where,
+                  ": a run is there already; give --resume to go on with it, or another --out");
+  });
+  if (processes().size() == 1) return found;
+  const std::string text = dx::comm::from_root(processes(), found ? found->dump() : std::string());
+  return text.empty() ? std::nullopt : std::optional(json::parse(text));
 }
 
 bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::string& where,
@@ -232,7 +265,7 @@ void require_held_out(const dx::io::token_file& text, dx::index window) {
 
 std::string sample_of(training& t, const std::optional<dx::io::tokenizer_data>& tokenizer,
                       const std::string& prompt, dx::index tokens, std::uint64_t seed) {
-  if (!tokenizer) return {};
+  if (!tokenizer || !leads()) return {};
   const dx::io::tokenizer encoder(*tokenizer);
   auto ids = encoder.encode(prompt, false).ids;
   if (encoder.document_start() >= 0) ids.insert(ids.begin(), encoder.document_start());

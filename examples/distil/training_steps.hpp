@@ -25,12 +25,13 @@ double now();
 inline constexpr dx::index most_steps = 99'999'999;
 /// At least one step. Throws `usage_error` naming the option that asks for too many.
 dx::index whole_steps(const char* option, double asked, double steps);
-/// By the speed of the first ones, which update nothing.
+/// By the speed of the first ones, which update nothing; the same for all processes.
 double seconds_a_step(training& t);
 /// Tokens that a step reads.
 inline dx::index tokens_a_step(const dx::training_options& o) { return o.batch * o.length * o.accumulate; }
 
-/// Trains to the end, with its records and checkpoints, as `options` say.
+/// Trains to the end, with its records and checkpoints, as `options` say. Of several processes all do, and rank 0 alone
+/// writes and scores; what one decides they decide together: a signal stops all after the same step.
 struct step_loop {
   const train_options& options;
   training& run;
@@ -52,7 +53,7 @@ struct step_loop {
   int or_diverged(const std::function<int()>& use, const std::function<void()>& report) const;
 };
 
-/// What run.json says: the run's identity, its length and size, and the command line that asked for it, of which `more`
+/// What run.json says, which rank 0 writes: the run's identity, its length and size, and the command line that asked for it, of which `more`
 /// is what one subcommand has alone. `threads`: the engine's.
 void write_run(const train_options& o, int threads, const training& t, dx::io::json identity,
                const dx::io::json& more = dx::io::json::object());
@@ -61,13 +62,19 @@ void write_run(const train_options& o, int threads, const training& t, dx::io::j
 struct run_totals {
   dx::index steps = 0, tokens = 0, empty = 0, skipped = 0;
 };
-/// Writes the student that a run ends with into `folder`: weights, tokenizer, and in distil_xlstm.json the run's
+/// Rank 0 writes the student that a run ends with into `folder`: weights, tokenizer, and in distil_xlstm.json the run's
 /// identity and totals.
 void write_student(const fs::path& folder, const training& t,
                    const std::optional<dx::io::tokenizer_data>& tokenizer, dx::io::json identity,
                    const run_totals& totals);
 /// Says on stdout that the run in `out` has ended, and what it `reached`, as `run_records` has it.
 void say_done(const fs::path& out, const run_totals& totals, const std::string& reached);
+
+/// Throws `error` on all processes where one of them has another run than rank 0, another teacher or text, or saves at
+/// other steps. It names what is another.
+void require_one_run(dx::io::json identity, const train_options& o);
+/// Throws `usage_error` where the processes cannot share a batch.
+void require_shares(const dx::training_options& o);
 
 /// Where two runs differ, though one has gone on with the other's name; nothing where they are one.
 std::optional<std::string> difference(const dx::io::json& before, const dx::io::json& now);
@@ -77,7 +84,7 @@ std::optional<std::string> difference(const dx::io::json& before, const dx::io::
 struct resumed_run {
   fs::path out;
   bool resume = false;
-  /// The identity of the newest checkpoint, where there is one. Throws where there is one and `resume` is false.
+  /// The identity of the newest checkpoint, where there is one; of several processes as rank 0 finds it. Throws where there is one and `resume` is false.
   std::optional<dx::io::json> find(const dx::checkpoints& store, const std::string& where) const;
   /// `found` is what `find` gave.
   bool restore(training& t, const dx::checkpoints& store, const std::string& where,

@@ -40,6 +40,7 @@ struct surroundings {
   std::map<std::string, std::string> environment = {};  ///< beside that of the test
   long file_limit = -1;                                 ///< most bytes a file may have (RLIMIT_FSIZE); -1: any
   double timeout = 60;                                  ///< seconds
+  std::vector<std::string> launcher = {};               ///< what starts the program, and its arguments
 };
 
 /// Arguments of a command line: texts are cut at blanks, paths are taken whole.
@@ -74,7 +75,9 @@ class process {
     BOOST_REQUIRE(::write(streams_[0], where.input.data(), where.input.size()) ==
                   static_cast<ssize_t>(where.input.size()));
     ::lseek(streams_[0], 0, SEEK_SET);
-    std::vector<char*> argv = {const_cast<char*>(program)};
+    std::vector<char*> argv;
+    for (const auto& word : where.launcher) argv.push_back(const_cast<char*>(word.c_str()));
+    argv.push_back(const_cast<char*>(program));
     for (const auto& g : given) argv.push_back(const_cast<char*>(g.c_str()));
     argv.push_back(nullptr);
     child_ = ::fork();
@@ -88,7 +91,7 @@ class process {
       const rlimit limit{static_cast<rlim_t>(where.file_limit), static_cast<rlim_t>(where.file_limit)};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
-    ::execv(program, argv.data());
+    ::execvp(argv[0], argv.data());
     ::_exit(127);
   }
   process(const process&) = delete;

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <distil_xlstm/comm/any.hpp>
+
+#include "common.hpp"
+
+namespace program {
+
+/// The processes that train together: those that an MPI launcher has started, or this one alone.
+dx::comm::any& processes();
+/// Whether this one writes, to files and to the terminal: rank 0.
+inline bool leads() { return processes().rank() == 0; }
+/// The CPU threads of each where none are asked for, so that those of one machine share its cores; 0: the device's own
+/// choice.
+int threads_each();
+
+/// The job of one process, from its begin to its end.
+class process_session {
+ public:
+  /// Joins the others, if there are any. From here on what other ranks than 0 say on stdout and stderr is not shown, and a
+  /// rank that dies or hangs ends all.
+  process_session();
+  process_session(const process_session&) = delete;
+  process_session& operator=(const process_session&) = delete;
+  ~process_session();
+
+  /// Throws `error` where processes were started that would not know of each other, and where several would do what
+  /// `command` does in one.
+  void check(std::string_view command) const;
+  /// Ends this rank's part with its exit status, and says `what` was wrong, if anything: where all ranks end together the
+  /// first that failed says it; where others still work it ends them, too. What it returns is the exit status.
+  int end(int status, const std::string& what);
+};
+
+}  // namespace program
