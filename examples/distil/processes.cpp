@@ -70,7 +70,9 @@ struct nothing_shown : std::streambuf {
 
 [[noreturn]] void end_all(int status, const std::string& what) {
   if (!what.empty()) say(what);
-  ::alarm(10);  // where even that hangs
+  ::alarm(10);  // where even what follows hangs
+  std::this_thread::sleep_for(
+      std::chrono::milliseconds(300));  // a launcher passes on what was said, then kills
   MPI_Abort(MPI_COMM_WORLD, status);
   ::_exit(status);
 }

@@ -63,7 +63,7 @@ class mpi_watch {
 
   void work() {
     auto beat = clock::now(), end = beat;
-    for (bool ends = false, told = false;;) {
+    for (bool ends = false, told = false, faulty = false;;) {
       listen();
       if (std::exchange(ends, ends_.load()) != ends) end = clock::now();
       if (ends) {
@@ -73,16 +73,11 @@ class mpi_watch {
       } else if (seconds(beat) >= limits_.beat) {
         beat = clock::now();
         say(false);
-        if (const std::string why = fault(); !why.empty()) {
-          on_fault_(why);
-          return wait_for_end();
-        }
+        if (const std::string why = faulty ? std::string() : fault(); !why.empty())
+          faulty = true, on_fault_(why);
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(ends ? 1 : 50));
     }
-  }
-  void wait_for_end() const {
-    while (!ends_) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   static double seconds(clock::time_point since) {
     return std::chrono::duration<double>(clock::now() - since).count();
