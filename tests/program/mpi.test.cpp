@@ -265,14 +265,12 @@ BOOST_AUTO_TEST_CASE(a_rank_that_is_killed_ends_all_and_the_run_goes_on) {
   bool begun = false;
   for (const auto& [rank, at] : {std::pair<int, std::size_t>{1, 4}, {2, 17}, {0, 30}, {1, 47}}) {
     const fault f = strike(training(out, steps + (begun ? " --resume" : "")), out, 3, rank, SIGKILL, at);
-    BOOST_TEST_CONTEXT("rank " << rank << " after " << at << " steps: " << f.ended.err) {
+    BOOST_TEST_CONTEXT("rank " << rank << " after " << at << " steps: " << f.ended.err << f.ended.out) {
       BOOST_TEST(f.ended.status != 0);
       BOOST_TEST(f.seconds < 60);
-      const std::string all =
-          f.ended.err + f.ended.out;  // the launcher says so: Open MPI's there, MPICH's here
-      BOOST_TEST(
-          (contains(all, "rank " + std::to_string(rank)) || contains(all, "RANK " + std::to_string(rank))),
-          all);
+      // The launcher says it: Open MPI's which rank, MPICH's that there was one.
+      BOOST_TEST((contains(f.ended.err, "process rank " + std::to_string(rank)) ||
+                  contains(f.ended.out, "Killed (signal 9)")));
       BOOST_TEST(!checkpoints_of(out).empty());
       BOOST_TEST(!fs::exists(out / "student"));
     }
