@@ -12,6 +12,7 @@
 
 #include "../comm/thread_ranks.hpp"
 #include "../comparison/ranks.hpp"
+#include "../device/fenced.hpp"
 
 // Ranks train as one process does: those of threads here, those of MPI in tests/mpi.
 namespace distil_xlstm {
@@ -56,6 +57,22 @@ BOOST_AUTO_TEST_CASE(ranks_train_as_one_process) {
         compare(on_ranks(size, train), one);
       }
   }
+}
+
+/// Where the host does not see the device's memory: what ranks exchange goes through the host's, and what a device has
+/// recorded holds no exchange.
+BOOST_AUTO_TEST_CASE(ranks_of_a_device_with_memory_of_its_own) {
+  using apart = testing::basic_fenced<fp64>;
+  apart device(1);
+  const trained one = testing::ranks_distil<apart>(device, golden, loss::alignment::ratio)({});
+  std::vector<trained> all(2);
+  testing::thread_ranks(2).run([&](testing::thread_ranks::rank_type& ranks) {
+    apart own(1);
+    testing::ranks_distil<apart> train(own, golden, loss::alignment::ratio);
+    train.options.shard_optimiser = true;
+    all[static_cast<std::size_t>(ranks.rank())] = train(ranks);
+  });
+  compare(all, one);
 }
 
 BOOST_AUTO_TEST_CASE(mixers_of_ranks_learn_as_of_one_process) {
