@@ -6,7 +6,7 @@
 #   bash tests/run.sh --ci       and besides: what nvcc compiles; each header by itself; a part by clang with the address
 #                                and undefined-behaviour sanitizers; each fuzz target for 20 seconds
 #   bash tests/run.sh --all      and besides: everything by clang, with the sanitizers and without; each fuzz target for
-#                                10 minutes
+#                                10 minutes; a student trained on aarch64, with libc++, and for several x86 machines
 set -euo pipefail
 cd "$(dirname "$0")/.."
 part=none python=
@@ -56,4 +56,8 @@ for preset in "${presets[@]}"; do
 done
 stage "fuzz targets, $seconds s each"
 bash tests/fuzz/run.sh build/asan-ubsan $seconds
+if [ -z "$part" ]; then
+  stage "other processors, other standard library"
+  bash tests/portability/run.sh build/portability
+fi
 stage "passed"
