@@ -198,7 +198,11 @@ BOOST_AUTO_TEST_CASE(a_signal_keeps_what_is_finished) {
   const temporary_folder folder;
   for (const auto& [signal, status] : {std::pair(SIGINT, 130), std::pair(SIGTERM, 143)}) {
     const fs::path out = folder / std::to_string(signal);
-    const outcome o = stopped(out, signal, 1);
+    outcome o = stopped(out, signal, 1);
+    for (int again = 0; o.status == 0 && again < 5; ++again) {  // it was over before it was looked at
+      fs::remove(out);
+      o = stopped(out, signal, 1);
+    }
     BOOST_TEST(o.status == status);
     BOOST_TEST(o.err.starts_with("distil: stopped by a signal; "), o.err);
     BOOST_TEST(o.err.find('\n') == o.err.size() - 1);

@@ -62,8 +62,12 @@ class mpi_watch {
   };
 
   void work() {
-    auto beat = clock::now(), end = beat;
+    auto beat = clock::now(), end = beat, looked = beat;
     for (bool ends = false, told = false, faulty = false;;) {
+      // After a while in which this process itself was stopped the others' silence says nothing.
+      if (seconds(looked) > 5)
+        for (peer& p : peers_) p.heard = clock::now();
+      looked = clock::now();
       listen();
       if (std::exchange(ends, ends_.load()) != ends) end = clock::now();
       if (ends) {

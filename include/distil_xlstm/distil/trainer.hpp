@@ -1,7 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
@@ -165,8 +168,13 @@ class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Stud
   void upload_inputs() {
     device_->upload(inputs_.data(), &*host_inputs_, static_cast<index>(sizeof(step_inputs)));
   }
-  /// What signals hold before the teacher is asked for the first time: it must write over it.
-  static constexpr T unwritten = std::numeric_limits<T>::quiet_NaN();
+  /// What signals hold before the teacher is asked for the first time: a NaN that no arithmetic gives.
+  static T unwritten() {
+    if constexpr (sizeof(T) == 4)
+      return std::bit_cast<T>(std::uint32_t{0x7fdead01});
+    else
+      return std::bit_cast<T>(std::uint64_t{0x7ffdead000000001});
+  }
   bool records_teacher() const { return asks_teacher && teacher_->repeats(); }
   void prepare_part(index part) {
     if (asks_teacher && !records_teacher()) ask_teacher(this->windows_of(part));
@@ -180,15 +188,19 @@ class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Stud
   void ask_teacher(const std::vector<index>& windows) {
     const bool first = !std::exchange(asked_, true);
     if (first) {
-      fill(*device_, signals_.last_hidden, unwritten);
-      for (const auto& t : signals_.targets) fill(*device_, t.mean, unwritten);
+      fill(*device_, signals_.last_hidden, unwritten());
+      for (const auto& t : signals_.targets) fill(*device_, t.mean, unwritten());
     }
     teacher_->fill(*device_, windows, batch_, signals_);
     if (!first) return book(times_.teacher);
     const auto written = [this](const char* what, matrix_view<T> m) {
-      const index bad = optim::global_norm(*device_, m.data, m.size()).first_non_finite;
-      require(bad < 0, "trainer: the teacher's source left row ", bad / m.cols, " of ", what,
-              " unwritten, or wrote what is not finite");
+      std::vector<T> all(static_cast<std::size_t>(m.size()));
+      device_->download(all.data(), m.data, m.size() * static_cast<index>(sizeof(T)));
+      const auto bad = std::find_if(all.begin(), all.end(), [mark = unwritten()](const T& x) {
+        return std::memcmp(&x, &mark, sizeof x) == 0;
+      });
+      require(bad == all.end(), "trainer: the teacher's source left row ", (bad - all.begin()) / m.cols, " of ",
+              what, " unwritten");
     };
     if (term_facts_[0].uses_teacher) written("the final hidden states", signals_.last_hidden);
     for (const auto& t : signals_.targets) written("a target", t.mean);

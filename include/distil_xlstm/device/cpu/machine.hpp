@@ -6,6 +6,8 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
@@ -317,12 +319,23 @@ void map(cpu_base& device, index rows, index cols, const F& f) {
 }
 
 namespace detail {
+/// What becomes a V, and nothing else.
+template <class V>
+struct becomes {
+  operator V() const;
+};
+/// Whether an aggregate is made of as many V's and nothing else; its size does not say: a V's alignment hides a number
+/// beside it.
+template <class Aggregate, class V, std::size_t... I>
+constexpr bool made_of(std::index_sequence<I...>) {
+  return !std::is_aggregate_v<Aggregate> || requires { Aggregate{(void(I), becomes<V>())...}; };
+}
 /// Lane `lane` of an aggregate of packs, as the aggregate of scalars.
 template <class Wide, class Narrow, class T>
 void lane_of(const Wide& wide, index lane, Narrow& narrow) {
   constexpr std::size_t members = sizeof(Narrow) / sizeof(T);
   static_assert(
-      sizeof(Wide) == members * sizeof(pack<T>),
+      sizeof(Wide) == members * sizeof(pack<T>) && made_of<Wide, pack<T>>(std::make_index_sequence<members>()),
       "distil_xlstm::fold_rows(device, rows, cols, f): f's acc<V> must hold V's only; write V instead of "
       "float or int");
   auto* out = reinterpret_cast<std::byte*>(&narrow);
