@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include <distil_xlstm/core/dtype.hpp>
-#include <distil_xlstm/device/cpu/gemm.hpp>
+#include <distil_xlstm/device/cpu/gemm_operand.hpp>
 #include <distil_xlstm/device/cpu/gemm_x86.hpp>
 
 /// How the matrix product of one thread is made: the blocking of Goto and van de Geijn (ACM TOMS 34, 2008). Both operands
