@@ -1,5 +1,6 @@
 #pragma once
 
+/// @file
 /// Everything that runs on the CPU: link distil_xlstm::io. A program that needs less includes less: core/ to
 /// optim/ ask for Eigen alone (distil_xlstm::distil_xlstm).
 

@@ -36,32 +36,58 @@ struct cache_rows {
 
 }  // namespace detail
 
+/// Weights of `attention`.
 template <class Matrix, class Pointer>
 struct attention_params {
+  /// @{
+
+  /// Weights [heads * head_dim, width] of q, [kv_heads * head_dim, width] of k and v, [width, heads * head_dim] of o;
+  /// biases as the block says.
   linear_params<Matrix, Pointer> q_proj, k_proj, v_proj, o_proj;
-  norm_params<Pointer> q_norm{}, k_norm{};  ///< [head_dim], or null
+  /// @}
+
+  /// @{
+
+  /// Weights [head_dim], or null: no `head_norms`.
+  norm_params<Pointer> q_norm{}, k_norm{};
+  /// @}
 };
-/// What a norm of the heads reads, a head a row, and its statistics.
+/// Tape of a norm of the heads, a head a row.
 template <class T>
 struct head_norm_tape {
-  matrix_view<T> x;
-  norm_tape<T> norm;
+  matrix_view<T> x;   ///< [rows * heads, head_dim]: what it reads; over a transient tape, what it writes, too
+  norm_tape<T> norm;  ///< its statistics
 };
 /// The keys (rotated) and values of the document so far, in the rows that `attention_shape::slot` says. A capacity
 /// of 0 keeps nothing.
 template <class T>
 struct attention_state {
-  batched_state<T> keys, values;  ///< [capacity, kv_heads * head_dim]
-  batched_state<T> position;      ///< [1]: tokens of the document so far
-  index capacity = 0;
+  /// @{
+
+  /// [capacity, kv_heads * head_dim]
+  batched_state<T> keys, values;
+  /// @}
+  batched_state<T> position;  ///< [1]: tokens of the document so far
+  index capacity = 0;         ///< rows of keys and of values
 };
+/// Tape of `attention`.
 template <class T>
 struct attention_tape {
-  matrix_view<T> q, k, v;  ///< q and k normed and rotated
-  rotary_tape<T> rotary;
+  /// @{
+
+  /// [rows, heads * head_dim] of q, [rows, kv_heads * head_dim] of k and v; q and k normed and rotated.
+  matrix_view<T> q, k, v;
+  /// @}
+  rotary_tape<T> rotary;  ///< the angles of the call's tokens, its own or given (`own_angles`)
+  /// @{
+
+  /// Without data unless there are `head_norms`.
   head_norm_tape<T> q_norm, k_norm;
-  matrix_view<T> y;         ///< what the output projection reads
-  attention_state<T> past;  ///< the state before the call, where a backward may follow
+  /// @}
+  matrix_view<T> y;  ///< [rows, heads * head_dim]: what the output projection reads
+  /// The state before the call, where a backward may follow. Of capacity 0 if the block has neither a capacity of its
+  /// own nor a window: backward then takes the call for one without a past.
+  attention_state<T> past;
 };
 
 /// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
@@ -78,10 +104,14 @@ struct attention_tape {
 /// and values in a ring, and there always is one. Its position is a number of the block's kind: a float counts to
 /// 2^24 tokens of a document.
 struct attention {
+  /// @{
+
+  /// Width of x and of y; heads of q; heads of k and v, which divide those of q.
   index width = 0, heads = 1, kv_heads = 1;
-  index head_dim = 0;  ///< need not be width / heads
-  double theta = 10000;
-  rope_scaling scaling{};
+  /// @}
+  index head_dim = 0;                ///< need not be width / heads
+  double theta = 10000;              ///< base of the rotary frequencies
+  rope_scaling scaling{};            ///< of these frequencies
   bool bias = false;                 ///< of q, k and v
   bool output_bias = false;          ///< of o
   index capacity = 0;                ///< 0: what the layout of the state declares; with a window: not read
@@ -90,8 +120,13 @@ struct attention {
   bool rotates = true;               ///< false: q and k do not know their positions
   bool head_norms = false;           ///< an RMS norm of each head of q, and of k, before it is rotated
   double epsilon = 1e-6;             ///< of these norms
-  index window = 0, sinks = 0;       ///< window 0: none
+  /// How many of the last tokens a token sees, itself among them; 0: all.
+  index window = 0, sinks = 0;  ///< and how many of its document's first tokens; 0 without a window
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
 
@@ -171,9 +206,11 @@ struct attention {
     project_backward(d, p, g, k, x, dq, dk, dv, dx);
   }
 
+  /// @}
+
   // The parts, for a block that has another mixer beside.
 
-  /// q, k and v of the tape, q and k normed and rotated where they are.
+  /// Writes q, k and v of the tape, q and k normed and rotated where the block does so; the state's position is read.
   template <class T>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
                const attention_tape<T>& k, const_view<T> x) const {
@@ -189,7 +226,8 @@ struct attention {
     rope().rotate(d, k.rotary, k.q, k.q);
     rope().rotate(d, k.rotary, k.k, k.k);
   }
-  /// The heads' results to the tape's y; keys and values to the state.
+  /// After `project`: writes the heads' results to the tape's y, and puts keys and values into the state, whose
+  /// position it advances.
   template <class T>
   void attend(auto& d, sequence_view seq, const attention_state<T>& s, const attention_tape<T>& k) const {
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
@@ -198,13 +236,13 @@ struct attention {
     map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, shape(), k.k, k.v, s.keys, s.values, s.position});
     rope().advance(d, seq, s.position);
   }
-  /// dq, dk and dv (overwritten) of dout, the gradient of y.
+  /// Overwrites dq, dk and dv, shaped as the tape's q, k and v, by dout, the gradient of the tape's y.
   template <class T>
   void attend_backward(auto& d, sequence_view seq, const attention_tape<T>& k, const_view<T> dout,
                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv) const {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
-  /// dx (overwritten) of all three, which are spoiled.
+  /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms.
   template <class T>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
@@ -224,16 +262,18 @@ struct attention {
   }
   /// Whoever binds the tape gives it the angles, in `angles_of` it.
   void take_angles() { own_angles = false; }
+  /// The tape's angles, without data until they are given.
   template <class T>
   rotary_tape<T>& angles_of(attention_tape<T>& k) const {
     return k.rotary;
   }
+  /// The part of the state that knows the position.
   template <class T>
   const attention_state<T>& past_of(const attention_state<T>& s) const {
     return s;
   }
-  /// How far back each head would look without a window, in the call that left this tape and had no past: see
-  /// `attention_reach`.
+  /// How far back each head would look without a window, in the call whose `project` left this tape and that had no
+  /// past: `attention_reach`, with its errors.
   template <class T>
   std::vector<head_reach> reach(auto& d, sequence_view seq, const attention_tape<T>& k, index beyond,
                                 index first_sinks, index from) const {
@@ -241,10 +281,13 @@ struct attention {
     a.shape.window = a.shape.sinks = 0;
     return attention_reach(d, a, beyond, first_sinks, from);
   }
+  /// The output projection.
   linear<> output() const { return {heads * head_dim, width, output_bias, standard_deviation}; }
+  /// The sizes as `attention_forward` takes them.
   attention_shape shape() const { return {heads, kv_heads, head_dim, window, sinks}; }
-
+  /// The norm of one head, a head a row.
   rms_norm<> head_norm() const { return {head_dim, 1, epsilon}; }
+  /// The rotary embedding of q; that of k rotates fewer heads by the same angles.
   rotary rope() const { return {heads * head_dim, head_dim, theta, scaling}; }
 
  private:

@@ -8,13 +8,16 @@
 
 namespace distil_xlstm {
 
-/// What a block's description binds to: weights over a layout (trainable) or a frozen layout, state, tape.
+/// A block's weights over the layout L, a `layout<T>` (trainable) or a `frozen_layout<T>`: what `params` returns.
 template <class B, class L>
 using params_t = decltype(std::declval<const B&>().params(std::declval<L&>()));
+/// A block's trainable weights in numbers of T; gradients are of the same type.
 template <class B, class T>
 using weights_t = params_t<B, layout<T>>;
+/// A block's recurrent state in numbers of T: what `state` returns.
 template <class B, class T>
 using state_t = decltype(std::declval<const B&>().state(std::declval<layout<T>&>()));
+/// What a block's forward leaves for backward, in numbers of T: what `tape` returns.
 template <class B, class T>
 using tape_t = decltype(std::declval<const B&>().tape(std::declval<layout<T>&>(), sequence_view{}));
 
@@ -23,19 +26,34 @@ namespace detail {
 struct some_device;
 }  // namespace detail
 
-/// A block is a small value that describes memory and maps a sequence of vectors to another of the same rows.
+/// A block is a small value that describes memory and maps a sequence of vectors to another of the same rows. It
+/// owns no memory: `params`, `state` and `tape` take tensors from a layout and return structs of views into it, or
+/// `no_state`. Each is called several times, to measure, to name and to bind, and must take the same tensors in the
+/// same order each time.
 ///
-/// Minimal definition:
-///   params(l)     takes its weights from a layout (trainable) or a frozen_layout; returns views
-///   state(l)      takes the recurrent state of one sequence; returns batched_state views
-///   tape(l, seq)  takes what forward leaves for backward
-///   forward(device, seq, params, state, tape, x, y)
-///                 reads x [rows, in], writes y [rows, out], advances the state
-///   backward(device, seq, params, gradients, tape, x, dy, dx)
-///                 adds to the gradients, overwrites dx [rows, in]
-///   width_in(), width_out()
-/// Laws (testing/laws.hpp): the gradient is the finite difference; two halves with carried state are one whole;
-/// steps of one token are one forward; backward adds to gradients; nothing crosses a document boundary.
+/// Minimal definition, for a `Device`, T float or double, rows = seq.batch * seq.time:
+///
+/// - `params(l)`: the weights, with their names in a checkpoint and initial values. `l` is a `layout<T>` (trainable)
+///   or a `frozen_layout<T>`. Throws `error` where the block's sizes are not possible.
+/// - `state(l)`: the recurrent state of one sequence, by `l.state` of a `layout<T>`, with initial values that mean an
+///   empty past; each part is a `batched_state`, whose `of(b)` is that of sequence b.
+/// - `tape(l, seq)`: from a `layout<T>`, what forward leaves for backward, by the sizes of `seq` alone. If
+///   `l.transient()`, no backward follows: what only backward reads may be left out, and memory reused.
+/// - `forward(device, seq, params, state, tape, x, y)`: reads x [rows, width_in], writes y [rows, width_out] and the
+///   tape, and advances the state by the tokens of `seq`. A token whose document begins in this call (`seq.start`)
+///   sees no earlier document and nothing of the state.
+/// - `backward(device, seq, params, gradients, tape, x, dy, dx)`: after a forward of the same x, with the gradient
+///   dy [rows, width_out] of y, adds to `gradients`, views of the type of the weights, and overwrites
+///   dx [rows, width_in] with the gradient of x. The state before the call is a constant. The tape may be spoiled:
+///   one backward a forward.
+/// - `width_in()`, `width_out()`: an `index`, or an `extent`, so that widths known to the compiler are checked by it.
+///
+/// All views point to memory of the device; x and y do not overlap, nor do dy and dx. A block that has a static
+/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer.
+///
+/// Laws (testing/check_block.hpp): the gradient is the finite difference; two halves with carried state are one
+/// whole; steps of one token are one forward; a copied state goes on as the state does; backward adds to gradients
+/// and overwrites dx; sequences of a batch do not touch; nothing crosses a document boundary.
 template <class B>
 concept Block = std::semiregular<B> && requires(const B b, layout<float>& l, sequence_view seq) {
   b.params(l);

@@ -35,30 +35,40 @@ struct conv_keep_past {
 
 }  // namespace detail
 
+/// Weights of `basic_causal_conv1d`.
 template <class Pointer>
 struct conv_params {
-  Pointer weight, bias;
+  /// [width, 1, window]
+  Pointer weight, bias;  ///< [width]
 };
+/// State of `basic_causal_conv1d`.
 template <class T>
 struct conv_state {
-  batched_state<T> past;  ///< [window - 1, width], oldest first
+  batched_state<T> past;  ///< [window - 1, width]: the last inputs, oldest first, zeros where there were none
 };
+/// Tape of `basic_causal_conv1d`.
 template <class T>
 struct conv_tape {
-  T* before;
+  T* before;  ///< [batch, window - 1, width]: the state before the call
 };
 
 /// Depthwise causal convolution, torch's cross-correlation with bias:
-/// y[t, c] = b[c] + sum_j w[c, 0, j] x[t - (K - 1) + j, c]; the last tap meets the present input.
-/// Windows of 2 and more; the reference's 0 (none) is the caller's, 1 is refused as the reference cannot run
-/// it.
+///
+///     y[t, c] = b[c] + sum_j w[c, 0, j] x[t - (K - 1) + j, c]    j = 0 .. K - 1
+///
+/// The last tap meets the present input. Windows K of 2 and more; 0 (none) is the caller's, 1 is refused as
+/// NX-AI/xlstm cannot run it.
 ///
 /// A window that the compiler knows unrolls the CPU's loops; a GPU's kernels choose theirs by its value.
 template <index Width = dynamic, index Window = dynamic>
 struct basic_causal_conv1d {
-  [[no_unique_address]] extent<Width> width{};
-  [[no_unique_address]] extent<Window> window{4};
+  [[no_unique_address]] extent<Width> width{};     ///< channels
+  [[no_unique_address]] extent<Window> window{4};  ///< taps, K; 2 and more
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr auto width_in() const { return width; }
   constexpr auto width_out() const { return width; }
 
@@ -96,6 +106,7 @@ struct basic_causal_conv1d {
     causal_conv_backward(d, causal_conv_backward_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, dy, dx,
                                                                         beta, g.weight, g.bias});
   }
+  /// @}
 
  private:
   template <class D>
@@ -105,6 +116,7 @@ struct basic_causal_conv1d {
     return {seq, extent<known<D>>(index(window)), width, x, k.before};
   }
 };
+/// `basic_causal_conv1d` of sizes chosen when the program runs.
 using causal_conv1d = basic_causal_conv1d<>;
 
 }  // namespace distil_xlstm

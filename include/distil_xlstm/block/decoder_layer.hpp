@@ -14,26 +14,33 @@
 
 namespace distil_xlstm {
 
+/// Tape of `basic_decoder_layer`, of which one of the first two members is used.
 template <class T, class Blocks>
 struct decoder_layer_tape {
-  Blocks blocks;          ///< of a forward whose backward follows
-  rotary_tape<T> angles;  ///< of one that nothing follows, and the blocks' tape is the device's scratch
-  bool transient = false;
+  Blocks blocks;           ///< of a forward whose backward follows
+  rotary_tape<T> angles;   ///< of one that nothing follows, and the blocks' tape is the device's scratch
+  bool transient = false;  ///< no backward follows
 };
 
 /// x + mixer(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names: with `attention` a layer of the Llama and
-/// Qwen2 family. Where no backward follows, y may be x; and where nothing is kept of the text either, frozen
-/// weights of attention go through a device's own `decoder_layer_forward`, if it has one.
+/// Qwen2 family. Another mixer than `attention` needs its `rope`, `take_angles`, `angles_of` and `past_of`.
+///
+/// Where no backward follows, y may be x; and where nothing is kept of the text either, frozen weights of attention
+/// go through a device's own `decoder_layer_forward`, if it has one.
 template <class Mixer = attention>
 struct basic_decoder_layer {
-  static constexpr bool in_place = true;
-  Mixer mixer{};
-  index inner = 0;        ///< width of the feed-forward
-  double epsilon = 1e-6;  ///< of the norms
+  static constexpr bool in_place = true;  ///< y may be x where no backward follows
+  Mixer mixer{};                          ///< `attention` or `hybrid_attention`, of the layer's width
+  index inner = 0;                        ///< width of the feed-forward
+  double epsilon = 1e-6;                  ///< of the norms
   /// False: over a transient tape, whose memory the layers of a stack share, the angles of the call are there
   /// already, from the layer before, which counts positions as this one does.
   bool first = true;
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return mixer.width_in(); }
   constexpr index width_out() const { return mixer.width_out(); }
 
@@ -79,8 +86,10 @@ struct basic_decoder_layer {
     const auto memory = d.template scratch<T>(describe(layout<T>()).second);
     inside.forward(d, seq, p, s, describe(layout<T>(memory.data())).first, x, y);
   }
-  /// The same part by part over a transient tape: on_mixer(u, a) sees what the mixer reads, u = RMS(x), and what it
-  /// gives, a; what another mixer in its place is to learn. y may be x.
+  /// @}
+
+  /// The same part by part over a transient tape, else an `error`: on_mixer(u, a) sees what the mixer reads,
+  /// u = RMS(x), and what it gives, a; what another mixer in its place is to learn. y may be x.
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, auto&& on_mixer) const {
@@ -122,6 +131,7 @@ struct basic_decoder_layer {
   static const auto& mixer_of(const P& p) {
     return std::get<1>(std::get<0>(p));
   }
+  /// As the concept `Block` says.
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
@@ -167,6 +177,7 @@ struct basic_decoder_layer {
             x};
   }
 };
+/// A layer of Llama, Qwen2 and their like.
 using decoder_layer = basic_decoder_layer<>;
 /// With a recurrent memory for what lies beyond a window, or for all.
 using hybrid_decoder_layer = basic_decoder_layer<hybrid_attention>;

@@ -32,22 +32,32 @@ struct gated_activation_backward {
 };
 }  // namespace detail
 
+/// Weights of `feed_forward`.
 template <class Matrix, class Pointer>
 struct feed_forward_params {
-  linear_params<Matrix, Pointer> proj_up, proj_down;
+  /// [2 inner, width], the gate's rows first.
+  linear_params<Matrix, Pointer> proj_up, proj_down;  ///< [width, inner]
 };
+/// Tape of `feed_forward`.
 template <class T>
 struct feed_forward_tape {
-  matrix_view<T> up, y;
+  /// [rows, 2 inner]: gate and value.
+  matrix_view<T> up, y;  ///< [rows, inner]: act(gate) value
 };
 
 /// Gated feed-forward of the sLSTM block: y = W_down (act(gate) value), [gate; value] = W_up x.
 struct feed_forward {
-  index width = 0, inner = 0;  ///< inner: reference round_up(proj_factor width, 64)
-  activation act = activation::gelu;
-  bool bias = false;
+  /// Width of x and of y.
+  index width = 0, inner = 0;  ///< width of gate and value, in NX-AI/xlstm round_up(proj_factor width, 64)
+  activation act = activation::gelu;  ///< of the gate
+  bool bias = false;                  ///< of both projections
+  /// Blocks of the model: W_down begins with a standard deviation of 2 / (block_count sqrt(width)).
   index block_count = 1;
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
 
@@ -88,6 +98,7 @@ struct feed_forward {
               detail::gated_activation_backward{act}, k.up.columns(0, inner), k.up.columns(inner, inner), dact);
     up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
+  /// @}
 
  private:
   linear<> up() const { return {width, 2 * inner, bias, std::sqrt(2.0 / (5.0 * static_cast<double>(width)))}; }

@@ -5,18 +5,24 @@
 
 namespace distil_xlstm {
 
+/// Weights of `headwise_linear`.
 template <class Pointer>
 struct headwise_params {
   Pointer weight;          ///< [blocks, width, width]
   Pointer bias = nullptr;  ///< [blocks * width] or null
 };
 
-/// Block-diagonal linear map, the reference's LinearHeadwiseExpand: y[a, o] = sum_k W[a][o][k] x[a, k] (+ b).
+/// Block-diagonal linear map, NX-AI/xlstm's LinearHeadwiseExpand: y[a, o] = sum_k W[a][o][k] x[a, k] (+ b). A part of
+/// other blocks, with neither state nor tape.
 struct headwise_linear {
-  index blocks = 1, width = 1;  ///< number of blocks, and rows = columns of each
-  bool bias = false;
-  double standard_deviation = 0;
+  /// Number of blocks on the diagonal.
+  index blocks = 1, width = 1;    ///< rows = columns of each block
+  bool bias = false;              ///< whether there is a b
+  double standard_deviation = 0;  ///< of the initial weights
 
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return blocks * width; }
   constexpr index width_out() const { return blocks * width; }
 
@@ -30,6 +36,7 @@ struct headwise_linear {
     if (bias) p.bias = l.tensor("bias", {blocks * width}, initial::zeros());
     return p;
   }
+  /// @}
 
   /// y = HL(x)
   template <class T>

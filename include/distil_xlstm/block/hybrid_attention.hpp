@@ -88,48 +88,59 @@ struct sum_heads {
 
 }  // namespace detail
 
+/// Weights of `hybrid_attention`.
 template <class Matrix, class Pointer>
 struct hybrid_attention_params {
-  attention_params<Matrix, Pointer> attention;
+  attention_params<Matrix, Pointer> attention;  ///< of `base`
+  /// @{
+
+  /// Each [heads, head_dim, features].
   softmax_features_params<Pointer> q_features, k_features;
+  /// @}
   linear_params<Matrix, Pointer> gates;  ///< rows: input gates of all heads, forget gates, output gates
 };
+/// State of `hybrid_attention`.
 template <class T>
 struct hybrid_attention_state {
   attention_state<T> window;  ///< without a window: the position alone
-  mlstm_state<T> cell;
+  mlstm_state<T> cell;        ///< C, n, m of each head; dq: features of a key, dv: head_dim
 };
+/// Tape of `hybrid_attention`.
 template <class T>
 struct hybrid_attention_tape {
   attention_tape<T> attention;  ///< its y: what the window gives; without one, what the memory gives
   matrix_view<T> gates;         ///< [rows, 3 heads], 2 heads without a window
-  matrix_view<T> r;             ///< what the memory gives
-  T* chunk_states;
+  matrix_view<T> r;             ///< [rows, heads * head_dim]: what the memory gives
+  T* chunk_states;              ///< see `mlstm_arguments`; null of a transient tape
 };
 
 /// A transformer's attention with a recurrent memory in the place of what lies beyond a window: projections, rotary
 /// positions and output projection are `attention`'s, by the same names. Of each head, with q and k rotated and keys
 /// and values shared as there,
 ///
-///   phi(z) = [softmax(z W), softmax(-z W)]    W of its own for q and for k (`softmax_features`)
-///   i~, f~, o~ = Wg x + bg                    a number each
-///   C <- sigmoid(f~) C + exp(i~) phi(k) vᵀ    n <- sigmoid(f~) n + exp(i~) phi(k)
-///   r = Cᵀ phi(q) / (n.phi(q))                mLSTM's memory (`mlstm_normaliser::sum`)
-///   w = attention over the last `base.window` tokens and the document's first `base.sinks`
-///   h = sigmoid(o~) r + (1 - sigmoid(o~)) w
+///     phi(z) = [softmax(z W), softmax(-z W)]    W of its own for q and for k (softmax_features)
+///     i~, f~, o~ = Wg x + bg                    a number each
+///     C <- sigmoid(f~) C + exp(i~) phi(k) vᵀ    n <- sigmoid(f~) n + exp(i~) phi(k)
+///     r = Cᵀ phi(q) / (n.phi(q))                mLSTM's memory (mlstm_normaliser::sum)
+///     w = attention over the last base.window tokens and the document's first base.sinks
+///     h = sigmoid(o~) r + (1 - sigmoid(o~)) w
 ///
 /// then the output projection of h. Without a window (`base.window` 0) h = r and there is no o~. A text's state has
 /// one size: C, n, m of each head, the ring of the window's keys and values, the position. Tensors beside
 /// attention's: feature_q.weight and feature_k.weight [heads, head_dim, features], gates.weight [3 heads, width]
 /// and gates.bias, the heads' i~ first, then f~, then o~ (2 heads without a window).
 struct hybrid_attention {
-  attention base{};         ///< its capacity is not read
+  attention base{};         ///< projections, positions and window; its capacity is not read
   index features = 64;      ///< of one softmax
   bool both = true;         ///< both signs: a key has twice as many features
   double forget_bias = 5;   ///< of the initial f~: what is remembered fades over exp(f~) tokens
   index chunk = 64;         ///< of the memory's chunkwise form
   double cell_epsilon = 0;  ///< beside n.phi(q) of the memory with its stabiliser
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return base.width; }
   constexpr index width_out() const { return base.width; }
 
@@ -244,8 +255,14 @@ struct hybrid_attention {
     base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx);
     gates().backward(d, p.gates, g.gates, x, dgates, dx, T(1));
   }
+  /// @}
 
+  /// Whether there is a window, and with it an output gate.
   bool has_window() const { return base.window > 0; }
+
+  /// @{
+
+  /// As `attention` has it.
   rotary rope() const { return base.rope(); }
   void take_angles() { base.take_angles(); }
   template <class T>
@@ -256,6 +273,9 @@ struct hybrid_attention {
   const attention_state<T>& past_of(const hybrid_attention_state<T>& s) const {
     return s.window;
   }
+  /// @}
+
+  /// The memory's sizes as `mlstm_forward` takes them.
   mlstm_shape cell() const {
     mlstm_shape s{base.heads, query_features().shape().size(), base.head_dim, chunk};
     s.epsilon = cell_epsilon, s.normaliser = mlstm_normaliser::sum;

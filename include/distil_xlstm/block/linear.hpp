@@ -6,6 +6,7 @@
 
 namespace distil_xlstm {
 
+/// Weights of `linear`.
 template <class Matrix, class Pointer>
 struct linear_params {
   Matrix weight;           ///< [out, in]
@@ -15,11 +16,15 @@ struct linear_params {
 /// y = x Wᵀ (+ b), torch.nn.Linear. Widths may be static or dynamic.
 template <index In = dynamic, index Out = dynamic>
 struct linear {
-  [[no_unique_address]] extent<In> in{};
-  [[no_unique_address]] extent<Out> out{};
-  bool bias = false;
-  double standard_deviation = 0;  ///< of the initial weights
+  [[no_unique_address]] extent<In> in{};    ///< width of x
+  [[no_unique_address]] extent<Out> out{};  ///< width of y
+  bool bias = false;                        ///< whether there is a b
+  double standard_deviation = 0;            ///< of the initial W; b begins as 0
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says; there is neither state nor tape.
   constexpr auto width_in() const { return in; }
   constexpr auto width_out() const { return out; }
 
@@ -39,7 +44,9 @@ struct linear {
   no_state tape(L&, sequence_view) const {
     return {};
   }
+  /// @}
 
+  /// y = x Wᵀ (+ b), for a block that it is a part of.
   template <class T>
   void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> y) const {
     gemm(d, x, transposed(p.weight), y);
@@ -54,6 +61,9 @@ struct linear {
     if (g.bias) add_column_sums(d, dy, g.bias);
   }
 
+  /// @{
+
+  /// As the concept `Block` says.
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto&, const_view<T> x,
                matrix_view<T> y) const {
@@ -64,6 +74,7 @@ struct linear {
                 const_view<T> dy, matrix_view<T> dx) const {
     backward(d, p, g, x, dy, dx);
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm

@@ -20,19 +20,26 @@ struct mixed_takes {
 };
 }  // namespace detail
 
-/// One of several kinds of block, chosen when the program runs: a layer of a stack whose kinds a file lists.
+/// One of several kinds of block, chosen when the program runs: a layer of a stack whose kinds a file lists. Weights,
+/// state and tape are variants, of the kind that the block has. The first kind by default.
 template <class... Bs>
 struct mixed {
   static_assert(sizeof...(Bs) > 0, "distil_xlstm::mixed: at least one kind of block");
   static_assert((sizeof(detail::mixed_takes<Bs>) && ...));
-  std::variant<Bs...> block{};
+  std::variant<Bs...> block{};  ///< of the kind chosen
 
   mixed() = default;
+  /// Any of the kinds converts.
   template <class B>
   requires(std::same_as<std::remove_cvref_t<B>, Bs> || ...) mixed(B&& b) : block(std::forward<B>(b)) {}
 
   /// Which of the kinds it is, by position in the list.
   index kind() const { return static_cast<index>(block.index()); }
+
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   index width_in() const {
     return visit([](const auto& b) -> index { return b.width_in(); });
   }
@@ -67,7 +74,7 @@ struct mixed {
       b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y);
     });
   }
-  /// Of stacks: a layer's output is a tap.
+  /// The same with taps, where all kinds have them, as `stack` and `repeat` do.
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, auto&& on_output) const {
@@ -76,13 +83,18 @@ struct mixed {
       b.forward(d, seq, *std::get_if<I>(&p), *std::get_if<I>(&s), *std::get_if<I>(&k), x, y, on_output);
     });
   }
+  /// @}
+
+  /// Layers of the stack, where all kinds are stacks.
   index count() const requires(detail::counts_layers<Bs>&&...) {
     return visit([](const auto& b) { return b.count(); });
   }
+  /// `stack::input`, where all kinds are stacks.
   template <class K>
   auto input(const K& k) const requires(detail::counts_layers<Bs>&&...) {
     return visit([&](const auto& b) { return b.input(*std::get_if<position<B_of<decltype(b)>>>(&k)); });
   }
+  /// As the concept `Block` says.
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {

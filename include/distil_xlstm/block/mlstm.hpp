@@ -36,35 +36,61 @@ struct mlstm_output_backward {
 
 }  // namespace detail
 
+/// Weights of `basic_mlstm`.
 template <class Matrix, class Pointer>
 struct mlstm_params {
-  linear_params<Matrix, Pointer> proj_up, proj_down;
+  /// [2 inner, width], the rows of the cell's input first, then those of z.
+  linear_params<Matrix, Pointer> proj_up, proj_down;  ///< [width, inner]
+
+  /// @{
+
+  /// Weights [inner / qkv_block, qkv_block, qkv_block].
   headwise_params<Pointer> q_proj, k_proj, v_proj;
-  conv_params<Pointer> conv1d;
+  /// @}
+  conv_params<Pointer> conv1d;  ///< of `inner` channels
+  /// @{
+
+  /// Weights [heads, 3 inner], over q, k and v side by side; biases [heads].
   linear_params<Matrix, Pointer> igate, fgate;
-  norm_params<Pointer> outnorm;
-  Pointer learnable_skip;
+  /// @}
+  norm_params<Pointer> outnorm;  ///< [inner]
+  Pointer learnable_skip;        ///< [inner]
 };
+/// State of `basic_mlstm`.
 template <class T>
 struct mlstm_layer_state {
-  conv_state<T> conv;
-  mlstm_state<T> cell;
+  conv_state<T> conv;   ///< [conv_window - 1, inner]
+  mlstm_state<T> cell;  ///< C, n, m of each head; dq = dv = inner / heads
 };
+/// Tape of `basic_mlstm`.
 template <class T>
 struct mlstm_tape {
   matrix_view<T> up;  ///< [rows, 2 inner]: the cell's input, and z
-  conv_tape<T> conv;
-  matrix_view<T> u, a;  ///< convolution, and SiLU of it
-  matrix_view<T> qkv;   ///< [rows, 3 inner]
+  conv_tape<T> conv;  ///< its past
+  /// [rows, inner]: the convolution.
+  matrix_view<T> u, a;  ///< [rows, inner]: SiLU of it
+  matrix_view<T> qkv;   ///< [rows, 3 inner]: q, k and v side by side
+  /// @{
+
+  /// [rows, heads] of i~ and f~, the gates before their functions; [rows, inner] of the cell's result h.
   matrix_view<T> i, f, h;
-  T* chunk_states;
-  norm_tape<T> norm;
-  matrix_view<T> y;  ///< what the down projection reads
+  /// @}
+  T* chunk_states;    ///< see `mlstm_arguments`; null of a transient tape
+  norm_tape<T> norm;  ///< of the norm of h, a group a head
+  matrix_view<T> y;   ///< [rows, inner]: what the down projection reads
 };
 
-/// The mLSTM layer of NX-AI/xlstm (Family A): up projection into cell input and output gate z, convolution and
-/// SiLU before q and k, gates from [q k v], the matrix memory, a norm per head, a learnable skip, down
-/// projection.
+/// The mLSTM layer of NX-AI/xlstm: up projection into cell input and output gate z, convolution and SiLU before q and
+/// k, gates from [q k v], the matrix memory, a norm per head, a learnable skip, down projection.
+///
+///     [e, z] = Wup x    a = SiLU(conv(e))    q = Wq a    k = Wk a    v = Wv e
+///     i~ = Wi [q k v] + bi    f~ = Wf [q k v] + bf              a number a head each
+///     C <- sigmoid(f~) C + exp(i~) k vᵀ    n <- sigmoid(f~) n + exp(i~) k
+///     h = Cᵀq / max(|n.q|, sqrt(dq))       of each head, dq = inner / heads
+///     y = Wdown ((norm(h) + skip a) SiLU(z))
+///
+/// (Beck et al. 2024, arXiv 2405.04517). The memory is kept times exp(-m), m a running maximum of the exponents, so
+/// that nothing overflows.
 ///
 /// Width, heads and inner width may be known to the compiler, which then refuses those that do not fit; `mlstm`
 /// takes all when the program runs.
@@ -73,16 +99,20 @@ struct basic_mlstm {
   static_assert(
       Inner == dynamic || Heads == dynamic || (Heads > 0 && Inner % (Heads > 0 ? Heads : 1) == 0),
       "distil_xlstm::mlstm: the heads share the inner width equally; write an Inner that Heads divides");
-  [[no_unique_address]] extent<Width> width{};
-  [[no_unique_address]] extent<Heads> heads{1};
-  [[no_unique_address]] extent<Inner> inner{};  ///< reference: round_up(proj_factor width, 64)
-  [[no_unique_address]] extent<Window> conv_window{4};
-  index qkv_block = 4;  ///< block size of the q, k, v maps
-  bool bias = false;
-  index chunk = 64;
-  index block_count = 1;  ///< for the initial down projection
-  double empty_m = -std::numeric_limits<double>::infinity();
+  [[no_unique_address]] extent<Width> width{};   ///< of x and of y
+  [[no_unique_address]] extent<Heads> heads{1};  ///< number of heads, which share `inner` equally
+  [[no_unique_address]] extent<Inner> inner{};  ///< of the cell, in NX-AI/xlstm round_up(proj_factor width, 64)
+  [[no_unique_address]] extent<Window> conv_window{4};  ///< taps of the convolution
+  index qkv_block = 4;                                  ///< block size of the q, k, v maps
+  bool bias = false;                                    ///< of up and down projection and the q, k, v maps
+  index chunk = 64;                                     ///< tokens of a chunk of the memory's chunkwise form
+  index block_count = 1;  ///< blocks of the model, for the initial down projection
+  double empty_m = -std::numeric_limits<double>::infinity();  ///< m of an empty memory
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr auto width_in() const { return width; }
   constexpr auto width_out() const { return width; }
 
@@ -200,7 +230,9 @@ struct basic_mlstm {
     conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, din, T(1));
     up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
+  /// @}
 
+  /// The memory's sizes as `mlstm_forward` takes them.
   mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
 
  private:
@@ -240,6 +272,7 @@ struct basic_mlstm {
     add_column_sums(d, dgates.columns(heads, heads), g.fgate.bias);
   }
 };
+/// `basic_mlstm` of sizes chosen when the program runs.
 using mlstm = basic_mlstm<>;
 
 }  // namespace distil_xlstm

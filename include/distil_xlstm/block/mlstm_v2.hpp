@@ -34,32 +34,65 @@ struct gated_norm_backward {
 
 }  // namespace detail
 
+/// Weights of `mlstm_v2`.
 template <class Matrix, class Pointer>
 struct mlstm_v2_params {
+  /// @{
+
+  /// Weights [query, width] of q and k, [value, width] of v and ogate, [heads, width] of igate and fgate, which have
+  /// biases [heads], and [width, value] of out_proj.
   linear_params<Matrix, Pointer> q, k, v, ogate, igate, fgate, out_proj;
-  norm_params<Pointer> multihead_norm;
+  /// @}
+  norm_params<Pointer> multihead_norm;  ///< [value]
 };
+/// Tape of `mlstm_v2`.
 template <class T>
 struct mlstm_v2_tape {
-  matrix_view<T> q, k, v, o;  ///< o: before the sigmoid
-  matrix_view<T> i, f;        ///< capped
-  matrix_view<T> h;
-  T* chunk_states;
-  norm_tape<T> norm;
-  matrix_view<T> y;  ///< what the last projection reads
+  /// @{
+
+  /// [rows, query] of q and k, [rows, value] of v and o; o before the sigmoid.
+  matrix_view<T> q, k, v, o;
+  /// @}
+
+  /// @{
+
+  /// [rows, heads]: the gates before their functions, capped.
+  matrix_view<T> i, f;
+  /// @}
+  matrix_view<T> h;   ///< [rows, value]: the cell's result
+  T* chunk_states;    ///< see `mlstm_arguments`; null of a transient tape
+  norm_tape<T> norm;  ///< of the norm of h, a group a head
+  matrix_view<T> y;   ///< [rows, value]: what the last projection reads
 };
 
-/// The mLSTM layer of xLSTM-7B (NX-AI's xLSTMLarge; Beck et al. 2025, arXiv 2503.13427): dense q, k, v and
-/// gates, all of the input itself; input and forget gate softly capped; the matrix memory; a norm per head;
-/// output gate; output projection. No convolution, no up projection, no skip.
+/// The mLSTM layer of xLSTM-7B, NX-AI's xLSTMLarge: dense q, k, v and gates, all of the input itself; input and
+/// forget gate softly capped; the matrix memory; a norm per head; output gate; output projection. No convolution, no
+/// up projection, no skip (Beck et al. 2025, arXiv 2503.13427).
+///
+///     q = Wq x    k = Wk x    v = Wv x    o = sigmoid(Wo x)
+///     i~ = cap(Wi x + bi)    f~ = cap(Wf x + bf)    cap(u) = gate_cap tanh(u / gate_cap), a number a head each
+///     C <- sigmoid(f~) C + exp(i~) k vᵀ    n <- sigmoid(f~) n + exp(i~) k
+///     h = Cᵀq / max(|n.q|, sqrt(dq))       of each head, dq = query / heads
+///     y = Wout (o norm(h))
+///
+/// The memory is kept times exp(-m), m a running maximum of the exponents, 0 for an empty memory, so that nothing
+/// overflows.
 struct mlstm_v2 {
-  index width = 0, heads = 1;
-  index query = 0, value = 0;  ///< widths of q, k and of v over all heads
-  double gate_cap = 15;        ///< 0: none
-  double norm_epsilon = 1e-6, cell_epsilon = 1e-6;
-  index chunk = 64;
-  index block_count = 1;  ///< for the initial output projection
+  /// Width of x and of y.
+  index width = 0, heads = 1;  ///< number of heads, which share `query` and `value` equally
 
+  /// Width of q and of k, over all heads.
+  index query = 0, value = 0;  ///< width of v, over all heads
+  double gate_cap = 15;        ///< of input and forget gate; 0: none
+  /// Of the heads' norm.
+  double norm_epsilon = 1e-6, cell_epsilon = 1e-6;  ///< beside what h is divided by
+  index chunk = 64;                                 ///< tokens of a chunk of the memory's chunkwise form
+  index block_count = 1;                            ///< blocks of the model, for the initial output projection
+
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
 
@@ -155,7 +188,9 @@ struct mlstm_v2 {
     gate().backward(d, p.igate, g.igate, x, di, dx, T(1));
     gate().backward(d, p.fgate, g.fgate, x, df, dx, T(1));
   }
+  /// @}
 
+  /// The memory's sizes as `mlstm_forward` takes them.
   mlstm_shape shape() const { return {heads, query / heads, value / heads, chunk, 0.0, cell_epsilon}; }
 
  private:

@@ -5,29 +5,35 @@
 
 namespace distil_xlstm {
 
+/// Weights of `norm`.
 template <class Pointer>
 struct norm_params {
-  Pointer weight;
+  Pointer weight;  ///< [width]
 };
+/// Tape of `norm`.
 template <class T>
 struct norm_tape {
-  T* statistics;
+  T* statistics;  ///< [rows, groups, 2]: the mean, 0 of an RMSNorm, and 1 / sqrt(variance + eps)
 };
 
 /// How a norm divides and scales.
 struct norm_kind {
   bool subtract_mean;    ///< LayerNorm; false: RMSNorm
-  bool residual_weight;  ///< the scale is 1 + w, w stored from 0 (Family A); false: w
+  bool residual_weight;  ///< the scale is 1 + w, w stored from 0 (NX-AI/xlstm); false: w
 };
 
 /// y = scale (x - mean) / sqrt(variance + eps), over each of `groups` equal parts of a row; biased variance, no
-/// bias. One group is the LayerNorm / RMSNorm of a row, several are the reference's MultiHeadLayerNorm.
+/// bias. One group is the LayerNorm / RMSNorm of a row, several are NX-AI/xlstm's MultiHeadLayerNorm.
 template <norm_kind Kind, index Width = dynamic>
 struct norm {
-  [[no_unique_address]] extent<Width> width{};
-  index groups = 1;
-  double epsilon = 1e-5;
+  [[no_unique_address]] extent<Width> width{};  ///< of x and of y
+  index groups = 1;                             ///< must divide `width`
+  double epsilon = 1e-5;                        ///< eps, beside the variance
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says; there is no state.
   constexpr auto width_in() const { return width; }
   constexpr auto width_out() const { return width; }
 
@@ -46,7 +52,11 @@ struct norm {
   auto tape(L& l, sequence_view seq) const {
     return norm_tape<typename L::scalar>{l.tensor("statistics", {seq.rows(), groups, 2})};
   }
+  /// @}
 
+  /// @{
+
+  /// The same without what it does not read, for a block that it is a part of.
   template <class T>
   void forward(auto& d, const auto& p, const auto& k, const_view<T> x, matrix_view<T> y) const {
     norm_forward(d, view<T>(p.weight), x, k.statistics, y);
@@ -56,7 +66,11 @@ struct norm {
                 matrix_view<T> dx) const {
     norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx);
   }
+  /// @}
 
+  /// @{
+
+  /// As the concept `Block` says.
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
@@ -67,6 +81,7 @@ struct norm {
                 const_view<T> dy, matrix_view<T> dx) const {
     backward(d, p, g, k, x, dy, dx);
   }
+  /// @}
 
   /// The norm as functors see it; for layers that fuse it with their own element-wise part.
   template <class T>
@@ -75,10 +90,10 @@ struct norm {
   }
 };
 
-/// LayerNorm with scale 1 + w and no bias, as Family A stores it.
+/// LayerNorm with scale 1 + w and no bias, as NX-AI/xlstm stores it.
 template <index Width = dynamic>
 using layer_norm = norm<norm_kind{true, true}, Width>;
-/// LayerNorm with a plain weight (Family B's head norm).
+/// LayerNorm with a plain weight (xLSTM-7B's head norm).
 template <index Width = dynamic>
 using plain_layer_norm = norm<norm_kind{true, false}, Width>;
 /// RMSNorm: y = w x / sqrt(mean(x²) + eps).

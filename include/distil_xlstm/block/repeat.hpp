@@ -10,13 +10,16 @@ namespace distil_xlstm {
 
 /// Looks at nothing: the default of taps.
 struct no_taps {
+  /// Takes a block's number, and its output or the gradient of that.
   template <class M>
   void operator()(index, const M&) const {}
 };
 
 /// One block type N times (`dynamic`: as often as the program says), each its own value: depth stays out of the
-/// instantiation. Block outputs are taps: `forward` shows each to `on_output(i, y_i)`, `backward` lets
-/// `add_gradient(i, dy_i)` add to the gradient of each but the last before it goes on.
+/// instantiation. Weights, state and tape are vectors, an element a block; block i's tensors are called i.<...>.
+///
+/// Block outputs are taps: `forward` shows each to `on_output(i, y_i)`, `backward` lets `add_gradient(i, dy_i)` add
+/// to the gradient of each but the last before it goes on. Both see [rows, width_out].
 template <index N, class Inner>
 struct repeat {
   static_assert(N == dynamic || N > 0, "distil_xlstm::repeat: the count must be positive, or dynamic");
@@ -26,11 +29,18 @@ struct repeat {
       "width_in and width_out, as block/block.hpp says");
   static_assert(N == 1 || detail::static_widths_fit<Inner, Inner>,
                 "distil_xlstm::repeat: a block that follows itself needs a width_out that is its width_in");
+  /// An array of N blocks, or (`dynamic`) a vector.
   using storage =
       std::conditional_t<N == dynamic, std::vector<Inner>, std::array<Inner, std::size_t(N < 0 ? 0 : N)>>;
-  storage blocks{};
+  storage blocks{};  ///< first to last
 
+  /// Number of blocks.
   index count() const { return static_cast<index>(blocks.size()); }
+
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   auto width_in() const { return blocks.front().width_in(); }
   auto width_out() const { return blocks.back().width_out(); }
 
@@ -81,7 +91,10 @@ struct repeat {
       x = out;
     }
   }
-  /// The last block's gradient is `dy`, the caller's own: what is to be added to it has been.
+  /// @}
+
+  /// As the concept `Block` says. The last block's gradient is `dy`, the caller's own: what is to be added to it has
+  /// been.
   template <class T, class Taps = no_taps>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {

@@ -5,7 +5,7 @@
 
 namespace distil_xlstm {
 
-/// y = x + inner(x). Owns its own skip: no tags, no numbers.
+/// y = x + inner(x). Owns its own skip: no tags, no numbers. Weights, state and tape are those of `inner`.
 template <class Inner>
 struct residual {
   static_assert(
@@ -14,8 +14,12 @@ struct residual {
       "width_in and width_out, as block/block.hpp says");
   static_assert(detail::static_widths_fit<Inner, Inner>,
                 "distil_xlstm::residual: x + inner(x) needs an inner block whose width_out is its width_in");
-  [[no_unique_address]] Inner inner{};
+  [[no_unique_address]] Inner inner{};  ///< a block whose width_out is its width_in
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr auto width_in() const { return inner.width_in(); }
   constexpr auto width_out() const { return inner.width_out(); }
 
@@ -45,7 +49,9 @@ struct residual {
     inner.backward(d, seq, p, g, k, x, dy, dx);
     transform(d, dx, math::plus{}, dx, dy);
   }
+  /// @}
 };
+/// `residual{block}`.
 template <class Inner>
 residual(Inner) -> residual<Inner>;
 

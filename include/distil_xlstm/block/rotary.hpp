@@ -11,18 +11,22 @@ namespace distil_xlstm {
 /// What the frequencies of a rotary embedding are divided by, so that a model reads texts longer than those it was
 /// first trained on.
 ///
-///   linear  every frequency f by `factor`
-///   llama3  by factor where a pair turns fewer than `low` times over the `original` context, by 1 where it turns
-///           more than `high` times, and between by 1 / ((1 - s) / factor + s), s = (turns - low) / (high - low),
-///           turns = original f / 2 pi (Llama 3.1)
+/// - `linear`: every frequency f by `factor`
+/// - `llama3`: by `factor` where a pair turns fewer than `low` times over the `original` context, by 1 where it turns
+///   more than `high` times, and between by 1 / ((1 - s) / factor + s), s = (turns - low) / (high - low),
+///   turns = original f / 2 pi (Llama 3.1)
 struct rope_scaling {
+  /// Ways to scale.
   enum class kind { none, linear, llama3 };
-  kind type = kind::none;
-  double factor = 1;
-  double low = 1, high = 4;  ///< low_freq_factor, high_freq_factor
-  double original = 8192;    ///< original_max_position_embeddings, in tokens
+  kind type = kind::none;  ///< with `none`, nothing else is read
+  double factor = 1;       ///< the largest divisor
+  /// low_freq_factor; read by `llama3` alone.
+  double low = 1, high = 4;  ///< high_freq_factor; read by `llama3` alone
+  double original = 8192;    ///< original_max_position_embeddings, in tokens; read by `llama3` alone
 
+  /// Member by member.
   friend bool operator==(const rope_scaling&, const rope_scaling&) = default;
+  /// What a frequency, in radians a token, is divided by.
   DISTIL_XLSTM_HD double divisor(double frequency) const {
     if (type == kind::none) return 1;
     if (type == kind::linear) return factor;
@@ -112,23 +116,34 @@ struct advance_position {
 
 }  // namespace detail
 
+/// State of `rotary`.
 template <class T>
 struct rotary_state {
   batched_state<T> position;  ///< [1]: tokens of the document so far
 };
+/// Tape of `rotary`.
 template <class T>
 struct rotary_tape {
-  matrix_view<T> cosines, sines;  ///< [rows, head_dim / 2]
+  /// @{
+
+  /// [rows, head_dim / 2], of each token's angles.
+  matrix_view<T> cosines, sines;
+  /// @}
 };
 
-/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-rotated form of Hugging Face and
-/// NeoX: the pair (i, i + head_dim / 2) of each head rotates by position * theta^(-2i / head_dim), divided as
-/// `scaling` says. Positions begin anew with each document. Angles, cosines and sines are computed in double.
+/// Rotary position embedding in the half-rotated form of Hugging Face and NeoX: the pair (i, i + head_dim / 2) of
+/// each head rotates by position * theta^(-2i / head_dim), divided as `scaling` says. Positions begin anew with each
+/// document. Angles, cosines and sines are computed in double. (Su et al. 2021, arXiv 2104.09864.)
 struct rotary {
-  index width = 0, head_dim = 0;
-  double theta = 10000;
-  rope_scaling scaling{};
+  /// Width of x and of y, all heads.
+  index width = 0, head_dim = 0;  ///< width of one head, even
+  double theta = 10000;           ///< base of the frequencies
+  rope_scaling scaling{};         ///< of the frequencies
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says; there are no weights.
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
 
@@ -159,8 +174,12 @@ struct rotary {
                 const_view<T> dy, matrix_view<T> dx) const {
     rotate_back(d, k, dy, dx);
   }
+  /// @}
 
-  /// The parts, for a block that rotates several matrices with one table. `carried` may be null.
+  // The parts, for a block that rotates several matrices with one table.
+
+  /// Writes the table of the call's tokens into k. A document that began before the call goes on from `carried`, the
+  /// position of a state; where that has no data, it counts from the call's first token.
   template <class D, class T>
   void tables(D& d, sequence_view seq, batched_state<T> carried, const rotary_tape<T>& k) const {
     auto frequency = d.template scratch<double>(head_dim / 2);
@@ -172,16 +191,18 @@ struct rotary {
     else
       map(d, seq.rows(), head_dim / 2, table);
   }
-  /// Any number of heads; y may be x.
+  /// y = x rotated by the table, or back by `direction` -1. Any number of heads; y may be x.
   template <class T>
   void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<T> y, T direction = 1) const {
     const index heads = x.cols / head_dim;
     map(d, x.rows * heads, head_dim / 2, detail::rotary_pairs<T>{heads, k.cosines, k.sines, direction, x, y});
   }
+  /// The gradient of `rotate`; dx may be dy.
   template <class T>
   void rotate_back(auto& d, const rotary_tape<T>& k, const_view<T> dy, matrix_view<T> dx) const {
     rotate(d, k, dy, dx, T(-1));
   }
+  /// Moves the state's position to where the next call goes on. After `tables`, which read it.
   template <class T>
   void advance(auto& d, sequence_view seq, batched_state<T> position) const {
     parallel_for(d, seq.batch, detail::advance_position<T>{seq, position});

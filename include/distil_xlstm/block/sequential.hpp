@@ -9,22 +9,24 @@
 
 namespace distil_xlstm {
 
-/// A name as a template argument: named<"xlstm_norm", layer_norm<>>.
+/// A name as a template argument: `named<"xlstm_norm", layer_norm<>>`.
 template <std::size_t N>
 struct fixed_string {
-  char text[N];
+  char text[N];  ///< with the zero at its end
+  /// A string literal converts.
   constexpr fixed_string(const char (&s)[N]) { std::copy_n(s, N, text); }
+  /// Without the zero.
   constexpr std::string_view view() const { return {text, N - 1}; }
 };
 
-/// `inner`, whose tensors are called Name.<...>.
+/// The block Inner, whose tensors `sequential` calls Name.<...>, or <...> if Name is empty.
 template <fixed_string Name, class Inner>
 struct named : Inner {
   static_assert(
       Block<Inner>,
       "distil_xlstm::named<Name, Inner>: Inner is no block; give it params, state, tape, forward, backward, "
       "width_in and width_out, as block/block.hpp says");
-  static constexpr std::string_view name = Name.view();
+  static constexpr std::string_view name = Name.view();  ///< what the tensors' names begin with
 };
 
 namespace detail {
@@ -54,11 +56,13 @@ constexpr bool widths_fit() {
 /// What a composition keeps of one member: its tape and its output.
 template <class Tape, class T>
 struct slot {
-  Tape inner;
+  Tape inner;  ///< the member's own
+  /// [rows, width_out]; without data of the last member of a `sequential`, which writes its y.
   matrix_view<T> out;
 };
 
-/// First to last. Members are called by their name, or 0, 1, ...
+/// Blocks one after another, first to last. A member's tensors are called by its `named` name, or 0, 1, ... Weights,
+/// state and tape are tuples of the members', in the tape as `slot`.
 template <class... Bs>
 struct sequential {
   static_assert(sizeof...(Bs) > 0, "distil_xlstm::sequential: at least one block");
@@ -67,11 +71,16 @@ struct sequential {
       detail::widths_fit<Bs...>(),
       "distil_xlstm::sequential: a block's width_out must equal the next block's width_in; write the same "
       "number for both");
-  std::tuple<Bs...> blocks{};
+  std::tuple<Bs...> blocks{};  ///< first to last
 
   constexpr sequential() = default;
+  /// `sequential{a, b, c}`
   constexpr explicit sequential(Bs... bs) : blocks(std::move(bs)...) {}
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr auto width_in() const { return std::get<0>(blocks).width_in(); }
   constexpr auto width_out() const { return std::get<sizeof...(Bs) - 1>(blocks).width_out(); }
 
@@ -104,6 +113,7 @@ struct sequential {
                 const_view<T> dy, matrix_view<T> dx) const {
     run_backward<sizeof...(Bs) - 1>(d, seq, p, g, k, x, dy, dx);
   }
+  /// @}
 
  private:
   template <std::size_t I>

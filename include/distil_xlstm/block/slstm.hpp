@@ -12,32 +12,51 @@
 
 namespace distil_xlstm {
 
+/// Weights of `basic_slstm`.
 template <class Pointer>
 struct slstm_params {
-  conv_params<Pointer> conv1d;
+  conv_params<Pointer> conv1d;  ///< of `width` channels; null without a convolution
+  /// @{
+
+  /// Weights [heads, head, head], head = width / heads, without biases; fgate and igate swapped, as the block says.
   headwise_params<Pointer> fgate, igate, zgate, ogate;
-  Pointer recurrent, bias;
-  norm_params<Pointer> group_norm;
+  /// @}
+
+  /// R, [heads, 4 head, head]: a head's rows are those of i, f, z, o.
+  Pointer recurrent, bias;          ///< b, [4 width]: those of i, f, z, o
+  norm_params<Pointer> group_norm;  ///< [width]
 };
+/// State of `basic_slstm`.
 template <class T>
 struct slstm_layer_state {
-  conv_state<T> conv;
-  slstm_state<T> cell;
+  conv_state<T> conv;   ///< [conv_window - 1, width]; null without a convolution
+  slstm_state<T> cell;  ///< [4, width]: h, c, n, m
 };
+/// Tape of `basic_slstm`.
 template <class T>
 struct slstm_tape {
-  conv_tape<T> conv;
-  matrix_view<T> u, a;  ///< convolution, and SiLU of it
-  matrix_view<T> raw, states;
-  T* initial;
-  norm_tape<T> norm;
+  conv_tape<T> conv;  ///< its past, if there is a convolution
+  /// [rows, width]: the convolution, if there is one.
+  matrix_view<T> u, a;  ///< [rows, width]: SiLU of it
+
+  /// [rows, 4 width]: i~, f~, z~, o~; after backward their gradients.
+  matrix_view<T> raw, states;  ///< [rows, 4 width]: h, c, n, m after each token
+  T* initial;                  ///< [batch, 4, width]: the state before the call
+  norm_tape<T> norm;           ///< of the norm of h, a group a head
 };
 
-/// The sLSTM layer of NX-AI/xlstm (Family A): convolution and SiLU feed the input and forget gates, the bare
-/// input feeds z and o; block-diagonal maps per head; the recurrent cell; a norm per head.
+/// The sLSTM layer of NX-AI/xlstm: convolution and SiLU feed the input and forget gates, the bare input feeds z and
+/// o; block-diagonal maps per head; the recurrent cell; a norm per head.
 ///
-/// As there, the weight named `fgate` feeds the input gate and `igate` the forget gate; the cell's bias is not
-/// swapped.
+///     a = SiLU(conv(x))    of each head, with h' of the token before:
+///     i~ = Wi a + Ri h' + bi    f~ = Wf a + Rf h' + bf    z~ = Wz x + Rz h' + bz    o~ = Wo x + Ro h' + bo
+///     c <- sigmoid(f~) c + exp(i~) tanh(z~)    n <- sigmoid(f~) n + exp(i~)    h = sigmoid(o~) c / n
+///     y = norm(h)
+///
+/// (Beck et al. 2024, arXiv 2405.04517), kept with a stabiliser m, as `math::slstm_step` says.
+///
+/// As in NX-AI/xlstm, the weight named `fgate` feeds the input gate (Wi above) and `igate` the forget gate; the
+/// cell's bias is not swapped.
 ///
 /// Width and heads may be known to the compiler, which then refuses those that do not fit; `slstm` takes both
 /// when the program runs.
@@ -45,11 +64,16 @@ template <index Width = dynamic, index Heads = dynamic, index Window = dynamic>
 struct basic_slstm {
   static_assert(Width == dynamic || Heads == dynamic || (Heads > 0 && Width % (Heads > 0 ? Heads : 1) == 0),
                 "distil_xlstm::slstm: the heads share the width equally; write a width that Heads divides");
-  [[no_unique_address]] extent<Width> width{};
-  [[no_unique_address]] extent<Heads> heads{1};
+  [[no_unique_address]] extent<Width> width{};          ///< of x and of y
+  [[no_unique_address]] extent<Heads> heads{1};         ///< number of heads, which share `width` equally
   [[no_unique_address]] extent<Window> conv_window{4};  ///< 0: no convolution, the gates read the bare input
-  index block_index = 0, block_count = 1;               ///< for the forget bias' initial values
+  /// Which block of the model it is, from 0, for the initial values of the forget bias.
+  index block_index = 0, block_count = 1;  ///< blocks of the model
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr auto width_in() const { return width; }
   constexpr auto width_out() const { return width; }
 
@@ -112,7 +136,7 @@ struct basic_slstm {
     group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y);
   }
 
-  /// Destroys the tape's pre-activations: one backward a forward.
+  /// As the concept `Block` says. Destroys the tape's pre-activations.
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
@@ -146,6 +170,7 @@ struct basic_slstm {
       conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, T(1));
     }
   }
+  /// @}
 
  private:
   basic_causal_conv1d<Width, Window> conv() const { return {width, conv_window}; }
@@ -168,6 +193,7 @@ struct basic_slstm {
     };
   }
 };
+/// `basic_slstm` of sizes chosen when the program runs.
 using slstm = basic_slstm<>;
 
 }  // namespace distil_xlstm

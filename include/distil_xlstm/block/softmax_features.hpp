@@ -5,22 +5,31 @@
 
 namespace distil_xlstm {
 
+/// Weights of `softmax_features`.
 template <class Pointer>
 struct softmax_features_params {
   Pointer weight;  ///< [heads, width, features]
 };
 
-/// A part of other blocks: phi_h(x) = [softmax(x W_h), softmax(-x W_h)] of each head, positive features of its
-/// query or key. Several heads may read one input, as those that share a key do. The weights begin as the identity
-/// and a little noise, so that heads begin apart.
+/// A part of other blocks, with neither state nor tape: phi_h(x) = [softmax(x W_h), softmax(-x W_h)] of each head,
+/// positive features of its query or key. Several heads may read one input, as those that share a key do. The weights
+/// begin as the identity and a little noise, so that heads begin apart. (Zhang et al. 2024, Hedgehog, arXiv
+/// 2402.04347.)
 struct softmax_features {
-  index heads = 1, inputs = 1;    ///< inputs: how many different ones the heads read
-  index width = 0, features = 0;  ///< of one input, and of one softmax
-  bool both = true;               ///< false: softmax(x W_h) alone
-  double noise = 0.02;            ///< standard deviation
+  /// Number of heads.
+  index heads = 1, inputs = 1;  ///< how many different ones they read; heads / inputs neighbours share one
 
+  /// Numbers of one input.
+  index width = 0, features = 0;  ///< numbers of one softmax
+  bool both = true;               ///< false: softmax(x W_h) alone
+  double noise = 0.02;            ///< of the initial weights, a standard deviation
+
+  /// @{
+
+  /// As the concept `Block` says.
   constexpr index width_in() const { return inputs * width; }
   constexpr index width_out() const { return heads * shape().size(); }
+  /// The sizes as `feature_map_forward` takes them.
   constexpr feature_map_shape shape() const { return {heads, inputs, width, features, both}; }
 
   template <class L>
@@ -34,6 +43,8 @@ struct softmax_features {
     };
     return softmax_features_params<typename L::pointer>{l.tensor("weight", {heads, width, features}, init)};
   }
+  /// @}
+
   /// phi [rows, heads * size] of x [rows, inputs * width].
   template <class T>
   void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> phi) const {

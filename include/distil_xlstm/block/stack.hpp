@@ -5,17 +5,19 @@
 
 namespace distil_xlstm {
 
+/// Weights of `stack`.
 template <class Layers, class Norm>
 struct stack_params {
-  Layers blocks;
-  Norm post_blocks_norm;
+  Layers blocks;          ///< an element a layer
+  Norm post_blocks_norm;  ///< [width_out], or null: no norm
 };
+/// Tape of `stack`.
 template <class Layers, class T>
 struct stack_tape {
-  Layers blocks;
-  norm_tape<T> post_blocks_norm;
-  matrix_view<T> before_norm;  ///< the last block's output
-  matrix_view<T> input;        ///< of a transient tape: where the stack's input may lie
+  Layers blocks;                  ///< an element a layer, a `slot`
+  norm_tape<T> post_blocks_norm;  ///< of the norm, if there is one
+  matrix_view<T> before_norm;     ///< [rows, width_out]: the last layer's output, if there is a norm
+  matrix_view<T> input;           ///< [rows, width_in], of a transient tape: where the stack's input may lie
 };
 
 /// N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
@@ -29,12 +31,17 @@ struct stack {
       Block<Layer>,
       "distil_xlstm::stack<Layer, N>: Layer is no block; give it params, state, tape, forward, backward, "
       "width_in and width_out, as block/block.hpp says");
-  repeat<N, Layer> blocks;
-  bool post_blocks_norm = true;
-  double norm_epsilon = Norm{}.epsilon;
+  repeat<N, Layer> blocks;               ///< the layers
+  bool post_blocks_norm = true;          ///< whether there is a norm behind them
+  double norm_epsilon = Norm{}.epsilon;  ///< of this norm
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says.
   auto width_in() const { return blocks.width_in(); }
   auto width_out() const { return blocks.width_out(); }
+  /// Number of layers.
   index count() const { return blocks.count(); }
 
   template <class L>
@@ -74,6 +81,7 @@ struct stack {
     blocks.forward(d, seq, p.blocks, s, k.blocks, x, out, on_output);
     if (post_blocks_norm) norm().forward(d, p.post_blocks_norm, k.post_blocks_norm, out, y);
   }
+  /// As the concept `Block` says; `add_gradient(i, dy_i)` is called for every layer, last to first, before the norm.
   template <class T, class Taps = no_taps>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx, Taps&& add_gradient = {}) const {
@@ -87,8 +95,10 @@ struct stack {
     add_gradient(count() - 1, dbefore);
     blocks.backward(d, seq, p.blocks, g.blocks, k.blocks, x, dbefore, dx, add_gradient);
   }
+  /// @}
 
-  /// Output of block i after a training forward: a tap.
+  /// Output of layer i [rows, width_out] after a forward whose backward follows: a tap. Without a norm the last
+  /// one's is y alone.
   template <class K>
   auto output(const K& k, index i) const {
     const bool last = i + 1 == count();
@@ -109,6 +119,7 @@ struct stack {
     return n;
   }
 };
+/// `stack{repeated(n, layer)}`, and whether a norm follows.
 template <index N, Block Layer>
 stack(repeat<N, Layer>, bool = true) -> stack<Layer, N>;
 

@@ -5,23 +5,35 @@
 
 namespace distil_xlstm {
 
+/// Weights of `basic_swiglu`.
 template <class Matrix, class Pointer>
 struct swiglu_params {
+  /// @{
+
+  /// Wg and Wu [inner, width], Wd [width, inner], without biases.
   linear_params<Matrix, Pointer> gate_proj, up_proj, down_proj;
+  /// @}
 };
+/// Tape of `basic_swiglu`.
 template <class T>
 struct swiglu_tape {
-  matrix_view<T> gate, up;  ///< [rows, inner]
-  matrix_view<T> y;         ///< their product; without data it is made again where it is needed
+  /// [rows, inner]: x Wgᵀ.
+  matrix_view<T> gate, up;  ///< [rows, inner]: x Wuᵀ
+  matrix_view<T> y;         ///< [rows, inner]: SiLU(gate) up; without data it is made again where it is needed
 };
 
 /// The feed-forward of Llama, Qwen2 and xLSTM-7B: y = (SiLU(x Wgᵀ) * (x Wuᵀ)) Wdᵀ (Shazeer 2020, arXiv
 /// 2002.05202), under the names that a family of models gives its three matrices.
 template <fixed_string Gate = "gate_proj", fixed_string Up = "up_proj", fixed_string Down = "down_proj">
 struct basic_swiglu {
-  index width = 0, inner = 0;
+  /// Width of x and of y.
+  index width = 0, inner = 0;        ///< width of gate and up projection
   double standard_deviation = 0.02;  ///< of the initial weights
 
+  /// @name What every block has
+  /// @{
+
+  /// As the concept `Block` says; there is no state.
   constexpr index width_in() const { return width; }
   constexpr index width_out() const { return width; }
 
@@ -70,11 +82,13 @@ struct basic_swiglu {
     up().backward(d, p.gate_proj, g.gate_proj, x, dgate, dx);
     up().backward(d, p.up_proj, g.up_proj, x, dup, dx, T(1));
   }
+  /// @}
 
  private:
   linear<> up() const { return {width, inner, false, standard_deviation}; }
   linear<> down() const { return {inner, width, false, standard_deviation}; }
 };
+/// `basic_swiglu` under the names of Llama and Qwen2.
 using swiglu = basic_swiglu<>;
 
 }  // namespace distil_xlstm

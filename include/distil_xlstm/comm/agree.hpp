@@ -14,12 +14,13 @@ namespace distil_xlstm::comm {
 
 // What ranks decide together, in the host's memory. Every rank calls the same.
 
-/// Rank 0's.
+/// Rank 0's value of `mine`, on every rank.
 template <Communicator C, class T>
 requires std::is_trivially_copyable_v<T> T from_root(C& ranks, T mine) {
   if (ranks.size() > 1) ranks.broadcast({}, &mine, static_cast<index>(sizeof mine), 0);
   return mine;
 }
+/// Rank 0's text, on every rank.
 template <Communicator C>
 std::string from_root(C& ranks, std::string mine) {
   if (ranks.size() == 1) return mine;
@@ -29,7 +30,7 @@ std::string from_root(C& ranks, std::string mine) {
   return mine;
 }
 
-/// Every rank's number, by rank.
+/// Every rank's number, by rank, on every rank.
 template <Communicator C>
 std::vector<std::int64_t> of_all(C& ranks, std::int64_t mine) {
   std::vector<std::int64_t> all(static_cast<std::size_t>(ranks.size()));
@@ -37,7 +38,7 @@ std::vector<std::int64_t> of_all(C& ranks, std::int64_t mine) {
   ranks.all_gather({}, all.data(), static_cast<index>(sizeof mine));
   return all;
 }
-/// The largest that a rank has.
+/// The largest number that a rank has, on every rank.
 template <Communicator C>
 std::int64_t largest(C& ranks, std::int64_t mine) {
   if (ranks.size() == 1) return mine;

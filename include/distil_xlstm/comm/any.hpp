@@ -13,9 +13,14 @@ namespace distil_xlstm::comm {
 class any {
  public:
   any() : any(alone) {}
+  /// Refers to `other`.
   template <Communicator C>
   requires(!std::same_as<C, any>) any(C& other) : other_(&other), table_(&table_of<C>) {}
 
+  /// @name What every communicator has
+  /// @{
+
+  /// As the concept `Communicator` says.
   index rank() const { return table_->rank(other_); }
   index size() const { return table_->size(other_); }
   bool recordable() const { return table_->recordable(other_); }
@@ -30,6 +35,7 @@ class any {
   }
   void all_gather(memory where, void* p, index each) { table_->all_gather_even(other_, where, p, each); }
   void barrier() { table_->barrier(other_); }
+  /// @}
 
  private:
   struct table {

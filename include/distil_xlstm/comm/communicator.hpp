@@ -13,15 +13,17 @@ namespace distil_xlstm {
 /// same order, with the same sizes; pointers are each one's own, of the memory `where`.
 ///
 /// Minimal definition, for a communicator `c`:
-///   c.rank(), c.size()
-///   c.recordable()                       whether what is asked of it between the recording of a device's work
-///                                        (device/captured_graph.hpp) is done again where that is launched
-///   c.sum(where, p, n)                   p[i] <- ((p_0[i] + p_1[i]) + p_2[i]) + ..., p_r being rank r's; double, float or
-///                                        std::int64_t
-///   c.broadcast(where, p, bytes, root)   p <- root's
-///   c.all_gather(where, p, starts)       bytes starts[r] .. starts[r + 1] - 1 of p <- rank r's; starts has size() + 1
-///   c.all_gather(where, p, each)         the same of parts of one size: bytes r each .. (r + 1) each - 1
-///   c.barrier()                          no rank leaves before all have come
+///
+///     c.rank(), c.size()
+///     c.recordable()                       whether what is asked of it between the recording of a device's work
+///                                          (device/captured_graph.hpp) is done again where that is launched
+///     c.sum(where, p, n)                   p[i] <- ((p_0[i] + p_1[i]) + p_2[i]) + ..., p_r being rank r's; double,
+///                                          float or std::int64_t
+///     c.broadcast(where, p, bytes, root)   p <- root's
+///     c.all_gather(where, p, starts)       bytes starts[r] .. starts[r + 1] - 1 of p <- rank r's; size() + 1 starts
+///     c.all_gather(where, p, each)         the same of parts of one size: bytes r each .. (r + 1) each - 1
+///     c.barrier()                          no rank leaves before all have come
+///
 /// Errors: `comm::communication_error`, after which the ranks do not agree any more on what was exchanged.
 ///
 /// Laws (testing/check_communicator.hpp): every call gives what its formula gives, bit for bit, and so the same on all ranks

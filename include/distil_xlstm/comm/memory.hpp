@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/core/extent.hpp>
 
+/// Communicators, and what ranks decide together.
 namespace distil_xlstm::comm {
 
 /// Where the numbers lie that ranks exchange: in the host's memory, or in that of a device, to which this refers. The
@@ -11,6 +12,7 @@ class memory {
  public:
   /// The host's.
   memory() = default;
+  /// That of `device`, which must live as long.
   template <class D>
   requires requires(D& d, void* p, const void* q, index n) {
     bool{D::host_memory};
@@ -26,7 +28,9 @@ class memory {
   void* device() const { return device_; }
   /// Where a device has streams, that of its work: what is asked for there follows it.
   void* stream() const { return stream_; }
+  /// From the device's memory to the host's. Not where this is the host's own, which has no device.
   void download(void* to, const void* from, index bytes) const { download_(device_, to, from, bytes); }
+  /// From the host's memory to the device's; of a device alone, as `download`.
   void upload(void* to, const void* from, index bytes) const { upload_(device_, to, from, bytes); }
 
  private:

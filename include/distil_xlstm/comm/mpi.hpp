@@ -33,13 +33,13 @@ struct message_sizes {
   index at_once = index{16} << 10;  ///< sums up to this go to every rank whole: one exchange, not two
 };
 
-/// What a rank has called, as another thread may look at it (comm/mpi_watch.hpp). Times are of the steady clock.
+/// What a rank has called, as another thread may look at it (comm/mpi_watch.hpp).
 struct mpi_progress {
-  using clock = std::chrono::steady_clock;
-  std::atomic<std::int64_t> calls{0};      ///< exchanges begun
-  std::atomic<clock::rep> waits_since{0};  ///< for others; 0: it does not wait
-  std::atomic<clock::rep> worked{0};       ///< how long, before it began to wait
-  std::atomic<bool> together{false};       ///< in a sum, to which ranks come after work of one size
+  using clock = std::chrono::steady_clock;  ///< what times are of
+  std::atomic<std::int64_t> calls{0};       ///< exchanges begun
+  std::atomic<clock::rep> waits_since{0};   ///< for others; 0: it does not wait
+  std::atomic<clock::rep> worked{0};        ///< how long, before it began to wait
+  std::atomic<bool> together{false};        ///< in a sum, to which ranks come after work of one size
 };
 
 /// The processes that an MPI launcher (mpirun, mpiexec, srun) has started. Numbers are summed in the order of ranks, bucket
@@ -69,6 +69,10 @@ class mpi {
     if (MPI_Finalized(&over) == MPI_SUCCESS && !over) MPI_Comm_free(&comm_);
   }
 
+  /// @name What every communicator has
+  /// @{
+
+  /// As the concept `Communicator` says.
   index rank() const { return rank_; }
   index size() const { return size_; }
   static constexpr bool recordable() { return false; }
@@ -117,7 +121,9 @@ class mpi {
     check(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier");
     wait(request, "MPI_Ibarrier");
   }
+  /// @}
 
+  /// For another thread to look at, as long as this lives.
   const mpi_progress& progress() const { return progress_; }
   /// What waits for other ranks, now or later, throws `communication_error` with `why`. Any thread may call it.
   void stop(const std::string& why) {

@@ -9,6 +9,10 @@ namespace distil_xlstm::comm {
 
 /// One process by itself: nothing is exchanged.
 struct single {
+  /// @name What every communicator has
+  /// @{
+
+  /// As the concept `Communicator` says.
   static constexpr index rank() { return 0; }
   static constexpr index size() { return 1; }
   static constexpr bool recordable() { return true; }
@@ -18,6 +22,7 @@ struct single {
   static void all_gather(memory, void*, std::span<const index>) {}
   static void all_gather(memory, void*, index) {}
   static void barrier() {}
+  /// @}
 };
 
 /// The one that is meant where none is named.

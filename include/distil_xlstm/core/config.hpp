@@ -3,13 +3,15 @@
 // What the library takes for granted, each said in one sentence: what follows it would only bury it, so that a file that
 // is not there ends the compilation.
 #if !defined(__cplusplus) || __cplusplus < 202002L
-#error "distil_xlstm is C++20: compile with -std=c++20 (CMake: target_compile_features(mine PRIVATE cxx_std_20))"
+#error \
+    "distil_xlstm is C++20: compile with -std=c++20 (CMake: target_compile_features(mine PRIVATE cxx_std_20))"
 #include <distil_xlstm: see the error above>
 #elif !defined(__cpp_exceptions) && !defined(__EXCEPTIONS)
 #error "distil_xlstm reports mistakes as exceptions: compile without -fno-exceptions"
 #include <distil_xlstm: see the error above>
 #elif defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0
-#error "distil_xlstm computes with infinities and looks for NaN: compile without -ffast-math, -Ofast, -ffinite-math-only"
+#error \
+    "distil_xlstm computes with infinities and looks for NaN: compile without -ffast-math, -Ofast, -ffinite-math-only"
 #include <distil_xlstm: see the error above>
 #endif
 

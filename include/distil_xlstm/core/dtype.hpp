@@ -15,11 +15,12 @@ enum class dtype : std::uint8_t { f64, f32, bf16, f16, q4_0, q4_1, q5_0, q8_0, q
 
 /// Elements of one block (1 for the plain types) and its bytes.
 struct dtype_traits {
-  index block_size;
-  index bytes;
-  const char* name;
+  index block_size;  ///< numbers of a block
+  index bytes;       ///< of a block
+  const char* name;  ///< as safetensors and ggml write it: "F32", "Q4_K"
 };
 
+/// The block, its bytes and the name of a kind.
 constexpr dtype_traits traits(dtype e) {
   switch (e) {
     case dtype::f64: return {1, 8, "F64"};
@@ -40,9 +41,10 @@ constexpr dtype_traits traits(dtype e) {
   return {1, 1, "?"};
 }
 
-/// The `element` that stores a C++ scalar as it is.
+/// The kind that stores a C++ scalar as it is.
 template <class T>
 inline constexpr dtype dtype_of = dtype::f32;
+/// Of double.
 template <>
 inline constexpr dtype dtype_of<double> = dtype::f64;
 
@@ -51,13 +53,15 @@ constexpr index row_bytes(dtype e, index n) { return n / traits(e).block_size * 
 
 /// bfloat16: the upper half of a float, round to nearest even; NaN stays NaN.
 struct bf16 {
-  std::uint16_t bits = 0;
+  std::uint16_t bits = 0;  ///< sign, exponent of 8 bits, mantissa of 7
   constexpr bf16() = default;
+  /// Rounds.
   DISTIL_XLSTM_HD constexpr explicit bf16(float x) {
     const auto u = std::bit_cast<std::uint32_t>(x);
     const bool nan = (u & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<std::uint16_t>(nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
+  /// Exact.
   DISTIL_XLSTM_HD constexpr operator float() const {
     return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
   }
@@ -170,7 +174,8 @@ inline void unpack_block(dtype e, const std::uint8_t* b, float* y) {
 }  // namespace detail
 
 /// n numbers stored as `e` at `source`, widened (or, from F64 to float, rounded) to T.
-/// n must be a multiple of the block of `e`. The quantised kinds give bit for bit ggml's floats.
+/// n must be a multiple of the block of `e`. The quantised kinds give bit for bit ggml's floats. Throws `error` for a
+/// kind of integers.
 template <class T>
 void unpack(dtype e, const void* source, index n, T* out) {
   const auto* p = static_cast<const std::uint8_t*>(source);

@@ -4,6 +4,7 @@
 
 #include <distil_xlstm/core/config.hpp>
 
+/// The library: blocks, models, training, and what they are made of.
 namespace distil_xlstm {
 
 /// Signed, so that differences and reverse loops are ordinary arithmetic.
@@ -18,20 +19,26 @@ struct extent {
   static_assert(N >= 0,
                 "distil_xlstm::extent: a static size must not be negative; write dynamic for one that the "
                 "program chooses");
-  static constexpr bool is_static = true;
+  static constexpr bool is_static = true;  ///< whether the compiler knows the size
   constexpr extent() = default;
+  /// N, whatever is given: nothing checks that they are the same.
   DISTIL_XLSTM_HD constexpr explicit extent(index) {}
+  /// N.
   DISTIL_XLSTM_HD constexpr operator index() const { return N; }
 };
 
+/// A size that only the program knows.
 template <>
 struct extent<dynamic> {
-  static constexpr bool is_static = false;
-  index value = 0;
+  static constexpr bool is_static = false;  ///< whether the compiler knows the size
+  index value = 0;                          ///< the size
   constexpr extent() = default;
+  /// @{ From a number, or from a size that the compiler knows.
   DISTIL_XLSTM_HD constexpr extent(index n) : value(n) {}
   template <index N>
   constexpr extent(extent<N>) : value(N) {}
+  /// @}
+  /// The size.
   DISTIL_XLSTM_HD constexpr operator index() const { return value; }
 };
 

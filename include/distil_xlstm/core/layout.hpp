@@ -17,15 +17,21 @@ namespace distil_xlstm {
 /// Where a number of a tensor starts: a function of its flat index and a random source.
 using initializer = std::function<double(index, rng&)>;
 
+/// Where tensors start: initialisers for `layout`.
 namespace initial {
+/// Everywhere this number.
 inline auto constant(double value) {
   return [value](index, rng&) { return value; };
 }
+/// 0.
 inline auto zeros() { return constant(0); }
+/// 1.
 inline auto ones() { return constant(1); }
+/// Normal with mean 0.
 inline auto normal(double standard_deviation) {
   return [standard_deviation](index, rng& r) { return standard_deviation * r.normal(); };
 }
+/// Uniform in [-bound, bound).
 inline auto uniform(double bound) {
   return [bound](index, rng& r) { return r.uniform(-bound, bound); };
 }
@@ -36,13 +42,14 @@ enum class weight_decay : bool { no, yes };
 
 /// One tensor of a description: its checkpoint name, shape and place.
 struct manifest_entry {
-  std::string name;
-  std::vector<index> shape;
-  index offset = 0;     ///< in numbers from the start of the arena
-  index size = 0;       ///< numbers
-  initializer initial;  ///< null: of a cache, nobody reads a number before it is written
-  weight_decay decay = weight_decay::no;
+  std::string name;                       ///< with the prefixes of its scopes
+  std::vector<index> shape;               ///< row-major
+  index offset = 0;                       ///< in numbers from the start of the arena
+  index size = 0;                         ///< numbers
+  initializer initial;                    ///< null: of a cache, nobody reads a number before it is written
+  weight_decay decay = weight_decay::no;  ///< whether it shrinks the tensor
 };
+/// All tensors of a description, in its order.
 using manifest = std::vector<manifest_entry>;
 
 /// Replays a block's description: over no memory it measures, over an arena it binds views, and with a
@@ -50,21 +57,29 @@ using manifest = std::vector<manifest_entry>;
 template <class T>
 class layout {
  public:
+  /// @name What a description binds to
+  /// @{
+
+  /// Of `layout` or `frozen_layout`: its numbers, what `matrix` gives, what `tensor` gives.
   using scalar = T;
   using matrix_type = matrix_view<T>;
   using pointer = T*;
+  /// @}
+  /// Every tensor starts at a multiple of so many numbers, which are 64 bytes.
   static constexpr index alignment = 64 / static_cast<index>(sizeof(T));
 
+  /// `base` is an arena of as many numbers as a layout over no memory (null) says by `size()`; that one gives null
+  /// views. `names` gets an entry a tensor. Neither is owned.
   explicit layout(T* base = nullptr, manifest* names = nullptr) : base_(base), names_(names) {}
 
-  /// A matrix that products read: `rows` x `cols`, contiguous.
+  /// A matrix that products read: [rows, cols], contiguous.
   template <class Init = decltype(initial::zeros())>
   matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros(),
                         weight_decay decay = weight_decay::yes) {
     return {tensor(name, {rows, cols}, init, decay), rows, cols};
   }
 
-  /// Any other tensor, row-major.
+  /// Any other tensor, row-major. Throws `error` where an extent is negative.
   template <class Init = decltype(initial::zeros())>
   T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros(),
             weight_decay decay = weight_decay::no) {
@@ -86,16 +101,19 @@ class layout {
                          Init init = initial::zeros()) {
     return {tensor(name, shape, init), stride_};
   }
+  /// For the states that follow: how far apart sequences lie, the `size()` of one's whole state.
   void sequence_stride(index numbers) { stride_ = numbers; }
   /// Tokens of a text that its cache of keys and values holds, as the owner of the state declares; 0: there is
   /// no cache. A block whose state is such a cache says how many it `holds`.
   index capacity() const { return capacity_; }
+  /// Declares them, before a state is described.
   void capacity(index tokens) { capacity_ = tokens; }
+  /// A cache in this state holds so many tokens.
   void holds(index tokens) { held_ = held_ > 0 && held_ < tokens ? held_ : tokens; }
   /// The fewest tokens that any part of the state holds; 0: the state has one size for any text.
   index held() const { return held_; }
 
-  /// Names taken inside `f` get the prefix `name.`.
+  /// Names taken inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
     const std::size_t keep = prefix_.size();
@@ -107,11 +125,14 @@ class layout {
 
   /// A tape that no backward will read may reuse memory: `rewind` gives back all that was taken since `mark`.
   bool transient() const { return transient_; }
+  /// Says of the tape that follows whether a backward will not read it.
   void transient(bool on) { transient_ = on; }
+  /// Numbers taken now.
   index mark() const { return used_; }
+  /// The next tensor starts there.
   void rewind(index mark) { used_ = mark; }
 
-  /// Numbers needed in all.
+  /// Numbers needed in all, each at its time.
   index size() const { return peak_; }
 
  private:
@@ -124,17 +145,19 @@ class layout {
 
 /// A tensor as a file holds it.
 struct stored_tensor {
-  const void* data = nullptr;
-  distil_xlstm::dtype dtype = dtype::f32;
-  std::vector<index> shape;
+  const void* data = nullptr;              ///< of the file, or who found it: valid until it is kept
+  distil_xlstm::dtype dtype = dtype::f32;  ///< how each number, or block of a row's numbers, is stored
+  std::vector<index> shape;                ///< row-major
 };
 
-/// Where frozen tensors stay: what it returns is where a device reads them.
+/// Where frozen tensors stay, as long as it lives.
 template <class T>
 class frozen_arena {
  public:
   virtual ~frozen_arena() = default;
+  /// The matrix as a device reads it: `stored` itself, which must then live on, or a copy.
   virtual frozen_matrix keep(const frozen_matrix& stored) = 0;
+  /// The numbers, where a device reads them.
   virtual const T* keep(std::vector<T>&& numbers) = 0;
 };
 
@@ -143,18 +166,27 @@ class frozen_arena {
 template <class T>
 class frozen_layout {
  public:
+  /// @name What a description binds to
+  /// @{
+
+  /// Of `layout` or `frozen_layout`: its numbers, what `matrix` gives, what `tensor` gives.
   using scalar = T;
   using matrix_type = frozen_matrix;
   using pointer = const T*;
+  /// @}
+  /// Finds a tensor by its name, prefixes included; throws `error` where there is none.
   using source = std::function<stored_tensor(const std::string&)>;
 
+  /// Refers to `arena`.
   frozen_layout(source find, frozen_arena<T>& arena) : find_(std::move(find)), arena_(&arena) {}
 
+  /// The matrix [rows, cols] of this name, as it is stored. How a trainable one begins says nothing here.
   template <class Init = int>
   frozen_matrix matrix(std::string_view name, index rows, index cols, Init = {}, weight_decay = {}) {
     const stored_tensor t = lookup(name, {rows, cols});
     return arena_->keep(frozen_matrix{t.data, t.dtype, rows, cols});
   }
+  /// Any other tensor, widened to T.
   template <class Init = int>
   const T* tensor(std::string_view name, std::initializer_list<index> shape, Init = {}, weight_decay = {}) {
     const stored_tensor t = lookup(name, shape);
@@ -164,6 +196,7 @@ class frozen_layout {
     unpack(t.dtype, t.data, size, numbers.data());
     return arena_->keep(std::move(numbers));
   }
+  /// Names looked up inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
     const std::size_t keep = prefix_.size();

@@ -11,9 +11,12 @@ namespace distil_xlstm {
 /// splitmix64 (Steele, Lea, Flood 2014): one word of state, so that it is saved with a checkpoint as a number.
 class rng {
  public:
+  /// Every seed is good; the `state()` of another goes on where that one is.
   explicit constexpr rng(std::uint64_t seed = 0) : state_(seed) {}
+  /// All that there is to save: `rng(r.state())` continues as r does.
   constexpr std::uint64_t state() const { return state_; }
 
+  /// 64 random bits.
   constexpr std::uint64_t operator()() {
     std::uint64_t x = (state_ += 0x9e3779b97f4a7c15u);
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -22,6 +25,7 @@ class rng {
   }
   /// Uniform in [0, 1), 53 bits.
   constexpr double uniform() { return static_cast<double>((*this)() >> 11) * 0x1p-53; }
+  /// Uniform in [low, high); rounding may give high itself.
   constexpr double uniform(double low, double high) { return low + (high - low) * uniform(); }
   /// Uniform in 0 .. n-1 (n > 0), without the bias of a remainder.
   constexpr std::uint64_t below(std::uint64_t n) {

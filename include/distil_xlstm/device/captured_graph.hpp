@@ -19,11 +19,13 @@ class captured_graph {
 
  public:
   captured_graph() = default;
+  /// @{ What was recorded goes with it.
   captured_graph(captured_graph&& other) noexcept { swap(other); }
   captured_graph& operator=(captured_graph&& other) noexcept {
     swap(other);
     return *this;
   }
+  /// @}
   ~captured_graph() { forget(); }
 
   /// `key` names the memory that the caller chose: what was recorded for another is forgotten.

@@ -46,7 +46,7 @@ struct column_sums : fold_into<math::sum, T> {
 
 }  // namespace detail
 
-/// total[c * step] += sum over rows of value.operator()<V>(r, c), V a scalar or a pack of columns.
+/// total[c * step] += sum over rows of `value.operator()<V>(r, c)`, V a scalar or a pack of columns.
 template <class D, class T, class F>
 void add_column_sums(D& d, index rows, index cols, const F& value, T* total, index step = 1) {
   fold_columns(d, rows, cols, detail::column_sums<T, F>{{}, value, total, step});

@@ -48,6 +48,10 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void embed_backward(basic_cuda<P>& device, const std::int32_t* ids, const_view<T> dx,
                                         matrix_view<T> dtable);
 
+/// @name The GPU's operations
+/// @{
+
+/// The function of this name in op/, as a GPU has it.
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                          T* statistics);
@@ -90,6 +94,7 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void decoder_layer_forward(basic_cuda<P>& device, const decoder_layer_arguments<T>& a);
+/// @}
 
 /// The pass over the logits: see loss/head.hpp.
 template <Precision P, class Rows, class T, class Head>

@@ -14,17 +14,18 @@ namespace distil_xlstm {
 /// A memory space and a few verbs. Every block, term and optimiser is written against these.
 ///
 /// Minimal definition, for a device `d`:
-///   D::precision, D::scalar                 device/precision.hpp: fp64, fp32 or bf16_mixed, and its scalar
-///   D::host_memory                          whether the host reads and writes the device's memory
-///   d.allocate(bytes), d.release(pointer)   memory that the device reads and writes, 64-byte aligned
-///   d.upload / d.download / d.copy(destination, source, bytes)
-///   d.scratch<T>(n)                         a lease of temporary memory, last in first out, free once warm
-///   gemm(d, a, b, c, beta)                  c = beta c + a b; operands plain, transposed() or frozen
-///   gemm_batched(d, n, a, step_a, b, step_b, c, step_c, beta)   n products of one shape
-///   map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, a pack of columns at once
-///   fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then f.finish(r, acc)
-///   fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c), merged, then f.finish<V>(c, acc)
-///   parallel_for(d, n, f)                   f(i) for i = 0 .. n - 1, in any order
+///
+///     D::precision, D::scalar                 device/precision.hpp: fp64, fp32 or bf16_mixed, and its scalar
+///     D::host_memory                          whether the host reads and writes the device's memory
+///     d.allocate(bytes), d.release(pointer)   memory that the device reads and writes, 64-byte aligned
+///     d.upload / d.download / d.copy(destination, source, bytes)
+///     d.scratch<T>(n)                         a lease of temporary memory, last in first out, free once warm
+///     gemm(d, a, b, c, beta)                  c = beta c + a b; operands plain, transposed() or frozen
+///     gemm_batched(d, n, a, step_a, b, step_b, c, step_c, beta)   n products of one shape
+///     map(d, rows, cols, f)                   f.operator()<V>(r, c) for every element, a pack of columns at once
+///     fold_rows(d, rows, cols, f)             a row's f.visit<V>(acc, r, c), merged, then f.finish(r, acc)
+///     fold_columns(d, rows, cols, f)          a column's f.visit<V>(acc, r, c), merged, then f.finish<V>(c, acc)
+///     parallel_for(d, n, f)                   f(i) for i = 0 .. n - 1, in any order
 ///
 /// On these are written, once for all devices: transform, transform_groups and fill (device/transform.hpp),
 /// add_column_sums (device/column_sums.hpp), make_scratch and scratch_matrices (device/scratch_layout.hpp).
@@ -49,19 +50,25 @@ template <class T, class D>
 class buffer {
  public:
   buffer() = default;
+  /// n numbers of `device`, which must live as long.
   buffer(D& device, index n) : device_(&device), size_(n) {
     if (n > 0) data_ = static_cast<T*>(device.allocate(n * static_cast<index>(sizeof(T))));
   }
+  /// @{ The memory changes hands, and `data` stays valid.
   buffer(buffer&& other) noexcept { swap(other); }
   buffer& operator=(buffer&& other) noexcept {
     swap(other);
     return *this;
   }
+  /// @}
   ~buffer() {
     if (data_) device_->release(data_);
   }
+  /// The numbers, in the device's memory; null where there are none.
   T* data() const { return data_; }
+  /// Numbers of T.
   index size() const { return size_; }
+  /// Whether there are any.
   explicit operator bool() const { return data_ != nullptr; }
 
  private:

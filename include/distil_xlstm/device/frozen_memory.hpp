@@ -22,6 +22,7 @@ namespace distil_xlstm {
 template <class T, class D>
 class frozen_memory final : public frozen_arena<T> {
  public:
+  /// Refers to `device`.
   explicit frozen_memory(D& device) : device_(&device) {}
 
   /// `stored` lies in the host's memory, which must live on where the device shares it. Null stays null.
@@ -55,6 +56,7 @@ class frozen_memory final : public frozen_arena<T> {
       return kept;
     }
   }
+  /// In memory of its own, of the device.
   const T* keep(std::vector<T>&& numbers) override {
     if constexpr (D::host_memory) {
       return numbers_.emplace_back(std::move(numbers)).data();
@@ -112,8 +114,10 @@ class frozen_memory final : public frozen_arena<T> {
 
 /// The ends of a student, where its device reads them, and what keeps them alive.
 struct embedding_and_head {
+  /// @{ [vocabulary, width]; one matrix may be both.
   frozen_matrix embedding, head;
-  std::shared_ptr<const void> owner;
+  /// @}
+  std::shared_ptr<const void> owner;  ///< both live as long as this or a copy of it
 };
 
 /// Puts ends that lie in the host's memory, which `owner` keeps alive, where the device reads them: nothing

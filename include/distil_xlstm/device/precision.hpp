@@ -9,9 +9,9 @@ namespace distil_xlstm {
 
 /// What a model's numbers are while it runs. A device is a template over it:
 ///
-///   P::scalar        what weights, activations, gradients and moments are stored as
-///   P::product       what the operands of a matrix product are rounded to
-///   P::accumulator   what products are summed in
+///     P::scalar        what weights, activations, gradients and moments are stored as
+///     P::product       what the operands of a matrix product are rounded to
+///     P::accumulator   what products are summed in
 template <class P>
 concept Precision = requires {
   requires std::floating_point<typename P::scalar>;
@@ -19,22 +19,38 @@ concept Precision = requires {
   requires std::floating_point<typename P::accumulator>;
 };
 
-/// For proofs.
+/// For proofs: double throughout.
 struct fp64 {
+  /// @name What every precision has
+  /// @{
+
+  /// As the concept `Precision` says.
   using scalar = double;
   using product = double;
   using accumulator = double;
+  /// @}
 };
+/// The default: float throughout.
 struct fp32 {
+  /// @name What every precision has
+  /// @{
+
+  /// As the concept `Precision` says.
   using scalar = float;
   using product = float;
   using accumulator = float;
+  /// @}
 };
 /// Tensor cores and AVX512-BF16: float but for the operands of products.
 struct bf16_mixed {
+  /// @name What every precision has
+  /// @{
+
+  /// As the concept `Precision` says.
   using scalar = float;
   using product = bf16;
   using accumulator = float;
+  /// @}
 };
 
 /// What operands of type T are multiplied as: a precision rounds its own scalar; any other type stays what it is, so that
@@ -42,6 +58,7 @@ struct bf16_mixed {
 template <Precision P, class T>
 using product_t = std::conditional_t<std::is_same_v<T, typename P::scalar>, typename P::product, T>;
 
+/// Whether a product of numbers of type T rounds them to bfloat16.
 template <Precision P, class T>
 inline constexpr bool multiplies_in_bf16 = std::is_same_v<product_t<P, T>, bf16>;
 

@@ -8,6 +8,7 @@
 #include <distil_xlstm/core/extent.hpp>
 #include <distil_xlstm/device/one_caller.hpp>
 
+/// The devices, CPU and GPU, with the verbs and operations that each has of its own.
 namespace distil_xlstm::device {
 
 namespace detail {
@@ -100,6 +101,7 @@ class scratch_stack {
 template <class T, class Memory>
 class scratch_lease {
  public:
+  /// n numbers of `stack`, as a device's `scratch<T>(n)` gives them.
   scratch_lease(detail::scratch_stack<Memory>& stack, index n)
       : stack_(stack),
         turn_(stack.caller()),
@@ -108,6 +110,7 @@ class scratch_lease {
   scratch_lease(const scratch_lease&) = delete;
   scratch_lease& operator=(const scratch_lease&) = delete;
   ~scratch_lease() { stack_.release(mark_); }
+  /// The numbers, 64-byte aligned or better; nobody has set them.
   T* data() const { return data_; }
 
  private:

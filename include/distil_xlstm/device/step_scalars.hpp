@@ -8,10 +8,12 @@ namespace distil_xlstm {
 /// captured graph finds those of every step, a `const S*` stands in this struct's place and is read alike.
 template <class S>
 struct by_value {
-  S scalars;
+  S scalars;  ///< those of the step
 
+  /// @{ They are read as through a pointer.
   DISTIL_XLSTM_HD const S& operator*() const { return scalars; }
   DISTIL_XLSTM_HD const S* operator->() const { return &scalars; }
+  /// @}
 };
 
 /// The scalars of `host` as kernels of the device D read them: `there`, their copy in its memory, unless the

@@ -11,14 +11,18 @@ namespace distil_xlstm {
 /// Where an operand of an element-wise verb is read: an element of a matrix, and which group of columns it lies
 /// in, counted over all rows (of one group a row: the row).
 struct element {
+  /// @{ Of the first number, where a pack of columns is read at once.
   index row, column, group;
+  /// @}
 };
 
 /// An operand that is one row beside every row.
 template <class T>
 struct broadcast {
-  const T* values;
+  const T* values;  ///< a number a column
+  /// Refers to the row at p.
   explicit broadcast(const T* p) : values(p) {}
+  /// The numbers of e's columns, a V of them.
   template <class V>
   DISTIL_XLSTM_HD V load(const element& e) const {
     return math::load<V>(values + e.column);
@@ -28,29 +32,35 @@ struct broadcast {
 /// An operand that is one number a group of columns (or a row), `step` apart.
 template <class T>
 struct per_group {
-  const T* values;
-  index step = 1;
+  const T* values;  ///< of group 0
+  index step = 1;   ///< numbers from a group's to the next's
+  /// The number of e's group, in every lane of V.
   template <class V>
   DISTIL_XLSTM_HD V load(const element& e) const {
     return V(values[e.group * step]);
   }
 };
+/// `per_group{p, step}` says T by itself.
 template <class T>
 per_group(const T*, index) -> per_group<T>;
 
-/// Several results of one `transform`: outputs{y, z}.
+/// Several results of one `transform`, N matrices of one shape: `outputs{y, z}`; up to three.
 template <class T, index N>
 struct outputs {
-  matrix_view<T> first;
-  outputs<T, N - 1> rest;
+  matrix_view<T> first;    ///< of the first result
+  outputs<T, N - 1> rest;  ///< of the others
+  /// As many matrices as there are results.
   template <class... More>
   DISTIL_XLSTM_HD constexpr outputs(matrix_view<T> y, More... more) : first(y), rest(more...) {}
 };
+/// One result, or the last of several.
 template <class T>
 struct outputs<T, 1> {
-  matrix_view<T> first;
+  matrix_view<T> first;  ///< of the result
+  /// Of one matrix.
   DISTIL_XLSTM_HD constexpr outputs(matrix_view<T> y) : first(y) {}
 };
+/// `outputs{y, z}` says T and N by itself.
 template <class T, class... More>
 outputs(matrix_view<T>, More...) -> outputs<T, 1 + static_cast<index>(sizeof...(More))>;
 
@@ -156,28 +166,30 @@ struct fill_map {
 }  // namespace detail
 
 /// y[r, c] = f(x[r, c]...), a scalar or a pack of columns at a time. Operands are matrices of y's shape,
-/// `broadcast` rows, `per_group` numbers, or a type of one's own with load<V>(element). y may be among them:
+/// `broadcast` rows, `per_group` numbers, or a type of one's own with `load<V>(element)`. y may be among them:
 ///
-///   transform(d, y, math::plus{}, y, broadcast(bias));        // y += bias
-///   transform(d, outputs{dgate, dvalue}, f, gate, value, dy)  // f returns a struct of two V's, in that order
+///     transform(d, y, math::plus{}, y, broadcast(bias));        // y += bias
+///     transform(d, outputs{dgate, dvalue}, f, gate, value, dy)  // f returns a struct of two V's, in that order
 ///
-/// f is a struct with template <class V> DISTIL_XLSTM_HD V operator()(V...) const; where only a CPU runs it, a
+/// f is a struct with `template <class V> DISTIL_XLSTM_HD V operator()(V...) const`; where only a CPU runs it, a
 /// generic lambda does. Throws `error` where a matrix has another shape.
 template <class D, class T, index N, class F, class... Xs>
 void transform(D& d, const outputs<T, N>& y, const F& f, const Xs&... x) {
   detail::transform(d, y.first.rows, y.first.cols, detail::whole_rows{}, y, f, x...);
 }
+/// Of one result.
 template <class D, class T, class F, class... Xs>
 void transform(D& d, matrix_view<T> y, const F& f, const Xs&... x) {
   transform(d, outputs<T, 1>{y}, f, x...);
 }
 
-/// The same, with each row seen as `groups` equal parts: a `per_group` operand has a number for each of them.
+/// A `transform` with each row seen as `groups` equal parts: a `per_group` operand has a number for each of them.
 template <class D, class T, index N, class F, class... Xs>
 void transform_groups(D& d, index groups, const outputs<T, N>& y, const F& f, const Xs&... x) {
   const index width = y.first.cols / groups;
   detail::transform(d, y.first.rows * groups, width, detail::short_rows{groups, width}, y, f, x...);
 }
+/// Of one result.
 template <class D, class T, class F, class... Xs>
 void transform_groups(D& d, index groups, matrix_view<T> y, const F& f, const Xs&... x) {
   transform_groups(d, groups, outputs<T, 1>{y}, f, x...);

@@ -60,11 +60,11 @@ class moments_in_order {
 }  // namespace detail
 
 /// Folders step-00000042 of one run's checkpoints: everything that moves, weights, both moments and counters,
-/// as safetensors beside a manifest, of a `trainer` or a
-/// `mixer_trainer`. A checkpoint is written aside, synced and renamed, so that it is whole or not there.
+/// as safetensors beside a manifest, of a `trainer` or a `mixer_trainer`. A checkpoint is written aside, synced and
+/// renamed, so that it is whole or not there.
 class checkpoints {
  public:
-  static constexpr index format = 1;
+  static constexpr index format = 1;  ///< of manifest.json; another is not restored
   /// `keep` of the newest stay. Throws `error` unless that is one or more.
   explicit checkpoints(std::filesystem::path folder, index keep = 2) : folder_(std::move(folder)), keep_(keep) {
     require(keep >= 1, "checkpoints: of ", keep, " that are kept none would stay");
@@ -125,6 +125,7 @@ class checkpoints {
   }
   /// The manifest's `run` of the newest checkpoint that can be read: to know a run before its trainer exists.
   std::optional<io::json> newest_run() const;
+  /// Where the checkpoint of a step is, or would be.
   std::filesystem::path folder_of(index step) const;
 
  private:

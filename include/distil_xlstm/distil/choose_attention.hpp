@@ -11,9 +11,9 @@ namespace distil_xlstm {
 /// One choice: the layer whose attention lowered the cost most, and what it would have been with each (0 of those that
 /// had been chosen).
 struct kept_attention {
-  index layer = 0;
-  double cost = 0;
-  std::vector<double> costs;
+  index layer = 0;            ///< from 0
+  double cost = 0;            ///< with this layer's attention, and that of those chosen before
+  std::vector<double> costs;  ///< of each layer
 };
 
 /// Which layers of a transformer keep their attention where all others have a window, found without training: one after

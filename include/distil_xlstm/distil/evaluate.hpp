@@ -22,10 +22,10 @@
 
 namespace distil_xlstm {
 
-/// Tokens of which those from `context` on are to be scored, given all before them; 0 < context < ids.size().
+/// Tokens of which those from `context` on are to be scored, given all before them; `0 < context < ids.size()`.
 struct continuation {
-  std::vector<std::int32_t> ids;
-  index context = 0;
+  std::vector<std::int32_t> ids;  ///< the context's, then the continuation's
+  index context = 0;              ///< how many are the context's
   index cut = 0;                  ///< tokens left out at the context's beginning, for want of room
   std::size_t dropped_bytes = 0;  ///< of the text: those for which the vocabulary has no token
 };
@@ -80,6 +80,7 @@ inline continuation tokenize_continuation(const io::tokenizer& tokenizer, std::s
   return x;
 }
 
+/// What a model makes of one `continuation`.
 struct continuation_score {
   double sum_logprob = 0;  ///< sum over the continuation's tokens of log p, nats
   index scored = 0;        ///< the continuation's tokens

@@ -16,6 +16,7 @@ namespace distil_xlstm {
 template <class T>
 class kept_states {
  public:
+  /// Keeps at most so many, of all lengths of windows together.
   explicit kept_states(index bytes) : left_(bytes) {}
 
   /// A `forward` for one pass of `score_text` or `score_divergence` over the text, in windows of `window` tokens, each

@@ -17,8 +17,12 @@ constexpr bool is_added(std::string_view tensor) {
 /// matrices; `gate_bias` of the gates' biases; `projections` of q, k, v and o, biases and norms of heads among them; 0 of
 /// all else, and of layers that keep attention.
 struct alignment_rates {
-  const linearised_config* config;
+  const linearised_config* config;  ///< the student's, which must live as long
+  /// @{
+  /// The factors of those names.
   double gate_bias = 4, projections = 0.1;
+  /// @}
+  /// The factor of a tensor by its name.
   double operator()(std::string_view tensor) const {
     const std::string_view layers = "model.layers.", mixer = ".self_attn.";
     if (!tensor.starts_with(layers) || tensor.find(mixer) == tensor.npos) return 0;
@@ -32,7 +36,8 @@ struct alignment_rates {
 
 /// And while all of it is trained: 1 of what the teacher has, `added` of the rest.
 struct distillation_rates {
-  double added = 5;
+  double added = 5;  ///< of the tensors that `is_added` names
+  /// The factor of a tensor by its name.
   double operator()(std::string_view tensor) const { return is_added(tensor) ? added : 1; }
 };
 

@@ -88,7 +88,8 @@ struct mixer_inputs {
 /// No gradient passes from layer to layer and there are no logits, so that memory is one layer's at a time. Layers that
 /// keep attention learn nothing. The metrics' `alignment` is the mean over the layers that do.
 ///
-/// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from.
+/// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from. What it shares with
+/// `trainer` is said there.
 template <class Student, class Teacher, Communicator C = comm::single>
 class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher, C>, Student, C> {
   using base = detail::trainer_base<mixer_trainer, Student, C>;
@@ -117,6 +118,8 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
             teacher.vocabulary(), ", the student of ", student.vocabulary());
   }
 
+  /// @{
+  /// An error of the compiler: temporary windows, or a temporary teacher, would not live as long.
   template <std::same_as<token_windows> W>
   mixer_trainer(D&, Student&, const W&&, const Teacher&, training_options, C& = comm::alone) {
     static_assert(
@@ -129,6 +132,7 @@ class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher
         sizeof(M) == 0,
         "distil_xlstm::mixer_trainer refers to the teacher, which must live as long: give it a name first");
   }
+  /// @}
 
   /// Of each layer in the last step; 0 where it keeps attention.
   const std::vector<double>& layer_errors() const { return errors_; }

@@ -19,12 +19,16 @@ struct needle_text {
   std::array<std::vector<std::int32_t>, 10> digits;  ///< each digit: one token or several
   std::vector<std::int32_t> stop;                    ///< what ends the sentence
 
+  /// @{
   /// The sentence, as text.
   static constexpr std::string_view phrase_text = "\nThe secret number of the castle is ", stop_text = ".\n";
+  /// @}
   /// Digits of a number.
   static constexpr index number_digits = 7;
+  /// @{
   /// Tokens of filler, at least: before the sentence, and between it and the question.
   static constexpr index least_before = 8, least_between = 100;
+  /// @}
 
   /// Tokens that a case must have, whatever its number.
   index least_length() const;

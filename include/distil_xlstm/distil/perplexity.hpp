@@ -20,8 +20,11 @@ namespace distil_xlstm {
 
 /// What reading a text gives: nats over the tokens scored.
 struct text_score {
+  /// @{
+  /// How many there are, and of how many the prediction was scored.
   index tokens = 0, scored = 0;
-  double nll = 0;
+  /// @}
+  double nll = 0;  ///< negative log-likelihood of those, their sum
   /// exp(nll / scored). Throws `error` where nothing was scored: that is no perplexity.
   double perplexity() const {
     require(scored > 0, "perplexity: of ", tokens, " tokens none is scored");
@@ -45,7 +48,7 @@ enum class window_state {
 
 /// Windows of one length side by side, in the device's memory.
 struct window_batch {
-  sequence_view seq;
+  sequence_view seq;            ///< [windows, tokens of each]
   const std::int32_t* ids;      ///< [rows]
   const std::int32_t* targets;  ///< [rows] the id after each; 0 after a window's last
   const std::uint8_t* scored;   ///< [rows] 0 where the target is another window's or begins a document
@@ -152,6 +155,7 @@ inline text_score score_unigram(std::span<const weighted_text> counted, const io
   });
   return out;
 }
+/// Under the counts of one text.
 inline text_score score_unigram(const io::token_file& counted, const io::token_file& text, index window) {
   const weighted_text one{&counted};
   return score_unigram(std::span(&one, 1), text, window);

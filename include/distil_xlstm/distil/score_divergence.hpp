@@ -14,8 +14,8 @@ namespace distil_xlstm {
 
 /// What two models say of a text: the score of the one, and how far it is from its teacher.
 struct divergence_score {
-  text_score text;
-  double kl = 0;  ///< sum over the tokens scored of KL(softmax(teacher) || softmax(model)), nats
+  text_score text;  ///< of the model
+  double kl = 0;    ///< sum over the tokens scored of KL(softmax(teacher) || softmax(model)), nats
   /// Nats a token. Throws `error` where nothing was scored.
   double mean_kl() const {
     require(text.scored > 0, "divergence: of ", text.tokens, " tokens none is scored");

@@ -13,19 +13,24 @@ namespace distil_xlstm {
 
 /// What one step of training did.
 struct step_metrics {
+  /// What one term of the objective came to.
   struct term {
-    std::string_view name;
-    double value;  ///< mean over tokens (logits) or as the alignment defines it; unweighted
+    std::string_view name;  ///< as the log calls it: "ce", "kl"
+    double value;           ///< mean over tokens (logits) or as the alignment defines it; unweighted
   };
-  index step = 0;  ///< steps finished, this one included
-  index epoch = 0;
+  index step = 0;    ///< steps finished, this one included
+  index epoch = 0;   ///< in which the step's windows are, from 0
   index tokens = 0;  ///< scored in this step
   double total = 0;  ///< the weighted objective
+  /// @{
+  /// Norm of all gradients together, before clipping, and the learning rate.
   double grad_norm = 0, lr = 0;
+  /// @}
   bool skipped = false;  ///< the loss or a gradient was not finite: the weights stayed
   bool empty =
       false;  ///< no token had a target of its own document: there was nothing to learn, the weights stayed
 
+  /// The terms in the order of the objective; valid as long as this.
   std::span<const term> terms() const { return {terms_.data(), count_}; }
   /// A term by its name: `metrics["kl"]`. Throws `error` that lists the names there are.
   double operator[](std::string_view name) const {
@@ -35,7 +40,7 @@ struct step_metrics {
     for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
     fail("metrics: no term is called '", name, "' (", known, " are)");
   }
-  /// A name that is empty stands for nothing.
+  /// One more term, or more of one that is there; at most 16 are kept. A name that is empty stands for nothing.
   void add(std::string_view name, double value) {
     if (name.empty()) return;
     for (term& t : std::span(terms_.data(), count_))
@@ -53,7 +58,11 @@ struct step_metrics {
 
 /// Seconds that the parts of steps took.
 struct step_times {
+  /// @{
+  /// `teacher`: its signals; `objective`: logits, losses and the gradients of hidden states; `backward`: with the
+  /// norm of all gradients; `optimiser`: AdamW.
   double teacher = 0, forward = 0, objective = 0, backward = 0, optimiser = 0;
+  /// @}
   double exchange = 0;  ///< with other ranks, and waiting for them
 };
 

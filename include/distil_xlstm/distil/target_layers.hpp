@@ -10,7 +10,10 @@ namespace distil_xlstm {
 
 /// Layers of a teacher, both ends included, of 1 .. their number.
 struct layer_range {
+  /// @{
+  /// Numbers of its ends, from 1.
   index first = 0, last = 0;
+  /// @}
 };
 
 /// The layers that each target of an alignment is the mean of, as loss::layers says; the last range ends at the

@@ -18,13 +18,17 @@ namespace distil_xlstm {
 
 /// What a cache is about: a student may only learn from it where all of this is the same.
 struct cache_identity {
-  std::string teacher;  ///< the teacher's name, for people
-  std::string teacher_sha256;
-  std::string tokens_sha256;  ///< token_file::data_sha256
+  std::string teacher;         ///< the teacher's name, for people
+  std::string teacher_sha256;  ///< of its files, or what else tells it from others: `verify_teacher`
+  std::string tokens_sha256;   ///< token_file::data_sha256
+  /// @{
+  /// Windows of the text, tokens of a window, numbers of a hidden state, and layers of the teacher.
   index windows = 0, length = 0, width = 0, layers = 0;
-  std::string alignment = "average";
-  index targets = 0;
+  /// @}
+  std::string alignment = "average";  ///< loss::name_of the layers that the targets are of
+  index targets = 0;                  ///< how many signals follow the final hidden states
 
+  /// As manifest.json has it: a field a member.
   io::json json() const;
 };
 
@@ -33,9 +37,12 @@ struct cache_identity {
 /// frozen ends.
 class cache_writer {
  public:
-  static constexpr index format = 1;
+  static constexpr index format = 1;  ///< of manifest.json: `teacher_cache` refuses another
 
+  /// Creates the folder, and a file a signal, hidden [windows, length, width], whose numbers are stored as `type`. It
+  /// is no cache before `finish`.
   cache_writer(std::filesystem::path folder, cache_identity identity, dtype type);
+  /// The file of signal i: the final hidden states' (0), or that of target i - 1.
   static std::string name_of(index i);
   /// The signals of the next windows, in the device's memory.
   template <class D, class T>
@@ -98,17 +105,26 @@ void append_windows(D& device, cache_writer& out, teacher_source<T, D>& teacher,
 /// A teacher that was written down. Opening checks that all its files are whole.
 class teacher_cache {
  public:
+  /// Maps its files. Throws `error` naming the one that is missing, or not as the manifest says.
   explicit teacher_cache(const std::filesystem::path& folder);
+  /// What it was made of.
   const cache_identity& identity() const { return identity_; }
-  /// The ends, in the file's mapped memory: `upload_embedding_and_head` puts them where a device reads them.
+  /// @{
+  /// The ends, [vocabulary, width], in the file's mapped memory: `upload_embedding_and_head` puts them where a device
+  /// reads them.
   frozen_matrix embedding() const { return end("embedding"); }
   frozen_matrix head() const { return ends_->find("head") ? end("head") : embedding(); }
+  /// @}
+  /// The head is the embedding.
   bool tied() const { return !ends_->find("head"); }
+  /// Keeps the mapping of the ends alive.
   std::shared_ptr<const void> owner() const { return ends_; }
 
+  /// @{
   /// Throws `error` naming what differs between the cache and what the run is about.
   void verify(const std::string& tokens_sha256, index windows, index length) const;
   void verify_teacher(const std::string& sha256) const;
+  /// @}
 
   /// Throws `error` where the cache does not hold such signals.
   template <class T>
@@ -121,6 +137,8 @@ class teacher_cache {
             ", the objective needs ", s.targets.size());
   }
 
+  /// Signal 0 (the final hidden states) or 1 + a target's number, of one window: [length, width] numbers, to host
+  /// memory. Throws `error` where there is no such window; `signal` is not checked.
   template <class T>
   void read(index window, index signal, T* out) const {
     require(window < identity_.windows, name_, ": window ", window, " of ", identity_.windows);
@@ -143,6 +161,7 @@ class cached_teacher final : public teacher_source<T, D> {
  public:
   /// Refers to `cache`, which must live as long.
   explicit cached_teacher(const teacher_cache& cache) : cache_(&cache) {}
+  /// An error of the compiler: a temporary cache would not live as long.
   template <std::same_as<teacher_cache> C>
   explicit cached_teacher(const C&&) {
     static_assert(

@@ -17,12 +17,13 @@ namespace distil_xlstm {
 /// its layers' outputs, where `layers` of each target says which.
 template <class T>
 struct teacher_signals {
+  /// The mean of a few layers' outputs.
   struct target {
-    layer_range layers;
-    matrix_view<T> mean;
+    layer_range layers;   ///< those
+    matrix_view<T> mean;  ///< [rows, width]
   };
-  matrix_view<T> last_hidden;
-  std::vector<target> targets;
+  matrix_view<T> last_hidden;   ///< [rows, width]
+  std::vector<target> targets;  ///< as many as the objective compares with: `target_layers`
 };
 
 /// Memory for the signals about `rows` tokens.
@@ -30,12 +31,14 @@ template <class T, class D>
 class signal_memory {
  public:
   signal_memory() = default;
+  /// [rows, width] for the final hidden states, and for each of `targets`.
   signal_memory(D& device, index rows, index width, std::vector<layer_range> targets)
       : rows_(rows),
         width_(width),
         targets_(std::move(targets)),
         memory_(device, rows * width * (1 + std::ssize(targets_))) {}
 
+  /// Tokens that there is memory for.
   index rows() const { return rows_; }
   /// The signals about the first `rows` of them.
   teacher_signals<T> first(index rows) const {
@@ -108,6 +111,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
  public:
   /// Refers to `teacher`, which must live as long.
   explicit live_teacher(const Teacher& teacher) : teacher_(&teacher) {}
+  /// An error of the compiler: a temporary teacher would not live as long.
   template <std::same_as<Teacher> M>
   explicit live_teacher(const M&&) {
     static_assert(

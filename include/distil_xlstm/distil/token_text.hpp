@@ -14,7 +14,7 @@ namespace distil_xlstm {
 
 /// A text in memory, one document or many: what is trained on, or scored, without a token file.
 struct token_text {
-  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> ids;  ///< all documents, end to end
   std::vector<index> documents =
       {};  ///< where each starts, ascending, the first at 0; none: all is one document
 
@@ -26,7 +26,9 @@ struct token_text {
     ids.insert(ids.end(), document.begin(), document.end());
   }
 
+  /// Tokens in all.
   index size() const { return std::ssize(ids); }
+  /// The id at position i; not checked.
   std::int32_t operator[](index i) const { return ids[static_cast<std::size_t>(i)]; }
   /// The position at which the document of position i starts. O(log D), D documents.
   index document_start(index i) const {

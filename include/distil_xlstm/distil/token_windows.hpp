@@ -25,11 +25,19 @@ namespace distil_xlstm {
 
 /// A few windows of a text, row after row: what one forward reads.
 struct token_batch {
+  /// @{
+  /// Windows, and tokens of each; row b * time + t is token t of window b.
   index batch = 0, time = 0;
+  /// @}
+  /// @{
+  /// [batch * time] each: what is read, what is to be predicted there, and `sequence_view::start`.
   std::vector<std::int32_t> ids, targets, start;
+  /// @}
+  /// [batch * time]; 0 where the target is another document's than its input.
   std::vector<std::uint8_t> scored;
-  index scored_tokens = 0;
+  index scored_tokens = 0;  ///< ones among them
 
+  /// Shape and `start`; valid while they stay.
   sequence_view view() const { return {batch, time, start.data()}; }
 };
 
@@ -47,11 +55,14 @@ class device_batch {
     scored_at_ = scored_.put(device, tokens.scored.data(), rows);
     scored_tokens_ = tokens.scored_tokens;
   }
+  /// @{
+  /// As the `token_batch` has it.
   sequence_view view() const { return sequence_; }
   const std::int32_t* ids() const { return ids_at_; }
   const std::int32_t* targets() const { return targets_at_; }
   const std::uint8_t* scored() const { return scored_at_; }
   index scored_tokens() const { return scored_tokens_; }
+  /// @}
 
  private:
   device_copy<std::int32_t, D> ids_, targets_, start_;
@@ -65,15 +76,18 @@ class device_batch {
 /// A text of a mixture, of a file or in memory, and what it weighs there: of all windows that are read, weight / (sum
 /// of the weights) are its.
 struct weighted_text {
-  std::variant<const io::token_file*, const token_text*> text;
-  double weight = 1;
+  std::variant<const io::token_file*, const token_text*> text;  ///< not null; it must live as long
+  double weight = 1;                                            ///< above 0, and finite
 };
 
-/// The windows of one text among those of a mixture: numbers first .. first + count - 1, of which it has `share` of
-/// all that are read; the shares are above 0 and their sum is 1.
+/// The windows of one text among those of a mixture: `count` numbers from `first` on, which have `share` of all
+/// that are read; the shares are above 0 and their sum is 1.
 struct window_range {
+  /// @{
+  /// The first one's number, and how many there are.
   index first = 0, count = 0;
-  double share = 1;
+  /// @}
+  double share = 1;  ///< above 0
 };
 
 /// The weights over their sum. Throws `error` naming one that is not above 0 and finite.
@@ -91,18 +105,21 @@ inline std::vector<double> shares_of(std::span<const weighted_text> texts) {
   return out;
 }
 
-/// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L .. w L + L - 1] and
-/// targets one further on. Windows that would run past the end are dropped. A target in another document than
-/// its input is not scored; where a document begins, recurrent state, convolution window and attention begin
-/// anew. Or several texts, mixed by weight: each is cut on its own, their windows are numbered one text after
-/// another, and how often each is read is `window_sampler`'s.
+/// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L] to ids[w L + L - 1]
+/// and targets one further on. Windows that would run past the end are dropped. A target in another document than
+/// its input is not scored; where a document begins, recurrent state, convolution window and attention begin anew.
+/// Or several texts, mixed by weight: each is cut on its own, their windows are numbered one text after another,
+/// and how often each is read is `window_sampler`'s.
 class token_windows {
  public:
+  /// @{
   /// Refers to `text`. Throws `error` when it has not one window.
   token_windows(const io::token_file& text, index length)
       : token_windows(std::vector{weighted_text{&text}}, length) {}
   token_windows(const token_text& text, index length)
       : token_windows(std::vector{weighted_text{&text}}, length) {}
+  /// @}
+  /// An error of the compiler: a temporary text would not live as long.
   template <class Text>
   requires(std::same_as<Text, token_text> || std::same_as<Text, io::token_file>)
       token_windows(const Text&&, index) {
@@ -135,11 +152,13 @@ class token_windows {
 
   /// Windows of all texts.
   index count() const { return count_; }
+  /// Tokens of a window.
   index length() const { return length_; }
   /// Of the texts: every id is below it.
   index vocab_size() const { return vocab_size_; }
   /// The windows of each text.
   const std::vector<window_range>& ranges() const { return ranges_; }
+  /// As they were given.
   const std::vector<weighted_text>& texts() const { return texts_; }
 
   /// Whether a target of the first `windows` is scored. It ends at the first that is.
@@ -156,6 +175,8 @@ class token_windows {
     return false;
   }
 
+  /// Windows `which`, row after row, in `out`, whose memory is used again. That each is below `count()` is
+  /// not checked.
   void read(const std::vector<index>& which, token_batch& out) const {
     out.batch = static_cast<index>(which.size()), out.time = length_;
     const auto rows = static_cast<std::size_t>(out.batch * length_);
@@ -210,6 +231,7 @@ class token_windows {
 /// if nothing had happened.
 enum class window_order { shuffled, sequential };
 
+/// Throws `error` naming what it does not know.
 inline window_order window_order_named(std::string_view name) {
   if (name == "shuffled") return window_order::shuffled;
   if (name == "sequential") return window_order::sequential;
@@ -240,9 +262,11 @@ class window_sampler {
     }
     require(rows > 0 && windows_ >= rows, "the text has ", windows_, " windows, a step takes ", rows);
   }
+  /// The same of one text of so many windows.
   window_sampler(index windows, index rows, window_order order, std::uint64_t seed)
       : window_sampler({{0, windows, 1}}, rows, order, seed) {}
 
+  /// Whole steps among the windows of all texts; one or more.
   index steps_per_epoch() const { return windows_ / rows_; }
   /// Windows 0 .. reaches() - 1 are those that a run comes to, however long it is.
   index reaches() const {
@@ -250,8 +274,8 @@ class window_sampler {
                                                                              : windows_;
   }
 
-  /// Rows first .. first + count - 1 of a step, into `out`. Throws `error` where an order of one's own names a window
-  /// that the text does not have.
+  /// The `count` rows of a step from `first` on, into `out`. Throws `error` where an order of one's own names a
+  /// window that the text does not have.
   void rows_of(index step, index first, index count, std::vector<index>& out) {
     out.resize(static_cast<std::size_t>(count));
     if (own_) {

@@ -79,6 +79,12 @@ struct add_tap_gradient {
 /// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius(layers::average)`. What of the teacher it
 /// compares with is asked of the teacher's source. The ranks of a communicator that is given train together, as one
 /// process would with all of each batch: the same losses and weights to rounding, whatever the terms average over.
+///
+/// What it shares with `mixer_trainer` is said in distil/trainer_base.hpp: `step()` takes one step of the optimiser
+/// and gives its `step_metrics`, `measure()` looks at losses and gradients without one, `check()` throws where
+/// training would not go on well; `clock()`, `step_count()` and `steps_per_epoch()` say how far it is; `options()`,
+/// `total_steps(n)` and `warmup(n)` read and set what it depends on; `timer(now)` and `times()` time the parts of
+/// steps; `count()`, `gradients()`, `first_moment()` and `second_moment()` are what moves beside the weights.
 template <class Student, ObjectiveExpression Objective, Communicator C = comm::single>
 class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Student, C> {
   using base = detail::trainer_base<trainer, Student, C>;
@@ -109,6 +115,7 @@ class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Stud
                   "distil_xlstm::trainer(device, student, text, no_teacher, objective): the objective compares "
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
+  /// An error of the compiler: temporary windows would not live as long.
   template <class Teacher>
   trainer(D&, Student&, const token_windows&&, Teacher&&, Objective, training_options, C& = comm::alone) {
     static_assert(
@@ -116,6 +123,7 @@ class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Stud
         "distil_xlstm::trainer refers to the windows, which must live as long: give them a name first");
   }
 
+  /// As it was given.
   const Objective& objective() const { return objective_; }
 
  private:

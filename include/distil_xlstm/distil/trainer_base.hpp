@@ -22,10 +22,13 @@ namespace distil_xlstm {
 
 /// What of a trainer a checkpoint holds beside its arenas.
 struct training_counters {
-  index step = 0;
-  std::int64_t updates = 0;
-  index skipped = 0, unusable = 0;  ///< steps that were not finite: all, and the last ones in a row
-  index empty = 0;                  ///< steps with nothing to score
+  index step = 0;            ///< steps finished
+  std::int64_t updates = 0;  ///< those among them that changed the weights
+  /// @{
+  /// Steps that were not finite: all, and the last ones in a row.
+  index skipped = 0, unusable = 0;
+  /// @}
+  index empty = 0;  ///< steps with nothing to score
 };
 
 namespace detail {
@@ -111,36 +114,53 @@ class trainer_base {
     if (!trouble.empty()) throw numeric_error(trouble);
   }
 
+  /// Steps finished.
   index step_count() const { return step_; }
+  /// As `window_sampler` counts them.
   index steps_per_epoch() const { return order_.steps_per_epoch(); }
+  /// What the schedules of the coming step read.
   schedule::clock clock() const {
     const schedule::clock c{step_, options_.total_steps, order_.steps_per_epoch()};
     return options_.restart_epochs > 0 ? c.restarted(options_.restart_epochs) : c;
   }
+  /// As they were given, or changed since.
   const training_options& options() const { return options_; }
+  /// @{
+  /// Changes that option, from the coming step on.
   void total_steps(index n) { options_.total_steps = n; }
   void warmup(index steps) { options_.lr.warmup = steps; }
+  /// @}
 
   /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
   /// not.
   void timer(double (*now)()) { now_ = now; }
+  /// Of all steps that were timed.
   const step_times& times() const { return times_; }
   /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
   /// is the first such; none is while a `timer` is set.
   bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
 
-  // What a checkpoint holds: arenas of `size()` numbers, and counters.
+  /// @{
+  /// What a checkpoint holds beside the arenas; given to a trainer, it goes on from there.
   counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
   void count(const counters& c) {
     step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable, empty_ = c.empty;
     trouble_ = {}, agreed_ = false;
   }
+  /// @}
+  /// The one that is trained.
   Student& student() const { return *student_; }
+  /// @{
+  /// Of the last step or `measure`, of all ranks together; not clipped.
   const weights_type& gradients() const { return gradients_; }
   weights_type& gradients() { return gradients_; }
+  /// @}
+  /// @{
   /// Whether each rank keeps a part of the moments only: rank r has numbers moments_of(r) .. moments_of(r + 1) - 1.
   bool sharded() const { return options_.shard_optimiser && ranks_->size() > 1; }
   index moments_of(index rank) const { return shards_[static_cast<std::size_t>(rank)]; }
+  /// @}
+  /// @{
   /// What this rank keeps of the moments, which begins with number first_kept() of the arena.
   const buffer<typename Student::scalar, typename Student::device_type>& first_moment() const {
     return first_moment_;
@@ -149,8 +169,12 @@ class trainer_base {
     return second_moment_;
   }
   index first_kept() const { return sharded() ? moments_of(ranks_->rank()) : 0; }
+  /// @}
+  /// @{
+  /// As they were given.
   C& ranks() const { return *ranks_; }
   typename Student::device_type& device() const { return *device_; }
+  /// @}
 
  protected:
   using T = typename Student::scalar;

@@ -23,12 +23,12 @@ struct training_options {
   index accumulate = 1;
   index total_steps = 0;     ///< what schedules and the learning rate run over; a step asks for 1 or more
   index restart_epochs = 0;  ///< schedules begin anew every so many epochs; 0: never
-  window_order order = window_order::shuffled;
-  std::uint64_t seed = 0;  ///< of the order
-  /// An order of one's own in place of `order`: the window that row g of the run reads, g = 0 .. batch * accumulate - 1
-  /// in the first step. A function of g alone, so that a resumed run goes on as if nothing had happened.
+  window_order order = window_order::shuffled;  ///< in which windows are read
+  std::uint64_t seed = 0;                       ///< of the order
+  /// An order of one's own in place of `order`: the window that row g of the run reads, g < batch * accumulate in the
+  /// first step. A function of g alone, so that a resumed run goes on as if nothing had happened.
   std::function<index(index)> window_of{};
-  schedule::learning_rate<double> lr{1e-3};
+  schedule::learning_rate<double> lr{1e-3};  ///< its peak, warm-up and fall
   /// A learning rate of one's own in place of `lr`: 0 or more, a function of the clock alone.
   std::function<double(const schedule::clock&)> rate{};
   optim::adamw optimiser{};  ///< weight decay is for the tensors whose layout says so

@@ -26,17 +26,22 @@ namespace distil_xlstm::io {
 /// What is there and is no regular file, a device or a pipe, is written to as it is and never replaced.
 class atomic_file {
  public:
+  /// Begins a new content of `path`. Throws `error` where nothing can be created there.
   explicit atomic_file(const std::filesystem::path& path);
   atomic_file(const atomic_file&) = delete;
   atomic_file& operator=(const atomic_file&) = delete;
   ~atomic_file() { discard(); }
 
+  /// The name that the content is to have.
   const std::string& path() const { return path_; }
   /// Bytes taken so far.
   std::uint64_t size() const { return size_; }
 
+  /// @{
+  /// The next bytes of the content.
   void write(const void* data, std::size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// @}
 
   /// Makes the new content the file's, durably. To be called once; nothing is written after it.
   void commit();

@@ -26,10 +26,11 @@ enum class gguf_type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean,
 
 /// One value of the key-value section.
 struct gguf_value {
-  gguf_type type = gguf_type::u8;
-  std::uint64_t bits = 0;  ///< integers (sign extended), bool; floats as the bits of a double
-  std::string_view text;   ///< strings: into the mapping
+  gguf_type type = gguf_type::u8;  ///< which of the fields below hold it
+  std::uint64_t bits = 0;          ///< integers (sign extended), bool; floats as the bits of a double
+  std::string_view text;           ///< strings: into the mapping
 
+  /// @{
   /// Arrays: `count` elements of type `of`. Of a fixed size, they lie packed (and unaligned) at `packed`;
   /// strings are views in `strings`; arrays within arrays are in `nested`.
   gguf_type of = gguf_type::u8;
@@ -37,6 +38,7 @@ struct gguf_value {
   const std::byte* packed = nullptr;
   std::vector<std::string_view> strings;
   std::vector<gguf_value> nested;
+  /// @}
 };
 
 /// A GGUF file (version 2 or 3, little endian), memory-mapped: keys with values, and tensors. A model that was
@@ -46,14 +48,18 @@ struct gguf_value {
 /// specification of ggml (docs/gguf.md).
 class gguf_file {
  public:
+  /// Maps the file, and reads its keys and what its tensors are.
   explicit gguf_file(const std::filesystem::path& path);
   /// Over memory that the caller keeps; `name` is what errors call it.
   gguf_file(std::span<const std::byte> bytes, std::string name);
 
+  /// What errors call the file.
   const std::string& path() const { return name_; }
   /// The files that hold the model: this one, and the other parts of a split one.
   std::vector<std::filesystem::path> files() const;
+  /// Of the format: 2 or 3.
   std::uint32_t version() const { return version_; }
+  /// What the tensors' places in the file are multiples of, in bytes: the key general.alignment, or 32.
   std::uint64_t alignment() const { return alignment_; }
 
   /// Keys in the order of the file.
@@ -61,6 +67,7 @@ class gguf_file {
   /// The value, or null where there is no such key.
   const gguf_value* find_key(std::string_view key) const;
 
+  /// @{
   /// A value by type; throws naming file and key when it is missing or cannot be had as that type. Integers of
   /// any width do as u64 or i64 where they fit; integers and floats do as f64.
   std::uint64_t get_u64(std::string_view key) const { return integer<std::uint64_t>(key, required(key)); }
@@ -68,18 +75,24 @@ class gguf_file {
   double get_f64(std::string_view key) const { return number(key, required(key)); }
   bool get_bool(std::string_view key) const { return boolean(key, required(key)); }
   std::string_view get_string(std::string_view key) const { return string(key, required(key)); }
+  /// @}
 
+  /// @{
   /// The same with a value for when the key is absent; a wrong type still throws.
   std::uint64_t get_u64_or(std::string_view key, std::uint64_t otherwise) const;
   std::int64_t get_i64_or(std::string_view key, std::int64_t otherwise) const;
   double get_f64_or(std::string_view key, double otherwise) const;
   bool get_bool_or(std::string_view key, bool otherwise) const;
   std::string_view get_string_or(std::string_view key, std::string_view otherwise) const;
+  /// @}
 
-  /// Arrays: the strings are views into the mapping; integers of any width do as i32 where they fit.
+  /// @{
+  /// Arrays; throws as `get_u64` does. The strings are views into the mapping; integers of any width do as i32 where
+  /// they fit.
   const std::vector<std::string_view>& get_strings(std::string_view key) const;
   std::vector<std::int32_t> get_i32s(std::string_view key) const;
   std::vector<float> get_f32s(std::string_view key) const;
+  /// @}
 
   /// Tensors in the order of the file. Shapes are row-major, outermost first: ggml's `ne` reversed.
   const std::vector<tensor_info>& tensors() const { return tensors_; }

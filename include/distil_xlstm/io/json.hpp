@@ -12,7 +12,8 @@
 #include <vector>
 
 #if !__has_include(<nlohmann/json.hpp>)
-#error "distil_xlstm's files, models and training need nlohmann_json: link distil_xlstm::io (package nlohmann-json3-dev)"
+#error \
+    "distil_xlstm's files, models and training need nlohmann_json: link distil_xlstm::io (package nlohmann-json3-dev)"
 #include <distil_xlstm: see the error above>
 #endif
 #include <nlohmann/json.hpp>

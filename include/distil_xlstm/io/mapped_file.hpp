@@ -34,6 +34,8 @@ class mapped_file {
   mapped_file() = default;
   /// Throws `error` naming the file and the reason; directories, devices and Git LFS pointers are refused.
   explicit mapped_file(const std::filesystem::path& path);
+  /// @{
+  /// The mapping moves.
   mapped_file(mapped_file&& other) noexcept
       : path_(std::move(other.path_)),
         data_(std::exchange(other.data_, nullptr)),
@@ -44,9 +46,12 @@ class mapped_file {
     std::swap(size_, other.size_);
     return *this;
   }
+  /// @}
   ~mapped_file();
 
+  /// As it was opened.
   const std::string& path() const { return path_; }
+  /// All of them, valid while the file is mapped.
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
   /// The bytes as they are, UTF-8 or not.
   std::string_view text() const { return {static_cast<const char*>(data_), size_}; }

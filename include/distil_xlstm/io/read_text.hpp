@@ -18,8 +18,8 @@ namespace distil_xlstm::io {
 
 /// A text, and what was done to it.
 struct text_content {
-  std::string text;
-  index crlf = 0;  ///< line ends of CR and LF that became LF
+  std::string text;  ///< UTF-8
+  index crlf = 0;    ///< line ends of CR and LF that became LF
 };
 
 namespace detail {

@@ -31,17 +31,20 @@ namespace distil_xlstm::io {
 /// Types: F64 F32 BF16 F16 I64 I32 U16 U8; a tensor of another type is listed and refused once it is asked for.
 class safetensors_file {
  public:
-  static constexpr std::uint64_t longest_header = 100'000'000;
+  static constexpr std::uint64_t longest_header = 100'000'000;  ///< bytes, as the format has it
 
   /// Throws `error` naming the file (and tensor) when the file cannot be read or is malformed.
   explicit safetensors_file(const std::filesystem::path& path);
   /// Over memory that the caller keeps; `name` is what errors call it.
   safetensors_file(std::span<const std::byte> bytes, std::string name);
 
+  /// What errors call the file.
   const std::string& path() const { return name_; }
+  /// `__metadata__` of the header.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   /// All tensors in the order of their data in the file.
   const std::vector<tensor_info>& tensors() const { return tensors_; }
+  /// Of all tensors, in that order.
   std::vector<std::string> names() const;
   /// The tensor, or null where there is none; throws where its type is not supported.
   const tensor_info* find(std::string_view name) const;

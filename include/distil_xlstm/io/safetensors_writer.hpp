@@ -68,8 +68,11 @@ class safetensors_writer {
   /// A string of `__metadata__`; a key given again takes the new value.
   void metadata(std::string key, std::string value) { metadata_[std::move(key)] = std::move(value); }
 
+  /// The next tensor of the file, whose numbers `append` will give. Throws `error` where the name is taken, or the
+  /// shape or type not possible.
   void declare(std::string name, dtype type, std::vector<index> shape);
 
+  /// The next tensor of the file, whose numbers `write` will read at `values`, row-major.
   template <class T>
   void add(std::string name, dtype type, std::vector<index> shape, const T* values) {
     check_conversion<T>(name, type);

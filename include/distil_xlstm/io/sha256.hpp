@@ -20,8 +20,11 @@ class sha256 {
  public:
   sha256();
 
+  /// @{
+  /// The next bytes.
   sha256& update(const void* data, std::size_t bytes);
   sha256& update(std::span<const std::byte> bytes) { return update(bytes.data(), bytes.size()); }
+  /// @}
 
   /// The digest of all bytes so far, as 64 lower-case hexadecimal digits.
   std::string hex() const;

@@ -15,9 +15,10 @@ namespace distil_xlstm::io {
 /// Turns ids into text as they come, whole characters only; what can become none is U+FFFD.
 class stream_decoder {
  public:
-  /// The tokenizer must outlive the decoder.
+  /// The tokenizer must outlive the decoder. With `skip_special` control tokens are no text.
   explicit stream_decoder(const tokenizer& t, bool skip_special = false)
       : tokenizer_(&t), skip_(skip_special) {}
+  /// An error of the compiler: a temporary tokenizer would not live as long.
   template <std::same_as<tokenizer> X>
   explicit stream_decoder(const X&&, bool = false) {
     static_assert(

@@ -19,15 +19,15 @@ namespace distil_xlstm::io {
 
 /// One tensor inside a file that some reader keeps mapped.
 struct tensor_info {
-  std::string name;
-  distil_xlstm::dtype dtype = distil_xlstm::dtype::f32;
-  std::string type;          ///< the type in the file's own words: "BF16", "Q4_1"
+  std::string name;                                      ///< as the file has it
+  distil_xlstm::dtype dtype = distil_xlstm::dtype::f32;  ///< how numbers are stored, where it is readable
+  std::string type;                                      ///< the type in the file's own words: "BF16", "Q4_1"
   bool readable = true;      ///< false: a type this library has no `element` for; listed only
   std::vector<index> shape;  ///< row-major, outermost first
   /// The stored numbers: valid while the file object lives, and NOT aligned to anything (formats pack tensors
   /// end to end). Read them with memcpy, or through `unpack`, `copy_to` and `values`, which do.
   const std::byte* data = nullptr;
-  index bytes = 0;
+  index bytes = 0;  ///< that they take there
 
   /// Numbers in all.
   index size() const;

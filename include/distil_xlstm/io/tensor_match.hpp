@@ -19,9 +19,11 @@ class tensor_match {
  public:
   /// A tensor that the model knows by `name`. It must live as long as this.
   void offer(const std::string& name, const tensor_info& tensor);
+  /// Whether such a tensor was offered, and neither taken nor ignored yet.
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
   /// Nobody asks for this one, and it may be there.
   void ignore(const std::string& name) { tensors_.erase(name); }
+  /// The same of all whose names `superfluous(name)` is true of.
   template <class Predicate>
   void ignore_if(const Predicate& superfluous) {
     std::erase_if(tensors_, [&](const auto& t) { return superfluous(t.first); });
@@ -41,7 +43,9 @@ class tensor_match {
       return complain(name + " has shape " + detail::shape_text(t->shape) + " instead of " + wanted);
     return t;
   }
+  /// The same of one shape.
   const tensor_info* take(const std::string& name, const std::vector<index>& shape);
+  /// One more thing that `finish` is to say; gives null.
   std::nullptr_t complain(const std::string& what);
 
   /// Throws `error` with all complaints, behind the file's name; a tensor that nobody took is one.

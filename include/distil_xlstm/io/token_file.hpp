@@ -60,11 +60,14 @@ class token_file {
   /// Over memory that the caller keeps; `name` is what errors call it.
   token_file(std::span<const std::byte> bytes, std::string name)
       : token_file(safetensors_file(bytes, std::move(name))) {}
+  /// One that has been opened.
   explicit token_file(safetensors_file file);
 
+  /// What errors call the file.
   const std::string& path() const { return file_.path(); }
   /// Tokens in all.
   index size() const { return size_; }
+  /// The id at position i, 0 .. size() - 1; not checked.
   std::int32_t operator[](index i) const {
     const auto* p = reinterpret_cast<const std::uint8_t*>(ids_);
     return narrow_ ? distil_xlstm::detail::load_bytes<std::uint16_t>(p + 2 * i)
@@ -81,6 +84,7 @@ class token_file {
   /// True where position i is the first of a document.
   bool starts_at(index i) const { return std::binary_search(documents_.begin(), documents_.end(), i); }
 
+  /// Every id is below it.
   index vocab_size() const { return vocab_size_; }
   /// Empty where the file does not say.
   const std::string& tokenizer_sha256() const { return tokenizer_sha256_; }

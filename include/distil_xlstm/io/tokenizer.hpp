@@ -43,6 +43,7 @@ class tokenizer {
   /// Throws `error` naming `data.name` and the token, merge or option that does not fit.
   explicit tokenizer(tokenizer_data data);
 
+  /// What it was made of.
   const tokenizer_data& data() const { return data_; }
   /// Ids are below this; some may have no token.
   index vocab_size() const { return static_cast<index>(data_.tokens.size()); }
@@ -55,15 +56,19 @@ class tokenizer {
 
   /// The bytes that one id stands for; empty where the id has no token. Throws where it is no id at all.
   std::string_view bytes(std::int32_t id) const { return bytes_[checked_id(id)]; }
+  /// Whether it is a special token that a text has only where special tokens are parsed. Throws where it is no id at
+  /// all.
   bool is_control(std::int32_t id) const { return special_[checked_id(id)] == control; }
+  /// Whether generation stops at it.
   bool is_end_of_text(std::int32_t id) const;
   /// The id of a special token by its text, or -1.
   std::int32_t find_special(std::string_view text) const;
-  /// The id that begins a document in a training stream: <|endoftext|> where there is one, else bos where the
+  /// The id that begins a document in a training stream: `<|endoftext|>` where there is one, else bos where the
   /// model expects it, else what ends a document (not a turn); -1 where none is known.
   std::int32_t document_start() const;
-  /// The id that ends a document in a training stream, at which generation stops: <|endoftext|> or <|end_of_text|> where
-  /// there is one (eos of a chat model ends a turn), else eos, else another that ends a text; -1 where none is known.
+  /// The id that ends a document in a training stream, at which generation stops: `<|endoftext|>` or
+  /// `<|end_of_text|>` where there is one (eos of a chat model ends a turn), else eos, else another that ends a text;
+  /// -1 where none is known.
   std::int32_t document_end() const;
   /// How many control tokens a text spells: `encode` without `parse_special` takes them for text.
   index count_control(std::string_view text) const;

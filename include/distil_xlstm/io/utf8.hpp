@@ -58,6 +58,7 @@ inline std::size_t first_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+/// Whether all of it is well-formed.
 inline bool is_valid_utf8(std::string_view text) { return first_invalid_utf8(text) == std::string_view::npos; }
 
 /// Bytes at the end of `text` (0 to 3) that begin a character which more bytes could complete.

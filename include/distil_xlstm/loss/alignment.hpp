@@ -18,11 +18,14 @@
 
 namespace distil_xlstm::loss {
 
-/// A student tensor [rows, d], what it should be, and where its gradient is added (no data: it is not wanted).
+/// A student's tensor and what it should be, in the device's memory.
 template <class T>
 struct hidden_pair {
+  /// @{
+  /// [rows, d]
   matrix_view<const T> student, target;
-  matrix_view<T> gradient{};
+  /// @}
+  matrix_view<T> gradient{};  ///< [rows, d]: the student's is added here; without data it is not wanted
 };
 
 namespace detail {
@@ -208,8 +211,8 @@ struct hidden_gradient {
 /// would give. A term over a whole batch (scope::batch) is the mean of the batches' terms: a mean square is that
 /// of all of them, a root of one stays the batch's own. All rows take part then.
 ///
-/// A batch may be spread over `ranks`, each with as many sequences: value and gradient are then this rank's share, so that
-/// the sum of the ranks' is what one of them would give that has the whole batch.
+/// A batch may be spread over `ranks`, each with as many sequences: value and gradient are then this rank's share, so
+/// that the sum of the ranks' is what one of them would give that has the whole batch.
 ///
 /// Throws `error` when shapes disagree, or where `scored` is given for a part of a step: one of several batches, or a
 /// rank's share.

@@ -20,6 +20,7 @@ enum class alignment {
   mse          ///< mse(layers::average)
 };
 
+/// By the names of a command line: those of the enumerators, and `block-wise`. Throws `error` on any other.
 inline alignment alignment_named(std::string_view name) {
   if (name == "none") return alignment::none;
   if (name == "average") return alignment::average;
@@ -30,6 +31,7 @@ inline alignment alignment_named(std::string_view name) {
   if (name == "mse") return alignment::mse;
   fail("alignment '", name, "' is not known (none, average, ratio, block_wise, paper, cosine, mse are)");
 }
+/// The name that `alignment_named` takes.
 constexpr std::string_view name_of(alignment a) {
   constexpr std::string_view names[] = {"none", "average", "ratio", "block_wise", "paper", "cosine", "mse"};
   return names[static_cast<int>(a)];
@@ -40,6 +42,7 @@ constexpr std::string_view term_name_of(alignment a) {
                                         "frobenius", "cosine",    "mse"};
   return names[static_cast<int>(a)];
 }
+/// What a form compares.
 constexpr layers layers_of(alignment a) {
   switch (a) {
     case alignment::none: return layers::none;
@@ -53,11 +56,14 @@ constexpr layers layers_of(alignment a) {
 /// An alignment whose form is chosen when the program runs. `none` is 0 everywhere.
 template <class T>
 struct alignment_term {
+  /// @{
+  /// As the concept `HiddenTerm` says.
   using site = hidden_site;
   using scalar = T;
-  using sum = math::sum<T>;
+  using sum = math::sum<T>;  ///< what a fold gives
   static constexpr const char* name = "alignment";
-  alignment form = alignment::average;
+  /// @}
+  alignment form = alignment::average;  ///< which term and scope; not what is compared: see `layers_of`
 
   /// The difference's square, and what the cosine folds; takes() says which are needed.
   template <class V>
@@ -66,6 +72,10 @@ struct alignment_term {
     return fold_list(fold<math::sum>(d * d), fold<math::sum>(student * target),
                      fold<math::sum>(student * student), fold<math::sum>(target * target));
   }
+  /// @name What every hidden term has
+  /// @{
+
+  /// As the concept `HiddenTerm` says.
   bool takes(int, std::size_t fold) const {
     return form != alignment::none && (form == alignment::cosine) == (fold > 0);
   }
@@ -96,6 +106,7 @@ struct alignment_term {
       default: return frobenius_term<T>(scope()).grad(n, student, target, squares);
     }
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

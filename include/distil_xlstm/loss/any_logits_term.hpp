@@ -16,15 +16,17 @@
 
 namespace distil_xlstm::loss {
 
-/// The terms of logits that a command line names.
+/// The terms of logits that a command line names: `ce` is cross_entropy_term, `kl` kl_term and so on; `none` is no
+/// term.
 enum class logits_kind { none, ce, kl, reverse_kl, jsd, skew_kl, skew_reverse_kl, tvd, top_k_kl };
 
+/// The name that `logits_kind_named` takes: "" of none.
 constexpr std::string_view name_of(logits_kind kind) {
   constexpr std::string_view names[] = {
       "", "ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "top_k_kl"};
   return names[static_cast<int>(kind)];
 }
-/// Throws `error` that lists the names there are.
+/// By the names of the enumerators but `none`. Throws `error` on any other.
 inline logits_kind logits_kind_named(std::string_view name) {
   for (int i = 1; i <= static_cast<int>(logits_kind::top_k_kl); ++i)
     if (name == name_of(static_cast<logits_kind>(i))) return static_cast<logits_kind>(i);
@@ -62,21 +64,32 @@ constexpr std::string_view name_of(logits_kind kind, int number) {
 /// no more, and shares folds with others of its temperature.
 template <class T>
 struct any_logits_term : tempered<T> {
+  /// @{
+  /// What a fold gives.
   using lse = math::log_sum_exp<T>;
   using mean = math::softmax_mean<T>;
   using sum = math::sum<T>;
+  /// @}
+  /// @{
+  /// As the concept `LogitsTerm` says.
   using second_pass = void;
   static constexpr const char* name = "logits";
-  logits_kind kind = logits_kind::none;
-  T share = 0;  ///< beta of jsd, a of the skew divergences
-  index k = 0;  ///< of top_k_kl
-  tail rest = tail::one_class;
+  /// @}
+  logits_kind kind = logits_kind::none;  ///< which term it is
+  T share = 0;                           ///< beta of jsd, a of the skew divergences
+  index k = 0;                           ///< of top_k_kl
+  tail rest = tail::one_class;           ///< of top_k_kl
   int number = 0;  ///< 1, 2, ... where the sum has several of this kind; -1: it has no value, and is not logged
 
   any_logits_term() = default;
+  /// At temperature t; the others are kind, share, k, rest and number.
   any_logits_term(logits_kind which, T t, T mixture_share, index largest, tail outside, int number_of_kind)
       : tempered<T>(t), kind(which), share(mixture_share), k(largest), rest(outside), number(number_of_kind) {}
 
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   std::string_view label() const { return number < 0 ? std::string_view() : name_of(kind, number); }
   bool compares() const { return kind > logits_kind::ce; }
   DISTIL_XLSTM_HD index largest() const { return kind == logits_kind::top_k_kl ? k : 0; }
@@ -139,6 +152,7 @@ struct any_logits_term : tempered<T> {
   DISTIL_XLSTM_HD T target_grad(const target_logits<T>&, const R&...) const {
     return kind == logits_kind::ce ? T(-1) : T(0);
   }
+  /// @}
 
  private:
   DISTIL_XLSTM_HD top_k_kl_term<T> top_k() const { return {this->temperature, k, rest}; }

@@ -17,43 +17,48 @@ namespace distil_xlstm::loss {
 /// cosine or mse, where it has a value.
 template <class T>
 struct any_hidden_term : alignment_term<T> {
-  bool has_value = false;
+  bool has_value = false;  ///< else it is not logged
+  /// As the concept `HiddenTerm` says.
   std::string_view label() const { return has_value ? term_name_of(this->form) : std::string_view(); }
 };
 
 /// An objective whose terms, weights and parameters are chosen when the program runs: an objective expression as
 /// any other, compiled once for all of them.
 ///
-///   any_objective o;                                                       // 0.5*kl(T=2) + 0.4*ce + 0.1*frobenius(average)
-///   o.add({.kind = logits_kind_named("kl"), .weight = 0.5, .temperature = 2.0});
-///   o.add({.kind = logits_kind_named("ce"), .weight = schedule::linear{0.2, 0.4}});
-///   o.add({.form = alignment::average, .weight = 0.1});
-///   trainer run(device, student, windows, teacher, o, options);
+///     any_objective o;  // 0.5*kl(T=2) + 0.2:0.4*ce + 0.1*frobenius(average)
+///     o.add({.kind = logits_kind_named("kl"), .weight = 0.5, .temperature = 2.0});
+///     o.add({.kind = logits_kind_named("ce"), .weight = schedule::linear{0.2, 0.4}});
+///     o.add({.form = alignment::average, .weight = 0.1});
+///     trainer run(device, student, windows, teacher, o, options);
 ///
 /// What is logged goes by the terms' names, several of one kind by kl_1, kl_2 and so on, in their order; a term that
 /// is not computed at a step, since it compares with a teacher that no weight asks for then, is not logged.
 struct any_objective {
-  using is_objective_expression = void;
+  using is_objective_expression = void;  ///< as the concept `ObjectiveExpression` says
 
+  /// A term of logits. A plain number stands for a constant schedule.
   struct logits_entry {
-    logits_kind kind = logits_kind::none;
-    schedule::any<double> weight = 1.0;
+    logits_kind kind = logits_kind::none;     ///< which term
+    schedule::any<double> weight = 1.0;       ///< what it is multiplied by in the sum
     schedule::any<double> temperature = 1.0;  ///< of all but ce
     double share = 0.5;                       ///< beta of jsd, a of the skew divergences
     index k = 0;                              ///< of top_k_kl
     tail rest = tail::one_class;              ///< of top_k_kl
   };
+  /// The alignment.
   struct hidden_entry {
-    alignment form = alignment::none;
-    schedule::any<double> weight = 1.0;
+    alignment form = alignment::none;    ///< which term, and what it compares
+    schedule::any<double> weight = 1.0;  ///< what it is multiplied by in the sum
   };
-  static constexpr std::size_t most_logits = 4;
+  static constexpr std::size_t most_logits = 4;  ///< terms of logits that there may be
 
-  std::array<logits_entry, most_logits> logits{};
-  std::size_t count = 0;
-  hidden_entry hidden{};
+  std::array<logits_entry, most_logits> logits{};  ///< the first `count` of them are terms
+  std::size_t count = 0;                           ///< terms of logits
+  hidden_entry hidden{};                           ///< form `none`: there is no alignment
 
-  /// One term more. Throws `error` where its parameters are out of range, or there are as many as can be.
+  /// @{
+  /// One term more. Throws `error` where its parameters are out of range, or there are as many as can be:
+  /// most_logits, and one alignment.
   void add(const logits_entry& e) {
     const auto name = name_of(e.kind);
     require(e.kind != logits_kind::none, "loss: a term of no kind");
@@ -71,9 +76,11 @@ struct any_objective {
     require(e.form != alignment::none, "loss: an alignment of no form");
     hidden = e;
   }
+  /// @}
   /// What entry i is logged by.
   std::string_view name(std::size_t i) const { return name_of(logits[i].kind, number(i)); }
 
+  /// As the concept `ObjectiveExpression` says. Throws `error` where a temperature is not positive.
   template <class T = float>
   auto at(const schedule::clock& c) const {
     return [&, this ]<std::size_t... I>(std::index_sequence<I...>) {

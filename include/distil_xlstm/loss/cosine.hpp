@@ -8,12 +8,19 @@ namespace distil_xlstm::loss {
 /// (PyTorch's CosineEmbeddingLoss with target 1).
 template <class T>
 struct cosine_term {
+  /// @{
+  /// As the concept `HiddenTerm` says.
   using site = hidden_site;
   using scalar = T;
-  using sum = math::sum<T>;
+  using sum = math::sum<T>;  ///< what a fold gives
   static constexpr const char* name = "cosine";
-  static constexpr T epsilon = T(1e-12);
+  /// @}
+  static constexpr T epsilon = T(1e-12);  ///< e
 
+  /// @name What every hidden term has
+  /// @{
+
+  /// As the concept `HiddenTerm` says.
   template <class V>
   DISTIL_XLSTM_HD auto folds(V s, V t) const {
     return fold_list(fold<math::sum>(s * t), fold<math::sum>(s * s), fold<math::sum>(t * t));
@@ -29,6 +36,7 @@ struct cosine_term {
     const T over = inverse_norms(ss, tt), cos = st.total * over;
     return student * V(cos / ((ss.total + epsilon) * n.rows)) - target * V(over / n.rows);
   }
+  /// @}
 
  private:
   /// 1 / (|s| |t|), as two roots: their product would leave float's range first.

@@ -7,6 +7,10 @@ namespace distil_xlstm::loss {
 /// -log softmax(s)[target], in nats.
 template <class T>
 struct cross_entropy_term : tempered<T> {
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   static constexpr const char* name = "ce";
   static constexpr bool uses_teacher = false;
 
@@ -22,6 +26,7 @@ struct cross_entropy_term : tempered<T> {
     return s.probability(student);
   }
   DISTIL_XLSTM_HD T target_grad(const target_logits<T>&, const math::log_sum_exp<T>&) const { return T(-1); }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

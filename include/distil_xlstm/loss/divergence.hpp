@@ -26,19 +26,27 @@ DISTIL_XLSTM_HD V log_ratio(V a, V b) {
 /// T² sum f(p, q) over the vocabulary, where p is the teacher's and q the student's softmax at temperature T.
 /// Logged without T².
 ///
-/// `Form` has a name, value(x, p, q, m) = f and slope(x, p, q, m) = df/dq up to a constant, with the mixture m = x p +
-/// (1 - x) q. The first pass finds p and q, the second the sum of f and the slope's mean under q, as the gradient is
-/// q (slope - mean) / T.
+/// `Form` has a name, value(x, p, q, m) = f and slope(x, p, q, m) = df/dq up to a constant, with the mixture
+/// m = x p + (1 - x) q. The first pass finds p and q, the second the sum of f and the slope's mean under q, as the
+/// gradient is q (slope - mean) / T.
 template <class T, class Form>
 struct divergence_term : tempered<T> {
-  using lse = math::log_sum_exp<T>;
-  using sum = math::sum<T>;
+  using lse = math::log_sum_exp<T>;  ///< what a fold of the first pass gives
+  using sum = math::sum<T>;          ///< what one of the second gives
+  /// @{
+  /// As the concept `LogitsTerm` says.
   using second_pass = void;
   static constexpr const char* name = Form::name;
+  /// @}
   T share;  ///< x
 
+  /// At temperature t; forms that have no mixture take no x.
   constexpr explicit divergence_term(T t, double x = 0) : tempered<T>(t), share(static_cast<T>(x)) {}
 
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   template <class V>
   DISTIL_XLSTM_HD auto folds(V student, V teacher) const {
     return fold_list(fold<math::log_sum_exp>(this->student_logit(student)),
@@ -59,6 +67,7 @@ struct divergence_term : tempered<T> {
     const V x(share), q = s.probability(this->logit(student)), p = t.probability(this->logit(teacher));
     return V(this->inverse) * q * (Form::slope(x, p, q, x * p + (V(1) - x) * q) - V(mean.total));
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

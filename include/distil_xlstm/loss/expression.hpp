@@ -15,11 +15,18 @@
 namespace distil_xlstm {
 
 /// What a user writes: `alpha * kl(T) + (1 - alpha - beta) * cross_entropy() + beta * frobenius()`, where
-/// alpha, beta and T are numbers or schedules. `.at<T>(clock)` gives the `loss::objective` of that step, in the
-/// scalar T.
+/// alpha, beta and T are numbers or schedules.
+///
+/// Minimal definition:
+///
+///     is_objective_expression              any type: a mark
+///     at<T>(clock) -> loss::objective      the objective at the clock's step, in the scalar T
+///
+/// It is trivially copyable: it holds its schedules and terms by value.
 ///
 /// Laws (testing/check_expression.hpp): at() is linear: (w * e).at(c) weighs every term of e.at(c) with
 /// w.at(c), (a + b).at(c) fuses both.
+///
 /// Models: the functions of loss/expression.hpp, `loss::term` of a user's own, their sums and multiples;
 /// loss::distillation.
 template <class E>
@@ -151,7 +158,12 @@ using schedule::operator-, schedule::operator+, schedule::operator*, schedule::o
 
 /// -log softmax(s)[target].
 constexpr auto cross_entropy() { return detail::plain_expression<cross_entropy_term>{}; }
-/// T² KL(teacher || student) at temperature T.
+/// @name Terms at a temperature
+/// T is a number, a schedule or a lambda of the clock; p = softmax(teacher / T), q = softmax(student / T). What is
+/// logged has no T².
+/// @{
+
+/// T² KL(teacher || student) = T² KL(p || q).
 template <class X>
 constexpr auto kl(X temperature) {
   static_assert(
@@ -160,7 +172,7 @@ constexpr auto kl(X temperature) {
       "1.0})");
   if constexpr (NumberOrSchedule<X>) return detail::tempered_by<kl_term>(temperature);
 }
-/// T² KL(student || teacher) at temperature T.
+/// T² KL(student || teacher) = T² KL(q || p).
 template <class X>
 constexpr auto reverse_kl(X temperature) {
   static_assert(NumberOrSchedule<X>,
@@ -168,8 +180,6 @@ constexpr auto reverse_kl(X temperature) {
                 "reverse_kl(schedule::linear{4.0, 1.0})");
   if constexpr (NumberOrSchedule<X>) return detail::tempered_by<reverse_kl_term>(temperature);
 }
-// The following have p = softmax(teacher / T) and q = softmax(student / T), T a number or a schedule.
-
 /// T² (beta KL(p || m) + (1 - beta) KL(q || m)), m = beta p + (1 - beta) q. Throws `error` unless 0 < beta < 1.
 template <NumberOrSchedule X = double>
 constexpr auto jsd(double beta, X temperature = X(1)) {
@@ -196,6 +206,8 @@ constexpr auto top_k_kl(index k, tail rest = tail::one_class, X temperature = X(
   require(k > 0, "loss::top_k_kl: k is ", k, ", not positive");
   return detail::tempered_by<top_k_kl_term>(temperature, k, rest);
 }
+/// @}
+
 /// Mean over groups of ||h_s - target||_F, / sqrt(numbers), over what is compared: see frobenius_term.
 constexpr auto frobenius(layers compares = layers::average, scope groups = scope::batch) {
   return detail::frobenius_expression{compares, groups};
@@ -236,17 +248,22 @@ constexpr auto term(Term t, layers compares = layers::average) {
   if constexpr (NamedTerm<Term>) return detail::term_expression<Term>{t, hidden ? compares : layers::none};
 }
 
+/// weight * every term of e, at every step.
 template <NumberOrSchedule W, ObjectiveExpression E>
 constexpr auto operator*(W weight, E e) {
   auto w = schedule::as_schedule(weight);
   return detail::multiple<decltype(w), E>{w, e};
 }
+/// All terms of both; its `at` throws `error` where their hidden terms compare different layers.
 template <ObjectiveExpression A, ObjectiveExpression B>
 constexpr auto operator+(A a, B b) {
   return detail::sum<A, B>{a, b};
 }
 
-// What else one might write is answered with what to write.
+/// @name What objectives do not have
+/// @{
+
+/// A compile-time error that says what to write.
 template <class W, ObjectiveExpression E>
 requires(!NumberOrSchedule<W> && !ObjectiveExpression<W>) void operator*(const W&, const E&) {
   static_assert(
@@ -278,6 +295,7 @@ requires(ObjectiveExpression<A> || ObjectiveExpression<B>) void operator-(const 
   static_assert(detail::never<A>,
                 "distil_xlstm::loss: a - b: terms are summed with weights; write a + -1.0 * b");
 }
+/// @}
 
 namespace detail {
 // So that they are found beside the library's own expressions.

@@ -82,9 +82,10 @@ inline constexpr std::size_t size_of<tuple<A...>> = sizeof...(A);
 /// are equal everywhere. A parameter of NaN equals none.
 template <class Name, class V>
 struct named_input {
-  V value;
-  math::scalar_of<V> parameter;
+  V value;                       ///< at a column, or at each lane's
+  math::scalar_of<V> parameter;  ///< for instance 1 / temperature
 
+  /// The number without its name.
   DISTIL_XLSTM_HD operator V() const { return value; }
 };
 

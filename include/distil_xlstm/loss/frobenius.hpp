@@ -29,10 +29,15 @@ struct squared_difference {
 template <class T>
 struct frobenius_term : detail::squared_difference<T> {
   using typename detail::squared_difference<T>::sum;
-  static constexpr const char* name = "frobenius";
-  loss::scope groups = loss::scope::batch;
+  static constexpr const char* name = "frobenius";  ///< as the concept `HiddenTerm` says
+  loss::scope groups = loss::scope::batch;          ///< what scope() returns
+  /// Over groups of a scope.
   constexpr explicit frobenius_term(loss::scope s = loss::scope::batch) : groups(s) {}
 
+  /// @name What every hidden term has
+  /// @{
+
+  /// As the concept `HiddenTerm` says.
   DISTIL_XLSTM_HD loss::scope scope() const { return groups; }
   DISTIL_XLSTM_HD T value(const hidden_counts<T>& n, const sum& squares) const {
     using std::sqrt;
@@ -44,6 +49,7 @@ struct frobenius_term : detail::squared_difference<T> {
     const T norm = sqrt(squares.total) * n.groups(groups) * sqrt(n.numbers);
     return (student - target) * V(norm > T(0) ? T(1) / norm : T(0) * norm);
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

@@ -286,11 +286,13 @@ sums<Term::terms> head(D& device, const Term& term, matrix_view<const typename T
   return download_sums<Term::terms>(device, totals.data());
 }
 
-/// What scoring a text gives: nll in nats over the scored rows, how many they are, and of how many the target
-/// has the highest logit.
+/// What scoring a text gives.
 struct token_scores {
-  double nll = 0;
+  double nll = 0;  ///< the sum over the scored rows, in nats
+  /// @{
+  /// How many rows are scored, and in how many of these the target has the highest logit.
   index scored = 0, correct = 0;
+  /// @}
 };
 
 namespace detail {

@@ -19,7 +19,7 @@ struct jsd_form {
 }  // namespace detail
 
 /// T² times the generalised Jensen-Shannon divergence, beta KL(p || m) + (1 - beta) KL(q || m) with the mixture
-/// m = beta p + (1 - beta) q, 0 < beta < 1 (GKD, arXiv 2306.13649).
+/// m = beta p + (1 - beta) q, 0 < beta < 1 (GKD, arXiv 2306.13649); p and q as in divergence_term, beta is its x.
 template <class T>
 using jsd_term = divergence_term<T, detail::jsd_form>;
 

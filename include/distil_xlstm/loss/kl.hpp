@@ -9,6 +9,10 @@ namespace distil_xlstm::loss {
 template <class T>
 struct kl_term : tempered<T> {
   using tempered<T>::tempered;
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   static constexpr const char* name = "kl";
 
   template <class V>
@@ -25,6 +29,7 @@ struct kl_term : tempered<T> {
                          const math::softmax_mean<T>& t) const {
     return V(this->inverse) * (s.probability(this->logit(student)) - t.x.probability(this->logit(teacher)));
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

@@ -16,6 +16,7 @@ enum class layers {
   block_wise  ///< a pair a block: its output, and that of the teacher's layer of its number; L_s = L_t
 };
 
+/// The enumerator's name.
 constexpr std::string_view name_of(layers l) {
   constexpr std::string_view names[] = {"none", "average", "ratio", "block_wise"};
   return names[static_cast<int>(l)];

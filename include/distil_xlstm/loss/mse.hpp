@@ -8,6 +8,10 @@ namespace distil_xlstm::loss {
 template <class T>
 struct mse_term : detail::squared_difference<T> {
   using typename detail::squared_difference<T>::sum;
+  /// @name What every hidden term has
+  /// @{
+
+  /// As the concept `HiddenTerm` says.
   static constexpr const char* name = "mse";
 
   static constexpr DISTIL_XLSTM_HD loss::scope scope() { return loss::scope::batch; }
@@ -18,6 +22,7 @@ struct mse_term : detail::squared_difference<T> {
   DISTIL_XLSTM_HD V grad(const hidden_counts<T>& n, V student, V target, const sum&) const {
     return (student - target) * V(T(2) / n.numbers);
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

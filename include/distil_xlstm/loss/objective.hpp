@@ -12,10 +12,11 @@ namespace distil_xlstm::loss {
 /// A whole objective at one step: numbers only, a list of terms a site.
 template <class Logits, class Hidden>
 struct objective {
-  using scalar = typename Logits::scalar;
+  using scalar = typename Logits::scalar;  ///< of all terms
+  /// Whether a term compares with a teacher, whatever its weight: hidden terms do.
   static constexpr bool asks_teacher = Logits::asks_teacher || Hidden::asks_teacher;
-  Logits logits;
-  Hidden hidden;
+  Logits logits;                   ///< what `head` takes: the `term_list` of logits_site
+  Hidden hidden;                   ///< what `align` takes: that of hidden_site
   layers compares = layers::none;  ///< what all its hidden terms look at
 };
 

@@ -8,6 +8,10 @@ namespace distil_xlstm::loss {
 template <class T>
 struct reverse_kl_term : tempered<T> {
   using tempered<T>::tempered;
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   static constexpr const char* name = "reverse_kl";
 
   template <class V>
@@ -25,6 +29,7 @@ struct reverse_kl_term : tempered<T> {
     return V(this->inverse) * s.x.probability(this->logit(student)) *
            (V(s.mean()) - this->gap(student, teacher).value);
   }
+  /// @}
 };
 
 }  // namespace distil_xlstm::loss

@@ -29,10 +29,10 @@ struct skew_reverse_kl_form {
 };
 }  // namespace detail
 
-/// T² KL(p || a p + (1 - a) q), 0 < a < 1 (DistiLLM, arXiv 2402.03898).
+/// T² KL(p || a p + (1 - a) q), 0 < a < 1 (DistiLLM, arXiv 2402.03898); p and q as in divergence_term, a is its x.
 template <class T>
 using skew_kl_term = divergence_term<T, detail::skew_kl_form>;
-/// T² KL(q || (1 - a) q + a p), 0 < a < 1 (the same).
+/// T² KL(q || (1 - a) q + a p), 0 < a < 1 (DistiLLM, arXiv 2402.03898); p and q as in divergence_term, a is its x.
 template <class T>
 using skew_reverse_kl_term = divergence_term<T, detail::skew_reverse_kl_form>;
 

@@ -5,12 +5,11 @@
 
 namespace distil_xlstm::loss {
 
-/// What changes from step to step in a site's terms: their weights and temperatures, and what gradients (not
-/// values) are multiplied by.
+/// What changes from step to step in a site's terms.
 template <class List>
 struct term_coefficients {
-  List term;
-  typename List::scalar factor;
+  List term;                     ///< a `term_list` with the step's weights and temperatures
+  typename List::scalar factor;  ///< multiplies gradients, not values
 };
 
 namespace detail {

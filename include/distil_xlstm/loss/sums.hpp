@@ -21,7 +21,7 @@ struct sums {
 template <index Terms>
 inline constexpr index totals_size = Terms + 2;
 
-/// The same on the host; waits for the device.
+/// What a pass left in the device's memory, on the host; waits for the device.
 template <index Terms, class D>
 sums<Terms> download_sums(D& device, const double* totals) {
   double host[static_cast<std::size_t>(totals_size<Terms>)];

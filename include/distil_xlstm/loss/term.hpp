@@ -11,16 +11,26 @@
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
+
+/// Objectives of training. Terms over logits and over hidden states (LogitsTerm, HiddenTerm) are written as `kl(T)`,
+/// `cross_entropy()` or `frobenius()`, weighted and summed (ObjectiveExpression); `head` and `align` compute the
+/// values and gradients of those of a step.
 namespace loss {
 
-/// Where terms act. Terms of one site share one pass over the data.
-struct logits_site {};  ///< a row of student logits beside the teacher's
-struct hidden_site {};  ///< student hidden states beside their targets
+/// Where terms of logits act: a row of the student's beside the teacher's. Terms of one site share one pass over the
+/// data.
+struct logits_site {};
+/// Where terms of hidden states act: the student's beside their targets.
+struct hidden_site {};
 
 /// A row's logits at its target token.
 template <class T>
 struct target_logits {
+  /// @{
+  /// As the heads give them, not divided by a temperature. Where no weight asks for the teacher, it is the student's
+  /// own.
   T student, teacher;
+  /// @}
 };
 
 /// Over how much a hidden term's accumulators are merged before its value is taken: each row for itself, the
@@ -30,20 +40,27 @@ enum class scope { row, sequence, batch };
 /// How much takes part in a hidden term; excluded rows count nowhere.
 template <class T>
 struct hidden_counts {
-  T rows, sequences, batches;  ///< groups of each scope, over all pairs of tensors
-  T numbers;                   ///< rows times width
+  /// @{
+  /// Groups of each scope, over all pairs of tensors.
+  T rows, sequences, batches;
+  /// @}
+  T numbers;  ///< rows times width
 
+  /// The groups of a scope: what a term divides by for its mean.
   DISTIL_XLSTM_HD T groups(scope s) const {
     return s == scope::row ? rows : s == scope::sequence ? sequences : batches;
   }
 };
 
-/// The same for one of the batches of a step: a group of rows or of a sequence is one of the whole step's, a batch
+/// The counts for one of the batches of a step: a group of rows or of a sequence is one of the whole step's, a batch
 /// is a whole by itself, and counts as `share` in the mean over batches.
 template <class T>
 struct step_counts {
+  /// @{
+  /// What takes part in the whole step, and in this batch.
   hidden_counts<T> step, batch;
-  T share;
+  /// @}
+  T share;  ///< 1 / the batches of the step
 };
 
 namespace detail {
@@ -176,21 +193,42 @@ inline constexpr bool has_hidden_functions<F, tuple<R...>> = requires(const F f,
 /// A term of the objective over a row of logits: standard folds over (student, teacher), a value of their
 /// results, and a pointwise gradient.
 ///
-/// Minimal definition (T = scalar, V = T or a pack of T, r... = the folds' results, in their order, over T):
-///   site = logits_site; scalar; name; uses_teacher
-///   folds(V student, V teacher) -> fold_list(fold<Kind>(x...), ...)    what a column brings; see loss/fold.hpp
-///   value(target_logits<T>, r...) -> T                      the row's loss
-///   grad(target_logits<T>, V student, V teacher, r...) -> V   d value / d student, but for ...
-///   target_grad(target_logits<T>, r...) -> T                ... what the target's column has besides
+/// Minimal definition, where T = scalar, V = T or a pack of T (a column a lane), and r... = the folds' results, in
+/// their order, over T:
+///
+///     site = logits_site
+///     scalar                      T, a floating type: that of the objective
+///     name                        what it is logged by: a constant that converts to std::string_view
+///     uses_teacher                a constant: whether it reads the teacher's logits. Where no term with a weight
+///                                 does, the teacher may be absent, and terms that read it are not computed
+///     folds(V student, V teacher) -> fold_list(fold<Kind>(x...), ...)
+///                                 what a column brings, of both sides' logits; see `loss::fold`
+///     value(target_logits<T>, r...) -> T
+///                                 the row's loss
+///     grad(target_logits<T>, V student, V teacher, r...) -> V
+///                                 d value / d student at a column, but for ...
+///     target_grad(target_logits<T>, r...) -> T
+///                                 ... what the target's column has besides
+///
 /// Optional:
-///   scale() -> T                     multiplies value and gradient in the objective, not what is logged
-///   second_pass = void and second_folds(V student, V teacher, r...) -> fold_list(...)    a second pass over
-///                                    the row, which sees the results r... of the first; both follow in
-///                                    value and grad
-///   largest() -> index               k: the teacher's k-th largest logit of the row comes as an argument
-///                                    before r..., and after student and teacher in `folds`
+///
+///     scale() -> T                multiplies value and gradient in the objective, not what is logged
+///     second_pass = void, and second_folds(V student, V teacher, r...) -> fold_list(...)
+///                                 a second pass over the row, which sees the results r... of the first; those of
+///                                 both follow in value, grad and target_grad
+///     largest() -> index          k: the teacher's k-th largest logit of the row comes as an argument before r...,
+///                                 and after student and teacher in folds; 0: it is not looked for
+///     label() -> std::string_view
+///                                 what it is logged by instead of name, chosen when the program runs; empty: it
+///                                 is not logged
+///     compares() -> bool          whether it reads the teacher's logits, chosen when the program runs
+///     takes(int pass, std::size_t fold) -> bool
+///                                 whether pass 0 or 1 computes its fold of this index; the result of one that is
+///                                 not computed is empty()
+///
 /// Laws (testing/check_term.hpp): folds of parts of a row, joined, are those of the row; grad + target_grad is
 /// the derivative of value; over packs as over scalars.
+///
 /// Models: loss::cross_entropy_term, kl_term, reverse_kl_term, jsd_term, skew_kl_term, skew_reverse_kl_term,
 /// tvd_term, top_k_kl_term, any_logits_term.
 template <class F>
@@ -199,11 +237,24 @@ concept LogitsTerm = std::same_as<typename F::site, loss::logits_site> && loss::
 
 /// A term over pairs of hidden states: folds over (student, target) numbers of a row, joined over its scope.
 ///
-/// Minimal definition: site = hidden_site; scalar; name; folds as in LogitsTerm, of one pass;
-///   scope() -> loss::scope
-///   value(hidden_counts<T>, r...) -> T      one group's share of the term: the term is the sum over groups
-///   grad(hidden_counts<T>, V student, V target, r...) -> V    r... are the whole group's
-/// Laws: as in LogitsTerm. Models: loss::frobenius_term, cosine_term, mse_term, alignment_term.
+/// Minimal definition, where T and V are those of LogitsTerm, and r... = the folds' results over a whole group:
+///
+///     site = hidden_site
+///     scalar                      T
+///     name                        what it is logged by
+///     folds(V student, V target) -> fold_list(fold<Kind>(x...), ...)
+///                                 what a number brings, in one pass
+///     scope() -> loss::scope      what a group is: a row, a sequence or a batch
+///     value(hidden_counts<T>, r...) -> T
+///                                 one group's share of the term: the term is the sum over groups
+///     grad(hidden_counts<T>, V student, V target, r...) -> V
+///                                 d value / d student at a number
+///
+/// Optional, as in LogitsTerm: scale, label, takes.
+///
+/// Laws: as in LogitsTerm.
+///
+/// Models: loss::frobenius_term, cosine_term, mse_term, alignment_term.
 template <class F>
 concept HiddenTerm = std::same_as<typename F::site, loss::hidden_site> && loss::detail::Folds<F> &&
     loss::detail::has_hidden_functions<F, loss::detail::results_of<F>>;

@@ -17,12 +17,12 @@ namespace distil_xlstm::loss {
 
 /// What the host knows of a step's terms to arrange their passes. A recorded step serves as long as it stays.
 struct term_facts {
-  bool active = false;  ///< a weight is not 0
-  bool uses_teacher = false;
-  bool selects = false;      ///< the teacher's largest logits are looked for first
-  bool second_pass = false;  ///< a second fold follows the first
+  bool active = false;        ///< a weight is not 0
+  bool uses_teacher = false;  ///< a term with a weight compares with the teacher, or with the targets
+  bool selects = false;       ///< the teacher's largest logits are looked for first
+  bool second_pass = false;   ///< a second fold follows the first
 
-  bool operator==(const term_facts&) const = default;
+  bool operator==(const term_facts&) const = default;  ///< equal: a recorded step still serves
 };
 
 namespace detail {
@@ -58,11 +58,12 @@ class term_list {
   using term_at = std::tuple_element_t<K, std::tuple<Terms...>>;
 
  public:
-  using site = Site;
-  using scalar = T;
-  static constexpr index terms = static_cast<index>(count);
+  using site = Site;                                         ///< logits_site or hidden_site
+  using scalar = T;                                          ///< that of every term
+  static constexpr index terms = static_cast<index>(count);  ///< how many there are
   /// Whether a term compares with a teacher, whatever its weight.
   static constexpr bool asks_teacher = (detail::asks_teacher<Terms> || ...);
+  /// Whether a term may ask for a second pass; facts() says whether one does.
   static constexpr bool two_passes = (detail::TwoPasses<Terms> || ...);
   /// How many terms look at the teacher's largest logits.
   static constexpr int selections = (int{detail::Selects<Terms>} + ... + 0);
@@ -73,23 +74,28 @@ class term_list {
 
   /// What the passes over a row have found: the first's accumulators alone where that is all.
   struct all_results {
-    T kth_largest[std::max(selections, 1)];
-    acc<T> first;
-    acc<T, 1> second;
+    T kth_largest[std::max(selections, 1)];  ///< what `select` found, a number a term that asks
+    acc<T> first;                            ///< the first pass
+    acc<T, 1> second;                        ///< the second
   };
+  /// What `record` writes, and `value` and `grad` read: of a row or of a group.
   using results = std::conditional_t<two_passes || (selections > 0), all_results, acc<T>>;
 
   term_list() = default;
+  /// The sum over k of weights[k] members[k].
   term_list(std::array<T, count> weights, detail::tuple<Terms...> members) : members_(members) {
     std::copy(weights.begin(), weights.end(), weights_);
     arrange();
   }
+  /// In the order of the terms.
   std::array<T, count> weights() const {
     std::array<T, count> all{};
     std::copy_n(weights_, count, all.begin());
     return all;
   }
+  /// The terms.
   const detail::tuple<Terms...>& members() const { return members_; }
+  /// The K-th term, from 0.
   template <std::size_t K>
   DISTIL_XLSTM_HD const term_at<K>& term() const {
     return detail::get<K>(members_);
@@ -115,11 +121,15 @@ class term_list {
     return n;
   }
 
-  // A list as it stands and the list of a step (loss/step_terms.hpp) are read alike.
+  /// @{
+  /// A list as it stands and the list of a step (loss/step_term.hpp) are read alike: the list, what gradients are
+  /// multiplied by, and the same with its numbers at hand.
   DISTIL_XLSTM_HD const term_list& operator()() const { return *this; }
   DISTIL_XLSTM_HD T factor() const { return T(1); }
   DISTIL_XLSTM_HD const term_list& at_hand() const { return *this; }
+  /// @}
 
+  /// What a pass begins with: every fold's empty().
   template <class V, int Pass = 0>
   static DISTIL_XLSTM_HD acc<V, Pass> init() {
     acc<V, Pass> a;
@@ -129,7 +139,7 @@ class term_list {
     });
     return a;
   }
-  /// N columns. `before` holds what came before this pass.
+  /// Folds N columns, or packs of columns, into `a`. `before` holds what came before this pass.
   template <int Pass, class V, int N>
   DISTIL_XLSTM_HD void visit(acc<V, Pass>& a, const results& before, const V (&student)[N],
                              const V (&teacher)[N]) const {
@@ -155,6 +165,7 @@ class term_list {
     const V s[1] = {student}, t[1] = {teacher};
     visit<0>(a, results{}, s, t);
   }
+  /// into <- into joined with from: parts of a row, or rows of a group.
   template <int Pass = 0>
   static DISTIL_XLSTM_HD void merge(acc<T, Pass>& into, const acc<T, Pass>& from) {
     detail::for_each_below<folds_of_pass<Pass>>([&](auto j) {
@@ -173,7 +184,7 @@ class term_list {
       });
     });
   }
-  /// A pass is over.
+  /// A pass over the row is over: its accumulators become part of r.
   template <int Pass>
   DISTIL_XLSTM_HD void record(results& r, acc<T, Pass> a) const {
     if constexpr (Pass == 1) {
@@ -187,7 +198,7 @@ class term_list {
     }
   }
 
-  /// `C` is the site's context: target_logits or hidden_counts.
+  /// The weighted sum of values. `C` is the site's context: target_logits or hidden_counts.
   template <class C>
   DISTIL_XLSTM_HD T value(const results& r, const C& context) const {
     T total = 0;
@@ -213,6 +224,7 @@ class term_list {
       });
     });
   }
+  /// The same at one column.
   template <class V, class C>
   DISTIL_XLSTM_HD V grad(const results& r, const C& context, V student, V teacher, T scale = T(1)) const {
     V g[1];
@@ -220,6 +232,7 @@ class term_list {
     grad(g, r, context, s, t, scale);
     return g[0];
   }
+  /// scale * what the gradient at the target's column has besides.
   DISTIL_XLSTM_HD T target_grad(const results& r, const target_logits<T>& row, T scale = T(1)) const {
     T total = 0;
     detail::for_each_below<count>([&](auto k) {

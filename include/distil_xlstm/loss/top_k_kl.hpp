@@ -14,17 +14,26 @@ enum class tail {
 /// k-th belong to them, and K is the whole row where it has no more than k. Logged without T².
 ///
 /// With p and q the teacher's and the student's softmax over the whole row:
-///   one_class: sum over K of p log(p / q), + P log(P / Q), with P and Q the sums of p and q outside K
-///   ignored:   the same sum over K alone, of p and q that are softmaxes over K; no gradient outside K
+///
+///     one_class: sum over K of p log(p / q), + P log(P / Q), with P and Q the sums of p and q outside K
+///     ignored:   the same sum over K alone, of p and q that are softmaxes over K; no gradient outside K
 template <class T>
 struct top_k_kl_term : tempered<T> {
+  /// @{
+  /// What a fold gives.
   using lse = math::log_sum_exp<T>;
   using mean = math::softmax_mean<T>;
-  static constexpr const char* name = "top_k_kl";
-  index k = 1;
-  loss::tail rest = loss::tail::one_class;
+  /// @}
+  static constexpr const char* name = "top_k_kl";  ///< as the concept `LogitsTerm` says
+  index k = 1;                                     ///< how many of the teacher's logits count, beside ties
+  loss::tail rest = loss::tail::one_class;         ///< what becomes of the others
 
+  /// At temperature t, k = largest > 0.
   constexpr top_k_kl_term(T t, index largest, loss::tail outside) : tempered<T>(t), k(largest), rest(outside) {}
+  /// @name What every logits term has
+  /// @{
+
+  /// As the concept `LogitsTerm` says.
   DISTIL_XLSTM_HD index largest() const { return k; }
 
   /// Inside and outside of K: what is not there is a logit of probability 0.
@@ -55,6 +64,7 @@ struct top_k_kl_term : tempered<T> {
     const T outside = one_class ? T(1) - detail::ratio(share(t_out, all_t), share(s_out, all_s)) : T(0);
     return V(this->inverse) * select_positive(V(kth) - teacher, V(outside) * q, q - p);
   }
+  /// @}
 
  private:
   static DISTIL_XLSTM_HD lse joined(lse a, const lse& b) {

@@ -20,7 +20,8 @@ struct tvd_form {
 };
 }  // namespace detail
 
-/// T² times the total variation distance, sum |p - q| / 2; where p = q its slope counts as 0.
+/// T² times the total variation distance, sum |p - q| / 2, p and q as in divergence_term; where p = q its slope
+/// counts as 0.
 template <class T>
 using tvd_term = divergence_term<T, detail::tvd_form>;
 

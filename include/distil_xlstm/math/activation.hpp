@@ -10,6 +10,7 @@ namespace distil_xlstm {
 /// The activations of the reference's gated feed-forward, by their names in a config.json.
 enum class activation { gelu, relu, relu_squared, sigmoid, silu, selu };
 
+/// The activation of a name: gelu, relu, relu^2, sigmoid, swish or silu, selu. Throws `error` for any other.
 inline activation activation_named(std::string_view name) {
   if (name == "gelu") return activation::gelu;
   if (name == "relu") return activation::relu;
@@ -19,6 +20,7 @@ inline activation activation_named(std::string_view name) {
   if (name == "selu") return activation::selu;
   fail("activation '", name, "' is not supported (gelu, relu, relu^2, sigmoid, swish, selu are)");
 }
+/// Its name; that of silu is swish.
 constexpr std::string_view name_of(activation a) {
   constexpr std::string_view names[] = {"gelu", "relu", "relu^2", "sigmoid", "swish", "selu"};
   return names[static_cast<int>(a)];
@@ -29,7 +31,9 @@ namespace math {
 /// A function value and its derivative at the same point.
 template <class V>
 struct value_and_slope {
+  /// @{ f(x) and f'(x).
   V value, slope;
+  /// @}
 };
 
 /// SiLU(x) = x sigmoid(x); SiLU'(x) = s (1 + x (1 - s)), s = sigmoid(x).
@@ -39,14 +43,17 @@ DISTIL_XLSTM_HD value_and_slope<V> silu(V x) {
   return {x * s, s * (V(1) + x * (V(1) - s))};
 }
 
-/// For `transform`: SiLU(x), and the gradient dy SiLU'(x).
+/// For `transform`: SiLU(x).
 struct silu_forward {
+  /// SiLU(x), a scalar or a pack of them.
   template <class V>
   DISTIL_XLSTM_HD V operator()(V x) const {
     return x * sigmoid(x);
   }
 };
+/// For `transform`: the gradient by x of a y = SiLU(x).
 struct silu_backward {
+  /// dy SiLU'(x)
   template <class V>
   DISTIL_XLSTM_HD V operator()(V x, V dy) const {
     return dy * silu(x).slope;

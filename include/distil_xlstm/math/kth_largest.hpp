@@ -11,16 +11,25 @@ namespace distil_xlstm::math {
 
 /// The k-th largest of some numbers, by radix: passes over the numbers, each of which counts, among those that
 /// begin with the bits found so far, how many have which next eight.
+///
+///     for (kth_largest<T> search(k); !search.done(); search.advance(counts)) {
+///       // counts[b] = how many of the numbers have search.bucket(x) == b, for each of `buckets`
+///     }
+///
+/// T is float or double; NaN is ordered by its bits, beyond the infinities.
 template <class T>
 class kth_largest {
  public:
+  /// As many bits as T has.
   using word = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  static constexpr int buckets = 256;
+  static constexpr int buckets = 256;  ///< counts that a pass makes
 
+  /// k = 1: the largest.
   DISTIL_XLSTM_HD explicit kth_largest(index k) : left_(k) {}
 
+  /// Whether no pass is left.
   DISTIL_XLSTM_HD bool done() const { return shift_ < 0; }
-  /// The bucket that x counts in, or -1.
+  /// The bucket that x counts in, or -1: in none.
   DISTIL_XLSTM_HD int bucket(T x) const {
     const word w = ordered(x);
     return (w & mask_) == found_ ? static_cast<int>(w >> shift_ & 255) : -1;
@@ -41,6 +50,7 @@ class kth_largest {
     mask_ |= static_cast<word>(255) << shift_;
     shift_ -= 8;
   }
+  /// The k-th largest, or the least where there are fewer, once it is `done`.
   DISTIL_XLSTM_HD T value() const { return std::bit_cast<T>(found_ & top ? found_ & ~top : ~found_); }
 
  private:

@@ -22,9 +22,13 @@ DISTIL_XLSTM_HD V clamp_min(V x) {
 /// One lane each in a pack; lanes and parts are joined with `join`.
 template <class V>
 struct log_sum_exp {
+  /// @{ The largest x so far, and sum exp(x - max).
   V max, sum;
+  /// @}
 
+  /// Of no numbers.
   static DISTIL_XLSTM_HD log_sum_exp empty() { return {V(static_cast<scalar_of<V>>(logit_floor)), V(0)}; }
+  /// log(sum exp(x))
   DISTIL_XLSTM_HD V value() const {
     using std::log;
     return max + log(sum);
@@ -40,7 +44,9 @@ struct log_sum_exp {
 /// What a new number does to the old sums, and its own weight: both exp(. - new max).
 template <class V>
 struct rescaling {
+  /// @{ Old sums are multiplied by `keep`, the new number counts `weight`.
   V keep, weight;
+  /// @}
 };
 
 /// Takes x (clamp_min) into `a`, with one exponential.
@@ -67,21 +73,25 @@ DISTIL_XLSTM_HD rescaling<S> join(log_sum_exp<S>& a, const log_sum_exp<S>& b) {
   return r;
 }
 
-/// The mean of y under softmax(x), streamed beside the log-sum-exp of x: mean() = sum exp(x) y / sum exp(x).
+/// The mean of y under softmax(x), streamed beside the log-sum-exp of x.
 template <class V>
 struct softmax_mean {
-  log_sum_exp<V> x;
-  V dot;
+  log_sum_exp<V> x;  ///< of the x so far
+  V dot;             ///< sum exp(x - max) y
 
+  /// Of no numbers.
   static DISTIL_XLSTM_HD softmax_mean empty() { return {log_sum_exp<V>::empty(), V(0)}; }
+  /// sum exp(x) y / sum exp(x)
   DISTIL_XLSTM_HD V mean() const { return dot / x.sum; }
 };
 
+/// Takes x (clamp_min) and its y into `a`.
 template <class V>
 DISTIL_XLSTM_HD void push(softmax_mean<V>& a, V x, V y) {
   const rescaling<V> r = push(a.x, x);
   a.dot = a.dot * r.keep + r.weight * y;
 }
+/// a <- a and b
 template <class S>
 DISTIL_XLSTM_HD void join(softmax_mean<S>& a, const softmax_mean<S>& b) {
   const rescaling<S> r = join(a.x, b.x);

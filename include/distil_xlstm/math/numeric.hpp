@@ -14,11 +14,13 @@ namespace distil_xlstm::math {
 /// The scalar below a numeric type, and the count of lanes.
 template <class V>
 struct numeric_traits {
-  using scalar = V;
-  static constexpr index width = 1;
+  using scalar = V;                  ///< float or double
+  static constexpr index width = 1;  ///< lanes
 };
+/// The scalar of a numeric type: that of a pack of floats is float.
 template <class V>
 using scalar_of = typename numeric_traits<V>::scalar;
+/// The lanes of a numeric type: 1 of a scalar.
 template <class V>
 inline constexpr index width_of = numeric_traits<V>::width;
 
@@ -39,6 +41,7 @@ DISTIL_XLSTM_HD V load_if(bool there, const scalar_of<V>* p) {
   else
     return V::load(there ? p : V::zeros());
 }
+/// Writes width_of<V> consecutive numbers.
 template <class V>
 DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
   if constexpr (width_of<V> == 1)
@@ -59,13 +62,16 @@ DISTIL_XLSTM_HD V lanes(const F& f) {
   }
 }
 
+/// @{ The larger or the smaller; b where one is NaN.
 DISTIL_XLSTM_HD inline float max(float a, float b) { return a > b ? a : b; }
 DISTIL_XLSTM_HD inline double max(double a, double b) { return a > b ? a : b; }
 DISTIL_XLSTM_HD inline float min(float a, float b) { return a < b ? a : b; }
 DISTIL_XLSTM_HD inline double min(double a, double b) { return a < b ? a : b; }
-/// a where x > 0, else b.
+/// @}
+/// @{ a where x > 0, else b: b, too, where x is NaN.
 DISTIL_XLSTM_HD inline float select_positive(float x, float a, float b) { return x > 0 ? a : b; }
 DISTIL_XLSTM_HD inline double select_positive(double x, double a, double b) { return x > 0 ? a : b; }
+/// @}
 
 /// 1 / (1 + exp(-x))
 template <class V>
@@ -83,20 +89,25 @@ DISTIL_XLSTM_HD V log_sigmoid(V x) {
   return min(x, V(0)) - log1p(exp(-abs(x)));
 }
 
-// Functions of element-wise verbs, as <functional> has them for the host alone.
+/// x, for `transform`; as `std::identity`, which the host has alone.
 struct identity {
+  /// x, a scalar or a pack.
   template <class V>
   DISTIL_XLSTM_HD V operator()(V x) const {
     return x;
   }
 };
+/// a + b, for `transform`.
 struct plus {
+  /// a + b, scalars or packs.
   template <class V>
   DISTIL_XLSTM_HD V operator()(V a, V b) const {
     return a + b;
   }
 };
+/// a b, for `transform`.
 struct times {
+  /// a b, scalars or packs.
   template <class V>
   DISTIL_XLSTM_HD V operator()(V a, V b) const {
     return a * b;

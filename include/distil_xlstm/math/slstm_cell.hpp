@@ -6,21 +6,26 @@ namespace distil_xlstm::math {
 
 /// One sLSTM step of one channel, from pre-activations i~ f~ z~ o~ and the state c' n' m' before it.
 ///
-///   lf = m' + log sigmoid(f~)
-///   m  = i~ if n' = 0 else max(i~, lf)
-///   i  = min(exp(i~ - m), 1)      f = min(exp(lf - m), 1)
-///   z  = tanh(z~)                 o = sigmoid(o~)
-///   c  = f c' + i z               n = f n' + i
-///   h  = o c / n
+///     lf = m' + log sigmoid(f~)
+///     m  = i~ if n' = 0 else max(i~, lf)
+///     i  = min(exp(i~ - m), 1)      f = min(exp(lf - m), 1)
+///     z  = tanh(z~)                 o = sigmoid(o~)
+///     c  = f c' + i z               n = f n' + i
+///     h  = o c / n
 ///
 /// The n' = 0 rule holds per element, so that a reset sequence starts exactly like a new one
 /// (Beck et al. 2024, arXiv 2405.04517, in the form of the reference's kernels).
 template <class V>
 struct slstm_step {
-  V h, c, n, m;         ///< the state after
-  V i, f, z, o, slope;  ///< gates, and d log sigmoid(f~) / d f~ = sigmoid(-f~)
+  /// @{ The state after.
+  V h, c, n, m;
+  /// @}
+  /// @{ Gates, and `slope` = d log sigmoid(f~) / d f~ = sigmoid(-f~).
+  V i, f, z, o, slope;
+  /// @}
 };
 
+/// The step of the pre-activations i~ f~ z~ o~ from the state c' n' m', as slstm_step says.
 template <class V>
 DISTIL_XLSTM_HD slstm_step<V> slstm_cell(V raw_i, V raw_f, V raw_z, V raw_o, V c0, V n0, V m0) {
   using std::exp;
@@ -40,13 +45,16 @@ DISTIL_XLSTM_HD slstm_step<V> slstm_cell(V raw_i, V raw_f, V raw_z, V raw_o, V c
   return s;
 }
 
-/// Gradients of the pre-activations, and of c' and n'; m is a constant, exactly: h does not depend on it.
+/// Gradients of the pre-activations, and of the state before; m is a constant, exactly: h does not depend on it.
 template <class V>
 struct slstm_gradient {
+  /// @{ By i~ f~ z~ o~, and by c' and n'.
   V i, f, z, o, c, n;
+  /// @}
 };
 
-/// `dh` is the whole gradient of h at this step, `dc` and `dn` come from the step after.
+/// The way back through the step `s`, which began from c0 and n0. `dh` is the whole gradient of h at this step, `dc`
+/// and `dn` are those of c and n that come from the step after.
 template <class V>
 DISTIL_XLSTM_HD slstm_gradient<V> slstm_cell_backward(const slstm_step<V>& s, V c0, V n0, V dh, V dc, V dn) {
   const V over_n = V(1) / s.n;

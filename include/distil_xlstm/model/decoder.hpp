@@ -52,7 +52,7 @@ class decoder {
   using saved_type = saved_text<T, product_t<typename D::precision, T>>;
 
  public:
-  using scalar = T;
+  using scalar = T;  ///< the model's
   /// A text's name: no two texts of a decoder have the same.
   enum class handle : std::uint64_t {};
 
@@ -73,6 +73,7 @@ class decoder {
     present_.reserve(size(options.capacity));
     for (index row = capacity(); row < places(); ++row) shelf_.push_back(row);
   }
+  /// An error of the compiler: a temporary model would not live as long.
   template <std::same_as<Model> M>
   decoder(D&, const M&&, decoder_options = {}) {
     static_assert(

@@ -10,6 +10,7 @@ struct model_fingerprint {
   std::uint64_t whole =
       0;  ///< and the numbers of the configuration that no tensor tells, such as a rotary base
 
+  /// Of models that differ only where nothing is hashed, too.
   friend bool operator==(const model_fingerprint&, const model_fingerprint&) = default;
 };
 

@@ -15,14 +15,23 @@ namespace distil_xlstm {
 
 /// Any of the families that files hold, chosen when the program runs.
 struct any_config {
+  /// The families' stacks, one of them.
   using stack_type = mixed<xlstm_stack, llama_stack, xlstm_7b_stack, linearised_stack>;
+  /// The whole configuration.
   std::variant<xlstm_config, llama_config, xlstm_7b_config, linearised_config> family;
+  /// @{
+  /// The family's own.
   index vocabulary, width;
   bool tied;
-  double logit_cap = 0;
-  index context = 0;  ///< tokens that a transformer was trained to see; 0: any, or not known
+  /// @}
+  double logit_cap = 0;  ///< soft cap of the logits; 0: none
+  index context = 0;     ///< tokens that a transformer was trained to see; 0: any, or not known
+  /// @{
+  /// What the family's files call the tensors: see `llama_config`.
   std::string_view prefix, embedding_name, head_name;
+  /// @}
 
+  /// Of one family; implicit, so that its configuration does where any is taken.
   template <class Config>
   any_config(Config config)
       : family(config),
@@ -35,6 +44,7 @@ struct any_config {
     if constexpr (requires { config.logit_cap; }) logit_cap = config.logit_cap;
     if constexpr (requires { config.context; }) context = config.context;
   }
+  /// The family's stack. Throws `error` as that does.
   stack_type stack() const;
   /// As the family does.
   void identify(fnv_hash& hash) const;

@@ -17,11 +17,12 @@ namespace distil_xlstm {
 /// and sinks; a recurrent memory; both, mixed by a gate of each head.
 enum class mixer_kind { attention, window, memory, hybrid };
 
+/// What config.json calls it: memory is "mlstm".
 constexpr std::string_view name_of(mixer_kind k) {
   constexpr std::array<std::string_view, 4> names = {"attention", "window", "mlstm", "hybrid"};
   return names[static_cast<std::size_t>(k)];
 }
-/// Throws `error` naming what it does not know.
+/// The kind of that name. Throws `error` naming what it does not know.
 mixer_kind mixer_named(std::string_view name);
 
 /// What lies between embedding and head, under the teacher's names.
@@ -30,10 +31,13 @@ using linearised_stack = stack<any_decoder_layer, dynamic, named<"norm", rms_nor
 /// A transformer of the Llama family whose layers have other mixers: the teacher's configuration, and one kind a
 /// layer.
 struct linearised_config : llama_config {
-  std::vector<mixer_kind> mixers{};
-  index window = 64, sinks = 4;  ///< tokens, of windows and hybrids; not the teacher's own window
-  index features = 64;           ///< of one softmax of a memory's queries and keys
-  bool both_signs = true;        ///< twice as many: of z and of -z
+  std::vector<mixer_kind> mixers{};  ///< one a layer
+  /// @{
+  /// Tokens, of windows and hybrids; not the teacher's own window.
+  index window = 64, sinks = 4;
+  /// @}
+  index features = 64;     ///< of one softmax of a memory's queries and keys
+  bool both_signs = true;  ///< twice as many: of z and of -z
 
   /// Throws `error` as `check` does.
   linearised_stack stack() const;

@@ -29,6 +29,7 @@ llama_config read_llama_config(const io::gguf_file& file);
 /// What `read_llama_config` reads back.
 io::json write_llama_config(const llama_config& c);
 
+/// How `load_llama` keeps a model.
 struct llama_load_options {
   /// Quantised matrices become F32 once, for speed; false: they stay as stored, for memory, on a device that
   /// shares the host's.

@@ -68,14 +68,18 @@ class weight_memory {
       "weight_memory<slstm, float, device::cpu>");
 
  public:
+  /// Memory for what `block` describes, zero at first. Throws `error` as its `params` does.
   weight_memory(D& device, const B& block) : device_(&device), block_(block) { bind(); }
   /// The same numbers in memory of their own: the best weights so far, say.
   weight_memory(const weight_memory& other) : device_(other.device_), block_(other.block_) {
     bind();
     *this = other;
   }
+  /// @{
+  /// The memory itself moves: views over it stay valid.
   weight_memory(weight_memory&&) noexcept = default;
   weight_memory& operator=(weight_memory&&) noexcept = default;
+  /// @}
   /// The other's numbers, in the memory that is there: whoever works with it sees them. Throws `error` unless both
   /// describe the same tensors.
   weight_memory& operator=(const weight_memory& other) {
@@ -84,10 +88,17 @@ class weight_memory {
     device_->copy(arena_.data(), other.arena_.data(), size() * static_cast<index>(sizeof(T)));
     return *this;
   }
+  /// @{
+  /// The tensors, as `params` of the block gives them.
   const weights_t<B, T>& views() { return views_; }
   const weights_t<B, const T>& views() const { return const_views_; }
+  /// @}
+  /// @{
+  /// The arena, in the device's memory: a `manifest` of the block says where each tensor begins.
   T* data() { return arena_.data(); }
   const T* data() const { return arena_.data(); }
+  /// @}
+  /// Numbers of the arena, those between tensors among them.
   index size() const { return arena_.size(); }
 
  private:
@@ -119,10 +130,11 @@ class weight_memory {
 template <class B, class T, class D>
 class frozen_weights {
  public:
-  using views_type = params_t<B, frozen_layout<T>>;
+  using views_type = params_t<B, frozen_layout<T>>;  ///< what the block's `params` gives of a file
   /// `memory` has what `views` refers to, and keeps alive.
   frozen_weights(views_type views, std::shared_ptr<const void> memory)
       : views_(std::make_shared<const views_type>(std::move(views))), memory_(std::move(memory)) {}
+  /// Valid while a copy of this lives.
   const views_type& views() const { return *views_; }
 
  private:
@@ -154,6 +166,7 @@ class state_memory {
                 "state_memory<slstm, float, device::cpu>");
 
  public:
+  /// Empty sequences. Throws `error` where such numbers, or the block's sizes, are not possible.
   state_memory(D& device, const B& block, index batch, index capacity = 0)
       : device_(&device), block_(block), kind_(detail::state_kind(block)), batch_(batch), declared_(capacity) {
     require(batch >= 0 && capacity >= 0, "state: ", batch, " sequences of ", capacity,
@@ -167,6 +180,7 @@ class state_memory {
     write_empty();
     reset();
   }
+  /// The same texts, in memory of their own.
   state_memory(const state_memory& other)
       : device_(other.device_),
         block_(other.block_),
@@ -182,19 +196,26 @@ class state_memory {
     write_empty();
     device_->copy(arena_.data(), other.arena_.data(), batch_ * bytes(stride_));
   }
+  /// @{
+  /// The memory itself moves: views over it stay valid.
   state_memory(state_memory&&) noexcept = default;
   state_memory& operator=(state_memory&&) noexcept = default;
+  /// @}
+  /// In new memory, whatever the shape was: views taken before are void.
   state_memory& operator=(const state_memory& other) {
     if (this != &other) *this = state_memory(other);
     return *this;
   }
 
+  /// The state as the block's `state` gives it, of all sequences.
   const state_t<B, T>& views() const { return views_; }
   /// The same for the states of blocks that describe the same tensors.
   std::uint64_t kind() const { return kind_; }
+  /// Sequences.
   index batch() const { return batch_; }
   /// Numbers of one sequence.
   index size() const { return stride_; }
+  /// The tensors of one sequence, and where each begins in it.
   const manifest& names() const { return names_; }
   /// Tokens that the caches hold, of each sequence; 0: there are none, and any text has this size.
   index capacity() const { return capacity_; }
@@ -217,12 +238,14 @@ class state_memory {
     std::copy_n(next_.begin(), seq.batch, lengths_.begin());
   }
 
+  /// All sequences are empty again.
   void reset() {
     for (const span& s : spans_)
       map(*device_, batch_, s.size,
           detail::empty_sequences<T>{empty_.data() + s.from, {arena_.data() + s.at, batch_, s.size, stride_}});
     std::fill(lengths_.begin(), lengths_.end(), 0);
   }
+  /// Sequence b is empty again.
   void reset(index b) {
     for (const span& s : spans_) device_->copy(of(b) + s.at, empty_.data() + s.from, bytes(s.size));
     if (capacity_ > 0) lengths_[static_cast<std::size_t>(b)] = 0;
@@ -323,6 +346,7 @@ class tape_memory {
                 "tape_memory<slstm, float, device::cpu>");
 
  public:
+  /// For [batch, time] tokens. Throws `error` where the block's sizes are not possible.
   tape_memory(D& device, const B& block, index batch, index time, bool transient)
       : kind_(detail::tape_kind(block)), transient_(transient) {
     fit(device, block, batch, time);
@@ -339,9 +363,11 @@ class tape_memory {
     views_ = block.tape(bind, seq);
     batch_ = batch, time_ = time;
   }
+  /// The tape as the block's `tape` gives it.
   const tape_t<B, T>& views() const { return views_; }
   /// The same for the tapes of blocks that describe the same tensors.
   std::uint64_t kind() const { return kind_; }
+  /// Whether it has that shape.
   bool fits(sequence_view seq) const { return seq.batch == batch_ && seq.time == time_; }
   /// Numbers at hand.
   index size() const { return arena_.size(); }

@@ -26,17 +26,17 @@ namespace distil_xlstm {
 /// What a model has for weights: a stack of its own, which training changes, between a teacher's embedding and head;
 struct trainable {
   template <class B, class T, class D>
-  using memory = weight_memory<B, T, D>;
+  using memory = weight_memory<B, T, D>;  ///< what it has, of a stack `B`
 };
 /// all of them its own, embedding and head, too;
 struct fully_trainable {
   template <class B, class T, class D>
-  using memory = weight_memory<embedded_stack<B>, T, D>;
+  using memory = weight_memory<embedded_stack<B>, T, D>;  ///< what it has, of a stack `B`
 };
 /// or those of a file.
 struct frozen {
   template <class B, class T, class D>
-  using memory = frozen_weights<embedded_stack<B>, T, D>;
+  using memory = frozen_weights<embedded_stack<B>, T, D>;  ///< what it has, of a stack `B`
 };
 
 /// Where a model's tensors come from: the stored tensor of a name. On a device that shares the host's memory it
@@ -101,16 +101,17 @@ class model {
  public:
   /// Embedding and head are trained, too.
   static constexpr bool trains_ends = std::same_as<Weights, fully_trainable>;
-  using scalar = T;
-  using device_type = D;
-  using family_type = Family;
-  using stack_type = typename family::stack_type;
-  using state_type = state_memory<stack_type, T, D>;
-  using tape_type = tape_memory<stack_type, T, D>;
+  using scalar = T;                                   ///< of hidden states, of what is trained, and of logits
+  using device_type = D;                              ///< on which it runs, and whose memory has its weights
+  using family_type = Family;                         ///< its configuration, or a stack of one's own
+  using stack_type = typename family::stack_type;     ///< the block between embedding and head
+  using state_type = state_memory<stack_type, T, D>;  ///< of `make_state`
+  using tape_type = tape_memory<stack_type, T, D>;    ///< of `make_tape`
+  /// Of `weights`, and of their gradients.
   using weights_type = typename Weights::template memory<stack_type, T, D>;
 
   /// `owner` keeps the memory of `embedding` and `head` [vocabulary, width] alive, which lie where the device
-  /// reads them (`upload_embedding_and_head`); the tensors of a stack of one's own are called `prefix`.<...>.
+  /// reads them (`upload_embedding_and_head`); the names of a stack of one's own begin with `prefix` and a dot.
   /// Weights are zero until initialised or loaded. Throws `error` where the sizes do not fit.
   model(D& device, Family config, frozen_matrix embedding, frozen_matrix head,
         std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(borrows_ends)
@@ -169,7 +170,9 @@ class model {
     return other;
   }
 
+  /// As it was given.
   const Family& config() const { return config_; }
+  /// The block that its state, tape and passes are of.
   const stack_type& stack() const { return stack_; }
   /// What its `weights()` are described by.
   auto trained() const requires(!is_frozen) {
@@ -180,19 +183,25 @@ class model {
   }
   /// Names, shapes and places of the tensors that it owns; of a frozen model's, of the stack's.
   const manifest& names() const { return names_; }
+  /// @{
+  /// What the family's files call it.
   std::string embedding_name() const { return std::string(family::embedding(config_)); }
   std::string head_name() const { return std::string(family::head(config_)); }
+  /// @}
+  /// What it owns, or of a frozen model what its files have.
   const weights_type& weights() const { return weights_; }
   /// Copies of it keep weights, and give them back: `auto best = m.weights(); ...; m.weights() = best;`.
   weights_type& weights() requires(!is_frozen) { return weights_; }
+  /// The stack's part of `weights().views()`.
   const auto& stack_weights() const {
     if constexpr (borrows_ends)
       return weights_.views();
     else
       return weights_.views().stack;
   }
-  /// [vocabulary, width], in the device's memory; they live as long as `owner`. A head that caps its logits is no
-  /// matrix: give it to `write_logits`.
+  /// @{
+  /// [vocabulary, width], in the device's memory; they live as long as `owner`, or, where they are trained, as the
+  /// model. A head that caps its logits is no matrix, but a `logit_head`: give it to `write_logits`.
   frozen_matrix embedding() const { return embedding_; }
   auto head() const {
     if constexpr (requires { config_.logit_cap; })
@@ -200,6 +209,7 @@ class model {
     else
       return head_;
   }
+  /// @}
   /// What `loss::head` takes: the head, or, where it is trained, that beside the teacher's, and the gradient of it.
   auto heads(weights_type& gradients, const frozen_matrix& teacher) const requires(!is_frozen) {
     if constexpr (trains_ends)
@@ -208,8 +218,11 @@ class model {
     else
       return head();
   }
+  /// Keeps embedding and head alive; null where they are trained.
   std::shared_ptr<const void> owner() const { return owner_; }
+  /// Numbers of a hidden state.
   index width() const { return embedding_.cols; }
+  /// Ids are below this: rows of embedding and head.
   index vocabulary() const { return embedding_.rows; }
   /// Layers of the stack.
   index depth() const { return stack_.count(); }
@@ -238,6 +251,7 @@ class model {
   state_type make_state(D& device, index batch, index capacity = 0) const {
     return {device, stack_, batch, capacity};
   }
+  /// For a forward of [batch, time] tokens; `transient` where no backward follows it.
   tape_type make_tape(D& device, index batch, index time, bool transient = true) const {
     return {device, stack_, batch, time, transient};
   }
@@ -448,8 +462,10 @@ class model {
   [[no_unique_address]] std::conditional_t<is_frozen, no_taps, moved_only> copies_{};
   std::uint64_t state_kind_ = detail::state_kind(stack_), tape_kind_ = detail::tape_kind(stack_);
 };
+/// Trainable, between the embedding and head of a teacher, whose numbers' type it has.
 template <Block Stack, class Teacher, Device D>
 model(D&, Stack, const Teacher&) -> model<Stack, typename Teacher::scalar, D>;
+/// The same of a configuration.
 template <detail::ModelFamily Family, class Teacher, Device D>
 requires(!Block<Family>) model(D&, Family, const Teacher&)
 ->model<Family, typename Teacher::scalar, D>;

@@ -23,7 +23,7 @@ class reader {
   using saved_type = saved_text<T, product_t<typename D::precision, T>>;
 
  public:
-  using scalar = T;
+  using scalar = T;  ///< the model's
   /// A model with caches needs a `capacity`, in tokens, for a text that comes bit by bit; for whole texts it needs
   /// none.
   reader(D& device, const Model& model, index capacity = 0)
@@ -31,6 +31,7 @@ class reader {
         model_(&model),
         caches_(model.has_cache()),
         state_(model.make_state(device, 1, capacity)) {}
+  /// An error of the compiler: a temporary model would not live as long.
   template <std::same_as<Model> M>
   reader(D&, const M&&, index = 0) {
     static_assert(
@@ -39,6 +40,7 @@ class reader {
         "first");
   }
 
+  /// The one that it reads with.
   const Model& model() const { return *model_; }
 
   /// hidden [rows, width], the vectors that the head reads, of whole texts; what has been read before is forgotten.

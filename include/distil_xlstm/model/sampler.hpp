@@ -20,7 +20,7 @@ struct sampling {
   double temperature = 1;  ///< 0: the likeliest token, always
   index top_k = 0;         ///< among the k likeliest; 0: all
   double top_p = 1;        ///< among the likeliest that together reach this probability (nucleus sampling)
-  std::uint64_t seed = 0;
+  std::uint64_t seed = 0;  ///< of the random numbers
 
   /// Always the likeliest.
   bool greedy() const { return temperature == 0 || top_k == 1; }
@@ -39,10 +39,13 @@ class sampler {
     require(how.top_p > 0 && how.top_p <= 1, "sampling: top-p must be above 0 and at most 1, not ", how.top_p);
   }
 
+  /// What it was made with.
   const sampling& how() const { return how_; }
+  /// @{
   /// Where its random numbers have come to; a sampler that is given it goes on from there.
   std::uint64_t random_state() const { return random_.state(); }
   void random_state(std::uint64_t state) { random_ = rng(state); }
+  /// @}
   /// The next of the uniform numbers in [0, 1) that choices take one by one, for a choice that is made
   /// elsewhere (`choose_tokens`).
   double draw() { return random_.uniform(); }

@@ -27,12 +27,12 @@ namespace distil_xlstm {
 /// `Product` is what the device multiplies in (`product_t`).
 template <class T, class Product = T>
 struct saved_text {
-  std::vector<T> state;
-  std::int32_t next = -1;  ///< drawn, and not read yet; -1: none
-  sampling how = {};
-  std::uint64_t random_state = 0;
+  std::vector<T> state;            ///< of one sequence, as `state_memory::save` gives it
+  std::int32_t next = -1;          ///< drawn, and not read yet; -1: none
+  sampling how = {};               ///< of the sampler that draws what follows
+  std::uint64_t random_state = 0;  ///< `sampler::random_state` of it
 
-  /// `capacity` is that of the state's caches.
+  /// What `read` reads back: for `model`, `capacity` being that of the state's caches.
   std::vector<std::byte> bytes(const model_fingerprint& model, index capacity) const {
     header h;
     h.model = model.whole, h.capacity = capacity, h.numbers = std::ssize(state);

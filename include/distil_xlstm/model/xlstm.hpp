@@ -31,29 +31,58 @@ using xlstm_stack = stack<xlstm_layer>;
 
 /// The shape of a student: the fields of the reference's xLSTMLMModelConfig that change the mathematics.
 struct xlstm_config {
+  /// @{
+  /// What files call the tensors: see `llama_config`.
   static constexpr std::string_view prefix = "xlstm_block_stack", embedding_name = "token_embedding.weight",
                                     head_name = "lm_head.weight";
+  /// @}
+  /// @{
+  /// vocab_size, embedding_dim and num_blocks.
   index vocabulary = 0, width = 0, blocks = 6;
-  std::vector<index> slstm_at = {0, 2, 4};
-  index context_length = 512;  ///< only written down: any length runs
+  /// @}
+  std::vector<index> slstm_at = {0, 2, 4};  ///< the blocks that are sLSTM; all others are mLSTM
+  index context_length = 512;               ///< only written down: any length runs
+  /// @{
+  /// The stack ends with a norm (add_post_blocks_norm); the head is the embedding (tie_weights); mLSTM's projections
+  /// have biases.
   bool post_blocks_norm = true, tied = false, bias = false;
+  /// @}
 
+  /// @{
+  /// Of mLSTM: num_heads, conv1d_kernel_size and qkv_proj_blocksize.
   index mlstm_heads = 4, mlstm_conv = 4, qkv_block = 4;
+  /// @}
+  /// @{
+  /// What `mlstm_inner` is made of: proj_factor, round_proj_up_dim_up and round_proj_up_to_multiple_of.
   double mlstm_factor = 2.0;
   bool mlstm_round_up = true;
   index mlstm_multiple = 64;
+  /// @}
 
+  /// @{
+  /// Of sLSTM: num_heads and conv1d_kernel_size; 0: no convolution.
   index slstm_heads = 4, slstm_conv = 4;
+  /// @}
+  /// @{
+  /// Each sLSTM is followed by a gated feed-forward; its projections have biases.
   bool feed_forward = true, feed_forward_bias = false;
+  /// @}
+  /// @{
+  /// What `feed_forward_inner` is made of: proj_factor, round_proj_up_dim_up and round_proj_up_to_multiple_of.
   double feed_forward_factor = 1.3;
   bool feed_forward_round_up = true;
   index feed_forward_multiple = 64;
-  activation act = activation::gelu;
+  /// @}
+  activation act = activation::gelu;  ///< of the feed-forward's gate
 
   /// Reference rounding: the next (or last) multiple of factor * width.
   static index rounded(double factor, index width, index multiple, bool up);
+  /// @{
+  /// Width between an mLSTM block's projections, and between a feed-forward's.
   index mlstm_inner() const { return rounded(mlstm_factor, width, mlstm_multiple, mlstm_round_up); }
   index feed_forward_inner() const;
+  /// @}
+  /// Whether `slstm_at` names the block.
   bool is_slstm(index block) const;
 
   /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
@@ -62,8 +91,9 @@ struct xlstm_config {
   /// Adds what changes the model and no tensor tells.
   void identify(fnv_hash& hash) const;
 
-  /// Numbers of the stack, and of the frozen embedding and head. Allocates nothing.
+  /// Numbers of the stack. Allocates no memory for them. Throws `error` as `stack` does.
   index trainable() const;
+  /// And of the frozen embedding and head, too.
   index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }
 };
 

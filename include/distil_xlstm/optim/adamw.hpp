@@ -12,43 +12,54 @@
 #include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 
+/// What changes a model's parameters: AdamW over one flat arena of numbers, the norm that gradients are clipped by,
+/// and the arena's parts for several ranks.
 namespace distil_xlstm::optim {
 
 /// AdamW (Loshchilov, Hutter 2019): decoupled weight decay, bias correction, epsilon outside the root; the
 /// formula and the order of operations are PyTorch's.
 ///
-///   p <- p (1 - lr wd);  m <- m + (1 - b1) (g - m);  v <- b2 v + (1 - b2) g²
-///   p <- p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+///     p <- p (1 - lr wd);  m <- m + (1 - b1) (g - m);  v <- b2 v + (1 - b2) g²
+///     p <- p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 struct adamw {
+  /// @{
+  /// b1 and b2, with which the two moments decay.
   double beta1 = 0.9, beta2 = 0.999;
-  double epsilon = 1e-8;
-  double weight_decay = 0;
+  /// @}
+  double epsilon = 1e-8;    ///< eps
+  double weight_decay = 0;  ///< wd
 };
 
-/// What AdamW remembers, owned by the caller: two moments as long as the parameters, 0 at first, and steps
-/// taken.
+/// What AdamW remembers of n parameters; the memory is the caller's.
 template <class T>
 struct adamw_state {
+  /// @{
+  /// The first and the second moment, [n] each in the device's memory, 0 at first.
   T *m = nullptr, *v = nullptr;
-  std::int64_t step = 0;
+  /// @}
+  std::int64_t step = 0;  ///< steps taken
 };
 
-/// Numbers of the arena, whether weight decay applies to them, and what the learning rate is multiplied by.
+/// A stretch of the arena, and what an update does with it.
 struct parameter_range {
+  /// @{
+  /// Numbers offset .. offset + size - 1 of the arena.
   index offset = 0, size = 0;
-  bool decay = true;
-  double rate = 1;  ///< 0: they stay as they are
+  /// @}
+  bool decay = true;  ///< weight decay applies
+  double rate = 1;    ///< what the learning rate is multiplied by; 0: they stay as they are
 };
 
-/// What an update reads that changes from step to step.
+/// What an update reads that changes from step to step: b1, b2 and wd are those of `adamw`.
 template <class T>
 struct step_scalars {
   T clip;          ///< what gradients are multiplied by
-  T keep;          ///< what decaying parameters are multiplied by
+  T keep;          ///< what decaying parameters are multiplied by: 1 - lr wd
   T step_size;     ///< lr / (1 - b1^t)
   T inverse_root;  ///< 1 / sqrt(1 - b2^t)
   T update = 1;    ///< 0: nothing is updated
 
+  /// Those of step number `step`, counted from 1.
   DISTIL_XLSTM_HD static step_scalars of(const adamw& h, double lr, std::int64_t step, double clip) {
     using std::pow, std::sqrt;
     const double t = static_cast<double>(step);
@@ -229,7 +240,8 @@ struct set_step_scalars {
 /// One step over a flat arena of n numbers: parameters p, gradients g (multiplied by `clip` as they are read),
 /// moments and count in `state`. `lr` is this step's. `ranges`, sorted by offset, say where weight decay
 /// applies and what multiplies `lr`; padding between them goes with the range before it; no ranges at all:
-/// everything decays. Neighbours of equal decay and rate are one pass. Throws `error` when the ranges overlap, are not sorted or leave the arena.
+/// everything decays. Neighbours of equal decay and rate are one pass. Throws `error` when the ranges overlap, are
+/// not sorted or leave the arena.
 template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const parameter_range> ranges = {}, double clip = 1.0) {
@@ -238,7 +250,7 @@ void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>
   detail::update(device, h, scalars, p, g, state.m, state.v, n, ranges);
 }
 
-/// The same with all that changes from step to step in the device's memory: nothing waits for the host, and the
+/// For a step with all that changes from step to step in the device's memory: nothing waits for the host, and the
 /// calls stay the same. `prepare_step` takes the learning rate, what `squared_norm` gave and the count of steps
 /// taken, which it raises, to scalars <- the step's; clipped to `max_norm` as clip_factor says. A norm that is
 /// not finite lets everything stay as it is.
@@ -247,6 +259,7 @@ void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, 
                   std::int64_t* steps, step_scalars<T>* scalars) {
   parallel_for(device, 1, detail::set_step_scalars<T>{h, lr, max_norm, squared_norm, steps, scalars});
 }
+/// The step with what `prepare_step` wrote to `scalars`; moments m and v as in `adamw_state`.
 template <class D, class T>
 void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const T* g, T* m, T* v, index n,
           std::span<const parameter_range> ranges = {}) {

@@ -16,6 +16,7 @@ struct gradient_norm {
   double value = 0;             ///< sqrt(sum g²), summed in double; not finite if a gradient is not
   index first_non_finite = -1;  ///< flat index of the first gradient that is infinite or NaN, -1 if none is
 
+  /// Whether the norm is finite, and so every gradient.
   bool finite() const { return std::isfinite(value); }
 };
 

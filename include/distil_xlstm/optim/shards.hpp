@@ -10,14 +10,18 @@
 
 namespace distil_xlstm::optim {
 
-/// Numbers from .. to - 1 of an arena.
+/// What one of several ranks updates of an arena.
 struct shard {
+  /// @{
+  /// Numbers from .. to - 1.
   index from = 0, to = 0;
-  index size() const { return to - from; }
+  /// @}
+  index size() const { return to - from; }  ///< how many numbers
 };
 
-/// Where the parts of an arena of n numbers begin that as many ranks update, of about one size; the last entry is n. They
-/// are cut where an update of the whole has its rows, so that each part's numbers are those of the whole, bit for bit.
+/// Where the parts of an arena of n numbers begin that as many ranks update, of about one size; the last entry is n.
+/// They are cut where an update of the whole has its rows, so that each part's numbers are those of the whole, bit
+/// for bit.
 inline std::vector<index> shards_of(index n, std::span<const parameter_range> ranges, index parts) {
   std::vector<index> starts(static_cast<std::size_t>(parts) + 1, 0);
   starts.back() = n;

@@ -18,18 +18,26 @@ enum class shape { constant, linear, cosine, logarithmic, delta };
 /// use are ignored (`constant` is `from`).
 template <class S>
 struct any {
-  using scalar = S;
-  schedule::shape shape = schedule::shape::constant;
+  using scalar = S;                                   ///< as the concept `Schedule` says
+  schedule::shape shape = schedule::shape::constant;  ///< which of the fields count
+  /// @{
+  /// The value at step 0, and that at the end, or the limit.
   S from = 0, to = 0;
+  /// @}
   index steps = 0;   ///< linear, cosine: length, 0 = the whole run
   S step = S(0.05);  ///< delta: Delta
+  /// @{
+  /// As in `schedule::delta`.
   decrement rule = decrement::relative;
   counter k = counter::per_epoch;
   update when = update::paper;
+  /// @}
 
   constexpr any() = default;
   /// A constant, so that a plain number may stand for a schedule.
   constexpr any(S value) : from(value), to(value) {}
+  /// @{
+  /// The same schedule.
   constexpr any(constant<S> s) : any(s.value) {}
   constexpr any(linear<S> s) : shape(schedule::shape::linear), from(s.from), to(s.to), steps(s.steps) {}
   constexpr any(cosine<S> s) : shape(schedule::shape::cosine), from(s.from), to(s.to), steps(s.steps) {}
@@ -42,6 +50,7 @@ struct any {
         rule(s.rule),
         k(s.k),
         when(s.when) {}
+  /// @}
 
   /// By the names of a command line: constant, linear, cosine, logarithmic, delta (= delta-relative, as the
   /// authors' code), delta-constant (as the paper). Throws `error` on any other.
@@ -71,6 +80,7 @@ struct any {
     return "constant";
   }
 
+  /// As the concept `Schedule` says.
   S at(const clock& c) const {
     switch (shape) {
       case schedule::shape::constant: return from;

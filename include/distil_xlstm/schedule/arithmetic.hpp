@@ -11,9 +11,10 @@ namespace distil_xlstm::schedule {
 /// Two schedules joined by an operation: what `1 - s`, `1 - a - b`, `s * c` and `a + b` are.
 template <class Operation, Schedule A, Schedule B>
 struct combined {
-  using scalar = std::common_type_t<typename A::scalar, typename B::scalar>;
-  A a;
-  B b;
+  using scalar = std::common_type_t<typename A::scalar, typename B::scalar>;  ///< the wider of both
+  A a;                                                                        ///< the left one
+  B b;                                                                        ///< the right one
+  /// As the concept `Schedule` says.
   constexpr scalar at(const clock& c) const {
     return Operation{}(static_cast<scalar>(a.at(c)), static_cast<scalar>(b.at(c)));
   }
@@ -39,6 +40,10 @@ constexpr auto combine(A a, B b) {
 }
 }  // namespace detail
 
+/// @name Arithmetic of schedules
+/// @{
+
+/// The difference, sum or product at every step: of two schedules, or of one and a number or a lambda of the clock.
 template <class A, class B>
 requires detail::AnyScheduled<A, B>
 constexpr auto operator-(A a, B b) { return detail::combine<std::minus<>>(a, b); }
@@ -48,8 +53,12 @@ constexpr auto operator+(A a, B b) { return detail::combine<std::plus<>>(a, b); 
 template <class A, class B>
 requires detail::AnyScheduled<A, B>
 constexpr auto operator*(A a, B b) { return detail::combine<std::multiplies<>>(a, b); }
+/// @}
 
-// What else one might write is answered with what to write.
+/// @name What schedules do not have
+/// @{
+
+/// A compile-time error that says what to write.
 template <class A, class B>
 requires(Schedule<A> || Schedule<B>) void operator/(const A&, const B&) {
   static_assert(sizeof(A) == 0, "distil_xlstm::schedule: schedules have +, - and *; write 0.5 * s for s / 2");
@@ -58,5 +67,6 @@ template <Schedule A>
 void operator-(const A&) {
   static_assert(sizeof(A) == 0, "distil_xlstm::schedule: schedules have no sign; write -1 * s for -s");
 }
+/// @}
 
 }  // namespace distil_xlstm::schedule

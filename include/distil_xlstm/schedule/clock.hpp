@@ -10,7 +10,9 @@ struct clock {
   index total_steps = 0;      ///< steps of the whole run; schedules without a length of their own span it
   index steps_per_epoch = 0;  ///< 0: the run is one epoch
 
+  /// That of `step`, from 0.
   constexpr index epoch() const { return steps_per_epoch > 0 ? step / steps_per_epoch : 0; }
+  /// Steps finished since the epoch began.
   constexpr index step_in_epoch() const { return steps_per_epoch > 0 ? step % steps_per_epoch : step; }
 
   /// The clock of a job that starts anew every `epochs` epochs (the authors' runs are such chains of jobs).

@@ -7,10 +7,12 @@ namespace distil_xlstm::schedule {
 /// The same value at every step.
 template <class S>
 struct constant {
-  using scalar = S;
-  S value;
+  using scalar = S;  ///< as the concept `Schedule` says
+  S value;           ///< at every step
+  /// As the concept `Schedule` says.
   constexpr S at(const clock&) const { return value; }
 };
+/// Of integers it counts in double.
 template <class S>
 constant(S) -> constant<detail::floating<S>>;
 

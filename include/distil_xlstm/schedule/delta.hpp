@@ -28,12 +28,15 @@ enum class update {
 /// from_e = max(from_{e-1} - Delta [from_{e-1}], to).
 template <class S>
 struct delta {
-  using scalar = S;
+  using scalar = S;  ///< as the concept `Schedule` says
+  /// @{
+  /// The value at step 0, and the limit, below which no epoch starts.
   S from, to;
-  S step = S(0.05);  ///< Delta
-  decrement rule = decrement::relative;
-  counter k = counter::per_epoch;
-  update when = update::paper;
+  /// @}
+  S step = S(0.05);                      ///< Delta
+  decrement rule = decrement::relative;  ///< whether Delta is a part of from_e or a number
+  counter k = counter::per_epoch;        ///< what k counts
+  update when = update::paper;           ///< which k a step uses
 
   /// from_e, the value at which epoch e starts.
   constexpr S base(index epoch) const {
@@ -46,6 +49,7 @@ struct delta {
     }
     return b;
   }
+  /// As the concept `Schedule` says.
   S at(const clock& c) const {
     const index epoch = c.epoch();
     index n = k == counter::per_epoch ? c.step_in_epoch() : c.step;
@@ -57,6 +61,7 @@ struct delta {
     return detail::logarithmic_value(base(epoch), to, n > 0 ? n - 1 : 0);
   }
 };
+/// Of integers it counts in double.
 template <class S, class D = S>
 delta(S, S, D = {}, decrement = {}, counter = {}, update = {}) -> delta<detail::floating<S>>;
 

@@ -10,6 +10,7 @@ namespace distil_xlstm::schedule {
 /// What a learning rate does after its warm-up.
 enum class annealing { constant, cosine };
 
+/// By the names of a command line: constant, cosine. Throws `error` on any other.
 inline annealing annealing_named(std::string_view name) {
   if (name == "constant") return annealing::constant;
   if (name == "cosine") return annealing::cosine;
@@ -21,13 +22,14 @@ inline annealing annealing_named(std::string_view name) {
 /// Face's schedules do (there the first step does not move the parameters).
 template <class S>
 struct learning_rate {
-  using scalar = S;
-  S peak;
-  S floor = S(0);
-  index warmup = 0;
-  annealing after = annealing::cosine;
-  bool zero_start = false;
+  using scalar = S;                     ///< as the concept `Schedule` says
+  S peak;                               ///< the highest rate, at the end of the warm-up
+  S floor = S(0);                       ///< the rate at the end of the run; `constant` has none
+  index warmup = 0;                     ///< in steps
+  annealing after = annealing::cosine;  ///< what follows the warm-up
+  bool zero_start = false;              ///< the rate of step 0 is 0
 
+  /// As the concept `Schedule` says.
   S at(const clock& c) const {
     if (c.step < warmup) return peak * static_cast<S>(c.step + (zero_start ? 0 : 1)) / static_cast<S>(warmup);
     if (after == annealing::constant) return peak;

@@ -10,18 +10,25 @@ namespace distil_xlstm {
 
 /// A number that depends on the training step.
 ///
-/// Minimal definition: `scalar`, a floating type, and `at(clock) -> scalar`.
+/// Minimal definition:
+///
+///     scalar                 a floating type, the value's
+///     at(clock) -> scalar    the value at the clock's step; beyond a run's end, too
+///
 /// Laws (testing/check_schedule.hpp): at() is a pure function of the clock; the value is trivially copyable
 /// (it is saved with a run); 1 - (1 - s) is s.
-/// Models: everything in schedule/, arithmetic of schedules and numbers, and what a user writes. A schedule in a namespace
-/// of one's own finds the arithmetic where it derives from `schedule::arithmetic`, or after `using namespace
-/// distil_xlstm::loss;`.
+///
+/// Models: everything in schedule/, arithmetic of schedules and numbers, and what a user writes. A schedule in a
+/// namespace of one's own finds the arithmetic where it derives from `schedule::arithmetic`, or after
+/// `using namespace distil_xlstm::loss;`.
 template <class S>
 concept Schedule = std::is_trivially_copyable_v<S> && std::floating_point<typename S::scalar> &&
     requires(const S s, schedule::clock c) {
   { s.at(c) } -> std::same_as<typename S::scalar>;
 };
 
+/// Weights, temperatures and learning rates that change as training goes on: models of Schedule, their arithmetic,
+/// and the clock that they read.
 namespace schedule {
 
 /// For a schedule of one's own to derive from: then `1 - s` and its like are found, whatever namespace it is in.

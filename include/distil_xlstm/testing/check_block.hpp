@@ -17,12 +17,16 @@ namespace distil_xlstm::testing {
 
 /// How a block is tried. A state of bounded capacity must hold 2 * time tokens.
 struct block_options {
-  index batch = 2, time = 7;  ///< two sequences or more, four tokens or more: documents begin inside
-  std::uint64_t seed = 1;
+  /// @{ Two sequences or more, four tokens of each or more: documents begin inside.
+  index batch = 2, time = 7;
+  /// @}
+  std::uint64_t seed = 1;     ///< of weights, inputs and output gradients
   double weight_scale = 0.4;  ///< standard deviation of the random weights
   index samples = 24;         ///< numbers of a tensor by which derivatives are taken
+  /// @{ How far a gradient may be from the finite difference, and two forms from each other, relatively.
   double gradient_limit = tolerance<double>::gradient_check;
   double forms_limit = tolerance<double>::forms;
+  /// @}
 };
 
 namespace detail {
@@ -324,9 +328,9 @@ class block_trial {
 }  // namespace detail
 
 /// Tries the laws of Block on one block, in double: from an empty state and from a past, with and without
-/// documents that begin inside.
+/// documents that begin inside. Throws `error` where `options` asks for too few sequences or tokens.
 ///
-///   BOOST_TEST(report.ok(), report.text);   // report = check_block(device, my_block{...})
+///     BOOST_TEST(report.ok(), report.text);   // report = check_block(device, my_block{...})
 template <class D, Block B>
 law_report check_block(D& device, const B& block, const block_options& options = {}) {
   require(options.batch >= 2 && options.time >= 4, "check_block: ", options.batch, " sequences of ",

@@ -18,11 +18,13 @@ namespace distil_xlstm::testing {
 
 /// How a term is tried: on random numbers of a student and its teacher (or target).
 struct term_options {
-  index numbers = 37;
-  std::uint64_t seed = 1;
-  double spread = 3;  ///< their standard deviation
+  index numbers = 37;      ///< of a row: logits or a hidden state
+  std::uint64_t seed = 1;  ///< of the numbers
+  double spread = 3;       ///< their standard deviation
+  /// @{ How far a gradient may be from the finite difference, and two forms from each other, relatively.
   double gradient_limit = tolerance<double>::gradient_check;
   double forms_limit = tolerance<double>::forms;
+  /// @}
 };
 
 namespace detail {

@@ -25,20 +25,28 @@ double relative_error(const A* a, const B* b, index n) {
   return largest > 0 ? difference / largest : difference;
 }
 
-/// Random weights, state, input and output gradient for one block: all that a call of it needs, in the device's
-/// memory. `seq.start` is the host's.
+/// Random weights, input and output gradient and an empty state for one block: all that a call of it needs, in the
+/// device's memory.
 template <Block B, class T, class D>
 struct harness {
-  B block;
-  D& device;
-  sequence_view seq;
+  B block;            ///< that is tried
+  D& device;          ///< where; it must live as long
+  sequence_view seq;  ///< the shape of a call; `start` is the host's, which must live as long
+  /// @{ The block's weights, and the state of one sequence.
   manifest names, state_names;
+  /// @}
+  /// @{ Memory of weights and their gradients as `names` says, of all sequences' states, of the tape, and of input
+  /// [rows, in] and output [rows, out] with their gradients. Those of weights begin as 0; backward adds to them.
   buffer<T, D> weights, gradients, states, tapes, x, dx, y, dy;
+  /// @}
+  /// @{ What the block's description binds to that memory: weights, gradients, state, tape.
   weights_t<B, T> p, g;
   state_t<B, T> s;
   tape_t<B, T> k;
-  index state_size = 0;
+  /// @}
+  index state_size = 0;  ///< numbers of one sequence's state
 
+  /// Weights are normal with the standard deviation `weight_scale`, x and dy with 1; the state is empty.
   harness(B b, D& d, sequence_view sequence, std::uint64_t seed = 1, double weight_scale = 0.4)
       : block(b), device(d), seq(sequence) {
     rng random(seed);
@@ -73,6 +81,7 @@ struct harness {
       to_device(d, *m, numbers);
     }
   }
+  /// All sequences begin with an empty state.
   void reset_state() {
     rng none;
     std::vector<T> numbers(static_cast<std::size_t>(states.size()));
@@ -84,16 +93,20 @@ struct harness {
   }
   /// The sequence as the device reads it.
   sequence_view placed_seq() { return {seq.batch, seq.time, start.put(device, seq.start, seq.rows())}; }
+  /// x, [rows, in].
   matrix_view<T> in() { return {x.data(), seq.rows(), block.width_in()}; }
+  /// y, [rows, out].
   matrix_view<T> out() { return {y.data(), seq.rows(), block.width_out()}; }
+  /// From x and the state as it is: y, the tape, the state after.
   void forward() { block.forward(device, placed_seq(), p, s, k, matrix_view<const T>(in()), out()); }
+  /// From dy and the tape: dx, and adds to `gradients`.
   void backward() {
     const matrix_view<T> d_in(dx.data(), seq.rows(), block.width_in()),
         d_out(dy.data(), seq.rows(), block.width_out());
     block.backward(device, placed_seq(), p, g, k, matrix_view<const T>(in()), matrix_view<const T>(d_out),
                    d_in);
   }
-  /// sum(dy * y), summed in double.
+  /// sum(dy * y) of a pass from `reset`, summed in double.
   double objective() {
     reset();
     forward();
@@ -104,6 +117,7 @@ struct harness {
     return sum;
   }
   std::vector<T> initial_state;  ///< where set, each pass starts from it
+  /// Back to the state that each pass starts from: `initial_state`, or an empty one.
   void reset() {
     if (initial_state.empty()) return reset_state();
     to_device(device, states, initial_state);
@@ -115,8 +129,8 @@ struct harness {
 
 /// The worst disagreement of one tensor's analytic gradient with central differences.
 struct gradient_report {
-  std::string worst_tensor;
-  double worst_error = 0;  ///< max |analytic - numeric| / max |numeric| over a tensor
+  std::string worst_tensor;  ///< its name; "input": that by x
+  double worst_error = 0;    ///< max |analytic - numeric| / max |numeric| over a tensor
 };
 
 /// Compares every weight's and the input's gradient of sum(dy * y) with central differences, in double.

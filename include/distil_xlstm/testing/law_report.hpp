@@ -7,14 +7,16 @@
 
 #include <distil_xlstm/core/config.hpp>
 
+/// For tests of one's own: the laws of every concept, derivatives by differences, tolerances.
 namespace distil_xlstm::testing {
 
 /// What checking a concept's laws gives: nothing, or the first law that is broken.
 struct law_report {
   std::string law;   ///< empty where all hold
   std::string text;  ///< the law, by how much it is broken and where: a test's message
-  double error = 0;
+  double error = 0;  ///< by how much it is broken
 
+  /// Whether all laws hold.
   bool ok() const { return law.empty(); }
 };
 

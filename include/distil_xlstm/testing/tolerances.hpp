@@ -11,6 +11,7 @@ namespace distil_xlstm::testing {
 template <class T>
 struct tolerance;
 
+/// Of the reference in float64, and of the library's forms among each other.
 template <>
 struct tolerance<double> {
   static constexpr double reference_forward = 1e-10;  ///< logits and hidden states, the reference in float64
@@ -29,8 +30,8 @@ struct tolerance<double> {
 /// The reference in float64 is what float is compared with.
 template <>
 struct tolerance<float> {
-  static constexpr double reference_forward = 1e-5;
-  static constexpr double training_steps = 1e-4;
+  static constexpr double reference_forward = 1e-5;  ///< logits and hidden states
+  static constexpr double training_steps = 1e-4;     ///< of AdamW: losses and gradient norms
   static constexpr double last_norms = 1e-2;       ///< rounding the first weights to float moves them by 1.4e-3
   static constexpr double trained_weights = 5e-3;  ///< AdamW makes a whole step of a gradient without digits
   /// Where a window holds all of a text, student and teacher are equal but for rounding, and its direction counts.
@@ -48,22 +49,27 @@ struct tolerance<float> {
 
 /// The device `cuda` against the CPU in double: float arithmetic throughout, and products in bfloat16.
 struct cuda_tolerance {
+  /// Of the precisions `fp32` and `bf16_mixed`.
   struct limits {
+    /// @{ max |difference| / max |reference|
     double fp32, bf16;
+    /// @}
   };
-  static constexpr limits product{1e-6, 1e-2};
-  static constexpr limits slstm{2e-6, 1e-2};
-  static constexpr limits mlstm{1e-5, 1e-2};    ///< or what rounding the inputs moves, where that is more
-  static constexpr double mlstm_forget = 8e-2;  ///< bf16: rounded states do not cancel in d f
-  static constexpr double narrow_mlstm = 5e-2;  ///< bf16, means by queries below 16 numbers
-  static constexpr limits attention{3e-6, 1.5e-2};
+  static constexpr limits product{1e-6, 1e-2};      ///< gemm, gemm_batched
+  static constexpr limits slstm{2e-6, 1e-2};        ///< outputs, states and gradients
+  static constexpr limits mlstm{1e-5, 1e-2};        ///< or what rounding the inputs moves, where that is more
+  static constexpr double mlstm_forget = 8e-2;      ///< bf16: rounded states do not cancel in d f
+  static constexpr double narrow_mlstm = 5e-2;      ///< bf16, means by queries below 16 numbers
+  static constexpr limits attention{3e-6, 1.5e-2};  ///< outputs and gradients
   static constexpr double narrow_attention = 5e-2;  ///< bf16, heads below 16 numbers: few average little out
   static constexpr limits features{5e-6, 2e-2};     ///< softmax features, and their gradients
-  static constexpr double norm = 2e-6;
-  /// bf16: hidden states behind every layer, in the way that layers run whole; and by how much more than the
-  /// layers' blocks it may be off.
+  static constexpr double norm = 2e-6;              ///< float: outputs and gradients
+  /// @{ bf16: hidden states behind layers run whole (narrow: heads below 16), and how many times their blocks' error.
   static constexpr double teacher = 2e-2, narrow_teacher = 1e-1, teacher_by_blocks = 2;
+  /// @}
+  /// @{ What the pass over the logits (loss/head.hpp) gives: values of terms, and their gradients.
   static constexpr limits head_value{2e-6, 5e-3}, head_gradient{5e-6, 3e-2};
+  /// @}
 };
 
 }  // namespace distil_xlstm::testing

@@ -41,11 +41,13 @@ class cpu_base {
   /// gives does not depend on how many there are.
   static constexpr index few_rows = detail::direct_rows;
 
+  /// 0 threads: as many as there are cores. Throws `error` for a negative number.
   explicit cpu_base(int threads)
       : pool_(checked(threads) > 0 ? threads
                                    : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
         workers_(static_cast<std::size_t>(pool_.size())) {}
 
+  /// Threads at work, the caller's among them.
   int threads() const { return pool_.size(); }
 
   /// Zeroed, 64-byte aligned.
@@ -54,13 +56,17 @@ class cpu_base {
     std::memset(p, 0, static_cast<std::size_t>(bytes));
     return p;
   }
+  /// Gives back what `allocate` gave.
   void release(void* p) { ::operator delete (p, std::align_val_t{64}); }
+  /// @{ Copies within the host's memory; the two may overlap.
   void upload(void* to, const void* from, index bytes) { copy(to, from, bytes); }
   void download(void* to, const void* from, index bytes) { copy(to, from, bytes); }
   void copy(void* to, const void* from, index bytes) {
     if (bytes > 0) std::memmove(to, from, static_cast<std::size_t>(bytes));
   }
+  /// @}
 
+  /// A lease of temporary memory for n numbers. Throws `error` where another thread has one.
   template <class T>
   scratch_lease<T, detail::host_memory> scratch(index n) {
     return {scratch_, n};
@@ -68,10 +74,13 @@ class cpu_base {
 
   /// What one thread keeps for itself: packing buffers of its products and temporaries of its tasks.
   struct worker {
+    /// @{ Packing buffers of products.
     detail::gemm_scratch<float> pack32;
     detail::gemm_scratch<double> pack64;
-    detail::host_scratch stack;
-    index levelled = 0;  ///< bytes when all workers had the same
+    /// @}
+    detail::host_scratch stack;  ///< temporaries of tasks
+    index levelled = 0;          ///< bytes when all workers had the same
+    /// The packing buffer for products of T's.
     template <class T>
     detail::gemm_scratch<T>& packing() {
       if constexpr (sizeof(T) == 4)
@@ -79,12 +88,15 @@ class cpu_base {
       else
         return pack64;
     }
+    /// A lease of temporary memory for n numbers, while a task runs.
     template <class T>
     scratch_lease<T, detail::host_memory> scratch(index n) {
       return {stack, n};
     }
+    /// Bytes at hand.
     index size() const { return stack.size() + pack32.size() + pack64.size(); }
   };
+  /// What thread 0 .. threads() - 1 keeps for itself.
   worker& worker_of(int thread) { return workers_[static_cast<std::size_t>(thread)]; }
 
   /// f(task, worker&) for each of n tasks: the CPU's own fused kernels are written with it. Throws `error` where
@@ -133,10 +145,14 @@ class cpu_base {
 template <Precision P = fp32>
 class basic_cpu : public cpu_base {
  public:
+  /// @{ As the concept `Device` says.
   using precision = P;
   using scalar = typename P::scalar;
+  /// @}
+  /// 0 threads: as many as there are cores.
   explicit basic_cpu(int threads = 0) : cpu_base(threads) {}
 };
+/// The CPU in float.
 using cpu = basic_cpu<fp32>;
 
 namespace detail {
@@ -298,7 +314,7 @@ inline index rows_a_task(index cols) {
 }
 }  // namespace detail
 
-/// f.operator()<V>(r, c) for every element. `Scalar` names the number type, so that the pack's width is known.
+/// `f.operator()<V>(r, c)` for every element; `F::scalar` names the number type, so that the pack's width is known.
 template <class F>
 void map(cpu_base& device, index rows, index cols, const F& f) {
   static_assert(

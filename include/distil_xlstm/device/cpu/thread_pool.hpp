@@ -18,6 +18,7 @@ namespace distil_xlstm::device {
 /// caller.
 class thread_pool {
  public:
+  /// Starts threads - 1 threads; the caller of `run` is the other.
   explicit thread_pool(int threads) {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
@@ -33,6 +34,7 @@ class thread_pool {
     for (auto& t : workers_) t.join();
   }
 
+  /// Threads, the caller among them.
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// f(task, thread) for task in 0 .. n-1; returns when all are done.

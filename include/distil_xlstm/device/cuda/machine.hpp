@@ -122,9 +122,11 @@ class operand_copies {
 /// What of a GPU does not depend on a precision: memory, stream, capture.
 class cuda_base {
  public:
-  /// The host can not read this memory: `placed` copies what a device shall read.
+  /// The host can not read this memory: `device_copy` copies what a device shall read.
   static constexpr bool host_memory = false;
 
+  /// The device of this number, as CUDA counts those that are visible. Throws `error` where there is none, or where
+  /// its compute capability is less than 8.0.
   explicit cuda_base(int ordinal) {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
@@ -154,14 +156,17 @@ class cuda_base {
     cudaStreamDestroy(stream_);
   }
 
+  /// As the driver calls it.
   const std::string& name() const { return name_; }
+  /// Streaming multiprocessors.
   int multiprocessors() const { return multiprocessors_; }
   /// 10 major + minor.
   int capability() const { return capability_; }
-  /// Shared memory that one block can have.
+  /// Bytes of shared memory that one block can have.
   index shared_bytes() const { return shared_bytes_; }
-  /// Kernels are queued by detail::launch (device/cuda/launch.cuh).
+  /// All work goes through it, in order. Kernels are queued by detail::launch (device/cuda/launch.cuh).
   cudaStream_t stream() const { return stream_; }
+  /// What cuBLAS multiplies with, on the stream.
   cublasHandle_t products() const { return products_; }
   /// Waits for everything that was asked for.
   void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
@@ -173,6 +178,7 @@ class cuda_base {
     copies_.invalidate();
     return p;
   }
+  /// Gives back what `allocate` gave. Waits for the device.
   void release(void* p) {
     copies_.invalidate();
     detail::cuda_memory{}.release(p);
@@ -184,14 +190,16 @@ class cuda_base {
     move(to, from, bytes, cudaMemcpyDeviceToHost);
     wait();
   }
+  /// Within the device's memory; the two do not overlap.
   void copy(void* to, const void* from, index bytes) { move(to, from, bytes, cudaMemcpyDeviceToDevice); }
 
+  /// A lease of temporary memory for n numbers. Throws `error` where another thread has one.
   template <class T>
   scratch_lease<T, detail::cuda_memory> scratch(index n) {
     return {scratch_, n};
   }
 
-  using graph = cudaGraphExec_t;
+  using graph = cudaGraphExec_t;  ///< what `record` gives, to be given back with `discard`
   /// What `work()` asks of this device, as one graph that `launch` asks for again: the same kernels on the same
   /// memory. Nothing has run yet. `work` must not wait for the device and must find its scratch memory there
   /// (do it once before). Throws `error` where it does something that can not be recorded.
@@ -218,7 +226,9 @@ class cuda_base {
     detail::check(status, "making a graph of what was recorded");
     return recorded;
   }
+  /// Frees what was recorded.
   static void discard(graph recorded) { cudaGraphExecDestroy(recorded); }
+  /// Asks for all that was recorded, as one launch. Does not wait.
   void launch(graph recorded) {
     copies_.invalidate();
     detail::check(cudaGraphLaunch(recorded, stream_), "launching a graph");
@@ -226,6 +236,7 @@ class cuda_base {
   /// Changes when scratch memory has moved: what was recorded before is void.
   index scratch_generation() const { return scratch_.generation() + copies_.generation(); }
 
+  /// For kernels and products: what they ask for makes copies void.
   detail::operand_copies& operand_copies() { return copies_; }
 
  private:
@@ -256,10 +267,14 @@ class cuda_base {
 template <Precision P = fp32>
 class basic_cuda : public cuda_base {
  public:
+  /// @{ As the concept `Device` says.
   using precision = P;
   using scalar = typename P::scalar;
+  /// @}
+  /// The device of this number. Throws `error` where there is none that the library can use.
   explicit basic_cuda(int ordinal = 0) : cuda_base(ordinal) {}
 };
+/// The GPU in float.
 using cuda = basic_cuda<fp32>;
 
 }  // namespace distil_xlstm::device

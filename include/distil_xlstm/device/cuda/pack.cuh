@@ -13,16 +13,19 @@ namespace device {
 /// the numbers are read and written in one access.
 template <class T>
 struct cuda_pack {
-  static constexpr index width = 16 / static_cast<index>(sizeof(T));
-  T v[width];
+  static constexpr index width = 16 / static_cast<index>(sizeof(T));  ///< lanes
+  T v[width];                                                         ///< the lanes
 
   cuda_pack() = default;
+  /// @{ The number in every lane.
   DISTIL_XLSTM_HD explicit cuda_pack(T x) {
     for (T& lane : v) lane = x;
   }
   template <class U>
   requires std::is_arithmetic_v<U> DISTIL_XLSTM_HD explicit cuda_pack(U x) : cuda_pack(static_cast<T>(x)) {}
+  /// @}
 
+  /// `width` consecutive numbers, of any alignment.
   static DISTIL_XLSTM_HD cuda_pack load(const T* p) {
     cuda_pack r;
     if (aligned(p))
@@ -31,6 +34,7 @@ struct cuda_pack {
       for (index i = 0; i < width; ++i) r.v[i] = p[i];
     return r;
   }
+  /// Writes `width` consecutive numbers, of any alignment.
   DISTIL_XLSTM_HD void store(T* p) const {
     if (aligned(p))
       write_words(p, v);
@@ -38,6 +42,10 @@ struct cuda_pack {
       for (index i = 0; i < width; ++i) p[i] = v[i];
   }
 
+  /// @name What a numeric type has
+  /// @{
+
+  /// Lane by lane, as math/numeric.hpp says.
   friend DISTIL_XLSTM_HD cuda_pack operator+(const cuda_pack& a, const cuda_pack& b) {
     return each(a, b, [](T x, T y) { return x + y; });
   }
@@ -88,6 +96,7 @@ struct cuda_pack {
     for (index i = 0; i < width; ++i) r.v[i] = math::select_positive(x.v[i], a.v[i], b.v[i]);
     return r;
   }
+  /// @}
 
  private:
   static DISTIL_XLSTM_HD bool aligned(const T* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
@@ -142,12 +151,13 @@ struct cuda_pack {
 }  // namespace device
 
 namespace math {
+/// Of a CUDA thread's packs.
 template <class T>
 struct numeric_traits<device::cuda_pack<T>> {
-  using scalar = T;
-  static constexpr index width = device::cuda_pack<T>::width;
+  using scalar = T;                                            ///< float or double
+  static constexpr index width = device::cuda_pack<T>::width;  ///< lanes
 };
-/// A card need not read zeros from memory.
+/// @{ As `load_if` of any numeric type; a GPU need not read zeros from memory.
 template <>
 DISTIL_XLSTM_HD inline device::cuda_pack<float> load_if<device::cuda_pack<float>>(bool there, const float* p) {
   return there ? device::cuda_pack<float>::load(p) : device::cuda_pack<float>(0.f);
@@ -157,5 +167,6 @@ DISTIL_XLSTM_HD inline device::cuda_pack<double> load_if<device::cuda_pack<doubl
                                                                                     const double* p) {
   return there ? device::cuda_pack<double>::load(p) : device::cuda_pack<double>(0.);
 }
+/// @}
 }  // namespace math
 }  // namespace distil_xlstm

@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace detail
 
-/// f.operator()<V>(r, c) for every element, a thread a pack of columns.
+/// `f.operator()<V>(r, c)` for every element, a thread a pack of columns.
 template <class F>
 void map(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(

@@ -10,7 +10,7 @@ namespace distil_xlstm::io {
 
 /// What a text becomes.
 struct encoded {
-  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> ids;  ///< its tokens, in order
   std::size_t dropped_bytes = 0;  ///< bytes for which the vocabulary has no token
 };
 

@@ -1,7 +1,8 @@
 #pragma once
 
 #if !__has_include(<utf8proc.h>)
-#error "distil_xlstm's files, models and training need utf8proc: link distil_xlstm::io (package libutf8proc-dev)"
+#error \
+    "distil_xlstm's files, models and training need utf8proc: link distil_xlstm::io (package libutf8proc-dev)"
 #include <distil_xlstm: see the error above>
 #endif
 #include <utf8proc.h>

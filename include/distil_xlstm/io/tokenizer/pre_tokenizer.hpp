@@ -19,7 +19,7 @@
 
 namespace distil_xlstm::io::detail {
 
-/// Unicode's White_Space. PCRE2's own \s also holds U+180E, which left the property with Unicode 6.3.
+/// Unicode's White_Space. PCRE2's own `\s` also holds U+180E, which left the property with Unicode 6.3.
 #define DISTIL_XLSTM_SPACE \
   R"(\t-\r\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
 

@@ -12,8 +12,13 @@ namespace distil_xlstm {
 /// value. With a window, a token sees the last `window` tokens of its document, itself among them, and the
 /// document's first `sinks` (Xiao et al. 2023, arXiv 2309.17453).
 struct attention_shape {
-  index heads = 1, kv_heads = 1, width = 0;  ///< width: of one head
-  index window = 0, sinks = 0;               ///< window 0: all of the document
+  /// @{ Query heads, heads of keys and values, and numbers of one head.
+  index heads = 1, kv_heads = 1, width = 0;
+  /// @}
+  /// @{ Tokens; window 0: all of the document.
+  index window = 0, sinks = 0;
+  /// @}
+  /// Query heads that share a key and a value.
   DISTIL_XLSTM_HD constexpr index group() const { return heads / kv_heads; }
   /// Where the memory of the past has the token at this place of its document: a token a row, or with a window
   /// of the sinks first, then a ring of the last `window` tokens.
@@ -28,16 +33,22 @@ struct attention_shape {
 /// Keys and values of earlier calls. `length` null: there are none.
 template <class T>
 struct attention_past {
-  batched_state<const T> keys, values;  ///< [capacity, kv_heads * width], in the rows that `slot` says
-  batched_state<const T> length;        ///< [1]: tokens of the document so far
+  /// @{ [capacity, kv_heads * width], in the rows that `slot` says.
+  batched_state<const T> keys, values;
+  /// @}
+  batched_state<const T> length;  ///< [1]: tokens of the document so far
 };
 
 /// The keys that a token sees, by position: `first` .. `sinks_end` - 1, then `recent` .. the token itself.
 ///
-///   for (index s = seen.begin(); s <= t; s = seen.next(s))
+///     for (index s = seen.begin(); s <= t; s = seen.next(s))
 struct attention_span {
+  /// @{ Positions in the call; those of the past are negative.
   index first, sinks_end, recent;
+  /// @}
+  /// The first key that is seen.
   DISTIL_XLSTM_HD constexpr index begin() const { return first < sinks_end ? first : recent; }
+  /// The key that is seen after s.
   DISTIL_XLSTM_HD constexpr index next(index s) const { return s + 1 == sinks_end ? recent : s + 1; }
 };
 
@@ -46,12 +57,15 @@ struct attention_span {
 /// document's first `sinks`.
 template <class T>
 struct attention_arguments {
-  sequence_view seq;
-  attention_shape shape;
-  matrix_view<const T> q, k, v;  ///< [rows, heads * width], [rows, kv_heads * width] twice
-  attention_past<T> past;
-  matrix_view<T> y;  ///< [rows, heads * width]
+  sequence_view seq;      ///< of the call
+  attention_shape shape;  ///< sizes
+  /// @{ [rows, heads * width], and [rows, kv_heads * width] twice.
+  matrix_view<const T> q, k, v;
+  /// @}
+  attention_past<T> past;  ///< of documents that began before the call
+  matrix_view<T> y;        ///< [rows, heads * width], written
 
+  /// Tokens of sequence b's document before the call.
   DISTIL_XLSTM_HD index past_length(index b) const {
     return past.length.data ? static_cast<index>(*past.length.of(b)) : 0;
   }
@@ -66,6 +80,7 @@ struct attention_arguments {
     if (shape.window == 0 || start <= from) return {from, from, from};
     return {from, from + shape.sinks < start ? from + shape.sinks : start, start};
   }
+  /// @{ The `width` numbers of key head kv_head at position s of sequence b, in the call (s >= 0) or in the past.
   DISTIL_XLSTM_HD const T* row_of(matrix_view<const T> now, batched_state<const T> before, index b,
                                   index kv_head, index s) const {
     const index column = kv_head * shape.width;
@@ -78,18 +93,22 @@ struct attention_arguments {
   DISTIL_XLSTM_HD const T* value(index b, index kv_head, index s) const {
     return row_of(v, past.values, b, kv_head, s);
   }
+  /// @}
+  /// 1 / sqrt(width)
   DISTIL_XLSTM_HD T scale() const {
     using std::sqrt;
     return T(1) / sqrt(static_cast<T>(shape.width));
   }
 };
 
-/// The gradients of q, k, v (overwritten); the past is a constant. `forward.y` is what forward gave.
+/// The gradients of q, k, v; the past is a constant.
 template <class T>
 struct attention_backward_arguments {
-  attention_arguments<T> forward;
-  matrix_view<const T> dy;
+  attention_arguments<T> forward;  ///< as forward had them, y as it gave it
+  matrix_view<const T> dy;         ///< [rows, heads * width]
+  /// @{ Overwritten; shapes as those of q, k, v.
   matrix_view<T> dq, dk, dv;
+  /// @}
 };
 
 namespace detail {
@@ -161,11 +180,12 @@ struct attention_backward_task {
 
 }  // namespace detail
 
-/// The default of any device, and the oracle of the better ones.
+/// Writes y. The default of any device, and the oracle of the better ones.
 template <class D, class T>
 void attention_forward(D& d, const attention_arguments<T>& a) {
   parallel_for(d, a.seq.rows() * a.shape.heads, detail::attention_forward_task<T>{a});
 }
+/// Writes dq, dk and dv; probabilities are recomputed. The default of any device.
 template <class D, class T>
 void attention_backward(D& d, const attention_backward_arguments<T>& g) {
   parallel_for(d, g.forward.seq.batch * g.forward.shape.kv_heads, detail::attention_backward_task<T>{g});

@@ -14,7 +14,9 @@ namespace distil_xlstm {
 template <class T>
 struct attention_reach_arguments {
   attention_arguments<T> attention;  ///< without a window; y is not written
+  /// @{ Tokens.
   index beyond = 0, sinks = 0;
+  /// @}
   index from = 0;       ///< the first query of each sequence that counts; the rows before become 0
   matrix_view<T> sums;  ///< [rows, 2 heads]: a head's two side by side
 };
@@ -43,16 +45,17 @@ struct attention_reach_task {
 
 }  // namespace detail
 
-/// The default of any device.
+/// Writes `sums`. The default of any device.
 template <class D, class T>
 void write_attention_reach(D& d, const attention_reach_arguments<T>& r) {
   parallel_for(d, r.attention.seq.rows() * r.attention.shape.heads, detail::attention_reach_task<T>{r});
 }
 
-/// Of a head, on average over queries: the mass of its attention, and the distance of that mass (0 where there is
-/// none).
+/// How far back a head looks, on average over queries.
 struct head_reach {
+  /// @{ The mass of its attention, and the distance of that mass in tokens (0 where there is none).
   double mass, distance;
+  /// @}
 };
 
 /// The reach of each head over the queries from `from` on. What a recurrent memory beside a window of `beyond` tokens

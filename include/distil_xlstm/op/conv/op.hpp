@@ -101,31 +101,36 @@ struct conv_tap_gradient {
 
 }  // namespace detail
 
-/// y[t, c] = bias[c] + sum over taps j of weight[c, 0, j] input(t, j)[c], but for taps before first_tap.
+/// A causal convolution of each channel for itself: y[t, c] = bias[c] + sum over taps j of weight[c, 0, j]
+/// x[t - (window - 1) + j, c], but for taps that lie before t's document.
 template <class T, index Window = dynamic>
 struct causal_conv_arguments {
-  detail::window_view<T, Window> in;
-  const T* weight;  ///< [width, 1, window]
-  const T* bias;    ///< [width]
-  matrix_view<T> y;
+  detail::window_view<T, Window> in;  ///< x [rows, width], and the window - 1 inputs before the call
+  const T* weight;                    ///< [width, 1, window]
+  const T* bias;                      ///< [width]
+  matrix_view<T> y;                   ///< [rows, width]
 };
 /// dx = beta dx + its gradient by x; dweight += and dbias += those by weight and bias.
 template <class T, index Window = dynamic>
 struct causal_conv_backward_arguments {
-  detail::window_view<T, Window> in;
-  const T* weight;
-  matrix_view<const T> dy;
-  matrix_view<T> dx;
-  T beta;
+  detail::window_view<T, Window> in;  ///< as forward had it
+  const T* weight;                    ///< [width, 1, window]
+  matrix_view<const T> dy;            ///< [rows, width]
+  matrix_view<T> dx;                  ///< [rows, width]
+  T beta;                             ///< 0: dx is overwritten
+  /// @{ [width, 1, window] and [width], added to.
   T *dweight, *dbias;
+  /// @}
 };
 
+/// Writes y. The default of any device.
 template <class D, class T, index Window>
 void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
   auto taps = d.template scratch<T>(a.in.window * a.in.width);
   map(d, a.in.window, a.in.width, detail::tap_major<T>{a.in.window, a.in.width, a.weight, taps.data()});
   map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, a.y});
 }
+/// The gradients; the inputs before the call are constants. The default of any device.
 template <class D, class T, index Window>
 void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window>& a) {
   const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;

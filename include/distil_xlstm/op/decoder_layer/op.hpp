@@ -10,23 +10,35 @@ namespace distil_xlstm {
 
 /// A whole layer of a frozen decoder, of which nothing is kept, in place:
 ///
-///   x += Wo attention(rotate(q), rotate(k), v) + bo,  q, k, v = W RMS(x) + b
-///   x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
+///     x += Wo attention(rotate(q), rotate(k), v) + bo,  q, k, v = W RMS(x) + b
+///     x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
 ///
 /// Where there are norms of the heads, q and k go through them before they are rotated. A document that began before
 /// the call counts from the call's first token.
 template <class T>
 struct decoder_layer_arguments {
-  sequence_view seq;
-  attention_shape shape;
+  sequence_view seq;      ///< of the call
+  attention_shape shape;  ///< sizes of the attention
+  /// @{ The RMS norms, of d numbers: before the attention, and before the feed-forward.
   norm_view<T> attention_norm, feed_forward_norm;
-  frozen_matrix q, k, v, o;  ///< [heads * width, d], [kv_heads * width, d] twice, [d, heads * width]
-  const T *q_bias, *k_bias, *v_bias, *o_bias;  ///< or null
-  norm_view<T> q_norm, k_norm;                 ///< of one head; weight null: none
-  frozen_matrix gate, up, down;                ///< [inner, d] twice, [d, inner]
-  bool rotates;                                ///< false: there are no angles
-  matrix_view<const T> cosines, sines;         ///< [rows, width / 2], of the tokens' positions
-  matrix_view<T> x;                            ///< [rows, d]
+  /// @}
+  /// @{ [heads * width, d], [kv_heads * width, d] twice, [d, heads * width].
+  frozen_matrix q, k, v, o;
+  /// @}
+  /// @{ A number for each row of q, k, v, o; or null.
+  const T *q_bias, *k_bias, *v_bias, *o_bias;
+  /// @}
+  /// @{ Of one head; weight null: none.
+  norm_view<T> q_norm, k_norm;
+  /// @}
+  /// @{ [inner, d] twice, [d, inner].
+  frozen_matrix gate, up, down;
+  /// @}
+  bool rotates;  ///< false: there are no angles
+  /// @{ [rows, width / 2], of the tokens' positions.
+  matrix_view<const T> cosines, sines;
+  /// @}
+  matrix_view<T> x;  ///< [rows, d]
 };
 
 /// A device that has a way of its own through a whole layer. Others, and this one where `has_decoder_layer`

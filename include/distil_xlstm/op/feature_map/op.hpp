@@ -13,10 +13,13 @@ namespace distil_xlstm {
 /// Sizes of a softmax feature map: `heads` maps of `width` numbers to `features`, or twice as many with `both`
 /// signs; each `heads / inputs` of them read the same input.
 struct feature_map_shape {
+  /// @{ Maps, inputs that they read, numbers of an input, and features of one sign.
   index heads = 1, inputs = 1, width = 0, features = 0;
-  bool both = true;
+  /// @}
+  bool both = true;  ///< features of -x beside those of x
+  /// Heads that read the same input.
   DISTIL_XLSTM_HD constexpr index group() const { return heads / inputs; }
-  /// Of one head's result.
+  /// Numbers of one head's result.
   DISTIL_XLSTM_HD constexpr index size() const { return both ? 2 * features : features; }
 };
 
@@ -24,19 +27,19 @@ struct feature_map_shape {
 /// `both` its first half): positive, and 1 in sum a half.
 template <class T>
 struct feature_map_arguments {
-  feature_map_shape shape;
-  const T* weight;         ///< [heads, width, features]
-  matrix_view<const T> x;  ///< [rows, inputs * width]
-  matrix_view<T> phi;      ///< [rows, heads * size()]
+  feature_map_shape shape;  ///< sizes
+  const T* weight;          ///< [heads, width, features]
+  matrix_view<const T> x;   ///< [rows, inputs * width]
+  matrix_view<T> phi;       ///< [rows, heads * size()]
 };
-/// dx = beta dx + ... of dphi; adds to dweight. `forward.phi` is what forward gave.
+/// dx = beta dx + its gradient by x; dweight += that by the weight.
 template <class T>
 struct feature_map_backward_arguments {
-  feature_map_arguments<T> forward;
-  matrix_view<const T> dphi;
-  matrix_view<T> dx;
-  T beta;
-  T* dweight;
+  feature_map_arguments<T> forward;  ///< as forward had them, phi as it gave it
+  matrix_view<const T> dphi;         ///< [rows, heads * size()]
+  matrix_view<T> dx;                 ///< [rows, inputs * width]
+  T beta;                            ///< 0: dx is overwritten
+  T* dweight;                        ///< [heads, width, features], added to
 };
 
 namespace detail {
@@ -128,8 +131,8 @@ struct feature_input_gradient {
 
 }  // namespace detail
 
-/// The default of any device. Of the heads that share an input, the first of every input is one batch of products,
-/// then the second, and so on.
+/// Writes phi. The default of any device. Of the heads that share an input, the first of every input is one batch of
+/// products, then the second, and so on.
 template <class D, class T>
 void feature_map_forward(D& d, const feature_map_arguments<T>& a) {
   const feature_map_shape& s = a.shape;
@@ -143,6 +146,7 @@ void feature_map_forward(D& d, const feature_map_arguments<T>& a) {
   fold_rows(d, rows * s.heads, f, detail::feature_statistics<T>{s, z, statistics});
   map(d, rows * s.heads, f, detail::feature_values<T>{s, z, statistics, a.phi});
 }
+/// The gradients. The default of any device, in batches as forward.
 template <class D, class T>
 void feature_map_backward(D& d, const feature_map_backward_arguments<T>& g) {
   const auto& a = g.forward;

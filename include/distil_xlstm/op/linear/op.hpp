@@ -6,23 +6,30 @@
 
 namespace distil_xlstm {
 
-/// y[a, o] = sum over k of weight[a, o, k] x[a, k], for each of `blocks` blocks of `width` columns.
+/// A product with a block-diagonal matrix: y[a, o] = sum over k of weight[a, o, k] x[a, k], for each of `blocks`
+/// blocks of `width` columns.
 template <class T>
 struct headwise_arguments {
+  /// @{ Sizes of the diagonal.
   index blocks, width;
-  const T* weight;  ///< [blocks, width, width]
-  matrix_view<const T> x;
-  matrix_view<T> y;
+  /// @}
+  const T* weight;         ///< [blocks, width, width]
+  matrix_view<const T> x;  ///< [rows, blocks * width]
+  matrix_view<T> y;        ///< [rows, blocks * width]
 };
 /// dx = beta dx + its gradient by x; dweight += that by the weight.
 template <class T>
 struct headwise_backward_arguments {
+  /// @{ Sizes of the diagonal.
   index blocks, width;
-  const T* weight;
+  /// @}
+  const T* weight;  ///< [blocks, width, width]
+  /// @{ [rows, blocks * width]
   matrix_view<const T> x, dy;
-  matrix_view<T> dx;
-  T beta;
-  T* dweight;
+  /// @}
+  matrix_view<T> dx;  ///< [rows, blocks * width]
+  T beta;             ///< 0: dx is overwritten
+  T* dweight;         ///< [blocks, width, width], added to
 };
 
 namespace detail {
@@ -78,6 +85,7 @@ void with_dense_squares(D& d, index blocks, index width, const T* weight, const 
 
 }  // namespace detail
 
+/// Writes y. The default of any device.
 template <class D, class T>
 void headwise_forward(D& d, const headwise_arguments<T>& a) {
   detail::with_dense_squares(d, a.blocks, a.width, a.weight, [&](const T* w, index n, index count) {
@@ -85,6 +93,7 @@ void headwise_forward(D& d, const headwise_arguments<T>& a) {
                  a.y.columns(0, n), n);
   });
 }
+/// The gradients. The default of any device.
 template <class D, class T>
 void headwise_backward(D& d, const headwise_backward_arguments<T>& a) {
   detail::with_dense_squares(d, a.blocks, a.width, a.weight, [&](const T* w, index n, index count) {

@@ -11,9 +11,12 @@ namespace distil_xlstm {
 struct logit_head {
   frozen_matrix matrix;  ///< [vocabulary, width]
   double cap = 0;        ///< 0: none
+  /// @{ Vocabulary and width, as of a matrix.
   index rows = 0, cols = 0;
+  /// @}
 
   logit_head() = default;
+  /// A soft_cap of 0 is none.
   logit_head(frozen_matrix head, double soft_cap = 0)
       : matrix(head), cap(soft_cap), rows(head.rows), cols(head.cols) {}
 };
@@ -34,6 +37,7 @@ struct head_pair {
       return false;
   }
 };
+/// `head_pair{student, teacher, gradient}` says its types by itself.
 template <class Student, class Teacher, class T>
 head_pair(Student, Teacher, matrix_view<T>) -> head_pair<Student, Teacher, T>;
 

@@ -9,11 +9,12 @@
 
 namespace distil_xlstm {
 
-/// The recurrent memory of mLSTM per head: C [heads, dq, dv] = sum of k vᵀ (k unscaled), n [heads, dq], m
-/// [heads].
+/// The recurrent memory of mLSTM, with a stabiliser m; k is not scaled in it.
 template <class T>
 struct mlstm_state {
+  /// @{ C [heads, dq, dv], the decayed sum of i k vᵀ, n [heads, dq], that of i k, both divided by exp(m), m [heads].
   batched_state<T> c, n, m;
+  /// @}
 };
 
 /// What h divides by, r = n.q of the memory with its stabiliser, and whether q is scaled.
@@ -26,36 +27,49 @@ enum class mlstm_normaliser {
 
 /// Sizes and numbers of the cell.
 struct mlstm_shape {
-  index heads = 1, query = 0, value = 0;  ///< heads, and the width of one head's q, k and of its v
-  index chunk = 64;
+  /// @{ Heads, and the width dq of one head's q and k, dv of its v.
+  index heads = 1, query = 0, value = 0;
+  /// @}
+  index chunk = 64;  ///< tokens that are computed at once; results do not depend on it, to rounding
   double empty_m =
       -std::numeric_limits<double>::infinity();  ///< m of an empty state: -inf (Family A), 0 (Family B)
   double epsilon = 1e-6;                         ///< beside what h is divided by
-  mlstm_normaliser normaliser = mlstm_normaliser::at_least_one;
+  mlstm_normaliser normaliser = mlstm_normaliser::at_least_one;  ///< what h is divided by
 
+  /// Chunks of `time` tokens; the last may be short.
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
   constexpr index chunk_state_size() const { return query * value + query + 2; }
 };
 
+/// What the cell reads and writes.
 template <class T>
 struct mlstm_arguments {
-  sequence_view seq;
-  mlstm_shape shape;
-  matrix_view<const T> q, k, v;  ///< [rows, heads * width of a head]
-  matrix_view<const T> i, f;     ///< [rows, heads] pre-activations
-  matrix_view<T> h;              ///< [rows, heads * value]
-  mlstm_state<T> state;
-  T* chunk_states;  ///< [batch, heads, chunks, chunk_state_size()], or null where no backward follows
+  sequence_view seq;  ///< of the call
+  mlstm_shape shape;  ///< sizes and numbers
+  /// @{ [rows, heads * query] twice, and [rows, heads * value].
+  matrix_view<const T> q, k, v;
+  /// @}
+  /// @{ [rows, heads] pre-activations of the input gate (exponential) and the forget gate (sigmoid).
+  matrix_view<const T> i, f;
+  /// @}
+  matrix_view<T> h;      ///< [rows, heads * value], written
+  mlstm_state<T> state;  ///< before the call; advanced
+  T* chunk_states;       ///< [batch, heads, chunks, chunk_state_size()], or null where no backward follows
 };
 
+/// The same for the way back.
 template <class T>
 struct mlstm_backward_arguments {
-  sequence_view seq;
-  mlstm_shape shape;
+  sequence_view seq;  ///< of the call
+  mlstm_shape shape;  ///< sizes and numbers
+  /// @{ As forward had them, h as it gave it; and the gradient of h.
   matrix_view<const T> q, k, v, i, f, h, dh;
-  const T* chunk_states;
-  matrix_view<T> dq, dk, dv, di, df;  ///< overwritten
+  /// @}
+  const T* chunk_states;  ///< as forward left them
+  /// @{ Gradients, overwritten; shapes as those of q, k, v, i, f.
+  matrix_view<T> dq, dk, dv, di, df;
+  /// @}
   T* dstate =
       nullptr;  ///< [batch, heads, query (value + 1)]: in dC, dn of the last state, out of the initial; or null
   mlstm_state<T> last{};  ///< the state after forward; read where `dstate` is given

@@ -11,15 +11,23 @@
 
 namespace distil_xlstm {
 
-/// Rows of x seen as rows * groups short rows of `width`; statistics of each: mean and 1 / sqrt(var + eps).
+/// Rows of x seen as rows * groups short rows of `width`; statistics of each: mean and 1 / sqrt(variance + eps).
 template <class T>
 struct norm_view {
+  /// @{ Short rows of a row, and numbers of each.
   index groups, width;
+  /// @}
+  /// @{ `subtract_mean` false: the mean counts as 0, an RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467).
+  /// `residual_weight`: the scale is 1 + w, else w.
   bool subtract_mean, residual_weight;
-  T epsilon;
-  const T* weight;  ///< [groups * width]; the scale is 1 + w where `residual_weight`
+  /// @}
+  T epsilon;        ///< beside the variance
+  const T* weight;  ///< [groups * width]
+  /// @{ The row of x and the column in it where short row r starts.
   DISTIL_XLSTM_HD index row(index r) const { return r / groups; }
   DISTIL_XLSTM_HD index column(index r) const { return r % groups * width; }
+  /// @}
+  /// What normalised numbers from this column on are multiplied by, a V of them.
   template <class V>
   DISTIL_XLSTM_HD V scale(index column) const {
     return V(residual_weight ? T(1) : T(0)) + math::load<V>(weight + column);
@@ -29,18 +37,20 @@ struct norm_view {
 /// An operand of `transform_groups`: u = (x - mean) / sqrt(variance + eps), by the statistics that forward left.
 template <class T>
 struct normalised {
-  matrix_view<const T> x;
-  const T* statistics;
+  matrix_view<const T> x;  ///< what was normalised
+  const T* statistics;     ///< [x.rows * groups, 2]
+  /// u of the element's columns, a V of them.
   template <class V>
   DISTIL_XLSTM_HD V load(const element& e) const {
     const T* s = statistics + 2 * e.group;
     return (math::load<V>(x.row(e.row) + e.column) - V(s[0])) * V(s[1]);
   }
 };
-/// And what it is multiplied by.
+/// An operand of `transform_groups`: what u is multiplied by.
 template <class T>
 struct norm_scale {
-  norm_view<T> norm;
+  norm_view<T> norm;  ///< whose weight it is
+  /// The scale of the element's columns, a V of them.
   template <class V>
   DISTIL_XLSTM_HD V load(const element& e) const {
     return norm.template scale<V>(e.column);
@@ -163,13 +173,14 @@ void norm_statistics(D& d, const norm_view<T>& n, matrix_view<const T> x, T* sta
     fill(d, matrix_view<T>(statistics, rows, 1, 2));
   fold_rows(d, rows, n.width, detail::norm_variance<T>{{}, n, x, statistics});
 }
-/// The same, and y = scale (x - mean) / sqrt(variance + eps).
+/// The statistics, and y = scale (x - mean) / sqrt(variance + eps).
 template <class D, class T>
 void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<T> y) {
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
-/// dx by the statistics that forward left, and dw += its sum over rows.
+/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left; dw [groups * width] += sum
+/// over rows of dy (x - mean) / sqrt(variance + eps).
 template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx) {

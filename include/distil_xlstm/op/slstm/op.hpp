@@ -16,27 +16,33 @@ struct slstm_state {
 /// channels.
 template <class T>
 struct slstm_arguments {
-  sequence_view seq;
+  sequence_view seq;  ///< of the call
+  /// @{ Heads, and channels of each.
   index heads, head_dim;
-  const T* recurrent;     ///< [heads, 4 head, head], rows i f z o
-  const T* bias;          ///< [4 width]
-  matrix_view<T> raw;     ///< [rows, 4 width] in: input contributions; out: pre-activations
-  matrix_view<T> states;  ///< [rows, 4 width] h c n m after each step
-  T* initial;             ///< [batch, 4 width] the state before the first step
-  batched_state<T> state;
+  /// @}
+  const T* recurrent;      ///< [heads, 4 head_dim, head_dim], rows i f z o
+  const T* bias;           ///< [4 width]
+  matrix_view<T> raw;      ///< [rows, 4 width] in: input contributions; out: pre-activations
+  matrix_view<T> states;   ///< [rows, 4 width] h c n m after each step
+  T* initial;              ///< [batch, 4 width] the state before the first step
+  batched_state<T> state;  ///< [4, width] h c n m before the call; advanced
+  /// Channels of all heads.
   DISTIL_XLSTM_HD index width() const { return heads * head_dim; }
 };
 
-/// The same for the way back. `raw` is overwritten by the gradients of the pre-activations.
+/// The same for the way back.
 template <class T>
 struct slstm_backward_arguments {
-  sequence_view seq;
+  sequence_view seq;  ///< of the call
+  /// @{ Heads, and channels of each.
   index heads, head_dim;
-  const T* recurrent;
-  matrix_view<T> raw;
-  matrix_view<const T> states;
-  const T* initial;
-  matrix_view<const T> dh;  ///< [rows, width]
+  /// @}
+  const T* recurrent;           ///< [heads, 4 head_dim, head_dim], rows i f z o
+  matrix_view<T> raw;           ///< [rows, 4 width] in: pre-activations; out: their gradients
+  matrix_view<const T> states;  ///< [rows, 4 width] as forward left them
+  const T* initial;             ///< [batch, 4 width] as forward left it
+  matrix_view<const T> dh;      ///< [rows, width]
+  /// Channels of all heads.
   DISTIL_XLSTM_HD index width() const { return heads * head_dim; }
 };
 
