@@ -20,6 +20,7 @@
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/loss/any_objective.hpp>

@@ -62,6 +62,7 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/distil/trainer_base.hpp>
+#include <distil_xlstm/distil/training_counters.hpp>
 #include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>

@@ -12,6 +12,7 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 

@@ -18,6 +18,7 @@
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 

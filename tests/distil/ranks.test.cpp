@@ -9,6 +9,7 @@
 
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/io/json.hpp>
 
 #include "../comm/thread_ranks.hpp"
 #include "../comparison/ranks.hpp"

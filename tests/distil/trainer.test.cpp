@@ -7,6 +7,7 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 

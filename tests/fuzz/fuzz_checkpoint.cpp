@@ -14,6 +14,7 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/loss/expression.hpp>
 #include <distil_xlstm/model/model.hpp>
 

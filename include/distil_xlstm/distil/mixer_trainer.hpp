@@ -91,8 +91,8 @@ struct mixer_inputs {
 /// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from. What it shares with
 /// `trainer` is said there.
 template <class Student, class Teacher, Communicator C = comm::single>
-class mixer_trainer : public detail::trainer_base<mixer_trainer<Student, Teacher, C>, Student, C> {
-  using base = detail::trainer_base<mixer_trainer, Student, C>;
+class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, Student, C> {
+  using base = trainer_base<mixer_trainer, Student, C>;
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;

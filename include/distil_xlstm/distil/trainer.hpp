@@ -86,8 +86,8 @@ struct add_tap_gradient {
 /// `total_steps(n)` and `warmup(n)` read and set what it depends on; `timer(now)` and `times()` time the parts of
 /// steps; `count()`, `gradients()`, `first_moment()` and `second_moment()` are what moves beside the weights.
 template <class Student, ObjectiveExpression Objective, Communicator C = comm::single>
-class trainer : public detail::trainer_base<trainer<Student, Objective, C>, Student, C> {
-  using base = detail::trainer_base<trainer, Student, C>;
+class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> {
+  using base = trainer_base<trainer, Student, C>;
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;

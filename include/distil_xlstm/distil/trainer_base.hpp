@@ -13,23 +13,13 @@
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
+#include <distil_xlstm/distil/training_counters.hpp>
 #include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 #include <distil_xlstm/optim/shards.hpp>
 
 namespace distil_xlstm {
-
-/// What of a trainer a checkpoint holds beside its arenas.
-struct training_counters {
-  index step = 0;            ///< steps finished
-  std::int64_t updates = 0;  ///< those among them that changed the weights
-  /// @{
-  /// Steps that were not finite: all, and the last ones in a row.
-  index skipped = 0, unusable = 0;
-  /// @}
-  index empty = 0;  ///< steps with nothing to score
-};
 
 namespace detail {
 
@@ -49,6 +39,8 @@ struct judge_step {
     sums[at::usable] = sums[at::squares] + (sums[at::value] - sums[at::value]);
   }
 };
+
+}  // namespace detail
 
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
 /// finite, counters, times.
@@ -411,5 +403,4 @@ class trainer_base {
   bool agreed_ = false;
 };
 
-}  // namespace detail
 }  // namespace distil_xlstm
