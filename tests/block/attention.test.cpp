@@ -6,6 +6,8 @@
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 
+#include "../refused.hpp"
+
 namespace distil_xlstm {
 namespace {
 
@@ -285,6 +287,23 @@ BOOST_AUTO_TEST_CASE(the_capacity_is_declared) {
   const std::vector<std::int32_t> begins(7, 0);
   state.advance({1, 7, begins.data()});  // a new document needs only its own place
   BOOST_TEST(state.length(0) == 7);
+}
+
+BOOST_AUTO_TEST_CASE(a_state_that_backward_would_not_know_is_refused) {
+  const weight_memory<attention, float, device::cpu> weights(cpu(), grouped);
+  state_memory<attention, float, device::cpu> state(cpu(), grouped, 1, 20);
+  std::vector<float> x(48), y(48);
+  for (const bool transient : {true, false}) {
+    const tape_memory<attention, float, device::cpu> tape(cpu(), grouped, 1, 4, transient);
+    const auto forward = [&] {
+      grouped.forward<float>(cpu(), {1, 4}, weights.views(), state.views(), tape.views(), {x.data(), 4, 12},
+                             {y.data(), 4, 12});
+    };
+    if (transient)
+      forward();
+    else
+      refused(forward, "attention: a state of 20 tokens before a backward needs a block of that capacity");
+  }
 }
 
 }  // namespace distil_xlstm

@@ -86,8 +86,9 @@ struct attention_tape {
   /// @}
   matrix_view<T> y;  ///< [rows, heads * head_dim]: what the output projection reads
   /// The state before the call, where a backward may follow. Of capacity 0 if the block has neither a capacity of its
-  /// own nor a window: backward then takes the call for one without a past.
+  /// own nor a window: forward then refuses a state, of which backward would know nothing.
   attention_state<T> past;
+  bool before_backward = false;  ///< a backward may follow
 };
 
 /// Causal grouped-query attention with rotary positions, as in Llama and Qwen2: q = x Wqᵀ (+ bq), k and v
@@ -179,6 +180,7 @@ struct attention {
       k.k_norm = head_norm_memory(l, "k_norm", seq, k.k);
     }
     k.y = l.matrix("y", seq.rows(), heads * head_dim);
+    k.before_backward = !l.transient();
     if (const index held = window > 0 ? window + sinks : capacity; held > 0 && !l.transient()) {
       k.past.position = {l.tensor("past_length", {seq.batch}), 1};
       const index each = held * kv_width();
@@ -230,6 +232,8 @@ struct attention {
   /// position it advances.
   template <class T>
   void attend(auto& d, sequence_view seq, const attention_state<T>& s, const attention_tape<T>& k) const {
+    require(s.capacity == 0 || k.past.capacity > 0 || !k.before_backward, "attention: a state of ", s.capacity,
+            " tokens before a backward needs a block of that capacity; this one has 0");
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
     attention_forward(d, arguments(seq, s, k));
     if (s.capacity == 0) return;
