@@ -201,35 +201,41 @@ BOOST_AUTO_TEST_CASE(a_student_takes_the_ends_of_a_teacher) {
 }
 
 BOOST_AUTO_TEST_CASE(gradient_of_an_expression_over_an_own_student) {
-  world<double> w;
-  auto s = w.make_student(fixed_stack());
-  rng random(17);
-  for (index i = 0; i < s.weights().size(); ++i) s.weights().data()[i] += 0.1 * random.normal();
-  trainer run(w.device, s, w.text, w.teacher, objective(loss::layers::ratio), w.options);
-  run.measure();
-  const std::vector<double> gradient(run.gradients().data(), run.gradients().data() + run.gradients().size());
-  for (const auto& e : s.names()) {
-    double worst = 0, largest = 0;
-    for (index i = e.offset; i < e.offset + e.size; i += std::max<index>(1, e.size / 5)) {
-      double& weight = s.weights().data()[i];
-      const double keep = weight;
-      double best = INFINITY, slope = 0;
-      for (double h : {1e-4, 1e-5}) {
-        auto at = [&](double x) {
-          weight = keep + x;
-          const double total = run.measure().total;
-          weight = keep;
-          return total;
-        };
-        const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
-        const double off = std::abs(numeric - gradient[static_cast<std::size_t>(i)]);
-        if (off < best) best = off, slope = numeric;
+  for (const bool norm : {true, false})
+    BOOST_TEST_CONTEXT((norm ? "with" : "without") << " a norm at the end") {
+      world<double> w;
+      auto blocks = fixed_stack();
+      blocks.post_blocks_norm = norm;
+      auto s = w.make_student(blocks);
+      rng random(17);
+      for (index i = 0; i < s.weights().size(); ++i) s.weights().data()[i] += 0.1 * random.normal();
+      trainer run(w.device, s, w.text, w.teacher, objective(loss::layers::ratio), w.options);
+      run.measure();
+      const std::vector<double> gradient(run.gradients().data(),
+                                         run.gradients().data() + run.gradients().size());
+      for (const auto& e : s.names()) {
+        double worst = 0, largest = 0;
+        for (index i = e.offset; i < e.offset + e.size; i += std::max<index>(1, e.size / 5)) {
+          double& weight = s.weights().data()[i];
+          const double keep = weight;
+          double best = INFINITY, slope = 0;
+          for (double h : {1e-4, 1e-5}) {
+            auto at = [&](double x) {
+              weight = keep + x;
+              const double total = run.measure().total;
+              weight = keep;
+              return total;
+            };
+            const double numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
+            const double off = std::abs(numeric - gradient[static_cast<std::size_t>(i)]);
+            if (off < best) best = off, slope = numeric;
+          }
+          worst = std::max(worst, best), largest = std::max(largest, std::abs(slope));
+        }
+        BOOST_TEST_CONTEXT(e.name)
+        BOOST_TEST(worst <= testing::tolerance<double>::gradient_check * std::max(largest, 1e-3));
       }
-      worst = std::max(worst, best), largest = std::max(largest, std::abs(slope));
     }
-    BOOST_TEST_CONTEXT(e.name)
-    BOOST_TEST(worst <= testing::tolerance<double>::gradient_check * std::max(largest, 1e-3));
-  }
 }
 
 BOOST_AUTO_TEST_CASE(a_step_allocates_nothing_after_the_first) {

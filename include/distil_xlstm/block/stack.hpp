@@ -97,12 +97,11 @@ struct stack {
   }
   /// @}
 
-  /// Output of layer i [rows, width_out] after a forward whose backward follows: a tap. Without a norm the last
-  /// one's is y alone.
-  template <class K>
-  auto output(const K& k, index i) const {
-    const bool last = i + 1 == count();
-    return last && post_blocks_norm ? k.before_norm : k.blocks[static_cast<std::size_t>(i)].out;
+  /// Output of layer i [rows, width_out], before the norm, after a forward to y whose backward follows: a tap.
+  template <class T>
+  matrix_view<T> output(const auto& k, matrix_view<T> y, index i) const {
+    if (i + 1 < count()) return k.blocks[static_cast<std::size_t>(i)].out;
+    return post_blocks_norm ? k.before_norm : y;
   }
 
   /// Where the input may lie that a forward over a transient tape reads.

@@ -80,11 +80,7 @@ struct add_tap_gradient {
 /// compares with is asked of the teacher's source. The ranks of a communicator that is given train together, as one
 /// process would with all of each batch: the same losses and weights to rounding, whatever the terms average over.
 ///
-/// What it shares with `mixer_trainer` is said in distil/trainer_base.hpp: `step()` takes one step of the optimiser
-/// and gives its `step_metrics`, `measure()` looks at losses and gradients without one, `check()` throws where
-/// training would not go on well; `clock()`, `step_count()` and `steps_per_epoch()` say how far it is; `options()`,
-/// `total_steps(n)` and `warmup(n)` read and set what it depends on; `timer(now)` and `times()` time the parts of
-/// steps; `count()`, `gradients()`, `first_moment()` and `second_moment()` are what moves beside the weights.
+/// Its steps and what they count and measure are those of `trainer_base`.
 template <class Student, ObjectiveExpression Objective, Communicator C = comm::single>
 class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> {
   using base = trainer_base<trainer, Student, C>;
@@ -99,7 +95,9 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
   using at = detail::objective_sums<logits_term, hidden_term>;
   static constexpr bool asks_teacher = step_objective::asks_teacher;
   /// The stack shows its layers' outputs.
-  static constexpr bool tapped = requires(const Stack& s, const tape_t<Stack, T>& k) { s.output(k, index{0}); };
+  static constexpr bool tapped = requires(const Stack& s, const tape_t<Stack, T>& k, matrix_view<T> y) {
+    s.output(k, y, index{0});
+  };
   using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
 
  public:
@@ -232,7 +230,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
     if constexpr (tapped)
       for (std::size_t i = 0; i < tap_gradients_.size(); ++i) {
         fill(d, tap_gradients_[i]);
-        pairs_.push_back({student_->stack().output(tape_.views(), static_cast<index>(i)),
+        pairs_.push_back({student_->stack().output(tape_.views(), hidden_, static_cast<index>(i)),
                           signals_.targets[i].mean, tap_gradients_[i]});
       }
     if (tap_gradients_.empty() && !signals_.targets.empty())
