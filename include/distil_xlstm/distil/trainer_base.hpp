@@ -172,7 +172,7 @@ class trainer_base {
   using T = typename Student::scalar;
   using D = typename Student::device_type;
 
-  /// `own_sums` numbers follow step_sums::own.
+  /// `own_sums` numbers follow detail::step_sums::own.
   trainer_base(D& device, Student& student, const token_windows& text, training_options options, index own_sums,
                C& ranks)
       : device_(&device),
@@ -183,7 +183,7 @@ class trainer_base {
         order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed,
                options_.window_of),
         gradients_(device, student.trained()),
-        sums_(device, step_sums::own + own_sums),
+        sums_(device, detail::step_sums::own + own_sums),
         scalars_(device, 1) {
     require(options_.batch % ranks.size() == 0, "trainer: a batch of ", options_.batch,
             " windows cannot be dealt out to ", ranks.size(), " ranks: it must be a multiple of them");
@@ -298,12 +298,12 @@ class trainer_base {
     run(update_, [this] {
       D& d = *device_;
       const index n = gradients_.size();
-      optim::squared_norm(d, gradients_.data(), n, sums(step_sums::squares));
+      optim::squared_norm(d, gradients_.data(), n, sums(detail::step_sums::squares));
       book(times_.backward);
-      parallel_for(d, 1, judge_step{sums_.data()});
+      parallel_for(d, 1, detail::judge_step{sums_.data()});
       auto* in = derived().inputs_.data();
-      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, sums(step_sums::usable), &in->updates,
-                          scalars_.data());
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, sums(detail::step_sums::usable),
+                          &in->updates, scalars_.data());
       optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data() + kept_.from,
                   gradients_.data() + kept_.from, first_moment_.data(), second_moment_.data(), kept_.size(),
                   own_ranges_);
@@ -322,8 +322,8 @@ class trainer_base {
       return;
     }
     const double* found = read_sums(m);
-    m.grad_norm = std::sqrt(found[step_sums::squares]);
-    if (std::isfinite(found[step_sums::usable])) {
+    m.grad_norm = std::sqrt(found[detail::step_sums::squares]);
+    if (std::isfinite(found[detail::step_sums::usable])) {
       unusable_ = 0;
       ++updates_;
       return;
@@ -337,9 +337,9 @@ class trainer_base {
                    (std::isfinite(m.total) ? "gradient norm" : "loss") + " is not finite";
     }
     if (unusable_ >= 10)
-      throw numeric_error(trouble_ + "; ten steps in a row were not, at step " + std::to_string(step_) +
-                          " the gradients" +
-                          tensor_at(", first in ", static_cast<index>(found[step_sums::first_non_finite])));
+      throw numeric_error(
+          trouble_ + "; ten steps in a row were not, at step " + std::to_string(step_) + " the gradients" +
+          tensor_at(", first in ", static_cast<index>(found[detail::step_sums::first_non_finite])));
   }
   /// Nothing where the weights, which `step` has left, are finite.
   std::string weights_trouble(index step) const {
@@ -352,8 +352,8 @@ class trainer_base {
   /// Waits for what was asked, and gives it: what it means to `m`, all sums to the caller.
   const double* read_sums(step_metrics& m) {
     const double* found = fetched_.get(*device_, sums_.data(), sums_.size());
-    derived().read(m, found + step_sums::own);
-    m.total = found[step_sums::value];
+    derived().read(m, found + detail::step_sums::own);
+    m.total = found[detail::step_sums::value];
     return found;
   }
   /// A step that is timed is done part by part; so is one in which ranks speak and no record can hold it.
