@@ -20,6 +20,11 @@ constexpr const char* usage =
     "still\n"
     "compares logits over the whole vocabulary.\n";
 
+constexpr const char* examples = R"(
+  # What `distil train --cache cache --tokens train.safetensors --length 512` reads
+  distil cache --teacher smollm2.gguf --tokens train.safetensors --length 512 --out cache
+)";
+
 struct cache_options {
   fs::path teacher, tokens, out;
   dx::index length = 0, batch = 8, blocks = 6;
@@ -66,7 +71,7 @@ int cache(const arguments& given) {
       ("store", po::value(&o.store)->default_value(o.store), "precision of the file: bf16, fp32");
   options.add(machine_options(where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("cache", values);
   check(where);
   need(o.teacher, "teacher"), need(o.tokens, "tokens"), need(o.out, "out");

@@ -103,7 +103,7 @@ void check(const machine& where) {
     throw usage_error("--threads: " + std::to_string(where.threads) + " is not possible");
 }
 
-bool parse(const arguments& given, const char* usage, const po::options_description& options,
+bool parse(const arguments& given, const help_text& help, const po::options_description& options,
            po::variables_map& values, const char* positional) {
   po::options_description all;
   all.add(options);
@@ -122,7 +122,7 @@ bool parse(const arguments& given, const char* usage, const po::options_descript
                   .run(),
               values);
     if (values.count("help")) {
-      std::cout << usage << "\n" << all << std::flush;
+      std::cout << help.usage << "\n" << all << "\nExamples:" << help.examples << std::flush;
       return false;
     }
     if (values.count(surplus))

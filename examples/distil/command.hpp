@@ -39,8 +39,14 @@ po::options_description machine_options(machine& where);
 /// Throws `usage_error` unless there is such a machine.
 void check(const machine& where);
 
+/// What --help prints around the options: before them how a subcommand is called and what it does, behind them worked
+/// examples, lines of a shell.
+struct help_text {
+  const char *usage, *examples;
+};
+
 /// Parses and stores; false when --help was asked for and printed. Throws `usage_error`.
-bool parse(const arguments& given, const char* usage, const po::options_description& options,
+bool parse(const arguments& given, const help_text& help, const po::options_description& options,
            po::variables_map& values, const char* positional = nullptr);
 
 /// Throws `usage_error` naming an option of `command` that is given and has no effect with the others: the rules are

@@ -53,6 +53,14 @@ constexpr const char* usage =
     "a\n"
     "token. The running text is --filler's, or the text or tokens given, without special tokens.\n";
 
+constexpr const char* examples = R"(
+  # Perplexity, distance from the teacher, and recall
+  distil evaluate --model run/student --teacher smollm2.gguf --tokens held.safetensors --window 512,2048 \
+      --needle 512,1024
+  # An evaluation set
+  distil evaluate --model run/student --requests lambada.jsonl.gz --json
+)";
+
 struct evaluate_options {
   fs::path model, teacher, text, tokens, requests, filler;
   std::vector<dx::index> windows, needle;  ///< in the order given
@@ -303,7 +311,7 @@ int evaluate(const arguments& given) {
       ("json", po::bool_switch(&o.as_json), "print one JSON object");
   options.add(machine_options(where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("evaluate", values);
   check(where);
   need(o.model, "model");

@@ -24,6 +24,13 @@ constexpr const char* usage =
     "line of JSON for each, in the file's order: {\"line\": 1, \"text\": \"...\", \"tokens\": 100}. Line n is\n"
     "sampled with the seed --seed + n - 1, whatever else is in the batch.\n";
 
+constexpr const char* examples = R"(
+  # One text
+  distil generate --model run/student --prompt "In the beginning" --tokens 200 --temperature 0.8
+  # An answer to each line of a file, 32 at once
+  distil generate --model run/student --prompts questions.txt --chat --batch 32
+)";
+
 struct generate_options {
   fs::path model;
   std::string prompt;
@@ -139,7 +146,7 @@ int generate(const arguments& given) {
       ("seed", po::value(&o.how.seed)->default_value(0), "random seed");
   options.add(machine_options(where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("generate", values);
   check(where);
   need(o.model, "model");

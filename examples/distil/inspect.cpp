@@ -20,6 +20,12 @@ constexpr const char* usage =
     "or\n"
     "a folder of them holds: metadata, tensors with shapes and types, and counts of elements.\n";
 
+constexpr const char* examples = R"(
+  # A teacher, and a checkpoint
+  distil inspect smollm2.gguf
+  distil inspect run/checkpoints/step-00000100
+)";
+
 void print_pair(const std::string& key, const std::string& value) {
   std::cout << "  " << dx::io::detail::printable(key, 60)
             << std::string(key.size() < 38 ? 38 - key.size() : 1, ' ') << dx::io::detail::printable(value, 100)
@@ -150,7 +156,7 @@ int inspect(const arguments& given) {
   options.add_options()("path", po::value(&path)->value_name("PATH"),
                         "the file or folder; --path may be left out");
   po::variables_map values;
-  if (!parse(given, usage, options, values, "path")) return 0;
+  if (!parse(given, {usage, examples}, options, values, "path")) return 0;
   require_effects("inspect", values);
   need(path, "path");
   dx::require(fs::exists(path), path.string(), ": no such file or folder");

@@ -45,6 +45,15 @@ constexpr const char* usage =
     "config.json), checkpoints/, metrics.jsonl, TensorBoard events, run.json, results.json and report.html.\n"
     "--tokens mixes texts and --objective is written as in `distil train`.\n";
 
+constexpr const char* examples = R"(
+  # Half an hour; five layers keep their attention
+  distil linearise --teacher smollm2.gguf --tokens train.safetensors --held-out held.safetensors --minutes 30 \
+      --keep-attention 5 --out run
+  # Constant memory, stages by tokens, the last of longer windows, and windows without a memory beside it
+  distil linearise --teacher smollm2.gguf --tokens train.safetensors --held-out held.safetensors --control \
+      --align-tokens 5000000 --distil-tokens 20000000 --long-tokens 4000000 --needle 512,1024,2048 --out run
+)";
+
 /// A stage: what it reads and for how long.
 struct stage {
   std::string name;
@@ -399,7 +408,7 @@ int linearise(const arguments& given) {
   options.add(what).add(student).add(objective_options(r)).add(optimiser_options(r)).add(rates);
   options.add(judging).add(record_options(r)).add(machine_options(r.where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("linearise", values);
   check(r.where);
   need(r.teacher, "teacher"), need(r.tokens, "tokens"), need(r.out, "out");

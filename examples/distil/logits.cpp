@@ -13,6 +13,11 @@ constexpr const char* usage =
     "the final norm: what the head reads) and `hidden.0` to `hidden.N` [B, S, d] (the embedding, then each\n"
     "block's output), in F32; in F64 with --precision fp64.\n";
 
+constexpr const char* examples = R"(
+  # Of ids written by NumPy, say: safetensors.numpy.save_file({"ids": ids}, "ids.safetensors")
+  distil logits --model run/student --ids ids.safetensors --out logits.safetensors
+)";
+
 }  // namespace
 
 int logits(const arguments& given) {
@@ -25,7 +30,7 @@ int logits(const arguments& given) {
       ("out", po::value(&out)->value_name("FILE"), "safetensors to write");
   options.add(machine_options(where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("logits", values);
   check(where);
   need(path, "model"), need(ids_path, "ids"), need(out, "out");

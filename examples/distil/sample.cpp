@@ -27,8 +27,7 @@ using dx::io::json;
 constexpr const char* usage =
     R"(distil sample --model MODEL --tokens N --out FILE [--prompts FILE] [options]
 
-Writes a token file of the model's own text, for `train`, `cache` and `evaluate`, to those who have no text:
-  distil sample --model MODEL --tokens 10000000 --length 512 --out own.safetensors
+Writes a token file of the model's own text, for `train`, `cache` and `evaluate`, to those who have no text.
 
 Each text begins with the token that begins a document, as `tokenize` writes it, with --prompts followed by a line of
 that file (text 0 by the first, and so on, cyclically; special tokens are parsed). It ends with an end-of-text token,
@@ -42,6 +41,13 @@ options, not on which text was finished first, nor on the CPU on --batch and --t
 
 While it is written, the texts that are finished lie in FILE.part. Killed at any time, the same command goes on from
 there; SIGINT and SIGTERM write what is finished and leave with status 130 and 143.
+)";
+
+constexpr const char* examples = R"(
+  # Ten million tokens of the teacher's own text, in documents of up to 512
+  distil sample --model smollm2.gguf --tokens 10000000 --length 512 --out own.safetensors
+  # A reply to each prompt of a file, in turn
+  distil sample --model smollm2.gguf --tokens 1000000 --prompts questions.txt --temperature 0.8 --out replies.safetensors
 )";
 
 /// Seconds of a steady clock.
@@ -372,7 +378,7 @@ int sample(const arguments& given) {
       ("seed", po::value(&o.how.seed)->default_value(0), "random seed");
   options.add(machine_options(o.where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("sample", values);
   check(o.where);
   need(o.model, "model"), need(o.out, "out");

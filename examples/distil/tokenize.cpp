@@ -17,15 +17,19 @@ distil tokenize --tokenizer MODEL --decode < IDS    prints the text of ids
 Makes a token file out of texts, for `cache`, `train` and `evaluate`. MODEL is a GGUF file, a folder with a
 tokenizer.json, or a tokenizer.json.
 
-Each file is a document, or many with --separator:
-  distil tokenize --tokenizer MODEL --text a.txt b.txt --separator '<|endoftext|>' --out tokens.safetensors
-cuts at that text, --separator '\n\n' at an empty line; documents of white space alone are passed over. A document
-begins with the model's token for that and ends with its end-of-text token, a target like any other: from it a student
-learns to stop. --no-end leaves the end out, --bare both.
+Each file is a document, or many with --separator: '<|endoftext|>' cuts at that text, '\n\n' at an empty line;
+documents of white space alone are passed over. A document begins with the model's token for that and ends with its
+end-of-text token, a target like any other: from it a student learns to stop. --no-end leaves the end out, --bare both.
 
 Texts are UTF-8. A byte order mark is passed over, a line end of CR and LF becomes LF (--ids takes stdin as it is).
-Special tokens such as <|im_start|> are plain text, counted in a warning, unless --special:
-  distil tokenize --tokenizer MODEL --text chats.txt --special --separator '\n---\n' --out chats.safetensors
+Special tokens such as <|im_start|> are plain text, counted in a warning, unless --special.
+)";
+
+constexpr const char* examples = R"(
+  # Two books, each a document
+  distil tokenize --tokenizer smollm2.gguf --text emma.txt persuasion.txt --out train.safetensors
+  # Conversations, a line of --- between two, special tokens such as <|im_start|> parsed
+  distil tokenize --tokenizer smollm2.gguf --text chats.txt --special --separator '\n---\n' --out chats.safetensors
 )";
 
 struct tokenize_options {
@@ -158,7 +162,7 @@ int tokenize(const arguments& given) {
       ("ids", po::bool_switch(&ids), "print the ids of stdin")                                  //
       ("decode", po::bool_switch(&decode), "print the text of the ids on stdin");
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("tokenize", values);
   need(model, "tokenizer");
   if (ids && decode) throw usage_error("--ids and --decode exclude each other");

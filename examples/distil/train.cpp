@@ -48,6 +48,14 @@ constexpr const char* usage =
     "Arguments come in this order or by name. A weight or a T may be FROM:TO or FROM:TO:SHAPE, as in\n"
     "  --objective \"0.8:0.2:cosine*skew_kl(a=0.1, T=2:1) + 0.2:0.8:cosine*ce\"\n";
 
+constexpr const char* examples = R"(
+  # Ten minutes beside a running teacher; where it was killed, --resume goes on
+  distil train --teacher smollm2.gguf --tokens train.safetensors --held-out held.safetensors --minutes 10 --out run
+  # From a cache, towards an objective of one's own
+  distil train --cache cache --tokens train.safetensors --length 512 --steps 2000 --lr-schedule cosine \
+      --objective "0.8:0.2:cosine*kl(T=2:1) + 0.2:0.8:cosine*ce" --out run
+)";
+
 /// The blocks that "0,2,4", "all" or "none" names, of `blocks`, in their order; that they are there is the
 /// configuration's to check.
 std::vector<dx::index> blocks_of(const std::string& text, dx::index blocks) {
@@ -260,7 +268,7 @@ int train(const arguments& given) {
       .add(record_options(r));
   options.add(machine_options(r.where));
   po::variables_map values;
-  if (!parse(given, usage, options, values)) return 0;
+  if (!parse(given, {usage, examples}, options, values)) return 0;
   require_effects("train", values);
   check(r.where);
 

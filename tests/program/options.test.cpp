@@ -5,6 +5,9 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "distil/option_rules.hpp"
 #include "material.hpp"
@@ -40,7 +43,41 @@ std::vector<std::string> least(const std::string& command) {
   return arguments(command, given.at(command));
 }
 
+/// The worked examples with which `--help` ends, each a line of a shell.
+std::vector<std::string> examples_of(const std::string& command) {
+  const std::string help = done({command, "--help"}), title = "\nExamples:\n";
+  const auto at = help.find(title);
+  BOOST_REQUIRE(at != help.npos);
+  std::istringstream lines(help.substr(at + title.size()));
+  std::vector<std::string> out;
+  bool goes_on = false;
+  for (std::string line; std::getline(lines, line);) {
+    BOOST_TEST(line.starts_with("  "));
+    if (line.starts_with("  #")) continue;
+    if (!std::exchange(goes_on, line.ends_with('\\'))) out.emplace_back();
+    out.back() += line + "\n";
+  }
+  return out;
+}
+
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(examples_are_command_lines) {
+  const temporary_folder nothing;
+  for (const std::string command : subcommands) {
+    const auto examples = examples_of(command);
+    BOOST_TEST((examples.size() == 1 || examples.size() == 2));
+    for (const auto& example : examples) BOOST_TEST_CONTEXT(example) {
+        BOOST_TEST(example.starts_with("  distil " + command + " "));
+        // The files are not there, which is another status than a command line that is wrong.
+        const std::string script = "distil() { \"$0\" \"$@\"; }\ncd \"$1\" && " + example;
+        const outcome o = run({nothing.path.string()}, {.launcher = {"/bin/sh", "-c", script}});
+        BOOST_TEST(o.status == 1);
+        BOOST_TEST(o.err.starts_with("distil: "));
+        BOOST_TEST((o.err.find("o such file") != o.err.npos), o.err);
+      }
+  }
+}
 
 BOOST_AUTO_TEST_CASE(every_option_is_in_the_table) {
   for (const std::string command : subcommands) {
