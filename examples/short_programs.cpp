@@ -1,6 +1,7 @@
 // Short programs, each of them what somebody wanted who took the library into a project of their own: training on data
 // in memory, in an order, from a source and by schedules of one's own; the score of a text; the best student so far; a
-// stack in a file without the teacher's embedding and head; two threads over one student; a text that goes on next day.
+// stack in a file without the teacher's embedding and head; two threads over one student; a text that goes on next day; a
+// run that goes on from a checkpoint, with a cache for its teacher.
 // (Objects of one program may be compiled for different machines, too: tests/device/mixed_march does it.)
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -67,6 +69,18 @@ struct linguist final : dx::teacher_source<float, cpu> {
   }
 };
 
+// What such a source says of every window, written down once.
+void write_cache(cpu& device, dx::teacher_source<float, cpu>& source, const ends& e,
+                 const dx::token_windows& windows, const std::filesystem::path& folder) {
+  dx::cache_identity about;
+  about.teacher = "a linguist", about.windows = windows.count(), about.length = windows.length();
+  about.width = language::width, about.layers = source.layers(), about.alignment = "none";
+  dx::cache_writer out(folder, about, dx::dtype::f32);
+  const dx::signal_memory<float, cpu> memory(device, 8 * windows.length(), language::width, {});  // 8 at a time
+  dx::append_windows(device, out, source, windows, memory, [](dx::index) {});
+  out.finish(device, e.matrix(), e.matrix());
+}
+
 // 3. A schedule in a namespace of one's own: arithmetic finds it by what it derives from.
 namespace mine {
 struct saw : dx::schedule::arithmetic {
@@ -102,34 +116,38 @@ int main() {
   const auto objective =
       0.5 * (1 - mine::saw{}) * kl([](dx::schedule::clock c) { return c.step < 30 ? 2.0 : 1.0; }) +
       cross_entropy();
-  dx::trainer trainer(device, student, windows, source, objective,
-                      {.batch = 8,
-                       .length = 32,
-                       .total_steps = 120,
-                       .window_of = [n = windows.count() / 2](dx::index row) { return row % n; },
-                       .rate = [](const dx::schedule::clock& c) { return c.step < 60 ? 1e-2 : 3e-3; }});
+  const dx::training_options options{
+      .batch = 8,
+      .length = 32,
+      .total_steps = 120,
+      .window_of = [n = windows.count() / 2](dx::index row) { return row % n; },
+      .rate = [](const dx::schedule::clock& c) { return c.step < 60 ? 1e-2 : 3e-3; }};
+  dx::trainer trainer(device, student, windows, source, objective, options);
 
   // 4. The score of a text that nobody trains on, and the best student so far.
   const double before = dx::score(device, student, held_out).perplexity();
   double best = before;
   auto best_weights = student.weights();
+  const auto folder = std::filesystem::temp_directory_path() / "distil_xlstm-short_programs";
+  const dx::checkpoints store(folder / "checkpoints");
   while (trainer.step_count() < 120) {
     trainer.step();
+    if (trainer.step_count() == 60) store.save(trainer, {{"text", "documents"}});
     if (trainer.step_count() % 20 > 0) continue;
     const double now = dx::score(device, student, held_out).perplexity();
     std::cout << "step " << trainer.step_count() << ": perplexity " << now << '\n';
     if (now < best) best = now, best_weights = student.weights();
   }
+  const auto last_weights = student.weights();
   student.initialise(device, 9);  // whatever became of it:
   student.weights() = best_weights;
   const bool learnt = best < 0.4 * before && dx::score(device, student, held_out).perplexity() == best;
 
   // 5. In a file without the ends, which every student of one teacher shares.
-  const auto file = std::filesystem::temp_directory_path() / "distil_xlstm-short_programs.safetensors";
+  const auto file = folder / "stack.safetensors";
   dx::save_stack(device, student, file);
   student_type loaded = make_student(device, e);
   dx::load_tensors(device, loaded, file);
-  std::filesystem::remove(file);
 
   // 6. Two threads over one student, each with a device of its own.
   const student_type& shared = loaded;
@@ -160,7 +178,19 @@ int main() {
   for (int i = 0; i < 10; ++i) texts.step([&](auto, std::int32_t id) { return second.push_back(id), true; });
   const bool goes_on = std::equal(second.begin(), second.end(), first.begin() + 10, first.end());
 
+  // 8. The run goes on from its checkpoint, with a cache in place of the source: to the same weights.
+  write_cache(device, source, e, windows, folder / "cache");
+  const dx::teacher_cache cache(folder / "cache");
+  dx::cached_teacher<float, cpu> from_cache(cache);
+  student_type other_student = make_student(device, e);
+  dx::trainer resumed(device, other_student, windows, from_cache, objective, options);
+  store.restore(resumed, [](const std::string& why) { std::cerr << why << '\n'; });
+  while (resumed.step_count() < 120) resumed.step();
+  const bool same = std::equal(last_weights.data(), last_weights.data() + last_weights.size(),
+                               other_student.weights().data());
+  std::filesystem::remove_all(folder);
+
   std::cout << "perplexity " << before << " before, " << best << " at best; the text's memory has "
             << overnight.size() << " bytes\n";
-  return learnt && !written[0].empty() && written[0] == written[1] && goes_on ? 0 : 1;
+  return learnt && !written[0].empty() && written[0] == written[1] && goes_on && same ? 0 : 1;
 }
