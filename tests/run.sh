@@ -20,8 +20,8 @@ for option in "$@"; do
 done
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev zlib1g-dev
           libssl-dev libboost-test-dev libboost-program-options-dev libbenchmark-dev
-          libopenmpi-dev openmpi-bin)
-[ "$part" = none ] || packages+=(clang libclang-rt-dev python3)
+          libopenmpi-dev openmpi-bin doxygen python3)
+[ "$part" = none ] || packages+=(clang libclang-rt-dev)
 stage() { echo "== $* (after $SECONDS s)"; }
 bash cmake/install_packages.sh "${packages[@]}"
 

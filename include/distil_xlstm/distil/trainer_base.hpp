@@ -62,10 +62,10 @@ struct judge_step {
 template <class Derived, class Student, Communicator C>
 class trainer_base {
  public:
-  using student_type = Student;
-  using communicator_type = C;
-  using weights_type = typename Student::weights_type;
-  using counters = training_counters;
+  using student_type = Student;                         ///< what is trained
+  using communicator_type = C;                          ///< of the ranks that train it
+  using weights_type = typename Student::weights_type;  ///< of gradients, too
+  using counters = training_counters;                   ///< what `count` gives
 
   /// One optimiser step; one with nothing to score is passed over, and counted. Throws `numeric_error` when the run
   /// has diverged: the weights are not finite, or ten steps in a row had a loss or gradients that are not. It says
@@ -117,11 +117,10 @@ class trainer_base {
   }
   /// As they were given, or changed since.
   const training_options& options() const { return options_; }
-  /// @{
-  /// Changes that option, from the coming step on.
+  /// Changes how many steps the run has, from the coming one on.
   void total_steps(index n) { options_.total_steps = n; }
+  /// Changes over how many steps the learning rate rises.
   void warmup(index steps) { options_.lr.warmup = steps; }
-  /// @}
 
   /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
   /// not.
@@ -132,43 +131,40 @@ class trainer_base {
   /// is the first such; none is while a `timer` is set.
   bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
 
-  /// @{
-  /// What a checkpoint holds beside the arenas; given to a trainer, it goes on from there.
+  /// What a checkpoint holds beside weights and moments.
   counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
+  /// Goes on from there.
   void count(const counters& c) {
     step_ = c.step, updates_ = c.updates, skipped_ = c.skipped, unusable_ = c.unusable, empty_ = c.empty;
     trouble_ = {}, agreed_ = false;
   }
-  /// @}
   /// The one that is trained.
   Student& student() const { return *student_; }
-  /// @{
   /// Of the last step or `measure`, of all ranks together; not clipped.
   const weights_type& gradients() const { return gradients_; }
+  /// The same, to be written.
   weights_type& gradients() { return gradients_; }
-  /// @}
-  /// @{
-  /// Whether each rank keeps a part of the moments only: rank r has numbers moments_of(r) .. moments_of(r + 1) - 1.
+  /// Whether each rank keeps a part of the moments only.
   bool sharded() const { return options_.shard_optimiser && ranks_->size() > 1; }
+  /// With which number of the arena a rank's part begins: rank r has numbers moments_of(r) to moments_of(r + 1) - 1.
   index moments_of(index rank) const { return shards_[static_cast<std::size_t>(rank)]; }
-  /// @}
-  /// @{
-  /// What this rank keeps of the moments, which begins with number first_kept() of the arena.
+  /// What this rank keeps of AdamW's first moment.
   const buffer<typename Student::scalar, typename Student::device_type>& first_moment() const {
     return first_moment_;
   }
+  /// And of the second.
   const buffer<typename Student::scalar, typename Student::device_type>& second_moment() const {
     return second_moment_;
   }
+  /// The number of the arena with which that begins.
   index first_kept() const { return sharded() ? moments_of(ranks_->rank()) : 0; }
-  /// @}
-  /// @{
-  /// As they were given.
+  /// Those that train together.
   C& ranks() const { return *ranks_; }
+  /// The device of this rank.
   typename Student::device_type& device() const { return *device_; }
-  /// @}
 
  protected:
+  /// @cond what the two trainers have for themselves
   using T = typename Student::scalar;
   using D = typename Student::device_type;
 
@@ -401,6 +397,7 @@ class trainer_base {
   double (*now_)() = nullptr;
   double last_ = 0;
   bool agreed_ = false;
+  /// @endcond
 };
 
 }  // namespace distil_xlstm
