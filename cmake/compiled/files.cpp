@@ -5,6 +5,7 @@
 #include <distil_xlstm/io/json_scanner.ipp>
 #include <distil_xlstm/io/mapped_file.ipp>
 #include <distil_xlstm/io/parse_tokenizer_json.ipp>
+#include <distil_xlstm/io/posix.ipp>
 #include <distil_xlstm/io/read_gguf_tokenizer.ipp>
 #include <distil_xlstm/io/read_text.ipp>
 #include <distil_xlstm/io/read_tokenizer.ipp>

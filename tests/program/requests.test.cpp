@@ -1,4 +1,5 @@
 #define BOOST_TEST_MODULE program_requests
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 #define BOOST_TEST_MODULE program_tensorboard
+#include <unistd.h>
+
 #include <bit>
 #include <boost/test/unit_test.hpp>
 #include <cstdint>

@@ -1,8 +1,5 @@
 #pragma once
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +12,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
-#include <distil_xlstm/io/mapped_file.hpp>
+#include <distil_xlstm/io/posix.hpp>
 
 namespace distil_xlstm::io {
 
@@ -53,7 +50,7 @@ class atomic_file {
   void write_through(const char* p, std::size_t bytes);
   [[noreturn]] void give_up(const char* what);
   void discard() noexcept;
-  /// The rename itself is durable only once the folder is. Some file systems cannot sync folders (EINVAL).
+  /// The rename itself is durable only once the folder is.
   void sync_folder() const;
 
   std::string path_;

@@ -1,27 +1,19 @@
 #pragma once
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/io/posix.hpp>
 
 namespace distil_xlstm::io {
 
 namespace detail {
-/// The words for an errno value, safe among threads (unlike strerror).
-inline std::string errno_text(int code) { return std::generic_category().message(code); }
-
 /// What a clone has in a file's place until `git lfs pull`: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 bool is_lfs_pointer(std::string_view content);
 }  // namespace detail
