@@ -64,6 +64,7 @@ if(pkg_config)
   string(STRIP "${found}" found)
   separate_arguments(found)
   file(WRITE ${BUILD}/program.cpp "#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/version.hpp>
 #if DISTIL_XLSTM_VERSION < 100 || DISTIL_XLSTM_VERSION_MAJOR != 0
 #error another version

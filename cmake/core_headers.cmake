@@ -1,0 +1,35 @@
+# distil_xlstm_core_headers(<include folder> <list>): keeps of the list, headers by their path in the folder, those that need
+# Eigen alone, themselves and by what they include: those of distil_xlstm::distil_xlstm.
+
+# found <- whether `header` leads to files, MPI or CUDA.
+function(distil_xlstm_needs_more include header found)
+  get_property(known GLOBAL PROPERTY "distil_xlstm_needs_more ${header}")
+  if("${known}" STREQUAL "")
+    set(known FALSE)
+    set_property(GLOBAL PROPERTY "distil_xlstm_needs_more ${header}" FALSE)  # its .ipp includes it again
+    file(STRINGS "${include}/${header}" lines REGEX "^ *# *include <")
+    foreach(line IN LISTS lines)
+      if(line MATCHES "<(distil_xlstm/io/|mpi[.]h|cuda|cublas)")
+        set(known TRUE)
+      elseif(line MATCHES "<(distil_xlstm/[^>]+)>")
+        distil_xlstm_needs_more("${include}" ${CMAKE_MATCH_1} known)
+      endif()
+      if(known)
+        break()
+      endif()
+    endforeach()
+    set_property(GLOBAL PROPERTY "distil_xlstm_needs_more ${header}" ${known})
+  endif()
+  set(${found} ${known} PARENT_SCOPE)
+endfunction()
+
+function(distil_xlstm_core_headers include in_and_out)
+  set(core "")
+  foreach(header IN LISTS ${in_and_out})
+    distil_xlstm_needs_more("${include}" ${header} more)
+    if(NOT more AND NOT header MATCHES "^distil_xlstm/io/")
+      list(APPEND core ${header})
+    endif()
+  endforeach()
+  set(${in_and_out} ${core} PARENT_SCOPE)
+endfunction()
