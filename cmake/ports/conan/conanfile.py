@@ -2,6 +2,7 @@
 #   conan create cmake/ports/conan [-o "&:io=False"]
 # and with the libraries that the system has in place of Conan Center's:
 #   conan create cmake/ports/conan -pr cmake/ports/conan/system
+# Who requires it takes the generators CMakeToolchain, CMakeDeps and PkgConfigDeps: test_package does.
 import os
 import re
 
