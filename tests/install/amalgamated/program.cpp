@@ -1,9 +1,11 @@
-// Two translation units of the core in one file: this one trains a student for some steps, without files, and the other
-// says what it expects of a text.
-#include "student.hpp"
-
+// Two translation units of the core in one file: this one trains a student for some steps, without files; the other scores
+// a text.
+#include <cstddef>
+#include <cstdint>
 #include <iostream>
 #include <vector>
+
+#include "student.hpp"
 
 int main() {
   dx::device::cpu device(1);

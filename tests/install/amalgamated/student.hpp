@@ -1,9 +1,9 @@
 #pragma once
 
-#include <distil_xlstm_core.hpp>
-
 #include <cstdint>
 #include <vector>
+
+#include <distil_xlstm_core.hpp>
 
 namespace dx = distil_xlstm;
 
