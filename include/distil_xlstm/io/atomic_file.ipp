@@ -8,12 +8,12 @@ namespace distil_xlstm::io {
 DISTIL_XLSTM_INLINE atomic_file::atomic_file(const std::filesystem::path& path) : path_(path.string()) {
   std::error_code none;
   if (const auto there = std::filesystem::status(path, none); std::filesystem::is_other(there)) {
-    fd_ = posix::open_to_write(path_);
+    fd_ = detail::posix::open_to_write(path_);
   } else {
-    temporary_ = path_ + ".tmp-" + std::to_string(posix::process_id());
-    fd_ = posix::create(temporary_);
+    temporary_ = path_ + ".tmp-" + std::to_string(detail::posix::process_id());
+    fd_ = detail::posix::create(temporary_);
   }
-  if (fd_ < 0) fail(path_, ": cannot create: ", posix::errno_text(errno));
+  if (fd_ < 0) fail(path_, ": cannot create: ", detail::posix::errno_text(errno));
   buffer_.reserve(capacity);
 }
 
@@ -32,9 +32,10 @@ DISTIL_XLSTM_INLINE void atomic_file::write(const void* data, std::size_t bytes)
 DISTIL_XLSTM_INLINE void atomic_file::commit() {
   require(fd_ >= 0, path_, ": committed after it was committed or had failed");
   flush();
-  if (posix::sync(fd_) != 0 && !(temporary_.empty() && posix::has_no_disk(errno))) give_up("cannot sync");
+  if (detail::posix::sync(fd_) != 0 && !(temporary_.empty() && detail::posix::has_no_disk(errno)))
+    give_up("cannot sync");
   const int fd = std::exchange(fd_, -1);
-  if (posix::close(fd) != 0) give_up("cannot close");
+  if (detail::posix::close(fd) != 0) give_up("cannot close");
   if (temporary_.empty()) return;
   if (std::rename(temporary_.c_str(), path_.c_str()) != 0) give_up("cannot rename");
   sync_folder();
@@ -47,7 +48,7 @@ DISTIL_XLSTM_INLINE void atomic_file::flush() {
 
 DISTIL_XLSTM_INLINE void atomic_file::write_through(const char* p, std::size_t bytes) {
   while (bytes > 0) {
-    const auto n = posix::write(fd_, p, bytes);
+    const auto n = detail::posix::write(fd_, p, bytes);
     if (n < 0) give_up("cannot write");
     p += n;
     bytes -= static_cast<std::size_t>(n);
@@ -58,12 +59,12 @@ DISTIL_XLSTM_INLINE void atomic_file::write_through(const char* p, std::size_t b
   const int code = errno;
   discard();
   if (!temporary_.empty()) std::remove(temporary_.c_str());
-  fail(path_, ": ", what, ": ", posix::errno_text(code));
+  fail(path_, ": ", what, ": ", detail::posix::errno_text(code));
 }
 
 DISTIL_XLSTM_INLINE void atomic_file::discard() noexcept {
   if (fd_ < 0) return;
-  posix::close(fd_);
+  detail::posix::close(fd_);
   if (!temporary_.empty()) std::remove(temporary_.c_str());
   fd_ = -1;
 }
@@ -71,11 +72,12 @@ DISTIL_XLSTM_INLINE void atomic_file::discard() noexcept {
 DISTIL_XLSTM_INLINE void atomic_file::sync_folder() const {
   auto folder = std::filesystem::path(path_).parent_path();
   if (folder.empty()) folder = ".";
-  const int fd = posix::open_folder(folder.string());
+  const int fd = detail::posix::open_folder(folder.string());
   if (fd < 0) return;  // a folder may be writable and not readable
-  const int code = posix::sync(fd) == 0 ? 0 : errno;
-  posix::close(fd);
-  require(code == 0 || posix::has_no_disk(code), path_, ": cannot sync the folder: ", posix::errno_text(code));
+  const int code = detail::posix::sync(fd) == 0 ? 0 : errno;
+  detail::posix::close(fd);
+  require(code == 0 || detail::posix::has_no_disk(code), path_,
+          ": cannot sync the folder: ", detail::posix::errno_text(code));
 }
 
 DISTIL_XLSTM_INLINE void write_text_atomically(const std::filesystem::path& path, std::string_view text) {

@@ -7,7 +7,7 @@
 
 /// What the library asks of the operating system beside the standard library: POSIX, on Linux and on macOS. A call that
 /// fails gives -1, and errno says why.
-namespace distil_xlstm::io::posix {
+namespace distil_xlstm::io::detail::posix {
 
 /// The words for an errno value, safe among threads (unlike strerror).
 inline std::string errno_text(int code) { return std::generic_category().message(code); }
@@ -41,7 +41,7 @@ int status(int fd, file_status& out);
 void* map(int fd, std::size_t bytes);
 void unmap(void* at, std::size_t bytes);
 
-}  // namespace distil_xlstm::io::posix
+}  // namespace distil_xlstm::io::detail::posix
 
 #ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/io/posix.ipp>

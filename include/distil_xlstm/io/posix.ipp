@@ -11,7 +11,7 @@
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/posix.hpp>
 
-namespace distil_xlstm::io::posix {
+namespace distil_xlstm::io::detail::posix {
 
 DISTIL_XLSTM_INLINE std::int64_t process_id() { return ::getpid(); }
 
@@ -67,4 +67,4 @@ DISTIL_XLSTM_INLINE void* map(int fd, std::size_t bytes) {
 
 DISTIL_XLSTM_INLINE void unmap(void* at, std::size_t bytes) { ::munmap(at, bytes); }
 
-}  // namespace distil_xlstm::io::posix
+}  // namespace distil_xlstm::io::detail::posix
