@@ -93,12 +93,13 @@ BOOST_AUTO_TEST_CASE(a_state_or_tape_that_is_not_the_models_is_named) {
   refused([&] { forward(tape, matrix(0), matrix(1).columns(0, 5)); }, "the hidden states are [12, 5]");
   forward(tape, matrix(0), matrix(1));
   weight_memory<student::stack_type, float, cpu> gradients(w.device, s.stack());
-  refused(
-      [&] {
-        s.backward(w.device, seq, two.data(), gradients, tape, matrix(0), matrix(1), matrix(2).slice(0, 5));
-      },
-      "the gradients of the embeddings are [5, 8]");
-  s.backward(w.device, seq, two.data(), gradients, tape, matrix(0), matrix(1), matrix(2));
+  const auto backward = [&](const auto& t, matrix_view<float> dx) {
+    s.backward(w.device, seq, two.data(), gradients, t, matrix(0), matrix(1), dx);
+  };
+  refused([&] { backward(tape, matrix(2).slice(0, 5)); }, "the gradients of the embeddings are [5, 8]");
+  refused([&] { backward(s.make_tape(w.device, 2, count), matrix(2)); },
+          "the tape is transient, which no backward can follow");
+  backward(tape, matrix(2));
 }
 
 BOOST_AUTO_TEST_CASE(what_another_model_or_capacity_saved_is_named) {

@@ -367,6 +367,8 @@ class tape_memory {
   const tape_t<B, T>& views() const { return views_; }
   /// The same for the tapes of blocks that describe the same tensors.
   std::uint64_t kind() const { return kind_; }
+  /// Whether no backward can follow a forward over it.
+  bool transient() const { return transient_; }
   /// Whether it has that shape.
   bool fits(sequence_view seq) const { return seq.batch == batch_ && seq.time == time_; }
   /// Numbers at hand.

@@ -278,6 +278,9 @@ class model {
                 const tape_type& tape, matrix_view<const T> x, matrix_view<const T> dhidden, matrix_view<T> dx,
                 Taps&& add_gradient = {}) const requires(!is_frozen) {
     require_tape(tape, seq);
+    require(
+        !tape.transient(),
+        "model: the tape is transient, which no backward can follow: make_tape(device, batch, time, false)");
     require_rows("the embeddings", x, seq);
     require_rows("the gradients of the hidden states", dhidden, seq);
     require_rows("the gradients of the embeddings", dx, seq);
