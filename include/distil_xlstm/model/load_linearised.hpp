@@ -86,12 +86,14 @@ linearised_model<T, D> linearise(D& device, const std::filesystem::path& teacher
 /// A teacher as it is, but for layers whose attention has a window: `mixers` names attention and window alone, and of
 /// its llama's part nothing is read. Nothing is copied; `model::with` gives another choice of the same weights.
 template <class T, class Family = linearised_config, class D>
-model<Family, T, D, frozen> load_windowed(D& device, const std::filesystem::path& teacher, linearised_config mixers) {
+model<Family, T, D, frozen> load_windowed(D& device, const std::filesystem::path& teacher,
+                                          linearised_config mixers) {
   const auto files = std::make_shared<detail::llama_files>(teacher);
   static_cast<llama_config&>(mixers) = files->config;
   require(mixers.count(mixer_kind::memory) + mixers.count(mixer_kind::hybrid) == 0, teacher.string(),
           ": a memory needs weights that a teacher does not have");
-  return {device, mixers, [&](const std::string& name) { return files->find(device, name, D::host_memory); }, files};
+  return {device, mixers, [&](const std::string& name) { return files->find(device, name, D::host_memory); },
+          files};
 }
 
 }  // namespace distil_xlstm
