@@ -5,6 +5,7 @@
 #include <string>
 
 #include <distil_xlstm/distil/checkpoint.hpp>
+#include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
