@@ -4,8 +4,8 @@
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
-bash cmake/install_packages.sh g++ clang libc++-dev libc++abi-dev libeigen3-dev nlohmann-json3-dev libssl-dev \
-  g++-aarch64-linux-gnu qemu-user
+bash cmake/install_packages.sh g++ clang-19 libc++-19-dev libc++abi-19-dev libeigen3-dev nlohmann-json3-dev \
+  libssl-dev libpcre2-dev libutf8proc-dev g++-aarch64-linux-gnu qemu-user
 
 # libcrypto for aarch64, of Debian's packages and beside the system: nothing is installed.
 arm=$out/aarch64
@@ -29,11 +29,17 @@ printf '%s\n' \
   "x86-64 g++ -march=x86-64" \
   "x86-64-v3 g++ -march=x86-64-v3" \
   "x86-64-v4 g++ -march=x86-64-v4" \
-  "libc++ clang++ -stdlib=libc++ -march=x86-64" \
+  "libc++ clang++-19 -stdlib=libc++ -march=x86-64" \
   "arm aarch64-linux-gnu-g++ -isystem $arm/usr/include -isystem $arm/usr/include/aarch64-linux-gnu -L$libs" |
   xargs -P 2 -I{} bash -c 'build {}'
 
 status=0
+# The standards to come, by a newer clang, without a warning.
+for standard in c++23 c++26; do
+  echo "-- $standard"
+  clang++-19 -std=$standard -fsyntax-only -Wall -Wextra -Wconversion -Werror -Iinclude -isystem /usr/include/eigen3 \
+    tests/warnings.cpp || status=1
+done
 # try NAME COMMAND...: against the reference, once there is one
 try() {
   local name=$1 reference=
