@@ -10,7 +10,9 @@ int main(int argc, char** argv) {
   dx::device::cpu device;
   const auto teacher = dx::load_llama<float>(device, argv[1]);
   const dx::io::tokenizer tokenizer(dx::io::read_tokenizer(argv[1]));
-  const dx::token_text text{tokenizer.encode(dx::io::read_text(argv[2]).text).ids};
+  const auto [ids, dropped_bytes] = tokenizer.encode(dx::io::read_text(argv[2]).text);
+  if (dropped_bytes > 0) std::cerr << dropped_bytes << " bytes are in no token of this teacher's\n";
+  const dx::token_text text{ids};
 
   // The student: twice an mLSTM and an sLSTM, between the teacher's own embedding and head.
   const dx::index d = teacher.width();
