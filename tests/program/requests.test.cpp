@@ -239,9 +239,11 @@ BOOST_AUTO_TEST_CASE(lines_as_other_programs_write_them) {
   for (const auto& [mark, name] : {std::pair{"\xff\xfe"s, "UTF-16, little"},
                                    {"\xfe\xff"s, "UTF-16, big"},
                                    {"\xff\xfe\0\0"s, "UTF-32, little"},
-                                   {"\0\0\xfe\xff"s, "UTF-32, big"}})
-    check_fails([&] { program::read_requests(f.plain("wide.jsonl", mark + text)); },
+                                   {"\0\0\xfe\xff"s, "UTF-32, big"}}) {
+    const auto path = f.plain("wide.jsonl", mark + text);
+    check_fails([&] { program::read_requests(path); },
                 "wide.jsonl: begins with the byte order mark of "s + name);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(characters_of_a_continuation) {
