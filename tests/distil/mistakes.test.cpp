@@ -219,4 +219,17 @@ BOOST_AUTO_TEST_CASE(counts_that_make_no_sense_are_named) {
   refused([&] { score_text<float>(w.device, w.text, -5, 1, head, never); }, "windows of -5 tokens");
 }
 
+BOOST_AUTO_TEST_CASE(a_text_that_changed_under_its_windows_is_named) {
+  token_text text{{0, 1, 2, 3, 4, 5, 6}};
+  const token_windows windows(text, 3);
+  token_batch out;
+  windows.read({0, 1}, out);
+  text.ids.resize(2);
+  refused(
+      [&] {
+        windows.read({0, 1}, out);
+      },
+      "the text had 7 tokens when it was cut into windows, and has 2 now");
+}
+
 }  // namespace distil_xlstm

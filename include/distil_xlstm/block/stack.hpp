@@ -20,7 +20,7 @@ struct stack_tape {
   matrix_view<T> input;           ///< [rows, width_in], of a transient tape: where the stack's input may lie
 };
 
-/// N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
+/// `stack{repeated(n, layer)}`: N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
 /// what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
 /// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm, the layers
 /// are called `Name`.0, `Name`.1, ...

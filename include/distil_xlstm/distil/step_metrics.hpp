@@ -18,14 +18,12 @@ struct step_metrics {
     std::string_view name;  ///< as the log calls it: "ce", "kl"
     double value;           ///< mean over tokens (logits) or as the alignment defines it; unweighted
   };
-  index step = 0;    ///< steps finished, this one included
-  index epoch = 0;   ///< in which the step's windows are, from 0
-  index tokens = 0;  ///< scored in this step
-  double total = 0;  ///< the weighted objective
-  /// @{
-  /// Norm of all gradients together, before clipping, and the learning rate.
-  double grad_norm = 0, lr = 0;
-  /// @}
+  index step = 0;        ///< steps finished, this one included
+  index epoch = 0;       ///< in which the step's windows are, from 0
+  index tokens = 0;      ///< scored in this step
+  double total = 0;      ///< the weighted objective
+  double grad_norm = 0;  ///< of all gradients together, before clipping
+  double lr = 0;         ///< the learning rate of this step
   bool skipped = false;  ///< the loss or a gradient was not finite: the weights stayed
   bool empty =
       false;  ///< no token had a target of its own document: there was nothing to learn, the weights stayed
@@ -38,7 +36,7 @@ struct step_metrics {
       if (t.name == name) return t.value;
     std::string known;
     for (const term& t : terms()) (known += known.empty() ? "" : ", ") += t.name;
-    fail("metrics: no term is called '", name, "' (", known, " are)");
+    fail("metrics: no term is called '", name, "' (", known, " are); the weighted objective is `.total`");
   }
   /// One more term, or more of one that is there; at most 16 are kept. A name that is empty stands for nothing.
   void add(std::string_view name, double value) {

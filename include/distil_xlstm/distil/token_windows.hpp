@@ -136,7 +136,7 @@ class token_windows {
     const std::vector<double> shares = shares_of(texts_);
     const io::token_file* before = nullptr;
     for (std::size_t i = 0; i < texts_.size(); ++i) {
-      const index size = std::visit([](const auto* text) { return text->size(); }, texts_[i].text);
+      const index size = size_of(i);
       const index windows = size > length ? (size - 1) / length : 0;
       require(windows > 0, name_of(i), " has ", size, " tokens, too few for one window of ", length);
       vocab_size_ = std::max(vocab_size_,
@@ -146,6 +146,7 @@ class token_windows {
         before = *file;
       }
       ranges_.push_back({count_, windows, shares[i]});
+      sizes_.push_back(size);
       count_ += windows;
     }
   }
@@ -175,13 +176,16 @@ class token_windows {
     return false;
   }
 
-  /// Windows `which`, row after row, in `out`, whose memory is used again. That each is below `count()` is
-  /// not checked.
+  /// Windows `which`, row after row, in `out`, whose memory is used again. That each is below `count()` is not checked.
+  /// Throws `error` where a text has another number of tokens than when it was cut.
   void read(const std::vector<index>& which, token_batch& out) const {
     out.batch = static_cast<index>(which.size()), out.time = length_;
     const auto rows = static_cast<std::size_t>(out.batch * length_);
     out.ids.resize(rows), out.targets.resize(rows), out.start.resize(rows), out.scored.resize(rows);
     out.scored_tokens = 0;
+    for (std::size_t i = 0; i < texts_.size(); ++i)
+      require(size_of(i) == sizes_[i], name_of(i), " had ", sizes_[i],
+              " tokens when it was cut into windows, and has ", size_of(i), " now");
     for (std::size_t b = 0; b < which.size(); ++b) {
       std::size_t i = ranges_.size() - 1;
       while (which[b] < ranges_[i].first) --i;
@@ -191,6 +195,9 @@ class token_windows {
   }
 
  private:
+  index size_of(std::size_t i) const {
+    return std::visit([](const auto* text) { return text->size(); }, texts_[i].text);
+  }
   /// "the text" where there is one, else what tells it from the others.
   std::string name_of(std::size_t i) const {
     if (texts_.size() == 1) return "the text";
@@ -224,6 +231,7 @@ class token_windows {
 
   std::vector<weighted_text> texts_;
   std::vector<window_range> ranges_;
+  std::vector<index> sizes_;  ///< tokens of each text
   index length_, count_ = 0, vocab_size_ = 0;
 };
 
