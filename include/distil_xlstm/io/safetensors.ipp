@@ -38,8 +38,8 @@ DISTIL_XLSTM_INLINE void safetensors_file::parse(std::span<const std::byte> file
   require(file.size() >= 8, name_, ": ", file.size(), " bytes are too few for a safetensors file");
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), 8);
-  require(length <= longest_header, name_, ": a header of ", length, " bytes is more than the ", longest_header,
-          " that safetensors allows");
+  require(length <= longest_header, name_, ": not a safetensors file (a header of ", length,
+          " bytes is more than the ", longest_header, " that safetensors allows)");
   require(length <= file.size() - 8, name_, ": a header of ", length, " bytes in a file of ", file.size());
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + 8, length);
   require(text.starts_with('{'), name_, ": not a safetensors file (the header does not begin with {)");
