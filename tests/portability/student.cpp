@@ -105,7 +105,7 @@ int main(int argc, char** argv) {
   try {
     check("sLSTM", dx::slstm{12, 3});
     check("mLSTM", dx::mlstm{.width = 8, .heads = 2, .inner = 16, .chunk = 4});
-    check("attention", dx::attention{.width = 8, .heads = 2, .kv_heads = 1, .head_dim = 4});
+    check("attention", dx::attention{.width = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .capacity = 14});
     train<dx::fp64>(folder / "fp64", of("fp64"));
     train<dx::fp32>(folder / "fp32", of("fp32"));
     train<dx::bf16_mixed>(folder / "bf16", "");
