@@ -128,12 +128,14 @@ class checkpoints {
     save_state(detail::trainer_state<const Trainer>(t), run);
   }
 
-  /// Restores the newest checkpoint and returns its `run`, a std::optional<io::json>, or nothing where there is none. A
-  /// damaged one is passed over for the one before it; `warn` is told. All ranks of a trainer call it; rank 0 alone reads.
-  template <class Trainer>
-  auto restore(Trainer& t, const std::function<void(const std::string&)>& warn) const {
+  /// Restores the newest checkpoint and returns its `run`, or nothing where there is none. A damaged one is passed over
+  /// for the one before it; `warn` is told. All ranks of a trainer call it; rank 0 alone reads.
+  template <class Trainer, class Json = io::json>
+  std::optional<Json> restore(Trainer& t, const std::function<void(const std::string&)>& warn) const {
     detail::trainer_state<Trainer> state(t);
-    return restore_state(state, warn);
+    std::optional<Json> run;
+    restore_state(state, warn, &run);
+    return run;
   }
   /// The manifest's `run` of the newest checkpoint that can be read: to know a run before its trainer exists.
   std::optional<io::json> newest_run() const;
@@ -142,8 +144,8 @@ class checkpoints {
 
  private:
   void save_state(const detail::training_state& state, const io::json& run) const;
-  std::optional<io::json> restore_state(detail::training_state& state,
-                                        const std::function<void(const std::string&)>& warn) const;
+  void restore_state(detail::training_state& state, const std::function<void(const std::string&)>& warn,
+                     std::optional<io::json>* run) const;
 
   std::filesystem::path folder_;
   index keep_;

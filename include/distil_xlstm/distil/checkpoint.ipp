@@ -165,8 +165,9 @@ DISTIL_XLSTM_INLINE void checkpoints::save_state(const detail::training_state& s
   });
 }
 
-DISTIL_XLSTM_INLINE std::optional<io::json> checkpoints::restore_state(
-    detail::training_state& state, const std::function<void(const std::string&)>& warn) const {
+DISTIL_XLSTM_INLINE void checkpoints::restore_state(detail::training_state& state,
+                                                    const std::function<void(const std::string&)>& warn,
+                                                    std::optional<io::json>* run) const {
   comm::any ranks = state.ranks();
   std::optional<detail::found_checkpoint> found;
   comm::on_root(ranks, [&] {
@@ -177,7 +178,7 @@ DISTIL_XLSTM_INLINE std::optional<io::json> checkpoints::restore_state(
         warn(std::string(e.what()));
       }
   });
-  if (!comm::from_root(ranks, found.has_value())) return {};
+  if (!comm::from_root(ranks, found.has_value())) return;
   std::vector<std::byte> values;
   for (const auto& [to, prefix] : detail::checkpoint_arenas)
     for (const auto& e : state.tensors()) {
@@ -191,8 +192,8 @@ DISTIL_XLSTM_INLINE std::optional<io::json> checkpoints::restore_state(
     }
   const auto counters = comm::from_root(ranks, found ? found->counters : training_counters{});
   state.count(counters, comm::from_root(ranks, found ? found->total_steps : 0));
-  if (ranks.size() == 1) return found->run;
-  return io::json::parse(comm::from_root(ranks, found ? found->run.dump() : std::string()));
+  *run = ranks.size() == 1 ? found->run
+                           : io::json::parse(comm::from_root(ranks, found ? found->run.dump() : std::string()));
 }
 
 DISTIL_XLSTM_INLINE std::optional<io::json> checkpoints::newest_run() const {
