@@ -11,7 +11,7 @@ if [ ! -x "$root/bin/nvcc" ]; then
   echo "== fetching nvcc into $folder" >&2
   bash "$(dirname "$0")/install_packages.sh" python3-venv
   python3 -m venv "$folder"
-  "$folder/bin/pip" install -q nvidia-cuda-{nvcc,crt,runtime,cccl}==13.0.* nvidia-nvvm==13.0.* nvidia-cublas==13.0.*
+  "$folder/bin/pip" install -q nvidia-cuda-{nvcc,crt,runtime,cccl}==13.0.* nvidia-nvvm==13.0.* nvidia-cublas==13.0.* 'nvidia-nccl-cu13<3'
   root=$(echo "$folder"/lib/python3*/site-packages/nvidia/cu13)
   # The names that linkers look for.
   for library in "$root"/lib/*.so.*; do ln -sf "$(basename "$library")" "${library%.so.*}.so"; done

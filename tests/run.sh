@@ -41,8 +41,9 @@ stage "CUDA, run where there is a GPU"
 nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
 # The program's jobs and a model that is compiled once: together all that nvcc has to know; and a test.
 cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS_RELEASE=-O0 -Ofc max"
-jobs=CMakeFiles/distil.dir/examples/distil/cuda_fp
-cmake --build --preset cuda --target ${jobs}32.cu.o ${jobs}64.cu.o test.cuda.compiled_once test.cuda.optim
+objects=CMakeFiles/distil.dir/examples/distil
+nccl=$(cmake --build --preset cuda --target help | grep -o "$objects/nccl.cu.o" || true)  # where NCCL is found
+cmake --build --preset cuda --target $objects/cuda_fp{32,64}.cu.o $nccl test.cuda.compiled_once test.cuda.optim
 ctest --test-dir build/cuda --output-on-failure -R '^cuda[.](compiled_once|optim)$'
 
 stage "each header by itself"

@@ -19,7 +19,6 @@
 #include <vector>
 
 #include <cuda_profiler_api.h>
-#include <unistd.h>
 
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
@@ -38,6 +37,7 @@
 
 #include "../distillation_step.hpp"
 #include "../random_decoder.hpp"
+#include "../random_teacher.hpp"
 
 namespace distil_xlstm {
 namespace {
@@ -253,16 +253,6 @@ void embedding(D& d, index rows, index width, index vocabulary) {
       4 * static_cast<double>((rows + 2 * different) * width), 0, "");
 }
 
-/// A folder with a random transformer, gone when the value is.
-struct random_teacher {
-  fs::path folder = fs::temp_directory_path() / ("distil_xlstm-bench-" + std::to_string(::getpid()));
-  explicit random_teacher(const llama_config& shape) {
-    fs::create_directories(folder);
-    write_random_llama(folder, shape, dtype::bf16, 3);
-  }
-  ~random_teacher() { fs::remove_all(folder); }
-};
-
 cuda_base* timed = nullptr;
 double now() {
   timed->wait();
@@ -474,13 +464,7 @@ void table(const std::set<std::string>& asked) {
   }
   const bool steps = wanted("step");
   if (steps || asked.count("step64") || asked.count("step32") || wanted("linearised")) {
-    const random_teacher smollm({.vocabulary = 49152,
-                                 .width = 576,
-                                 .layers = 30,
-                                 .heads = 9,
-                                 .kv_heads = 3,
-                                 .head_dim = 64,
-                                 .intermediate = 1536});
+    const random_teacher smollm(smollm2_shape());
     if (steps || asked.count("step64"))
       step(d, "SmolLM2", smollm.folder, 64, 512, "peer 231k tokens/s, 17.9 GiB");
     if (steps || asked.count("step32"))
@@ -488,14 +472,7 @@ void table(const std::set<std::string>& asked) {
     if (wanted("linearised")) linearised_steps(d, smollm.folder);
   }
   if (steps || asked.count("qwen")) {
-    const random_teacher qwen({.model_type = "qwen2",
-                               .vocabulary = 151936,
-                               .width = 1536,
-                               .layers = 28,
-                               .heads = 12,
-                               .kv_heads = 2,
-                               .head_dim = 128,
-                               .intermediate = 8960});
+    const random_teacher qwen(qwen2_shape());
     step(d, "Qwen2.5", qwen.folder, 8, 512, "peer 44.1k tokens/s, 13.1 GiB");
   }
 }

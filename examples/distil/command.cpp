@@ -85,11 +85,20 @@ po::options_description machine_options(machine& where) {
       ("precision", po::value(&where.precision)->default_value(where.precision),
        "fp32, bf16 (products of bf16, sums of fp32), fp64")  //
       ("threads", po::value(&where.threads)->default_value(0, ""),
-       "worker threads of the CPU; default: as many as there are cores");
+       "worker threads of the CPU; default: as many as there are cores")  //
+      ("gpus", po::value(&where.gpus)->value_name("N"),
+       "so many GPUs of this machine together, a process each (train, linearise); --device is cuda")  //
+      ("processes", po::value(&where.processes)->value_name("N"), "or so many processes on its CPU");
   return d;
 }
 
-void check(const machine& where) {
+void check(machine& where) {
+  for (const auto& [option, n] : {std::pair{"--gpus", where.gpus}, {"--processes", where.processes}})
+    if (n < 0 || n > 1024)
+      throw usage_error(std::string(option) + ": " + std::to_string(n) + " are not possible");
+  if (where.gpus > 0) where.device = "cuda";
+  if (where.processes > 0 && where.device == "cuda")
+    throw usage_error("--processes: are of the CPU; --gpus says how many GPUs work together");
 #if !defined(DISTIL_WITH_CUDA)
   if (where.device == "cuda")
     throw usage_error(
@@ -127,6 +136,8 @@ bool parse(const arguments& given, const help_text& help, const po::options_desc
     }
     if (values.count(surplus))
       throw usage_error("'" + values[surplus].as<std::vector<std::string>>().front() + "' " + surplus);
+    if (values.count("gpus") && !values["device"].defaulted() && values["device"].as<std::string>() != "cuda")
+      throw usage_error("--gpus: has no effect with --device " + values["device"].as<std::string>());
     po::notify(values);
   } catch (const po::error& e) {
     throw usage_error(e.what());

@@ -37,7 +37,7 @@ int inspect(const arguments&);
 /// --device, --precision and --threads.
 po::options_description machine_options(machine& where);
 /// Throws `usage_error` unless there is such a machine.
-void check(const machine& where);
+void check(machine& where);
 
 /// What --help prints around the options: before them how a subcommand is called and what it does, behind them worked
 /// examples, lines of a shell.

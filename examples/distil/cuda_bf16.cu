@@ -3,6 +3,7 @@
 
 #include "engine_impl.hpp"
 
-std::unique_ptr<program::engine> program::cuda_bf16() {
-  return std::make_unique<engine_on<dx::device::basic_cuda<dx::bf16_mixed>>>();
+std::unique_ptr<program::engine> program::cuda_bf16(int rank_here) {
+  using device = dx::device::basic_cuda<dx::bf16_mixed>;
+  return std::make_unique<engine_on<device>>(visible<device>(rank_here));
 }

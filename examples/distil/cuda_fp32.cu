@@ -3,6 +3,7 @@
 
 #include "engine_impl.hpp"
 
-std::unique_ptr<program::engine> program::cuda_fp32() {
-  return std::make_unique<engine_on<dx::device::basic_cuda<dx::fp32>>>();
+std::unique_ptr<program::engine> program::cuda_fp32(int rank_here) {
+  using device = dx::device::basic_cuda<dx::fp32>;
+  return std::make_unique<engine_on<device>>(visible<device>(rank_here));
 }

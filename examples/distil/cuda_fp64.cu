@@ -3,6 +3,7 @@
 
 #include "engine_impl.hpp"
 
-std::unique_ptr<program::engine> program::cuda_fp64() {
-  return std::make_unique<engine_on<dx::device::basic_cuda<dx::fp64>>>();
+std::unique_ptr<program::engine> program::cuda_fp64(int rank_here) {
+  using device = dx::device::basic_cuda<dx::fp64>;
+  return std::make_unique<engine_on<device>>(visible<device>(rank_here));
 }

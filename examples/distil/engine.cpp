@@ -4,11 +4,17 @@
 namespace program {
 
 std::unique_ptr<engine> make_engine(const machine& where) {
+#if !defined(DISTIL_WITH_NCCL)
   if (where.device == "cuda" && processes().size() > 1)
-    throw usage_error("--device cuda: one process trains there; several do on the CPU");
+    throw usage_error("--device cuda: this distil was built without NCCL, and one process trains on a GPU");
+#endif
 #if defined(DISTIL_WITH_CUDA)
-  if (where.device == "cuda")
-    return where.precision == "fp64" ? cuda_fp64() : where.precision == "bf16" ? cuda_bf16() : cuda_fp32();
+  if (where.device == "cuda") {
+    const int gpu = local_rank();
+    return where.precision == "fp64"   ? cuda_fp64(gpu)
+           : where.precision == "bf16" ? cuda_bf16(gpu)
+                                       : cuda_fp32(gpu);
+  }
 #endif
   const int threads = where.threads > 0 ? where.threads : threads_each();
   return where.precision == "fp64"   ? cpu_fp64(threads)

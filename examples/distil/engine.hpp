@@ -192,12 +192,12 @@ class engine {
 
 std::unique_ptr<engine> make_engine(const machine& where);
 
-// The engines, each compiled by the file of its name.
+// The engines, each compiled by the file of its name. Of several processes of a machine each has a GPU of its own.
 std::unique_ptr<engine> cpu_fp32(int threads);
 std::unique_ptr<engine> cpu_bf16(int threads);
 std::unique_ptr<engine> cpu_fp64(int threads);
-std::unique_ptr<engine> cuda_fp32();
-std::unique_ptr<engine> cuda_bf16();
-std::unique_ptr<engine> cuda_fp64();
+std::unique_ptr<engine> cuda_fp32(int rank_here);
+std::unique_ptr<engine> cuda_bf16(int rank_here);
+std::unique_ptr<engine> cuda_fp64(int rank_here);
 
 }  // namespace program

@@ -439,6 +439,12 @@ class cached_teacher_on final : public teacher_on<D> {
   const dx::teacher_cache& cache_;
 };
 
+/// The number of the GPU that is for a machine's process of this rank: a launcher may have shown each its own alone.
+template <class D>
+int visible(int rank_here) {
+  return D::count() == 1 ? 0 : rank_here;
+}
+
 template <class D>
 class engine_on final : public engine {
  public:

@@ -8,6 +8,7 @@
 #include <distil_xlstm/version.hpp>
 
 #include "command.hpp"
+#include "launch.hpp"
 #include "processes.hpp"
 
 namespace {
@@ -91,10 +92,14 @@ int main(int argc, char** argv) {
   }
   for (const auto& c : commands) {
     if (given[0] != c.name) continue;
+    const program::arguments options(given.begin() + 1, given.end());
     try {
-      program::process_session session;
-      const auto o = outcome_of(session, c, {given.begin() + 1, given.end()});
+      if (const auto status = program::launch(c.name, options)) return *status;
+      program::process_session session(c.name);
+      const auto o = outcome_of(session, c, options);
       return session.end(o.status, one_line(o.what));
+    } catch (const program::usage_error& e) {
+      return report(e.what(), 2);
     } catch (const std::exception& e) {
       return report(e.what(), 1);
     }

@@ -11,6 +11,7 @@
 #include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/model/sampler.hpp>
 
+#include "gpu_ranks.hpp"
 #include "method.hpp"
 #include "processes.hpp"
 #include "signals.hpp"
@@ -155,6 +156,9 @@ void write_run(const train_options& o, int threads, const training& t, json iden
                     {"checkpoint_every", o.checkpoint_every},
                     {"evaluate_every", o.evaluate_every},
                     {"prompt", o.prompt}};
+#if defined(DISTIL_WITH_NCCL)
+  if (o.where.device == "cuda" && processes().size() > 1) run["command"]["nccl"] = nccl_version();
+#endif
   run["command"].update(more);
   run["parameters"] = {{"trainable", t.trainable()}, {"total", t.total()}};
   dx::io::write_text_atomically(o.out / "run.json", run.dump(2) + "\n");

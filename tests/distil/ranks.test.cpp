@@ -107,6 +107,43 @@ BOOST_AUTO_TEST_CASE(sharded_moments_give_the_same_numbers_in_less_memory) {
   }
 }
 
+/// Layer by layer while backward goes on, or all behind it.
+BOOST_AUTO_TEST_CASE(gradients_are_the_same_whenever_they_are_summed) {
+  const auto train = [&](index bytes) {
+    return on_ranks(3, [&](cpu& device, comm::any ranks) {
+      testing::ranks_distil<cpu> run(device, golden, loss::alignment::average);
+      run.options.accumulate = 1, run.options.sum_bytes = bytes;
+      return run(ranks);
+    });
+  };
+  const auto beside = train(1), behind = train(index{1} << 40);
+  for (std::size_t r = 0; r < beside.size(); ++r) BOOST_TEST(same(beside[r], behind[r]));
+  cpu device(1);
+  testing::ranks_distil<cpu> alone(device, golden, loss::alignment::average);
+  alone.options.accumulate = 1;
+  compare(beside, alone({}));
+}
+
+BOOST_AUTO_TEST_CASE(layers_are_found_by_their_names_where_they_lie_on_end) {
+  const auto entries = [](std::initializer_list<std::pair<const char*, index>> all) {
+    manifest names;
+    for (index at = 0; const auto& [name, size] : all) {
+      names.push_back({.name = name, .shape = {size}, .offset = at, .size = size, .initial = {}});
+      at += size;
+    }
+    return names;
+  };
+  using starts = std::vector<index>;
+  using detail::layer_starts;
+  const auto good =
+      entries({{"embedding", 5}, {"blocks.0.a", 3}, {"blocks.0.b.7", 4}, {"blocks.1.a", 2}, {"norm", 6}});
+  BOOST_TEST((layer_starts(good, 2) == starts{5, 12, 14}));
+  BOOST_TEST((layer_starts(good, 3) == starts{}));
+  BOOST_TEST((layer_starts(entries({{"a.1.x", 3}, {"a.0.x", 3}}), 2) == starts{}));
+  BOOST_TEST((layer_starts(entries({{"a.0.x", 3}, {"shared", 1}, {"a.1.x", 3}}), 2) == starts{}));
+  BOOST_TEST((layer_starts(entries({{"a0.x", 3}, {"b", 1}}), 0) == starts{}));
+}
+
 BOOST_AUTO_TEST_CASE(a_batch_that_ranks_do_not_divide_is_refused) {
   BOOST_CHECK_EXCEPTION(
       on_ranks(4,

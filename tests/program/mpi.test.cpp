@@ -1,22 +1,11 @@
 #define BOOST_TEST_MODULE program_mpi
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 
-#include <chrono>
-#include <fstream>
-
-#include <distil_xlstm/io/json.hpp>
-
-#include "material.hpp"
+#include "together.hpp"
 
 // Several processes, started by an MPI launcher, train as one does; what goes wrong with one ends all.
 namespace distil_xlstm::program {
 namespace {
-
-constexpr double rounding = 1e-12;
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 surroundings as(int processes, surroundings where = {}) {
   const char* launcher = std::getenv("DISTIL_MPIRUN");
@@ -33,94 +22,6 @@ outcome run_unlike(const std::vector<std::string>& first, const std::vector<std:
     given.push_back(word);
   given.insert(given.end(), second.begin(), second.end());
   return run(given, as(1));
-}
-/// The lines on stderr that the program has written, not the launcher, but for warnings.
-std::vector<std::string> said(const std::string& err) {
-  std::vector<std::string> out;
-  std::istringstream lines(err);
-  for (std::string line; std::getline(lines, line);)
-    if (line.starts_with("distil: ") && !line.starts_with("distil: warning: ")) out.push_back(line);
-  return out;
-}
-
-/// Six windows a batch, which 2 and 3 divide.
-std::vector<std::string> training(const fs::path& out, const std::string& more,
-                                  const fs::path& tokens = material::get().tokens,
-                                  const fs::path& teacher = material::get().teacher) {
-  return arguments("train --precision fp64 --blocks 2 --length 16 --lr 0.01 --threads 1",
-                   contains(more, "--batch") ? "" : "--batch 6", more, "--teacher", teacher, "--tokens", tokens,
-                   "--out", out);
-}
-
-void compare_steps(const fs::path& got, const fs::path& want) {
-  const metrics a(got), b(want);
-  BOOST_REQUIRE(a.steps.size() == b.steps.size());
-  for (std::size_t i = 0; i < a.steps.size(); ++i) {
-    BOOST_TEST(a.steps[i].size() == b.steps[i].size());
-    for (const auto& [key, value] : b.steps[i].items())
-      if (value.is_number_float())
-        BOOST_TEST(std::abs(number(a.steps[i], key.c_str()) - value.get<double>()) <=
-                       rounding * std::abs(value.get<double>()),
-                   key << " of step " << i + 1);
-      else
-        BOOST_TEST((a.steps[i].at(key) == value), key << " of step " << i + 1);
-  }
-}
-/// The last checkpoint: weights to rounding, and what is said about it.
-void compare_weights(const fs::path& got, const fs::path& want) {
-  const io::safetensors_file a(got / "state.safetensors"), b(want / "state.safetensors");
-  BOOST_REQUIRE(a.tensors().size() == b.tensors().size());
-  std::vector<double> x, y;
-  for (const auto& t : b.tensors()) {
-    if (!t.name.starts_with("weight.") || t.name.ends_with("gates.bias")) continue;  // whose shift cancels
-    const auto mine = a.at(t.name).values<double>(), theirs = t.values<double>();
-    x.insert(x.end(), mine.begin(), mine.end()), y.insert(y.end(), theirs.begin(), theirs.end());
-  }
-  BOOST_TEST(apart(x, y) <= rounding);
-  BOOST_TEST((content(got / "manifest.json") == content(want / "manifest.json")));
-}
-bool same_state(const fs::path& a, const fs::path& b) {
-  return content(a / "state.safetensors") == content(b / "state.safetensors");
-}
-
-/// The process that is this rank of the run that the environment variable DISTIL_TEST_RUN names.
-pid_t process_of(const std::string& name, int rank) {
-  const std::string r = std::to_string(rank);
-  for (const auto& f : fs::directory_iterator("/proc")) {
-    std::ifstream in(f.path() / "environ", std::ios::binary);
-    std::string all(std::istreambuf_iterator<char>(in), {});
-    all = std::string(1, '\0') + all + std::string(1, '\0');
-    const auto holds = [&](const std::string& entry) {
-      return contains(all, std::string(1, '\0') + entry + std::string(1, '\0'));
-    };
-    if (holds("DISTIL_TEST_RUN=" + name) && (holds("OMPI_COMM_WORLD_RANK=" + r) || holds("PMI_RANK=" + r)))
-      return static_cast<pid_t>(std::stol(f.path().filename().string()));
-  }
-  return 0;
-}
-std::size_t lines_of(const fs::path& file) {
-  std::ifstream in(file);
-  return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(in), {}, '\n'));
-}
-
-/// Starts a run, sends `signal` to a rank when so many steps are logged, and waits for the end of all.
-struct fault {
-  outcome ended;
-  double seconds;  ///< from the signal to the end
-};
-fault strike(const std::vector<std::string>& given, const fs::path& out, int processes, int rank, int signal,
-             std::size_t steps) {
-  static int count = 0;
-  const std::string name = std::to_string(::getpid()) + "-" + std::to_string(count++);
-  process p(given, as(processes, {.environment = {{"DISTIL_TEST_RUN", name}}}));
-  p.wait_while([&] { return lines_of(out / "metrics.jsonl") < steps; });
-  const pid_t pid = process_of(name, rank);
-  BOOST_REQUIRE(pid > 0);
-  using clock = std::chrono::steady_clock;
-  const auto t0 = clock::now();
-  BOOST_REQUIRE(::kill(pid, signal) == 0);
-  const outcome o = p.wait();
-  return {o, std::chrono::duration<double>(clock::now() - t0).count()};
 }
 
 }  // namespace
@@ -213,7 +114,7 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   refused_by(run(training(out, "--steps 2 --nonsense 5"), as(2)), 2, {"nonsense"});
   refused_by(run(arguments("inspect", m.teacher), as(2)), 1, {"inspect", "one process", "2 were started"});
   refused_by(run(training(out, "--steps 2"), {.environment = {{"WORLD_SIZE", "4"}}}), 1,
-             {"WORLD_SIZE=4", "mpirun"});
+             {"WORLD_SIZE=4", "RANK is not set", "mpirun"});
   refused_by(
       run(training(out, "--steps 2"),
           {.environment = {{"OMPI_COMM_WORLD_SIZE", "1"}, {"PMI_SIZE", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}}}),
@@ -266,7 +167,7 @@ BOOST_AUTO_TEST_CASE(a_rank_that_is_killed_ends_all_and_the_run_goes_on) {
   done(training(whole, steps), as(3));
   bool begun = false;
   for (const auto& [rank, at] : {std::pair<int, std::size_t>{1, 4}, {2, 17}, {0, 30}, {1, 47}}) {
-    const fault f = strike(training(out, steps + (begun ? " --resume" : "")), out, 3, rank, SIGKILL, at);
+    const fault f = strike(training(out, steps + (begun ? " --resume" : "")), out, as(3), rank, SIGKILL, at);
     BOOST_TEST_CONTEXT("rank " << rank << " after " << at << " steps: " << f.ended.err << f.ended.out) {
       BOOST_TEST(f.ended.status != 0);
       BOOST_TEST(f.seconds < 60);
@@ -288,7 +189,7 @@ BOOST_AUTO_TEST_CASE(a_rank_that_is_killed_ends_all_and_the_run_goes_on) {
 BOOST_AUTO_TEST_CASE(a_rank_that_hangs_ends_all) {
   const temporary_folder folder;
   const auto out = folder / "run";
-  const fault f = strike(training(out, "--steps 100000 --checkpoint-every 3"), out, 2, 1, SIGSTOP, 7);
+  const fault f = strike(training(out, "--steps 100000 --checkpoint-every 3"), out, as(2), 1, SIGSTOP, 7);
   BOOST_TEST_CONTEXT(f.ended.err) {
     BOOST_TEST(f.ended.status != 0);
     BOOST_TEST(f.seconds < 60);
@@ -303,7 +204,7 @@ BOOST_AUTO_TEST_CASE(a_rank_that_hangs_ends_all) {
 BOOST_AUTO_TEST_CASE(a_signal_to_one_stops_all_after_the_same_step) {
   const temporary_folder folder;
   const auto out = folder / "run";
-  const fault f = strike(training(out, "--steps 100000 --checkpoint-every 1000"), out, 2, 1, SIGTERM, 7);
+  const fault f = strike(training(out, "--steps 100000 --checkpoint-every 1000"), out, as(2), 1, SIGTERM, 7);
   BOOST_TEST_CONTEXT(f.ended.err) {
     const auto lines = said(f.ended.err);
     BOOST_REQUIRE(lines.size() == 1u);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include <distil_xlstm/comm/communicator.hpp>
 #include <distil_xlstm/comm/single.hpp>
@@ -36,6 +37,19 @@ class any {
   void all_gather(memory where, void* p, index each) { table_->all_gather_even(other_, where, p, each); }
   void barrier() { table_->barrier(other_); }
   /// @}
+  /// @name What some have
+  /// @{
+
+  /// As that of comm::nccl; of a communicator that has none the sum at once.
+  template <class T>
+  void sum_beside(memory where, T* p, index n) {
+    if constexpr (std::is_same_v<T, double>)
+      table_->beside_double(other_, where, p, n);
+    else
+      table_->beside_float(other_, where, p, n);
+  }
+  void join(memory where) { table_->join(other_, where); }
+  /// @}
 
  private:
   struct table {
@@ -49,6 +63,9 @@ class any {
     void (*all_gather)(void*, memory, void*, std::span<const index>);
     void (*all_gather_even)(void*, memory, void*, index);
     void (*barrier)(void*);
+    void (*beside_double)(void*, memory, double*, index);
+    void (*beside_float)(void*, memory, float*, index);
+    void (*join)(void*, memory);
   };
   template <class C, class T>
   static void sum_of(void* c, memory where, T* p, index n) {
@@ -69,7 +86,10 @@ class any {
         static_cast<C*>(c)->all_gather(where, p, starts);
       },
       [](void* c, memory where, void* p, index each) { static_cast<C*>(c)->all_gather(where, p, each); },
-      [](void* c) { static_cast<C*>(c)->barrier(); }};
+      [](void* c) { static_cast<C*>(c)->barrier(); },
+      [](void* c, memory where, double* p, index n) { comm::sum_beside(*static_cast<C*>(c), where, p, n); },
+      [](void* c, memory where, float* p, index n) { comm::sum_beside(*static_cast<C*>(c), where, p, n); },
+      [](void* c, memory where) { comm::join(*static_cast<C*>(c), where); }};
 
   void* other_;
   const table* table_;

@@ -28,7 +28,8 @@ namespace distil_xlstm {
 ///
 /// Laws (testing/check_communicator.hpp): every call gives what its formula gives, bit for bit, and so the same on all ranks
 /// and whenever it is made again; it touches nothing else.
-/// Models: comm::single, comm::mpi (comm/mpi.hpp, CMake target distil_xlstm::mpi), comm::any.
+/// Models: comm::single, comm::mpi (comm/mpi.hpp, CMake target distil_xlstm::mpi), comm::tcp (comm/tcp.hpp), comm::nccl of
+/// GPUs (comm/nccl.cuh, CMake target distil_xlstm::nccl), comm::any.
 template <class C>
 concept Communicator = requires(C c, const C k, comm::memory where, double* d, float* f, std::int64_t* i,
                                 void* p, std::span<const index> starts, index n) {
@@ -40,5 +41,31 @@ concept Communicator = requires(C c, const C k, comm::memory where, double* d, f
   c.all_gather(where, p, starts), c.all_gather(where, p, n);
   c.barrier();
 };
+
+namespace comm {
+
+/// Communicators whose sums can go on beside a device's work: what was asked of the device before is summed, what is asked
+/// of it next does not wait for that, until `join`.
+template <class C>
+concept SumsBeside = requires(C c, memory where, double* d, float* f, index n) {
+  c.sum_beside(where, d, n), c.sum_beside(where, f, n);
+  c.join(where);
+};
+
+/// As `SumsBeside` says; of another communicator the sum at once.
+template <class C, class T>
+void sum_beside(C& ranks, memory where, T* p, index n) {
+  if constexpr (SumsBeside<C>)
+    ranks.sum_beside(where, p, n);
+  else
+    ranks.sum(where, p, n);
+}
+/// What is asked of the device from now on comes after all such sums.
+template <class C>
+void join(C& ranks, memory where) {
+  if constexpr (SumsBeside<C>) ranks.join(where);
+}
+
+}  // namespace comm
 
 }  // namespace distil_xlstm

@@ -96,6 +96,7 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;
+  static constexpr bool sums_gradients = false;
   using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
 
  public:

@@ -61,12 +61,17 @@ struct add_part {
 
 /// Adds to the gradient of layer i's output what the objective adds to it: nothing where layers are not compared.
 /// No part of `trainer`, so that a stack's backward is compiled once for all objectives.
+///
+/// `whole(trainer, i)` is called where the gradients of all weights behind layer i are there.
 template <class T, class D>
 struct add_tap_gradient {
   D& device;
   std::span<const matrix_view<T>> taps;
+  void* trainer;
+  void (*whole)(void* trainer, index layer);
   void operator()(index i, matrix_view<T> dy) const {
     if (!taps.empty()) transform(device, dy, math::plus{}, dy, taps[static_cast<std::size_t>(i)]);
+    whole(trainer, i);
   }
 };
 
@@ -93,7 +98,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
   using hidden_term = decltype(step_objective::hidden);
   using step_inputs = detail::step_inputs<logits_term, hidden_term>;
   using at = detail::objective_sums<logits_term, hidden_term>;
-  static constexpr bool asks_teacher = step_objective::asks_teacher;
+  static constexpr bool asks_teacher = step_objective::asks_teacher, sums_gradients = true;
   /// The stack shows its layers' outputs.
   static constexpr bool tapped = requires(const Stack& s, const tape_t<Stack, T>& k, matrix_view<T> y) {
     s.output(k, y, index{0});
@@ -152,6 +157,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
                 "head");
       if (compared != loss::layers::average) tap_gradients_.resize(signals_.targets.size());
     }
+    if constexpr (tapped) layer_starts_ = detail::layer_starts(student.names(), student.stack().count());
     const auto bind = [&](layout<T> l) {
       for (matrix_view<T>* m : {&x_, &hidden_, &dhidden_, &dx_}) *m = l.matrix("", rows, width);
       for (matrix_view<T>& m : tap_gradients_) m = l.matrix("", rows, width);
@@ -241,15 +247,22 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
     parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, this->sums(0)});
     book(times_.objective);
   }
+  /// Those of the weights behind layer i.
+  static void gradients_whole(void* self, index i) {
+    auto& t = *static_cast<trainer*>(self);
+    if (t.sums_beside() && !t.layer_starts_.empty())
+      t.sum_gradients_from(t.layer_starts_[static_cast<std::size_t>(i + 1)]);
+  }
   void backward() {
     const auto through_model = [&](auto&&... taps) {
       student_->backward(*device_, batch_.view(), batch_.ids(), this->gradients(), tape_, x_, dhidden_, dx_,
                          taps...);
     };
     if constexpr (tapped)
-      through_model(detail::add_tap_gradient<T, D>{*device_, tap_gradients_});
+      through_model(detail::add_tap_gradient<T, D>{*device_, tap_gradients_, this, &gradients_whole});
     else
       through_model();
+    if (this->sums_beside()) this->sum_gradients_from(0);
     book(times_.backward);
   }
   void read(step_metrics& m, const double* own) const {
@@ -260,6 +273,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
     add(host_inputs_->logits.term.names()), add(host_inputs_->hidden.term.names());
   }
 
+  std::vector<index> layer_starts_;  ///< in the gradients; empty: not known
   bool asked_ = false;
   teacher_source<T, D>* teacher_;  ///< null: the objective asks nothing of one
   Objective objective_;

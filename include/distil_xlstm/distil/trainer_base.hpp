@@ -1,10 +1,13 @@
 #pragma once
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -40,6 +43,41 @@ struct judge_step {
   }
 };
 
+/// The first number in a tensor's name, of those between dots: 3 of "blocks.3.norm.weight"; -1: none.
+inline index layer_of(const std::string& name) {
+  for (std::size_t from = 0; from < name.size();) {
+    const std::size_t to = std::min(name.find('.', from), name.size());
+    index layer = -1;
+    const auto [stop, wrong] = std::from_chars(name.data() + from, name.data() + to, layer);
+    if (wrong == std::errc() && stop == name.data() + to) return layer;
+    from = to + 1;
+  }
+  return -1;
+}
+/// Where each layer's numbers begin, and where the last one's end. Nothing where they do not lie one after another, and
+/// no other tensor's between them.
+inline std::vector<index> layer_starts(const manifest& names, index layers) {
+  std::vector<index> starts;
+  index end = 0;
+  bool behind = false;
+  for (const auto& e : names) {
+    const index layer = layer_of(e.name);
+    if (layer < 0) {
+      behind = !starts.empty();
+      continue;
+    }
+    if (behind || e.offset < end) return {};
+    if (layer == std::ssize(starts))
+      starts.push_back(e.offset);
+    else if (layer + 1 != std::ssize(starts))
+      return {};
+    end = e.offset + e.size;
+  }
+  if (starts.empty() || std::ssize(starts) != layers) return {};
+  starts.push_back(end);
+  return starts;
+}
+
 }  // namespace detail
 
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
@@ -58,6 +96,7 @@ struct judge_step {
 ///   prepare_part(p)                   before part p, never recorded
 ///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients;
 ///                                     of several ranks each its share of both
+///   sums_gradients                    whether part() calls `sum_gradients_from` where `sums_beside()`, down to 0
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
 class trainer_base {
@@ -214,6 +253,20 @@ class trainer_base {
     order_.rows_of(reading_, part * options_.batch + ranks_->rank() * windows(), windows(), which_);
     return which_;
   }
+  /// Whether ranks sum gradients beside the backward that gives them: not where parts are added up first.
+  bool sums_beside() const { return Derived::sums_gradients && ranks_->size() > 1 && options_.accumulate == 1; }
+  /// The gradients from number `first` on are whole, and those before it not yet; 0: all are. Those that are not summed
+  /// over the ranks yet are when they are many, beside what the device is asked for next, or now where all are whole.
+  void sum_gradients_from(index first) {
+    if (first == gradients_.size()) return;
+    if (unsummed_ == 0) unsummed_ = gradients_.size();
+    if (first > 0 && (unsummed_ - first) * static_cast<index>(sizeof(T)) < options_.sum_bytes) return;
+    book(times_.backward);
+    comm::sum_beside(*ranks_, *device_, gradients_.data() + first, unsummed_ - first);
+    unsummed_ = first;
+    if (first == 0) comm::join(*ranks_, *device_);
+    book(times_.exchange);
+  }
   /// The recorded passes are of no use any more.
   void forget_records() { first_forward_backward_.forget(), forward_backward_.forget(); }
   /// The time since the last call is added to `part`.
@@ -273,6 +326,7 @@ class trainer_base {
   /// Asks the device for the losses and gradients of a step, part by part; of several ranks the sums of all.
   void forward_backward() {
     derived().upload_inputs();
+    unsummed_ = 0;
     for (index part = 0; part < options_.accumulate; ++part) {
       batch_.put(*device_, tokens_[static_cast<std::size_t>(part)]);
       derived().prepare_part(part);
@@ -285,7 +339,7 @@ class trainer_base {
       });
     }
     ranks_->sum(*device_, sums_.data(), sums_.size());
-    ranks_->sum(*device_, gradients_.data(), gradients_.size());
+    if (!sums_beside()) ranks_->sum(*device_, gradients_.data(), gradients_.size());
     book(times_.exchange);
   }
 
@@ -391,6 +445,7 @@ class trainer_base {
   std::vector<token_batch> tokens_;
   std::vector<index> which_;
   index step_ = 0, skipped_ = 0, unusable_ = 0, empty_ = 0;
+  index unsummed_ = 0;   ///< gradients before this number are not summed yet; 0: none is
   index reading_ = 0;    ///< the step whose windows are read
   std::string trouble_;  ///< while steps are not finite: since which, and what of it was not first
   bool begun_ = false;

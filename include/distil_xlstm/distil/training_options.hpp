@@ -38,13 +38,15 @@ struct training_options {
   /// Of several ranks each keeps AdamW's moments for its part of the weights only, and updates that part (ZeRO, stage 1):
   /// the same numbers in less memory, and the weights travel once more a step.
   bool shard_optimiser = false;
+  /// Several ranks sum gradients while backward goes on, whenever so many bytes of whole layers are there.
+  index sum_bytes = index{32} << 20;
 };
 
 /// Throws `error` naming the option that makes no sense. `total_steps` may be said later.
 inline void require_possible(const training_options& o) {
   using count = std::pair<const char*, index>;
-  for (const auto& [name, n] :
-       {count{"batch", o.batch}, count{"length", o.length}, count{"accumulate", o.accumulate}})
+  for (const auto& [name, n] : {count{"batch", o.batch}, count{"length", o.length},
+                                count{"accumulate", o.accumulate}, count{"sum_bytes", o.sum_bytes}})
     require(n >= 1, "training_options: ", name, " is ", n, ", it must be 1 or more");
   for (const auto& [name, n] : {count{"total_steps", o.total_steps}, count{"restart_epochs", o.restart_epochs},
                                 count{"lr.warmup", o.lr.warmup}})

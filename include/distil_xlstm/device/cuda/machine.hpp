@@ -128,9 +128,7 @@ class cuda_base {
   /// The device of this number, as CUDA counts those that are visible. Throws `error` where there is none, or where
   /// its compute capability is less than 8.0.
   explicit cuda_base(int ordinal) {
-    int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-    require(ordinal >= 0 && ordinal < count, "cuda: device ", ordinal, " of ", count, " that are there");
+    require(ordinal >= 0 && ordinal < count(), "cuda: device ", ordinal, " of ", count(), " that are there");
     detail::check(cudaSetDevice(ordinal), "choosing the device");
     cudaDeviceProp properties{};
     detail::check(cudaGetDeviceProperties(&properties, ordinal), "asking for the device's properties");
@@ -156,6 +154,11 @@ class cuda_base {
     cudaStreamDestroy(stream_);
   }
 
+  /// How many there are that this process may use.
+  static int count() {
+    int n = 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+  }
   /// As the driver calls it.
   const std::string& name() const { return name_; }
   /// Streaming multiprocessors.

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/safetensors.hpp>
+
+#include "material.hpp"
+
+/// What tests of several processes share, whatever has started those.
+namespace distil_xlstm::program {
+
+inline constexpr double rounding = 1e-12;
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// The lines on stderr that the program has written, not the launcher, but for warnings.
+inline std::vector<std::string> said(const std::string& err) {
+  std::vector<std::string> out;
+  std::istringstream lines(err);
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("distil: ") && !line.starts_with("distil: warning: ")) out.push_back(line);
+  return out;
+}
+
+/// Six windows a batch, which 2 and 3 divide.
+inline std::vector<std::string> training(const fs::path& out, const std::string& more,
+                                         const fs::path& tokens = material::get().tokens,
+                                         const fs::path& teacher = material::get().teacher) {
+  return arguments("train --precision fp64 --blocks 2 --length 16 --lr 0.01 --threads 1",
+                   contains(more, "--batch") ? "" : "--batch 6", more, "--teacher", teacher, "--tokens", tokens,
+                   "--out", out);
+}
+
+inline void compare_steps(const fs::path& got, const fs::path& want) {
+  const metrics a(got), b(want);
+  BOOST_REQUIRE(a.steps.size() == b.steps.size());
+  for (std::size_t i = 0; i < a.steps.size(); ++i) {
+    BOOST_TEST(a.steps[i].size() == b.steps[i].size());
+    for (const auto& [key, value] : b.steps[i].items())
+      if (value.is_number_float())
+        BOOST_TEST(std::abs(number(a.steps[i], key.c_str()) - value.get<double>()) <=
+                       rounding * std::abs(value.get<double>()),
+                   key << " of step " << i + 1);
+      else
+        BOOST_TEST((a.steps[i].at(key) == value), key << " of step " << i + 1);
+  }
+}
+/// The last checkpoint: weights to rounding, and what is said about it.
+inline void compare_weights(const fs::path& got, const fs::path& want) {
+  const io::safetensors_file a(got / "state.safetensors"), b(want / "state.safetensors");
+  BOOST_REQUIRE(a.tensors().size() == b.tensors().size());
+  std::vector<double> x, y;
+  for (const auto& t : b.tensors()) {
+    if (!t.name.starts_with("weight.") || t.name.ends_with("gates.bias")) continue;  // whose shift cancels
+    const auto mine = a.at(t.name).values<double>(), theirs = t.values<double>();
+    x.insert(x.end(), mine.begin(), mine.end()), y.insert(y.end(), theirs.begin(), theirs.end());
+  }
+  BOOST_TEST(apart(x, y) <= rounding);
+  BOOST_TEST((content(got / "manifest.json") == content(want / "manifest.json")));
+}
+inline bool same_state(const fs::path& a, const fs::path& b) {
+  return content(a / "state.safetensors") == content(b / "state.safetensors");
+}
+
+/// The process that is this rank of the run that the environment variable DISTIL_TEST_RUN names; 0: there is none.
+inline pid_t process_of(const std::string& name, int rank) {
+  const std::string r = std::to_string(rank);
+  for (const auto& f : fs::directory_iterator("/proc")) {
+    std::ifstream in(f.path() / "environ", std::ios::binary);
+    std::string all(std::istreambuf_iterator<char>(in), {});
+    all = std::string(1, '\0') + all + std::string(1, '\0');
+    const auto holds = [&](const std::string& entry) {
+      return contains(all, std::string(1, '\0') + entry + std::string(1, '\0'));
+    };
+    if (holds("DISTIL_TEST_RUN=" + name) &&
+        (holds("RANK=" + r) || holds("OMPI_COMM_WORLD_RANK=" + r) || holds("PMI_RANK=" + r)))
+      return static_cast<pid_t>(std::stol(f.path().filename().string()));
+  }
+  return 0;
+}
+inline std::size_t lines_of(const fs::path& file) {
+  std::ifstream in(file);
+  return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(in), {}, '\n'));
+}
+
+/// Starts a run, sends `signal` to a rank when so many steps are logged, and waits for the end of all.
+struct fault {
+  outcome ended;
+  double seconds;  ///< from the signal to the end
+};
+inline fault strike(const std::vector<std::string>& given, const fs::path& out, surroundings where, int rank,
+                    int signal, std::size_t steps) {
+  static int count = 0;
+  const std::string name = std::to_string(::getpid()) + "-" + std::to_string(count++);
+  where.environment["DISTIL_TEST_RUN"] = name;
+  process p(given, where);
+  p.wait_while([&] { return lines_of(out / "metrics.jsonl") < steps; });
+  const pid_t pid = process_of(name, rank);
+  BOOST_REQUIRE(pid > 0);
+  using clock = std::chrono::steady_clock;
+  const auto t0 = clock::now();
+  BOOST_REQUIRE(::kill(pid, signal) == 0);
+  const outcome o = p.wait();
+  return {o, std::chrono::duration<double>(clock::now() - t0).count()};
+}
+
+}  // namespace distil_xlstm::program
