@@ -5,7 +5,7 @@ namespace program {
 
 std::unique_ptr<engine> make_engine(const machine& where) {
   if (where.device == "cuda" && processes().size() > 1)
-    throw usage_error("--device cuda: one process trains there; several do on the CPU");
+    throw usage_error("--device cuda: one process works there; several do on the CPU");
 #if defined(DISTIL_WITH_CUDA)
   if (where.device == "cuda")
     return where.precision == "fp64" ? cuda_fp64() : where.precision == "bf16" ? cuda_bf16() : cuda_fp32();

@@ -47,7 +47,12 @@ void say(const std::string& text) {
   }
 }
 
-bool trains(std::string_view command) { return command == "train" || command == "linearise"; }
+/// Whether several processes share the work of a subcommand.
+bool shared(std::string_view command) {
+  for (const char* name : {"train", "linearise", "evaluate", "cache", "sample"})
+    if (command == name) return true;
+  return false;
+}
 
 /// For a process that is by itself: others were started with it that it would not hear of.
 void require_no_other_launcher() {
@@ -178,7 +183,7 @@ process_session::process_session() {
 
 void process_session::check(std::string_view command) const {
   const dx::index started = std::max<dx::index>(launched(), processes().size());
-  dx::require(started <= 1 || trains(command), command, ": is done by one process, and ", started,
+  dx::require(started <= 1 || shared(command), command, ": is done by one process, and ", started,
               " were started");
 #if defined(DISTIL_WITH_MPI)
   constexpr const char* why = "the launcher is another MPI's than the one that distil was built with";
@@ -187,7 +192,7 @@ void process_session::check(std::string_view command) const {
 #endif
   dx::require(started == std::max<dx::index>(1, processes().size()), started,
               " processes were started of which none would know of the others: ", why);
-  if (processes().size() == 1 && trains(command)) require_no_other_launcher();
+  if (processes().size() == 1 && shared(command)) require_no_other_launcher();
 }
 
 process_session::~process_session() {

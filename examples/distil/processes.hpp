@@ -9,7 +9,7 @@
 
 namespace program {
 
-/// The processes that train together: those that an MPI launcher has started, or this one alone.
+/// The processes that work together: those that an MPI launcher has started, or this one alone.
 dx::comm::any& processes();
 /// Whether this one writes, to files and to the terminal: rank 0.
 inline bool leads() { return processes().rank() == 0; }

@@ -8,6 +8,7 @@
 
 #include <distil_xlstm/io/json.hpp>
 
+#include "launched.hpp"
 #include "material.hpp"
 
 // Several processes, started by an MPI launcher, train as one does; what goes wrong with one ends all.
@@ -15,33 +16,6 @@ namespace distil_xlstm::program {
 namespace {
 
 constexpr double rounding = 1e-12;
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-surroundings as(int processes, surroundings where = {}) {
-  const char* launcher = std::getenv("DISTIL_MPIRUN");
-  BOOST_REQUIRE_MESSAGE(launcher && *launcher,
-                        "the environment variable DISTIL_MPIRUN must say how MPI starts programs");
-  where.launcher = arguments(launcher, "-n", std::to_string(processes));
-  where.timeout = 240;
-  return where;
-}
-/// The same with other arguments for the second of two processes.
-outcome run_unlike(const std::vector<std::string>& first, const std::vector<std::string>& second) {
-  auto given = first;
-  for (const char* word : {":", "-n", "1", static_cast<const char*>(std::getenv("DISTIL"))})
-    given.push_back(word);
-  given.insert(given.end(), second.begin(), second.end());
-  return run(given, as(1));
-}
-/// The lines on stderr that the program has written, not the launcher, but for warnings.
-std::vector<std::string> said(const std::string& err) {
-  std::vector<std::string> out;
-  std::istringstream lines(err);
-  for (std::string line; std::getline(lines, line);)
-    if (line.starts_with("distil: ") && !line.starts_with("distil: warning: ")) out.push_back(line);
-  return out;
-}
 
 /// Six windows a batch, which 2 and 3 divide.
 std::vector<std::string> training(const fs::path& out, const std::string& more,
@@ -83,21 +57,6 @@ bool same_state(const fs::path& a, const fs::path& b) {
   return content(a / "state.safetensors") == content(b / "state.safetensors");
 }
 
-/// The process that is this rank of the run that the environment variable DISTIL_TEST_RUN names.
-pid_t process_of(const std::string& name, int rank) {
-  const std::string r = std::to_string(rank);
-  for (const auto& f : fs::directory_iterator("/proc")) {
-    std::ifstream in(f.path() / "environ", std::ios::binary);
-    std::string all(std::istreambuf_iterator<char>(in), {});
-    all = std::string(1, '\0') + all + std::string(1, '\0');
-    const auto holds = [&](const std::string& entry) {
-      return contains(all, std::string(1, '\0') + entry + std::string(1, '\0'));
-    };
-    if (holds("DISTIL_TEST_RUN=" + name) && (holds("OMPI_COMM_WORLD_RANK=" + r) || holds("PMI_RANK=" + r)))
-      return static_cast<pid_t>(std::stol(f.path().filename().string()));
-  }
-  return 0;
-}
 std::size_t lines_of(const fs::path& file) {
   std::ifstream in(file);
   return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(in), {}, '\n'));
@@ -200,15 +159,6 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   const temporary_folder folder;
   const auto out = folder / "run", other_teacher = folder / "teacher",
              other_tokens = folder / "tokens.safetensors";
-  const auto refused_by = [](const outcome& o, int status, const std::vector<std::string>& parts) {
-    BOOST_TEST_CONTEXT(o.err) {
-      BOOST_TEST(o.status == status);
-      BOOST_TEST(o.out == "");
-      const auto lines = said(o.err);
-      BOOST_REQUIRE(lines.size() == 1u);
-      for (const auto& part : parts) BOOST_TEST(contains(lines[0], part), part);
-    }
-  };
   refused_by(run(training(out, "--steps 2 --batch 5"), as(2)), 2, {"--batch", "5 windows", "2 processes"});
   refused_by(run(training(out, "--steps 2 --nonsense 5"), as(2)), 2, {"nonsense"});
   refused_by(run(arguments("inspect", m.teacher), as(2)), 1, {"inspect", "one process", "2 were started"});
