@@ -1,5 +1,7 @@
 #include <iostream>
+#include <optional>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
@@ -8,6 +10,8 @@
 
 #include "command.hpp"
 #include "engine.hpp"
+#include "one_job.hpp"
+#include "processes.hpp"
 #include "text.hpp"
 
 namespace program {
@@ -18,7 +22,9 @@ constexpr const char* usage =
     "Runs a teacher over a text once, in windows of L tokens, and saves its final hidden states, the layer\n"
     "means that the alignment needs, and its embedding and head. `train --cache` then runs no teacher, and "
     "still\n"
-    "compares logits over the whole vocabulary.\n";
+    "compares logits over the whole vocabulary. Several processes (mpirun -n N distil cache ...) share the "
+    "windows, and\n"
+    "rank 0 writes the files that one would.\n";
 
 constexpr const char* examples = R"(
   # What `distil train --cache cache --tokens train.safetensors --length 512` reads
@@ -31,23 +37,53 @@ struct cache_options {
   std::string alignment = "average", store = "bf16";
 };
 
-void write_cache(engine& on, const cache_options& o) {
-  const dx::io::token_file tokens(o.tokens);
-  const dx::token_windows text(tokens, o.length);
-  const auto teacher = on.open_teacher(o.teacher);
-  const auto facts = teacher->facts();
-  const auto tokenizer = tokenizer_of(o.teacher);
-  check_vocabulary(tokens, facts.vocabulary, tokenizer, "the teacher");
-  warn_beyond_context(o.length, facts.context, o.teacher);
+/// What a cache is made from.
+struct cache_input {
+  std::unique_ptr<engine> on;
+  dx::io::token_file tokens;
+  dx::token_windows text;
+  std::unique_ptr<teacher> from;
+  std::optional<dx::io::tokenizer_data> tokenizer;
+  std::vector<dx::layer_range> targets;
+  dx::cache_identity identity;
 
-  const auto compared = dx::loss::layers_of(dx::loss::alignment_named(o.alignment));
-  const auto targets = dx::target_layers(compared, facts.layers, o.blocks);
-  dx::cache_writer cache(o.out,
-                         {valid_utf8(o.teacher.filename().string()), hash_of(o.teacher), tokens.data_sha256(),
-                          text.count(), o.length, facts.width, facts.layers, o.alignment, std::ssize(targets)},
-                         o.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
-  if (tokenizer) dx::io::write_tokenizer(o.out, *tokenizer);
-  teacher->write_cache(cache, text, o.batch, targets, [](dx::index done, dx::index all) {
+  cache_input(const cache_options& o, const machine& where)
+      : on(make_engine(where)),
+        tokens(o.tokens),
+        text(tokens, o.length),
+        from(on->open_teacher(o.teacher)),
+        tokenizer(tokenizer_of(o.teacher)) {
+    const auto facts = from->facts();
+    check_vocabulary(tokens, facts.vocabulary, tokenizer, "the teacher");
+    warn_beyond_context(o.length, facts.context, o.teacher);
+    const auto compared = dx::loss::layers_of(dx::loss::alignment_named(o.alignment));
+    targets = dx::target_layers(compared, facts.layers, o.blocks);
+    identity = {valid_utf8(o.teacher.filename().string()),
+                hash_of(o.teacher),
+                tokens.data_sha256(),
+                text.count(),
+                o.length,
+                facts.width,
+                facts.layers,
+                o.alignment,
+                std::ssize(targets)};
+  }
+};
+
+void write_cache(const cache_options& o, const machine& where) {
+  std::optional<cache_input> input;
+  dx::comm::on_every_rank(processes(), [&] { input.emplace(o, where); });
+  auto same = input->identity.json();
+  same.erase("teacher");  // whose name may differ from machine to machine
+  same.update({{"blocks", o.blocks}, {"batch", o.batch}, {"precision", where.precision}});
+  require_one_job(same);
+
+  dx::cache_writer cache;
+  dx::comm::on_root(processes(), [&] {
+    cache = dx::cache_writer(o.out, input->identity, o.store == "bf16" ? dx::dtype::bf16 : dx::dtype::f32);
+    if (input->tokenizer) dx::io::write_tokenizer(o.out, *input->tokenizer);
+  });
+  input->from->write_cache(cache, input->text, o.batch, input->targets, [](dx::index done, dx::index all) {
     if (on_terminal())
       std::cerr << "\r" << done << "/" << all << " windows" << (done == all ? "\n" : "") << std::flush;
   });
@@ -81,7 +117,7 @@ int cache(const arguments& given) {
   if (o.batch < 1 || o.blocks < 1) throw usage_error("--batch and --blocks must be at least 1");
   if (o.store != "bf16" && o.store != "fp32")
     throw usage_error("--store: '" + o.store + "' is not known (bf16, fp32 are)");
-  write_cache(*make_engine(where), o);
+  write_cache(o, where);
   return 0;
 }
 

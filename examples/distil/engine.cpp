@@ -6,7 +6,7 @@ namespace program {
 std::unique_ptr<engine> make_engine(const machine& where) {
 #if !defined(DISTIL_WITH_NCCL)
   if (where.device == "cuda" && processes().size() > 1)
-    throw usage_error("--device cuda: this distil was built without NCCL, and one process trains on a GPU");
+    throw usage_error("--device cuda: this distil was built without NCCL, and one process works on a GPU");
 #endif
 #if defined(DISTIL_WITH_CUDA)
   if (where.device == "cuda") {

@@ -10,6 +10,8 @@
 #include <variant>
 #include <vector>
 
+#include <distil_xlstm/comm/any.hpp>
+
 #include "common.hpp"
 #include "machine.hpp"
 
@@ -70,21 +72,25 @@ class loaded_model {
   /// beyond is read anew): the model reads the text once in windows of each length, whatever is compared with it. `text`
   /// must stay until the model goes or keeps another.
   virtual void keep(const dx::io::token_file& text) = 0;
-  /// As `dx::score_text`: `carry` goes on from window to window with the state.
-  virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) = 0;
-  virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry) = 0;
+  /// As `dx::score_text`: `carry` goes on from window to window with the state. `ranks`, here and below, share the work.
+  virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry,
+                               dx::comm::any ranks = {}) = 0;
+  virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry,
+                               dx::comm::any ranks = {}) = 0;
   virtual std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
-                                                    const on_progress& progress) = 0;
+                                                    const on_progress& progress, dx::comm::any ranks = {}) = 0;
   /// As `dx::score_divergence`, from a teacher that the same engine has loaded.
-  virtual dx::divergence_score score(const dx::io::token_file& text, dx::index window,
-                                     loaded_model& teacher) = 0;
-  virtual dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher) = 0;
+  virtual dx::divergence_score score(const dx::io::token_file& text, dx::index window, loaded_model& teacher,
+                                     dx::comm::any ranks = {}) = 0;
+  virtual dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher,
+                                     dx::comm::any ranks = {}) = 0;
 
   /// Continues texts side by side, `batch` at once, each by up to `most` tokens; text i is drawn with the seed
-  /// `how.seed` + i. `on_token` returns whether its text goes on.
+  /// `how.seed` + numbers[i], or + i where there are no numbers. `on_token` returns whether its text goes on.
   virtual void write(std::span<const std::vector<std::int32_t>> prompts, dx::index most, dx::index batch,
                      const dx::sampling& how,
-                     const std::function<bool(std::size_t text, std::int32_t id)>& on_token) = 0;
+                     const std::function<bool(std::size_t text, std::int32_t id)>& on_token,
+                     std::span<const std::size_t> numbers = {}) = 0;
 
   /// Logits and hidden states of ids [batch, time], into a safetensors file.
   virtual void write_logits(dx::index batch, dx::index time, std::span<const std::int32_t> ids,
@@ -158,7 +164,8 @@ class teacher {
   virtual teacher_facts facts() const = 0;
   /// Nothing where it is a cache.
   virtual std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) = 0;
-  /// All signals about `text`, `batch` windows at a time, and the frozen ends.
+  /// All signals about `text`, `batch` windows at a time, and the frozen ends; by all processes together, of which rank 0
+  /// writes.
   virtual void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
                            std::span<const dx::layer_range> targets, const on_progress& progress) = 0;
   /// A new student, its weights drawn with `seed`.

@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/calibrate_gates.hpp>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
@@ -68,25 +69,29 @@ class loaded_model_on final : public loaded_model {
     kept_.emplace(dx::index(1) << 31);
     kept_text_ = &text;
   }
-  dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry) override {
-    return score_any(text, window, carry);
+  dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry,
+                       dx::comm::any ranks) override {
+    return score_any(text, window, carry, ranks);
   }
-  dx::text_score score(const dx::token_text& text, dx::index window, bool carry) override {
-    return score_any(text, window, carry);
+  dx::text_score score(const dx::token_text& text, dx::index window, bool carry, dx::comm::any ranks) override {
+    return score_any(text, window, carry, ranks);
   }
   std::vector<dx::continuation_score> score(std::span<const dx::continuation> asked,
-                                            const on_progress& progress) override {
-    return dx::score_continuations<T>(device_, asked, model_.head(), 8, read_, progress);
+                                            const on_progress& progress, dx::comm::any ranks) override {
+    return dx::score_continuations<T>(device_, asked, model_.head(), 8, read_, progress, ranks);
   }
-  dx::divergence_score score(const dx::io::token_file& text, dx::index window, loaded_model& teacher) override {
-    return divergence(text, window, teacher);
+  dx::divergence_score score(const dx::io::token_file& text, dx::index window, loaded_model& teacher,
+                             dx::comm::any ranks) override {
+    return divergence(text, window, teacher, ranks);
   }
-  dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher) override {
-    return divergence(text, window, teacher);
+  dx::divergence_score score(const dx::token_text& text, dx::index window, loaded_model& teacher,
+                             dx::comm::any ranks) override {
+    return divergence(text, window, teacher, ranks);
   }
 
   void write(std::span<const std::vector<std::int32_t>> prompts, dx::index most, dx::index batch,
-             const dx::sampling& how, const std::function<bool(std::size_t, std::int32_t)>& on_token) override {
+             const dx::sampling& how, const std::function<bool(std::size_t, std::int32_t)>& on_token,
+             std::span<const std::size_t> numbers) override {
     struct growing {
       std::size_t number;
       dx::index tokens = 0;
@@ -103,7 +108,7 @@ class loaded_model_on final : public loaded_model {
     for (std::size_t next = 0;;) {
       for (; texts.free() > 0 && next < prompts.size(); ++next) {
         dx::sampling one = how;
-        one.seed += next;
+        one.seed += numbers.empty() ? next : numbers[next];
         here.emplace(texts.join(prompts[next], one), growing{next});
       }
       if (texts.texts() == 0) return;
@@ -158,18 +163,21 @@ class loaded_model_on final : public loaded_model {
     return std::ref(read_);
   }
   template <class Text>
-  dx::text_score score_any(const Text& text, dx::index window, bool carry) {
-    if (!carry) return dx::score_text<T>(device_, text, window, 8, model_.head(), forward_of(&text, window));
+  dx::text_score score_any(const Text& text, dx::index window, bool carry, dx::comm::any ranks) {
+    if (!carry)
+      return dx::score_text<T>(device_, text, window, 8, model_.head(), forward_of(&text, window),
+                               dx::window_state::empty, ranks);
     read_.reset();
     return dx::score_text<T>(
         device_, text, window, 1, model_.head(), [this](auto... call) { read_.read(call...); },
-        dx::window_state::carried);
+        dx::window_state::carried, ranks);
   }
   template <class Text>
-  dx::divergence_score divergence(const Text& text, dx::index window, loaded_model& teacher) {
+  dx::divergence_score divergence(const Text& text, dx::index window, loaded_model& teacher,
+                                  dx::comm::any ranks) {
     auto& from = dynamic_cast<loaded_model_on&>(teacher);
     return dx::score_divergence<T>(device_, text, window, 8, from.model_.head(), from.forward_of(&text, window),
-                                   model_.head(), forward_of(&text, window));
+                                   model_.head(), forward_of(&text, window), ranks);
   }
 
   D& device_;
@@ -398,8 +406,10 @@ class live_teacher_on final : public teacher_on<D> {
     dx::live_teacher source(model_);
     const dx::signal_memory<T, D> memory(device, batch * text.length(), model_.width(),
                                          {targets.begin(), targets.end()});
-    append_windows(device, cache, source, text, memory, [&](dx::index done) { progress(done, text.count()); });
-    cache.finish(device, model_.embedding(), model_.head());
+    append_windows(
+        device, cache, source, text, memory, [&](dx::index done) { progress(done, text.count()); },
+        processes());
+    dx::comm::on_root(processes(), [&] { cache.finish(device, model_.embedding(), model_.head()); });
   }
 
  private:

@@ -6,15 +6,19 @@
 #include <optional>
 #include <variant>
 
+#include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/distil/evaluate.hpp>
 #include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/sha256.hpp>
 
 #include "command.hpp"
 #include "engine.hpp"
+#include "one_job.hpp"
+#include "processes.hpp"
 #include "requests.hpp"
 #include "text.hpp"
 
@@ -51,7 +55,9 @@ constexpr const char* usage =
     "number is the share of cases with every digit the most likely token, digit that of digits' tokens, nll "
     "nats "
     "a\n"
-    "token. The running text is --filler's, or the text or tokens given, without special tokens.\n";
+    "token. The running text is --filler's, or the text or tokens given, without special tokens.\n\n"
+    "Several processes (mpirun -n N distil evaluate ...) share windows, requests and cases; the numbers are "
+    "one's.\n";
 
 constexpr const char* examples = R"(
   # Perplexity, distance from the teacher, and recall
@@ -78,10 +84,10 @@ dx::io::token_file open_tokens(const fs::path& file, const loaded_model& model, 
   return tokens;
 }
 
-given_text open_text(const loaded_model& model, const evaluate_options& o) {
+given_text open_text(const loaded_model& model, const evaluate_options& o, const std::string& text) {
   if (!o.tokens.empty()) return open_tokens(o.tokens, model, o.model);
   const auto t = need_tokenizer(o.model, model.vocabulary());
-  return dx::token_text{encode_text(t, read_text(o.text), o.text.string(), o.special)};
+  return dx::token_text{encode_text(t, text, o.text.string(), o.special)};
 }
 
 /// The teacher of --teacher, whose logits and tokens are those of the model.
@@ -105,9 +111,9 @@ json perplexity_of(loaded_model& model, loaded_model* teacher, const evaluate_op
   const fs::path& name = o.tokens.empty() ? o.text : o.tokens;
   dx::divergence_score s;
   if (teacher)
-    s = model.score(text, window, *teacher);
+    s = model.score(text, window, *teacher, processes());
   else
-    s.text = model.score(text, window, o.carry);
+    s.text = model.score(text, window, o.carry, processes());
   dx::require(s.text.scored > 0, name.string(), ": no token to score");
   dx::require(std::isfinite(s.text.nll), o.model.string(), ": gives probabilities that are not numbers to ",
               name.string());
@@ -141,9 +147,10 @@ json perplexity(loaded_model& model, loaded_model* teacher, const evaluate_optio
 /// Scores continuations, and says on a terminal how far it is.
 std::vector<dx::continuation_score> score_shown(loaded_model& model, std::span<const dx::continuation> asked) {
   const bool shown = on_terminal();
-  auto scores = model.score(asked, [&](dx::index done, dx::index all) {
+  const auto progress = [&](dx::index done, dx::index all) {
     if (shown) std::cerr << "\r" << done << "/" << all << std::flush;
-  });
+  };
+  auto scores = model.score(asked, progress, processes());
   if (shown) std::cerr << "\r\033[K";
   return scores;
 }
@@ -223,12 +230,24 @@ void report(request_file& file, const std::string& source, std::span<const dx::c
             << " tokens: their contexts were cut on the left\n";
 }
 
-json accuracy(loaded_model& model, const evaluate_options& o) {
+/// An evaluation set, as documents and as tokens.
+struct evaluation_set {
+  request_file file;
+  std::vector<dx::continuation> asked;
+};
+
+evaluation_set open_requests(const loaded_model& model, const evaluate_options& o) {
   const auto t = need_tokenizer(o.model, model.vocabulary());
   const std::string source = o.requests.string();
   auto file = o.limit > 0 ? read_requests(o.requests, o.limit) : read_requests(o.requests);
-  const auto asked = continuations_of(file, source, t, model.context());
+  auto asked = continuations_of(file, source, t, model.context());
   report(file, source, asked, model.context());
+  return {std::move(file), std::move(asked)};
+}
+
+json accuracy(loaded_model& model, const evaluate_options& o, const evaluation_set& set) {
+  const auto& [file, asked] = set;
+  const std::string source = o.requests.string();
   const auto given = score_shown(model, asked);
   std::vector<request_score> scores;
   for (const auto& d : file.documents)
@@ -251,6 +270,49 @@ json accuracy(loaded_model& model, const evaluate_options& o) {
   }
   return out;
 }
+
+std::string digest(std::span<const std::int32_t> ids) {
+  return dx::io::sha256().update(std::as_bytes(ids)).hex();
+}
+std::string digest(std::span<const dx::continuation> asked) {
+  dx::io::sha256 hash;
+  for (const auto& c : asked) {
+    const dx::index sizes[] = {std::ssize(c.ids), c.context};
+    hash.update(sizes, sizeof sizes).update(std::as_bytes(std::span(c.ids)));
+  }
+  return hash.hex();
+}
+
+/// All that is opened before anything is scored.
+struct evaluation {
+  std::unique_ptr<engine> machine;
+  std::unique_ptr<loaded_model> model, teacher;
+  std::optional<given_text> text;
+  std::vector<std::vector<dx::continuation>> cases;  ///< of each length of --needle
+  std::optional<evaluation_set> set;
+
+  /// `content` is that of --text.
+  evaluation(const evaluate_options& o, const program::machine& where, const std::string& content)
+      : machine(make_engine(where)), model(machine->load(o.model)) {
+    if (!o.teacher.empty()) teacher = open_teacher(*machine, *model, o);
+    if (!o.text.empty() || !o.tokens.empty()) text.emplace(open_text(*model, o, content));
+    cases = needle_cases(*model, o, text ? &*text : nullptr);
+    if (!o.requests.empty()) set.emplace(open_requests(*model, o));
+  }
+
+  /// What it must have in common with that of the other processes.
+  json identity(const evaluate_options& o, const program::machine& where) const {
+    json all = {{"model_sha256", hash_of(o.model)}, {"window", o.windows}, {"precision", where.precision}};
+    if (teacher) all["teacher_sha256"] = hash_of(o.teacher);
+    if (const auto* tokens = text ? std::get_if<dx::io::token_file>(&*text) : nullptr)
+      all["tokens_sha256"] = tokens->data_sha256();
+    else if (text)  // as this one's tokenizer has made it
+      all["text_sha256"] = digest(std::get<dx::token_text>(*text).ids);
+    for (const auto& of_length : cases) all["needle_sha256"].push_back(digest(of_length));
+    if (set) all["requests_sha256"] = digest(set->asked);
+    return all;
+  }
+};
 
 std::string cell(const json& value) {
   return value.is_number_float() ? short_number(value.get<double>()) : value.dump();
@@ -332,18 +394,24 @@ int evaluate(const arguments& given) {
     if (o.cases < 1) throw usage_error("--cases: must be at least 1");
     if (o.filler.empty() && !has_text) throw usage_error("--needle: --filler, --text or --tokens is needed");
   }
-  const auto engine = make_engine(where);
-  const auto model = engine->load(o.model);
-  const auto teacher = o.teacher.empty() ? nullptr : open_teacher(*engine, *model, o);
-  std::optional<given_text> text;
-  if (has_text) text.emplace(open_text(*model, o));
-  const auto cases = needle_cases(*model, o, text ? &*text : nullptr);
+  auto& all = processes();
+  if (o.carry && all.size() > 1)
+    throw usage_error("--carry: windows are read one after another, by one process, and " +
+                      std::to_string(all.size()) + " were started");
+  std::string content;  // rank 0's, which may be its stdin
+  if (!o.text.empty()) {
+    dx::comm::on_root(all, [&] { content = read_text(o.text); });
+    content = dx::comm::from_root(all, std::move(content));
+  }
+  std::optional<evaluation> e;
+  dx::comm::on_every_rank(all, [&] { e.emplace(o, where, content); });
+  if (all.size() > 1) require_one_job(e->identity(o, where));
   json result = json::object();
-  if (text)
-    result = std::visit([&](const auto& t) { return perplexity(*model, teacher.get(), o, t); }, *text);
-  else if (!o.requests.empty())
-    result = accuracy(*model, o);
-  if (!cases.empty()) result["needle"] = needle_scores(*model, o, cases);
+  if (e->text)
+    result = std::visit([&](const auto& t) { return perplexity(*e->model, e->teacher.get(), o, t); }, *e->text);
+  else if (e->set)
+    result = accuracy(*e->model, o, *e->set);
+  if (!e->cases.empty()) result["needle"] = needle_scores(*e->model, o, e->cases);
   print(result, o);
   return 0;
 }

@@ -61,7 +61,12 @@ long launched_by_mpi() {
   return std::max(number_in({"OMPI_COMM_WORLD_SIZE"}).value_or(0), number_in({"PMI_SIZE"}).value_or(0));
 }
 
-bool shared_out(std::string_view command) { return command == "train" || command == "linearise"; }
+/// Whether several processes share the work of a subcommand.
+bool shared_out(std::string_view command) {
+  for (const char* name : {"train", "linearise", "evaluate", "cache", "sample"})
+    if (command == name) return true;
+  return false;
+}
 
 /// What tells a process in its environment which of how many it is, and where rank 0 is: torchrun and its like by their
 /// names, srun by its own beside MASTER_ADDR.

@@ -1,10 +1,13 @@
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <iostream>
+#include <map>
 #include <optional>
 #include <span>
+#include <utility>
 
+#include <distil_xlstm/comm/agree.hpp>
+#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu/machine.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
@@ -16,6 +19,8 @@
 #include "command.hpp"
 #include "engine.hpp"
 #include "folder_lock.hpp"
+#include "one_job.hpp"
+#include "processes.hpp"
 #include "signals.hpp"
 #include "text.hpp"
 
@@ -37,7 +42,8 @@ that there may be up to --length - 1 more.
 
 Text i is drawn with the seed --seed + i, and texts are written in that order: the file depends on model, seed and
 options, not on which text was finished first, nor on the CPU on --batch and --threads. (On a GPU products of another
---batch may round otherwise.)
+--batch may round otherwise.) Several processes (mpirun -n N distil sample ...) share the texts, and write the same
+file.
 
 While it is written, the texts that are finished lie in FILE.part. Killed at any time, the same command goes on from
 there; SIGINT and SIGTERM write what is finished and leave with status 130 and 143.
@@ -168,52 +174,51 @@ class finished_parts {
   std::size_t written_ = 0;
 };
 
-/// One run: draws texts side by side until there are enough.
+/// One run: draws texts side by side until there are enough. Of several processes each draws its share, and rank 0 has
+/// the file.
 class sample_run {
  public:
   explicit sample_run(const sample_options& o)
       : o_(o),
         engine_(make_engine(o.where)),
         model_(engine_->load(o.model)),
-        tokenizer_(need_tokenizer(o.model, model_->vocabulary())),
-        prompts_(read_prompts(o, tokenizer_)),
-        parts_(o.out, options(), tokenizer_.vocab_size(), tokenizer_.fingerprint()) {
+        tokenizer_(need_tokenizer(o.model, model_->vocabulary())) {
+    if (leads()) prompts_ = read_prompts(o, tokenizer_);  // which may be its stdin
     warn_beyond_context(o.length, model_->context(), o.model);
   }
 
+  /// All processes call it.
   int run() {
-    parts_.read(texts_);
+    auto& all = processes();
+    if (all.size() > 1) json::parse(dx::comm::from_root(all, json(prompts_).dump())).get_to(prompts_);
+    const json what = options();
+    require_one_job(what);
+    dx::comm::on_root(all, [&] {
+      parts_.emplace(o_.out, what, tokenizer_.vocab_size(), tokenizer_.fingerprint());
+      parts_->read(texts_);
+    });
+    first_ = dx::comm::from_root(all, texts_.count());
     started_ = saved_ = now();
     try {
-      while (!enough()) draw();
+      if (!dx::comm::from_root(all, enough()))
+        while (true) draw();
     } catch (const finished&) {
     } catch (const dx::numeric_error& e) {
       end_progress();
-      parts_.write(texts_);
+      if (parts_) parts_->write(texts_);
       dx::fail(o_.model.string(), ": ", e.what());
     }
     end_progress();
-    if (!enough()) {
-      parts_.write(texts_);
-      std::cerr << "distil: stopped by a signal; " << o_.out.string() << ".part has " << amount()
-                << ": the same command goes on\n";
-      return 128 + caught_signal;
-    }
-    dx::io::write_token_file(o_.out, texts_.ids, texts_.starts, tokenizer_.vocab_size(),
-                             tokenizer_.fingerprint());
-    parts_.remove();
-    std::cerr << o_.out.string() << ": " << amount() << ", " << grouped(ended())
-              << " of them ended by an end-of-text token\n";
-    return 0;
+    dx::comm::on_root(all, [&] { keep_all(); });
+    return dx::comm::from_root(all, enough()) ? 0 : 128 + signal_;
   }
 
  private:
   /// Thrown out of the model's writing when there are texts enough, or a signal has come.
   struct finished {};
-  /// A text that others are before, or that still grows.
-  struct growing {
+  struct numbered_text {
+    std::size_t number;
     std::vector<std::int32_t> ids;
-    bool over = false;
   };
 
   static std::vector<std::vector<std::int32_t>> read_prompts(const sample_options& o,
@@ -279,23 +284,29 @@ class sample_run {
     return n;
   }
 
-  /// Draws from the first text that is not there on. So many are asked for at once that the batch seldom runs empty, and
-  /// as many whatever is left to do: a step has the same shape in every run.
+  /// The number of the next text that this rank draws. Of size() texts in turn each rank has one, which one by chance, so
+  /// that prompts that come again and again are everybody's.
+  std::size_t next_number() {
+    const auto size = static_cast<std::size_t>(processes().size()),
+               rank = static_cast<std::size_t>(processes().rank());
+    const std::size_t turn = turn_++;
+    return first_ + turn * size + (rank + dx::rng(turn).below(size)) % size;
+  }
+
+  /// Draws this rank's next texts. So many are asked for at once that the batch seldom runs empty, and as many whatever is
+  /// left to do: a step has the same shape in every run.
   void draw() {
     constexpr std::size_t most_ids = 1u << 22;
     std::size_t shortest = prompts_[0].size(), longest = 0;
     for (const auto& p : prompts_)
       shortest = std::min(shortest, p.size()), longest = std::max(longest, p.size());
     const std::size_t least = std::max(16 * static_cast<std::size_t>(o_.batch), prompts_.size());
-    std::vector<std::vector<std::int32_t>> prompts(
-        std::max(least, std::min<std::size_t>(65536, most_ids / longest)));
-    const std::size_t first = texts_.count();
-    for (std::size_t i = 0; i < prompts.size(); ++i) prompts[i] = prompt_of(first + i);
-    ahead_.clear();
-    dx::sampling how = o_.how;
-    how.seed += first;
-    model_->write(prompts, o_.length - static_cast<dx::index>(shortest), o_.batch, how,
-                  [&](std::size_t i, std::int32_t id) { return take(first + i, id); });
+    std::vector<std::size_t> numbers(std::max(least, std::min<std::size_t>(65536, most_ids / longest)));
+    std::vector<std::vector<std::int32_t>> prompts;
+    for (std::size_t& n : numbers) prompts.push_back(prompt_of(n = next_number()));
+    model_->write(
+        prompts, o_.length - static_cast<dx::index>(shortest), o_.batch, o_.how,
+        [&](std::size_t i, std::int32_t id) { return take(numbers[i], id); }, numbers);
   }
   const std::vector<std::int32_t>& prompt_of(std::size_t text) const {
     return prompts_[text % prompts_.size()];
@@ -303,20 +314,56 @@ class sample_run {
 
   /// A token more of a text; whether it goes on.
   bool take(std::size_t number, std::int32_t id) {
-    if (caught_signal) throw finished{};
-    const std::size_t at = number - texts_.count();
-    if (at >= ahead_.size()) ahead_.resize(at + 1);
-    growing& text = ahead_[at];
-    if (text.ids.empty()) text.ids = prompt_of(number);
+    const auto at = growing_.try_emplace(number, prompt_of(number)).first;
+    auto& ids = at->second;
     const bool known = id < tokenizer_.vocab_size();
-    if (known) text.ids.push_back(id);
-    text.over = !known || tokenizer_.is_end_of_text(id) || std::ssize(text.ids) >= o_.length;
-    if (!text.over || at > 0) return !text.over;
-    for (; !ahead_.empty() && ahead_.front().over && !enough(); ahead_.pop_front())
-      texts_.add(ahead_.front().ids);
-    keep();
-    if (enough()) throw finished{};
-    return false;
+    if (known) ids.push_back(id);
+    const bool over = !known || tokenizer_.is_end_of_text(id) || std::ssize(ids) >= o_.length;
+    if (over) over_.push_back({number, std::move(ids)}), growing_.erase(at);
+    // Ranks meet after as many tokens, which take them about as long.
+    if (++taken_ >= (processes().size() > 1 ? 16 * o_.batch : 1)) meet();
+    return !over;
+  }
+
+  /// What ranks have finished since they met comes to rank 0. Throws `finished` on all of them where those are texts enough,
+  /// and where one of them has had a signal.
+  void meet() {
+    auto& all = processes();
+    taken_ = 0;
+    if (all.size() > 1) gather_finished();
+    dx::comm::on_root(all, [&] {
+      for (auto& text : over_) ahead_.emplace(text.number, std::move(text.ids));
+      while (!ahead_.empty() && ahead_.begin()->first == texts_.count() && !enough()) {
+        texts_.add(ahead_.begin()->second);
+        ahead_.erase(ahead_.begin());
+      }
+      if (!over_.empty()) keep();
+    });
+    over_.clear();
+    signal_ = static_cast<int>(dx::comm::largest(all, caught_signal));
+    if (signal_ != 0 || dx::comm::from_root(all, enough())) throw finished{};
+  }
+  /// From now on `over_` has what all ranks had there.
+  void gather_finished() {
+    auto& all = processes();
+    std::vector<std::int64_t> mine;  // of each text: number, tokens, ids
+    for (const auto& text : over_) {
+      mine.push_back(static_cast<std::int64_t>(text.number)), mine.push_back(std::ssize(text.ids));
+      mine.insert(mine.end(), text.ids.begin(), text.ids.end());
+    }
+    constexpr auto each = static_cast<dx::index>(sizeof mine[0]);
+    std::vector<dx::index> starts{0};
+    for (const auto n : dx::comm::of_all(all, std::ssize(mine))) starts.push_back(starts.back() + n * each);
+    std::vector<std::int64_t> whole(static_cast<std::size_t>(starts.back() / each));
+    std::copy(mine.begin(), mine.end(), whole.begin() + starts[static_cast<std::size_t>(all.rank())] / each);
+    all.all_gather({}, whole.data(), starts);
+    over_.clear();
+    for (auto at = whole.begin(); at != whole.end();) {
+      const auto number = static_cast<std::size_t>(*at++);
+      const auto end = at + 1 + *at;
+      over_.push_back({number, {at + 1, end}});
+      at = end;
+    }
   }
 
   /// Now and then: a part to the disk, a line to the terminal. The more is done, the seldomer: a kill loses a
@@ -324,7 +371,7 @@ class sample_run {
   void keep() {
     const double t = now();
     if (t - saved_ >= std::clamp((t - started_) / 100, 0.2, 60.0)) {
-      parts_.write(texts_);
+      parts_->write(texts_);
       saved_ = t;
     }
     if (!on_terminal() || t - shown_ < 0.2) return;
@@ -343,14 +390,36 @@ class sample_run {
     shown_ = 0;
   }
 
+  /// Rank 0's end: the file, or where a signal came first what there is of it.
+  void keep_all() {
+    if (!enough()) {
+      parts_->write(texts_);
+      std::cerr << "distil: stopped by a signal; " << o_.out.string() << ".part has " << amount()
+                << ": the same command goes on\n";
+      return;
+    }
+    dx::io::write_token_file(o_.out, texts_.ids, texts_.starts, tokenizer_.vocab_size(),
+                             tokenizer_.fingerprint());
+    parts_->remove();
+    std::cerr << o_.out.string() << ": " << amount() << ", " << grouped(ended())
+              << " of them ended by an end-of-text token\n";
+  }
+
   sample_options o_;
   std::unique_ptr<engine> engine_;
   std::unique_ptr<loaded_model> model_;
   dx::io::tokenizer tokenizer_;
   std::vector<std::vector<std::int32_t>> prompts_;
-  finished_parts parts_;
+  std::size_t first_ = 0;                                     ///< number of the first text that this run draws
+  std::size_t turn_ = 0;                                      ///< texts that this rank has begun
+  std::map<std::size_t, std::vector<std::int32_t>> growing_;  ///< this rank's, by number
+  std::vector<numbered_text> over_;                           ///< finished since the ranks met
+  dx::index taken_ = 0;                                       ///< tokens drawn since then
+  int signal_ = 0;
+  // Of rank 0.
+  std::optional<finished_parts> parts_;
   document_list texts_;
-  std::deque<growing> ahead_;  ///< from text number texts_.count() on
+  std::map<std::size_t, std::vector<std::int32_t>> ahead_;  ///< finished texts that one before is missing of
   double started_ = 0, saved_ = 0, shown_ = 0, first_shown_ = 0;
   dx::index tokens_at_first_ = 0;
 };
@@ -401,7 +470,9 @@ int sample(const arguments& given) {
   }
   dx::require(!fs::exists(o.out) || fs::is_regular_file(o.out), o.out.string(), ": is there and no file");
   catch_signals();
-  return sample_run(o).run();
+  std::optional<sample_run> run;
+  dx::comm::on_every_rank(processes(), [&] { run.emplace(o); });
+  return run->run();
 }
 
 }  // namespace program

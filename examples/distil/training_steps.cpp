@@ -13,6 +13,7 @@
 
 #include "gpu_ranks.hpp"
 #include "method.hpp"
+#include "one_job.hpp"
 #include "processes.hpp"
 #include "signals.hpp"
 #include "text.hpp"
@@ -192,16 +193,10 @@ std::optional<std::string> difference(const json& before, const json& now) {
 }
 
 void require_one_run(json identity, const train_options& o) {
-  auto& all = processes();
-  if (all.size() == 1) return;
+  identity["teacher"] = compared(identity, "teacher");
   identity["checkpoint-every"] = o.checkpoint_every, identity["evaluate-every"] = o.evaluate_every;
   identity["shard-optimiser"] = o.shard_optimiser;
-  const json first = json::parse(dx::comm::from_root(all, identity.dump()));
-  dx::comm::on_every_rank(all, [&] {
-    if (const auto key = difference(first, identity))
-      dx::fail("another ", *key, " than rank 0: ", identity.value(*key, json()).dump(), ", which has ",
-               first.value(*key, json()).dump());
-  });
+  require_one_job(identity);
 }
 
 void require_shares(const dx::training_options& o) {

@@ -1,31 +1,17 @@
 #define BOOST_TEST_MODULE program_mpi
+#include <unistd.h>
+
 #include <boost/test/unit_test.hpp>
+
+#include <chrono>
+#include <fstream>
+
+#include <distil_xlstm/io/json.hpp>
 
 #include "together.hpp"
 
 // Several processes, started by an MPI launcher, train as one does; what goes wrong with one ends all.
 namespace distil_xlstm::program {
-namespace {
-
-surroundings as(int processes, surroundings where = {}) {
-  const char* launcher = std::getenv("DISTIL_MPIRUN");
-  BOOST_REQUIRE_MESSAGE(launcher && *launcher,
-                        "the environment variable DISTIL_MPIRUN must say how MPI starts programs");
-  where.launcher = arguments(launcher, "-n", std::to_string(processes));
-  where.timeout = 240;
-  return where;
-}
-/// The same with other arguments for the second of two processes.
-outcome run_unlike(const std::vector<std::string>& first, const std::vector<std::string>& second) {
-  auto given = first;
-  for (const char* word : {":", "-n", "1", static_cast<const char*>(std::getenv("DISTIL"))})
-    given.push_back(word);
-  given.insert(given.end(), second.begin(), second.end());
-  return run(given, as(1));
-}
-
-}  // namespace
-
 BOOST_AUTO_TEST_CASE(processes_train_as_one) {
   const temporary_folder folder;
   const std::string steps = "--steps 5 --accumulate 2 --checkpoint-every 3";
@@ -101,15 +87,6 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   const temporary_folder folder;
   const auto out = folder / "run", other_teacher = folder / "teacher",
              other_tokens = folder / "tokens.safetensors";
-  const auto refused_by = [](const outcome& o, int status, const std::vector<std::string>& parts) {
-    BOOST_TEST_CONTEXT(o.err) {
-      BOOST_TEST(o.status == status);
-      BOOST_TEST(o.out == "");
-      const auto lines = said(o.err);
-      BOOST_REQUIRE(lines.size() == 1u);
-      for (const auto& part : parts) BOOST_TEST(contains(lines[0], part), part);
-    }
-  };
   refused_by(run(training(out, "--steps 2 --batch 5"), as(2)), 2, {"--batch", "5 windows", "2 processes"});
   refused_by(run(training(out, "--steps 2 --nonsense 5"), as(2)), 2, {"nonsense"});
   refused_by(run(arguments("inspect", m.teacher), as(2)), 1, {"inspect", "one process", "2 were started"});
@@ -118,7 +95,7 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   refused_by(
       run(training(out, "--steps 2"),
           {.environment = {{"OMPI_COMM_WORLD_SIZE", "1"}, {"PMI_SIZE", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}}}),
-      1, {"SLURM_STEP_NUM_TASKS=2"});
+      1, {"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID is not set"});
   refused_by(run(training(out, "--steps 2 --shard-optimiser")), 2, {"--shard-optimiser", "one process"});
   BOOST_TEST(!fs::exists(out / "metrics.jsonl"));
 

@@ -86,36 +86,27 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   const auto& m = material::get();
   const temporary_folder folder;
   const auto out = folder / "run";
-  const auto refused = [](const outcome& o, int status, const std::vector<std::string>& parts) {
-    BOOST_TEST_CONTEXT(o.err) {
-      BOOST_TEST(o.status == status);
-      BOOST_TEST(o.out == "");
-      const auto lines = said(o.err);
-      BOOST_REQUIRE(lines.size() == 1u);
-      for (const auto& part : parts) BOOST_TEST(contains(lines[0], part), part);
-    }
-  };
   const auto with = [&](const std::string& more, std::map<std::string, std::string> environment = {}) {
     auto where = patient();
     where.environment = std::move(environment);
     return run(training(out, "--steps 2 " + more), where);
   };
-  refused(with("--processes 4"), 2, {"--batch", "6 windows", "4 processes"});
-  refused(with("--processes 0 --batch 0"), 2, {"--batch"});
-  refused(with("--processes two"), 2, {"processes"});
-  refused(with("--processes 2000"), 2, {"--processes: 2000 are not possible"});
-  refused(with("--processes 2 --gpus 2"), 2, {"--gpus"});
-  refused(with("--gpus 2 --device cpu"), 2, {"--gpus: has no effect with --device cpu"});
-  refused(with("--processes 2 --device cuda"), 2, {"cuda"});
-  refused(with("--processes 2", {{"WORLD_SIZE", "2"}, {"RANK", "0"}}), 2, {"--processes", "WORLD_SIZE"});
-  refused(with("", {{"WORLD_SIZE", "2"}, {"RANK", "1"}}), 1, {"WORLD_SIZE=2", "MASTER_ADDR is not set"});
-  refused(with("", {{"WORLD_SIZE", "2"}, {"RANK", "x"}, {"MASTER_ADDR", "localhost"}}), 1, {"RANK=x"});
-  refused(with("", {{"WORLD_SIZE", "2"}, {"RANK", "2"}, {"MASTER_ADDR", "localhost"}}), 1, {"rank 2 of 2"});
-  refused(
+  refused_by(with("--processes 4"), 2, {"--batch", "6 windows", "4 processes"});
+  refused_by(with("--processes 0 --batch 0"), 2, {"--batch"});
+  refused_by(with("--processes two"), 2, {"processes"});
+  refused_by(with("--processes 2000"), 2, {"--processes: 2000 are not possible"});
+  refused_by(with("--processes 2 --gpus 2"), 2, {"--gpus"});
+  refused_by(with("--gpus 2 --device cpu"), 2, {"--gpus: has no effect with --device cpu"});
+  refused_by(with("--processes 2 --device cuda"), 2, {"cuda"});
+  refused_by(with("--processes 2", {{"WORLD_SIZE", "2"}, {"RANK", "0"}}), 2, {"--processes", "WORLD_SIZE"});
+  refused_by(with("", {{"WORLD_SIZE", "2"}, {"RANK", "1"}}), 1, {"WORLD_SIZE=2", "MASTER_ADDR is not set"});
+  refused_by(with("", {{"WORLD_SIZE", "2"}, {"RANK", "x"}, {"MASTER_ADDR", "localhost"}}), 1, {"RANK=x"});
+  refused_by(with("", {{"WORLD_SIZE", "2"}, {"RANK", "2"}, {"MASTER_ADDR", "localhost"}}), 1, {"rank 2 of 2"});
+  refused_by(
       with("", {{"WORLD_SIZE", "2"}, {"RANK", "0"}, {"MASTER_ADDR", "localhost"}, {"MASTER_PORT", "99999"}}), 1,
       {"MASTER_PORT=99999"});
-  refused(run(arguments("generate --processes 2 --model", m.teacher, "--prompt a"), patient()), 2,
-          {"generate", "--processes", "one process"});
+  refused_by(run(arguments("generate --processes 2 --model", m.teacher, "--prompt a"), patient()), 2,
+             {"generate", "--processes", "one process"});
   BOOST_TEST(!fs::exists(out / "metrics.jsonl"));
 }
 

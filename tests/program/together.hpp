@@ -18,25 +18,13 @@
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 
+#include "launched.hpp"
 #include "material.hpp"
 
 /// What tests of several processes share, whatever has started those.
 namespace distil_xlstm::program {
 
 inline constexpr double rounding = 1e-12;
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-/// The lines on stderr that the program has written, not the launcher, but for warnings.
-inline std::vector<std::string> said(const std::string& err) {
-  std::vector<std::string> out;
-  std::istringstream lines(err);
-  for (std::string line; std::getline(lines, line);)
-    if (line.starts_with("distil: ") && !line.starts_with("distil: warning: ")) out.push_back(line);
-  return out;
-}
 
 /// Six windows a batch, which 2 and 3 divide.
 inline std::vector<std::string> training(const fs::path& out, const std::string& more,
@@ -78,22 +66,6 @@ inline bool same_state(const fs::path& a, const fs::path& b) {
   return content(a / "state.safetensors") == content(b / "state.safetensors");
 }
 
-/// The process that is this rank of the run that the environment variable DISTIL_TEST_RUN names; 0: there is none.
-inline pid_t process_of(const std::string& name, int rank) {
-  const std::string r = std::to_string(rank);
-  for (const auto& f : fs::directory_iterator("/proc")) {
-    std::ifstream in(f.path() / "environ", std::ios::binary);
-    std::string all(std::istreambuf_iterator<char>(in), {});
-    all = std::string(1, '\0') + all + std::string(1, '\0');
-    const auto holds = [&](const std::string& entry) {
-      return contains(all, std::string(1, '\0') + entry + std::string(1, '\0'));
-    };
-    if (holds("DISTIL_TEST_RUN=" + name) &&
-        (holds("RANK=" + r) || holds("OMPI_COMM_WORLD_RANK=" + r) || holds("PMI_RANK=" + r)))
-      return static_cast<pid_t>(std::stol(f.path().filename().string()));
-  }
-  return 0;
-}
 inline std::size_t lines_of(const fs::path& file) {
   std::ifstream in(file);
   return static_cast<std::size_t>(std::count(std::istreambuf_iterator<char>(in), {}, '\n'));

@@ -10,6 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/comm/agree.hpp>
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
@@ -92,11 +95,12 @@ struct continuation_score {
 /// Scores continuations, in the order given. `read(sequence, ids, hidden)` writes the vectors that `head` reads,
 /// from an empty state; up to `batch` continuations of similar length are given at a time, padded with tokens
 /// that nothing looks at, all in the device's memory. Throws `error` naming an id that the head has no row for.
-/// `on_progress(done, all)` is called after each batch.
-template <class T, class D, class Read, class OnProgress>
+/// `on_progress(done, all)` is called after each batch. Several ranks, which all have the same continuations, share the
+/// batches: each is told of its own, and all have the scores, the same bits as one's. What one rank throws all do.
+template <class T, class D, class Read, class OnProgress, Communicator C = comm::single>
 std::vector<continuation_score> score_continuations(D& device, std::span<const continuation> items,
                                                     logit_head head, index batch, Read&& read,
-                                                    OnProgress&& on_progress) {
+                                                    OnProgress&& on_progress, C& ranks = comm::alone) {
   require(batch > 0, "score_continuations: ", batch, " continuations at a time are not possible");
   std::vector<continuation_score> scores(items.size());
 
@@ -112,7 +116,7 @@ std::vector<continuation_score> score_continuations(D& device, std::span<const c
   host_copy<T, D> fetched_nll;
   buffer<T, D> hidden, gathered, nll;
   buffer<std::uint8_t, D> is_argmax;
-  for (std::size_t first = 0; first < order.size(); first += static_cast<std::size_t>(batch)) {
+  const auto score_from = [&](std::size_t first) {
     const auto last = std::min(order.size(), first + static_cast<std::size_t>(batch));
     const sequence_view seq{static_cast<index>(last - first), std::ssize(items[order[first]].ids) - 1};
     ids.assign(static_cast<std::size_t>(seq.rows()), 0);
@@ -132,7 +136,6 @@ std::vector<continuation_score> score_continuations(D& device, std::span<const c
     if (hidden.size() < seq.rows() * head.cols) hidden = buffer<T, D>(device, seq.rows() * head.cols);
     if (gathered.size() < n * head.cols) gathered = buffer<T, D>(device, n * head.cols);
     const matrix_view<T> h(hidden.data(), seq.rows(), head.cols), wanted(gathered.data(), n, head.cols);
-    require_ids(ids, head.rows), require_ids(targets, head.rows);
     read(seq, placed_ids.put(device, ids.data(), seq.rows()), h);
     for (index r = 0; r < n; ++r)
       device.copy(wanted.row(r), h.row(rows[static_cast<std::size_t>(r)]),
@@ -148,7 +151,26 @@ std::vector<continuation_score> score_continuations(D& device, std::span<const c
       ++s.scored, s.correct += likeliest[r] != 0;
     }
     on_progress(static_cast<index>(last), std::ssize(items));
+  };
+  comm::on_every_rank(ranks, [&] {
+    for (const continuation& x : items) require_ids(x.ids, head.rows);
+    const auto step = static_cast<std::size_t>(batch);
+    for (std::size_t first = static_cast<std::size_t>(ranks.rank()) * step; first < order.size();
+         first += static_cast<std::size_t>(ranks.size()) * step)
+      score_from(first);
+  });
+  if (ranks.size() == 1) return scores;
+
+  // What is another rank's is 0 here.
+  std::vector<double> sums(3 * scores.size());
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const continuation_score& s = scores[i];
+    sums[3 * i] = s.sum_logprob, sums[3 * i + 1] = static_cast<double>(s.scored);
+    sums[3 * i + 2] = static_cast<double>(s.correct);
   }
+  ranks.sum({}, sums.data(), std::ssize(sums));
+  for (std::size_t i = 0; i < scores.size(); ++i)
+    scores[i] = {sums[3 * i], static_cast<index>(sums[3 * i + 1]), static_cast<index>(sums[3 * i + 2])};
   return scores;
 }
 

@@ -1,12 +1,17 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <variant>
 #include <vector>
 
+#include <distil_xlstm/comm/agree.hpp>
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
@@ -52,30 +57,38 @@ struct window_batch {
   const std::int32_t* ids;      ///< [rows]
   const std::int32_t* targets;  ///< [rows] the id after each; 0 after a window's last
   const std::uint8_t* scored;   ///< [rows] 0 where the target is another window's or begins a document
+  index number;                 ///< which batch of the text it is, from 0
 };
 
 /// Calls use(window_batch) for a text in consecutive windows, in order; up to `batch` of one length are given at a
 /// time, each without its last token, which predicts nothing here; carried ones whole, one by one, since their last
-/// token is remembered. Throws `error` naming an id that is not below `vocabulary`.
-template <class D, class Text, class Use>
-void for_each_window_batch(D& device, const Text& text, index window, index batch, index vocabulary,
-                           window_state state, const Use& use) {
+/// token is remembered. Of several ranks, which all have the text, each is given its share: batch i is rank i mod
+/// size()'s. What it returns is how many batches there are. Throws `error` naming an id that is not below `vocabulary`,
+/// on every rank, and where several ranks were to carry one state.
+template <class D, class Text, class Use, Communicator C = comm::single>
+index for_each_window_batch(D& device, const Text& text, index window, index batch, index vocabulary,
+                            window_state state, const Use& use, C& ranks = comm::alone) {
   require(batch > 0, "perplexity: ", batch, " windows at a time are not possible");
   const bool carried = state == window_state::carried;
+  require(!carried || ranks.size() == 1,
+          "perplexity: windows that carry a state are read one after another, not by ", ranks.size(), " ranks");
   if (carried) batch = 1;
   std::vector<std::int32_t> ids, targets, start;
   std::vector<std::uint8_t> scored;
   device_copy<std::int32_t, D> placed_ids, placed_targets, placed_start;
   device_copy<std::uint8_t, D> placed_scored;
-  index rows_a_window = 0, count = 0;
+  index rows_a_window = 0, count = 0, number = 0;
   auto flush = [&] {
     if (count == 0) return;
     require_ids(ids, vocabulary), require_ids(targets, vocabulary);
     const index rows = count * rows_a_window;
-    use(window_batch{{count, rows_a_window, placed_start.put(device, start.data(), rows)},
-                     placed_ids.put(device, ids.data(), rows),
-                     placed_targets.put(device, targets.data(), rows),
-                     placed_scored.put(device, scored.data(), rows)});
+    if (number % ranks.size() == ranks.rank())
+      use(window_batch{{count, rows_a_window, placed_start.put(device, start.data(), rows)},
+                       placed_ids.put(device, ids.data(), rows),
+                       placed_targets.put(device, targets.data(), rows),
+                       placed_scored.put(device, scored.data(), rows),
+                       number});
+    ++number;
     ids.clear(), targets.clear(), start.clear(), scored.clear(), count = 0;
   };
   for_each_window(text.size(), window, [&](index first, index n) {
@@ -94,9 +107,31 @@ void for_each_window_batch(D& device, const Text& text, index window, index batc
     if (++count == batch) flush();
   });
   flush();
+  return number;
 }
 
 namespace detail {
+/// The sums of what `score(window_batch)` gives, N numbers, over the batches of `for_each_window_batch`: added up in the
+/// text's order, so that they are the same bits whatever the number of ranks.
+template <std::size_t N, class D, class Text, class Score, Communicator C>
+std::array<double, N> sum_over_batches(D& device, const Text& text, index window, index batch, index vocabulary,
+                                       window_state state, const Score& score, C& ranks) {
+  std::vector<double> parts;  // N numbers a batch, 0 where it is another rank's
+  comm::on_every_rank(ranks, [&] {
+    const auto keep = [&](const window_batch& w) {
+      const std::array<double, N> one = score(w);
+      parts.resize(static_cast<std::size_t>(w.number) * N);
+      parts.insert(parts.end(), one.begin(), one.end());
+    };
+    const index batches = for_each_window_batch(device, text, window, batch, vocabulary, state, keep, ranks);
+    parts.resize(static_cast<std::size_t>(batches) * N);
+  });
+  ranks.sum({}, parts.data(), std::ssize(parts));
+  std::array<double, N> total{};
+  for (std::size_t i = 0; i < parts.size(); ++i) total[i % N] += parts[i];
+  return total;
+}
+
 /// A file in which nothing is scored is a mistake; a text in memory says so in its score.
 template <class Text>
 void require_scored(const Text& text, const text_score& s) {
@@ -107,20 +142,22 @@ void require_scored(const Text& text, const text_score& s) {
 
 /// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
 /// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
-/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Throws `error`
-/// naming an id that the head has no row for, or the file in which there is nothing to score.
-template <class T, class D, class Text, class Forward>
+/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Several ranks, each with
+/// its own model and the same text, share the batches, and all have the score, the same bits as one's. Throws `error`
+/// naming an id that the head has no row for, or the file in which there is nothing to score; what one rank throws all do.
+template <class T, class D, class Text, class Forward, Communicator C = comm::single>
 text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
-                      Forward&& forward, window_state state = window_state::empty) {
-  text_score total;
-  total.tokens = text.size();
+                      Forward&& forward, window_state state = window_state::empty, C& ranks = comm::alone) {
   buffer<T, D> hidden(device, std::max<index>(1, batch * std::min(window, text.size())) * head.cols);
-  for_each_window_batch(device, text, window, batch, head.rows, state, [&](const window_batch& w) {
+  const auto read = [&](const window_batch& w) {
     const matrix_view<T> h(hidden.data(), w.seq.rows(), head.cols);
     forward(w.seq, w.ids, h);
     const auto s = loss::score_tokens(device, matrix_view<const T>(h), head, w.targets, w.scored);
-    total.nll += s.nll, total.scored += s.scored;
-  });
+    return std::array{s.nll, static_cast<double>(s.scored)};
+  };
+  const auto [nll, scored] =
+      detail::sum_over_batches<2>(device, text, window, batch, head.rows, state, read, ranks);
+  const text_score total{text.size(), static_cast<index>(scored), nll};
   detail::require_scored(text, total);
   return total;
 }

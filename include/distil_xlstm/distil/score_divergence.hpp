@@ -1,8 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/core/error.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
@@ -25,12 +28,12 @@ struct divergence_score {
 
 /// KL(teacher || model) over the tokens that `score_text` scores, in the same windows, each from an empty state, beside
 /// that score itself. `read_teacher` and `read_model` are as its `forward`: each writes the vectors that its own head
-/// reads. Logits of both are alive a chunk of rows at a time, as in `loss::head`. Throws `error` where the
-/// vocabularies differ or a head caps its logits, and as `score_text` does.
-template <class T, class D, class Text, class ReadTeacher, class ReadModel>
+/// reads. Logits of both are alive a chunk of rows at a time, as in `loss::head`. Several ranks share the batches as there.
+/// Throws `error` where the vocabularies differ or a head caps its logits, and as `score_text` does.
+template <class T, class D, class Text, class ReadTeacher, class ReadModel, Communicator C = comm::single>
 divergence_score score_divergence(D& device, const Text& text, index window, index batch,
                                   logit_head teacher_head, ReadTeacher&& read_teacher, logit_head head,
-                                  ReadModel&& read_model) {
+                                  ReadModel&& read_model, C& ranks = comm::alone) {
   for (const auto& [whose, cap] : {std::pair{"the teacher", teacher_head.cap}, {"the model", head.cap}})
     require(cap == 0, "divergence: ", whose, " caps its logits at ", cap,
             "; only logits without a cap are compared");
@@ -38,20 +41,20 @@ divergence_score score_divergence(D& device, const Text& text, index window, ind
           ", the teacher of ", teacher_head.rows);
   const head_pair<frozen_matrix, frozen_matrix, T> heads{head.matrix, teacher_head.matrix};
   const auto kl = loss::kl(1.0).template at<T>({}).logits;
-  divergence_score total;
-  total.text.tokens = text.size();
   const index most = std::max<index>(1, batch * std::min(window, text.size()));
   const buffer<T, D> of_model(device, most * head.cols), of_teacher(device, most * teacher_head.cols);
-  for_each_window_batch(
-      device, text, window, batch, head.rows, window_state::empty, [&](const window_batch& w) {
-        const matrix_view<T> hs(of_model.data(), w.seq.rows(), head.cols),
-            ht(of_teacher.data(), w.seq.rows(), teacher_head.cols);
-        read_teacher(w.seq, w.ids, ht);
-        read_model(w.seq, w.ids, hs);
-        const auto s = loss::score_tokens(device, matrix_view<const T>(hs), head, w.targets, w.scored);
-        total.text.nll += s.nll, total.text.scored += s.scored;
-        total.kl += loss::head(device, kl, hs, ht, heads, w.targets, w.scored, T(1), {}).raw[0];
-      });
+  const auto read = [&](const window_batch& w) {
+    const matrix_view<T> hs(of_model.data(), w.seq.rows(), head.cols),
+        ht(of_teacher.data(), w.seq.rows(), teacher_head.cols);
+    read_teacher(w.seq, w.ids, ht);
+    read_model(w.seq, w.ids, hs);
+    const auto s = loss::score_tokens(device, matrix_view<const T>(hs), head, w.targets, w.scored);
+    const double far = loss::head(device, kl, hs, ht, heads, w.targets, w.scored, T(1), {}).raw[0];
+    return std::array{s.nll, static_cast<double>(s.scored), far};
+  };
+  const auto [nll, scored, apart] =
+      detail::sum_over_batches<3>(device, text, window, batch, head.rows, window_state::empty, read, ranks);
+  const divergence_score total{{text.size(), static_cast<index>(scored), nll}, apart};
   detail::require_scored(text, total.text);
   return total;
 }

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/comm/agree.hpp>
+#include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/single.hpp>
 #include <distil_xlstm/device/frozen_memory.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>
 #include <distil_xlstm/io/json_fwd.hpp>
@@ -39,6 +42,8 @@ class cache_writer {
  public:
   static constexpr index format = 1;  ///< of manifest.json: `teacher_cache` refuses another
 
+  /// Of no folder, for `append_windows` of several ranks: all but rank 0 have one.
+  cache_writer() = default;
   /// Creates the folder, and a file a signal, hidden [windows, length, width], whose numbers are stored as `type`. It
   /// is no cache before `finish`.
   cache_writer(std::filesystem::path folder, cache_identity identity, dtype type);
@@ -77,28 +82,45 @@ class cache_writer {
 
   std::filesystem::path folder_;
   cache_identity identity_;
-  dtype kind_;
+  dtype kind_ = dtype::f32;
   std::vector<std::unique_ptr<io::safetensors_writer>> files_;
 };
 
 /// Appends what `teacher` says of every window of `text`, as many at a time as `signals` has memory for;
-/// `on_windows(n)` hears that n are written.
-template <class T, class D, class OnWindows>
+/// `on_windows(n)` hears that n are written. Several ranks, each with its own teacher and the same text, share the
+/// batches, and rank 0 writes all of them: the same bytes as one. What one rank throws all do.
+template <class T, class D, class OnWindows, Communicator C = comm::single>
 void append_windows(D& device, cache_writer& out, teacher_source<T, D>& teacher, const token_windows& text,
-                    const signal_memory<T, D>& signals, OnWindows&& on_windows) {
+                    const signal_memory<T, D>& signals, OnWindows&& on_windows, C& ranks = comm::alone) {
   const index batch = signals.rows() / text.length();
+  const auto others = ranks.size() > 1 ? signals.another(device) : signal_memory<T, D>();
   std::vector<index> which;
   token_batch tokens;
   device_batch<D> placed;
-  for (index first = 0; first < text.count(); first += batch) {
-    which.resize(static_cast<std::size_t>(std::min(batch, text.count() - first)));
-    std::iota(which.begin(), which.end(), first);
-    text.read(which, tokens);
-    placed.put(device, tokens);
-    const auto part = signals.first(std::ssize(which) * text.length());
-    teacher.fill(device, which, placed, part);
-    out.append(device, part);
-    on_windows(first + std::ssize(which));
+  for (index first = 0; first < text.count(); first += ranks.size() * batch) {
+    const auto begin = [&](index rank) { return std::min(first + rank * batch, text.count()); };
+    const auto part_of = [&](index rank) {
+      const auto& memory = rank == ranks.rank() ? signals : others;
+      return memory.first((begin(rank + 1) - begin(rank)) * text.length());
+    };
+    comm::on_every_rank(ranks, [&] {
+      which.resize(static_cast<std::size_t>(begin(ranks.rank() + 1) - begin(ranks.rank())));
+      if (which.empty()) return;
+      std::iota(which.begin(), which.end(), begin(ranks.rank()));
+      text.read(which, tokens);
+      placed.put(device, tokens);
+      teacher.fill(device, which, placed, part_of(ranks.rank()));
+    });
+    for (index rank = 0; rank < ranks.size() && begin(rank) < text.count(); ++rank) {
+      const auto part = part_of(rank);
+      const auto bring = [&](const matrix_view<T>& m) {
+        if (rank > 0) ranks.broadcast(device, m.data, m.size() * static_cast<index>(sizeof(T)), rank);
+      };
+      bring(part.last_hidden);
+      for (const auto& t : part.targets) bring(t.mean);
+      comm::on_root(ranks, [&] { out.append(device, part); });
+      on_windows(begin(rank + 1));
+    }
   }
 }
 

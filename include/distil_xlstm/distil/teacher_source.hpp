@@ -40,6 +40,8 @@ class signal_memory {
 
   /// Tokens that there is memory for.
   index rows() const { return rows_; }
+  /// As much memory of its own for the same signals.
+  signal_memory another(D& device) const { return {device, rows_, width_, targets_}; }
   /// The signals about the first `rows` of them.
   teacher_signals<T> first(index rows) const {
     const auto part = [&](index i) {
