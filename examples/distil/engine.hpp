@@ -72,7 +72,8 @@ class loaded_model {
   /// beyond is read anew): the model reads the text once in windows of each length, whatever is compared with it. `text`
   /// must stay until the model goes or keeps another.
   virtual void keep(const dx::io::token_file& text) = 0;
-  /// As `dx::score_text`: `carry` goes on from window to window with the state. `ranks`, here and below, share the work.
+  /// As `dx::score_text`: `carry` goes on from window to window with the state. `ranks`, here and below, share the
+  /// work.
   virtual dx::text_score score(const dx::io::token_file& text, dx::index window, bool carry,
                                dx::comm::any ranks = {}) = 0;
   virtual dx::text_score score(const dx::token_text& text, dx::index window, bool carry,
@@ -97,7 +98,8 @@ class loaded_model {
                             const fs::path& out) = 0;
 };
 
-/// A student being trained, by all processes together: step, measure, check, save and restore are called by all.
+/// A student being trained, by all processes together: step, measure, check, score, save and restore are called by
+/// all.
 class training {
  public:
   virtual ~training() = default;
@@ -162,10 +164,10 @@ class teacher {
  public:
   virtual ~teacher() = default;
   virtual teacher_facts facts() const = 0;
-  /// Nothing where it is a cache.
+  /// By all processes together; nothing where it is a cache.
   virtual std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) = 0;
-  /// All signals about `text`, `batch` windows at a time, and the frozen ends; by all processes together, of which rank 0
-  /// writes.
+  /// All signals about `text`, `batch` windows at a time, and the frozen ends; by all processes together, of which
+  /// rank 0 writes.
   virtual void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
                            std::span<const dx::layer_range> targets, const on_progress& progress) = 0;
   /// A new student, its weights drawn with `seed`.

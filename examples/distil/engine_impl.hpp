@@ -242,7 +242,8 @@ class training_on final : public training {
   void save_student(const fs::path& folder) const override { save_folder(*student_, folder); }
 
   dx::text_score score(const dx::io::token_file& text, dx::index window) override {
-    return dx::score_text<T>(device_, text, window, 8, student_->head(), dx::reader(device_, *student_));
+    return dx::score_text<T>(device_, text, window, 8, student_->head(), dx::reader(device_, *student_),
+                             dx::window_state::empty, processes());
   }
   void write(std::span<const std::int32_t> prompt, dx::index most, const dx::sampling& how,
              const std::function<bool(std::int32_t)>& on_token) override {
@@ -398,7 +399,8 @@ class live_teacher_on final : public teacher_on<D> {
                                                       dx::linearise<T>(this->device_, path_, mixers, seed));
   }
   std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) override {
-    return dx::score_text<T>(this->device_, text, window, 8, model_.head(), dx::reader(this->device_, model_));
+    return dx::score_text<T>(this->device_, text, window, 8, model_.head(), dx::reader(this->device_, model_),
+                             dx::window_state::empty, processes());
   }
   void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
                    std::span<const dx::layer_range> targets, const on_progress& progress) override {

@@ -7,8 +7,8 @@
 
 namespace program {
 
-/// Throws `error` on all processes where one of them has another job than rank 0: `mine` are the facts that make it what
-/// it is, a model's hash, a text's, options. The error names what is another.
+/// Throws `error` on all processes where one of them has another job than rank 0: `mine` are the facts that make it
+/// what it is, a model's hash, a text's, options. The error names what is another.
 inline void require_one_job(const dx::io::json& mine) {
   auto& all = processes();
   if (all.size() == 1) return;

@@ -174,8 +174,8 @@ class finished_parts {
   std::size_t written_ = 0;
 };
 
-/// One run: draws texts side by side until there are enough. Of several processes each draws its share, and rank 0 has
-/// the file.
+/// One run: draws texts side by side until there are enough. Of several processes each draws its share, and rank 0
+/// has the file.
 class sample_run {
  public:
   explicit sample_run(const sample_options& o)
@@ -284,8 +284,8 @@ class sample_run {
     return n;
   }
 
-  /// The number of the next text that this rank draws. Of size() texts in turn each rank has one, which one by chance, so
-  /// that prompts that come again and again are everybody's.
+  /// The number of the next text that this rank draws. Of size() texts in turn each rank has one, which one by
+  /// chance, so that prompts that come again and again are everybody's.
   std::size_t next_number() {
     const auto size = static_cast<std::size_t>(processes().size()),
                rank = static_cast<std::size_t>(processes().rank());
@@ -293,8 +293,8 @@ class sample_run {
     return first_ + turn * size + (rank + dx::rng(turn).below(size)) % size;
   }
 
-  /// Draws this rank's next texts. So many are asked for at once that the batch seldom runs empty, and as many whatever is
-  /// left to do: a step has the same shape in every run.
+  /// Draws this rank's next texts. So many are asked for at once that the batch seldom runs empty, and as many
+  /// whatever is left to do: a step has the same shape in every run.
   void draw() {
     constexpr std::size_t most_ids = 1u << 22;
     std::size_t shortest = prompts_[0].size(), longest = 0;
@@ -325,8 +325,8 @@ class sample_run {
     return !over;
   }
 
-  /// What ranks have finished since they met comes to rank 0. Throws `finished` on all of them where those are texts enough,
-  /// and where one of them has had a signal.
+  /// What ranks have finished since they met comes to rank 0. Throws `finished` on all of them where those are texts
+  /// enough, and where one of them has had a signal.
   void meet() {
     auto& all = processes();
     taken_ = 0;

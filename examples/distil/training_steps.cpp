@@ -75,10 +75,12 @@ double seconds_a_step(training& t) {
 }
 
 void step_loop::held_out_before(teacher& from, const token_mix& tokens) const {
-  if (!held_out || !leads()) return;
+  if (!held_out) return;
   const dx::index window = held_out_window(run.options());
-  records.held_out_before(run.score(*held_out, window), from.score(*held_out, window),
-                          dx::score_unigram(tokens.texts(), *held_out, window));
+  const auto of_student = run.score(*held_out, window);
+  const auto of_teacher = from.score(*held_out, window);
+  if (leads())
+    records.held_out_before(of_student, of_teacher, dx::score_unigram(tokens.texts(), *held_out, window));
 }
 
 void step_loop::begin() const {
@@ -107,8 +109,8 @@ int step_loop::operator()() const {
                      total);
     const bool due = options.evaluate_every > 0 && m.step % options.evaluate_every == 0;
     if (held_out && (due || last)) {
-      if (leads()) records.held_out(m.step, run.score(*held_out, held_out_window(run.options())));
-      processes().barrier();
+      const auto s = run.score(*held_out, held_out_window(run.options()));
+      if (leads()) records.held_out(m.step, s);
     }
     const int stopped = static_cast<int>(dx::comm::largest(processes(), caught_signal));
     // While steps are not finite the last good checkpoints stay.

@@ -45,8 +45,8 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(tcp_keeps_the_laws) {
-  for (const index size : {1, 2, 3, 5})
-    for (const auto& [sizes, largest] : {std::pair{comm::message_sizes{index{1} << 20}, index{400000}},
+  for (const index size : {1, 2, 3})
+    for (const auto& [sizes, largest] : {std::pair{comm::message_sizes{index{1} << 20}, index{100000}},
                                          {comm::message_sizes{4096, 3000, 500}, index{9000}}}) {
       std::mutex mutex;
       std::string broken;
@@ -99,13 +99,15 @@ BOOST_AUTO_TEST_CASE(who_is_missing_or_does_not_belong_is_named) {
 
   const auto strange = run(
       2, [](comm::tcp_session&) {},
-      [](comm::tcp_place& place) { place.patience = 0.5, place.run += std::to_string(place.rank); });
+      [](comm::tcp_place& place) {
+        place.patience = place.rank == 0 ? 2 : 0.5, place.run += std::to_string(place.rank);
+      });
   BOOST_TEST(contains(strange[0], "rank 1 of 2 has not come"), strange[0]);
   BOOST_TEST(contains(strange[1], "what listens there is another run"), strange[1]);
 
   const auto more = run(
       2, [](comm::tcp_session&) {},
-      [](comm::tcp_place& place) { place.patience = 0.5, place.size += place.rank; });
+      [](comm::tcp_place& place) { place.patience = place.rank == 0 ? 2 : 0.5, place.size += place.rank; });
   BOOST_TEST(contains(more[1], "rank 0 is one of 2, rank 1 of 3"), more[1]);
 
   const auto twice = run(

@@ -44,8 +44,8 @@ inline std::vector<std::string> said(const std::string& err) {
   return out;
 }
 
-/// What several processes must refuse: with this status, nothing on stdout and one line of theirs on stderr that has all
-/// `parts` in it.
+/// What several processes must refuse: with this status, nothing on stdout and one line of theirs on stderr that has
+/// all `parts` in it.
 inline void refused_by(const outcome& o, int status, const std::vector<std::string>& parts) {
   BOOST_TEST_CONTEXT(o.err) {
     BOOST_TEST(o.status == status);

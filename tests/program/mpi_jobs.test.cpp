@@ -11,8 +11,8 @@
 #include "launched.hpp"
 #include "material.hpp"
 
-// Several processes, started by an MPI launcher, evaluate, write a cache and draw texts as one does: the same numbers and
-// files, bit for bit.
+// Several processes, started by an MPI launcher, evaluate, write a cache and draw texts as one does: the same numbers
+// and files, bit for bit.
 namespace distil_xlstm::program {
 namespace {
 

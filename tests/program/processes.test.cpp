@@ -97,7 +97,7 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused_in_one_line) {
   refused_by(with("--processes 2000"), 2, {"--processes: 2000 are not possible"});
   refused_by(with("--processes 2 --gpus 2"), 2, {"--gpus"});
   refused_by(with("--gpus 2 --device cpu"), 2, {"--gpus: has no effect with --device cpu"});
-  refused_by(with("--processes 2 --device cuda"), 2, {"cuda"});
+  refused_by(with("--processes 2 --device cuda"), 2, {"--processes: are of the CPU"});
   refused_by(with("--processes 2", {{"WORLD_SIZE", "2"}, {"RANK", "0"}}), 2, {"--processes", "WORLD_SIZE"});
   refused_by(with("", {{"WORLD_SIZE", "2"}, {"RANK", "1"}}), 1, {"WORLD_SIZE=2", "MASTER_ADDR is not set"});
   refused_by(with("", {{"WORLD_SIZE", "2"}, {"RANK", "x"}, {"MASTER_ADDR", "localhost"}}), 1, {"RANK=x"});

@@ -35,19 +35,23 @@ inline std::vector<std::string> training(const fs::path& out, const std::string&
                    "--out", out);
 }
 
+inline void compare_lines(const std::vector<::program::record>& got,
+                          const std::vector<::program::record>& want) {
+  BOOST_REQUIRE(got.size() == want.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    BOOST_TEST(got[i].size() == want[i].size());
+    for (const auto& [key, value] : want[i].items())
+      if (value.is_number_float())
+        BOOST_TEST(std::abs(number(got[i], key.c_str()) - value.get<double>()) <=
+                       rounding * std::abs(value.get<double>()),
+                   key << " of line " << i + 1);
+      else
+        BOOST_TEST((got[i].at(key) == value), key << " of line " << i + 1);
+  }
+}
 inline void compare_steps(const fs::path& got, const fs::path& want) {
   const metrics a(got), b(want);
-  BOOST_REQUIRE(a.steps.size() == b.steps.size());
-  for (std::size_t i = 0; i < a.steps.size(); ++i) {
-    BOOST_TEST(a.steps[i].size() == b.steps[i].size());
-    for (const auto& [key, value] : b.steps[i].items())
-      if (value.is_number_float())
-        BOOST_TEST(std::abs(number(a.steps[i], key.c_str()) - value.get<double>()) <=
-                       rounding * std::abs(value.get<double>()),
-                   key << " of step " << i + 1);
-      else
-        BOOST_TEST((a.steps[i].at(key) == value), key << " of step " << i + 1);
-  }
+  compare_lines(a.steps, b.steps), compare_lines(a.held_out, b.held_out);
 }
 /// The last checkpoint: weights to rounding, and what is said about it.
 inline void compare_weights(const fs::path& got, const fs::path& want) {

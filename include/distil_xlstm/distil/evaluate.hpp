@@ -95,8 +95,9 @@ struct continuation_score {
 /// Scores continuations, in the order given. `read(sequence, ids, hidden)` writes the vectors that `head` reads,
 /// from an empty state; up to `batch` continuations of similar length are given at a time, padded with tokens
 /// that nothing looks at, all in the device's memory. Throws `error` naming an id that the head has no row for.
-/// `on_progress(done, all)` is called after each batch. Several ranks, which all have the same continuations, share the
-/// batches: each is told of its own, and all have the scores, the same bits as one's. What one rank throws all do.
+/// `on_progress(done, all)` is called after each batch. Several ranks, which all have the same continuations, share
+/// the batches: each is told of its own, and all have the scores, the same bits as one's. What one rank throws all
+/// do.
 template <class T, class D, class Read, class OnProgress, Communicator C = comm::single>
 std::vector<continuation_score> score_continuations(D& device, std::span<const continuation> items,
                                                     logit_head head, index batch, Read&& read,

@@ -20,8 +20,8 @@ class kept_states {
   explicit kept_states(index bytes) : left_(bytes) {}
 
   /// A `forward` for one pass of `score_text` or `score_divergence` over the text, in windows of `window` tokens, each
-  /// from an empty state: what `read` gives, or gave before. Text, model, batch and ranks are the same in every pass. Refers to
-  /// this, `device` and `read`.
+  /// from an empty state: what `read` gives, or gave before. Text, model, batch and ranks are the same in every pass.
+  /// Refers to this, `device` and `read`.
   template <class D, class Read>
   auto pass(D& device, index window, Read& read) {
     return [this, &device, &read, &parts = parts_[window], next = std::size_t{0}](

@@ -63,8 +63,8 @@ struct window_batch {
 /// Calls use(window_batch) for a text in consecutive windows, in order; up to `batch` of one length are given at a
 /// time, each without its last token, which predicts nothing here; carried ones whole, one by one, since their last
 /// token is remembered. Of several ranks, which all have the text, each is given its share: batch i is rank i mod
-/// size()'s. What it returns is how many batches there are. Throws `error` naming an id that is not below `vocabulary`,
-/// on every rank, and where several ranks were to carry one state.
+/// size()'s. What it returns is how many batches there are. Throws `error` naming an id that is not below
+/// `vocabulary`, on every rank, and where several ranks were to carry one state.
 template <class D, class Text, class Use, Communicator C = comm::single>
 index for_each_window_batch(D& device, const Text& text, index window, index batch, index vocabulary,
                             window_state state, const Use& use, C& ranks = comm::alone) {
@@ -111,8 +111,8 @@ index for_each_window_batch(D& device, const Text& text, index window, index bat
 }
 
 namespace detail {
-/// The sums of what `score(window_batch)` gives, N numbers, over the batches of `for_each_window_batch`: added up in the
-/// text's order, so that they are the same bits whatever the number of ranks.
+/// The sums of what `score(window_batch)` gives, N numbers, over the batches of `for_each_window_batch`: added up in
+/// the text's order, so that they are the same bits whatever the number of ranks.
 template <std::size_t N, class D, class Text, class Score, Communicator C>
 std::array<double, N> sum_over_batches(D& device, const Text& text, index window, index batch, index vocabulary,
                                        window_state state, const Score& score, C& ranks) {
@@ -142,9 +142,10 @@ void require_scored(const Text& text, const text_score& s) {
 
 /// Scores a text in consecutive windows; a window's first token is context only, and so is a document's.
 /// `forward(sequence, ids, hidden)` writes the vectors that `head` reads; up to `batch` windows of one length
-/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Several ranks, each with
-/// its own model and the same text, share the batches, and all have the score, the same bits as one's. Throws `error`
-/// naming an id that the head has no row for, or the file in which there is nothing to score; what one rank throws all do.
+/// are given at a time, all in the device's memory. `text` is a token file or a `token_text`. Several ranks, each
+/// with its own model and the same text, share the batches, and all have the score, the same bits as one's. Throws
+/// `error` naming an id that the head has no row for, or the file in which there is nothing to score; what one rank
+/// throws all do.
 template <class T, class D, class Text, class Forward, Communicator C = comm::single>
 text_score score_text(D& device, const Text& text, index window, index batch, logit_head head,
                       Forward&& forward, window_state state = window_state::empty, C& ranks = comm::alone) {

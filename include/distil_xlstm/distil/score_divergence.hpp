@@ -28,8 +28,8 @@ struct divergence_score {
 
 /// KL(teacher || model) over the tokens that `score_text` scores, in the same windows, each from an empty state, beside
 /// that score itself. `read_teacher` and `read_model` are as its `forward`: each writes the vectors that its own head
-/// reads. Logits of both are alive a chunk of rows at a time, as in `loss::head`. Several ranks share the batches as there.
-/// Throws `error` where the vocabularies differ or a head caps its logits, and as `score_text` does.
+/// reads. Logits of both are alive a chunk of rows at a time, as in `loss::head`. Several ranks share the batches as
+/// there. Throws `error` where the vocabularies differ or a head caps its logits, and as `score_text` does.
 template <class T, class D, class Text, class ReadTeacher, class ReadModel, Communicator C = comm::single>
 divergence_score score_divergence(D& device, const Text& text, index window, index batch,
                                   logit_head teacher_head, ReadTeacher&& read_teacher, logit_head head,
