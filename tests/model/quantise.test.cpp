@@ -205,6 +205,43 @@ BOOST_AUTO_TEST_CASE(gguf_files_of_the_reference) {
     }
 }
 
+/// Hidden states of one text, token by token.
+template <class T>
+std::vector<T> steps_of(device::cpu& cpu, const fs::path& path) {
+  const auto model = load_language_model<T>(cpu, path);
+  const index time = 12;
+  auto state = model.make_state(cpu, 1, time);
+  std::vector<T> out(static_cast<std::size_t>(time * model.width()));
+  for (index t = 0; t < time; ++t) {
+    const auto id = static_cast<std::int32_t>(7 * t % model.vocabulary());
+    model.forward(cpu, {1, 1}, &id, state, {out.data() + t * model.width(), 1, model.width()});
+  }
+  return out;
+}
+
+BOOST_AUTO_TEST_CASE(weights_stay_in_their_bits) {
+  const temporary_folder folder;
+  device::cpu cpu(2);
+  const auto file = folder.path / "model.gguf";
+  for (const auto& model :
+       {write_student(folder.path / "student"), write_linearised(folder.path / "linearised"),
+        write_xlstm_7b(folder.path / "xlstm_7b"), golden("teacher/qwen2_tied")})
+    for (const dtype type : {dtype::q8_0, dtype::q4_0})
+      BOOST_TEST_CONTEXT(model.string() << " " << traits(type).name) {
+        quantise(model, type, file);
+        const auto kept = load_language_model<float>(cpu, file);
+        BOOST_TEST((kept.embedding().dtype == dtype::q8_0));
+        BOOST_TEST((logit_head(kept.head()).matrix.dtype == dtype::q8_0));
+        BOOST_TEST((load_language_model<double>(cpu, file).embedding().dtype == dtype::f32));
+        // One row at a time it is rounded to 8 bits, and nothing else.
+        const auto wide = steps_of<double>(cpu, file);
+        const auto steps = steps_of<float>(cpu, file);
+        const double off = apart(std::vector<double>(steps.begin(), steps.end()), wide);
+        BOOST_TEST(off <= testing::tolerance<float>::hidden_of_8_bits);
+        BOOST_TEST(off > 1e-5);
+      }
+}
+
 BOOST_AUTO_TEST_CASE(students_go_on_from_a_file) {
   const temporary_folder folder;
   device::cpu cpu(1);

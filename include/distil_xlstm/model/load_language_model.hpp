@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include <distil_xlstm/model/language_model.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
@@ -24,14 +25,21 @@ enum class model_kind {
 /// such file or folder, or it is none of these.
 model_kind kind_of_model(const std::filesystem::path& path);
 
-/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Quantised matrices become F32 once
-/// where the device shares the host's memory. Throws `error` as the families' loaders do.
+/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Matrices stay as they are stored where
+/// the device multiplies them so (on the CPU: floats, Q8_0, Q4_0 and Q4_1); of other kinds they become F32 once. Throws
+/// `error` as the families' loaders do.
 template <class T, class D>
 language_model<T, D> load_language_model(D& device, const std::filesystem::path& path) {
   const auto load = [&]<class Files>(const std::shared_ptr<Files>& files) -> language_model<T, D> {
-    return {device, files->config,
-            [&](const std::string& name) { return files->converted.widened(device, files->find(name)); },
-            files};
+    const auto find = [&](const std::string& name) {
+      stored_tensor t;
+      if constexpr (std::is_same_v<Files, detail::llama_files>)
+        t = files->find(device, name, false);
+      else
+        t = files->find(name);
+      return detail::multiplies_stored<T, D>(t.dtype) ? t : files->converted.widened(device, t);
+    };
+    return {device, files->config, find, files};
   };
   switch (kind_of_model(path)) {
     case model_kind::xlstm: return load(std::make_shared<detail::xlstm_files>(path));
@@ -39,7 +47,7 @@ language_model<T, D> load_language_model(D& device, const std::filesystem::path&
     case model_kind::xlstm_7b: return load(std::make_shared<detail::xlstm_7b_files>(path));
     case model_kind::transformer: break;
   }
-  return load_llama<T, any_config>(device, path);
+  return load(std::make_shared<detail::llama_files>(path));
 }
 
 }  // namespace distil_xlstm

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/io/safetensors.hpp>
@@ -77,6 +78,14 @@ struct convert_row {
   std::byte* to;
   void operator()(index r) const;
 };
+/// Whether products of T's read a matrix of this kind as it is stored.
+template <class T, class D>
+constexpr bool multiplies_stored(dtype type) {
+  if constexpr (std::is_same_v<T, float> && requires { D::multiplies_stored(type); })
+    return D::multiplies_stored(type);
+  else
+    return traits(type).block_size == 1;
+}
 /// Tensors that a model reads otherwise than as its file has them; they live as long as this.
 class converted_tensors {
  public:
