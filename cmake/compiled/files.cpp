@@ -1,6 +1,8 @@
 // distil_xlstm::compiled: what reads and writes files.
 #include <distil_xlstm/io/atomic_file.ipp>
+#include <distil_xlstm/io/config_json.ipp>
 #include <distil_xlstm/io/gguf.ipp>
+#include <distil_xlstm/io/gguf_writer.ipp>
 #include <distil_xlstm/io/json.ipp>
 #include <distil_xlstm/io/json_scanner.ipp>
 #include <distil_xlstm/io/mapped_file.ipp>
@@ -12,6 +14,7 @@
 #include <distil_xlstm/io/safetensors.ipp>
 #include <distil_xlstm/io/safetensors_writer.ipp>
 #include <distil_xlstm/io/sha256.ipp>
+#include <distil_xlstm/io/store_as.ipp>
 #include <distil_xlstm/io/tensor_folder.ipp>
 #include <distil_xlstm/io/tensor_info.ipp>
 #include <distil_xlstm/io/tensor_match.ipp>
@@ -19,5 +22,6 @@
 #include <distil_xlstm/io/tokenizer.ipp>
 #include <distil_xlstm/io/tokenizer/byte_pair_encoder.ipp>
 #include <distil_xlstm/io/tokenizer/pre_tokenizer.ipp>
+#include <distil_xlstm/io/write_gguf_tokenizer.ipp>
 #include <distil_xlstm/io/write_token_file.ipp>
 #include <distil_xlstm/io/write_tokenizer.ipp>

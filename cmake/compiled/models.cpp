@@ -10,6 +10,7 @@
 #include <distil_xlstm/model/load_llama.ipp>
 #include <distil_xlstm/model/load_xlstm.ipp>
 #include <distil_xlstm/model/load_xlstm_7b.ipp>
+#include <distil_xlstm/model/quantise.ipp>
 #include <distil_xlstm/model/random_llama.ipp>
 #include <distil_xlstm/model/read_rope_scaling.ipp>
 #include <distil_xlstm/model/tensor_files.ipp>

@@ -32,6 +32,7 @@ int linearise(const arguments&);
 int generate(const arguments&);
 int evaluate(const arguments&);
 int logits(const arguments&);
+int quantise(const arguments&);
 int inspect(const arguments&);
 
 /// --device, --precision and --threads.

@@ -2,7 +2,7 @@
 #include <cstring>
 #include <iostream>
 
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/config_json.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/token_file.hpp>
 #include <distil_xlstm/model/load_language_model.hpp>
@@ -91,12 +91,33 @@ void describe_teacher(const Read& read) {
   }
 }
 
+/// What the model in a file or folder is.
+void describe_model(const fs::path& path) {
+  const auto kind = dx::kind_of_model(path);
+  const dx::io::config_json file(path);
+  if (kind == dx::model_kind::xlstm) {
+    const auto config = dx::read_xlstm_config(path);
+    std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable())
+              << " trainable of " << grouped(config.total()) << " parameters\n";
+  } else if (kind == dx::model_kind::xlstm_7b) {
+    const auto config = dx::read_xlstm_7b_config(file.root, file.name);
+    std::cout << "a frozen xLSTM of " << config.blocks << " blocks and " << config.heads
+              << " heads: " << grouped(config.total()) << " parameters";
+    if (config.logit_cap > 0) std::cout << ", logits capped at " << short_number(config.logit_cap);
+    std::cout << "\n";
+  } else if (file.root.is_null()) {
+    describe_teacher([&] { return dx::read_llama_config(dx::io::gguf_file(path)); });
+  } else {
+    describe_teacher([&] { return dx::read_llama_config(file.root, file.name); });
+  }
+}
+
 void inspect_gguf(const fs::path& path) {
   const dx::io::gguf_file file(path);
   std::cout << path.string() << ": GGUF\n";
   for (const auto& [key, value] : file.keys()) print_pair(std::string(key), text_of(value));
   print_tensors(file.tensors(), path.string());
-  describe_teacher([&] { return dx::read_llama_config(file); });
+  describe_model(path);
 }
 
 void inspect_safetensors(const fs::path& path) {
@@ -132,20 +153,7 @@ void inspect_folder(const fs::path& folder) {
   for (const auto& f : files)
     if (f.extension() == ".safetensors") any = true, inspect_safetensors(f);
   dx::require(any, folder.string(), ": holds neither a configuration nor tensors");
-  if (dx::is_student(folder)) {
-    const auto config = dx::read_xlstm_config(folder);
-    std::cout << "a student of " << config.blocks << " blocks: " << grouped(config.trainable())
-              << " trainable of " << grouped(config.total()) << " parameters\n";
-  } else if (dx::is_xlstm_7b(folder)) {
-    const auto config = dx::read_xlstm_7b_config(dx::io::read_json_file(folder / "config.json"),
-                                                 (folder / "config.json").string());
-    std::cout << "a frozen xLSTM of " << config.blocks << " blocks and " << config.heads
-              << " heads: " << grouped(config.total()) << " parameters";
-    if (config.logit_cap > 0) std::cout << ", logits capped at " << short_number(config.logit_cap);
-    std::cout << "\n";
-  } else if (const auto config = folder / "config.json"; fs::exists(config)) {
-    describe_teacher([&] { return dx::read_llama_config(dx::io::read_json_file(config), config.string()); });
-  }
+  if (fs::exists(folder / "config.json")) describe_model(folder);
 }
 
 }  // namespace

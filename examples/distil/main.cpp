@@ -27,6 +27,7 @@ constexpr command commands[] = {
     {"generate", program::generate, "continue a text"},
     {"evaluate", program::evaluate, "perplexity of a text; accuracy on an evaluation set"},
     {"logits", program::logits, "logits and hidden states of given ids, into a file"},
+    {"quantise", program::quantise, "write a model in few bits a weight, as one GGUF file"},
     {"inspect", program::inspect, "what is in a model, token file, cache or checkpoint"},
 };
 

@@ -180,6 +180,16 @@ inline const std::vector<option_rule>& option_rules() {
          {"json"}},
         {&machine}},
        {"logits", {{"model"}, {"ids"}, {"out"}}, {&machine}},
+       {"quantise",
+        {{"model"},
+         {"type"},
+         {"out"},
+         {"text"},
+         {"tokens"},
+         {"window", {{given, "text"}, {given, "tokens"}}, "--window 16"},
+         {"device", {{given, "text"}, {given, "tokens"}}, "--device cpu"},
+         {"precision", {{given, "text"}, {given, "tokens"}}, "--precision fp32"},
+         {"threads"}}},
        {"inspect", {{"path"}}, {}}});
   return rules;
 }

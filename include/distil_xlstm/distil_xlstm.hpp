@@ -66,12 +66,14 @@
 #include <distil_xlstm/distil/training_options.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>
+#include <distil_xlstm/io/gguf_writer.hpp>
 #include <distil_xlstm/io/parse_tokenizer_json.hpp>
 #include <distil_xlstm/io/read_gguf_tokenizer.hpp>
 #include <distil_xlstm/io/read_text.hpp>
 #include <distil_xlstm/io/read_tokenizer.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
+#include <distil_xlstm/io/store_as.hpp>
 #include <distil_xlstm/io/stream_decoder.hpp>
 #include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/io/tensor_match.hpp>
@@ -79,6 +81,7 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/io/utf8.hpp>
+#include <distil_xlstm/io/write_gguf_tokenizer.hpp>
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
@@ -126,6 +129,7 @@
 #include <distil_xlstm/model/load_xlstm_7b.hpp>
 #include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/model/model.hpp>
+#include <distil_xlstm/model/quantise.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/model/read_rope_scaling.hpp>
 #include <distil_xlstm/model/reader.hpp>

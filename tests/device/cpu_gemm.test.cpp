@@ -10,6 +10,7 @@
 #include <boost/test/unit_test.hpp>
 #include <distil_xlstm/device/cpu/gemm.hpp>
 #include <distil_xlstm/device/cpu/gemm_targets.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 namespace distil_xlstm::device::detail {
 namespace {
@@ -165,9 +166,83 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(reads_every_stored_kind, T, decltype(std::tuple<fl
           const auto a = random_matrix(rng, m, k, form < 2 ? dtype_of<T> : type, ta, form);
           const auto b = random_matrix(rng, k, n, form == 2 ? dtype_of<T> : type, form == 1 || form == 2, form);
           const double worst = worst_error(t, m, n, k, a, b, T(form % 2), rng);
-          BOOST_TEST(worst < 8 + std::sqrt(k), t.target.name << " " << traits(type).name << " " << m << "x" << n
-                                                             << "x" << k << " form " << form << ": " << worst);
+          const bool rounds = sizeof(T) == 4 && m <= direct_rows && multiplies_blocks(type) && k % 32 == 0;
+          const double allowed = rounds ? testing::tolerance<float>::rows_of_8_bits / 0x1p-23 : 0;
+          BOOST_TEST(worst < 8 + std::sqrt(k) + allowed, t.target.name << " " << traits(type).name << " " << m
+                                                                       << "x" << n << "x" << k << " form "
+                                                                       << form << ": " << worst);
         }
+}
+
+BOOST_AUTO_TEST_CASE(few_rows_of_blocks_are_rounded_and_no_more) {
+  noise rng;
+  for (const auto& t : targets<float>())
+    for (const dtype type : {dtype::q8_0, dtype::q4_0, dtype::q4_1})
+      for (const index k : {32, 64, 256, 288, 576, 1536})
+        for (index m = 1; m <= direct_rows; ++m) {
+          const index n = 37, blocks = k / 32;
+          auto a = random_matrix(rng, m, k, dtype::f32, false, 0);
+          const auto b = random_matrix(rng, k, n, type, true, 0);
+          // What is left of the rows: off by half a step of 127, and so multiplied as they are.
+          std::vector<std::byte> memory(static_cast<std::size_t>(rounded_row_bytes(blocks)));
+          auto* x = reinterpret_cast<float*>(a.bytes.data());
+          std::vector<double> left(static_cast<std::size_t>(m * k));
+          for (index i = 0; i < m; ++i) {
+            const rounded_row row = round_row(x + i * k, blocks, memory.data());
+            for (index p = 0; p < k; ++p) {
+              auto& each = left[static_cast<std::size_t>(i * k + p)];
+              each = static_cast<double>(row.scale[p / 32]) * row.q[p];
+              BOOST_TEST(std::abs(each - static_cast<double>(x[i * k + p])) <=
+                         0.501 * static_cast<double>(row.scale[p / 32]));
+            }
+          }
+          a.values = left;
+          named_target<float> exact = t;
+          exact.rounds = false;
+          const double worst = worst_error(exact, m, n, k, a, b, m % 2 == 0 ? 0.0f : 0.5f, rng);
+          BOOST_TEST(worst < 8 + std::sqrt(k),
+                     t.target.name << " " << traits(type).name << " " << m << "x" << k << ": " << worst);
+        }
+}
+
+BOOST_AUTO_TEST_CASE(blocks_give_the_same_bits_on_avx2_and_vnni) {
+#if defined(DISTIL_XLSTM_X86)
+  if (!has_avx512_vnni()) return;
+  noise rng;
+  gemm_target<float> wide = native_target<float>(), narrow = avx2_target<avx2_f32>();
+  for (const dtype type : {dtype::q8_0, dtype::q4_0, dtype::q4_1}) {
+    const index m = 7, n = 101, k = 1120;
+    const auto a = random_matrix(rng, m, k, dtype::f32, false, 0);
+    const auto b = random_matrix(rng, k, n, type, true, 0);
+    std::vector<float> first(static_cast<std::size_t>(m * n)), second = first, one = first;
+    gemm_scratch<float> scratch;
+    gemm_block_on(wide, m, n, k, a.operand, b.operand, 0.0f, first.data(), n, scratch);
+    gemm_block_on(narrow, m, n, k, a.operand, b.operand, 0.0f, second.data(), n, scratch);
+    BOOST_TEST(std::memcmp(first.data(), second.data(), first.size() * 4) == 0);
+    // And a row is the same, whoever is beside it.
+    for (index i = 0; i < m; ++i) {
+      gemm_operand row = a.operand;
+      row.data = static_cast<const float*>(row.data) + i * k;
+      gemm_block_on(wide, 1, n, k, row, b.operand, 0.0f, one.data() + i * n, n, scratch);
+    }
+    BOOST_TEST(std::memcmp(first.data(), one.data(), first.size() * 4) == 0);
+  }
+#endif
+}
+
+BOOST_AUTO_TEST_CASE(what_is_not_finite_stays_so) {
+  noise rng;
+  for (const auto& t : targets<float>())
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      const index n = 5, k = 96;
+      auto a = random_matrix(rng, 1, k, dtype::f32, false, 0);
+      reinterpret_cast<float*>(a.bytes.data())[40] = bad;
+      const auto b = random_matrix(rng, k, n, dtype::q8_0, true, 0);
+      std::vector<float> c(static_cast<std::size_t>(n));
+      gemm_scratch<float> scratch;
+      gemm_block_on(t.target, 1, n, k, a.operand, b.operand, 0.0f, c.data(), n, scratch);
+      for (const float each : c) BOOST_TEST(!std::isfinite(each));
+    }
 }
 
 BOOST_AUTO_TEST_CASE(sums_do_not_depend_on_how_rows_and_columns_are_split) {

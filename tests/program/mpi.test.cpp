@@ -12,6 +12,7 @@
 
 // Several processes, started by an MPI launcher, train as one does; what goes wrong with one ends all.
 namespace distil_xlstm::program {
+
 BOOST_AUTO_TEST_CASE(processes_train_as_one) {
   const temporary_folder folder;
   const std::string steps = "--steps 5 --accumulate 2 --checkpoint-every 3";

@@ -39,6 +39,7 @@ std::vector<std::string> least(const std::string& command) {
       {"generate", arguments("--model", m.teacher)},
       {"evaluate", arguments("--model", m.teacher)},
       {"logits", arguments("--model", m.teacher, "--ids", m.tokens, "--out", out)},
+      {"quantise", arguments("--type q8_0 --model", m.teacher, "--out", out)},
       {"inspect", {}}};
   return arguments(command, given.at(command));
 }

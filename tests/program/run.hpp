@@ -24,8 +24,8 @@ namespace distil_xlstm::program {
 
 namespace fs = std::filesystem;
 
-inline const char* const subcommands[] = {"tokenize", "sample",   "cache",  "train",  "linearise",
-                                          "generate", "evaluate", "logits", "inspect"};
+inline const char* const subcommands[] = {"tokenize", "sample",   "cache",  "train",    "linearise",
+                                          "generate", "evaluate", "logits", "quantise", "inspect"};
 
 /// How a program ended: its exit status, or minus the signal that ended it, and what it wrote.
 struct outcome {

@@ -186,6 +186,9 @@ class gguf_file {
   std::vector<tensor_info> tensors_;
   detail::tensor_index index_;
   std::vector<gguf_file> parts_;  // those after the first
+
+  /// Knows the format's types by the same tables.
+  friend class gguf_writer;
 };
 
 }  // namespace distil_xlstm::io

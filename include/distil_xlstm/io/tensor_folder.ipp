@@ -6,12 +6,17 @@
 
 namespace distil_xlstm::io {
 
-DISTIL_XLSTM_INLINE tensor_folder::tensor_folder(const std::filesystem::path& folder) {
-  const auto index_file = folder / "model.safetensors.index.json";
-  if (std::filesystem::exists(folder / "model.safetensors") || !std::filesystem::exists(index_file)) {
-    open(folder / "model.safetensors");
+DISTIL_XLSTM_INLINE tensor_folder::tensor_folder(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) {
+    gguf_ = std::make_unique<gguf_file>(path);
+    for (const auto& t : gguf_->tensors()) tensors_[t.name] = &t;
+    return;
+  }
+  const auto index_file = path / "model.safetensors.index.json";
+  if (std::filesystem::exists(path / "model.safetensors") || !std::filesystem::exists(index_file)) {
+    open(path / "model.safetensors");
   } else {
-    open_shards(folder, read_json_file(index_file), index_file.string());
+    open_shards(path, read_json_file(index_file), index_file.string());
   }
 }
 

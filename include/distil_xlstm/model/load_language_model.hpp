@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include <distil_xlstm/model/language_model.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
@@ -12,28 +13,41 @@
 
 namespace distil_xlstm {
 
-/// True for the folder of a student: its config.json holds `xlstm_cfg`.
-bool is_student(const std::filesystem::path& path);
+/// What a model's files hold.
+enum class model_kind {
+  transformer,  ///< of the `llama_families`
+  xlstm,        ///< a student of the first method
+  linearised,   ///< one of the second
+  xlstm_7b      ///< Hugging Face's model type xlstm
+};
 
-/// True for a Hugging Face folder of model type xlstm.
-bool is_xlstm_7b(const std::filesystem::path& path);
+/// By the config.json of a folder or of a GGUF file; without one it is a transformer's. Throws `error` where there is no
+/// such file or folder, or it is none of these.
+model_kind kind_of_model(const std::filesystem::path& path);
 
-/// True for the folder of a linearised student.
-bool is_linearised(const std::filesystem::path& path);
-
-/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Throws `error` as the families' loaders do.
+/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Matrices stay as they are stored where
+/// the device multiplies them so (on the CPU: floats, Q8_0, Q4_0 and Q4_1); of other kinds they become F32 once. Throws
+/// `error` as the families' loaders do.
 template <class T, class D>
 language_model<T, D> load_language_model(D& device, const std::filesystem::path& path) {
-  require(std::filesystem::exists(path), path.string(), ": no such file or folder");
-  if (is_linearised(path)) {
-    const auto files = std::make_shared<detail::linearised_files>(path);
-    return {device, files->config, [&](const std::string& name) { return files->find(name); }, files};
+  const auto load = [&]<class Files>(const std::shared_ptr<Files>& files) -> language_model<T, D> {
+    const auto find = [&](const std::string& name) {
+      stored_tensor t;
+      if constexpr (std::is_same_v<Files, detail::llama_files>)
+        t = files->find(device, name, false);
+      else
+        t = files->find(name);
+      return detail::multiplies_stored<T, D>(t.dtype) ? t : files->converted.widened(device, t);
+    };
+    return {device, files->config, find, files};
+  };
+  switch (kind_of_model(path)) {
+    case model_kind::xlstm: return load(std::make_shared<detail::xlstm_files>(path));
+    case model_kind::linearised: return load(std::make_shared<detail::linearised_files>(path));
+    case model_kind::xlstm_7b: return load(std::make_shared<detail::xlstm_7b_files>(path));
+    case model_kind::transformer: break;
   }
-  if (is_xlstm_7b(path)) return load_xlstm_7b<T, any_config>(device, path);
-  if (!is_student(path)) return load_llama<T, any_config>(device, path);
-  const xlstm_config config = read_xlstm_config(path);
-  const auto file = std::make_shared<detail::xlstm_file>(path / "model.safetensors", config);
-  return {device, config, [&](const std::string& name) { return file->find(name); }, file};
+  return load(std::make_shared<detail::llama_files>(path));
 }
 
 }  // namespace distil_xlstm

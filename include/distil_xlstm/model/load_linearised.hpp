@@ -37,6 +37,7 @@ struct linearised_files {
   io::tensor_folder folder;
   linearised_config config;
   std::map<std::string, const io::tensor_info*> found;
+  converted_tensors converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
   explicit linearised_files(const std::filesystem::path& where);
@@ -45,14 +46,14 @@ struct linearised_files {
 };
 }  // namespace detail
 
-/// Loads the folder of a linearised student (config.json, model.safetensors or its shards), every tensor under the
-/// teacher's name and, where a layer's mixer has them, self_attn.feature_q.weight and feature_k.weight [heads, head_dim,
-/// features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every head's i~, then f~, then o~; an mlstm layer
-/// has no o~). Throws `error` that lists every tensor that is missing, unused or misshapen, or names one that is not
-/// finite.
+/// Loads a linearised student: a folder (config.json, model.safetensors or its shards) or a GGUF file of `quantise`. Every
+/// tensor is under the teacher's name, and where a layer's mixer has them there are self_attn.feature_q.weight and
+/// feature_k.weight [heads, head_dim, features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every head's
+/// i~, then f~, then o~; an mlstm layer has no o~). Throws `error` that lists every tensor that is missing, unused or
+/// misshapen, or names one that is not finite.
 template <class T, class D>
-linearised_model<T, D> load_linearised(D& device, const std::filesystem::path& folder) {
-  const detail::linearised_files files(folder);
+linearised_model<T, D> load_linearised(D& device, const std::filesystem::path& model) {
+  const detail::linearised_files files(model);
   linearised_model<T, D> m(device, files.config);
   assign_tensors(device, m, [&](const std::string& name) { return files.find(name); });
   return m;

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/config.hpp>
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/config_json.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
 
 namespace distil_xlstm {
@@ -56,8 +56,8 @@ namespace distil_xlstm::detail {
 
 DISTIL_XLSTM_INLINE linearised_files::linearised_files(const std::filesystem::path& where)
     : path(where.string()), folder(where) {
-  const auto file = (where / "config.json").string();
-  config = read_linearised_config(io::read_json_file(file), file);
+  const io::config_json file(where);
+  config = read_linearised_config(file.required(), file.name);
   io::tensor_match match;
   for (const auto& [name, t] : folder.tensors()) match.offer(name, *t);
   const std::string first = "model.layers.0.self_attn.";

@@ -41,22 +41,13 @@ namespace detail {
 /// What a GGUF file calls a tensor of Hugging Face.
 std::string gguf_name(const std::string& name);
 
-/// Row r of a converted matrix.
-struct convert_row {
-  stored_tensor from;
-  index head_dim;  ///< 0: rows keep their order
-  bool widen;
-  std::byte* to;
-  void operator()(index r) const;
-};
 /// The files of a transformer, mapped, and what of them has been converted.
 struct llama_files {
   std::string path;
-  std::unique_ptr<io::gguf_file> gguf;
   io::tensor_folder folder;
   llama_config config;
   std::map<std::string, const io::tensor_info*> found;  ///< by Hugging Face's names
-  std::vector<std::vector<std::byte>> converted;
+  converted_tensors converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
   explicit llama_files(const std::filesystem::path& where);
@@ -68,30 +59,12 @@ struct llama_files {
     stored_tensor t = found.at(name)->stored();
     const std::string& own = found.at(name)->name;
     require_finite(t, own, path);
-    const bool paired = gguf && find_llama_family(config.model_type, "load_llama").paired;
+    const bool paired = folder.gguf() && find_llama_family(config.model_type, "load_llama").paired;
     const bool reorder = paired && (name.find("q_proj.") != name.npos || name.find("k_proj.") != name.npos);
     require(!reorder || t.shape.size() == 2 || traits(t.dtype).block_size == 1, path, ": tensor ", own,
             " is quantised, which is not supported of a bias");
     widen = widen && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
-    if (reorder || widen) convert(device, t, reorder ? config.head_dim : 0, widen);
-    return t;
-  }
-
- private:
-  /// Rows in the order of Hugging Face (`head_dim` 0: they have it), numbers as F32 where they are to be widened.
-  template <class D>
-  void convert(D& device, stored_tensor& t, index head_dim, bool widen) {
-    const index rows = t.shape[0], cols = t.shape.size() > 1 ? t.shape[1] : 1;
-    const index row_size = widen ? cols * static_cast<index>(sizeof(float)) : row_bytes(t.dtype, cols);
-    if constexpr (!D::host_memory) converted.clear();  // has been copied
-    const convert_row row{t, head_dim, widen,
-                          converted.emplace_back(static_cast<std::size_t>(rows * row_size)).data()};
-    if constexpr (D::host_memory)
-      parallel_for(device, rows, row);
-    else
-      for (index r = 0; r < rows; ++r) row(r);
-    t.data = row.to;
-    if (widen) t.dtype = dtype::f32;
+    return reorder || widen ? converted.add(device, t, reorder ? config.head_dim : 0, widen) : t;
   }
 };
 

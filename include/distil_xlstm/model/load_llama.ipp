@@ -190,34 +190,18 @@ DISTIL_XLSTM_INLINE std::string gguf_name(const std::string& name) {
          parts.at(name.substr(dot + 1, end - dot - 1)) + name.substr(end);
 }
 
-DISTIL_XLSTM_INLINE void convert_row::operator()(index r) const {
-  index source = r;
-  if (head_dim > 0) {
-    const index half = head_dim / 2, within = r % head_dim;
-    source = r - within + 2 * (within % half) + within / half;
-  }
-  const index cols = from.shape.size() > 1 ? from.shape[1] : 1, bytes = row_bytes(from.dtype, cols);
-  const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
-  if (widen)
-    unpack(from.dtype, row, cols, reinterpret_cast<float*>(to) + r * cols);
-  else
-    std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
-}
-
 DISTIL_XLSTM_INLINE llama_files::llama_files(const std::filesystem::path& where) : path(where.string()) {
-  std::map<std::string, const io::tensor_info*> tensors;  // by the files' own names
   if (std::filesystem::is_directory(where)) {
     const auto file = where / "config.json";
     config = read_llama_config(io::read_json_file(file), file.string());
     folder = io::tensor_folder(where);
-    tensors = folder.tensors();
   } else {
-    gguf = std::make_unique<io::gguf_file>(where);
-    config = read_llama_config(*gguf);
-    for (const auto& t : gguf->tensors()) tensors[t.name] = &t;
+    folder = io::tensor_folder(where);
+    config = read_llama_config(*folder.gguf());
   }
+  const bool gguf = folder.gguf() != nullptr;
   io::tensor_match match;
-  for (const auto& [name, t] : tensors) match.offer(name, *t);
+  for (const auto& [name, t] : folder.tensors()) match.offer(name, *t);
   for (const auto& e : tensors_of(config))
     found[e.name] = match.take(gguf ? gguf_name(e.name) : e.name, e.shape);
   match.ignore_if([&](const std::string& name) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <distil_xlstm/io/json_fwd.hpp>
+#include <distil_xlstm/io/tensor_folder.hpp>
 #include <distil_xlstm/model/tensor_files.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
@@ -25,12 +26,15 @@ void write_xlstm_config(const xlstm_config& x, const std::filesystem::path& fold
 
 namespace detail {
 
-/// A student's file, mapped, under today's names.
-class xlstm_file {
+/// A student's files, mapped, under today's names.
+class xlstm_files {
  public:
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
-  xlstm_file(const std::filesystem::path& path, const xlstm_config& config);
-  const std::string& path() const { return file_.path(); }
+  explicit xlstm_files(const std::filesystem::path& model);
+
+  io::tensor_folder folder;
+  xlstm_config config;
+  converted_tensors converted;
 
   /// The reference's cuda backend stores R and the bias of sLSTM in another order, which the shape of R tells.
   /// Throws `error` naming a tensor that holds a number that is not finite.
@@ -52,8 +56,7 @@ class xlstm_file {
     t = {reordered_.data(), dtype::f64, shape};
   }
 
-  io::safetensors_file file_;
-  xlstm_config config_;
+  std::string path_;
   std::map<std::string, const io::tensor_info*> tensors_;
   std::vector<double> reordered_;
   bool cuda_ = false;
@@ -61,24 +64,24 @@ class xlstm_file {
 
 }  // namespace detail
 
-/// The configuration of a student folder.
-xlstm_config read_xlstm_config(const std::filesystem::path& folder);
+/// The configuration of a student.
+xlstm_config read_xlstm_config(const std::filesystem::path& model);
 
-/// Loads a student folder (config.json, model.safetensors). Throws `error` that lists every tensor that is
-/// missing, unused or misshapen, or names one that is not finite.
+/// Loads a student: a folder (config.json, model.safetensors) or a GGUF file of `quantise`. Throws `error` that lists
+/// every tensor that is missing, unused or misshapen, or names one that is not finite.
 template <class T, class D>
-xlstm<T, D> load_xlstm(D& device, const std::filesystem::path& folder) {
-  const xlstm_config config = read_xlstm_config(folder);
-  const auto file = std::make_shared<detail::xlstm_file>(folder / "model.safetensors", config);
+xlstm<T, D> load_xlstm(D& device, const std::filesystem::path& model) {
+  const auto files = std::make_shared<detail::xlstm_files>(model);
+  const xlstm_config& config = files->config;
   const auto frozen = [&](std::string_view name) {
-    const stored_tensor t = file->find(std::string(name));
+    const stored_tensor t = files->converted.widened(device, files->find(std::string(name)));
     return frozen_matrix{t.data, t.dtype, config.vocabulary, config.width};
   };
   const frozen_matrix embedding = frozen(config.embedding_name);
-  embedding_and_head ends =
-      upload_embedding_and_head<T>(device, embedding, config.tied ? embedding : frozen(config.head_name), file);
+  embedding_and_head ends = upload_embedding_and_head<T>(
+      device, embedding, config.tied ? embedding : frozen(config.head_name), files);
   xlstm<T, D> m(device, config, ends.embedding, ends.head, std::move(ends.owner));
-  assign_tensors(device, m, [&](const std::string& name) { return file->find(name); });
+  assign_tensors(device, m, [&](const std::string& name) { return files->find(name); });
   return m;
 }
 

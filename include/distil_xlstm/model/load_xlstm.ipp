@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/config.hpp>
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/config_json.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
 
 namespace distil_xlstm {
@@ -243,10 +243,12 @@ DISTIL_XLSTM_INLINE io::json write_xlstm_config(const xlstm_config& x) {
 
 namespace distil_xlstm::detail {
 
-DISTIL_XLSTM_INLINE xlstm_file::xlstm_file(const std::filesystem::path& path, const xlstm_config& config)
-    : file_(path), config_(config) {
+DISTIL_XLSTM_INLINE xlstm_files::xlstm_files(const std::filesystem::path& model)
+    : folder(model),
+      config(read_xlstm_config(model)),
+      path_((std::filesystem::is_directory(model) ? model / "model.safetensors" : model).string()) {
   io::tensor_match match;
-  for (const auto& t : file_.tensors()) match.offer(canonical(t.name), t);
+  for (const auto& [name, t] : folder.tensors()) match.offer(canonical(name), *t);
   if (config.tied) match.ignore(std::string(config.head_name));  // the same numbers again
   for (const auto& e : tensors_of(config)) {
     const auto fits = [&](const std::vector<index>& given) {
@@ -257,27 +259,27 @@ DISTIL_XLSTM_INLINE xlstm_file::xlstm_file(const std::filesystem::path& path, co
     };
     tensors_[e.name] = match.take(e.name, io::detail::shape_text(e.shape), fits);
   }
-  match.finish(file_.path());
+  match.finish(path_);
 }
 
-DISTIL_XLSTM_INLINE stored_tensor xlstm_file::find(const std::string& name) {
+DISTIL_XLSTM_INLINE stored_tensor xlstm_files::find(const std::string& name) {
   stored_tensor t = tensors_.at(name)->stored();
-  require_finite(t, name, path());
+  require_finite(t, name, path_);
   if (cuda_ && name.ends_with("_recurrent_kernel_")) {
     // [heads, head (in), 4 head] to [heads, 4 head, head (in)]
-    const index head = config_.width / config_.slstm_heads;
-    reorder(t, {config_.slstm_heads, 4 * head, head},
+    const index head = config.width / config.slstm_heads;
+    reorder(t, {config.slstm_heads, 4 * head, head},
             [&](index a, index o, index k) { return (a * head + k) * 4 * head + o; });
   } else if (cuda_ && name.ends_with("_bias_")) {
     // [heads, 4, head] to [4, heads, head]
-    const index heads = config_.slstm_heads, head = config_.width / heads;
+    const index heads = config.slstm_heads, head = config.width / heads;
     reorder(t, {4, heads, head}, [&](index g, index a, index j) { return (a * 4 + g) * head + j; });
-    t.shape = {4 * config_.width};
+    t.shape = {4 * config.width};
   }
   return t;
 }
 
-DISTIL_XLSTM_INLINE std::string xlstm_file::canonical(const std::string& name) {
+DISTIL_XLSTM_INLINE std::string xlstm_files::canonical(const std::string& name) {
   if (name == "xlstm.embedding.weight" || name == "xlstm.token_embedding.weight")
     return "token_embedding.weight";
   for (const std::string_view prefix : {"xlstm.backbone.", "xlstm.xlstm_block_stack."})
@@ -290,9 +292,9 @@ DISTIL_XLSTM_INLINE std::string xlstm_file::canonical(const std::string& name) {
 
 namespace distil_xlstm {
 
-DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const std::filesystem::path& folder) {
-  const auto path = folder / "config.json";
-  return read_xlstm_config(io::read_json_file(path), path.string());
+DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const std::filesystem::path& model) {
+  const io::config_json file(model);
+  return read_xlstm_config(file.required(), file.name);
 }
 
 DISTIL_XLSTM_INLINE void write_xlstm_config(const xlstm_config& x, const std::filesystem::path& folder) {

@@ -34,27 +34,29 @@ void split_fused(const xlstm_7b_config& c, io::tensor_match& match, std::deque<i
 
 /// The files of such a model, mapped.
 struct xlstm_7b_files {
+  std::string path;
   io::tensor_folder folder;
   xlstm_7b_config config;
   std::deque<io::tensor_info> parts;                    ///< of fused tensors
   std::map<std::string, const io::tensor_info*> found;  ///< by today's names
+  converted_tensors converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
-  explicit xlstm_7b_files(const std::filesystem::path& path);
+  explicit xlstm_7b_files(const std::filesystem::path& where);
+  /// Throws `error` naming a tensor that holds a number that is not finite.
+  stored_tensor find(const std::string& name) const;
 };
 
 }  // namespace detail
 
 /// Loads a Hugging Face folder (config.json with model.safetensors, or with model.safetensors.index.json and
-/// its shards). Throws `error` that lists every tensor that is missing, unused or misshapen, or names one that is not
-/// finite.
+/// its shards) or a GGUF file of `quantise`. Throws `error` that lists every tensor that is missing, unused or
+/// misshapen, or names one that is not finite.
 template <class T, class Family = xlstm_7b_config, class D>
-model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path& folder) {
-  const auto files = std::make_shared<detail::xlstm_7b_files>(folder);
+model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path& path) {
+  const auto files = std::make_shared<detail::xlstm_7b_files>(path);
   const auto find = [&](const std::string& name) {
-    const stored_tensor t = files->found.at(name)->stored();
-    require_finite(t, name, folder.string());
-    return t;
+    return files->converted.widened(device, files->find(name));
   };
   return {device, files->config, find, files};
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/config.hpp>
-#include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/config_json.hpp>
 #include <distil_xlstm/model/load_xlstm_7b.hpp>
 
 namespace distil_xlstm {
@@ -100,17 +100,23 @@ DISTIL_XLSTM_INLINE void split_fused(const xlstm_7b_config& c, io::tensor_match&
   }
 }
 
-DISTIL_XLSTM_INLINE xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& path) {
-  const auto file = path / "config.json";
-  config = read_xlstm_7b_config(io::read_json_file(file), file.string());
-  folder = io::tensor_folder(path);
+DISTIL_XLSTM_INLINE xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& where)
+    : path(where.string()), folder(where) {
+  const io::config_json file(where);
+  config = read_xlstm_7b_config(file.required(), file.name);
   io::tensor_match match;
   for (const auto& [name, t] : folder.tensors()) match.offer(xlstm_7b_name(name), *t);
   if (config.fused) split_fused(config, match, parts);
   // Hugging Face ties nothing where a file has a head of its own.
   config.tied = config.tied && !match.has(std::string(config.head_name));
   for (const auto& e : tensors_of(config)) found[e.name] = match.take(e.name, e.shape);
-  match.finish(path.string());
+  match.finish(path);
+}
+
+DISTIL_XLSTM_INLINE stored_tensor xlstm_7b_files::find(const std::string& name) const {
+  const stored_tensor t = found.at(name)->stored();
+  require_finite(t, name, path);
+  return t;
 }
 
 }  // namespace distil_xlstm::detail

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/io/safetensors.hpp>
@@ -68,6 +70,52 @@ void save_tensors(typename Model::device_type& device, const Model& m, const std
 }
 
 namespace detail {
+/// Row r of a converted matrix.
+struct convert_row {
+  stored_tensor from;
+  index head_dim;  ///< 0: rows keep their order
+  bool widen;
+  std::byte* to;
+  void operator()(index r) const;
+};
+/// Whether products of T's read a matrix of this kind as it is stored.
+template <class T, class D>
+constexpr bool multiplies_stored(dtype type) {
+  if constexpr (std::is_same_v<T, float> && requires { D::multiplies_stored(type); })
+    return D::multiplies_stored(type);
+  else
+    return traits(type).block_size == 1;
+}
+/// Tensors that a model reads otherwise than as its file has them; they live as long as this.
+class converted_tensors {
+ public:
+  /// Rows in the order of Hugging Face (`head_dim` 0: they have it), numbers as F32 where they are to be widened.
+  template <class D>
+  stored_tensor add(D& device, stored_tensor t, index head_dim, bool widen) {
+    const index rows = t.shape[0], cols = t.shape.size() > 1 ? t.shape[1] : 1;
+    const index row_size = widen ? cols * static_cast<index>(sizeof(float)) : row_bytes(t.dtype, cols);
+    if constexpr (!D::host_memory) memory_.clear();  // has been copied
+    const convert_row row{t, head_dim, widen,
+                          memory_.emplace_back(static_cast<std::size_t>(rows * row_size)).data()};
+    if constexpr (D::host_memory)
+      parallel_for(device, rows, row);
+    else
+      for (index r = 0; r < rows; ++r) row(r);
+    t.data = row.to;
+    if (widen) t.dtype = dtype::f32;
+    return t;
+  }
+  /// A quantised matrix as F32, for speed, where the device shares the host's memory; everything else as it is.
+  template <class D>
+  stored_tensor widened(D& device, const stored_tensor& t) {
+    const bool widen = D::host_memory && traits(t.dtype).block_size > 1 && t.shape.size() == 2;
+    return widen ? add(device, t, 0, true) : t;
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> memory_;
+};
+
 /// What tells between which embedding and head a stack was trained, in a file without them.
 inline constexpr const char *embedding_row = "embedding_row", *head_row = "head_row";
 }  // namespace detail

@@ -39,3 +39,21 @@ DISTIL_XLSTM_INLINE void require_finite(const stored_tensor& t, const std::strin
 }
 
 }  // namespace distil_xlstm
+
+namespace distil_xlstm::detail {
+
+DISTIL_XLSTM_INLINE void convert_row::operator()(index r) const {
+  index source = r;
+  if (head_dim > 0) {
+    const index half = head_dim / 2, within = r % head_dim;
+    source = r - within + 2 * (within % half) + within / half;
+  }
+  const index cols = from.shape.size() > 1 ? from.shape[1] : 1, bytes = row_bytes(from.dtype, cols);
+  const auto* row = static_cast<const std::byte*>(from.data) + source * bytes;
+  if (widen)
+    unpack(from.dtype, row, cols, reinterpret_cast<float*>(to) + r * cols);
+  else
+    std::memcpy(to + r * bytes, row, static_cast<std::size_t>(bytes));
+}
+
+}  // namespace distil_xlstm::detail

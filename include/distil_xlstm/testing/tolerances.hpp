@@ -37,6 +37,9 @@ struct tolerance<float> {
   /// Where a window holds all of a text, student and teacher are equal but for rounding, and its direction counts.
   static constexpr double alignment_steps = 2e-2;
   static constexpr double a_million_steps = 1e-4;  ///< h from float64, of the largest |h|
+  /// A sum of products of up to eight rows, rounded to 8 bits, with Q8_0, Q4_0 or Q4_1: of the sum of |products|.
+  static constexpr double rows_of_8_bits = 1e-2;
+  static constexpr double hidden_of_8_bits = 1e-1;  ///< hidden states of layers of random weights, of such sums
 
   /// A gradient of the reference; `condition` is how far it moves in double where all that lies in memory is
   /// off by up to the last digit of a float (tests/comparison/condition.hpp).

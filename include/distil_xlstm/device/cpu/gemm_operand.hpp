@@ -61,4 +61,10 @@ class gemm_scratch {
 /// Rows up to which a product reads a transposed B without packing it.
 inline constexpr index direct_rows = 8;
 
+/// Whether it reads blocks of this kind without unpacking them.
+constexpr bool multiplies_blocks(distil_xlstm::dtype type) {
+  using enum distil_xlstm::dtype;
+  return type == q8_0 || type == q4_0 || type == q4_1;
+}
+
 }  // namespace distil_xlstm::device::detail

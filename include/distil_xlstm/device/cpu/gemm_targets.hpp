@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/device/cpu/gemm_blocks.hpp>
 #include <distil_xlstm/device/cpu/gemm_operand.hpp>
 #include <distil_xlstm/device/cpu/gemm_x86.hpp>
 
@@ -37,6 +38,7 @@ struct gemm_target {
   index group, group_wide;    ///< transpose_wide is for panels of a multiple of group_wide numbers
   tile_function tiles[4][2];  ///< for rows >> i rows; all vectors, or one
   dots_function dots[3][3];   ///< for 1 << i rows; memory that is direct, bf16, f16 (null: fetched first)
+  block_functions blocks;     ///< the same of blocks, with the rows rounded to 8 bits; of float alone
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -128,6 +130,7 @@ constexpr gemm_target<T> portable_target() {
   t.tiles[2][0] = tile<V, 1, V::vectors>, t.tiles[2][1] = tile<V, 1, 1>;
   t.dots[0][0] = dots<V, V, 1>, t.dots[0][1] = dots<V, V, 2>;
   t.dots[0][2] = dots<V, V, 4>;
+  if constexpr (sizeof(T) == 4) portable::set_blocks<portable_blocks>(t.blocks);
   return t;
 }
 
@@ -141,6 +144,7 @@ inline void fetch_avx2(dtype type, const void* row, index first, index count, vo
   float* to = static_cast<float*>(out);
   if (type == dtype::bf16) done = widen_avx2<avx2_f32::bf16_memory>(from, count, to);
   if (type == dtype::f16) done = widen_avx2<avx2_f32::f16_memory>(from, count, to);
+  if (multiplies_blocks(type) && first % 32 == 0) done = widen_blocks(type, row, first, count, to);
   if (done < count) fetch_portable<float>(type, row, first + done, count - done, to + done);
 }
 inline void fetch_avx512(dtype type, const void* row, index first, index count, void* out) {
@@ -149,6 +153,7 @@ inline void fetch_avx512(dtype type, const void* row, index first, index count, 
   float* to = static_cast<float*>(out);
   if (type == dtype::bf16) done = widen_avx512<avx512_f32::bf16_memory>(from, count, to);
   if (type == dtype::f16) done = widen_avx512<avx512_f32::f16_memory>(from, count, to);
+  if (multiplies_blocks(type) && first % 32 == 0) done = widen_blocks(type, row, first, count, to);
   if (done < count) fetch_portable<float>(type, row, first + done, count - done, to + done);
 }
 inline void fetch_avx512_bf16(dtype type, const void* row, index first, index count, void* out) {
@@ -198,6 +203,7 @@ constexpr gemm_target<typename V::number> avx2_target() {
   t.dots[0][2] = dots<V, V, 4>;
   if constexpr (sizeof(T) == 4) {
     t.fetch = fetch_avx2;
+    avx2::set_blocks<avx2_blocks>(t.blocks);
     using B = typename V::bf16_memory;
     using H = typename V::f16_memory;
     t.dots[1][0] = dots<V, B, 1>, t.dots[1][1] = dots<V, B, 2>;
@@ -226,6 +232,7 @@ constexpr gemm_target<typename V::number> avx512_target() {
   t.dots[0][2] = dots<V, V, 4>;
   if constexpr (sizeof(T) == 4) {
     t.fetch = fetch_avx512;
+    avx2::set_blocks<avx2_blocks>(t.blocks);
     using B = typename V::bf16_memory;
     using H = typename V::f16_memory;
     t.dots[1][0] = dots<V, B, 1>, t.dots[1][1] = dots<V, B, 2>;
@@ -245,6 +252,7 @@ constexpr gemm_target<float> avx512_bf16_target() {
   set_panels<V>(t);
   t.direct = dtype::bf16;
   t.fetch = fetch_avx512_bf16;
+  vnni::set_blocks<vnni_blocks>(t.blocks);  // every processor with the one has the other
   t.zip = zip_pairs;
   using avx512bf16::dots, avx512bf16::tile;
   t.tiles[0][0] = tile<V, 8, V::vectors>, t.tiles[0][1] = tile<V, 8, 1>;
@@ -264,7 +272,12 @@ const gemm_target<T>& native_target() {
 #if defined(DISTIL_XLSTM_X86)
     using wide = std::conditional_t<sizeof(T) == 4, avx512_f32, avx512_f64>;
     using narrow = std::conditional_t<sizeof(T) == 4, avx2_f32, avx2_f64>;
-    if (has_avx512()) return avx512_target<wide>();
+    if (has_avx512()) {
+      auto t = avx512_target<wide>();
+      if constexpr (sizeof(T) == 4)
+        if (has_avx512_vnni()) vnni::set_blocks<vnni_blocks>(t.blocks);
+      return t;
+    }
     if (has_avx2()) return avx2_target<narrow>();
 #endif
     return portable_target<T>();
@@ -277,7 +290,7 @@ const gemm_target<T>& native_target() {
 inline const gemm_target<float>& native_bf16_target() {
   static const gemm_target<float> best = [] {
 #if defined(DISTIL_XLSTM_X86)
-    if (has_avx512_bf16()) return avx512_bf16_target();
+    if (has_avx512_bf16() && has_avx512_vnni()) return avx512_bf16_target();
 #endif
     gemm_target<float> t = native_target<float>();
     t.direct = dtype::u8;
@@ -466,8 +479,13 @@ void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_oper
     return;
   }
   const gemm_side left(a, !a.transposed), right(b, b.transposed);
-  if (m <= direct_rows && left.along && right.along)
+  if (m <= direct_rows && left.along && right.along) {
+    if constexpr (sizeof(T) == 4)
+      if (multiplies_blocks(b.dtype) && a.dtype == dtype::f32 && k % 32 == 0)
+        return multiply_blocks(t.blocks, m, n, k, static_cast<const float*>(a.data), a.ld, b.dtype, b.data,
+                               right.stride, beta, c, ldc, scratch);
     return multiply_rows(t, m, n, k, left, right, beta, c, ldc, scratch);
+  }
 
   // A panel of A (16 kB) stays in L1 while it meets a block of B (about 590 kB), which stays in L2. The parts
   // of k depend on k alone, for the same sums whatever the blocks.

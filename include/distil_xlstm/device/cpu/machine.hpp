@@ -40,6 +40,9 @@ class cpu_base {
   /// Products of up to so many rows, and of more (up to 512), sum in two orders: within either, what a row
   /// gives does not depend on how many there are.
   static constexpr index few_rows = detail::direct_rows;
+  /// Whether few rows of floats are multiplied with a matrix of this kind as it is stored. They are rounded to 8 bits, 32
+  /// numbers with a scale of their own: `testing::tolerance`.
+  static constexpr bool multiplies_stored(dtype type) { return detail::multiplies_blocks(type); }
 
   /// 0 threads: as many as there are cores. Throws `error` for a negative number.
   explicit cpu_base(int threads)
@@ -245,7 +248,10 @@ template <Precision P, class T>
 void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, matrix_view<T> c, T beta) {
   const index m = c.rows, n = c.cols;
   if (m == 0 || n == 0) return;
-  const even_split rows(m, 512), cols(n, m <= 16 ? 512 : 2048, 256);
+  // Few rows, with each row of a transposed B by itself, are cut as finely as suits the threads.
+  const bool few = m <= direct_rows && !a.transposed && b.transposed;
+  const even_split rows(m, 512),
+      cols = few ? even_split(n, n > 4096 ? 512 : 96, 16) : even_split(n, m <= 16 ? 512 : 2048, 256);
   // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
   // sum; of up to 512 rows, whatever their number.
   const even_split parts(k, 4096, 256);
