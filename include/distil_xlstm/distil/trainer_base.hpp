@@ -15,6 +15,7 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/training_counters.hpp>
 #include <distil_xlstm/distil/training_options.hpp>
+#include <distil_xlstm/model/require_weights.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 #include <distil_xlstm/optim/shards.hpp>
@@ -234,9 +235,8 @@ class trainer_base {
     require(total > 0, "trainer: total_steps is ", total, "; say over how many steps the learning rate falls");
     require(m.lr > 0 || step_ < total || options_.rate || !(options_.lr.peak > 0), "trainer: step ", step_ + 1,
             " of a run of ", total, ": the learning rate has come to 0; give a larger total_steps");
-    if (std::exchange(begun_, true)) return;
-    const auto norm = optim::global_norm(*device_, student_->weights().data(), student_->weights().size());
-    require(norm.value != 0, "trainer: every weight of the student is 0: initialise it, or load it, first");
+    if (!begun_) detail::require_weights(*device_, *student_, "trainer");
+    begun_ = true;
   }
 
   /// What is known before the device has worked: the tokens of a step, and what the schedules say now.
