@@ -62,6 +62,12 @@ struct judge_step {
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
 class trainer_base {
+  static_assert(
+      requires(Student & s, typename Student::scalar* numbers) { s.trained(), numbers = s.weights().data(); },
+      "distil_xlstm::trainer(device, student, ...): this student is const, or a frozen model, which nothing "
+      "trains; a student is model student(device, stack, teacher), or what linearise(device, teacher, ...) "
+      "makes");
+
  public:
   using student_type = Student;                         ///< what is trained
   using communicator_type = C;                          ///< of the ranks that train it
