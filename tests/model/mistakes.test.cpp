@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <distil_xlstm/block/mlstm.hpp>
@@ -10,6 +11,8 @@
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/stack.hpp>
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/distil/score.hpp>
+#include <distil_xlstm/distil/token_text.hpp>
 #include <distil_xlstm/model/decoder.hpp>
 #include <distil_xlstm/model/model.hpp>
 #include <distil_xlstm/model/reader.hpp>
@@ -59,6 +62,30 @@ BOOST_AUTO_TEST_CASE(rows_too_few_or_too_narrow_are_named) {
   const std::vector<std::int32_t> beyond = {1, vocabulary};
   refused([&] { session.read(beyond, {room.data(), 2, width}); }, "the id at position 1 is 11");
   session.read(ids, {room.data(), count, width});
+}
+
+BOOST_AUTO_TEST_CASE(a_student_that_nobody_initialised_is_named) {
+  world w;
+  const frozen_matrix m{w.ends.data(), dtype::f32, vocabulary, width};
+  student bare(w.device, layers(2), m, m, nullptr);
+  std::vector<float> room(count * width);
+  const matrix_view<float> hidden(room.data(), count, width);
+  reader session(w.device, bare);
+  decoder texts(w.device, bare);
+  const std::string said = ": every weight of the student is 0: initialise it, or load it, first";
+  // As often as it is tried.
+  for (int i = 0; i < 2; ++i) {
+    refused([&] { session.read(ids, hidden); }, "reader" + said);
+    refused([&] { session(1, count, ids, hidden); }, "reader" + said);
+    refused([&] { texts.join(ids); }, "decoder" + said);
+  }
+  refused([&] { generate(w.device, bare, ids, 3, {}, [](std::int32_t) { return true; }); }, "decoder" + said);
+  refused([&] { score(w.device, bare, token_text{ids}, {.window = 3}); }, "reader" + said);
+  // They may be made before the weights are there.
+  bare.initialise(w.device, 1);
+  session.read(ids, hidden);
+  texts.join(ids);
+  score(w.device, bare, token_text{ids}, {.window = 3});
 }
 
 BOOST_AUTO_TEST_CASE(a_state_or_tape_that_is_not_the_models_is_named) {

@@ -20,6 +20,17 @@ struct stack_tape {
   matrix_view<T> input;           ///< [rows, width_in], of a transient tape: where the stack's input may lie
 };
 
+namespace detail {
+/// An error of the compiler: what `stack{layer}` is deduced with.
+template <class Given>
+struct bare_layer {
+  static_assert(
+      sizeof(Given) == 0,
+      "distil_xlstm::stack{layer}: a stack repeats its layer; write stack{repeated(n, layer)}, and of a bare "
+      "cell a layer of stack{repeated(n, residual{sequential{layer_norm<>{width}, cell}})}");
+};
+}  // namespace detail
+
 /// `stack{repeated(n, layer)}`: N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
 /// what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
 /// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm, the layers
@@ -121,5 +132,8 @@ struct stack {
 /// `stack{repeated(n, layer)}`, and whether a norm follows.
 template <index N, Block Layer>
 stack(repeat<N, Layer>, bool = true) -> stack<Layer, N>;
+/// An error of the compiler: a layer that is not repeated.
+template <class Given>
+stack(Given, bool = true) -> stack<detail::bare_layer<Given>>;
 
 }  // namespace distil_xlstm

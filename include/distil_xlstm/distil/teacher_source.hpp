@@ -104,7 +104,8 @@ struct accumulate_mean {
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
 /// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
-/// As a target the last of them counts after the final norm.
+/// As a target the last of them counts after the final norm. Windows may be longer than what a teacher was trained to see
+/// (a transformer's `config().context`; 0: not known): nothing refuses them, but what it says there is not reliable.
 template <class Teacher>
 class live_teacher final : public teacher_source<typename Teacher::scalar, typename Teacher::device_type> {
   using T = typename Teacher::scalar;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -75,6 +77,35 @@ struct add_tap_gradient {
   }
 };
 
+template <class Student>
+void take_source(teacher_source<typename Student::scalar, typename Student::device_type>&);
+/// What is given to a `trainer`, by its place.
+template <class D, class Student, class Text, class Teacher, class Objective>
+struct trainer_arguments {
+  static constexpr bool in_order = requires { typename Student::stack_type; }
+  &&Device<D>&& std::convertible_to<Text&, const token_windows&>&& ObjectiveExpression<Objective>;
+  static constexpr bool has_source =
+      !in_order || std::same_as<Teacher, no_teacher> || requires(Teacher & source) {
+    take_source<Student>(source);
+  };
+  static constexpr bool fit = in_order && has_source;
+};
+/// An error of the compiler where they do not fit.
+template <class... Arguments>
+struct fitting_arguments {
+  static_assert(trainer_arguments<Arguments...>::in_order,
+                "distil_xlstm::trainer takes, in this order, a device, a student, token_windows, a teacher, an "
+                "objective of terms, and options; write trainer(device, student, windows, live, objective, "
+                "{.batch = 8, .length = 32, .total_steps = 1000})");
+  static_assert(
+      trainer_arguments<Arguments...>::has_source,
+      "distil_xlstm::trainer(device, student, windows, teacher, objective, options): the teacher is a "
+      "live_teacher, a cached_teacher, a teacher_source of one's own, of the student's device and type "
+      "of numbers, or no_teacher{}; write live_teacher live(teacher); trainer(device, student, "
+      "windows, live, ...)");
+  static constexpr bool value = true;
+};
+
 }  // namespace detail
 
 /// Trains a student: the teacher's signals and the text are given, and the frozen ends where the student does not train
@@ -118,13 +149,26 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
                   "distil_xlstm::trainer(device, student, text, no_teacher, objective): the objective compares "
                   "with a teacher; give a live_teacher or a cached_teacher");
   }
-  /// An error of the compiler: temporary windows would not live as long.
+  /// @{
+  /// An error of the compiler: temporary windows, or a temporary source, would not live as long.
   template <class Teacher>
-  trainer(D&, Student&, const token_windows&&, Teacher&&, Objective, training_options, C& = comm::alone) {
+  trainer(D& device, Student& student, const token_windows&& text, Teacher&& teacher, Objective objective,
+          training_options options, C& ranks = comm::alone)
+      : trainer(device, student, text, teacher, objective, std::move(options), ranks) {
     static_assert(
         sizeof(Teacher) == 0,
         "distil_xlstm::trainer refers to the windows, which must live as long: give them a name first");
   }
+  template <std::derived_from<teacher_source<T, D>> Source>
+  trainer(D& device, Student& student, const token_windows& text, Source&& teacher, Objective objective,
+          training_options options, C& ranks = comm::alone)
+      : trainer(device, student, text, teacher, objective, std::move(options), ranks) {
+    static_assert(
+        sizeof(Source) == 0,
+        "distil_xlstm::trainer refers to the teacher's source, which must live as long: give it a name "
+        "first, live_teacher live(teacher);");
+  }
+  /// @}
 
   /// As it was given.
   const Objective& objective() const { return objective_; }
@@ -289,5 +333,14 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
   teacher_signals<T> signals_;
   std::vector<loss::hidden_pair<T>> pairs_;
 };
+/// An error of the compiler: other arguments, or in another order.
+template <class D, class Student, class Text, class Teacher, class Objective, class... Ranks>
+requires(!detail::trainer_arguments<D, Student, std::remove_cvref_t<Text>, std::remove_cvref_t<Teacher>,
+                                    Objective>::fit)
+    trainer(D&, Student&, Text&&, Teacher&&, Objective, training_options, Ranks&...)
+->trainer<std::enable_if_t<detail::fitting_arguments<D, Student, std::remove_cvref_t<Text>,
+                                                     std::remove_cvref_t<Teacher>, Objective>::value,
+                           Student>,
+          Objective>;
 
 }  // namespace distil_xlstm

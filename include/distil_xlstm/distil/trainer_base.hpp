@@ -18,6 +18,7 @@
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/training_counters.hpp>
 #include <distil_xlstm/distil/training_options.hpp>
+#include <distil_xlstm/model/require_weights.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 #include <distil_xlstm/optim/shards.hpp>
@@ -100,6 +101,12 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
 class trainer_base {
+  static_assert(
+      requires(Student & s, typename Student::scalar* numbers) { s.trained(), numbers = s.weights().data(); },
+      "distil_xlstm::trainer(device, student, ...): this student is const, or a frozen model, which nothing "
+      "trains; a student is model student(device, stack, teacher), or what linearise(device, teacher, ...) "
+      "makes");
+
  public:
   using student_type = Student;                         ///< what is trained
   using communicator_type = C;                          ///< of the ranks that train it
@@ -287,9 +294,8 @@ class trainer_base {
     require(total > 0, "trainer: total_steps is ", total, "; say over how many steps the learning rate falls");
     require(m.lr > 0 || step_ < total || options_.rate || !(options_.lr.peak > 0), "trainer: step ", step_ + 1,
             " of a run of ", total, ": the learning rate has come to 0; give a larger total_steps");
-    if (std::exchange(begun_, true)) return;
-    const auto norm = optim::global_norm(*device_, student_->weights().data(), student_->weights().size());
-    require(norm.value != 0, "trainer: every weight of the student is 0: initialise it, or load it, first");
+    if (!begun_) detail::require_weights(*device_, *student_, "trainer");
+    begun_ = true;
   }
 
   /// What is known before the device has worked: the tokens of a step, and what the schedules say now.

@@ -16,6 +16,7 @@
 #include <distil_xlstm/device/captured_graph.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/model/model.hpp>
+#include <distil_xlstm/model/require_weights.hpp>
 #include <distil_xlstm/model/sampler.hpp>
 #include <distil_xlstm/model/saved_text.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
@@ -96,8 +97,8 @@ class decoder {
   index free() const { return places() - texts(); }
 
   /// A text that begins with `prompt`; its tokens are chosen as by `sampler(how)`. Throws `error` when there is
-  /// no room, when the prompt is empty, too long or has an id that the vocabulary does not have, and as `sampler`
-  /// does.
+  /// no room, when the prompt is empty, too long or has an id that the vocabulary does not have, when all of a
+  /// student's weights are 0 as the first text joins, and as `sampler` does.
   handle join(std::span<const std::int32_t> prompt, const sampling& how = {}) {
     require(!prompt.empty(), "decoder: a text needs a token to begin with");
     require_ids(prompt, model_->vocabulary());
@@ -204,6 +205,7 @@ class decoder {
   handle wait(text t) {
     require(free() > 0, "decoder: all ", places(),
             " places are taken; let a text leave first, or make the decoder with a larger capacity");
+    if (joined_ == 0) detail::require_weights(*device_, *model_, "decoder");
     t.name = handle{++joined_};
     waiting_.push_back(std::move(t));
     return waiting_.back().name;

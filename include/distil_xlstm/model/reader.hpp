@@ -10,12 +10,14 @@
 #include <distil_xlstm/core/require_ids.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/model/model.hpp>
+#include <distil_xlstm/model/require_weights.hpp>
 #include <distil_xlstm/model/saved_text.hpp>
 
 namespace distil_xlstm {
 
 /// Reads texts, and gives their hidden states: one as it comes, from call to call, or whole ones, each from its
-/// beginning. The model must outlive it. `decoder` continues texts.
+/// beginning. The model must outlive it, and what it reads first throws `error` while all of a student's weights are 0.
+/// `decoder` continues texts.
 template <class Model>
 class reader {
   using T = typename Model::scalar;
@@ -49,6 +51,7 @@ class reader {
   /// memory.
   template <class OnLayer = no_taps>
   void operator()(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden, OnLayer&& on_layer = {}) {
+    require_weights();
     if (state_.batch() < seq.batch) state_ = model_->make_state(*device_, seq.batch, state_.capacity());
     state_.reset();
     model_->forward(*device_, seq, ids, state_, hidden, on_layer);
@@ -69,6 +72,7 @@ class reader {
   void read(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden, OnLayer&& on_layer = {}) {
     require(!caches_ || state_.capacity() > 0,
             "reader: this model remembers a text in caches; say how many tokens they are to hold");
+    require_weights();
     model_->forward(*device_, seq, ids, state_, hidden, on_layer);
   }
   /// The same, of the host's ids; a long part goes through in pieces. Throws `error` naming an id that the
@@ -95,9 +99,14 @@ class reader {
   }
 
  private:
+  void require_weights() {
+    if (!begun_) detail::require_weights(*device_, *model_, "reader");
+    begun_ = true;
+  }
+
   D* device_;
   const Model* model_;
-  bool caches_;
+  bool caches_, begun_ = false;
   typename Model::state_type state_;
   device_copy<std::int32_t, D> ids_;
 };

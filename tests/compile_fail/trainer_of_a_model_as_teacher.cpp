@@ -1,0 +1,19 @@
+// expect: the teacher is a live_teacher, a cached_teacher, a teacher_source of one's own, of the student's device and
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/distil/trainer.hpp>
+#include <distil_xlstm/loss/expression.hpp>
+#include <distil_xlstm/model/llama.hpp>
+
+namespace dx = distil_xlstm;
+using dx::device::cpu;
+using student_type = dx::model<dx::llama_stack, float, cpu>;
+
+void train(cpu& device, const dx::llama<float, cpu>& teacher, student_type& student,
+           const dx::token_windows& windows) {
+  dx::live_teacher live(teacher);
+#if defined(EXPECT_FAILURE)
+  dx::trainer run(device, student, windows, teacher, dx::loss::kl(2.0), {.total_steps = 3});
+#else
+  dx::trainer run(device, student, windows, live, dx::loss::kl(2.0), {.total_steps = 3});
+#endif
+}
