@@ -138,9 +138,7 @@ void compare(const char* name, index batch, const Measure& measure) {
   const auto on = [&](int count, sums how) {
     taken out;
     on_gpus(count, [&](D& d, comm::nccl& ranks) {
-      const std::size_t before = free_memory();
-      taken mine = measure(d, ranks, batch * count, options_of(how));
-      mine.gib = static_cast<double>(before - free_memory()) / 1073741824.0;
+      const taken mine = measure(d, ranks, batch * count, options_of(how));
       if (ranks.rank() == 0) out = mine;
     });
     return out;
@@ -172,23 +170,27 @@ void compare(const char* name, index batch, const Measure& measure) {
   std::printf("|   memory a GPU, moments whole, sharded | %.1f GiB | %.1f GiB |\n", beside.gib, sharded.gib);
   std::fflush(stdout);
 }
+/// `free_before`: of the card's memory before anything was made.
 template <class Trainer>
-taken steps_of(D& d, comm::nccl& ranks, Trainer& run) {
+taken steps_of(D& d, comm::nccl& ranks, Trainer& run, std::size_t free_before) {
   run.step(), run.step();
-  return {seconds(d, ranks, 12, [&] { run.step(); }), 0, run.gradients().size()};
+  return {seconds(d, ranks, 12, [&] { run.step(); }),
+          static_cast<double>(free_before - free_memory()) / 1073741824.0, run.gradients().size()};
 }
 
 void paper_step(const char* name, const std::filesystem::path& folder, index a_gpu) {
   compare(name, a_gpu, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
+    const std::size_t free_before = free_memory();
     const auto teacher = load_llama<float>(d, folder);
     distillation_step<std::remove_cvref_t<decltype(teacher)>, comm::nccl> training(d, teacher, batch, 512,
                                                                                    ranks, std::move(options));
-    return steps_of(d, ranks, training.run);
+    return steps_of(d, ranks, training.run, free_before);
   });
 }
 /// All weights free, no attention kept.
 void linearised_step(const char* name, const std::filesystem::path& folder, index a_gpu) {
   compare(name, a_gpu, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
+    const std::size_t free_before = free_memory();
     const auto teacher = load_llama<float>(d, folder);
     linearised_config c;
     c.mixers.assign(static_cast<std::size_t>(teacher.config().layers), mixer_kind::hybrid);
@@ -203,7 +205,7 @@ void linearised_step(const char* name, const std::filesystem::path& folder, inde
     options.rate_of = distillation_rates{};
     live_teacher source(teacher);
     trainer distil(d, student, windows, source, loss::kl(1.0), options, ranks);
-    return steps_of(d, ranks, distil);
+    return steps_of(d, ranks, distil, free_before);
   });
 }
 

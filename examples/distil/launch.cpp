@@ -41,7 +41,8 @@ int asked(const arguments& given, const std::string& option) {
 
 class children {
  public:
-  children(int count, const arguments& words) : pids_(static_cast<std::size_t>(count)) {
+  children(int count, const arguments& words)
+      : pids_(static_cast<std::size_t>(count)), after_fault_(what_stands(words[1])) {
     const auto [listening, port] = dx::comm::tcp_session::listen_here();
     const std::string by = std::to_string(::getpid());
     for (int rank = 0; rank < count; ++rank) {
@@ -78,7 +79,7 @@ class children {
           if (WIFSIGNALED(how))
             say("rank " + std::to_string(rank) + " of " + std::to_string(pids_.size()) +
                 " was ended by signal " + std::to_string(WTERMSIG(how)) + " (" + ::strsignal(WTERMSIG(how)) +
-                "); all processes end, the last checkpoint stands");
+                ")" + after_fault_);
         }
         continue;
       }
@@ -119,6 +120,7 @@ class children {
   }
 
   std::vector<pid_t> pids_;
+  std::string after_fault_;
   int passed_on_ = 0;
 };
 

@@ -137,7 +137,7 @@ class linearise_run {
     if (o.batch == 0) o.batch = o.where.device == "cuda" ? 32 : 4;
     if (o.length == 0) o.length = 512;
     if (o.accumulate == 0) o.accumulate = 1;
-    if (o.lr == 0) o.lr = 2e-4;
+    if (o.lr == 0) o.lr = 1e-4;
     if (o.lr_schedule.empty()) o.lr_schedule = "cosine";
     if (!o.objective && o.alpha.empty()) o.alpha = "1";
     method m = resolved(o);
@@ -170,7 +170,7 @@ class linearise_run {
     dx::training_options longer = distil;
     longer.length = o_.long_length;
     longer.batch = std::max<dx::index>(1, distil.batch * distil.length / o_.long_length);
-    longer.lr.peak = o_.long_lr, longer.lr.floor = 0.02 * o_.long_lr;
+    longer.lr.peak = o_.long_lr, longer.lr.floor = 0.02 * o_.long_lr, longer.rate_of = dx::distillation_rates{};
     if (o_.align_tokens > 0 || whole > 0)
       stages_.push_back({"align", o_.align_tokens, whole / 3, &*windows_, align});
     if (o_.distil_tokens > 0 || whole > 0)
@@ -392,10 +392,11 @@ int linearise(const arguments& given) {
   po::options_description rates("Learning rates");
   rates.add_options()  //
       ("lr-new", po::value(&r.lr_new)->default_value(r.lr_new),
-       "of what the teacher does not have; --lr (0.0002) is of the rest")  //
+       "of what the teacher does not have; --lr (0.0001) is of the rest")  //
       ("align-lr", po::value(&r.align_lr)->default_value(r.align_lr),
        "of new matrices while mixers are aligned")  //
-      ("long-lr", po::value(&r.long_lr)->default_value(r.long_lr), "over longer windows");
+      ("long-lr", po::value(&r.long_lr)->default_value(r.long_lr),
+       "over longer windows; five times that of what the teacher does not have");
   po::options_description judging("Judging");
   judging.add_options()  //
       ("needle", po::value(&r.needle)->default_value(r.needle),

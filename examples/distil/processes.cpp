@@ -32,6 +32,11 @@
 
 namespace program {
 
+std::string what_stands(std::string_view command) {
+  const bool trains = command == "train" || command == "linearise";
+  return std::string("; all processes end") + (trains ? ", the last checkpoint stands" : "");
+}
+
 void say(const std::string& text) {
   const std::string line = "distil: " + text + "\n";
   for (std::size_t done = 0; done < line.size();) {
@@ -182,7 +187,8 @@ struct nothing_shown : std::streambuf {
 /// What several processes share.
 class several {
  public:
-  explicit several(std::unique_ptr<connection> connected) : connection_(std::move(connected)) {
+  several(std::unique_ptr<connection> connected, std::string_view command)
+      : connection_(std::move(connected)), after_fault_(what_stands(command)) {
     ranks_ = connection_->ranks();
 #if defined(DISTIL_WITH_NCCL)
     gpus_ = make_gpu_ranks(ranks_, connection_->progress());
@@ -199,7 +205,7 @@ class several {
                      // All of them may miss rank 0: the first that says so ends the others.
                      const auto turn = std::max<dx::index>(0, ranks_.rank() - 1);
                      std::this_thread::sleep_for(std::chrono::milliseconds(why.empty() ? 1000 : 500 * turn));
-                     end_all(1, why.empty() ? why : why + "; all processes end, the last checkpoint stands");
+                     end_all(1, why.empty() ? why : why + after_fault_);
                    });
     if (ranks_.rank() > 0) out_ = std::cout.rdbuf(&nowhere_), err_ = std::cerr.rdbuf(&nowhere_);
   }
@@ -267,6 +273,7 @@ class several {
   }
 
   std::unique_ptr<connection> connection_;
+  std::string after_fault_;
   std::unique_ptr<gpu_ranks> gpus_;
   dx::comm::any ranks_;
   std::atomic<bool> ends_{false};
@@ -290,14 +297,14 @@ process_session::process_session(std::string_view command) {
       (launched_by_mpi() > 0 || std::getenv("PMI_RANK") || std::getenv("PMIX_RANK"))) {
     auto connected = std::make_unique<mpi_connection>();
     if (connected->ranks().size() > 1) {
-      together.emplace(std::move(connected));
+      together.emplace(std::move(connected), command);
       these = together->ranks();
       return;
     }
   }
 #endif
   if (const auto place = meeting_place(command)) {
-    together.emplace(std::make_unique<tcp_connection>(*place));
+    together.emplace(std::make_unique<tcp_connection>(*place), command);
     these = together->ranks();
   }
 }

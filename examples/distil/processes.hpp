@@ -18,6 +18,8 @@ inline bool leads() { return processes().rank() == 0; }
 int threads_each();
 /// Which of this machine's processes this one is.
 int local_rank();
+/// How the line ends that says why all processes of a job are ended.
+std::string what_stands(std::string_view command);
 /// One line on stderr, whatever std::cerr is made of now.
 void say(const std::string& text);
 
