@@ -1,11 +1,10 @@
 # Programs, essays, tests, benchmarks, fuzz targets: what is built of this project alone.
-# The program and its tests take the library compiled once, essays and benchmarks its headers alone, and fuzz targets,
-# too, whose instrumentation is to see all of it.
-set(distil_xlstm_fast distil_xlstm::compiled)
-if(DISTIL_XLSTM_FUZZ)
-  set(distil_xlstm_fast distil_xlstm::io)
-endif()
+# The program, its tests and fuzz targets take the library compiled once, essays and benchmarks its headers alone.
 target_compile_options(distil_xlstm_compiled PRIVATE -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})
+if(DISTIL_XLSTM_FUZZ)
+  # A fuzz target steers by what it reaches in the library, too.
+  target_compile_options(distil_xlstm_compiled PRIVATE -fsanitize=fuzzer-no-link)
+endif()
 
 # For what takes longer to compile than to run. g++ clears the upper halves of AVX's registers before a call with the second
 # only; without that, Intel's processors take five times as long for what is computed number by number.
@@ -47,7 +46,7 @@ file(READ examples/distil/report.html page)
 configure_file(examples/distil/report_page.hpp.in distil/report_page.hpp @ONLY)
 add_library(distil_parts STATIC EXCLUDE_FROM_ALL ${parts})
 target_include_directories(distil_parts PUBLIC ${PROJECT_SOURCE_DIR}/examples PRIVATE ${PROJECT_BINARY_DIR}/distil)
-target_link_libraries(distil_parts PUBLIC ${distil_xlstm_fast} ZLIB::ZLIB)
+target_link_libraries(distil_parts PUBLIC distil_xlstm::compiled ZLIB::ZLIB)
 
 if(DISTIL_XLSTM_EXAMPLES)
   # The program `distil`.
