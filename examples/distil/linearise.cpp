@@ -157,7 +157,7 @@ class linearise_run {
       return of_option("needle", [&] { return dx::needle_cases(text, filler, length, cases, o_.seed); });
     };
     for (const dx::index length : o_.needle_lengths) needles_.push_back(of(length, o_.cases));
-    if (o_.keep_attention > 0) choice_needles_ = of(512, 20);
+    if (o_.keep_attention > 0) choice_needles_ = of(512, o_.keep_cases);
   }
 
   void make_stages() {
@@ -211,6 +211,7 @@ class linearise_run {
         {"objective", objective_json(method_)},
         {"optimiser", optimiser_json({method_.objective, size, 0}, o_)},
         {"rates", {{"align_lr", o_.align_lr}, {"lr_new", o_.lr_new}, {"long_lr", o_.long_lr}}}};
+    if (o_.keep_cases != linearise_options().keep_cases) all["asked"]["keep_cases"] = o_.keep_cases;
     if (!chosen_.kept.empty()) all["kept"] = chosen_.kept;
     tokens_.identify(all);
     if (held_out_) all["held_out_sha256"] = held_out_->data_sha256();
@@ -383,7 +384,8 @@ int linearise(const arguments& given) {
       ("keep-attention", po::value(&r.keep_attention),
        "layers that keep their attention, found by what they recall; default: 0")  //
       ("keep-kl", po::value(&r.keep_kl),
-       "what KL to the teacher on the text counts beside the needle's nll then")  //
+       "what KL to the teacher on the text counts beside the needle's nll then")                        //
+      ("keep-cases", po::value(&r.keep_cases), "cases of the needle then, of 512 tokens; default: 20")  //
       ("mixers", po::value(&r.mixers)->value_name("LIST"),
        "or by hand: one a layer (hybrid,attention,...), or the layers that keep attention (18,8,23)")  //
       ("window", po::value(&r.window)->default_value(r.window), "tokens of a window")                  //

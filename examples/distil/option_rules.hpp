@@ -141,6 +141,7 @@ inline const std::vector<option_rule>& option_rules() {
          {"mixer"},
          {"keep-attention", {{not_given, "mixers"}}, "--keep-attention 1 --mixers 0"},
          {"keep-kl", {{given, "keep-attention"}}, "--keep-kl 1"},
+         {"keep-cases", {{given, "keep-attention"}}, "--keep-cases 50"},
          {"mixers"},
          {"window"},
          {"sinks"},

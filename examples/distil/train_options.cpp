@@ -64,7 +64,7 @@ void check_numbers(const po::variables_map& values) {
   const auto given = [&](const char* option) { return values.count(option) && !values[option].defaulted(); };
   const auto number = [&](const char* option) { return values[option].as<double>(); };
   for (const char* option : {"batch", "length", "accumulate", "blocks", "heads", "log-every",
-                             "checkpoint-every", "window", "long-length", "cases"})
+                             "checkpoint-every", "window", "long-length", "cases", "keep-cases"})
     if (given(option)) {
       const auto n = values[option].as<dx::index>();
       if (n < 1 || n > most_steps)
