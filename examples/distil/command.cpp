@@ -87,7 +87,7 @@ po::options_description machine_options(machine& where) {
       ("threads", po::value(&where.threads)->default_value(0, ""),
        "worker threads of the CPU; default: as many as there are cores")  //
       ("gpus", po::value(&where.gpus)->value_name("N"),
-       "so many GPUs of this machine together, a process each (train, linearise); --device is cuda")  //
+       "so many GPUs of this machine share the work, a process each; --device is cuda")  //
       ("processes", po::value(&where.processes)->value_name("N"), "or so many processes on its CPU");
   return d;
 }
