@@ -376,8 +376,9 @@ void saved_and_forked(D& d, index context) {
   using other = std::conditional_t<sizeof(T) == 4, double, float>;
   const auto fingerprint = s.model.fingerprint(d);
   refused(saved_text<other>{std::vector<other>(7)}.bytes(fingerprint, context), "its numbers are");
-  for (const model_fingerprint unknown : {model_fingerprint{fingerprint.tensors, fingerprint.whole + 1},
-                                          {fingerprint.tensors + 1, fingerprint.tensors}})
+  const model_fingerprint of_others[] = {{fingerprint.tensors, fingerprint.whole + 1},
+                                         {fingerprint.tensors + 1, fingerprint.tensors}};
+  for (const auto& unknown : of_others)
     refused(saved_text<T>{std::vector<T>(7)}.bytes(unknown, context), "another model's");
   refused(saved_text<T>{std::vector<T>(7)}.bytes(fingerprint, context), "no token that comes next");
   refused(saved_text<T>{std::vector<T>(7), 3}.bytes(fingerprint, context), "7 numbers");
