@@ -49,8 +49,8 @@ divergence_score score_divergence(D& device, const Text& text, index window, ind
     read_teacher(w.seq, w.ids, ht);
     read_model(w.seq, w.ids, hs);
     const auto s = loss::score_tokens(device, matrix_view<const T>(hs), head, w.targets, w.scored);
-    const double far = loss::head(device, kl, hs, ht, heads, w.targets, w.scored, T(1), {}).raw[0];
-    return std::array{s.nll, static_cast<double>(s.scored), far};
+    const double kl_sum = loss::head(device, kl, hs, ht, heads, w.targets, w.scored, T(1), {}).raw[0];
+    return std::array{s.nll, static_cast<double>(s.scored), kl_sum};
   };
   const auto [nll, scored, apart] =
       detail::sum_over_batches<3>(device, text, window, batch, head.rows, window_state::empty, read, ranks);
