@@ -59,7 +59,7 @@ inline std::vector<option_rule> rules_of(const std::vector<subcommand_options>& 
 /// a command is repeated, and are taken wherever they are listed.
 inline const std::vector<option_rule>& option_rules() {
   using enum option_condition::kind;
-  static const option_group machine = {{"device"}, {"precision"}, {"threads"}};
+  static const option_group machine = {{"device"}, {"precision"}, {"threads"}, {"gpus"}, {"processes"}};
   static const option_group sampling = {
       {"temperature"},
       {"top-k", {{is_not, "temperature", {"0"}}}, "--top-k 3 --temperature 0"},
@@ -190,7 +190,9 @@ inline const std::vector<option_rule>& option_rules() {
          {"window", {{given, "text"}, {given, "tokens"}}, "--window 16"},
          {"device", {{given, "text"}, {given, "tokens"}}, "--device cpu"},
          {"precision", {{given, "text"}, {given, "tokens"}}, "--precision fp32"},
-         {"threads"}}},
+         {"threads"},
+         {"gpus"},
+         {"processes"}}},
        {"inspect", {{"path"}}, {}}});
   return rules;
 }

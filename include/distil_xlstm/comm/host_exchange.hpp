@@ -43,6 +43,7 @@ class host_exchange {
 
   /// As the concept `Communicator` says.
   static constexpr bool recordable() { return false; }
+  /// As the concept `Communicator` says.
   template <class T>
   void sum(memory where, T* p, index n) {
     if (self().size() == 1) return;
@@ -52,20 +53,24 @@ class host_exchange {
              [&](void* here, index bytes) { self().sum_bucket(static_cast<T*>(here), bytes / each); });
     progress_.together = false;
   }
+  /// As the concept `Communicator` says.
   void broadcast(memory where, void* p, index bytes, index root) {
     if (self().size() == 1) return;
     const bool mine = self().rank() == root;
     in_parts(where, p, bytes, where.host() ? sizes_.other : sizes_.sum, mine, !mine,
              [&](void* here, index n) { self().send_all(here, n, root); });
   }
+  /// As the concept `Communicator` says.
   void all_gather(memory where, void* p, std::span<const index> starts) {
     require(std::ssize(starts) == self().size() + 1, "all_gather: ", std::ssize(starts), " offsets for ",
             self().size(), " ranks");
     gather(where, p, [&](index r) { return starts[static_cast<std::size_t>(r)]; });
   }
+  /// As the concept `Communicator` says.
   void all_gather(memory where, void* p, index each) {
     gather(where, p, [&](index r) { return r * each; });
   }
+  /// As the concept `Communicator` says.
   void barrier() {
     std::int64_t none = 0;
     if (self().size() > 1) self().sum_bucket(&none, 1);

@@ -29,7 +29,8 @@ namespace distil_xlstm::comm {
 
 /// How a rank finds the others: what torchrun and its like tell a process in its environment.
 struct tcp_place {
-  index rank = 0, size = 1;        ///< RANK, WORLD_SIZE
+  index rank = 0;                  ///< RANK
+  index size = 1;                  ///< WORLD_SIZE
   std::string host = "127.0.0.1";  ///< MASTER_ADDR: of rank 0's machine, a name or a number
   int port = 29500;                ///< MASTER_PORT, or where that is in use one of the next
   int ports = 10;                  ///< how many are tried
