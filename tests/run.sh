@@ -42,7 +42,7 @@ nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
 # The program's jobs and a model that is compiled once: together all that nvcc has to know; and a test.
 cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS_RELEASE=-O0 -Ofc max"
 objects=CMakeFiles/distil.dir/examples/distil
-nccl=$(cmake --build --preset cuda --target help | grep -o "$objects/nccl.cu.o" || true)  # where NCCL is found
+nccl=$(ninja -C build/cuda -t targets all | grep -o "^$objects/nccl.cu.o" || true)  # where NCCL is found
 cmake --build --preset cuda --target $objects/cuda_fp{32,64}.cu.o $nccl test.cuda.compiled_once test.cuda.optim
 ctest --test-dir build/cuda --output-on-failure -R '^cuda[.](compiled_once|optim)$'
 
