@@ -22,6 +22,7 @@
 #include "../comm/thread_ranks.hpp"
 #include "../comparison/ranks.hpp"
 #include "../device/fenced.hpp"
+#include "../temporary_folder.hpp"
 
 // Ranks score texts and continuations, and write a cache, as one process does: bit for bit.
 namespace distil_xlstm {
@@ -110,16 +111,6 @@ std::string content(const fs::path& path) {
   BOOST_REQUIRE(in.good());
   return {std::istreambuf_iterator<char>(in), {}};
 }
-
-struct temporary_folder {
-  fs::path path;
-  temporary_folder() {
-    std::string name = (fs::temp_directory_path() / "distil_xlstm-shared-XXXXXX").string();
-    BOOST_REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~temporary_folder() { fs::remove_all(path); }
-};
 
 /// Writes the cache of a teacher; which counts `on_windows` has heard, on this rank.
 template <class D>

@@ -22,25 +22,15 @@
 #include <distil_xlstm/io/tokenizer.hpp>
 #include <distil_xlstm/io/write_gguf_tokenizer.hpp>
 
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
+
 // Blocks of few bits, and the GGUF files that hold them.
 namespace distil_xlstm::io {
 namespace {
 
 namespace fs = std::filesystem;
 const fs::path golden = fs::path(DISTIL_XLSTM_TEST_DATA) / "golden";
-
-struct temporary_folder {
-  fs::path path = fs::temp_directory_path() / ("distil_xlstm_gguf_writer_" + std::to_string(::getpid()));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
-auto says(std::string part) {
-  return [part](const error& e) {
-    const bool found = std::string(e.what()).find(part) != std::string::npos;
-    if (!found) BOOST_TEST_MESSAGE(e.what());
-    return found;
-  };
-}
 
 template <std::size_t Bytes>
 std::array<std::uint8_t, Bytes> packed(dtype type, const std::vector<float>& x) {

@@ -20,6 +20,8 @@
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/tensor_error.hpp"
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
 
 // Models of every family as one GGUF file.
 namespace distil_xlstm {
@@ -27,21 +29,6 @@ namespace {
 
 namespace fs = std::filesystem;
 fs::path golden(const std::string& name) { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden" / name; }
-
-/// A folder of its own for a test, removed with it.
-struct temporary_folder {
-  fs::path path = fs::temp_directory_path() / ("distil_xlstm_quantise_" + std::to_string(::getpid()));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
-
-auto says(std::string part) {
-  return [part](const error& e) {
-    const bool found = std::string(e.what()).find(part) != std::string::npos;
-    if (!found) BOOST_TEST_MESSAGE(e.what());
-    return found;
-  };
-}
 
 /// Whether a tensor's numbers are kept in few bits: the rule of quantise.hpp in words of its own.
 bool in_few_bits(const io::tensor_info& t) {

@@ -20,26 +20,13 @@
 #include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 
+#include "../temporary_folder.hpp"
 #include "distil/metrics_log.hpp"
 #include "run.hpp"
 
 namespace distil_xlstm::program {
 
 inline fs::path golden(const std::string& name) { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden" / name; }
-
-/// A folder that goes when the test does. Its name has a blank in it, as a user's may.
-struct temporary_folder {
-  fs::path path;
-  temporary_folder() {
-    std::string name = (fs::temp_directory_path() / "distil program XXXXXX").string();
-    BOOST_REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  temporary_folder(const temporary_folder&) = delete;
-  temporary_folder& operator=(const temporary_folder&) = delete;
-  ~temporary_folder() { fs::remove_all(path); }
-  fs::path operator/(const std::string& name) const { return path / name; }
-};
 
 inline void write_file(const fs::path& path, std::string_view text) {
   std::ofstream out(path, std::ios::binary);

@@ -96,4 +96,17 @@ inline fault strike(const std::vector<std::string>& given, const fs::path& out, 
   return {o, std::chrono::duration<double>(clock::now() - t0).count()};
 }
 
+/// What is seen where rank 1 of 2 was stopped after step 7 of a run that writes a checkpoint each third.
+inline void check_silence(const fault& f, const fs::path& out) {
+  BOOST_TEST_CONTEXT(f.ended.err) {
+    BOOST_TEST(f.ended.status != 0);
+    BOOST_TEST(f.seconds < 60);
+    const auto lines = said(f.ended.err);
+    BOOST_REQUIRE(lines.size() == 1u);
+    BOOST_TEST(contains(lines[0], "rank 1 of 2 has given no sign of life for 3"), lines[0]);
+    BOOST_TEST(contains(lines[0], "the last checkpoint stands"), lines[0]);
+    BOOST_TEST(checkpoints_of(out).back() >= 6);
+  }
+}
+
 }  // namespace distil_xlstm::program

@@ -3,10 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <functional>
-#include <string>
-
-#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 
