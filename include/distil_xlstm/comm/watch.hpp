@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <distil_xlstm/comm/progress.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 
