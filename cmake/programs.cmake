@@ -1,6 +1,13 @@
 # Programs, essays, tests, benchmarks, fuzz targets: what is built of this project alone.
-# The program, its tests and fuzz targets take the library compiled once, essays and benchmarks its headers alone.
-target_compile_options(distil_xlstm_compiled PRIVATE -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})
+# The program, its tests, fuzz targets and most essays take the library compiled once, the README's code and the
+# benchmarks its headers alone.
+# g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector or a string that grows for
+# an overflow.
+set(distil_xlstm_flags -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  list(APPEND distil_xlstm_flags -Wno-uninitialized -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-restrict)
+endif()
+target_compile_options(distil_xlstm_compiled PRIVATE ${distil_xlstm_flags})
 if(DISTIL_XLSTM_FUZZ)
   # A fuzz target steers by what it reaches in the library, too.
   target_compile_options(distil_xlstm_compiled PRIVATE -fsanitize=fuzzer-no-link)
@@ -8,19 +15,17 @@ endif()
 
 # For what takes longer to compile than to run. g++ clears the upper halves of AVX's registers before a call with the second
 # only; without that, Intel's processors take five times as long for what is computed number by number.
+set(distil_xlstm_plain -O0)
 set(distil_xlstm_light -O1 $<$<CXX_COMPILER_ID:GNU>:-fexpensive-optimizations>)
 
-# A program of ours: warnings, the tuning of this build, and its dependencies.
+# What is compiled of ours: warnings, the tuning of this build, and its dependencies.
+function(distil_xlstm_options name)
+  target_link_libraries(${name} PRIVATE distil_xlstm::io)
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${distil_xlstm_flags}>)
+endfunction()
 function(distil_xlstm_program name)
   add_executable(${name} ${ARGN})
-  target_link_libraries(${name} PRIVATE distil_xlstm::io)
-  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;${DISTIL_XLSTM_TUNE}>)
-  # g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector
-  # or a string that grows for an overflow.
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(${name} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX>:-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-stringop-overflow;-Wno-restrict>)
-  endif()
+  distil_xlstm_options(${name})
 endfunction()
 
 # What nvcc compiles. Kernels are made for the chips of CMAKE_CUDA_ARCHITECTURES: by default sm_80 and sm_90.
@@ -76,6 +81,9 @@ if(DISTIL_XLSTM_EXAMPLES)
   foreach(file ${essays})
     cmake_path(GET file STEM name)
     distil_xlstm_program(example.${name} ${file})
+    if(NOT name MATCHES "readme|short_programs")
+      target_link_libraries(example.${name} PRIVATE distil_xlstm::compiled)
+    endif()
     # They take longer to compile than to run, but for that which trains.
     if(NOT name STREQUAL "parity")
       target_compile_options(example.${name} PRIVATE ${distil_xlstm_light})

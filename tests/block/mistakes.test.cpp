@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE block_mistakes
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/block/attention.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE comm_tcp
 #include <boost/test/unit_test.hpp>
 
 #include <functional>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_attention
 #include "gpu.hpp"
 
 #include <cmath>

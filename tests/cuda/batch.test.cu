@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_batch
 #include "gpu.hpp"
 
 #include <distil_xlstm/device/cuda.cuh>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_features
 #include "compare.hpp"
 
 #include <string>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_head
 #include "compare.hpp"
 
 #include <string>

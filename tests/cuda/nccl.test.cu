@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_nccl
 #include "gpu.hpp"
 
 #include <mutex>

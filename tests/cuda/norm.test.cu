@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_norm
 #include "gpu.hpp"
 
 #include <cmath>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_optim
 #include "compare.hpp"
 
 #include <distil_xlstm/optim/adamw.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_teacher
 #include "gpu.hpp"
 
 #include <algorithm>

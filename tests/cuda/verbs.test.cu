@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cuda_verbs
 #include "compare.hpp"
 
 #include <array>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cells
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/testing/tolerances.hpp>

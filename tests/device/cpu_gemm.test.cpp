@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE cpu_gemm
 #include <array>
 #include <cmath>
 #include <cstdint>

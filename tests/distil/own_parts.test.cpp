@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE own_parts
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>

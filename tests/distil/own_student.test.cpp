@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE own_student
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE distil_ranks
 #include <boost/test/unit_test.hpp>
 
 #include <stdlib.h>

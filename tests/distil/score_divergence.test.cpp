@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE score_divergence
 #include <boost/test/unit_test.hpp>
 
 #include <algorithm>

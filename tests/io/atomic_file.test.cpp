@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE atomic_file
 #include <sys/resource.h>
 #include <unistd.h>
 

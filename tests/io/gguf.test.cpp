@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE gguf
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE gguf_writer
 #include <boost/test/unit_test.hpp>
 
 #include <unistd.h>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE laws_cells
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/model/xlstm.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE laws_check_block
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/block/linear.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE laws_decoder_layers
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/model/llama.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE laws_devices
 #include <boost/test/unit_test.hpp>
 
 #include <tuple>

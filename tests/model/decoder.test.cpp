@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE decoder
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

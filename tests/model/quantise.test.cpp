@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE quantise
 #include <boost/test/unit_test.hpp>
 
 #include <unistd.h>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE sampler
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

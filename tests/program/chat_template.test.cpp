@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE chat_template
 #include <boost/test/unit_test.hpp>
 #include <cstdlib>
 #include <ctime>

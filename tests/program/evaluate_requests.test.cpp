@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE evaluate_requests
 #include <boost/test/unit_test.hpp>
 
 #include <zlib.h>

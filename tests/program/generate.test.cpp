@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE generate
 #include <boost/test/unit_test.hpp>
 
 #include <distil_xlstm/io/json.hpp>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE program_metrics_log
 #include <unistd.h>
 
 #include <boost/test/unit_test.hpp>

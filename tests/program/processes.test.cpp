@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE program_processes
 #include <boost/test/unit_test.hpp>
 
 #include <memory>

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE program_requests
 #include <unistd.h>
 #include <zlib.h>
 

@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE program_tensorboard
 #include <unistd.h>
 
 #include <bit>

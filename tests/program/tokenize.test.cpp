@@ -1,4 +1,3 @@
-#define BOOST_TEST_MODULE tokenize
 #include <boost/test/unit_test.hpp>
 
 #include <tuple>

@@ -26,6 +26,8 @@ bool is_linearised_config(const io::json& c);
 ///   features            "softmax_pm": phi(z) = [softmax(z W), softmax(-z W)]; "softmax": its first half
 ///   feature_count       columns of W, where they are not head_dim
 io::json write_linearised_config(const linearised_config& c);
+/// Writes it into `folder`, whole or not at all.
+void write_linearised_config(const linearised_config& c, const std::filesystem::path& folder);
 /// Reads it; what the library does not do is refused by name. Biases and norms of heads are there where the tensors
 /// are: the loader sees to it.
 linearised_config read_linearised_config(const io::json& c, const std::string& name);
@@ -65,7 +67,7 @@ void save_linearised(D& device, const linearised_model<T, D>& m, const std::file
                      dtype type = dtype::f32) {
   std::filesystem::create_directories(folder);
   save_tensors(device, m, folder / "model.safetensors", type);
-  io::write_text_atomically(folder / "config.json", write_linearised_config(m.config()).dump(2) + "\n");
+  write_linearised_config(m.config(), folder);
 }
 
 /// A teacher's files as a student with other mixers: the teacher's tensors, and new ones that begin as their blocks say,

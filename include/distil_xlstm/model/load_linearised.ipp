@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/config_json.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
 
@@ -48,6 +49,11 @@ DISTIL_XLSTM_INLINE linearised_config read_linearised_config(const io::json& c, 
   x.features = get_or<index>(c, "feature_count", name, x.head_dim);
   x.check(name);
   return x;
+}
+
+DISTIL_XLSTM_INLINE void write_linearised_config(const linearised_config& c,
+                                                 const std::filesystem::path& folder) {
+  io::write_text_atomically(folder / "config.json", write_linearised_config(c).dump(2) + "\n");
 }
 
 }  // namespace distil_xlstm
