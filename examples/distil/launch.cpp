@@ -5,12 +5,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -71,8 +75,10 @@ class children {
       int how = 0;
       const pid_t pid = ::waitpid(-1, &how, WNOHANG);
       if (pid > 0) {
-        const auto rank = std::find(pids_.begin(), pids_.end(), pid) - pids_.begin();
-        pids_[static_cast<std::size_t>(rank)] = 0, --left;
+        const auto found = std::find(pids_.begin(), pids_.end(), pid);
+        if (found == pids_.end()) continue;  // a child that this process had before it was distil
+        const auto rank = found - pids_.begin();
+        *found = 0, --left;
         const int its = WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how);
         if (its != 0 && !first) {
           first = clock::now(), status = its;
@@ -83,6 +89,7 @@ class children {
         }
         continue;
       }
+      if (pid < 0 && errno == ECHILD) return status ? status : 1;
       if (const int s = caught_signal; s != 0 && s != passed_on_) send(passed_on_ = s);
       if (first && clock::now() - *first > std::chrono::seconds(10)) send(SIGKILL);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -137,6 +144,7 @@ std::optional<int> launch(std::string_view command, const arguments& given) {
   arguments words{"distil", std::string(command)};
   words.insert(words.end(), given.begin(), given.end());
   catch_signals();
+  std::signal(SIGCHLD, SIG_DFL);  // where it is ignored nobody learns how a child has ended
   return children(count, words).wait();
 }
 

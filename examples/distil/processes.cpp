@@ -1,6 +1,10 @@
 #include "processes.hpp"
 
 #include <sched.h>
+#include <signal.h>
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,15 +12,18 @@
 #include <charconv>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <iostream>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <streambuf>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/comm/agree.hpp>
@@ -100,11 +107,15 @@ std::optional<dx::comm::tcp_place> meeting_place(std::string_view command) {
     dx::comm::tcp_place place;
     place.rank = *mine, place.size = *n, place.host = host;
     place.port = static_cast<int>(number_in({"MASTER_PORT"}).value_or(place.port));
-    dx::require(place.port > 0 && place.port + place.ports < 65536, "MASTER_PORT=", place.port,
-                ": is not possible");
+    if (std::getenv(launched_by)) place.ports = 1;  // there rank 0 listens already
     // There torchrun itself listens.
-    if (const char* own = std::getenv("TORCHELASTIC_USE_AGENT_STORE"); own && std::strcmp(own, "True") == 0)
-      ++place.port;
+    const char* own = std::getenv("TORCHELASTIC_USE_AGENT_STORE");
+    const int first = own && std::strcmp(own, "True") == 0 ? 1 : 0;
+    dx::require(place.port > 0 && place.port + first + place.ports <= 65536, "MASTER_PORT=", place.port,
+                ": is not possible");
+    // Of a run whose port is near this one's, where nothing else has a name for it.
+    place.run = "port=" + std::to_string(place.port) + ";";
+    place.port += first;
     place.listening = static_cast<int>(number_in({listening_at}).value_or(-1));
     for (const char* name : {launched_by, "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID"})
       if (const char* text = std::getenv(name)) place.run += std::string(name) + "=" + text + ";";
@@ -202,10 +213,12 @@ class several {
     threads = std::max(1, std::min(bound, cores / std::max(1, connection_->here)));
     watch_.emplace(connection_->progress(), ranks_.rank(), ranks_.size(), connection_->signs(),
                    [this](const std::string& why) {
-                     // All of them may miss rank 0: the first that says so ends the others.
-                     const auto turn = std::max<dx::index>(0, ranks_.rank() - 1);
-                     std::this_thread::sleep_for(std::chrono::milliseconds(why.empty() ? 1000 : 500 * turn));
-                     end_all(1, why.empty() ? why : why + after_fault_);
+                     // All of them may miss rank 0: the first that says so ends the others. Where `launch` has
+                     // started them rank 1 is there, and says it.
+                     const auto turn = std::clamp<dx::index>(ranks_.rank() - 1, 0, 20);
+                     const bool quiet = why.empty() || (turn > 0 && std::getenv(launched_by));
+                     std::this_thread::sleep_for(std::chrono::milliseconds(quiet ? 1000 : 500 * turn));
+                     end_all(1, quiet ? std::string() : why + after_fault_, true);
                    });
     if (ranks_.rank() > 0) out_ = std::cout.rdbuf(&nowhere_), err_ = std::cerr.rdbuf(&nowhere_);
   }
@@ -226,7 +239,9 @@ class several {
     if (status != 0)
       timer = std::thread([&] {
         std::unique_lock lock(mutex);
-        if (!ended.wait_for(lock, std::chrono::milliseconds(3000 + 500 * ranks_.rank()), [&] { return over; }))
+        if (!ended.wait_for(lock,
+                            std::chrono::milliseconds(3000 + 500 * std::min<dx::index>(ranks_.rank(), 20)),
+                            [&] { return over; }))
           connection_->stop_ending();
       });
     std::vector<std::int64_t> statuses, texts;
@@ -259,14 +274,15 @@ class several {
   std::string named(const std::string& what) const {
     return "rank " + std::to_string(ranks_.rank()) + " of " + std::to_string(ranks_.size()) + ": " + what;
   }
-  [[noreturn]] void end_all(int status, const std::string& what) {
+  /// `by_watch`: on its thread, which has told the others already.
+  [[noreturn]] void end_all(int status, const std::string& what, bool by_watch = false) {
     if (ends_.exchange(true))
       while (true) ::pause();  // another thread does it
     // Of a process that is gone `launch` says more.
     const bool told = std::getenv(launched_by) && what.find(dx::comm::gone_without_a_word) != what.npos;
     if (!what.empty() && !told) say(what);
     ::alarm(10);  // where even what follows hangs
-    if (watch_) watch_->break_off();
+    if (!by_watch && watch_) watch_->break_off();
     // The others are told; a launcher passes on what was said, then kills.
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     connection_->abort(status);
@@ -291,6 +307,13 @@ int threads_each() { return together ? together->threads : 0; }
 int local_rank() { return together ? together->rank_here() : 0; }
 
 process_session::process_session(std::string_view command) {
+#if defined(__linux__)
+  // A launcher that is killed leaves nobody behind.
+  if (const auto launcher = number_in({launched_by})) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    dx::require(::getppid() == *launcher, "the process that started this one is gone");
+  }
+#endif
 #if defined(DISTIL_WITH_MPI)
   // Not where nothing has launched it: MPI takes its time to begin.
   if (!std::getenv(launched_by) &&

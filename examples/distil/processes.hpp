@@ -23,11 +23,11 @@ std::string what_stands(std::string_view command);
 /// One line on stderr, whatever std::cerr is made of now.
 void say(const std::string& text);
 
-/// The job of one process, from its begin to its end.
+/// The job of one process, from its beginning to its end.
 class process_session {
  public:
-  /// Joins the others, if there are any, to do `command`. From here on what other ranks than 0 say on stdout and stderr is not shown, and a
-  /// rank that dies or hangs ends all.
+  /// Joins the others, if there are any, to do `command`. From here on what other ranks than 0 say on stdout and stderr
+  /// is not shown, and a rank that dies or hangs ends all.
   explicit process_session(std::string_view command);
   process_session(const process_session&) = delete;
   process_session& operator=(const process_session&) = delete;

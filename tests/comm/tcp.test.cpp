@@ -1,13 +1,24 @@
 #include <boost/test/unit_test.hpp>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/comm/any.hpp>
 #include <distil_xlstm/comm/tcp.hpp>
+#include <distil_xlstm/core/hash.hpp>
 #include <distil_xlstm/testing/check_communicator.hpp>
 
 #include "../device/fenced.hpp"
@@ -40,6 +51,16 @@ std::vector<std::string> run(index size, const std::function<void(comm::tcp_sess
   return thrown;
 }
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+/// A connection of no rank to a port of this machine.
+comm::detail::tcp_socket connected(int port) {
+  sockaddr_in at{};
+  at.sin_family = AF_INET, at.sin_port = htons(static_cast<std::uint16_t>(port));
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int s = ::socket(AF_INET, SOCK_STREAM, 0);
+  BOOST_REQUIRE(::connect(s, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+  return comm::detail::tcp_socket(s);
+}
 
 }  // namespace
 
@@ -110,13 +131,52 @@ BOOST_AUTO_TEST_CASE(who_is_missing_or_does_not_belong_is_named) {
   BOOST_TEST(contains(more[1], "rank 0 is one of 2, rank 1 of 3"), more[1]);
 
   const auto twice = run(
-      3, [](comm::tcp_session&) {},
+      3, [](comm::tcp_session&) { std::this_thread::sleep_for(std::chrono::milliseconds(500)); },
       [](comm::tcp_place& place) {
         place.patience = 0.5;
         if (place.rank == 2) place.rank = 1, std::this_thread::sleep_for(std::chrono::milliseconds(200));
       });
   BOOST_TEST((contains(twice[1] + twice[2], "rank 1 of 3 is there already")), twice[1] + twice[2]);
   BOOST_CHECK_THROW(comm::tcp_session({.rank = 3, .size = 3}), comm::communication_error);
+}
+
+BOOST_AUTO_TEST_CASE(strangers_keep_nobody_waiting) {
+  // Each is given two seconds; one after another they would take longer than the ranks' patience.
+  std::vector<comm::detail::tcp_socket> strangers;
+  std::mutex mutex;
+  const auto thrown = run(
+      2, [](comm::tcp_session&) {},
+      [&](comm::tcp_place& place) {
+        const std::scoped_lock lock(mutex);
+        while (strangers.size() < 15) strangers.push_back(connected(place.port));
+      });
+  for (const auto& what : thrown) BOOST_TEST(what == "");
+}
+
+BOOST_AUTO_TEST_CASE(a_rank_that_has_given_up_comes_again) {
+  // What it has said waits for rank 0, its connection is closed.
+  fnv_hash hash;
+  hash.add(std::string("a test"));
+  struct {
+    std::uint64_t word = 0x317378656c786c64, run = 0;
+    std::uint32_t size = 2, rank = 1, use = 0, unused = 0;
+  } said;
+  said.run = hash.value();
+  std::mutex mutex;
+  bool gone = false;
+  const auto thrown = run(
+      2,
+      [](comm::tcp_session& session) {
+        comm::tcp ranks(session);
+        double x = 1;
+        ranks.sum({}, &x, 1);
+        if (x != 2) fail("a sum of ", x);
+      },
+      [&](comm::tcp_place& place) {
+        const std::scoped_lock lock(mutex);
+        if (!std::exchange(gone, true)) BOOST_REQUIRE(connected(place.port).send_some(&said, sizeof said) > 0);
+      });
+  for (const auto& what : thrown) BOOST_TEST(what == "");
 }
 
 BOOST_AUTO_TEST_CASE(who_ends_in_the_midst_is_named) {

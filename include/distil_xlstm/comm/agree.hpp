@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include <distil_xlstm/comm/communicator.hpp>
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 
 #include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/memory.hpp>
 #include <distil_xlstm/comm/single.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

@@ -11,8 +11,10 @@
 
 #include <distil_xlstm/comm/communication_error.hpp>
 #include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/memory.hpp>
 #include <distil_xlstm/comm/progress.hpp>
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

@@ -16,7 +16,9 @@
 #include <thread>
 #include <vector>
 
+#include <distil_xlstm/comm/communication_error.hpp>
 #include <distil_xlstm/comm/host_exchange.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

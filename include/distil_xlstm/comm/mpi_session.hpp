@@ -1,5 +1,6 @@
 #pragma once
 
+#include <distil_xlstm/comm/communication_error.hpp>
 #include <distil_xlstm/comm/mpi.hpp>
 
 namespace distil_xlstm::comm {

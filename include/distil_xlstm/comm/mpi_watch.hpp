@@ -9,6 +9,7 @@
 
 #include <distil_xlstm/comm/mpi.hpp>
 #include <distil_xlstm/comm/watch.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -14,8 +13,10 @@
 #include <distil_xlstm/comm/any.hpp>
 #include <distil_xlstm/comm/communication_error.hpp>
 #include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/memory.hpp>
 #include <distil_xlstm/comm/progress.hpp>
 #include <distil_xlstm/core/error.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 
@@ -47,7 +48,7 @@ inline void check(cudaError_t status, const char* what) {
 /// as a ring's all-reduce would.
 ///
 /// The first call for a GPU's memory, which all ranks make, starts NCCL on the GPU that is current. After a
-/// `communication_error` the process can but end. Compiled by nvcc.
+/// `communication_error` the process can but end. What was asked of it must be done before it goes. Compiled by nvcc.
 class nccl {
  public:
   /// Refers to `host`. `bucket`: bytes that are summed at once where there are more than two ranks, and the memory that is
@@ -60,8 +61,8 @@ class nccl {
   nccl(any host, comm::progress& progress, index bucket = index{64} << 20, index all_reduce = 2)
       : host_(host), progress_(&progress), bucket_(bucket), all_reduce_(all_reduce) {
     // NCCL's sum of three and more takes an order of its own.
-    require(bucket >= 4096 && all_reduce >= 0 && all_reduce <= 2, "nccl: buckets of ", bucket,
-            " bytes, or its own sums of ", all_reduce, " ranks, are not possible");
+    require(bucket >= std::max<index>(4096, 8 * host.size()) && all_reduce >= 0 && all_reduce <= 2,
+            "nccl: buckets of ", bucket, " bytes, or its own sums of ", all_reduce, " ranks, are not possible");
     const int built = NCCL_VERSION_CODE, found = version();
     if (found / 10000 != built / 10000 || found < built / 100 * 100)
       throw communication_error("nccl: version " + version_text(found) + " is found, " + version_text(built) +
@@ -154,8 +155,8 @@ class nccl {
                                             : std::is_same_v<T, float> ? ncclFloat32
                                                                        : ncclInt64;
 
-  /// Before every call; false: it is the host's. What a GPU is asked for, others may be late for as long as nothing else
-  /// is called: a watch sees that.
+  /// Before every call; false: it is the host's. A GPU's exchange counts as waited for until the next call: so a watch
+  /// notices ranks that are late for it.
   bool begin(memory where) {
     comm::progress& p = *progress_;
     p.waits_since = 0, p.together = false;

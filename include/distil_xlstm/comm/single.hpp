@@ -1,9 +1,10 @@
 #pragma once
 
-#include <cstdint>
 #include <span>
 
 #include <distil_xlstm/comm/communicator.hpp>
+#include <distil_xlstm/comm/memory.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

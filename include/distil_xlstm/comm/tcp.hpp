@@ -4,14 +4,14 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/comm/communication_error.hpp>
 #include <distil_xlstm/comm/host_exchange.hpp>
 #include <distil_xlstm/comm/tcp_session.hpp>
 #include <distil_xlstm/comm/watch.hpp>
+#include <distil_xlstm/core/extent.hpp>
 
 namespace distil_xlstm::comm {
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -9,9 +10,11 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -86,6 +89,12 @@ class tcp_socket {
     const auto n = ::recv(handle_, p, static_cast<std::size_t>(bytes), 0);
     return n > 0 ? static_cast<index>(n) : n < 0 && again() ? 0 : -1;
   }
+  /// The other end has not closed it.
+  bool open() const {
+    char next;
+    const auto n = ::recv(handle_, &next, 1, MSG_PEEK);
+    return n > 0 || (n < 0 && again());
+  }
 
  private:
   static bool again() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
@@ -103,6 +112,9 @@ class tcp_session {
 
   /// All ranks make it. Throws `communication_error` where they do not find each other in time, and names who is missing.
   explicit tcp_session(tcp_place place) : place_(std::move(place)) {
+    detail::tcp_socket given(place_.listening);
+    if (place_.port < 1 || place_.ports < 1 || place_.port > 65536 - place_.ports)
+      fail({"port ", place_.port, " is not possible"});
     if (place_.size < 1 || place_.rank < 0 || place_.rank >= place_.size)
       fail({"rank ", place_.rank, " of ", place_.size, " is not possible"});
     for (auto& sockets : sockets_) sockets.resize(static_cast<std::size_t>(place_.rank == 0 ? place_.size : 1));
@@ -110,7 +122,7 @@ class tcp_session {
              std::chrono::duration_cast<clock::duration>(std::chrono::duration<double>(place_.patience));
     if (place_.size == 1) return;
     if (place_.rank == 0)
-      gather();
+      gather(given ? std::move(given) : listening());
     else
       for (const use u : uses) connect(u);
   }
@@ -134,23 +146,33 @@ class tcp_session {
     socklen_t n = sizeof at;
     const int s = ::socket(AF_INET, SOCK_STREAM, 0);
     if (s < 0 || ::bind(s, reinterpret_cast<sockaddr*>(&at), sizeof at) != 0 || ::listen(s, 1024) != 0 ||
-        ::getsockname(s, reinterpret_cast<sockaddr*>(&at), &n) != 0)
-      fail({"no port to listen at: ", std::strerror(errno)});
+        ::getsockname(s, reinterpret_cast<sockaddr*>(&at), &n) != 0) {
+      const std::string why = std::strerror(errno);
+      if (s >= 0) ::close(s);
+      fail({"no port to listen at: ", why});
+    }
     return {s, ntohs(at.sin_port)};
   }
 
  private:
   using clock = std::chrono::steady_clock;
   static constexpr std::array uses = {use::exchange, use::ending, use::signs};
-  static constexpr std::uint64_t magic = 0x317378656c786c64;
-  /// What a rank says first, and the answer.
+  /// How a rank's first words begin, and the answer: another, so that an echo is none.
+  static constexpr std::uint64_t magic = 0x317378656c786c64, answers = 0x327378656c786c64;
   struct hello {
     std::uint64_t word = magic, run = 0;
     std::uint32_t size = 0, rank = 0, use = 0, unused = 0;
   };
+  /// Who has connected, and may not have said yet who it is.
+  struct caller {
+    detail::tcp_socket socket;
+    hello said{};
+    index come = 0;  ///< bytes of it
+    clock::time_point since = clock::now();
+  };
   enum class verdict : std::uint32_t { welcome, another_run, another_size, no_such_rank, there_already };
   struct answer {
-    std::uint64_t word = magic;
+    std::uint64_t word = answers;
     verdict said = verdict::welcome;
     std::uint32_t size = 0;
   };
@@ -184,7 +206,6 @@ class tcp_session {
   }
 
   detail::tcp_socket listening() const {
-    if (place_.listening >= 0) return detail::tcp_socket(place_.listening);
     for (int i = 0; i < place_.ports; ++i) {
       // IPv6 takes IPv4's, too, where there is any.
       for (const int family : {AF_INET6, AF_INET}) {
@@ -210,34 +231,51 @@ class tcp_session {
           std::strerror(errno)});
   }
 
-  void gather() {
-    const detail::tcp_socket door = listening();
+  void gather(const detail::tcp_socket& door) {
+    std::vector<caller> callers;
     for (index missing = static_cast<index>(uses.size()) * (place_.size - 1); missing > 0;) {
       if (late()) fail({missing_ranks(), " within ", place_.patience, " s to ", where()});
-      if (!door.ready(POLLIN, 100)) continue;
-      detail::tcp_socket s(::accept(door.handle(), nullptr, nullptr));
-      hello said;
-      if (!s || !receive(s, &said, sizeof said, 2) || said.word != magic) continue;  // another program's
-      answer a{.size = static_cast<std::uint32_t>(place_.size)};
-      detail::tcp_socket* seat = nullptr;
-      if (said.run != run())
-        a.said = verdict::another_run;
-      else if (static_cast<index>(said.size) != place_.size)
-        a.said = verdict::another_size;
-      else if (said.rank == 0 || static_cast<index>(said.rank) >= place_.size || said.use >= uses.size())
-        a.said = verdict::no_such_rank;
-      else if (*(seat = &socket(static_cast<use>(said.use), said.rank)))
-        a.said = verdict::there_already;
-      s.tune();
-      if (!send(s, &a, sizeof a) || a.said != verdict::welcome) continue;
-      *seat = std::move(s);
-      --missing;
+      door.ready(POLLIN, callers.empty() ? 100 : 1);
+      while (detail::tcp_socket s{::accept(door.handle(), nullptr, nullptr)})
+        callers.push_back({.socket = std::move(s)});
+      if (errno == EMFILE || errno == ENFILE)
+        fail({"rank 0 needs ", static_cast<index>(uses.size()) * (place_.size - 1),
+              " connections: ", std::strerror(errno)});
+      for (caller& c : callers) {
+        constexpr auto all = static_cast<index>(sizeof(hello));
+        const index n = c.socket.receive_some(reinterpret_cast<std::byte*>(&c.said) + c.come, all - c.come);
+        c.come += std::max<index>(0, n);
+        const bool whole = c.come == all;
+        if (whole && c.said.word == magic) missing -= seated(c);
+        if (whole || n < 0 || clock::now() - c.since > std::chrono::seconds(2)) c.socket = {};
+      }
+      std::erase_if(callers, [](const caller& c) { return !c.socket; });
     }
+  }
+  /// Answers a rank and gives it its seat; true where that was free.
+  bool seated(caller& c) {
+    answer a{.size = static_cast<std::uint32_t>(place_.size)};
+    detail::tcp_socket* seat = nullptr;
+    if (c.said.run != run())
+      a.said = verdict::another_run;
+    else if (static_cast<index>(c.said.size) != place_.size)
+      a.said = verdict::another_size;
+    else if (c.said.rank == 0 || static_cast<index>(c.said.rank) >= place_.size || c.said.use >= uses.size())
+      a.said = verdict::no_such_rank;
+    else if (seat = &socket(static_cast<use>(c.said.use), c.said.rank); *seat && seat->open())
+      a.said = verdict::there_already;
+    c.socket.tune();
+    // One that has waited too long for the answer has closed this connection, and comes again.
+    if (!c.socket.open() || !send(c.socket, &a, sizeof a) || a.said != verdict::welcome) return false;
+    const bool free = !*seat;
+    *seat = std::move(c.socket);
+    return free;
   }
   std::string missing_ranks() {
     std::string text;
     for (index r = 1; r < place_.size; ++r)
-      if (!socket(use::exchange, r)) text += (text.empty() ? "" : ", ") + std::to_string(r);
+      if (std::any_of(uses.begin(), uses.end(), [&](use u) { return !socket(u, r); }))
+        text += (text.empty() ? "" : ", ") + std::to_string(r);
     const bool one = text.find(',') == std::string::npos;
     return (one ? "rank " : "ranks ") + text + " of " + std::to_string(place_.size) +
            (one ? " has not come" : " have not come");
@@ -247,7 +285,7 @@ class tcp_session {
     addrinfo hints{}, *found = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     std::string last = "nothing answers";
-    // The last that was found answers for the next connections, too.
+    // Once rank 0 is found at a port, the next connections go there alone.
     for (int i = 0;; i = (i + 1) % place_.ports) {
       const std::string port = std::to_string(place_.port + i);
       if (const int code = ::getaddrinfo(place_.host.c_str(), port.c_str(), &hints, &found); code != 0)
@@ -286,7 +324,7 @@ class tcp_session {
                      .rank = static_cast<std::uint32_t>(place_.rank),
                      .use = static_cast<std::uint32_t>(u)};
     answer got;
-    if (!send(s, &said, sizeof said) || !receive(s, &got, sizeof got, 5) || got.word != magic) {
+    if (!send(s, &said, sizeof said) || !receive(s, &got, sizeof got, 5) || got.word != answers) {
       last = "what listens there is another program";
       return false;
     }

@@ -25,7 +25,7 @@ struct watch_patience {
   double end = 10;  ///< in which all say that they end
 };
 
-/// How the sentence ends that says of a rank whose process is gone, without a word.
+/// The end of the message about a rank whose process is gone without having said why.
 inline constexpr const char* gone_without_a_word = " has ended in the midst of it: its connection is closed";
 
 /// What a watch tells another.
@@ -93,7 +93,7 @@ class watch {
       looked = clock::now();
       listen();
       if (broken_off_ && !broken) broken = say(2);
-      if (std::exchange(ends, ends_.load()) != ends) end = clock::now();
+      if (const bool now = ends_; now != ends) ends = now, end = clock::now();
       if (ends) {
         if (!told) told = say(broken_off_ ? 2 : 1);
         if (told && done()) return;

@@ -56,7 +56,8 @@ inline index layer_of(const std::string& name) {
   return -1;
 }
 /// Where each layer's numbers begin, and where the last one's end. Nothing where they do not lie one after another, and
-/// no other tensor's between them.
+/// no other tensor's between them. What lies behind the last layer must come behind it in the forward pass, too: several
+/// ranks sum its gradients first.
 inline std::vector<index> layer_starts(const manifest& names, index layers) {
   std::vector<index> starts;
   index end = 0;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/gguf_writer.hpp>
+#include <distil_xlstm/io/printable.hpp>
 
 namespace distil_xlstm::io {
 
@@ -110,8 +112,9 @@ DISTIL_XLSTM_INLINE void gguf_writer::declare(std::string name, dtype type, cons
   const auto [numbers, each, type_name] = traits(type);
   require(shape.back() % numbers == 0, where, ": rows of ", shape.back(), " are not whole blocks of ", numbers,
           " (", type_name, ")");
-  require(detail::multiply(size / numbers, each, bytes), where, ": the shape ", detail::shape_text(shape),
-          " is not possible");
+  require(
+      detail::multiply(size / numbers, each, bytes) && bytes <= std::numeric_limits<index>::max() - alignment,
+      where, ": the shape ", detail::shape_text(shape), " is not possible");
   entries_.push_back({std::move(name), type, shape, bytes});
 }
 

@@ -50,7 +50,7 @@ inline rounded_row round_row(const float* x, index blocks, void* to) {
   for (index b = 0; b < blocks; ++b, x += 32) {
     std::uint32_t largest = 0;  // of magnitudes, whose bits are in their order; NaN is above all
     for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
-    const float most = std::bit_cast<float>(largest), inverse = most > 1e-37f ? 127 / most : 0;
+    const float most = std::bit_cast<float>(largest), inverse = most > 4e-37f ? 127 / most : 0;
     int total = 0;
     for (int i = 0; i < 32; ++i) {
       // Behind 1.5 2^23 a float has no room for a fraction.
