@@ -276,16 +276,17 @@ class several {
   }
   /// `by_watch`: on its thread, which has told the others already.
   [[noreturn]] void end_all(int status, const std::string& what, bool by_watch = false) {
-    if (ends_.exchange(true))
-      while (true) ::pause();  // another thread does it
-    // Of a process that is gone `launch` says more.
-    const bool told = std::getenv(launched_by) && what.find(dx::comm::gone_without_a_word) != what.npos;
-    if (!what.empty() && !told) say(what);
-    ::alarm(10);  // where even what follows hangs
-    if (!by_watch && watch_) watch_->break_off();
-    // The others are told; a launcher passes on what was said, then kills.
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    connection_->abort(status);
+    if (!ends_.exchange(true)) {
+      // Of a process that is gone `launch` says more.
+      const bool told = std::getenv(launched_by) && what.find(dx::comm::gone_without_a_word) != what.npos;
+      if (!what.empty() && !told) say(what);
+      ::alarm(10);  // where even what follows hangs
+      if (!by_watch && watch_) watch_->break_off();
+      // The others are told; a launcher passes on what was said, then kills.
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      connection_->abort(status);
+    }
+    while (true) ::pause();  // another thread does it
   }
 
   std::unique_ptr<connection> connection_;
