@@ -29,8 +29,17 @@ bash cmake/install_packages.sh "${packages[@]}"
 
 stage "g++"
 cmake --preset release -DDISTIL_XLSTM_TESTS=ON -DDISTIL_XLSTM_BENCH=OFF
+# What later stages need comes while this one compiles.
+fetch() {
+  [ -z "$python" ] || bash tests/python/run.sh --fetch
+  [ "$part" = none ] || bash cmake/install_cuda.sh build/cuda-toolkit
+  [ "$part" = none ] || bash tests/portability/run.sh build/portability --fetch
+}
+fetch >&2 &
+fetching=$!
 cmake --build --preset release
 ctest --test-dir build/release --output-on-failure -j2
+wait $fetching
 if [ -n "$python" ]; then
   stage "Python"
   bash tests/python/run.sh

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 
 #include <filesystem>
@@ -12,6 +10,7 @@
 #include <distil_xlstm/io/write_token_file.hpp>
 #include <distil_xlstm/model/xlstm.hpp>
 
+#include "../temporary_folder.hpp"
 #include "invented_teacher.hpp"
 
 namespace distil_xlstm {
@@ -21,15 +20,6 @@ namespace fs = std::filesystem;
 using cpu = device::cpu;
 
 constexpr index vocabulary = 23, width = 16, layers = 5;
-
-/// A folder that goes when the test does.
-struct temporary_folder {
-  static inline int count = 0;
-  fs::path path = fs::temp_directory_path() /
-                  ("distil_xlstm-trainer-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
 
 struct text_file {
   temporary_folder folder;

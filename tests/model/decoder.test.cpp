@@ -13,6 +13,7 @@
 #include <distil_xlstm/model/language_model.hpp>
 
 #include "../comparison/batch.hpp"
+#include "../refused.hpp"
 
 namespace distil_xlstm {
 
@@ -120,9 +121,6 @@ BOOST_AUTO_TEST_CASE(a_saved_text_knows_its_model) {
   first.read(ids, {memory.data(), 5, s.width});
   const auto saved = first.save();
   const auto fingerprint = s.model.fingerprint(host);
-  const auto says = [](const std::string& words) {
-    return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
-  };
 
   const std::function<void(llama_config&)> changes[] = {
       [](auto& c) { c.theta *= 2; },

@@ -18,6 +18,7 @@
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/linearised.hpp"
+#include "../refused.hpp"
 
 namespace distil_xlstm {
 namespace {
@@ -45,9 +46,6 @@ linearised_config small() {
   c.intermediate = 12;
   c.mixers = {mixer_kind::hybrid, mixer_kind::memory}, c.window = 5, c.sinks = 2, c.features = 4;
   return c;
-}
-auto says(std::string text) {
-  return [text](const error& e) { return std::string(e.what()).find(text) != std::string::npos; };
 }
 
 }  // namespace

@@ -10,8 +10,6 @@
 #include <span>
 #include <thread>
 
-#include <unistd.h>
-
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/gguf.hpp>
@@ -21,6 +19,8 @@
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/teacher.hpp"
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
 #include "write_gguf.hpp"
 
 namespace distil_xlstm {
@@ -32,13 +32,6 @@ template <class T>
 using teacher = llama<T, device::cpu>;
 
 fs::path golden(const std::string& name) { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden/teacher" / name; }
-
-/// A folder of its own for a test, removed with it.
-struct temporary_folder {
-  fs::path path = fs::temp_directory_path() / ("distil_xlstm_llama_" + std::to_string(::getpid()));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
 
 std::vector<std::int32_t> some_ids(index n, index vocabulary, std::uint64_t seed = 9) {
   rng random(seed);
@@ -74,14 +67,6 @@ void compare() {
       BOOST_TEST(e.error <= testing::tolerance<T>::reference_forward,
                  folder.filename().string() << " " << e.name << ": off by " << e.error);
   }
-}
-
-auto says(std::string part) {
-  return [part](const error& e) {
-    const bool found = std::string(e.what()).find(part) != std::string::npos;
-    if (!found) BOOST_TEST_MESSAGE(e.what());
-    return found;
-  };
 }
 
 io::json small_config() { return io::read_json_file(golden("llama_rope_parameters") / "config.json"); }

@@ -11,6 +11,8 @@
 
 #include <distil_xlstm/model/decoder.hpp>
 
+#include "../refused.hpp"
+
 namespace distil_xlstm {
 namespace {
 
@@ -90,9 +92,6 @@ BOOST_AUTO_TEST_CASE(tokens_come_as_often_as_they_are_likely) {
 }
 
 BOOST_AUTO_TEST_CASE(what_makes_no_sense) {
-  const auto says = [](const char* words) {
-    return [words](const error& e) { return std::string(e.what()).find(words) != std::string::npos; };
-  };
   BOOST_CHECK_EXCEPTION(sampler({.temperature = -1}), error, says("temperature of -1"));
   BOOST_CHECK_EXCEPTION(sampler({.temperature = INFINITY}), error, says("temperature"));
   BOOST_CHECK_EXCEPTION(sampler({.top_k = -1}), error, says("-1 likeliest"));

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <filesystem>
 
-#include <unistd.h>
-
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
@@ -19,6 +17,8 @@
 #include <distil_xlstm/testing/tolerances.hpp>
 
 #include "../comparison/condition.hpp"
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
 
 namespace distil_xlstm {
 namespace {
@@ -27,13 +27,6 @@ namespace fs = std::filesystem;
 using testing::tolerance;
 fs::path golden(const std::string& name) { return fs::path(DISTIL_XLSTM_TEST_DATA) / "golden/large" / name; }
 const char* const folders[] = {"sample", "caps", "tied_sharded_bf16"};
-
-/// A folder of its own for a test, removed with it.
-struct temporary_folder {
-  fs::path path = fs::temp_directory_path() / ("distil_xlstm_large_" + std::to_string(::getpid()));
-  temporary_folder() { fs::create_directories(path); }
-  ~temporary_folder() { fs::remove_all(path); }
-};
 
 /// What the reference says about a folder.
 struct reference {
@@ -140,15 +133,6 @@ void compare(const std::string& name) {
           what.starts_with("grad.") ? tolerance<T>::reference_gradient(condition.at(what))
                                     : tolerance<T>::reference_forward);
 }
-
-auto says(std::string part) {
-  return [part](const error& e) {
-    const bool found = std::string(e.what()).find(part) != std::string::npos;
-    if (!found) BOOST_TEST_MESSAGE(e.what());
-    return found;
-  };
-}
-
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(the_reference_in_double) {

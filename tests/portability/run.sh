@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# run.sh FOLDER: builds student.cpp, header-only, for several processors and with several compilers in FOLDER, runs each
-# that can run here, and holds each against the first. aarch64 runs under qemu.
+# run.sh FOLDER [--fetch]: builds student.cpp, header-only, for several processors and with several compilers in FOLDER,
+# runs each that can run here, and holds each against the first. aarch64 runs under qemu. --fetch: only fetches what that
+# needs.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
@@ -15,6 +16,8 @@ if [ ! -d "$arm/usr" ]; then
   "${apt[@]}" update
   (cd "$arm" && "${apt[@]}" download libssl-dev:arm64 libssl3:arm64 && for p in *.deb; do dpkg -x "$p" .; done)
 fi
+
+[ "${2-}" = --fetch ] && exit
 
 # build NAME COMPILER OPTION...
 build() {

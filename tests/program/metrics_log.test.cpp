@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <filesystem>
@@ -7,16 +5,14 @@
 #include <limits>
 #include <string>
 
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
 #include "distil/metrics_log.hpp"
 
 namespace {
 
-struct folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("metrics-test-" + std::to_string(::getpid()));
-  folder() { std::filesystem::create_directories(path); }
-  ~folder() { std::filesystem::remove_all(path); }
-};
+using distil_xlstm::refused;
+using distil_xlstm::temporary_folder;
 
 std::string content(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -27,20 +23,10 @@ void put(const std::filesystem::path& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }
 
-template <class Body>
-void check_fails(Body body, const std::string& wanted) {
-  try {
-    body();
-    BOOST_ERROR("no error where one with \"" << wanted << "\" was due");
-  } catch (const distil_xlstm::error& e) {
-    BOOST_TEST(std::string(e.what()).find(wanted) != std::string::npos, e.what() << " / " << wanted);
-  }
-}
-
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
-  const folder f;
+  const temporary_folder f;
   const auto path = f.path / "metrics.jsonl";
   {
     program::metrics_log log(path);
@@ -48,7 +34,7 @@ BOOST_AUTO_TEST_CASE(records_are_whole_lines_in_their_order) {
     // Written through: visible before the log is closed.
     BOOST_TEST(content(path) == "{\"step\":1,\"ce\":0.1,\"bad\":null,\"device\":\"cpu \xef\xbf\xbd\"}\n");
     log.sync();
-    check_fails([&] { log.append(3); }, "metrics.jsonl: a record must be an object, not number");
+    refused([&] { log.append(3); }, "metrics.jsonl: a record must be an object, not number");
   }
   program::metrics_log again(path);
   again.append({{"step", 2}, {"ce", std::numeric_limits<double>::infinity()}});
@@ -69,7 +55,7 @@ BOOST_AUTO_TEST_CASE(numbers_read_back_as_they_were) {
 }
 
 BOOST_AUTO_TEST_CASE(a_resume_leaves_no_step_twice_and_none_missing) {
-  const folder f;
+  const temporary_folder f;
   const auto path = f.path / "metrics.jsonl";
   {
     program::metrics_log log(path);
@@ -99,7 +85,7 @@ BOOST_AUTO_TEST_CASE(a_resume_leaves_no_step_twice_and_none_missing) {
 }
 
 BOOST_AUTO_TEST_CASE(torn_and_damaged_lines) {
-  const folder f;
+  const temporary_folder f;
   const auto path = f.path / "metrics.jsonl";
   // Without its end, the last line is torn, even if it could be read.
   put(path, "{\"step\":1}\n{\"step\":2}");
@@ -116,17 +102,17 @@ BOOST_AUTO_TEST_CASE(torn_and_damaged_lines) {
   }
   BOOST_TEST(content(path) == "{\"step\":1}\n");
   put(path, "{\"step\":1}\nrubbish\n{\"step\":2}\n");
-  check_fails([&] { program::read_metrics(path); }, "metrics.jsonl:2: not a JSON object");
-  check_fails([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:2: not a JSON object");
+  refused([&] { program::read_metrics(path); }, "metrics.jsonl:2: not a JSON object");
+  refused([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:2: not a JSON object");
   put(path, "{\"step\":\"x\"}\n");
-  check_fails([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:1: step is not a number");
-  check_fails([&] { program::read_metrics(f.path / "none.jsonl"); }, "none.jsonl: cannot be opened");
-  check_fails([&] { program::metrics_log log(f.path / "no" / "m.jsonl"); }, "m.jsonl: cannot be opened");
+  refused([&] { program::metrics_log(path).truncate_after(1); }, "metrics.jsonl:1: step is not a number");
+  refused([&] { program::read_metrics(f.path / "none.jsonl"); }, "none.jsonl: cannot be opened");
+  refused([&] { program::metrics_log log(f.path / "no" / "m.jsonl"); }, "m.jsonl: cannot be opened");
 }
 
 BOOST_AUTO_TEST_CASE(a_full_disk_is_an_error) {
   if (!std::filesystem::exists("/dev/full")) return;
-  check_fails(
+  refused(
       [] {
         program::metrics_log("/dev/full").append({{"step", 1}});
       },

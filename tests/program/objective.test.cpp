@@ -1,6 +1,7 @@
 #include <boost/test/unit_test.hpp>
 #include <string>
 
+#include "../refused.hpp"
 #include "distil/objective.hpp"
 
 namespace {
@@ -12,10 +13,7 @@ using shape = distil_xlstm::schedule::shape;
 
 void check_refused(const std::string& text, const std::string& part) {
   BOOST_TEST_CONTEXT(text)
-  BOOST_CHECK_EXCEPTION(parse_objective(text), distil_xlstm::error, [&](const auto& e) {
-    BOOST_TEST_MESSAGE(e.what());
-    return std::string(e.what()).find(part) != std::string::npos;
-  });
+  distil_xlstm::refused([&] { parse_objective(text); }, part);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include <boost/test/unit_test.hpp>
 
+#include <chrono>
 #include <memory>
+#include <thread>
 
 #include <distil_xlstm/comm/tcp_session.hpp>
 
@@ -156,6 +158,37 @@ BOOST_AUTO_TEST_CASE(a_signal_to_the_launcher_stops_all_after_the_same_step) {
   BOOST_TEST(contains(lines[0], "stopped by a signal at step "), lines[0]);
   BOOST_TEST(o.status == 128 + SIGTERM);
   BOOST_TEST(checkpoints_of(out).back() >= 6);
+}
+
+BOOST_AUTO_TEST_CASE(ranks_do_not_outlive_what_started_them) {
+  const temporary_folder folder;
+  const auto out = folder / "run";
+  auto where = patient();
+  const std::string name = std::to_string(::getpid()) + "-orphans";
+  where.environment["DISTIL_TEST_RUN"] = name;
+  process p(together(2, training(out, "--steps 100000 --checkpoint-every 1000")), where);
+  p.wait_while([&] { return lines_of(out / "metrics.jsonl") < 7; });
+  p.signal(SIGKILL);
+  BOOST_TEST(p.wait().status == -SIGKILL);
+  for (int i = 0; i < 6000 && (process_of(name, 0) || process_of(name, 1)); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  BOOST_TEST(process_of(name, 0) == 0);
+  BOOST_TEST(process_of(name, 1) == 0);
+  BOOST_TEST(checkpoints_of(out).back() >= 6);
+}
+
+// Of those who start distil: one that has children of its own, which distil inherits, and one that ignores how they end.
+BOOST_AUTO_TEST_CASE(what_a_process_inherits_does_not_disturb_its_ranks) {
+  const temporary_folder folder;
+  auto where = patient();
+  for (const auto& launcher : {std::vector<std::string>{"bash", "-c", "sleep 0.1 & exec \"$@\"", "bash"},
+                               {"env", "--ignore-signal=CHLD"}}) {
+    where.launcher = launcher;
+    const outcome o = run(together(2, training(folder / launcher[0], "--steps 4")), where);
+    BOOST_TEST(o.status == 0, o.err);
+    BOOST_TEST(o.err == "");
+    BOOST_TEST(metrics(folder / launcher[0]).steps.size() == 4u);
+  }
 }
 
 }  // namespace distil_xlstm::program

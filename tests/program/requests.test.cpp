@@ -1,4 +1,3 @@
-#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -9,16 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "../refused.hpp"
+#include "../temporary_folder.hpp"
 #include "distil/requests.hpp"
 
 namespace {
 
-struct folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("requests-test-" + std::to_string(::getpid()));
-  folder() { std::filesystem::create_directories(path); }
-  ~folder() { std::filesystem::remove_all(path); }
+using distil_xlstm::refused;
 
+struct folder : distil_xlstm::temporary_folder {
   std::filesystem::path plain(const std::string& name, const std::string& text) const {
     std::ofstream(path / name, std::ios::binary) << text;
     return path / name;
@@ -44,16 +42,6 @@ std::string line(int doc, int idx, const std::string& label, const std::string& 
   return R"({"request_type": "loglikelihood", "doc": {"q": "x"}, "request": {"context": ")" + context +
          R"(", "continuation": ")" + continuation + R"("}, "idx": )" + std::to_string(idx) +
          R"(, "task_name": "t", "doc_id": )" + std::to_string(doc) + R"(, "label": )" + label + "}\n";
-}
-
-template <class Body>
-void check_fails(Body body, const std::string& wanted) {
-  try {
-    body();
-    BOOST_ERROR("no error where one with \"" << wanted << "\" was due");
-  } catch (const distil_xlstm::error& e) {
-    BOOST_TEST(std::string(e.what()).find(wanted) != std::string::npos, e.what() << " / " << wanted);
-  }
 }
 
 program::request_file parse(const std::string& text, distil_xlstm::index limit = 1000) {
@@ -88,12 +76,12 @@ BOOST_AUTO_TEST_CASE(lines_of_plain_and_compressed_files) {
 
 BOOST_AUTO_TEST_CASE(damaged_files_are_errors_that_name_the_file) {
   const folder f;
-  check_fails([&] { lines_of(f.path / "none.gz"); }, "none.gz: cannot be opened: No such file");
-  check_fails([&] { lines_of(f.path); }, "is a folder");
-  check_fails([&] { lines_of(f.plain("fake.gz", "plain text\n")); }, "fake.gz: is not a gzip file");
-  check_fails([&] { lines_of(f.plain("none.gz", "")); }, "none.gz: is not a gzip file");
-  check_fails([&] { lines_of(f.plain("long.txt", "ab\n" + std::string(1001, 'x') + "\n")); },
-              "long.txt:2: line of more than 1000 bytes");
+  refused([&] { lines_of(f.path / "none.gz"); }, "none.gz: cannot be opened: No such file");
+  refused([&] { lines_of(f.path); }, "is a folder");
+  refused([&] { lines_of(f.plain("fake.gz", "plain text\n")); }, "fake.gz: is not a gzip file");
+  refused([&] { lines_of(f.plain("none.gz", "")); }, "none.gz: is not a gzip file");
+  refused([&] { lines_of(f.plain("long.txt", "ab\n" + std::string(1001, 'x') + "\n")); },
+          "long.txt:2: line of more than 1000 bytes");
 
   std::string text;
   for (int i = 0; i < 3000; ++i) text += std::to_string(i * 7919 % 10007) + "\n";
@@ -101,10 +89,10 @@ BOOST_AUTO_TEST_CASE(damaged_files_are_errors_that_name_the_file) {
   std::ifstream in(whole, std::ios::binary);
   const std::string bytes(std::istreambuf_iterator<char>(in), {});
   for (const std::size_t n : {std::size_t{3}, std::size_t{12}, bytes.size() / 2, bytes.size() - 1})
-    check_fails([&] { lines_of(f.plain("cut.gz", bytes.substr(0, n))); }, "cut.gz: cannot be read");
+    refused([&] { lines_of(f.plain("cut.gz", bytes.substr(0, n))); }, "cut.gz: cannot be read");
   std::string wrong = bytes;
   wrong[wrong.size() - 6] = static_cast<char>(wrong[wrong.size() - 6] ^ 1);  // its check sum
-  check_fails([&] { lines_of(f.plain("wrong.gz", wrong)); }, "wrong.gz: cannot be read");
+  refused([&] { lines_of(f.plain("wrong.gz", wrong)); }, "wrong.gz: cannot be read");
 }
 
 BOOST_AUTO_TEST_CASE(multiple_choice_documents) {
@@ -212,13 +200,13 @@ BOOST_AUTO_TEST_CASE(a_bad_line_is_named_and_counted) {
 
 BOOST_AUTO_TEST_CASE(nothing_to_score_is_an_error) {
   const auto good = line(0, 0, "1", "Q", " a") + line(0, 1, "1", "Q", " b");
-  check_fails([&] { parse(line(0, 0, "0", "Q", "")); },
-              "r.jsonl: nothing to score, 1 bad request: r.jsonl:1: document 0: empty continuation");
-  check_fails([&] { parse("{\"doc_id\": 1,\n[]\n"); }, "2 bad requests: r.jsonl:1: not valid JSON");
-  check_fails([&] { parse(good + line(1, 0, "0", "Q", " a")); }, "cloze and multiple choice are not mixed");
-  check_fails([&] { parse("\n"); }, "r.jsonl: holds no request");
-  check_fails([&] { parse(line(1000000, 0, "0", "Q", " a")); }, "r.jsonl: holds no request");
-  check_fails([&] { program::request_parser("r.jsonl", 0); }, "limit of 0 documents");
+  refused([&] { parse(line(0, 0, "0", "Q", "")); },
+          "r.jsonl: nothing to score, 1 bad request: r.jsonl:1: document 0: empty continuation");
+  refused([&] { parse("{\"doc_id\": 1,\n[]\n"); }, "2 bad requests: r.jsonl:1: not valid JSON");
+  refused([&] { parse(good + line(1, 0, "0", "Q", " a")); }, "cloze and multiple choice are not mixed");
+  refused([&] { parse("\n"); }, "r.jsonl: holds no request");
+  refused([&] { parse(line(1000000, 0, "0", "Q", " a")); }, "r.jsonl: holds no request");
+  refused([&] { program::request_parser("r.jsonl", 0); }, "limit of 0 documents");
 }
 
 BOOST_AUTO_TEST_CASE(lines_as_other_programs_write_them) {
@@ -240,8 +228,7 @@ BOOST_AUTO_TEST_CASE(lines_as_other_programs_write_them) {
                                    {"\xff\xfe\0\0"s, "UTF-32, little"},
                                    {"\0\0\xfe\xff"s, "UTF-32, big"}}) {
     const auto path = f.plain("wide.jsonl", mark + text);
-    check_fails([&] { program::read_requests(path); },
-                "wide.jsonl: begins with the byte order mark of "s + name);
+    refused([&] { program::read_requests(path); }, "wide.jsonl: begins with the byte order mark of "s + name);
   }
 }
 
@@ -269,12 +256,11 @@ BOOST_AUTO_TEST_CASE(multiple_choice_scores) {
 
   auto few = scores;
   few.pop_back();
-  check_fails([&] { program::score_multiple_choice(documents, few); }, "6 scores for 7 requests");
+  refused([&] { program::score_multiple_choice(documents, few); }, "6 scores for 7 requests");
   auto bad = scores;
   bad[4].sum_logprob = std::nan("");
-  check_fails([&] { program::score_multiple_choice(documents, bad); },
-              "document 1: log-probability of request 2");
-  check_fails([&] { program::score_multiple_choice({}, {}); }, "0 scores for 0 requests");
+  refused([&] { program::score_multiple_choice(documents, bad); }, "document 1: log-probability of request 2");
+  refused([&] { program::score_multiple_choice({}, {}); }, "0 scores for 0 requests");
 }
 
 BOOST_AUTO_TEST_CASE(cloze_scores) {

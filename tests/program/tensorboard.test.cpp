@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <bit>
 #include <boost/test/unit_test.hpp>
 #include <cstdint>
@@ -11,16 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "../temporary_folder.hpp"
 #include "distil/tensorboard.hpp"
 
 namespace {
 
-struct folder {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("tensorboard-test-" + std::to_string(::getpid()));
-  folder() { std::filesystem::create_directories(path); }
-  ~folder() { std::filesystem::remove_all(path); }
-};
+using distil_xlstm::temporary_folder;
 
 std::uint64_t take_fixed(std::string_view& in, std::size_t bytes) {
   BOOST_REQUIRE(in.size() >= bytes);
@@ -101,7 +95,7 @@ BOOST_AUTO_TEST_CASE(crc32c_of_known_vectors) {  // RFC 3720, B.4
 }
 
 BOOST_AUTO_TEST_CASE(events_parse_back) {
-  const folder f;
+  const temporary_folder f;
   program::tensorboard_writer writer(f.path);
   writer.scalars(300, {{"ce", 3.25}, {"grad_norm", 0.1}});
   writer.scalar(std::int64_t{1} << 40, "ce", -1.5);
@@ -127,7 +121,7 @@ BOOST_AUTO_TEST_CASE(events_parse_back) {
 }
 
 BOOST_AUTO_TEST_CASE(a_resume_starts_another_file) {
-  const folder f;
+  const temporary_folder f;
   program::tensorboard_writer first(f.path);
   first.scalar(7, "ce", 1);
   program::tensorboard_writer second(f.path, 5);

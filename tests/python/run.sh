@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The program's files in other people's packages, and theirs in the program: test_*.py over build/release/bin/distil.
 #
-#   bash tests/python/run.sh
+#   bash tests/python/run.sh            fetches what is missing, and runs them
+#   bash tests/python/run.sh --fetch    fetches alone
 #
 # The packages are put into build/venv. DISTIL_XLSTM_PYTHON=INTERPRETER takes that interpreter as it is instead: one
 # that has transformers and accelerate, too, compares the quickstart's teacher.
@@ -21,5 +22,6 @@ if [ -z "$python" ]; then
     cp tests/python/requirements.txt build/venv/.installed
   fi
 fi
+[ "${1-}" = --fetch ] && exit
 "$python" -c 'import sys, torch; print("== Python", sys.version.split()[0], "torch", torch.__version__)'
 PYTHONDONTWRITEBYTECODE=1 "$python" -W ignore -m unittest discover -s tests/python -v
