@@ -1,6 +1,7 @@
 # Programs, essays, tests, benchmarks, fuzz targets: what is built of this project alone.
 # The program, its tests, fuzz targets and most essays take the library compiled once, the README's code and the
 # benchmarks its headers alone.
+
 # g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector or a string that grows for
 # an overflow.
 set(distil_xlstm_flags -Wall -Wextra -Wshadow ${DISTIL_XLSTM_TUNE})

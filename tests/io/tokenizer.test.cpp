@@ -26,6 +26,8 @@
 #include <distil_xlstm/io/tokenizer_data.hpp>
 #include <distil_xlstm/io/write_tokenizer.hpp>
 
+#include "../temporary_folder.hpp"
+
 using namespace distil_xlstm;
 using namespace distil_xlstm::io;
 using namespace std::string_literals;
@@ -125,16 +127,6 @@ tokenizer_data small() {
   d.specials = {{259, "<|end|>"}};
   return d;
 }
-
-struct folder {
-  std::filesystem::path path;
-  folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "tokenizer-test-XXXXXX").string();
-    BOOST_REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~folder() { std::filesystem::remove_all(path); }
-};
 
 }  // namespace
 
@@ -323,7 +315,7 @@ BOOST_AUTO_TEST_CASE(written_files_read_back) {
       d.bos = d.specials[1].id;
       d.eos = d.specials[2].id;
       d.chat_template = "a \"template\"\n";
-      const folder f;
+      const temporary_folder f;
       write_tokenizer(f.path, d);
       const tokenizer a(d), b(read_tokenizer(f.path)), c(read_tokenizer(f.path / "tokenizer.json"));
       BOOST_TEST(a.fingerprint() == b.fingerprint());
@@ -343,7 +335,7 @@ BOOST_AUTO_TEST_CASE(written_files_read_back) {
 
 BOOST_AUTO_TEST_CASE(a_gguf_file_by_its_path) {
   const tokenizer_data d = small();
-  const folder f;
+  const temporary_folder f;
   const std::string bytes = gguf_of(d, "gpt-2");
   std::ofstream(f.path / "model.gguf", std::ios::binary) << bytes;
   BOOST_TEST(tokenizer(read_tokenizer(f.path / "model.gguf")).fingerprint() ==
@@ -351,7 +343,7 @@ BOOST_AUTO_TEST_CASE(a_gguf_file_by_its_path) {
 }
 
 BOOST_AUTO_TEST_CASE(configuration_beside_the_tokenizer) {
-  const folder f;
+  const temporary_folder f;
   tokenizer_data d = small();
   const auto write = [&](const char* name, std::string_view text) {
     write_text_atomically(f.path / name, text);
@@ -376,7 +368,7 @@ BOOST_AUTO_TEST_CASE(configuration_beside_the_tokenizer) {
 }
 
 BOOST_AUTO_TEST_CASE(ends_and_special_tokens_from_every_file) {
-  const folder f;
+  const temporary_folder f;
   tokenizer_data base = small();
   for (const char* t : {"<|user|>", "<pad>", "stop", "<|stop|>"}) base.tokens.push_back(t);  // 260 to 263
   base.specials.push_back({263, "<|stop|>"});
