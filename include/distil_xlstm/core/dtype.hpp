@@ -47,6 +47,10 @@ inline constexpr dtype dtype_of = dtype::f32;
 /// Of double.
 template <>
 inline constexpr dtype dtype_of<double> = dtype::f64;
+struct bf16;
+/// Of bfloat16.
+template <>
+inline constexpr dtype dtype_of<bf16> = dtype::bf16;
 
 /// Bytes of a row of n numbers; n must be a multiple of the block.
 constexpr index row_bytes(dtype e, index n) { return n / traits(e).block_size * traits(e).bytes; }

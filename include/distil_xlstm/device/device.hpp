@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstddef>
 #include <iterator>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -44,6 +45,12 @@ concept Device = Precision<typename D::precision> && requires(D d, void* p, cons
   d.copy(p, q, n);
   d.template scratch<float>(n);
 };
+
+/// What a matrix of T is stored as where products alone read it: rounded, on a device that says `rounded_operands`: its
+/// gemm takes operands in its products' type, so that they need not be rounded again, and travel in half the bytes.
+template <class D, class T>
+using operand_t = std::conditional_t<requires { requires D::rounded_operands; },
+                                     product_t<typename D::precision, T>, T>;
 
 /// Owned memory of a device: n numbers of T, zero at first.
 template <class T, class D>

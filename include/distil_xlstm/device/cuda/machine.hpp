@@ -124,6 +124,8 @@ class cuda_base {
  public:
   /// The host can not read this memory: `device_copy` copies what a device shall read.
   static constexpr bool host_memory = false;
+  /// Products take operands in bfloat16: see `operand_t`.
+  static constexpr bool rounded_operands = true;
 
   /// The device of this number, as CUDA counts those that are visible. Throws `error` where there is none, or where
   /// its compute capability is less than 8.0.
