@@ -3,7 +3,7 @@
 // One table, medians; bfloat16 products.
 //
 //   bench.cuda.ranks                         everything
-//   bench.cuda.ranks links smollm2 linearised qwen   some of it
+//   bench.cuda.ranks links smollm2 linearised qwen qwen16   some of it
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -132,9 +132,11 @@ std::size_t free_memory() {
   return free;
 }
 
+/// Which ways of summing are measured.
+enum class ways { all, beside_alone };
 /// One GPU, all, and all otherwise. `measure(device, ranks, batch, options)` makes a trainer and times its steps.
 template <class Measure>
-void compare(const char* name, index batch, const Measure& measure) {
+void compare(const char* name, index batch, ways which, const Measure& measure) {
   const auto on = [&](int count, sums how) {
     taken out;
     on_gpus(count, [&](D& d, comm::nccl& ranks) {
@@ -152,10 +154,11 @@ void compare(const char* name, index batch, const Measure& measure) {
   const taken one = on(1, sums::beside);
   say("one", 1, one, 0);
   if (gpus() < 2) return;
-  const taken behind = on(gpus(), sums::behind), beside = on(gpus(), sums::beside),
-              sharded = on(gpus(), sums::sharded);
-  say("all, gradients summed behind backward", gpus(), behind, one.step);
-  say("all, beside it", gpus(), beside, one.step);
+  const taken beside = on(gpus(), sums::beside);
+  say("all, gradients summed beside backward", gpus(), beside, one.step);
+  if (which == ways::beside_alone) return;
+  const taken behind = on(gpus(), sums::behind), sharded = on(gpus(), sums::sharded);
+  say("all, behind it", gpus(), behind, one.step);
   say("all, moments sharded", gpus(), sharded, one.step);
   double sum = 0;
   on_gpus(gpus(), [&](D& d, comm::nccl& ranks) {
@@ -179,7 +182,7 @@ taken steps_of(D& d, comm::nccl& ranks, Trainer& run, std::size_t free_before) {
 }
 
 void paper_step(const char* name, const std::filesystem::path& folder, index a_gpu) {
-  compare(name, a_gpu, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
+  compare(name, a_gpu, ways::all, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
     const std::size_t free_before = free_memory();
     const auto teacher = load_llama<float>(d, folder);
     distillation_step<std::remove_cvref_t<decltype(teacher)>, comm::nccl> training(d, teacher, batch, 512,
@@ -188,8 +191,9 @@ void paper_step(const char* name, const std::filesystem::path& folder, index a_g
   });
 }
 /// All weights free, no attention kept.
-void linearised_step(const char* name, const std::filesystem::path& folder, index a_gpu) {
-  compare(name, a_gpu, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
+void linearised_step(const char* name, const std::filesystem::path& folder, index a_gpu,
+                     ways which = ways::all) {
+  compare(name, a_gpu, which, [&](D& d, comm::nccl& ranks, index batch, training_options options) {
     const std::size_t free_before = free_memory();
     const auto teacher = load_llama<float>(d, folder);
     linearised_config c;
@@ -219,9 +223,10 @@ void table(const std::set<std::string>& asked) {
     if (wanted("smollm2")) paper_step("SmolLM2, paper's student", smollm2.folder, 64);
     if (wanted("linearised")) linearised_step("SmolLM2, linearised", smollm2.folder, 32);
   }
-  if (wanted("qwen")) {
+  if (wanted("qwen") || wanted("qwen16")) {
     const random_teacher qwen(qwen2_shape());
-    linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 8);
+    if (wanted("qwen")) linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 8);
+    if (wanted("qwen16")) linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 16, ways::beside_alone);
   }
 }
 
