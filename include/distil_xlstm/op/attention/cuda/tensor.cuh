@@ -144,17 +144,17 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
-  const float scale = a.scale() * log2_e;
+  const float scale = p.scale() * log2_e;
 
   typename tile::next_rows next;
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
   const auto fetch = [&](const key_rows& rows, int j0) {
-    if (j0 >= p.past)
-      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
+    if (visited.key(j0) >= p.past)
+      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(visited.key(j0 + r)); });
     else
-      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
+      tile::fetch(next, end - j0, n, [&](int r) { return rows(visited.key(j0 + r)); });
   };
   tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   fetch(keys_of, visited.begin);
@@ -166,10 +166,10 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   tile::put(k, next, n);
   __syncthreads();
 
-  tensor_softmax<tile, part> softmax(p, m0, end_row);
+  tensor_softmax<tile, part> softmax(p, visited, m0, end_row);
   typename tile::results out = {};
   for (int j0 = visited.begin, following; j0 < end; j0 = following) {
-    following = visited.next(j0, keys);
+    following = j0 + keys;
     const bool idle = softmax.idle(j0, keys), more = following < end;
     typename tile::scores s;
     fetch(values_of, j0);
@@ -242,9 +242,9 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
-  const float scale = a.scale() * log2_e;
+  const float scale = p.scale() * log2_e;
 
   tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   tile::load(
@@ -261,10 +261,10 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
   typename tile::next_rows next_k, next_v;
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
   const auto fetch = [&](typename tile::next_rows& next, const key_rows& rows, int j0) {
-    if (j0 >= p.past)
-      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
+    if (visited.key(j0) >= p.past)
+      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(visited.key(j0 + r)); });
     else
-      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
+      tile::fetch(next, end - j0, n, [&](int r) { return rows(visited.key(j0 + r)); });
   };
   fetch(next_k, keys_of, visited.begin);
   fetch(next_v, values_of, visited.begin);
@@ -273,10 +273,10 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
   tile::keep(kept.q + kept.row(task, m0) * Width, q);
   tile::keep(kept.dy + kept.row(task, m0) * Width, dy);
   const float mean[2] = {means[tile::row_of(0)], means[tile::row_of(1)]};
-  tensor_softmax<tile, part> softmax(p, m0, end_row);
+  tensor_softmax<tile, part> softmax(p, visited, m0, end_row);
   typename tile::results dq = {};
   for (int j0 = visited.begin, following; j0 < end; j0 = following) {
-    following = visited.next(j0, keys);
+    following = j0 + keys;
     tile::put(k, next_k, n);
     tile::put(v, next_v, n);
     __syncthreads();
@@ -309,9 +309,9 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
     const float inverse = softmax.inverse(h);
     if (tile::lane() % 4 == 0)
       kept.seen[kept.row(task, m)] = m < end_row
-                                         ? seen_from{{softmax.largest[h], inverse, mean[h], 0}, softmax.seen(h)}
+                                         ? seen_from{{softmax.largest[h], inverse, mean[h], 0}, p.seen(m)}
                                          : seen_from{{0, 0, 0, 0}, no_keys};
-    if (m < end_row) tile::store(p.queries(g.dq)(m), dq, h, inverse * a.scale(), n);
+    if (m < end_row) tile::store(p.queries(g.dq)(m), dq, h, inverse * p.scale(), n);
   }
 }
 
@@ -360,10 +360,10 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
   const part p(a, task);
   const int n = p.width(), time = static_cast<int>(a.seq.time), end_key = min(s0 + tile::rows, time);
   const int begin = p.past + s0, end = p.past + end_key;  // counted from the oldest key
-  const int near = min(time, end_key + p.window - 1) * p.group();
-  const float scale = a.scale() * log2_e;
+  const int near = min(time, end_key + p.window - 1) * p.group;
+  const float scale = p.scale() * log2_e;
 
-  int m0 = s0 * p.group();
+  int m0 = s0 * p.group;
   const auto fetch = [&](int m, int place) {
     if (m < near)
       tile::template fetch<tile::threads>(ring[place], kept, kept.row(task, m), static_cast<int>(threadIdx.x));
@@ -403,7 +403,7 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
     for (int h = 0; h < 2; ++h) {
       const int s = s0 + 16 * (sixteen - tile::warp()) + tile::row_of(h);
       if (s >= end_key) continue;
-      tile::template store<Add>(p.now(g.dk)(s), dk, h, a.scale(), n);
+      tile::template store<Add>(p.now(g.dk)(s), dk, h, p.scale(), n);
       tile::template store<Add>(p.now(g.dv)(s), dv, h, 1, n);
     }
   };
