@@ -105,7 +105,11 @@ struct query_tile : tensor_tile<Width, Moving> {
     for (int h = 0; h < 2; ++h) {
       const float* row = rows(min(m0 + row_of(h), end_row - 1));
 #pragma unroll
-      for (int i = 0; i < Width / 16; ++i) x[i][h] = load4(row, column(i), n, Vectorised);
+      for (int i = 0; i < Width / 16; ++i)
+        if constexpr (Vectorised)
+          x[i][h] = column(i) < n ? load4_last(row + column(i)) : float4{0, 0, 0, 0};
+        else
+          x[i][h] = load4(row, column(i), n, false);
     }
   }
   template <class Rows>
