@@ -30,6 +30,8 @@ inline bool in_pairs(matrix_view<const float> m) { return m.stride % 2 == 0 && i
 __device__ inline float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
 /// Of memory that nothing writes while the kernel runs.
 __device__ inline float4 load4_readonly(const float* p) { return __ldg(reinterpret_cast<const float4*>(p)); }
+/// For the last time in a while.
+__device__ inline float4 load4_last(const float* p) { return __ldcs(reinterpret_cast<const float4*>(p)); }
 __device__ inline void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
 __device__ inline void store4(bf16* p, float4 x) {
   *reinterpret_cast<uint2*>(p) = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};

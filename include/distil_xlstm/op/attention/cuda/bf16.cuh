@@ -110,13 +110,15 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part_of<bf16> p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
   const float scale = p.scale() * log2_e;
   const auto keys_of = p.now(a.k), values_of = p.now(a.v);
   const auto fetch = [&](int j0, int place) {
-    tile::fetch(k + place * tile::tile_numbers, end - j0, n, [&](int r) { return keys_of(j0 + r); });
-    tile::fetch(v + place * tile::tile_numbers, end - j0, n, [&](int r) { return values_of(j0 + r); });
+    tile::fetch(k + place * tile::tile_numbers, end - j0, n,
+                [&](int r) { return keys_of(visited.key(j0 + r)); });
+    tile::fetch(v + place * tile::tile_numbers, end - j0, n,
+                [&](int r) { return values_of(visited.key(j0 + r)); });
     commit_copies();
   };
   fetch(visited.begin, 0);
@@ -135,7 +137,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
     }
     if (!angles.cosines) continue;
     const int token = p.token(m);
-    const float* bias = angles.bias ? angles.bias + (p.kv * p.group() + m - token * p.group()) * n : nullptr;
+    const float* bias = angles.bias ? angles.bias + (p.kv * p.group + m - token * p.group) * n : nullptr;
 #pragma unroll
     for (int i = 0; i < width / 32; ++i)
 #pragma unroll
@@ -144,14 +146,13 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
                      16 * i + e / 2 * 8 + column, width / 2, bias);
   }
 
-  tensor_softmax<tile, part_of<bf16>> softmax(p, m0, end_row);
+  tensor_softmax<tile, part_of<bf16>> softmax(p, visited, m0, end_row);
   typename tile::results out = {};
   int place = 0;
-  for (int j0 = visited.begin, next; j0 < end; j0 = next, place ^= 1) {
+  for (int j0 = visited.begin; j0 < end; j0 += keys, place ^= 1) {
     wait_for_copies<0>();
     __syncthreads();
-    next = visited.next(j0, keys);
-    if (next < end) fetch(next, place ^ 1);
+    if (j0 + keys < end) fetch(j0 + keys, place ^ 1);
     if (softmax.idle(j0, keys)) continue;
     typename tile::scores s;
     tile::multiply_rows(s, queries, k + place * tile::tile_numbers);

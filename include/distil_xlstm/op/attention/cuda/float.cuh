@@ -102,19 +102,19 @@ struct float_tile {
   static __device__ float sum(float v) { return warp_sum<16>(v); }
 };
 
-/// Masks and softmax of a thread's rows of scores, tile after tile.
+/// Masks and softmax of a thread's rows of scores, tile after tile of visited keys.
 template <int Width, int Each>
 struct float_softmax {
   using tile = float_tile<Width, Each>;
   const part& of;
-  int low[Each], high[Each];
+  int low[Each], high[Each];  ///< places
   float largest[Each], sum[Each];
 
-  __device__ float_softmax(const part& p, int m0) : of(p) {
+  __device__ float_softmax(const part& p, const visited_keys& visited, int m0) : of(p) {
 #pragma unroll
     for (int i = 0; i < Each; ++i) {
       const int m = min(m0 + tile::y() + 16 * i, p.rows - 1);
-      low[i] = p.first(m), high[i] = p.last(m);
+      low[i] = visited.place(p.first(m)), high[i] = visited.place(p.last(m));
       largest[i] = no_score, sum[i] = 0;
     }
   }
@@ -147,23 +147,23 @@ __global__ void __launch_bounds__(256, 2)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
   const float scale = a.scale();
 
   tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-  float_softmax<Width, Each> softmax(p, m0);
+  float_softmax<Width, Each> softmax(p, visited, m0);
   float4 out[Each][tile::columns] = {};
-  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
+  for (int j0 = visited.begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
     tile::load(kv, end - j0, n, vectorised,
-               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+               [&, rows = p.keys_of(a.k, a.past.keys)](int r) { return rows(visited.key(j0 + r)); });
     __syncthreads();
     float s[Each][Each];
     tile::scores(s, q, kv);
     __syncthreads();
     tile::load(kv, end - j0, n, vectorised,
-               [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
+               [&, rows = p.keys_of(a.v, a.past.values)](int r) { return rows(visited.key(j0 + r)); });
 #pragma unroll
     for (int i = 0; i < Each; ++i) {
       const float keep = softmax.take(i, s[i], j0, scale);
@@ -206,18 +206,18 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
   const float scale = a.scale();
 
   tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
   tile::load(dy, end_row - m0, n, vectorised, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); });
-  float_softmax<Width, Each> softmax(p, m0);
+  float_softmax<Width, Each> softmax(p, visited, m0);
   float s[Each][Each], dp[Each][Each];
-  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
+  for (int j0 = visited.begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
     tile::load(k, end - j0, n, vectorised,
-               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+               [&, rows = p.keys_of(a.k, a.past.keys)](int r) { return rows(visited.key(j0 + r)); });
     __syncthreads();
     tile::scores(s, q, k);
 #pragma unroll
@@ -238,12 +238,12 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
       kept[static_cast<index>(task) * p.rows + m] = {softmax.largest[i], inverse[i], mean[i], 0};
   }
   float4 dq[Each][tile::columns] = {};
-  for (int j0 = visited.begin; j0 < end; j0 = visited.next(j0, tile::rows)) {
+  for (int j0 = visited.begin; j0 < end; j0 += tile::rows) {
     __syncthreads();
     tile::load(k, end - j0, n, vectorised,
-               [rows = p.keys_of(a.k, a.past.keys), j0](int r) { return rows(j0 + r); });
+               [&, rows = p.keys_of(a.k, a.past.keys)](int r) { return rows(visited.key(j0 + r)); });
     tile::load(v, end - j0, n, vectorised,
-               [rows = p.keys_of(a.v, a.past.values), j0](int r) { return rows(j0 + r); });
+               [&, rows = p.keys_of(a.v, a.past.values)](int r) { return rows(visited.key(j0 + r)); });
     __syncthreads();
     tile::scores(s, q, k);
     tile::scores(dp, dy, v);
@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(256, Width <= 64 ? 2 : 1)
   tile::load(k, end_key - s0, n, vectorised, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
   tile::load(v, end_key - s0, n, vectorised, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
   float4 dk[Each][tile::columns] = {}, dv[Each][tile::columns] = {};
-  for (int m0 = s0 * p.group(); m0 < p.rows && p.reaches(m0, p.past + s0, p.past + end_key); m0 += tile::rows) {
+  for (int m0 = s0 * p.group; m0 < p.rows && p.reaches(m0, p.past + s0, p.past + end_key); m0 += tile::rows) {
     __syncthreads();
     const int end_row = min(m0 + tile::rows, p.rows);
     tile::load(q, end_row - m0, n, vectorised, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });

@@ -50,7 +50,18 @@ struct key_rows {
 /// window, or where it reaches back to the first key, all are recent.
 struct seen_keys {
   int low, sinks_end, recent, high;
-  __device__ bool sees(int j) const { return j <= high && (j >= recent || (j >= low && j < sinks_end)); }
+  /// Without branches, which would part the lanes.
+  __device__ bool sees(int j) const {
+    return (static_cast<int>(j >= recent) & static_cast<int>(j <= high)) |
+           (static_cast<int>(j >= low) & static_cast<int>(j < sinks_end));
+  }
+  /// The 32 keys from j on, a bit each.
+  __device__ std::uint32_t bits(int j) const {
+    const auto from = [&](int key) {
+      return __funnelshift_lc(0u, ~0u, static_cast<unsigned>(max(key - j, 0)));
+    };
+    return (from(recent) & ~from(high + 1)) | (from(low) & ~from(sinks_end));
+  }
 };
 inline constexpr seen_keys no_keys{1, 1, 1, 0};
 
@@ -60,21 +71,21 @@ inline constexpr seen_keys no_keys{1, 1, 1, 0};
 template <class S>
 struct part_of {
   const attention_arguments<S>& a;
-  int b, kv, past, rows;
+  int b, kv, group, past, rows;
   int window, sinks;  ///< window: `far` where there is none
 
   __device__ part_of(const attention_arguments<S>& arguments, int task)
       : a(arguments),
         b(task / static_cast<int>(a.shape.kv_heads)),
         kv(task % static_cast<int>(a.shape.kv_heads)),
+        group(static_cast<int>(a.shape.heads) / static_cast<int>(a.shape.kv_heads)),
         past(std::is_same_v<S, float> ? static_cast<int>(a.past_length(b)) : 0),
-        rows(static_cast<int>(a.seq.time * a.shape.group())),
+        rows(static_cast<int>(a.seq.time) * group),
         window(count(a.shape.window > 0 ? a.shape.window : far)),
         sinks(count(a.shape.sinks)) {}
-  __device__ int group() const { return static_cast<int>(a.shape.group()); }
   __device__ int width() const { return static_cast<int>(a.shape.width); }
   __device__ int keys() const { return past + static_cast<int>(a.seq.time); }
-  __device__ int token(int m) const { return m / group(); }
+  __device__ int token(int m) const { return m / group; }
   /// Of query m's document the keys so far are first(m) .. last(m); both grow with m.
   __device__ int first(int m) const {
     const index start = a.seq.document_start(b, token(m));
@@ -103,8 +114,8 @@ struct part_of {
 
   template <class T>
   __device__ auto queries(matrix_view<T> x) const {
-    return query_rows<T>{x.row(b * a.seq.time) + kv * a.shape.group() * a.shape.width,
-                         static_cast<int>(x.stride), width(), group()};
+    return query_rows<T>{x.row(b * a.seq.time) + kv * group * a.shape.width, static_cast<int>(x.stride),
+                         width(), group};
   }
   template <class T>
   __device__ auto now(matrix_view<T> x) const {
@@ -121,21 +132,22 @@ struct part_of {
 };
 using part = part_of<float>;
 
-/// Where tiles of keys begin that some of the queries m0 .. end_row - 1 see: over the sinks of m0's document (a
-/// later one's are not before its queries), then over what is recent to m0 and all keys after it.
-struct key_tiles {
-  int begin, sinks_end, recent, end;
+/// The keys that some of the queries m0 .. end_row - 1 see, side by side at the places begin .. end - 1: the sinks of
+/// m0's document (a later one's are not before its queries), then what is recent to m0 and all keys after it. Those
+/// between are `skipped`, and lie between sinks and window of each query that sees these sinks: `part_of::seen` of
+/// places is in places.
+struct visited_keys {
+  int begin, end, sinks_end, skipped;
   template <class S>
-  __device__ key_tiles(const part_of<S>& p, int m0, int end_row) {
+  __device__ visited_keys(const part_of<S>& p, int m0, int end_row) {
     const seen_keys s = p.seen(m0);
-    sinks_end = s.sinks_end, recent = s.recent, end = p.last(end_row - 1) + 1;
-    begin = s.low < s.sinks_end ? s.low : s.recent;
+    const bool sinks = s.low < s.sinks_end;
+    begin = sinks ? s.low : s.recent;
+    sinks_end = s.sinks_end, skipped = sinks ? s.recent - s.sinks_end : 0;
+    end = place(p.last(end_row - 1)) + 1;
   }
-  /// After the `keys` keys from j0 on; `end` or more where there is none.
-  __device__ int next(int j0, int keys) const {
-    const int j = j0 + keys;
-    return j < sinks_end || j >= recent ? j : recent;
-  }
+  __device__ int place(int key) const { return key < sinks_end ? key : key - skipped; }
+  __device__ int key(int place) const { return place < sinks_end ? place : place + skipped; }
 };
 
 /// What the backward pass keeps of each query between its two kernels: p_s = exp((score_s - largest) /

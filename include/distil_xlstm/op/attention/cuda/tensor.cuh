@@ -1,183 +1,185 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/async_copy.cuh>
-#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 #include <distil_xlstm/op/attention/cuda/warp.cuh>
 
 // Attention on the tensor cores: bfloat16 operands, float sums.
 namespace distil_xlstm::device::detail::flash {
 
-/// A warp's tile where operands lie in memory as float: they are rounded on their way to shared memory, the
-/// block's rows, which stay, and the moving tiles.
-template <int Width, int Moving, bool Vectorised, int Rows = 128>
+/// A warp's tile where operands lie in memory as float: they are rounded on their way to registers, the block's rows,
+/// which stay, and to shared memory, the moving tiles.
+template <int Width, int Moving, int Rows = 128>
 struct tensor_tile : warp_tile<Width, Moving, Rows> {
   using base = warp_tile<Width, Moving, Rows>;
-  using base::column_of, base::lane, base::pitch, base::rows, base::threads, base::warp;
-  using typename base::piece, typename base::results, typename base::scores;
+  using base::lane, base::pitch, base::threads;
+  using typename base::piece, typename base::scores;
+  static constexpr int moving_numbers = Moving * pitch, row_bytes = 2 * Rows * Width;
+
+  /// The warp's rows, this thread's pieces: in registers, or in its own places of `row_bytes` of shared memory.
+  template <bool Held>
+  struct own_rows {
+    piece registers[Held ? Width / 16 : 1];
+    uint4* memory;
+    __device__ explicit own_rows(void* shared) : memory(static_cast<uint4*>(shared) + threadIdx.x) {}
+    __device__ void put(int i, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
+      if constexpr (Held)
+        registers[i][0] = a, registers[i][1] = b, registers[i][2] = c, registers[i][3] = d;
+      else
+        memory[i * threads] = {a, b, c, d};
+    }
+  };
+  /// s = a bᵀ
+  template <bool Held>
+  static __device__ void multiply_rows(scores& s, const own_rows<Held>& a, const std::uint16_t* b) {
+    piece read;
+    base::multiply_rows(
+        s,
+        [&](int i) -> const piece& {
+          if constexpr (Held) {
+            return a.registers[i];
+          } else {
+            const uint4 x = a.memory[i * threads];
+            read[0] = x.x, read[1] = x.y, read[2] = x.z, read[3] = x.w;
+            return read;
+          }
+        },
+        b);
+  }
+};
+
+/// Queries stay, keys and values move. Of 16 columns of a product a thread has 2 i, 2 i + 1, 2 i + 8 and 2 i + 9,
+/// i = lane % 4: these are columns 4 i .. 4 i + 3 of the matrices, for one access to memory.
+template <int Width, int Moving, bool Vectorised>
+struct query_tile : tensor_tile<Width, Moving> {
+  using base = tensor_tile<Width, Moving>;
+  using base::lane, base::pitch, base::row_of, base::threads;
+  using typename base::results;
   static constexpr int vectors_a_row = Width / 4, rows_a_pass = threads / vectors_a_row;
   static constexpr int passes = Moving / rows_a_pass;
-  static constexpr int row_numbers = rows * pitch, moving_numbers = Moving * pitch;
-  /// Whether rows may stay in registers, where there is nothing else to hold; else a piece at a time is read from
-  /// shared memory.
-  static constexpr bool held = Width <= 64;
-  using rows_held = piece[held ? Width / 16 : 1];
   using next_rows = float4[passes];
+  using two_rows = float4[Width / 16][2];
 
   static __device__ int loaded_row(int pass) {
     return static_cast<int>(threadIdx.x) / vectors_a_row + pass * rows_a_pass;
   }
   static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % vectors_a_row * 4; }
   static __device__ void put(std::uint16_t* tile, int row, float4 x) {
-    store4(reinterpret_cast<bf16*>(tile + row * pitch + loaded_column()), x);
+    const int c = loaded_column();
+    auto* at = reinterpret_cast<std::uint32_t*>(tile + row * pitch + c / 16 * 16 + c % 16 / 2);
+    at[0] = pack_bf16(x.x, x.y), at[4] = pack_bf16(x.z, x.w);
   }
-  /// next = row(i), for i < count; of those beyond, whose numbers do not matter, some other row. `Moving` tiles
-  /// are zero from column n on, see `clear`.
-  template <class Row>
-  static __device__ void fetch(next_rows& next, int count, int n, const Row& row) {
+  /// next = the keys or values at the places from j0 on; of those beyond the end, whose numbers do not matter, the
+  /// last. Tiles are zero from column n on, see `clear`.
+  static __device__ void fetch(next_rows& next, const key_rows& rows, const visited_keys& visited, int j0,
+                               int n) {
     if (loaded_column() >= n) return;
+    const auto fetch = [&](const auto& row) {
 #pragma unroll
-    for (int pass = 0; pass < passes; ++pass)
-      next[pass] = load4(row(min(loaded_row(pass), count - 1)), loaded_column(), n, Vectorised);
+      for (int pass = 0; pass < passes; ++pass)
+        next[pass] = load4(row(visited.key(min(j0 + loaded_row(pass), visited.end - 1))), loaded_column(), n,
+                           Vectorised);
+    };
+    visited.key(j0) >= rows.past ? fetch([&](int j) { return rows.of_now(j); }) : fetch(rows);
   }
   static __device__ void put(std::uint16_t* tile, const next_rows& next, int n) {
     if (loaded_column() >= n) return;
 #pragma unroll
     for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), next[pass]);
   }
-  /// What `put` never writes.
-  static __device__ void clear(std::uint16_t* tile, int n) {
+  /// What `put` never writes, of `Tiles` that follow each other.
+  template <int Tiles>
+  static __device__ void clear(std::uint16_t* tiles, int n) {
     if (loaded_column() < n) return;
 #pragma unroll
-    for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), float4{0, 0, 0, 0});
-  }
-  /// The block's rows: f(r, row(r)'s four numbers) beside, for what else is to be done with them. Some at once,
-  /// so that they are waited for together.
-  template <class Row, class F>
-  static __device__ void load(std::uint16_t* tile, int count, int n, const Row& row, const F& f) {
-    constexpr int at_once = 4;
-    for (int first = 0; first < rows / rows_a_pass; first += at_once) {
-      float4 x[at_once];
-#pragma unroll
-      for (int i = 0; i < at_once; ++i) {
-        const int r = loaded_row(first + i);
-        x[i] = r < count ? load4(row(r), loaded_column(), n, Vectorised) : float4{0, 0, 0, 0};
-      }
-#pragma unroll
-      for (int i = 0; i < at_once; ++i) {
-        put(tile, loaded_row(first + i), x[i]);
-        f(loaded_row(first + i), x[i]);
-      }
-    }
-  }
-  template <class Row>
-  static __device__ void load(std::uint16_t* tile, int count, int n, const Row& row) {
-    load(tile, count, n, row, [](int, float4) {});
+    for (int pass = 0; pass < Tiles * passes; ++pass) put(tiles, loaded_row(pass), float4{0, 0, 0, 0});
   }
 
-  static __device__ const std::uint16_t* mine(const std::uint16_t* tile) {
-    return tile + (16 * warp() + lane() % 16) * pitch + lane() / 16 * 8;
-  }
-  static __device__ void hold(rows_held& r, const std::uint16_t* tile) {
-    if constexpr (held)
+  static __device__ int column(int i) { return 16 * i + lane() % 4 * 4; }
+  /// x = this thread's numbers of its two of the rows m0 .. end_row - 1; of those beyond, the last's.
+  template <class Rows>
+  static __device__ void fetch(two_rows& x, const Rows& rows, int m0, int end_row, int n) {
 #pragma unroll
-      for (int i = 0; i < Width / 16; ++i) load_matrices<false>(r[i], shared_address(mine(tile) + 16 * i));
+    for (int h = 0; h < 2; ++h) {
+      const float* row = rows(min(m0 + row_of(h), end_row - 1));
+#pragma unroll
+      for (int i = 0; i < Width / 16; ++i)
+        if constexpr (Vectorised)
+          x[i][h] = column(i) < n ? load4_last(row + column(i)) : float4{0, 0, 0, 0};
+        else
+          x[i][h] = load4(row, column(i), n, false);
+    }
   }
-  /// s = a bᵀ, a the warp's rows of `tile`.
-  static __device__ void multiply_rows(scores& s, const std::uint16_t* tile, const std::uint16_t* b) {
-    piece read;
-    const auto piece_of = [&](int i) -> const piece& {
-      load_matrices<false>(read, shared_address(mine(tile) + 16 * i));
-      return read;
-    };
-    base::multiply_rows(s, piece_of, b);
+  template <class Rows>
+  static __device__ void put(Rows& to, const two_rows& x) {
+#pragma unroll
+    for (int i = 0; i < Width / 16; ++i)
+      to.put(i, pack_bf16(x[i][0].x, x[i][0].y), pack_bf16(x[i][1].x, x[i][1].y),
+             pack_bf16(x[i][0].z, x[i][0].w), pack_bf16(x[i][1].z, x[i][1].w));
   }
-  static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* tile,
-                                       const std::uint16_t* b) {
-    if constexpr (held)
-      base::multiply_rows(
-          s, [&](int i) -> const piece& { return a[i]; }, b);
-    else
-      multiply_rows(s, tile, b);
-  }
-  /// row = factor times this thread's numbers of one of its two rows, or where `Add`, row += as much.
-  template <bool Add = false>
+  /// row = factor times this thread's numbers of one of its two rows.
   static __device__ void store(float* row, const results& x, int half, float factor, int n) {
 #pragma unroll
-    for (int i = 0; i < Width / 8; ++i) {
-      const int c = column_of(i, 0);
-      float2 pair{x[i][2 * half] * factor, x[i][2 * half + 1] * factor};
-      if (Vectorised) {
-        if (c >= n) continue;
-        auto& there = *reinterpret_cast<float2*>(row + c);
-        if (Add) pair.x += there.x, pair.y += there.y;
-        there = pair;
-      } else {
-        if (c < n) row[c] = Add ? row[c] + pair.x : pair.x;
-        if (c + 1 < n) row[c + 1] = Add ? row[c + 1] + pair.y : pair.y;
-      }
-    }
+    for (int i = 0; i < Width / 16; ++i)
+      store4(row, column(i), n, Vectorised,
+             {x[2 * i][2 * half] * factor, x[2 * i][2 * half + 1] * factor, x[2 * i + 1][2 * half] * factor,
+              x[2 * i + 1][2 * half + 1] * factor});
   }
 };
 
 template <int Width, bool Vectorised>
-struct forward_tile : tensor_tile<Width, Width <= 64 ? 64 : 32, Vectorised> {
-  using tile = tensor_tile<Width, Width <= 64 ? 64 : 32, Vectorised>;
-  static constexpr int keys = Width <= 64 ? 64 : 32;
-  /// Where queries are held in registers, keys and values take their place.
-  static constexpr int keys_at = tile::held ? 0 : tile::row_numbers;
-  static constexpr int bytes = 2 * std::max(tile::row_numbers, keys_at + 2 * tile::moving_numbers);
+struct forward_tile : query_tile<Width, 32, Vectorised> {
+  using tile = query_tile<Width, 32, Vectorised>;
+  static constexpr int keys = 32;
+  /// Whether registers have room for queries, and for keys and values on their way at a time.
+  static constexpr bool roomy = Width <= 64;
+  /// Two tiles of keys and two of values: one of each is multiplied, one on its way.
+  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, bytes = rows_at + (roomy ? 0 : tile::row_bytes);
 };
-/// While a tile of keys is multiplied, its values are on their way, and while these are, the next keys.
+/// While a tile of keys and values is multiplied, the next are on their way, or first its keys, then its values.
 template <int Width, bool Vectorised>
 __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_arguments<float> a, int tiles) {
   using tile = forward_tile<Width, Vectorised>;
-  constexpr int keys = tile::keys;
+  constexpr int keys = tile::keys, numbers = tile::moving_numbers;
   extern __shared__ __align__(16) unsigned char memory[];
-  auto* q = reinterpret_cast<std::uint16_t*>(memory);
-  std::uint16_t *k = q + tile::keys_at, *v = k + tile::moving_numbers;
+  auto* k = reinterpret_cast<std::uint16_t*>(memory);
+  std::uint16_t* v = k + 2 * numbers;
 
   // Late tiles see the most keys: they go first.
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, static_cast<int>(blockIdx.x) / tiles);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
-  const float scale = a.scale() * log2_e;
+  const float scale = p.scale() * log2_e;
 
-  typename tile::next_rows next;
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
-  const auto fetch = [&](const key_rows& rows, int j0) {
-    if (j0 >= p.past)
-      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
-    else
-      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
-  };
-  tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-  fetch(keys_of, visited.begin);
-  __syncthreads();
-  typename tile::rows_held queries;
-  tile::hold(queries, q);
-  if (tile::held) __syncthreads();
-  tile::clear(k, n), tile::clear(v, n);
-  tile::put(k, next, n);
-  __syncthreads();
+  typename tile::next_rows next_k, next_v;
+  typename tile::template own_rows<tile::roomy> queries(memory + tile::rows_at);
+  {
+    typename tile::two_rows rows;
+    tile::fetch(next_k, keys_of, visited, visited.begin, n);
+    tile::fetch(next_v, values_of, visited, visited.begin, n);
+    tile::fetch(rows, p.queries(a.q), m0, end_row, n);
+    __syncwarp();  // all loads are on their way before the first is waited for
+    tile::put(queries, rows);
+    tile::template clear<4>(k, n);
+    tile::put(k, next_k, n), tile::put(v, next_v, n);
+  }
 
-  tensor_softmax<tile, part> softmax(p, m0, end_row);
+  tensor_softmax<tile, part> softmax(p, visited, m0, end_row);
   typename tile::results out = {};
-  for (int j0 = visited.begin, following; j0 < end; j0 = following) {
-    following = visited.next(j0, keys);
-    const bool idle = softmax.idle(j0, keys), more = following < end;
-    typename tile::scores s;
-    fetch(values_of, j0);
-    if (!idle) tile::multiply_rows(s, queries, q, k);
-    tile::put(v, next, n);
+  int now = 0, other = numbers;
+  for (int j0 = visited.begin; j0 < end; j0 += keys, now = numbers - now, other = numbers - other) {
     __syncthreads();
-    if (more) fetch(keys_of, following);
+    const bool idle = softmax.idle(j0, keys), more = j0 + keys < end;
+    typename tile::scores s;
+    if (more) tile::fetch(next_k, keys_of, visited, j0 + keys, n);
+    if (more && tile::roomy) tile::fetch(next_v, values_of, visited, j0 + keys, n);
     if (!idle) {
+      tile::multiply_rows(s, queries, k + now);
       softmax.mask(s, j0, keys);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -185,10 +187,11 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
 #pragma unroll
         for (auto& four : out) four[2 * h] *= keep, four[2 * h + 1] *= keep;
       }
-      tile::combine(out, s, v);
     }
-    if (more) tile::put(k, next, n);
-    __syncthreads();
+    if (more) tile::put(k + other, next_k, n);
+    if (more && !tile::roomy) tile::fetch(next_v, values_of, visited, j0 + keys, n);
+    if (!idle) tile::combine(out, s, v + now);
+    if (more) tile::put(v + other, next_v, n);
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -214,16 +217,18 @@ struct kept_queries {
 
 /// Two blocks of them are at work on a multiprocessor at a time, where heads are narrow.
 template <int Width, bool Vectorised>
-struct backward_queries_tile : tensor_tile<Width, 32, Vectorised> {
-  using tile = tensor_tile<Width, 32, Vectorised>;
-  static constexpr int moving = 32, blocks = Width <= 64 ? 2 : 1;
-  static constexpr int bytes = 2 * (2 * tile::row_numbers + 2 * tile::moving_numbers) + tile::rows * 4;
+struct backward_queries_tile : query_tile<Width, 32, Vectorised> {
+  using tile = query_tile<Width, 32, Vectorised>;
+  using tile::column, tile::row_of;
+  static constexpr int keys = 32, blocks = Width <= 64 ? 2 : 1;
+  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, bytes = rows_at + 2 * tile::row_bytes;
   /// kept = the block's rows
-  static __device__ void keep(std::uint16_t* kept, const std::uint16_t* rows) {
-    constexpr int pieces = Width / 8;
-    for (int i = static_cast<int>(threadIdx.x); i < tile::rows * pieces; i += tile::threads)
-      *reinterpret_cast<uint4*>(kept + i * 8) =
-          *reinterpret_cast<const uint4*>(rows + i / pieces * tile::pitch + i % pieces * 8);
+  static __device__ void keep(std::uint16_t* kept, const typename tile::two_rows& x) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int i = 0; i < Width / 16; ++i)
+        store4(reinterpret_cast<bf16*>(kept + row_of(h) * Width + column(i)), x[i][h]);
   }
 };
 /// dq of 128 queries, and what the other kernel needs to know of them: like forward, with p (dy . v - dy . y) in place
@@ -232,62 +237,58 @@ template <int Width, bool Vectorised>
 __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>::blocks)
     backward_queries_tensor_kernel(attention_backward_arguments<float> g, int tiles, kept_queries kept) {
   using tile = backward_queries_tile<Width, Vectorised>;
-  constexpr int keys = tile::moving;
+  constexpr int keys = tile::keys, numbers = tile::moving_numbers;
   extern __shared__ __align__(16) unsigned char memory[];
-  auto* q = reinterpret_cast<std::uint16_t*>(memory);
-  std::uint16_t *dy = q + tile::row_numbers, *k = dy + tile::row_numbers, *v = k + tile::moving_numbers;
-  auto* means = reinterpret_cast<float*>(v + tile::moving_numbers);
+  auto* k = reinterpret_cast<std::uint16_t*>(memory);
+  std::uint16_t* v = k + 2 * numbers;
   const auto& a = g.forward;
   const int task = static_cast<int>(blockIdx.x) / tiles;
   const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
   const part p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
-  const key_tiles visited(p, m0, end_row);
+  const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
-  const float scale = a.scale() * log2_e;
+  const float scale = p.scale() * log2_e;
 
-  tile::load(q, end_row - m0, n, [rows = p.queries(a.q), m0](int r) { return rows(m0 + r); });
-  tile::load(
-      dy, end_row - m0, n, [rows = p.queries(g.dy), m0](int r) { return rows(m0 + r); },
-      [&](int r, float4 x) {
-        float mean = 0;
-        if (m0 + r < end_row) {
-          const float4 y = load4(p.queries(a.y)(m0 + r), tile::loaded_column(), n, Vectorised);
-          mean = dot(x, y);
-        }
-        mean = warp_sum<tile::vectors_a_row>(mean);
-        if (tile::loaded_column() == 0) means[r] = mean;
-      });
   typename tile::next_rows next_k, next_v;
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
-  const auto fetch = [&](typename tile::next_rows& next, const key_rows& rows, int j0) {
-    if (j0 >= p.past)
-      tile::fetch(next, end - j0, n, [&](int r) { return rows.of_now(j0 + r); });
-    else
-      tile::fetch(next, end - j0, n, [&](int r) { return rows(j0 + r); });
-  };
-  fetch(next_k, keys_of, visited.begin);
-  fetch(next_v, values_of, visited.begin);
-  tile::clear(k, n), tile::clear(v, n);
-  __syncthreads();
-  tile::keep(kept.q + kept.row(task, m0) * Width, q);
-  tile::keep(kept.dy + kept.row(task, m0) * Width, dy);
-  const float mean[2] = {means[tile::row_of(0)], means[tile::row_of(1)]};
-  tensor_softmax<tile, part> softmax(p, m0, end_row);
+  typename tile::template own_rows<false> queries(memory + tile::rows_at),
+      gradients(memory + tile::rows_at + tile::row_bytes);
+  float mean[2] = {0, 0};
+  {
+    typename tile::two_rows q, dy, y;
+    tile::fetch(next_k, keys_of, visited, visited.begin, n);
+    tile::fetch(next_v, values_of, visited, visited.begin, n);
+    tile::fetch(q, p.queries(a.q), m0, end_row, n);
+    tile::fetch(dy, p.queries(g.dy), m0, end_row, n);
+    tile::fetch(y, p.queries(a.y), m0, end_row, n);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int i = 0; i < Width / 16; ++i) mean[h] = add_dot(mean[h], dy[i][h], y[i][h]);
+      mean[h] = row_sum(mean[h]);
+    }
+    tile::put(queries, q), tile::put(gradients, dy);
+    tile::template clear<4>(k, n);
+    tile::put(k, next_k, n), tile::put(v, next_v, n);
+    tile::keep(kept.q + kept.row(task, m0) * Width, q);
+    tile::keep(kept.dy + kept.row(task, m0) * Width, dy);
+  }
+
+  tensor_softmax<tile, part> softmax(p, visited, m0, end_row);
   typename tile::results dq = {};
-  for (int j0 = visited.begin, following; j0 < end; j0 = following) {
-    following = visited.next(j0, keys);
-    tile::put(k, next_k, n);
-    tile::put(v, next_v, n);
+  int now = 0, other = numbers;
+  for (int j0 = visited.begin; j0 < end; j0 += keys, now = numbers - now, other = numbers - other) {
     __syncthreads();
-    if (following < end) {
-      fetch(next_k, keys_of, following);
-      fetch(next_v, values_of, following);
+    const bool more = j0 + keys < end;
+    if (more) {
+      tile::fetch(next_k, keys_of, visited, j0 + keys, n);
+      tile::fetch(next_v, values_of, visited, j0 + keys, n);
     }
     if (!softmax.idle(j0, keys)) {
       typename tile::scores s, dp;
-      tile::multiply_rows(s, q, k);
-      tile::multiply_rows(dp, dy, v);
+      tile::multiply_rows(s, queries, k + now);
+      tile::multiply_rows(dp, gradients, v + now);
       softmax.mask(s, j0, keys);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -299,9 +300,9 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) s[c][e] *= dp[c][e] - mean[h];
       }
-      tile::combine(dq, s, k);
+      tile::combine(dq, s, k + now);
     }
-    __syncthreads();
+    if (more) tile::put(k + other, next_k, n), tile::put(v + other, next_v, n);
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -309,37 +310,80 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
     const float inverse = softmax.inverse(h);
     if (tile::lane() % 4 == 0)
       kept.seen[kept.row(task, m)] = m < end_row
-                                         ? seen_from{{softmax.largest[h], inverse, mean[h], 0}, softmax.seen(h)}
+                                         ? seen_from{{softmax.largest[h], inverse, mean[h], 0}, p.seen(m)}
                                          : seen_from{{0, 0, 0, 0}, no_keys};
-    if (m < end_row) tile::store(p.queries(g.dq)(m), dq, h, inverse * a.scale(), n);
+    if (m < end_row) tile::store(p.queries(g.dq)(m), dq, h, inverse * p.scale(), n);
   }
 }
 
-/// 64 keys and values in shared memory, and a ring of tiles of queries on their way there.
+/// 64 keys and values stay, and a ring of tiles of queries is on its way to shared memory.
 template <int Width, bool Vectorised>
-struct backward_keys_tile : tensor_tile<Width, Width <= 64 ? 32 : 16, Vectorised, 64> {
-  using tile = tensor_tile<Width, Width <= 64 ? 32 : 16, Vectorised, 64>;
-  using tile::pitch, tile::threads;
+struct backward_keys_tile : tensor_tile<Width, Width <= 64 ? 32 : 16, 64> {
+  using tile = tensor_tile<Width, Width <= 64 ? 32 : 16, 64>;
+  using tile::column_of, tile::pitch, tile::threads;
+  using typename tile::results;
   static constexpr int moving = Width <= 64 ? 32 : 16, warps = threads / 32, blocks = Width <= 64 ? 3 : 2;
+  static constexpr bool held = Width <= 64;
+  using rows_held = typename tile::template own_rows<held>;
   struct place {
     std::uint16_t q[tile::moving_numbers], dy[tile::moving_numbers];
     seen_from seen[moving];
   };
-  static constexpr int bytes = 2 * 2 * tile::row_numbers + warps * static_cast<int>(sizeof(place));
+  static constexpr int rows_at = warps * static_cast<int>(sizeof(place)),
+                       bytes = rows_at + (held ? 0 : 2 * tile::row_bytes);
   /// to <- the queries from `row` of those kept on, as thread `i` of `Threads` does it.
   template <int Threads>
   static __device__ void fetch(place& to, const kept_queries& kept, index row, int i) {
-    constexpr int pieces = Width / 8;
+    constexpr int pieces = Width / 8, halves = static_cast<int>(sizeof to.seen) / 16;
+    static_assert(moving * pieces % Threads == 0);
 #pragma unroll
-    for (int piece = i; piece < moving * pieces; piece += Threads) {
-      const int at = piece / pieces * pitch + piece % pieces * 8;
+    for (int first = 0; first < moving * pieces; first += Threads) {
+      const int piece = first + i, at = piece / pieces * pitch + piece % pieces * 8;
       copy_async_16(to.q + at, kept.q + row * Width + piece * 8);
       copy_async_16(to.dy + at, kept.dy + row * Width + piece * 8);
     }
-    constexpr int halves = static_cast<int>(sizeof to.seen) / 16;
-    for (int half = i; half < halves; half += Threads)
-      copy_async_16(reinterpret_cast<uint4*>(to.seen) + half,
-                    reinterpret_cast<const uint4*>(kept.seen + row) + half);
+#pragma unroll
+    for (int first = 0; first < halves; first += Threads)
+      if (const int half = first + i; half < halves)
+        copy_async_16(reinterpret_cast<uint4*>(to.seen) + half,
+                      reinterpret_cast<const uint4*>(kept.seen + row) + half);
+  }
+  /// Columns c and c + 1 of a row of n.
+  static __device__ std::uint32_t pair(const float* row, int c, int n) {
+    float2 x{0, 0};
+    if constexpr (Vectorised) {
+      if (c < n) x = load2(row + c);
+    } else {
+      if (c < n) x.x = row[c];
+      if (c + 1 < n) x.y = row[c + 1];
+    }
+    return pack_bf16(x.x, x.y);
+  }
+  /// to = the thread's pieces of two rows
+  static __device__ void hold(rows_held& to, const float* first, const float* second, int n) {
+#pragma unroll
+    for (int i = 0; i < Width / 16; ++i) {
+      const int c = 16 * i + column_of(0, 0);
+      to.put(i, pair(first, c, n), pair(second, c, n), pair(first, c + 8, n), pair(second, c + 8, n));
+    }
+  }
+  /// row = factor times this thread's numbers of one of its two rows, or where `Add`, row += as much.
+  template <bool Add>
+  static __device__ void store(float* row, const results& x, int half, float factor, int n) {
+#pragma unroll
+    for (int i = 0; i < Width / 8; ++i) {
+      const int c = column_of(i, 0);
+      float2 pair{x[i][2 * half] * factor, x[i][2 * half + 1] * factor};
+      if constexpr (Vectorised) {
+        if (c >= n) continue;
+        auto& there = *reinterpret_cast<float2*>(row + c);
+        if (Add) pair.x += there.x, pair.y += there.y;
+        there = pair;
+      } else {
+        if (c < n) row[c] = Add ? row[c] + pair.x : pair.x;
+        if (c + 1 < n) row[c + 1] = Add ? row[c + 1] + pair.y : pair.y;
+      }
+    }
   }
 };
 /// dk and dv of 64 of this call's keys, over all queries that see one of them. First over those whose window reaches
@@ -351,19 +395,17 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
   using tile = backward_keys_tile<Width, Vectorised>;
   constexpr int queries = tile::moving, places = tile::warps, ahead = places - 1;
   extern __shared__ __align__(16) unsigned char memory[];
-  auto* k = reinterpret_cast<std::uint16_t*>(memory);
-  std::uint16_t* v = k + tile::row_numbers;
-  auto* ring = reinterpret_cast<typename tile::place*>(v + tile::row_numbers);
+  auto* ring = reinterpret_cast<typename tile::place*>(memory);
   const auto& a = g.forward;
   // Early keys are seen the most: they go first.
   const int task = static_cast<int>(blockIdx.x) % tasks, s0 = static_cast<int>(blockIdx.x) / tasks * tile::rows;
   const part p(a, task);
   const int n = p.width(), time = static_cast<int>(a.seq.time), end_key = min(s0 + tile::rows, time);
   const int begin = p.past + s0, end = p.past + end_key;  // counted from the oldest key
-  const int near = min(time, end_key + p.window - 1) * p.group();
-  const float scale = a.scale() * log2_e;
+  const int near = min(time, end_key + p.window - 1) * p.group;
+  const float scale = p.scale() * log2_e;
 
-  int m0 = s0 * p.group();
+  int m0 = s0 * p.group;
   const auto fetch = [&](int m, int place) {
     if (m < near)
       tile::template fetch<tile::threads>(ring[place], kept, kept.row(task, m), static_cast<int>(threadIdx.x));
@@ -371,40 +413,61 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
   };
 #pragma unroll
   for (int i = 0; i < ahead; ++i) fetch(m0 + i * queries, i);
-  tile::load(k, end_key - s0, n, [rows = p.now(a.k), s0](int r) { return rows(s0 + r); });
-  tile::load(v, end_key - s0, n, [rows = p.now(a.v), s0](int r) { return rows(s0 + r); });
 
-  typename tile::results dk = {}, dv = {};
-  // Adds what these queries give to the block's keys from 16 * sixteen on, 16 of them.
-  const auto take = [&](const typename tile::place& of, int sixteen) {
-    const int shift = 16 * (sixteen - tile::warp());
+  // Which of the block's keys this thread's two rows are.
+  int key[2];
+  typename tile::rows_held k(memory + tile::rows_at), v(memory + tile::rows_at + tile::row_bytes);
+  typename tile::results dk, dv;
+  const auto start = [&](int sixteen) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) key[h] = s0 + 16 * (sixteen - tile::warp()) + tile::row_of(h);
+    const int first = min(key[0], end_key - 1), second = min(key[1], end_key - 1);
+    tile::hold(k, p.now(a.k)(first), p.now(a.k)(second), n);
+    tile::hold(v, p.now(a.v)(first), p.now(a.v)(second), n);
+#pragma unroll
+    for (int i = 0; i < Width / 8; ++i)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dk[i][e] = dv[i][e] = 0;
+  };
+  start(tile::warp());
+  // Adds what the queries from m on give to the keys.
+  const auto take = [&](const typename tile::place& of, int m) {
     typename tile::scores s, dp;
-    tile::multiply_rows(s, k + shift * tile::pitch, of.q);
-    tile::multiply_rows(dp, v + shift * tile::pitch, of.dy);
+    tile::multiply_rows(s, k, of.q);
+    tile::multiply_rows(dp, v, of.dy);
 #pragma unroll
     for (int c = 0; c < queries / 8; ++c)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const seen_from from = of.seen[tile::column_of(c, e)];
+        const row_sums from = of.seen[tile::column_of(c, e)].sums;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[c][2 * h + e];
-          const float weight = exp2_approx((score - from.sums.largest) * scale) * from.sums.inverse;
-          const bool sees = from.keys.sees(begin + shift + tile::row_of(h));
-          score = sees ? weight : 0.f;
-          dp[c][2 * h + e] = sees ? weight * (dp[c][2 * h + e] - from.sums.mean) : 0.f;
+          score = exp2_approx((score - from.largest) * scale) * from.inverse;
+          dp[c][2 * h + e] = score * (dp[c][2 * h + e] - from.mean);
         }
       }
+    const bool all = m + queries <= p.rows && of.seen[0].keys.high >= p.past + key[1] &&
+                     of.seen[queries - 1].keys.recent <= p.past + key[0];
+    if (!__all_sync(~0u, all))
+#pragma unroll
+      for (int c = 0; c < queries / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const seen_keys keys = of.seen[tile::column_of(c, e)].keys;
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            if (!keys.sees(p.past + key[h])) s[c][2 * h + e] = dp[c][2 * h + e] = 0;
+        }
     tile::combine(dv, s, of.dy);
     tile::combine(dk, dp, of.q);
   };
-  const auto store = [&]<bool Add>(int sixteen) {
+  const auto store = [&]<bool Add>() {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int s = s0 + 16 * (sixteen - tile::warp()) + tile::row_of(h);
-      if (s >= end_key) continue;
-      tile::template store<Add>(p.now(g.dk)(s), dk, h, a.scale(), n);
-      tile::template store<Add>(p.now(g.dv)(s), dv, h, 1, n);
+      if (key[h] >= end_key) continue;
+      tile::template store<Add>(p.now(g.dk)(key[h]), dk, h, p.scale(), n);
+      tile::template store<Add>(p.now(g.dv)(key[h]), dv, h, 1, n);
     }
   };
 
@@ -418,10 +481,10 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
     if (first.low >= end) break;
     if (last.high >= first_key && first.low < first_key + 16 &&
         (first.recent < first_key + 16 || last.sinks_end > first_key))
-      take(now, tile::warp());
+      take(now, m0);
   }
   wait_for_copies<0>();
-  store.template operator()<false>(tile::warp());
+  store.template operator()<false>();
 
   if (m0 >= p.rows) return;
   const seen_keys far = p.seen(m0);
@@ -429,11 +492,8 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
   if (first_sink > last_sink) return;
   const int sixteens = last_sink / 16 - first_sink / 16 + 1, shares = tile::warps / sixteens;
   const int sixteen = first_sink / 16 + tile::warp() % sixteens, share = tile::warp() / sixteens;
+  start(sixteen);
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < Width / 8; ++i)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) dk[i][e] = dv[i][e] = 0;
   auto& own = ring[tile::warp()];
   for (int m = m0 + share * queries; share < shares && m < p.rows; m += shares * queries) {
     tile::template fetch<32>(own, kept, kept.row(task, m), tile::lane());
@@ -441,12 +501,12 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
     wait_for_copies<0>();
     __syncwarp();
     if (own.seen[0].keys.low != far.low) break;
-    take(own, sixteen);
+    take(own, m);
     __syncwarp();
   }
   for (int turn = 0; turn < shares; ++turn) {
     __syncthreads();
-    if (turn == share) store.template operator()<true>(sixteen);
+    if (turn == share) store.template operator()<true>();
   }
 }
 

@@ -67,19 +67,19 @@ struct warp_tile {
   }
 };
 
-/// Masks and softmax of a thread's two rows of scores, tile after tile. Exponentials are powers of 2, `scale`
-/// has the factor log2 e.
+/// Masks and softmax of a thread's two rows of scores, tile after tile of visited keys. Exponentials are powers of 2,
+/// `scale` has the factor log2 e.
 template <class Tile, class Part>
 struct tensor_softmax {
   const Part& part;
-  int low[2], high[2];
+  int low[2], high[2];  ///< places
   float largest[2] = {no_score, no_score}, sum[2] = {0, 0};
 
-  __device__ tensor_softmax(const Part& p, int m0, int end_row) : part(p) {
+  __device__ tensor_softmax(const Part& p, const visited_keys& visited, int m0, int end_row) : part(p) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = min(m0 + Tile::row_of(h), end_row - 1);
-      low[h] = p.first(m), high[h] = p.last(m);
+      low[h] = visited.place(p.first(m)), high[h] = visited.place(p.last(m));
     }
   }
   __device__ seen_keys seen(int half) const { return part.seen(low[half], high[half]); }
@@ -92,11 +92,18 @@ struct tensor_softmax {
   __device__ void mask(typename Tile::scores& s, int j0, int keys) const {
     const seen_keys of[2] = {seen(0), seen(1)};
     if (__all_sync(~0u, j0 >= of[1].recent && j0 + keys - 1 <= of[0].high)) return;
+    constexpr int pairs = static_cast<int>(sizeof s / sizeof s[0]), pairs_of_bits = 4;
 #pragma unroll
-    for (int c = 0; c < static_cast<int>(sizeof s / sizeof s[0]); ++c)
+    for (int i = 0; i < pairs; i += pairs_of_bits)
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        if (!of[e / 2].sees(j0 + Tile::column_of(c, e))) s[c][e] = -INFINITY;
+      for (int h = 0; h < 2; ++h) {
+        const std::uint32_t seen = of[h].bits(j0 + 8 * i) >> Tile::column_of(0, 0);
+#pragma unroll
+        for (int c = 0; c < pairs_of_bits; ++c)
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            if (!(seen & 1u << (8 * c + e))) s[i + c][2 * h + e] = -INFINITY;
+      }
   }
   /// s <- weights by the new largest score; returns what old sums are worth by it.
   __device__ float take(int half, typename Tile::scores& s, float scale) {
