@@ -114,7 +114,7 @@ struct short_rows {
 
 template <class T, index N, class Rows, class F, class Xs>
 struct transform_map {
-  using scalar = T;
+  using scalar = math::computed_t<T>;
   F f;
   Rows rows;
   outputs<T, N> y;
@@ -170,6 +170,8 @@ struct fill_map {
 ///
 ///     transform(d, y, math::plus{}, y, broadcast(bias));        // y += bias
 ///     transform(d, outputs{dgate, dvalue}, f, gate, value, dy)  // f returns a struct of two V's, in that order
+///
+/// y may be bf16: what f gives of floats is rounded.
 ///
 /// f is a struct with `template <class V> DISTIL_XLSTM_HD V operator()(V...) const`; where only a CPU runs it, a
 /// generic lambda does. Throws `error` where a matrix has another shape.
