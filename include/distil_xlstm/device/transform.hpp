@@ -112,6 +112,13 @@ struct short_rows {
   DISTIL_XLSTM_HD element at(index r, index c) const { return {r / groups, r % groups * width + c, r}; }
 };
 
+/// Tells `copies` where results are written.
+template <class Copies, class T, index N>
+void tell_written(Copies& copies, const outputs<T, N>& y) {
+  copies.written(y.first.data, y.first.row(y.first.rows - 1) + y.first.cols);
+  if constexpr (N > 1) tell_written(copies, y.rest);
+}
+
 template <class T, index N, class Rows, class F, class Xs>
 struct transform_map {
   using scalar = math::computed_t<T>;
@@ -132,6 +139,11 @@ struct transform_map {
       const auto [first, second, third] = x.template apply<V>(f, e);
       write<V>(y.first, e, first), write<V>(y.rest.first, e, second), write<V>(y.rest.rest.first, e, third);
     }
+  }
+  /// For a device with copies of operands: all else stays what it is.
+  template <class Copies>
+  void written(Copies& copies) const {
+    tell_written(copies, y);
   }
 };
 

@@ -46,7 +46,7 @@ struct cuda_memory {
 
 /// Copies of products' operands in bfloat16. One is good for the products that follow it directly (two maps of one
 /// input, or the two gradients that one output's gradient gives): anything else that the device is asked for may write
-/// its operand, and calls `invalidate`.
+/// its operand, and calls `invalidate`, or says what is `written`.
 class operand_copies {
  public:
   struct key {
@@ -84,7 +84,7 @@ class operand_copies {
   }
   /// No copy made so far is good any longer.
   void invalidate() { ++epoch_; }
-  /// A product has written memory from `begin` to `end`.
+  /// Memory from `begin` to `end` is written anew.
   void written(const void* begin, const void* end) {
     for (slot& s : slots_) {
       const char* from = static_cast<const char*>(s.of.data);
