@@ -193,8 +193,9 @@ struct hybrid_attention {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    base.project(d, seq, p.attention, s.window, k.attention, x);
+    // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
+    base.project(d, seq, p.attention, s.window, k.attention, x);
     {
       const index wide = query_features().width_out();
       const auto memory = scratch_matrices<T>(d, x.rows, wide, wide, inner());
