@@ -166,6 +166,15 @@ struct product_input {
     step = from_step == 0 ? 0 : to_step;
   }
 
+  /// Where products will look for the copy of m that whoever writes m makes himself: to be asked for once m's writing has
+  /// made other copies void. Without data where it would need zeros beside.
+  static matrix_view<P> copy_to_make(cuda_base& device, matrix_view<const float> m) {
+    if (m.rows % padding != 0 || m.cols % padding != 0) return {};
+    auto& copies = device.operand_copies();
+    void* copy = copies.find({m.data, m.rows, m.cols, m.stride}, m.size() * index{sizeof(P)}, false).first;
+    return {static_cast<P*>(copy), m.rows, m.cols};
+  }
+
  private:
   void round(cuda_base& device, const cuda_operand& o, index count, index from_step) {
     // Items one beside another in rows, or one below another, are one matrix.
