@@ -69,8 +69,12 @@ struct basic_swiglu {
       transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
       down().forward(d, p.down_proj, act, y);
     };
-    if (k.y.data) return through(k.y);
-    const auto memory = scratch_matrices<operand_t<std::remove_reference_t<decltype(d)>, T>>(d, x.rows, inner);
+    using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+    // Products with frozen weights round any number of rows, others of a few read what is not rounded.
+    constexpr bool rounds =
+        !std::is_same_v<operand, T> && std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
+    if (k.y.data && !rounds) return through(k.y);
+    const auto memory = scratch_matrices<operand>(d, x.rows, inner);
     through(memory.views[0]);
   }
   template <class T>
