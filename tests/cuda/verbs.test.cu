@@ -37,8 +37,8 @@ struct product_shape {
   index m, n, k, slack, offset;
 };
 
-/// c of c = beta c + a b, for the four ways to turn the operands, one after another; operands stored as A's and B's, of
-/// numbers that bfloat16 holds where they are `rounded`.
+/// c of c = beta c + a b, for the four ways to turn the operands, one after another. They are stored as A's and B's;
+/// `rounded`: of numbers that bfloat16 holds.
 template <class T, class A = T, class B = T, class D>
 std::vector<double> products(D& d, product_shape s, double beta, bool rounded = false) {
   const auto side = [&]<class S>(S, index r, index c, std::uint64_t seed) {

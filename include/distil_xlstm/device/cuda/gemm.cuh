@@ -52,7 +52,8 @@ __global__ void convert_kernel(const From* in, index in_stride, index in_step, T
         out[r * out_stride + c] = static_cast<To>(x);
     }
 }
-/// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row. `out` has more rows, or runs, of zeros.
+/// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row, and zeros in `out`'s further rows
+/// and runs.
 template <class Float>
 __global__ void round_kernel(const Float* in, index in_stride, bf16* out, index out_stride, index rows,
                              unsigned octs, index out_rows, unsigned out_octs) {
@@ -166,8 +167,8 @@ struct product_input {
     step = from_step == 0 ? 0 : to_step;
   }
 
-  /// Where products will look for the copy of m that whoever writes m makes himself: to be asked for once m's writing has
-  /// made other copies void. Without data where it would need zeros beside.
+  /// Where products will look for the copy of m, for a kernel that writes both, once copies of what m was are void.
+  /// Without data where zeros would have to lie beside.
   static matrix_view<P> copy_to_make(cuda_base& device, matrix_view<const float> m) {
     if (m.rows % padding != 0 || m.cols % padding != 0) return {};
     auto& copies = device.operand_copies();
@@ -211,8 +212,8 @@ __global__ void add_kernel(const T* x, index stride, T beta, matrix_view<T> c) {
     }
 }
 
-/// c = beta c + a b with operands of P. Tensor cores want the dimension that lies contiguous in an operand in multiples
-/// of 16 bytes: where copies have zeros beside them, k grows by zeros, and c is a part of a larger product.
+/// c = beta c + a b with operands of P. cuBLAS reads 16 bytes at a time where the size along an operand's rows is a
+/// multiple of that: with zeros beside the copies k grows, or c is a part of a larger product.
 template <class P, class T>
 void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
