@@ -237,8 +237,8 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace detail
 
-/// `f.operator()<V>(r, c)` for every element, a thread a pack of columns. An f that does not say what is `written` may write
-/// anything.
+/// `f.operator()<V>(r, c)` for every element, a thread a pack of columns. An f that does not say what is `written`
+/// may write anything.
 template <class F>
 void map(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(
