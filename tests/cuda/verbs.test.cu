@@ -224,7 +224,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(products_of_bf16_operands, P, float_precisions) {
       const std::string shape = std::to_string(s.m) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
       const auto want = products<double>(cpu, s, beta, true);
       const auto check = [&](const char* what, const std::vector<double>& got) {
-        check_close((what + shape).c_str(), got, want, testing::cuda_tolerance::product.fp32);
+        check_close((what + shape).c_str(), got, want, 1e-5);  // tensor cores' sums; rounding would be 1e-3
       };
       check("both, ", products<float, bf16, bf16>(gpu, s, beta, true));
       check("left, ", products<float, bf16, float>(gpu, s, beta, true));

@@ -265,8 +265,8 @@ class cuda_base {
 /// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not
 /// wait for the host. One device serves one caller at a time, on the thread that made it.
 ///
-/// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what lies between the products
-/// of a frozen decoder's layers.
+/// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what products alone read
+/// (`operand_t`), and what lies between the products of a frozen decoder's layers.
 ///
 /// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
 template <Precision P = fp32>
