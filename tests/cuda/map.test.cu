@@ -6,6 +6,7 @@
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 
 // Maps and folds of rows on the GPU: packs where columns and addresses allow, at any address.
@@ -111,6 +112,17 @@ void maps(double limit) {
   BOOST_TEST_MESSAGE("maps of " << sizeof(T) << " bytes: " << worst);
 }
 
+struct sum_and_product {
+  template <class V>
+  struct both {
+    V sum, product;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD both<V> operator()(V x, V z) const {
+    return {x + z, x * z};
+  }
+};
+
 template <class T>
 void folds(double limit) {
   device::cuda gpu;
@@ -144,6 +156,44 @@ void folds(double limit) {
 
 }  // namespace
 
+// What a transform writes as bfloat16 is the rounded float, in packs and at any address, and nothing beside it.
+BOOST_AUTO_TEST_CASE(transforms_that_round) {
+  device::cuda gpu;
+  rng random(7);
+  const bf16 nothing(std::numeric_limits<float>::quiet_NaN());
+  for (const auto& [rows, cols] :
+       {std::pair<index, index>{1, 1}, {3, 5}, {130, 1}, {70, 301}, {2, 20000}, {1000, 64}, {300, 1536}})
+    for (const index padding : {0, 2, 3, 4})
+      for (const index offset : {0, 1, 2, 4}) {
+        const index stride = cols + padding, all = rows * stride + offset;
+        std::vector<float> x(static_cast<std::size_t>(all)), z(x);
+        for (auto& v : x) v = static_cast<float>(3 * random.normal());
+        for (auto& v : z) v = static_cast<float>(3 * random.normal());
+        const std::vector<bf16> empty(x.size(), nothing);
+        buffer<float, device::cuda> cx(gpu, all), cz(gpu, all);
+        buffer<bf16, device::cuda> one(gpu, all), sum(gpu, all), product(gpu, all);
+        gpu.upload(cx.data(), x.data(), all * index{sizeof(float)});
+        gpu.upload(cz.data(), z.data(), all * index{sizeof(float)});
+        for (const auto* y : {&one, &sum, &product})
+          gpu.upload(y->data(), empty.data(), all * index{sizeof(bf16)});
+        const auto view = [&, rows = rows, cols = cols](const auto& memory) {
+          return matrix_view(memory.data() + offset, rows, cols, stride);
+        };
+        transform(gpu, view(one), math::plus{}, view(cx), view(cz));
+        transform(gpu, outputs{view(sum), view(product)}, sum_and_product{}, view(cx), view(cz));
+        const auto a = on_host(gpu, one), s = on_host(gpu, sum), p = on_host(gpu, product);
+        index wrong = 0;
+        for (index i = 0; i < all; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          const bool inside = i >= offset && (i - offset) % stride < cols;
+          const bf16 plus = inside ? bf16(x[at] + z[at]) : nothing,
+                     times = inside ? bf16(x[at] * z[at]) : nothing;
+          wrong += a[at].bits != plus.bits || s[at].bits != plus.bits || p[at].bits != times.bits;
+        }
+        BOOST_TEST(wrong == 0, wrong << " numbers are wrong, rows " << rows << " cols " << cols << " padding "
+                                     << padding << " offset " << offset);
+      }
+}
 BOOST_AUTO_TEST_CASE(maps_in_float) { maps<float>(2e-6); }
 BOOST_AUTO_TEST_CASE(maps_in_double) { maps<double>(1e-14); }
 BOOST_AUTO_TEST_CASE(folds_of_rows_in_float) { folds<float>(1e-6); }

@@ -8,6 +8,8 @@
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -20,8 +22,14 @@ template <class T, class D>
 struct operand {
   on_device<T, D> memory;
   index rows, cols, offset, stride;
-  operand(D& d, index r, index c, std::uint64_t seed, index o, index s)
-      : memory(d, random_numbers(r * s, seed)), rows(r), cols(c), offset(o), stride(s) {}
+  operand(D& d, index r, index c, std::uint64_t seed, index o, index s, bool rounded)
+      : memory(d, numbers(r * s, seed, rounded)), rows(r), cols(c), offset(o), stride(s) {}
+  static std::vector<double> numbers(index n, std::uint64_t seed, bool rounded) {
+    auto x = random_numbers(n, seed);
+    if (rounded)
+      for (auto& v : x) v = bf16(static_cast<float>(v));
+    return x;
+  }
   matrix_view<const T> view() const { return {memory.data() + offset, rows, cols, stride}; }
 };
 
@@ -29,13 +37,15 @@ struct product_shape {
   index m, n, k, slack, offset;
 };
 
-/// c of c = beta c + a b, for the four ways to turn the operands, one after another.
-template <class T, class D>
-std::vector<double> products(D& d, product_shape s, double beta) {
-  const auto side = [&](index r, index c, std::uint64_t seed) {
-    return operand<T, D>(d, r, c, seed, s.offset, c + s.slack);
+/// c of c = beta c + a b, for the four ways to turn the operands, one after another. They are stored as A's and B's;
+/// `rounded`: of numbers that bfloat16 holds.
+template <class T, class A = T, class B = T, class D>
+std::vector<double> products(D& d, product_shape s, double beta, bool rounded = false) {
+  const auto side = [&]<class S>(S, index r, index c, std::uint64_t seed) {
+    return operand<S, D>(d, r, c, seed, s.offset, c + s.slack, rounded);
   };
-  const auto a = side(s.m, s.k, 1), b = side(s.k, s.n, 2), at = side(s.k, s.m, 3), bt = side(s.n, s.k, 4);
+  const auto a = side(A(), s.m, s.k, 1), at = side(A(), s.k, s.m, 3);
+  const auto b = side(B(), s.k, s.n, 2), bt = side(B(), s.n, s.k, 4);
   std::vector<double> all;
   const auto run = [&](auto left, auto right) {
     on_device<T, D> c(d, random_numbers(s.m * (s.n + s.slack), 5));
@@ -205,6 +215,122 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
   }
 }
 
+// Operands that are bfloat16 already, beside others that are, or that hold the same numbers as floats.
+BOOST_AUTO_TEST_CASE_TEMPLATE(products_of_bf16_operands, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  device::cpu cpu(2);
+  for (const auto& s : shapes)
+    for (const double beta : {0.0, 1.0, -0.5}) {
+      const std::string shape = std::to_string(s.m) + " x " + std::to_string(s.n) + " x " + std::to_string(s.k);
+      const auto want = products<double>(cpu, s, beta, true);
+      const auto check = [&](const char* what, const std::vector<double>& got) {
+        check_close((what + shape).c_str(), got, want, 1e-5);  // tensor cores' sums; rounding would be 1e-3
+      };
+      check("both, ", products<float, bf16, bf16>(gpu, s, beta, true));
+      check("left, ", products<float, bf16, float>(gpu, s, beta, true));
+      check("right, ", products<float, float, bf16>(gpu, s, beta, true));
+      check("neither, ", products<float>(gpu, s, beta, true));
+    }
+}
+
+// A width that is no multiple of 8: products of even sizes take the place of odd ones, and write nothing beside.
+BOOST_AUTO_TEST_CASE(gradients_of_a_narrow_map) {
+  const auto run = []<class T, class D>(D& d, T, index rows, index in, index out) {
+    const index beside = 5 * in;
+    const on_device<T, D> w(d, random_numbers(out * in, 1)), b(d, random_numbers(out, 2)),
+        x(d, random_numbers(rows * in, 3)), dy(d, random_numbers(rows * out, 4)), y(d, rows * out),
+        dx(d, random_numbers(rows * in, 5)), dw(d, random_numbers(out * in + beside, 6)),
+        db(d, random_numbers(out, 7));
+    const linear<> map{in, out, true};
+    const linear_params<matrix_view<T>, T*> p{{w.data(), out, in}, b.data()},
+        g{{dw.data(), out, in}, db.data()};
+    const matrix_view<const T> rows_in(x.data(), rows, in), above(dy.data(), rows, out);
+    map.forward(d, p, rows_in, matrix_view<T>(y.data(), rows, out));
+    map.backward(d, p, g, rows_in, above, matrix_view<T>(dx.data(), rows, in), T(1));
+    return std::vector{y.numbers(), dx.numbers(), dw.numbers(), db.numbers()};
+  };
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  for (const auto& [rows, in, out] :
+       {std::array<index, 3>{500, 64, 27}, {501, 64, 27}, {77, 30, 19}, {1000, 27, 64}, {4096, 576, 27}}) {
+    const auto got = run(gpu, float(), rows, in, out), want = run(cpu, double(), rows, in, out);
+    check_all(std::to_string(rows) + " rows, " + std::to_string(in) + " to " + std::to_string(out), got, want,
+              1e-2);
+    for (std::size_t i = static_cast<std::size_t>(out * in); i < got[2].size(); ++i)
+      BOOST_TEST(got[2][i] == want[2][i]);
+  }
+}
+
+// What products alone read is rounded by whoever makes it: the same numbers as floats that the products round.
+BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  for (const auto& [rows, width, inner] : {std::array<index, 3>{40, 48, 80}, {300, 64, 192}}) {
+    const index size = width * inner, across = rows * inner;
+    const swiglu block{width, inner};
+    const numbers w(gpu, random_numbers(3 * size, 1, 0.3)), x(gpu, random_numbers(rows * width, 2)),
+        dy(gpu, random_numbers(rows * width, 3)), gate(gpu, across), up(gpu, across);
+    const auto weights = [&, width = width, inner = inner](float* at) {
+      using one = linear_params<matrix_view<float>, float*>;
+      return swiglu_params<matrix_view<float>, float*>{one{{at, inner, width}}, one{{at + size, inner, width}},
+                                                       one{{at + 2 * size, width, inner}}};
+    };
+    const auto p = weights(w.data());
+    const swiglu_tape<float> k{{gate.data(), rows, inner}, {up.data(), rows, inner}, {}};
+    const matrix_view<const float> in(x.data(), rows, width), above(dy.data(), rows, width);
+    const numbers y(gpu, rows * width), dx(gpu, rows * width), g(gpu, random_numbers(3 * size, 4));
+    block.forward(gpu, sequence_view{1, rows}, p, no_state{}, k, in, matrix_view<float>(y.data(), rows, width));
+    block.backward(gpu, sequence_view{1, rows}, p, weights(g.data()), k, in, above,
+                   matrix_view<float>(dx.data(), rows, width));
+
+    const numbers act(gpu, across), dact(gpu, across), dgate(gpu, across), dup(gpu, across),
+        y2(gpu, rows * width), dx2(gpu, rows * width), g2(gpu, random_numbers(3 * size, 4));
+    const auto wide = [&, rows = rows, inner = inner](const numbers& m) {
+      return matrix_view<float>(m.data(), rows, inner);
+    };
+    const auto q = weights(g2.data());
+    const linear<> to{width, inner}, from{inner, width};
+    transform(gpu, wide(act), detail::gated_activation{activation::silu}, k.gate, k.up);
+    from.forward(gpu, p.down_proj, wide(act), matrix_view<float>(y2.data(), rows, width));
+    from.backward(gpu, p.down_proj, q.down_proj, wide(act), above, wide(dact));
+    transform(gpu, outputs{wide(dgate), wide(dup)}, detail::gated_activation_backward{activation::silu}, k.gate,
+              k.up, wide(dact));
+    const matrix_view<float> below(dx2.data(), rows, width);
+    to.backward(gpu, p.gate_proj, q.gate_proj, in, wide(dgate), below);
+    to.backward(gpu, p.up_proj, q.up_proj, in, wide(dup), below, 1.f);
+    BOOST_TEST((y.numbers() == y2.numbers()));
+    BOOST_TEST((dx.numbers() == dx2.numbers()));
+    BOOST_TEST((g.numbers() == g2.numbers()));
+  }
+}
+
+// A norm for products gives what they would have rounded themselves.
+BOOST_AUTO_TEST_CASE(a_norm_rounds_for_products) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
+    const index n = 48;
+    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
+        w(gpu, random_numbers(n * width, 3)), statistics(gpu, 2 * rows), u(gpu, rows * width);
+    const auto mapped = [&, rows = rows, width = width](bool for_products, bool written) {
+      const rms_norm<> block{width, 1, 1e-6, for_products};
+      const numbers y(gpu, rows * n);
+      const matrix_view<float> normed(u.data(), rows, width);
+      block.forward(gpu, norm_params<float*>{weight.data()}, norm_tape<float>{statistics.data()},
+                    matrix_view<const float>(x.data(), rows, width), normed);
+      if (written)
+        transform(gpu, normed.columns(3, 1), math::times{}, normed.columns(3, 1), normed.columns(4, 1));
+      gemm(gpu, matrix_view<const float>(normed), transposed(matrix_view<const float>(w.data(), n, width)),
+           matrix_view<float>(y.data(), rows, n));
+      return y.numbers();
+    };
+    for (const bool written : {false, true})
+      BOOST_TEST((mapped(true, written) == mapped(false, written)), rows << " rows of " << width);
+  }
+}
+
 /// Doubles a matrix.
 struct doubled {
   using scalar = float;
@@ -212,6 +338,17 @@ struct doubled {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     math::store<V>(x.row(r) + c, V(2) * math::load<V>(x.row(r) + c));
+  }
+};
+
+struct twice {
+  template <class V>
+  struct both {
+    V first, second;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD both<V> operator()(V x) const {
+    return {x + x, x + x};
   }
 };
 
@@ -239,6 +376,11 @@ BOOST_AUTO_TEST_CASE(a_product_sees_what_was_written_before_it) {
     BOOST_TEST((y.numbers() == want.numbers()), what);
   };
   check("map", [&] { map(gpu, m, k, doubled{rows}); });
+  check("transform", [&] { transform(gpu, rows, math::plus{}, rows, rows); });
+  check("transform of a column", [&] {
+    const auto last = rows.columns(k - 1, 1);
+    transform(gpu, outputs{matrix_view<float>(y.data(), m, 1), last}, twice{}, last);
+  });
   check("copy", [&] { gpu.copy(x.data(), other.data(), x.bytes()); });
   check("product", [&] {
     gemm(gpu, matrix_view<const float>(other.data(), m, k), matrix_view<const float>(square.data(), k, k),

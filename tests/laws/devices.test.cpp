@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 
 namespace distil_xlstm {
@@ -12,6 +13,18 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(every_verb_is_its_naive_loop, T, scalars) {
   device::cpu device(2);
   const auto report = testing::check_device<T>(device);
   BOOST_TEST(report.ok(), report.text);
+}
+
+BOOST_AUTO_TEST_CASE(a_transform_may_round_what_it_writes) {
+  constexpr index rows = 3, cols = 70;
+  device::cpu device(1);
+  buffer<float, device::cpu> x(device, rows * cols);
+  buffer<bf16, device::cpu> y(device, rows * cols);
+  rng random(1);
+  for (index i = 0; i < rows * cols; ++i) x.data()[i] = static_cast<float>(random.normal());
+  const matrix_view in(x.data(), rows, cols);
+  transform(device, matrix_view(y.data(), rows, cols), math::times{}, in, in);
+  for (index i = 0; i < rows * cols; ++i) BOOST_TEST(y.data()[i].bits == bf16(x.data()[i] * x.data()[i]).bits);
 }
 
 // A precision rules its own scalar: floats on a device of doubles, and doubles on any, are what they are.

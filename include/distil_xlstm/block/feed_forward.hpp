@@ -91,12 +91,19 @@ struct feed_forward {
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
-    const auto memory = scratch_matrices<T>(d, x.rows, 2 * inner, inner);
-    const auto [dup, dact] = memory.views;
+    const auto memory = scratch_matrices<T>(d, x.rows, inner);
+    const matrix_view<T> dact = memory.views[0];
     down().backward(d, p.proj_down, g.proj_down, k.y, dy, dact);
-    transform(d, outputs{dup.columns(0, inner), dup.columns(inner, inner)},
-              detail::gated_activation_backward{act}, k.up.columns(0, inner), k.up.columns(inner, inner), dact);
-    up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
+    const auto through = [&]<class U>(U) {
+      const auto room = scratch_matrices<U>(d, x.rows, 2 * inner);
+      const matrix_view<U> dup = room.views[0];
+      transform(d, outputs{dup.columns(0, inner), dup.columns(inner, inner)},
+                detail::gated_activation_backward{act}, k.up.columns(0, inner), k.up.columns(inner, inner),
+                dact);
+      up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
+    };
+    // The gradient of a bias sums numbers that are not rounded.
+    bias ? through(T()) : through(operand_t<std::remove_reference_t<decltype(d)>, T>());
   }
   /// @}
 

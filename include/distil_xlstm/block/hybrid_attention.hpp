@@ -193,8 +193,9 @@ struct hybrid_attention {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    base.project(d, seq, p.attention, s.window, k.attention, x);
+    // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
+    base.project(d, seq, p.attention, s.window, k.attention, x);
     {
       const index wide = query_features().width_out();
       const auto memory = scratch_matrices<T>(d, x.rows, wide, wide, inner());
@@ -208,9 +209,13 @@ struct hybrid_attention {
       return base.output().forward(d, p.attention.o_proj, k.r, y);
     }
     base.attend(d, seq, s.window, k.attention);
-    const auto memory = scratch_matrices<T>(d, x.rows, inner());
-    mix(d, k, memory.views[0]);
-    base.output().forward(d, p.attention.o_proj, memory.views[0], y);
+    const auto through = [&]<class H>(H) {
+      const auto memory = scratch_matrices<H>(d, x.rows, inner());
+      mix(d, k, memory.views[0]);
+      base.output().forward(d, p.attention.o_proj, memory.views[0], y);
+    };
+    // Of few rows, as a decoder has them over a transient tape, products may read what is not rounded.
+    k.chunk_states ? through(operand_t<std::remove_reference_t<decltype(d)>, T>()) : through(T());
   }
 
   template <class T>
@@ -223,8 +228,12 @@ struct hybrid_attention {
     const index heads = base.heads;
     matrix_view<T> dmemory = dh;
     if (has_window()) {
-      mix(d, k, dr);
-      base.output().backward(d, p.attention.o_proj, g.attention.o_proj, dr, dy, dh);
+      {
+        const auto room =
+            scratch_matrices<operand_t<std::remove_reference_t<decltype(d)>, T>>(d, x.rows, inner());
+        mix(d, k, room.views[0]);
+        base.output().backward(d, p.attention.o_proj, g.attention.o_proj, room.views[0], dy, dh);
+      }
       const matrix_view<const T> o = gate(k, output_gate);
       fold_rows(
           d, x.rows * heads, base.head_dim,
@@ -309,8 +318,8 @@ struct hybrid_attention {
         detail::repeat_heads<T>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
     return memory;
   }
-  template <class D, class T>
-  void mix(D& d, const hybrid_attention_tape<T>& k, matrix_view<T> h) const {
+  template <class D, class T, class H>
+  void mix(D& d, const hybrid_attention_tape<T>& k, matrix_view<H> h) const {
     transform_groups(d, base.heads, h, detail::gated_mix{}, detail::head_gate<T>{gate(k, output_gate)}, k.r,
                      k.attention.y);
   }

@@ -46,19 +46,24 @@ struct linear {
   }
   /// @}
 
-  /// y = x Wᵀ (+ b), for a block that it is a part of.
-  template <class T>
-  void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> y) const {
-    gemm(d, x, transposed(p.weight), y);
+  /// y = x Wᵀ (+ b), for a block that it is a part of. x may be stored as the device's `operand_t`.
+  template <class T, class X = const T>
+  void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y) const {
+    gemm(d, matrix_view<const X>(x), transposed(p.weight), y);
     if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
   }
-  /// dx = beta dx + dy W; adds to g.
-  template <class T>
-  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, const_view<T> dy, matrix_view<T> dx,
+  /// dx = beta dx + dy W; adds to g. x and dy may be stored as the device's `operand_t`; throws `error` where a bias
+  /// would sum a rounded dy.
+  template <class T, class X = const T, class Dy = const T>
+  void backward(auto& d, const auto& p, const auto& g, matrix_view<X> x, matrix_view<Dy> dy, matrix_view<T> dx,
                 std::type_identity_t<T> beta = 0) const {
-    gemm(d, dy, p.weight, dx, beta);
-    gemm(d, transposed(dy), x, g.weight, T(1));
-    if (g.bias) add_column_sums(d, dy, g.bias);
+    constexpr bool rounded = !std::is_same_v<std::remove_const_t<Dy>, T>;
+    require(!rounded || !g.bias, "linear: the gradient of a bias sums numbers that are not rounded");
+    const matrix_view<const Dy> above = dy;
+    gemm(d, above, p.weight, dx, beta);
+    gemm(d, transposed(above), matrix_view<const X>(x), g.weight, T(1));
+    if constexpr (!rounded)
+      if (g.bias) add_column_sums(d, above, g.bias);
   }
 
   /// @{

@@ -29,6 +29,7 @@ struct norm {
   [[no_unique_address]] extent<Width> width{};  ///< of x and of y
   index groups = 1;                             ///< must divide `width`
   double epsilon = 1e-5;                        ///< eps, beside the variance
+  bool for_products = false;                    ///< y goes into products: see `norm_view`
 
   /// @name What every block has
   /// @{
@@ -86,7 +87,8 @@ struct norm {
   /// The norm as functors see it; for layers that fuse it with their own element-wise part.
   template <class T>
   norm_view<T> view(const T* weight) const {
-    return {groups, width / groups, Kind.subtract_mean, Kind.residual_weight, static_cast<T>(epsilon), weight};
+    return {groups, width / groups, Kind.subtract_mean, Kind.residual_weight, static_cast<T>(epsilon),
+            weight, for_products};
   }
 };
 

@@ -65,16 +65,26 @@ struct basic_swiglu {
                matrix_view<T> y) const {
     up().forward(d, p.gate_proj, x, k.gate);
     up().forward(d, p.up_proj, x, k.up);
-    const auto memory = scratch_matrices<T>(d, x.rows, k.y.data ? 0 : inner);
-    const matrix_view<T> act = k.y.data ? k.y : memory.views[0];
-    transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
-    down().forward(d, p.down_proj, act, y);
+    const auto through = [&](auto act) {
+      transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
+      down().forward(d, p.down_proj, act, y);
+    };
+    using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+    // Products with frozen weights round any number of rows, others of a few read what is not rounded.
+    constexpr bool rounds =
+        !std::is_same_v<operand, T> && std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
+    if (k.y.data && !rounds) return through(k.y);
+    const auto memory = scratch_matrices<operand>(d, x.rows, inner);
+    through(memory.views[0]);
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
-    const auto memory = scratch_matrices<T>(d, x.rows, inner, inner, inner);
-    const auto [dact, dgate, dup] = memory.views;
+    const auto memory = scratch_matrices<T>(d, x.rows, inner);
+    const matrix_view<T> dact = memory.views[0];
+    const auto operands =
+        scratch_matrices<operand_t<std::remove_reference_t<decltype(d)>, T>>(d, x.rows, inner, inner);
+    const auto [dgate, dup] = operands.views;
     // The product lies where the gate's gradient will.
     transform(d, dgate, detail::gated_activation{activation::silu}, k.gate, k.up);
     down().backward(d, p.down_proj, g.down_proj, dgate, dy, dact);

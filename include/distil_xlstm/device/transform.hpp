@@ -112,9 +112,16 @@ struct short_rows {
   DISTIL_XLSTM_HD element at(index r, index c) const { return {r / groups, r % groups * width + c, r}; }
 };
 
+/// Tells `copies` where results are written.
+template <class Copies, class T, index N>
+void tell_written(Copies& copies, const outputs<T, N>& y) {
+  copies.written(y.first.data, y.first.row(y.first.rows - 1) + y.first.cols);
+  if constexpr (N > 1) tell_written(copies, y.rest);
+}
+
 template <class T, index N, class Rows, class F, class Xs>
 struct transform_map {
-  using scalar = T;
+  using scalar = math::computed_t<T>;
   F f;
   Rows rows;
   outputs<T, N> y;
@@ -132,6 +139,11 @@ struct transform_map {
       const auto [first, second, third] = x.template apply<V>(f, e);
       write<V>(y.first, e, first), write<V>(y.rest.first, e, second), write<V>(y.rest.rest.first, e, third);
     }
+  }
+  /// For a device with copies of operands: all else stays what it is.
+  template <class Copies>
+  void written(Copies& copies) const {
+    tell_written(copies, y);
   }
 };
 
@@ -170,6 +182,8 @@ struct fill_map {
 ///
 ///     transform(d, y, math::plus{}, y, broadcast(bias));        // y += bias
 ///     transform(d, outputs{dgate, dvalue}, f, gate, value, dy)  // f returns a struct of two V's, in that order
+///
+/// y may be bf16: what f gives of floats is rounded.
 ///
 /// f is a struct with `template <class V> DISTIL_XLSTM_HD V operator()(V...) const`; where only a CPU runs it, a
 /// generic lambda does. Throws `error` where a matrix has another shape.

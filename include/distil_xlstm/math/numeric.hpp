@@ -2,8 +2,10 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include <distil_xlstm/core/config.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/core/extent.hpp>
 
 /// Scalar equations are written once over a numeric type V: a scalar in a CUDA thread, a SIMD pack on the CPU.
@@ -23,6 +25,10 @@ using scalar_of = typename numeric_traits<V>::scalar;
 /// The lanes of a numeric type: 1 of a scalar.
 template <class V>
 inline constexpr index width_of = numeric_traits<V>::width;
+
+/// What stored numbers are computed in: bfloat16 in float, others in their own type.
+template <class T>
+using computed_t = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
 
 /// Reads width_of<V> consecutive numbers.
 template <class V>
@@ -48,6 +54,16 @@ DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
     *p = v;
   else
     v.store(p);
+}
+/// The same, rounded to bfloat16.
+template <class V>
+DISTIL_XLSTM_HD void store(bf16* p, V v) {
+  if constexpr (width_of<V> == 1)
+    *p = bf16(static_cast<float>(v));
+  else if constexpr (requires { v.store(p); })
+    v.store(p);
+  else
+    for (index i = 0; i < width_of<V>; ++i) p[i] = bf16(static_cast<float>(v.v[i]));
 }
 
 /// The numbers f(0), f(1), ..., a lane each; a pack shows its lanes as v[lane].

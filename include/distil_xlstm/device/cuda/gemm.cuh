@@ -35,14 +35,15 @@ cuda_operand product_operand(transposed_matrix<M> m) {
   return o;
 }
 
-/// out[r, c] = in[r, c] for `count` matrices, in another type; rows of `out` are contiguous but for padding.
+/// out[r, c] = in[r, c] for `count` matrices, in another type, and zeros in `out`'s further rows and columns.
 template <class To, class From>
 __global__ void convert_kernel(const From* in, index in_stride, index in_step, To* out, index out_stride,
-                               index out_step, index rows, index cols) {
+                               index out_step, index rows, index cols, index out_rows, index out_cols) {
   in += blockIdx.z * in_step, out += blockIdx.z * out_step;
-  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
-    for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < cols; c += gridDim.x * blockDim.x) {
-      const From x = in[r * in_stride + c];
+  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < out_rows; r += gridDim.y * blockDim.y)
+    for (index c = blockIdx.x * blockDim.x + threadIdx.x; c < out_cols; c += gridDim.x * blockDim.x) {
+      From x{};
+      if (r < rows && c < cols) x = in[r * in_stride + c];
       if constexpr (std::is_same_v<From, bf16>)
         out[r * out_stride + c] = static_cast<To>(static_cast<float>(x));
       else if constexpr (std::is_same_v<To, bf16>)
@@ -51,14 +52,18 @@ __global__ void convert_kernel(const From* in, index in_stride, index in_step, T
         out[r * out_stride + c] = static_cast<To>(x);
     }
 }
-/// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row.
+/// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row, and zeros in `out`'s further rows
+/// and runs.
 template <class Float>
 __global__ void round_kernel(const Float* in, index in_stride, bf16* out, index out_stride, index rows,
-                             unsigned octs) {
-  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < rows; r += gridDim.y * blockDim.y)
-    for (unsigned c = blockIdx.x * blockDim.x + threadIdx.x; c < octs; c += gridDim.x * blockDim.x) {
-      const float4* from = reinterpret_cast<const float4*>(in + r * in_stride + 8 * c);
-      const float4 x = from[0], y = from[1];
+                             unsigned octs, index out_rows, unsigned out_octs) {
+  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < out_rows; r += gridDim.y * blockDim.y)
+    for (unsigned c = blockIdx.x * blockDim.x + threadIdx.x; c < out_octs; c += gridDim.x * blockDim.x) {
+      float4 x{}, y{};
+      if (r < rows && c < octs) {
+        const float4* from = reinterpret_cast<const float4*>(in + r * in_stride + 8 * c);
+        x = from[0], y = from[1];
+      }
       union {
         __nv_bfloat162 pairs[4];
         uint4 all;
@@ -69,17 +74,22 @@ __global__ void round_kernel(const Float* in, index in_stride, bf16* out, index 
     }
 }
 
+/// Of `count` matrices [rows, cols]; `more_rows` and `more_cols` of zeros follow in `out`.
 template <class To, class From>
 void convert(cuda_base& device, index count, const From* in, index in_stride, index in_step, To* out,
-             index out_stride, index out_step, index rows, index cols) {
+             index out_stride, index out_step, index rows, index cols, index more_rows = 0,
+             index more_cols = 0) {
   const unsigned z = static_cast<unsigned>(count);
-  device.operand_copies().written(out, out + (count - 1) * out_step + rows * out_stride);
+  const index out_rows = rows + more_rows, out_cols = cols + more_cols;
+  device.operand_copies().written(out, out + (count - 1) * out_step + out_rows * out_stride);
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
-    if (count == 1 && cols % 8 == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 && is_aligned(in)) {
-      if (in_stride == cols && out_stride == cols && rows * cols / 8 < (index{1} << 31)) {
-        const unsigned octs = static_cast<unsigned>(rows * cols / 8);
-        enqueue(device, "rounding to bfloat16", {grid_size(octs, 256), 256}, round_kernel<float>, in, 0, out, 0,
-                1, octs);
+    if (count == 1 && cols % 8 == 0 && more_cols == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 &&
+        is_aligned(in)) {
+      if (in_stride == cols && out_stride == cols && out_rows * cols / 8 < (index{1} << 31)) {
+        const unsigned octs = static_cast<unsigned>(rows * cols / 8),
+                       out_octs = static_cast<unsigned>(out_rows * cols / 8);
+        enqueue(device, "rounding to bfloat16", {grid_size(out_octs, 256), 256}, round_kernel<float>, in, 0,
+                out, 0, 1, octs, 1, out_octs);
       } else {
         const unsigned octs = static_cast<unsigned>(cols / 8),
                        x = octs >= 128  ? 128
@@ -87,15 +97,17 @@ void convert(cuda_base& device, index count, const From* in, index in_stride, in
                                         : 16,
                        y = 256 / x;
         enqueue(device, "rounding to bfloat16",
-                {dim3(grid_size(octs, x, 4096), grid_size(rows, y, 16384)), dim3(x, y)}, round_kernel<float>,
-                in, in_stride, out, out_stride, rows, octs);
+                {dim3(grid_size(octs, x, 4096), grid_size(out_rows, y, 16384)), dim3(x, y)},
+                round_kernel<float>, in, in_stride, out, out_stride, rows, octs, out_rows, octs);
       }
       return;
     }
   }
-  const unsigned x = cols >= 256 ? 256 : 32, y = 256 / x;
-  enqueue(device, "conversion", {dim3(grid_size(cols, x, 4096), grid_size(rows, y, 16384), z), dim3(x, y)},
-          convert_kernel<To, From>, in, in_stride, in_step, out, out_stride, out_step, rows, cols);
+  const unsigned x = out_cols >= 256 ? 256 : 32, y = 256 / x;
+  enqueue(device, "conversion",
+          {dim3(grid_size(out_cols, x, 4096), grid_size(out_rows, y, 16384), z), dim3(x, y)},
+          convert_kernel<To, From>, in, in_stride, in_step, out, out_stride, out_step, rows, cols, out_rows,
+          out_cols);
 }
 
 /// Where a product reads an operand: its own numbers, or a copy in the product's type. Rows of a copy are
@@ -105,6 +117,7 @@ struct product_input {
   scratch_lease<P, cuda_memory> memory;
   const P* data;
   index stride, step;
+  bool even = false;  ///< zeros follow its rows and columns up to multiples of `padding`
 
   static constexpr index padding = 16 / static_cast<index>(sizeof(P));
   static index padded(index n) { return (n + padding - 1) / padding * padding; }
@@ -154,6 +167,15 @@ struct product_input {
     step = from_step == 0 ? 0 : to_step;
   }
 
+  /// Where products will look for the copy of m, for a kernel that writes both, once copies of what m was are void.
+  /// Without data where zeros would have to lie beside.
+  static matrix_view<P> copy_to_make(cuda_base& device, matrix_view<const float> m) {
+    if (m.rows % padding != 0 || m.cols % padding != 0) return {};
+    auto& copies = device.operand_copies();
+    void* copy = copies.find({m.data, m.rows, m.cols, m.stride}, m.size() * index{sizeof(P)}, false).first;
+    return {static_cast<P*>(copy), m.rows, m.cols};
+  }
+
  private:
   void round(cuda_base& device, const cuda_operand& o, index count, index from_step) {
     // Items one beside another in rows, or one below another, are one matrix.
@@ -165,27 +187,52 @@ struct product_input {
     if (!one && !below && beside) whole.cols = (count - 1) * from_step + o.cols;
     const bool separate = !one && !below && !beside;
     stride = padded(whole.cols);
-    const index copies = separate ? count : 1, copy_step = whole.rows * stride;
+    const index more_rows = separate ? 0 : padded(whole.rows) - whole.rows;
+    const index copies = separate ? count : 1, copy_step = (whole.rows + more_rows) * stride;
     const auto* in = static_cast<const float*>(o.data);
     const auto [copy, there] = device.operand_copies().find({o.data, whole.rows, whole.cols, o.stride},
                                                             copies * copy_step * index{2}, separate);
     auto* out = static_cast<bf16*>(copy);
     if (!there)
-      convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols);
+      convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols,
+              more_rows, stride - whole.cols);
     data = out;
+    even = count == 1;
     step = from_step == 0 ? 0 : separate ? copy_step : below ? o.rows * stride : from_step;
   }
 };
 
-/// c = beta c + a b with operands of P.
+/// c = beta c + x, rows of x `stride` apart
+template <class T>
+__global__ void add_kernel(const T* x, index stride, T beta, matrix_view<T> c) {
+  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < c.rows; r += gridDim.y * blockDim.y)
+    for (index col = blockIdx.x * blockDim.x + threadIdx.x; col < c.cols; col += gridDim.x * blockDim.x) {
+      T* to = c.row(r) + col;
+      *to = (beta == T(0) ? T(0) : beta * *to) + x[r * stride + col];
+    }
+}
+
+/// c = beta c + a b with operands of P. cuBLAS reads 16 bytes at a time where the size along an operand's rows is a
+/// multiple of that: with zeros beside the copies k grows, or c is a part of a larger product.
 template <class P, class T>
 void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
   const product_input<P> pa(device, a, count, step_a), pb(device, b, count, step_b);
+  const blas_operand<P> left{pa.data, pa.stride, a.transposed, pa.step},
+      right{pb.data, pb.stride, b.transposed, pb.step};
+  const auto padded = [](bool pads, index n) { return pads ? product_input<P>::padded(n) : n; };
+  const index k = padded(pa.even && pb.even && !(a.transposed && !b.transposed),
+                         a.transposed ? a.rows : a.cols),
+              m = padded(pa.even && a.transposed, c.rows), n = padded(pb.even && !b.transposed, c.cols);
   const blas_batch batch{count, step_c};
-  blas_product(device, c.rows, c.cols, a.transposed ? a.rows : a.cols,
-               blas_operand<P>{pa.data, pa.stride, a.transposed, pa.step},
-               blas_operand<P>{pb.data, pb.stride, b.transposed, pb.step}, beta, c.data, c.stride, &batch);
+  if (m == c.rows && n == c.cols)
+    return blas_product(device, m, n, k, left, right, beta, c.data, c.stride, &batch);
+  auto larger = device.template scratch<T>(m * n);
+  blas_product(device, m, n, k, left, right, 0, larger.data(), n, &batch);
+  enqueue(device, "adding a product",
+          {dim3(grid_size(c.cols, 32, 4096), grid_size(c.rows, 8, 16384)), dim3(32, 8)}, add_kernel<T>,
+          larger.data(), n, beta, c);
+  device.operand_copies().written(c.data, c.row(c.rows - 1) + c.cols);
 }
 
 /// In the precision's type, but for few rows over weights that would be rounded for them alone.

@@ -46,7 +46,7 @@ struct cuda_memory {
 
 /// Copies of products' operands in bfloat16. One is good for the products that follow it directly (two maps of one
 /// input, or the two gradients that one output's gradient gives): anything else that the device is asked for may write
-/// its operand, and calls `invalidate`.
+/// its operand, and calls `invalidate`, or says what is `written`.
 class operand_copies {
  public:
   struct key {
@@ -84,7 +84,7 @@ class operand_copies {
   }
   /// No copy made so far is good any longer.
   void invalidate() { ++epoch_; }
-  /// A product has written memory from `begin` to `end`.
+  /// Memory from `begin` to `end` is written anew.
   void written(const void* begin, const void* end) {
     for (slot& s : slots_) {
       const char* from = static_cast<const char*>(s.of.data);
@@ -265,8 +265,8 @@ class cuda_base {
 /// One NVIDIA GPU, compute capability 8.0 or later. All work goes through one stream, in order, and does not
 /// wait for the host. One device serves one caller at a time, on the thread that made it.
 ///
-/// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what lies between the products
-/// of a frozen decoder's layers.
+/// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what products alone read
+/// (`operand_t`), and what lies between the products of a frozen decoder's layers.
 ///
 /// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
 template <Precision P = fp32>

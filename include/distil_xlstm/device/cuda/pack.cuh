@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/device/cuda/tensor_core.cuh>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -40,6 +42,13 @@ struct cuda_pack {
       write_words(p, v);
     else
       for (index i = 0; i < width; ++i) p[i] = v[i];
+  }
+  /// The same, rounded.
+  DISTIL_XLSTM_HD void store(bf16* p) const requires std::is_same_v<T, float> {
+    if (aligned(p, 8))
+      write_words(p, v);
+    else
+      for (index i = 0; i < width; ++i) p[i] = bf16(v[i]);
   }
 
   /// @name What a numeric type has
@@ -99,7 +108,9 @@ struct cuda_pack {
   /// @}
 
  private:
-  static DISTIL_XLSTM_HD bool aligned(const T* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+  static DISTIL_XLSTM_HD bool aligned(const void* p, int bytes = 16) {
+    return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
+  }
   // In assembly: left to itself, the compiler sees what the two ways share and makes four accesses of both.
   static DISTIL_XLSTM_HD void read_words(float (&to)[4], const float* p) {
 #if defined(__CUDA_ARCH__)
@@ -132,6 +143,15 @@ struct cuda_pack {
     asm volatile("st.v2.f64 [%0], {%1, %2};" ::"l"(p), "d"(from[0]), "d"(from[1]) : "memory");
 #else
     for (index i = 0; i < 2; ++i) p[i] = from[i];
+#endif
+  }
+  static DISTIL_XLSTM_HD void write_words(bf16* p, const float (&from)[4]) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("st.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(detail::pack_bf16(from[0], from[1])),
+                 "r"(detail::pack_bf16(from[2], from[3]))
+                 : "memory");
+#else
+    for (index i = 0; i < 4; ++i) p[i] = bf16(from[i]);
 #endif
   }
   template <class F>

@@ -237,7 +237,8 @@ __global__ void __launch_bounds__(128)
 
 }  // namespace detail
 
-/// `f.operator()<V>(r, c)` for every element, a thread a pack of columns.
+/// `f.operator()<V>(r, c)` for every element, a thread a pack of columns. An f that does not say what is `written`
+/// may write anything.
 template <class F>
 void map(cuda_base& device, index rows, index cols, const F& f) {
   static_assert(
@@ -250,7 +251,12 @@ void map(cuda_base& device, index rows, index cols, const F& f) {
   unsigned x = 1, y = 256;
   while (x < 256 && x < packs && (x < 32 || rows < y)) x *= 2, y /= 2;
   const dim3 grid(detail::grid_size(packs, x, 4096), detail::grid_size(rows, y, 16384));
-  detail::launch(device, "map", {grid, dim3(x, y)}, detail::map_kernel<F>, f, rows, cols);
+  if constexpr (requires { f.written(device.operand_copies()); }) {
+    detail::enqueue(device, "map", {grid, dim3(x, y)}, detail::map_kernel<F>, f, rows, cols);
+    f.written(device.operand_copies());
+  } else {
+    detail::launch(device, "map", {grid, dim3(x, y)}, detail::map_kernel<F>, f, rows, cols);
+  }
 }
 
 /// One fold a row: a warp's for short rows, a block's for long ones.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <distil_xlstm/core/dtype.hpp>
+#include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/norm/op.hpp>
@@ -85,10 +86,11 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
   return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
 }
 
-/// Statistics, and y where `Write`.
+/// Statistics, and y where `Write`, rounded, too, where there is a place for that.
 template <int Threads, int Vectors, bool Write>
 __global__ void __launch_bounds__(256)
-    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y) {
+    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y,
+                   matrix_view<bf16> rounded) {
   using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
   const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
@@ -106,6 +108,7 @@ __global__ void __launch_bounds__(256)
     const float base = n.residual_weight ? 1 : 0;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
     h.store(y.row(row) + at, width, is_vectorised(y, width));
+    if (rounded.data) h.store(rounded.row(row) + at, width, width % 4 == 0);
   }
 }
 
@@ -216,13 +219,17 @@ void choose(index width, const F& f) {
   if (width <= 4096) return f.template operator()<256, 4>();
   f.template operator()<256, 8>();
 }
+/// For products that round: y's copy for them, too.
 template <bool Write>
 void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
-             matrix_view<float> y) {
+             matrix_view<float> y, bool round = false) {
+  device.operand_copies().invalidate();
+  matrix_view<bf16> rounded;
+  if (round) rounded = product_input<bf16>::copy_to_make(device, y);
   choose(n.width, [&]<int Threads, int Vectors>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-    launch(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write>, n, x,
-           statistics, y);
+    enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write>, n, x,
+            statistics, y, rounded);
   });
 }
 /// y in bfloat16, of rows that are one group.
@@ -256,7 +263,9 @@ void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<cons
                   matrix_view<T> y) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (detail::norms::held(n, x.rows)) return detail::norms::forward<true>(device, n, x, statistics, y);
+    if (detail::norms::held(n, x.rows))
+      return detail::norms::forward<true>(device, n, x, statistics, y,
+                                          n.for_products && multiplies_in_bf16<P, T>);
   distil_xlstm::norm_forward<basic_cuda<P>, T>(device, n, x, statistics, y);
 }
 /// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are

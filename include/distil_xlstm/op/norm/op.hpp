@@ -21,8 +21,9 @@ struct norm_view {
   /// `residual_weight`: the scale is 1 + w, else w.
   bool subtract_mean, residual_weight;
   /// @}
-  T epsilon;        ///< beside the variance
-  const T* weight;  ///< [groups * width]
+  T epsilon;                  ///< beside the variance
+  const T* weight;            ///< [groups * width]
+  bool for_products = false;  ///< y goes into products: a device that rounds their operands may do it at once
   /// @{ The row of x and the column in it where short row r starts.
   DISTIL_XLSTM_HD index row(index r) const { return r / groups; }
   DISTIL_XLSTM_HD index column(index r) const { return r % groups * width; }
