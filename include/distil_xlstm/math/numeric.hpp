@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
@@ -49,6 +50,24 @@ DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
   else
     v.store(p);
 }
+
+/// @{ The same of numbers that are stored as another type, which a pack has to know: widened as they are read, rounded as
+/// they are written.
+template <class V, class S>
+requires(!std::is_same_v<S, scalar_of<V>>) DISTIL_XLSTM_HD V load(const S* p) {
+  if constexpr (width_of<V> == 1)
+    return static_cast<V>(*p);
+  else
+    return V::load(p);
+}
+template <class V, class S>
+requires(!std::is_same_v<S, scalar_of<V>>) DISTIL_XLSTM_HD void store(S* p, V v) {
+  if constexpr (width_of<V> == 1)
+    *p = static_cast<S>(v);
+  else
+    v.store(p);
+}
+/// @}
 
 /// The numbers f(0), f(1), ..., a lane each; a pack shows its lanes as v[lane].
 template <class V, class F>
