@@ -46,11 +46,18 @@ concept Device = Precision<typename D::precision> && requires(D d, void* p, cons
   d.template scratch<float>(n);
 };
 
+namespace detail {
+/// By a name of its own: nvcc has no mangled one for a `requires` expression.
+template <class D>
+inline constexpr bool rounds_operands = requires {
+  requires D::rounded_operands;
+};
+}  // namespace detail
+
 /// What a matrix of T is stored as where products alone read it: rounded, on a device that says `rounded_operands`: its
 /// gemm takes operands in its products' type, so that they need not be rounded again, and travel in half the bytes.
 template <class D, class T>
-using operand_t = std::conditional_t<requires { requires D::rounded_operands; },
-                                     product_t<typename D::precision, T>, T>;
+using operand_t = std::conditional_t<detail::rounds_operands<D>, product_t<typename D::precision, T>, T>;
 
 /// Owned memory of a device: n numbers of T, zero at first.
 template <class T, class D>
