@@ -68,18 +68,21 @@ double milliseconds(cuda_base& d, const std::function<void()>& call, int repeats
 }
 
 /// Random numbers on the device: `mean` + `scale` * normal.
-class random_buffer : public buffer<float, cuda_base> {
+template <class T>
+class random_numbers : public buffer<T, cuda_base> {
  public:
-  random_buffer(cuda_base& d, index n, double scale = 1, double mean = 0) : buffer<float, cuda_base>(d, n) {
+  random_numbers(cuda_base& d, index n, double scale = 1, double mean = 0) : buffer<T, cuda_base>(d, n) {
     static rng random(7);
     // A million different numbers, again and again.
-    std::vector<float> some(static_cast<std::size_t>(std::min<index>(n, (1 << 20) + 7)));
-    for (auto& x : some) x = static_cast<float>(mean + scale * random.normal());
+    std::vector<T> some(static_cast<std::size_t>(std::min<index>(n, (1 << 20) + 7)));
+    for (auto& x : some) x = T(static_cast<float>(mean + scale * random.normal()));
     for (index at = 0; at < n; at += std::ssize(some))
-      d.upload(data() + at, some.data(), std::min<index>(std::ssize(some), n - at) * index{4});
+      d.upload(this->data() + at, some.data(),
+               std::min<index>(std::ssize(some), n - at) * static_cast<index>(sizeof(T)));
   }
-  matrix_view<float> matrix(index rows) const { return {data(), rows, size() / rows}; }
+  matrix_view<T> matrix(index rows) const { return {this->data(), rows, this->size() / rows}; }
 };
+using random_buffer = random_numbers<float>;
 
 double copy_rate = 0, product_rate = 0;  // bytes/ms, operations/ms
 
@@ -115,15 +118,17 @@ void row(const std::string& what, double ms, double bytes, double operations, co
   std::fflush(stdout);
 }
 
-template <class D>
+/// q, k and v stored as Operand.
+template <class Operand, class D>
 void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer,
                 mlstm_normaliser normaliser = mlstm_normaliser::at_least_one) {
   const index rows = batch * time;
   mlstm_shape shape{heads, query, value};
   shape.normaliser = normaliser;
   const double mean = normaliser == mlstm_normaliser::sum ? 5 : 0;  // of which q and k are positive
-  const random_buffer q(d, rows * heads * query, 1, mean), k(d, rows * heads * query, 1, mean),
-      v(d, rows * heads * value), i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
+  const random_numbers<Operand> q(d, rows * heads * query, 1, mean), k(d, rows * heads * query, 1, mean),
+      v(d, rows * heads * value);
+  const random_buffer i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
   const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
       df(d, f.size());
   const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
@@ -131,20 +136,22 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
       m(d, batch * heads), tape(d, kept);
   const mlstm_state<float> state{
       {c.data(), heads * query * value}, {n.data(), heads * query}, {m.data(), heads}};
-  const mlstm_arguments<float> forward{{batch, time},  shape,          q.matrix(rows), k.matrix(rows),
-                                       v.matrix(rows), i.matrix(rows), f.matrix(rows), h.matrix(rows),
-                                       state,          tape.data()};
-  mlstm_backward_arguments<float> backward{{batch, time},   shape,           q.matrix(rows),  k.matrix(rows),
-                                           v.matrix(rows),  i.matrix(rows),  f.matrix(rows),  h.matrix(rows),
-                                           dh.matrix(rows), tape.data(),     dq.matrix(rows), dk.matrix(rows),
-                                           dv.matrix(rows), di.matrix(rows), df.matrix(rows)};
+  const mlstm_arguments<float, Operand> forward{{batch, time},  shape,          q.matrix(rows), k.matrix(rows),
+                                                v.matrix(rows), i.matrix(rows), f.matrix(rows), h.matrix(rows),
+                                                state,          tape.data()};
+  mlstm_backward_arguments<float, Operand> backward{
+      {batch, time},   shape,           q.matrix(rows),  k.matrix(rows),  v.matrix(rows),
+      i.matrix(rows),  f.matrix(rows),  h.matrix(rows),  dh.matrix(rows), tape.data(),
+      dq.matrix(rows), dk.matrix(rows), dv.matrix(rows), di.matrix(rows), df.matrix(rows)};
   const std::string shape_text = "mLSTM " + std::to_string(batch) + "," + std::to_string(heads) + "," +
                                  std::to_string(time) + "," + std::to_string(query) + "/" +
                                  std::to_string(value);
   // Each of q k v h once; C is not needed in memory. Operations of the chunkwise form, chunk 64.
   const double numbers = static_cast<double>(rows * heads);
-  const double wide = static_cast<double>(2 * query + 2 * value), both = static_cast<double>(query + value);
-  const double forward_bytes = 4 * numbers * wide,
+  const double in = static_cast<double>(2 * query + value), out = static_cast<double>(value),
+               both = static_cast<double>(query + value), operand = sizeof(Operand);
+  const double forward_bytes = numbers * (operand * in + 4 * out),
+               backward_bytes = numbers * ((operand + 4) * in + 8 * out),
                forward_operations = numbers * (64 * both + 4 * static_cast<double>(query * value));
   row(shape_text + " forward", milliseconds(d, [&] { mlstm_forward(d, forward); }), forward_bytes,
       forward_operations, "");
@@ -154,7 +161,7 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
                      mlstm_forward(d, forward);
                      mlstm_backward(d, backward);
                    }),
-      3 * forward_bytes, 3 * forward_operations, peer);
+      forward_bytes + backward_bytes, 3 * forward_operations, peer);
 }
 
 template <class D>
@@ -214,25 +221,28 @@ void windowed_attention(D& d, index batch, index time, const attention_shape& sh
                    }),
       bytes + 4 * static_cast<double>(rows * (4 * all + 4 * kv)), 3.5 * operations, "");
 }
-/// Softmax features of both signs.
-template <class D>
+/// Softmax features of both signs, stored as Operand.
+template <class Operand, class D>
 void features(D& d, index rows, const feature_map_shape& shape) {
   const index in = shape.inputs * shape.width, out = shape.heads * shape.size();
   const random_buffer w(d, shape.heads * shape.width * shape.features, 0.1), x(d, rows * in),
       dphi(d, rows * out);
-  const buffer<float, cuda_base> phi(d, rows * out), dx(d, rows * in), dw(d, w.size());
-  const feature_map_arguments<float> forward{shape, w.data(), x.matrix(rows),
-                                             matrix_view<float>(phi.data(), rows, out)};
-  const feature_map_backward_arguments<float> backward{forward, dphi.matrix(rows),
-                                                       matrix_view<float>(dx.data(), rows, in), 1, dw.data()};
+  const buffer<Operand, cuda_base> phi(d, rows * out);
+  const buffer<float, cuda_base> dx(d, rows * in), dw(d, w.size());
+  const feature_map_arguments<float, Operand> forward{shape, w.data(), x.matrix(rows),
+                                                      matrix_view<Operand>(phi.data(), rows, out)};
+  const feature_map_backward_arguments<float, Operand> backward{
+      forward, dphi.matrix(rows), matrix_view<float>(dx.data(), rows, in), 1, dw.data()};
   const std::string what = "features " + std::to_string(rows) + "," + std::to_string(shape.heads) + "/" +
                            std::to_string(shape.inputs) + "," + std::to_string(shape.width) + "," +
                            std::to_string(shape.features);
+  const double operand = sizeof(Operand), inputs = static_cast<double>(rows * in),
+               outputs = static_cast<double>(rows * out);
   const double operations = 2 * static_cast<double>(rows * shape.heads * shape.width * shape.features);
   row(what + " forward", milliseconds(d, [&] { feature_map_forward(d, forward); }),
-      4 * static_cast<double>(rows * (in + out)), operations, "");
+      4 * inputs + operand * outputs, operations, "");
   row(what + " backward", milliseconds(d, [&] { feature_map_backward(d, backward); }),
-      4 * static_cast<double>(rows * (3 * in + 2 * out)), 2 * operations, "");
+      12 * inputs + (operand + 4) * outputs, 2 * operations, "");
 }
 /// The gradient of a table, of ids of which the small ones come often, as a text's do.
 template <class D>
@@ -438,16 +448,17 @@ void table(const std::set<std::string>& asked) {
     }
   }
   if (wanted("mlstm")) {
-    mlstm_cell(d, 16, 4, 512, 288, 288, "peer 0.873");
-    mlstm_cell(d, 16, 4, 2048, 288, 288, "peer 3.26");
-    mlstm_cell(d, 8, 8, 8192, 256, 256, "peer 7.32");
-    mlstm_cell(d, 2, 8, 8192, 256, 512, "peer 3.43");
+    mlstm_cell<float>(d, 16, 4, 512, 288, 288, "peer 0.873");
+    mlstm_cell<float>(d, 16, 4, 2048, 288, 288, "peer 3.26");
+    mlstm_cell<float>(d, 8, 8, 8192, 256, 256, "peer 7.32");
+    mlstm_cell<float>(d, 2, 8, 8192, 256, 512, "peer 3.43");
   }
   if (wanted("linearised")) {
     windowed_attention(d, 32, 512, {9, 3, 64, 64, 4});
-    mlstm_cell(d, 32, 9, 512, 128, 64, "", mlstm_normaliser::sum);
-    features(d, 32 * 512, {9, 9, 64, 64});
-    features(d, 32 * 512, {9, 3, 64, 64});
+    using operand = operand_t<D, float>;
+    mlstm_cell<operand>(d, 32, 9, 512, 128, 64, "", mlstm_normaliser::sum);
+    features<operand>(d, 32 * 512, {9, 9, 64, 64});
+    features<operand>(d, 32 * 512, {9, 3, 64, 64});
     embedding(d, 32 * 512, 576, 49152);
   }
   if (wanted("slstm")) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
@@ -34,6 +35,17 @@ template <class T>
 matrix_view<T> matrix_of(std::vector<T>& x, index rows) {
   return {x.data(), rows, static_cast<index>(x.size()) / rows};
 }
+/// Rows as another type stores them, `slack` numbers longer.
+template <class To, class T>
+std::vector<To> stored_as(const std::vector<T>& x, index rows, index slack) {
+  const index width = static_cast<index>(x.size()) / rows;
+  std::vector<To> out(static_cast<std::size_t>(rows * (width + slack)));
+  for (index r = 0; r < rows; ++r)
+    for (index c = 0; c < width; ++c)
+      out[static_cast<std::size_t>(r * (width + slack) + c)] =
+          static_cast<To>(x[static_cast<std::size_t>(r * width + c)]);
+  return out;
+}
 template <class T>
 void sized(std::vector<T>& x, index n) {
   x.assign(static_cast<std::size_t>(n), T(0));
@@ -50,6 +62,7 @@ template <class T>
 struct mlstm_run {
   index batch = 1, time = 1;
   mlstm_shape shape;
+  index slack = 0;                   ///< numbers between the rows of q, k and v
   std::vector<std::int32_t> start;   ///< of each token's document
   std::vector<T> q, k, v, i, f, dh;  ///< rows
   std::vector<T> c, n, m, dstate;    ///< the state before, then after; its gradient after, then before
@@ -99,45 +112,48 @@ struct mlstm_run {
     p.c = c, p.n = n, p.m = m, p.dstate = dstate;
     return p;
   }
-  /// `keep`: a backward follows. One token without is the recurrent form, more are the chunkwise form.
-  template <class D>
+  /// `keep`: a backward follows. One token without is the recurrent form, more are the chunkwise form. q, k and v are
+  /// stored as Operand.
+  template <class Operand = T, class D>
   void forward(D& d, kernels which = kernels::fused, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
     if (keep) detail::sized(chunk_states, batch * heads * shape.chunks(time) * shape.chunk_state_size());
+    operands<Operand> in(*this);
     mirrored on(d);
-    const mlstm_arguments<T> a{{batch, time, on(start)},
-                               shape,
-                               on.matrix(q, rows()),
-                               on.matrix(k, rows()),
-                               on.matrix(v, rows()),
-                               on.matrix(i, rows()),
-                               on.matrix(f, rows()),
-                               on.matrix(h, rows()),
-                               state(on),
-                               keep ? on(chunk_states) : nullptr};
+    const mlstm_arguments<T, Operand> a{{batch, time, on(start)},
+                                        shape,
+                                        in.matrix(on, in.q),
+                                        in.matrix(on, in.k),
+                                        in.matrix(on, in.v),
+                                        on.matrix(i, rows()),
+                                        on.matrix(f, rows()),
+                                        on.matrix(h, rows()),
+                                        state(on),
+                                        keep ? on(chunk_states) : nullptr};
     if (which == kernels::fused)
       mlstm_forward(d, a);
-    else
+    else if constexpr (std::is_same_v<Operand, T>)
       distil_xlstm::mlstm_forward<D, T>(d, a);
     on.back();
   }
-  template <class D>
+  template <class Operand = T, class D>
   void backward(D& d, kernels which = kernels::fused) {
     dq = dk = q, dv = v, di = df = i;
+    operands<Operand> in(*this);
     mirrored on(d);
-    mlstm_backward_arguments<T> a{{batch, time, on(start)}, shape,
-                                  on.matrix(q, rows()),     on.matrix(k, rows()),
-                                  on.matrix(v, rows()),     on.matrix(i, rows()),
-                                  on.matrix(f, rows()),     on.matrix(h, rows()),
-                                  on.matrix(dh, rows()),    on(chunk_states),
-                                  on.matrix(dq, rows()),    on.matrix(dk, rows()),
-                                  on.matrix(dv, rows()),    on.matrix(di, rows()),
-                                  on.matrix(df, rows())};
+    mlstm_backward_arguments<T, Operand> a{{batch, time, on(start)}, shape,
+                                           in.matrix(on, in.q),      in.matrix(on, in.k),
+                                           in.matrix(on, in.v),      on.matrix(i, rows()),
+                                           on.matrix(f, rows()),     on.matrix(h, rows()),
+                                           on.matrix(dh, rows()),    on(chunk_states),
+                                           on.matrix(dq, rows()),    on.matrix(dk, rows()),
+                                           on.matrix(dv, rows()),    on.matrix(di, rows()),
+                                           on.matrix(df, rows())};
     a.dstate = on(dstate), a.last = state(on);
     if (which == kernels::fused)
       mlstm_backward(d, a);
-    else
+    else if constexpr (std::is_same_v<Operand, T>)
       distil_xlstm::mlstm_backward<D, T>(d, a);
     on.back();
   }
@@ -163,6 +179,23 @@ struct mlstm_run {
   }
 
  private:
+  /// q, k and v as the cell gets them.
+  template <class Operand>
+  struct operands {
+    index rows, slack;
+    std::vector<Operand> q, k, v;
+    explicit operands(const mlstm_run& r)
+        : rows(r.rows()),
+          slack(r.slack),
+          q(detail::stored_as<Operand>(r.q, rows, slack)),
+          k(detail::stored_as<Operand>(r.k, rows, slack)),
+          v(detail::stored_as<Operand>(r.v, rows, slack)) {}
+    template <class D>
+    matrix_view<const Operand> matrix(mirrored<D>& on, std::vector<Operand>& x) const {
+      const matrix_view<Operand> all = on.matrix(x, rows);
+      return all.columns(0, all.cols - slack);
+    }
+  };
   template <class D>
   mlstm_state<T> state(mirrored<D>& on) {
     const index heads = shape.heads, dq_ = shape.query, dv_ = shape.value;

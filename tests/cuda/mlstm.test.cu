@@ -271,6 +271,35 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(every_run_gives_the_same_bits, P, float_precisions
   for (auto* r : {&a, &b}) r->forward(gpu<P>()), r->backward(gpu<P>());
   for (const auto& [name, x] : run::results()) BOOST_TEST((a.*x == b.*x), name << " differs");
 }
+/// Operands of the products' type are read where they lie, or copied where rows, heads or times do not fit: the same numbers
+/// give the same bits, however they are stored.
+BOOST_AUTO_TEST_CASE_TEMPLATE(operands_as_products_take_them, P, float_precisions) {
+  using operand = operand_t<device::basic_cuda<P>, float>;
+  static_assert(std::is_same_v<operand, bf16> == is_bf16<P>);
+  for (const index time : {1, 128, 130, 512})
+    for (const mlstm_shape& shape :
+         {mean_of(3, 128, 64), mean_of(2, 24, 8), mlstm_shape{2, 96, 96}, mlstm_shape{1, 128, 256}}) {
+      run want = rounded(run::random(2, time, shape, time / 2));
+      const run inputs = want;
+      want.slack = 3;
+      want.forward(gpu<P>()), want.backward(gpu<P>());
+      for (const index slack : {0, 3, 8}) {
+        run got = inputs;
+        got.slack = slack;
+        got.template forward<operand>(gpu<P>()), got.template backward<operand>(gpu<P>());
+        for (const auto& [name, x] : run::results())
+          BOOST_TEST((got.*x == want.*x), name << " differs: " << name_of(2, time, shape.query, shape.value)
+                                               << ", rows " << slack << " apart");
+      }
+    }
+  for (const mlstm_shape& shape : {mean_of(9, 128, 64), mlstm_shape{2, 3, 5}}) {  // a step
+    run want = rounded(run::random(3, 1, shape, 1)), got = want;
+    want.forward(gpu<P>(), testing::kernels::fused, false);
+    got.template forward<operand>(gpu<P>(), testing::kernels::fused, false);
+    for (const auto x : {&run::h, &run::c, &run::n, &run::m})
+      BOOST_TEST(testing::relative_error(got.*x, want.*x) <= float_limit);
+  }
+}
 BOOST_AUTO_TEST_CASE_TEMPLATE(columns_of_wider_rows, P, float_precisions) {
   constexpr bool bf16 = is_bf16<P>;
   // Every input and output a few columns of wider rows, at any offset; results start as NaN.

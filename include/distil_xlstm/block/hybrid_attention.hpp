@@ -1,7 +1,10 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/softmax_features.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/math/sum.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
@@ -56,12 +59,12 @@ struct gated_mix_gate_gradient : fold_into<math::sum, T> {
 };
 
 /// Every head gets the values that it shares with its group.
-template <class T>
+template <class T, class Operand>
 struct repeat_heads {
   using scalar = T;
   index heads, group;
   matrix_view<const T> x;  ///< [rows, heads / group * width]
-  matrix_view<T> y;        ///< [rows, heads * width]
+  matrix_view<Operand> y;  ///< [rows, heads * width]
   template <class V>
   DISTIL_XLSTM_HD void operator()(index i, index c) const {
     const index row = i / heads, head = i % heads, width = y.cols / heads;
@@ -198,11 +201,12 @@ struct hybrid_attention {
     base.project(d, seq, p.attention, s.window, k.attention, x);
     {
       const index wide = query_features().width_out();
-      const auto memory = scratch_matrices<T>(d, x.rows, wide, wide, inner());
+      using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+      const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
       const auto [q, key, v] = memory.views;
       write_features(d, p, k, q, key);
-      mlstm_forward(d, mlstm_arguments<T>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
-                                          gate(k, forget_gate), k.r, s.cell, k.chunk_states});
+      mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
+                                                   gate(k, forget_gate), k.r, s.cell, k.chunk_states});
     }
     if (!has_window()) {
       base.rope().advance(d, seq, s.window.position);
@@ -248,14 +252,17 @@ struct hybrid_attention {
     const T beta = has_window() ? T(1) : T(0);
     {
       // Features take more memory than time: they are made again.
-      const auto room = scratch_matrices<T>(d, x.rows, inner(), inner(), wide, wide);
-      const auto [v, dvalues, q, key] = room.views;
+      using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
+      const auto gradient = scratch_matrices<T>(d, x.rows, inner());
+      const auto [q, key, v] = room.views;
+      const matrix_view<T> dvalues = gradient.views[0];
       write_features(d, p, k, q, key);
-      mlstm_backward(
-          d, mlstm_backward_arguments<T>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
-                                         gate(k, forget_gate), k.r, dmemory, k.chunk_states, dq_features,
-                                         dk_features, dvalues, dgates.columns(input_gate * heads, heads),
-                                         dgates.columns(forget_gate * heads, heads)});
+      mlstm_backward(d, mlstm_backward_arguments<T, operand>{seq, cell(), q, key, values(d, k, v),
+                                                             gate(k, input_gate), gate(k, forget_gate), k.r,
+                                                             dmemory, k.chunk_states, dq_features, dk_features,
+                                                             dvalues, dgates.columns(input_gate * heads, heads),
+                                                             dgates.columns(forget_gate * heads, heads)});
       map(d, x.rows * base.kv_heads, base.head_dim,
           detail::sum_heads<T>{base.kv_heads, heads / base.kv_heads, dvalues, beta, dv});
       query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
@@ -304,18 +311,20 @@ struct hybrid_attention {
     return k.gates.columns(which * base.heads, base.heads);
   }
   /// phi of the tape's queries and keys, [rows, heads * features of both signs].
-  template <class D, class T>
-  void write_features(D& d, const auto& p, const hybrid_attention_tape<T>& k, matrix_view<T> q,
-                      matrix_view<T> key) const {
+  template <class D, class T, class Operand>
+  void write_features(D& d, const auto& p, const hybrid_attention_tape<T>& k, matrix_view<Operand> q,
+                      matrix_view<Operand> key) const {
     query_features().forward(d, p.q_features, const_view<T>(k.attention.q), q);
     key_features().forward(d, p.k_features, const_view<T>(k.attention.k), key);
   }
-  /// The values of every head: the tape's, or in `memory` where heads share them.
-  template <class D, class T>
-  matrix_view<const T> values(D& d, const hybrid_attention_tape<T>& k, matrix_view<T> memory) const {
-    if (base.kv_heads == base.heads) return k.attention.v;
+  /// The values of every head: the tape's, or in `memory` where heads share them or products read another type.
+  template <class D, class T, class Operand>
+  matrix_view<const Operand> values(D& d, const hybrid_attention_tape<T>& k,
+                                    matrix_view<Operand> memory) const {
+    if constexpr (std::is_same_v<Operand, T>)
+      if (base.kv_heads == base.heads) return k.attention.v;
     map(d, memory.rows * base.heads, base.head_dim,
-        detail::repeat_heads<T>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
+        detail::repeat_heads<T, Operand>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
     return memory;
   }
   template <class D, class T, class H>

@@ -46,16 +46,16 @@ struct softmax_features {
   /// @}
 
   /// phi [rows, heads * size] of x [rows, inputs * width].
-  template <class T>
-  void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> phi) const {
-    feature_map_forward(d, feature_map_arguments<T>{shape(), p.weight, x, phi});
+  template <class T, class Operand>
+  void forward(auto& d, const auto& p, matrix_view<const T> x, matrix_view<Operand> phi) const {
+    feature_map_forward(d, feature_map_arguments<T, Operand>{shape(), p.weight, x, phi});
   }
   /// dx = beta dx + what dphi gives; adds to g.
-  template <class T>
-  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, matrix_view<T> phi, const_view<T> dphi,
-                matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
+  template <class T, class Operand>
+  void backward(auto& d, const auto& p, const auto& g, const_view<T> x, matrix_view<Operand> phi,
+                const_view<T> dphi, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
     feature_map_backward(
-        d, feature_map_backward_arguments<T>{{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight});
+        d, feature_map_backward_arguments<T, Operand>{{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight});
   }
 };
 

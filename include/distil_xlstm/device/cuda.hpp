@@ -76,19 +76,19 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a, T* carry);
-template <Precision P, class T>
-DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a);
-template <Precision P, class T>
-DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a);
+template <Precision P, class T, class Operand>
+DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a);
+template <Precision P, class T, class Operand>
+DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_backward(basic_cuda<P>& device, const attention_backward_arguments<T>& g);
-template <Precision P, class T>
-DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T>& a);
-template <Precision P, class T>
+template <Precision P, class T, class Operand>
+DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a);
+template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
-                                              const feature_map_backward_arguments<T>& g);
+                                              const feature_map_backward_arguments<T, Operand>& g);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);

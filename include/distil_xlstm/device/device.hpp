@@ -47,11 +47,13 @@ concept Device = Precision<typename D::precision> && requires(D d, void* p, cons
 };
 
 namespace detail {
+/// By a name of its own: nvcc has no mangled one for a `requires` expression.
 template <class D>
 inline constexpr bool rounds_operands = requires {
   requires D::rounded_operands;
 };
 }  // namespace detail
+
 /// What a matrix of T is stored as where products alone read it: rounded, on a device that says `rounded_operands`: its
 /// gemm takes operands in its products' type, so that they need not be rounded again, and travel in half the bytes.
 template <class D, class T>

@@ -66,6 +66,15 @@ DISTIL_XLSTM_HD void store(bf16* p, V v) {
     for (index i = 0; i < width_of<V>; ++i) p[i] = bf16(static_cast<float>(v.v[i]));
 }
 
+/// Reads numbers that are stored as another type, which a pack has to know, and widens them.
+template <class V, class S>
+requires(!std::is_same_v<S, scalar_of<V>>) DISTIL_XLSTM_HD V load(const S* p) {
+  if constexpr (width_of<V> == 1)
+    return static_cast<V>(*p);
+  else
+    return V::load(p);
+}
+
 /// The numbers f(0), f(1), ..., a lane each; a pack shows its lanes as v[lane].
 template <class V, class F>
 DISTIL_XLSTM_HD V lanes(const F& f) {

@@ -43,13 +43,24 @@ struct cuda_pack {
     else
       for (index i = 0; i < width; ++i) p[i] = v[i];
   }
-  /// The same, rounded.
+  /// @{ Floats that are stored in bfloat16, likewise.
+  static DISTIL_XLSTM_HD cuda_pack load(const bf16* p) requires std::is_same_v<T, float> {
+    cuda_pack r;
+    bf16 narrow[width];
+    if (aligned(p, sizeof narrow))
+      read_words(narrow, p);
+    else
+      for (index i = 0; i < width; ++i) narrow[i] = p[i];
+    for (index i = 0; i < width; ++i) r.v[i] = narrow[i];
+    return r;
+  }
   DISTIL_XLSTM_HD void store(bf16* p) const requires std::is_same_v<T, float> {
-    if (aligned(p, 8))
+    if (aligned(p, width * sizeof(bf16)))
       write_words(p, v);
     else
       for (index i = 0; i < width; ++i) p[i] = bf16(v[i]);
   }
+  /// @}
 
   /// @name What a numeric type has
   /// @{
@@ -108,7 +119,7 @@ struct cuda_pack {
   /// @}
 
  private:
-  static DISTIL_XLSTM_HD bool aligned(const void* p, int bytes = 16) {
+  static DISTIL_XLSTM_HD bool aligned(const void* p, std::uintptr_t bytes = 16) {
     return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
   }
   // In assembly: left to itself, the compiler sees what the two ways share and makes four accesses of both.
@@ -127,6 +138,16 @@ struct cuda_pack {
     asm volatile("ld.v2.f64 {%0, %1}, [%2];" : "=d"(to[0]), "=d"(to[1]) : "l"(p) : "memory");
 #else
     for (index i = 0; i < 2; ++i) to[i] = p[i];
+#endif
+  }
+  static DISTIL_XLSTM_HD void read_words(bf16 (&to)[4], const bf16* p) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("ld.v4.u16 {%0, %1, %2, %3}, [%4];"
+                 : "=h"(to[0].bits), "=h"(to[1].bits), "=h"(to[2].bits), "=h"(to[3].bits)
+                 : "l"(p)
+                 : "memory");
+#else
+    for (index i = 0; i < 4; ++i) to[i] = p[i];
 #endif
   }
   static DISTIL_XLSTM_HD void write_words(float* p, const float (&from)[4]) {

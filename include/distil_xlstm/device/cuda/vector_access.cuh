@@ -24,10 +24,12 @@ template <class T>
 DISTIL_XLSTM_HD bool is_vectorised(matrix_view<T> m, index width = 0) {
   return is_vectorised(m.data, m.stride, width);
 }
-/// Whether its even columns can be read with their neighbours.
-inline bool in_pairs(matrix_view<const float> m) { return m.stride % 2 == 0 && is_aligned(m.data, 8); }
 
 __device__ inline float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ inline float4 load4(const bf16* p) {
+  const uint2 x = *reinterpret_cast<const uint2*>(p);
+  return {bf16_low(x.x), bf16_high(x.x), bf16_low(x.y), bf16_high(x.y)};
+}
 /// Of memory that nothing writes while the kernel runs.
 __device__ inline float4 load4_readonly(const float* p) { return __ldg(reinterpret_cast<const float4*>(p)); }
 /// For the last time in a while.
@@ -100,6 +102,26 @@ struct read_pack {
  private:
   __device__ explicit read_pack(uint4 x) : words(x) {}
 };
+/// @{ Eight neighbours, of which the first is at 16 bytes.
+template <class S>
+__device__ void load_eight(float (&x)[8], const S* p) {
+  constexpr int each = 16 / static_cast<int>(sizeof(S));
+#pragma unroll
+  for (int first = 0; first < 8; first += each) {
+    const auto pack = read_pack<S>::first(p + first);
+#pragma unroll
+    for (int j = 0; j < each; ++j) x[first + j] = pack.template at<float>(j);
+  }
+}
+__device__ inline void store_eight(float* to, const float (&x)[8]) {
+  store4(to, {x[0], x[1], x[2], x[3]});
+  store4(to + 4, {x[4], x[5], x[6], x[7]});
+}
+__device__ inline void store_eight(bf16* to, const float (&x)[8]) {
+  *reinterpret_cast<uint4*>(to) =
+      uint4{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
+}
+/// @}
 template <class T, class S>
 __device__ T widen(S x) {
   return static_cast<T>(x);

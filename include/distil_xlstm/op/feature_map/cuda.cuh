@@ -17,86 +17,127 @@ namespace distil_xlstm::device {
 namespace detail {
 
 /// 128 rows of one head, 16 a warp; width and features up to 64, padded with zeros. A thread's numbers are of two
-/// rows, in pairs of columns, as those of a product are.
+/// rows, in pairs of columns, as those of a product are. A product's columns may lie in any order that its operands agree
+/// on: here so that a thread's pairs are neighbours in memory, four numbers of an input, eight of a head's features.
 struct feature_tile : flash::warp_tile<64, 64> {
   static constexpr int size = 64, weight_numbers = size * pitch, row_numbers = rows * pitch;
   using numbers = float[size / 8][4];
+  /// The same, rounded.
+  using packed = std::uint32_t[size / 8][2];
+
+  /// The input's column that lies in a tile's column `at`, and the feature.
+  static __device__ int input_at(int at) { return at / 16 * 16 + at % 8 / 2 * 4 + at / 8 % 2 * 2 + at % 2; }
+  static __device__ int feature_at(int at) { return at / 32 * 32 + at % 8 / 2 * 8 + at / 8 % 4 * 2 + at % 2; }
+  /// The first of this thread's input columns in its pairs 2 i and 2 i + 1, and of its features in 4 i .. 4 i + 3.
+  static __device__ int inputs(int i) { return 16 * i + lane() % 4 * 4; }
+  static __device__ int features(int i) { return 32 * i + lane() % 4 * 8; }
 
   /// The head's weights [n, f].
   static __device__ void load_weight(std::uint16_t* tile, const float* weight, int n, int f) {
-    for (int i = static_cast<int>(threadIdx.x); i < size * size / 2; i += threads) {
-      const int r = i / (size / 2), c = i % (size / 2) * 2;
-      const float2 x = r < n && c < f ? load2(weight + r * f + c) : float2{0, 0};
+#pragma unroll
+    for (int first = 0; first < size * size / 2; first += threads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      const int r = i / (size / 2), c = i % (size / 2) * 2, input = input_at(r), feature = feature_at(c);
+      const float2 x = input < n && feature < f ? load2(weight + input * f + feature) : float2{0, 0};
       *reinterpret_cast<std::uint32_t*>(tile + r * pitch + c) = pack_bf16(x.x, x.y);
     }
   }
-  /// One of the two rows, n numbers from `row` on; zeros where there is none.
+  /// One of the two rows of an input, n numbers from `row` on; zeros where there is none.
   static __device__ void load(numbers& x, int half, const float* row, int n) {
 #pragma unroll
-    for (int c = 0; c < size / 8; ++c) {
-      const int column = column_of(c, 0);
-      const float2 pair = row && column < n ? load2(row + column) : float2{0, 0};
-      x[c][2 * half] = pair.x, x[c][2 * half + 1] = pair.y;
+    for (int i = 0; i < size / 16; ++i) {
+      const float4 four = row && inputs(i) < n ? load4(row + inputs(i)) : float4{0, 0, 0, 0};
+      x[2 * i][2 * half] = four.x, x[2 * i][2 * half + 1] = four.y;
+      x[2 * i + 1][2 * half] = four.z, x[2 * i + 1][2 * half + 1] = four.w;
     }
   }
-  /// Both, rounded.
-  static __device__ void put(std::uint16_t* tile, const numbers& x) {
+  /// The same, rounded.
+  static __device__ void load(packed& x, int half, const float* row, int n) {
+#pragma unroll
+    for (int i = 0; i < size / 16; ++i) {
+      const float4 four = row && inputs(i) < n ? load4(row + inputs(i)) : float4{0, 0, 0, 0};
+      x[2 * i][half] = pack_bf16(four.x, four.y), x[2 * i + 1][half] = pack_bf16(four.z, four.w);
+    }
+  }
+  /// Both rows.
+  static __device__ void put(std::uint16_t* tile, const packed& x) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int c = 0; c < size / 8; ++c)
-        *reinterpret_cast<std::uint32_t*>(tile + row_of(half) * pitch + column_of(c, 0)) =
-            pack_bf16(x[c][2 * half], x[c][2 * half + 1]);
+        *reinterpret_cast<std::uint32_t*>(tile + row_of(half) * pitch + column_of(c, 0)) = x[c][half];
   }
   /// row = softmax(sign z) of one of the two rows, f numbers; all lanes have to call.
-  static __device__ void store_softmax(float* row, const numbers& z, int half, float sign, int f) {
-    float top = -INFINITY, sum = 0, p[size / 4];
+  template <class Operand>
+  static __device__ void store_softmax(Operand* row, const numbers& z, int half, float sign, int f) {
+    float top = -INFINITY, sum = 0, p[size / 32][8];
 #pragma unroll
     for (int i = 0; i < size / 4; ++i) {
-      p[i] = sign * z[i / 2][2 * half + i % 2];
-      if (column_of(i / 2, i % 2) < f) top = fmaxf(top, p[i]);
+      float& x = p[i / 8][i % 8];
+      x = sign * z[i / 2][2 * half + i % 2];
+      if (features(i / 8) < f) top = fmaxf(top, x);
     }
     top = row_max(top);
 #pragma unroll
     for (int i = 0; i < size / 4; ++i) {
-      p[i] = column_of(i / 2, i % 2) < f ? exp2_approx((p[i] - top) * flash::log2_e) : 0.f;
-      sum += p[i];
+      float& x = p[i / 8][i % 8];
+      x = features(i / 8) < f ? exp2_approx((x - top) * flash::log2_e) : 0.f;
+      sum += x;
     }
     const float inverse = 1 / row_sum(sum);
 #pragma unroll
-    for (int c = 0; c < size / 8; ++c)
-      if (row && column_of(c, 0) < f)
-        *reinterpret_cast<float2*>(row + column_of(c, 0)) = {p[2 * c] * inverse, p[2 * c + 1] * inverse};
+    for (int i = 0; i < size / 32; ++i) {
+#pragma unroll
+      for (float& x : p[i]) x *= inverse;
+      if (row && features(i) < f) store_eight(row + features(i), p[i]);
+    }
   }
-  /// dz += sign p (dp - sum p dp) of one of the two rows.
-  static __device__ void add_gradient(numbers& dz, int half, const float* p, const float* dp, float sign,
-                                      int f) {
-    float2 weight[size / 8], gradient[size / 8];
-    float sum = 0;
+  /// Eight of a row's features at a time; zeros where there are none.
+  template <class S>
+  static __device__ void load_features(float (&x)[size / 32][8], const S* row, int f) {
 #pragma unroll
-    for (int c = 0; c < size / 8; ++c) {
-      const int column = column_of(c, 0);
-      const bool there = p && column < f;
-      weight[c] = there ? load2(p + column) : float2{0, 0};
-      gradient[c] = there ? load2(dp + column) : float2{0, 0};
-      sum = fmaf(weight[c].x, gradient[c].x, fmaf(weight[c].y, gradient[c].y, sum));
-    }
-    sum = row_sum(sum);
+    for (int i = 0; i < size / 32; ++i)
+      if (row && features(i) < f)
+        load_eight(x[i], row + features(i));
+      else
 #pragma unroll
-    for (int c = 0; c < size / 8; ++c) {
-      dz[c][2 * half] += sign * weight[c].x * (gradient[c].x - sum);
-      dz[c][2 * half + 1] += sign * weight[c].y * (gradient[c].y - sum);
-    }
+        for (float& y : x[i]) y = 0;
+  }
+  /// dz = sum over the signs of sign p (dp - sum p dp) of one of the two rows, f numbers a sign; all lanes have to call.
+  template <class Operand>
+  static __device__ void gradient(packed& dz, int half, const Operand* p, const float* dp, bool both, int f) {
+    float weight[2][size / 32][8], gradient[2][size / 32][8];
+    const bool second = p && both;
+    load_features(weight[0], p, f), load_features(gradient[0], dp, f);
+    load_features(weight[1], second ? p + f : nullptr, f);
+    load_features(gradient[1], second ? dp + f : nullptr, f);
+    float sum[2] = {};
+#pragma unroll
+    for (int i = 0; i < size / 32; ++i)
+#pragma unroll
+      for (int e = 0; e < 8; ++e)
+#pragma unroll
+        for (int sign = 0; sign < 2; ++sign) {
+          const float product = weight[sign][i][e] * gradient[sign][i][e];
+          sum[sign] += product;
+          gradient[sign][i][e] = product;
+        }
+    sum[0] = row_sum(sum[0]), sum[1] = row_sum(sum[1]);
+    const auto at = [&](int i) {
+      const int k = i / 8, e = i % 8;
+      return (gradient[0][k][e] - gradient[1][k][e]) - (weight[0][k][e] * sum[0] - weight[1][k][e] * sum[1]);
+    };
+#pragma unroll
+    for (int c = 0; c < size / 8; ++c) dz[c][half] = pack_bf16(at(2 * c), at(2 * c + 1));
   }
   /// s = a bᵀ
-  static __device__ void multiply_transposed(numbers& s, const numbers& a, const std::uint16_t* b) {
+  static __device__ void multiply_transposed(numbers& s, const packed& a, const std::uint16_t* b) {
     piece left;
     multiply_rows(
         s,
         [&](int i) -> const piece& {
-          left[0] = pack_bf16(a[2 * i][0], a[2 * i][1]), left[1] = pack_bf16(a[2 * i][2], a[2 * i][3]);
-          left[2] = pack_bf16(a[2 * i + 1][0], a[2 * i + 1][1]);
-          left[3] = pack_bf16(a[2 * i + 1][2], a[2 * i + 1][3]);
+          left[0] = a[2 * i][0], left[1] = a[2 * i][1];
+          left[2] = a[2 * i + 1][0], left[3] = a[2 * i + 1][1];
           return left;
         },
         b);
@@ -134,7 +175,8 @@ struct feature_weight_gradient {
     for (int half = 0; half < 2; ++half)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const int row = first_row() + lane / 4 + 8 * half, column = first_column() + 8 * c + lane % 4 * 2;
+        const int row = tile::input_at(first_row() + lane / 4 + 8 * half),
+                  column = tile::feature_at(first_column() + 8 * c + lane % 4 * 2);
         if (row < n && column < f)
           *reinterpret_cast<float2*>(to + row * f + column) = {sum[c][2 * half], sum[c][2 * half + 1]};
       }
@@ -142,7 +184,8 @@ struct feature_weight_gradient {
 };
 
 /// A tile of a head's rows a block.
-inline __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_arguments<float> a) {
+template <class Operand>
+__global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_arguments<float, Operand> a) {
   using tile = feature_tile;
   __shared__ __align__(16) std::uint16_t weight[tile::weight_numbers];
   const feature_map_shape& s = a.shape;
@@ -160,59 +203,63 @@ inline __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const index r = r0 + tile::row_of(half);
-    float* phi = r < a.x.rows ? a.phi.row(r) + head * s.size() : nullptr;
+    Operand* phi = r < a.x.rows ? a.phi.row(r) + head * s.size() : nullptr;
     tile::store_softmax(phi, z, half, 1, f);
     if (s.both) tile::store_softmax(phi ? phi + f : nullptr, z, half, -1, f);
   }
 }
 
-/// Some tiles of rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads,
-/// width, features].
-inline __global__ void __launch_bounds__(256, 2)
-    feature_map_backward_kernel(feature_map_backward_arguments<float> g, float* partial) {
+/// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads, width,
+/// features].
+template <class Operand>
+__global__ void __launch_bounds__(256, 2)
+    feature_map_backward_kernel(feature_map_backward_arguments<float, Operand> g, index each, float* partial) {
   using tile = feature_tile;
   __shared__ __align__(16) std::uint16_t weight[tile::weight_numbers], xs[tile::row_numbers],
       dzs[tile::row_numbers];
   const auto& a = g.forward;
   const feature_map_shape& s = a.shape;
   const int n = static_cast<int>(s.width), f = static_cast<int>(s.features);
-  const index input = blockIdx.y;
+  const index input = blockIdx.y, first = static_cast<index>(blockIdx.x) * each,
+              end = first + each < a.x.rows ? first + each : a.x.rows;
   for (index j = 0; j < s.group(); ++j) {
     const index head = input * s.group() + j, features = head * s.size();
     const float beta = j > 0 ? 1.f : g.beta;
     __syncthreads();  // the head before has been multiplied
     tile::load_weight(weight, a.weight + head * n * f, n, f);
     feature_weight_gradient dw;
-    for (index r0 = static_cast<index>(blockIdx.x) * tile::rows; r0 < a.x.rows;
-         r0 += static_cast<index>(gridDim.x) * tile::rows) {
-      tile::numbers dz = {}, x;
+    for (index r0 = first; r0 < end; r0 += tile::rows) {
+      tile::packed dz, x;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const index r = r0 + tile::row_of(half);
-        const bool there = r < a.x.rows;
-        const float *phi = there ? a.phi.row(r) + features : nullptr,
-                    *dphi = there ? g.dphi.row(r) + features : nullptr;
-        tile::add_gradient(dz, half, phi, dphi, 1, f);
-        if (s.both) tile::add_gradient(dz, half, there ? phi + f : nullptr, there ? dphi + f : nullptr, -1, f);
-        tile::load(x, half, there ? a.x.row(r) + input * n : nullptr, n);
+        tile::load(x, half, r < end ? a.x.row(r) + input * n : nullptr, n);
       }
       __syncthreads();  // the tile before has been multiplied
-      tile::put(xs, x), tile::put(dzs, dz);
+      tile::put(xs, x);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const index r = r0 + tile::row_of(half);
+        const bool there = r < end;
+        tile::gradient(dz, half, there ? a.phi.row(r) + features : nullptr,
+                       there ? g.dphi.row(r) + features : nullptr, s.both, f);
+      }
+      tile::put(dzs, dz);
       __syncthreads();
       tile::numbers dx;
       tile::multiply_transposed(dx, dz, weight);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const index r = r0 + tile::row_of(half);
-        if (r >= a.x.rows) continue;
+        if (r >= end) continue;
         float* to = g.dx.row(r) + input * n;
 #pragma unroll
-        for (int c = 0; c < tile::size / 8; ++c) {
-          const int column = tile::column_of(c, 0);
-          if (column >= n) continue;
-          const float2 old = beta != 0 ? load2(to + column) : float2{0, 0};
-          *reinterpret_cast<float2*>(to + column) = {fmaf(beta, old.x, dx[c][2 * half]),
-                                                     fmaf(beta, old.y, dx[c][2 * half + 1])};
+        for (int i = 0; i < tile::size / 16; ++i) {
+          if (tile::inputs(i) >= n) continue;
+          float* four = to + tile::inputs(i);
+          const float4 more = {dx[2 * i][2 * half], dx[2 * i][2 * half + 1], dx[2 * i + 1][2 * half],
+                               dx[2 * i + 1][2 * half + 1]};
+          store4(four, beta != 0 ? add_product(more, beta, load4(four)) : more);
         }
       }
       dw.add(xs, dzs);
@@ -221,48 +268,52 @@ inline __global__ void __launch_bounds__(256, 2)
   }
 }
 
-/// Whether the kernels' tiles hold it, and all of its rows can be read in pairs.
-inline bool fits_feature_tile(const feature_map_arguments<float>& a) {
+/// Whether the kernels' tiles hold it, and all of its rows can be read 16 bytes at a time.
+template <class Operand>
+bool fits_feature_tile(const feature_map_arguments<float, Operand>& a) {
   return a.shape.width <= feature_tile::size && a.shape.features <= feature_tile::size &&
-         a.shape.width % 2 == 0 && a.shape.features % 2 == 0 && is_aligned(a.weight, 8) && in_pairs(a.x) &&
-         in_pairs(a.phi);
+         a.shape.width % 8 == 0 && a.shape.features % 8 == 0 && is_aligned(a.weight) && is_vectorised(a.x) &&
+         is_vectorised(a.phi);
 }
-inline bool fits_feature_tile(const feature_map_backward_arguments<float>& g) {
-  return fits_feature_tile(g.forward) && in_pairs(g.dphi) && in_pairs(g.dx);
+template <class Operand>
+bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) {
+  return fits_feature_tile(g.forward) && is_vectorised(g.dphi) && is_vectorised(g.dx);
 }
 }  // namespace detail
 
-/// With `bf16_mixed` one kernel on the tensor cores, where width and features are even numbers up to 64. Else the
-/// default.
-template <Precision P, class T>
-void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T>& a) {
+/// With `bf16_mixed` one kernel on the tensor cores, where width and features are multiples of 8 up to 64, and rows begin at
+/// 16 bytes. Else the default.
+template <Precision P, class T, class Operand>
+void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a) {
   if constexpr (multiplies_in_bf16<P, T>)
     if (detail::fits_feature_tile(a)) {
       if (a.x.rows == 0 || a.shape.heads == 0) return;
       const dim3 grid(static_cast<unsigned>(detail::blocks_for(a.x.rows, detail::feature_tile::rows)),
                       static_cast<unsigned>(a.shape.heads));
       return detail::launch(device, "feature map", {grid, detail::feature_tile::threads},
-                            detail::feature_map_kernel, a);
+                            detail::feature_map_kernel<Operand>, a);
     }
   distil_xlstm::feature_map_forward<basic_cuda<P>, T>(device, a);
 }
 /// Its gradient; the weights' is summed in an order that depends on the shape alone.
-template <Precision P, class T>
-void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T>& g) {
+template <Precision P, class T, class Operand>
+void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T, Operand>& g) {
   if constexpr (multiplies_in_bf16<P, T>)
     if (detail::fits_feature_tile(g)) {
       const auto& a = g.forward;
       const feature_map_shape& s = a.shape;
       if (a.x.rows == 0 || s.heads == 0) return;
       // As many as a large card runs at once, of the shape alone: the order of the sums does not hang on the card.
-      const index stretches = std::min(detail::blocks_for(a.x.rows, detail::feature_tile::rows),
-                                       std::max<index>(264 / s.inputs, 1)),
-                  size = s.heads * s.width * s.features;
+      // Equal shares, of whole warps' rows.
+      const index most = std::min(detail::blocks_for(a.x.rows, detail::feature_tile::rows),
+                                  std::max<index>(264 / s.inputs, 1)),
+                  each = detail::blocks_for(detail::blocks_for(a.x.rows, most), 16) * 16,
+                  stretches = detail::blocks_for(a.x.rows, each), size = s.heads * s.width * s.features;
       auto partial = device.template scratch<float>(stretches * size);
       detail::launch(device, "feature map's gradient",
                      {dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(s.inputs)),
                       detail::feature_tile::threads},
-                     detail::feature_map_backward_kernel, g, partial.data());
+                     detail::feature_map_backward_kernel<Operand>, g, each, partial.data());
       return add_column_sums(device, matrix_view<const float>(partial.data(), stretches, size), g.dweight);
     }
   distil_xlstm::feature_map_backward<basic_cuda<P>, T>(device, g);

@@ -24,22 +24,23 @@ struct feature_map_shape {
 };
 
 /// phi_h(x) = [softmax(x W_h), softmax(-x W_h)] of each head (Zhang et al. 2024, Hedgehog, arXiv 2402.04347; without
-/// `both` its first half): positive, and 1 in sum a half.
-template <class T>
+/// `both` its first half): positive, and 1 in sum a half. `Operand`: what phi is stored as, which products read
+/// (`operand_t`).
+template <class T, class Operand = T>
 struct feature_map_arguments {
-  feature_map_shape shape;  ///< sizes
-  const T* weight;          ///< [heads, width, features]
-  matrix_view<const T> x;   ///< [rows, inputs * width]
-  matrix_view<T> phi;       ///< [rows, heads * size()]
+  feature_map_shape shape;   ///< sizes
+  const T* weight;           ///< [heads, width, features]
+  matrix_view<const T> x;    ///< [rows, inputs * width]
+  matrix_view<Operand> phi;  ///< [rows, heads * size()]
 };
 /// dx = beta dx + its gradient by x; dweight += that by the weight.
-template <class T>
+template <class T, class Operand = T>
 struct feature_map_backward_arguments {
-  feature_map_arguments<T> forward;  ///< as forward had them, phi as it gave it
-  matrix_view<const T> dphi;         ///< [rows, heads * size()]
-  matrix_view<T> dx;                 ///< [rows, inputs * width]
-  T beta;                            ///< 0: dx is overwritten
-  T* dweight;                        ///< [heads, width, features], added to
+  feature_map_arguments<T, Operand> forward;  ///< as forward had them, phi as it gave it
+  matrix_view<const T> dphi;                  ///< [rows, heads * size()]
+  matrix_view<T> dx;                          ///< [rows, inputs * width]
+  T beta;                                     ///< 0: dx is overwritten
+  T* dweight;                                 ///< [heads, width, features], added to
 };
 
 namespace detail {
@@ -74,35 +75,37 @@ struct feature_statistics {
     s[2] = a.minus.max, s[3] = T(1) / a.minus.sum;
   }
 };
-template <class T>
+template <class T, class Operand>
 struct feature_values {
   using scalar = T;
   feature_map_shape shape;
   matrix_view<const T> z;
   const T* statistics;
-  matrix_view<T> phi;
+  matrix_view<Operand> phi;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::exp;
     const index row = r / shape.heads, head = r % shape.heads;
     const T* s = statistics + 4 * r;
     const V x = math::load<V>(z.row(row) + head * shape.features + c);
-    T* out = phi.row(row) + head * shape.size() + c;
+    Operand* out = phi.row(row) + head * shape.size() + c;
     math::store<V>(out, exp(x - V(s[0])) * V(s[1]));
     if (shape.both) math::store<V>(out + shape.features, exp(-x - V(s[2])) * V(s[3]));
   }
 };
 
 /// sum phi dphi of each softmax: [rows * heads, 2].
-template <class T>
+template <class T, class Operand>
 struct feature_gradient_sums : fold_into<math::two_sums, T> {
   feature_map_shape shape;
-  matrix_view<const T> phi, dphi;
+  matrix_view<const Operand> phi;
+  matrix_view<const T> dphi;
   T* sums;
   template <class V>
   DISTIL_XLSTM_HD void visit(math::two_sums<V>& a, index r, index c) const {
     const index row = r / shape.heads, at = r % shape.heads * shape.size() + c;
-    const T *p = phi.row(row) + at, *g = dphi.row(row) + at;
+    const Operand* p = phi.row(row) + at;
+    const T* g = dphi.row(row) + at;
     const auto product = [p, g](index i) { return math::load<V>(p + i) * math::load<V>(g + i); };
     push(a, product(0), shape.both ? product(shape.features) : V(0));
   }
@@ -111,17 +114,19 @@ struct feature_gradient_sums : fold_into<math::two_sums, T> {
   }
 };
 /// dz = p (dp - sum p dp) of the softmax of z, less the same of -z.
-template <class T>
+template <class T, class Operand>
 struct feature_input_gradient {
   using scalar = T;
   feature_map_shape shape;
-  matrix_view<const T> phi, dphi;
+  matrix_view<const Operand> phi;
+  matrix_view<const T> dphi;
   const T* sums;
   matrix_view<T> dz;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index row = r / shape.heads, head = r % shape.heads, at = head * shape.size() + c;
-    const T *p = phi.row(row) + at, *g = dphi.row(row) + at;
+    const Operand* p = phi.row(row) + at;
+    const T* g = dphi.row(row) + at;
     V d = math::load<V>(p) * (math::load<V>(g) - V(sums[2 * r]));
     if (shape.both)
       d = d - math::load<V>(p + shape.features) * (math::load<V>(g + shape.features) - V(sums[2 * r + 1]));
@@ -133,8 +138,8 @@ struct feature_input_gradient {
 
 /// Writes phi. The default of any device. Of the heads that share an input, the first of every input is one batch of
 /// products, then the second, and so on.
-template <class D, class T>
-void feature_map_forward(D& d, const feature_map_arguments<T>& a) {
+template <class D, class T, class Operand>
+void feature_map_forward(D& d, const feature_map_arguments<T, Operand>& a) {
   const feature_map_shape& s = a.shape;
   const index rows = a.x.rows, n = s.width, f = s.features, group = s.group();
   auto memory = d.template scratch<T>(rows * s.heads * (f + 4));
@@ -144,19 +149,19 @@ void feature_map_forward(D& d, const feature_map_arguments<T>& a) {
     gemm_batched(d, s.inputs, a.x.columns(0, n), n, matrix_view<const T>(a.weight + j * n * f, n, f),
                  group * n * f, z.columns(j * f, f), group * f);
   fold_rows(d, rows * s.heads, f, detail::feature_statistics<T>{s, z, statistics});
-  map(d, rows * s.heads, f, detail::feature_values<T>{s, z, statistics, a.phi});
+  map(d, rows * s.heads, f, detail::feature_values<T, Operand>{s, z, statistics, a.phi});
 }
 /// The gradients. The default of any device, in batches as forward.
-template <class D, class T>
-void feature_map_backward(D& d, const feature_map_backward_arguments<T>& g) {
+template <class D, class T, class Operand>
+void feature_map_backward(D& d, const feature_map_backward_arguments<T, Operand>& g) {
   const auto& a = g.forward;
   const feature_map_shape& s = a.shape;
   const index rows = a.x.rows, n = s.width, f = s.features, group = s.group();
   auto memory = d.template scratch<T>(rows * s.heads * (f + 2));
   const matrix_view<T> dz(memory.data(), rows, s.heads * f);
   T* sums = memory.data() + dz.size();
-  fold_rows(d, rows * s.heads, f, detail::feature_gradient_sums<T>{{}, s, a.phi, g.dphi, sums});
-  map(d, rows * s.heads, f, detail::feature_input_gradient<T>{s, a.phi, g.dphi, sums, dz});
+  fold_rows(d, rows * s.heads, f, detail::feature_gradient_sums<T, Operand>{{}, s, a.phi, g.dphi, sums});
+  map(d, rows * s.heads, f, detail::feature_input_gradient<T, Operand>{s, a.phi, g.dphi, sums, dz});
   for (index j = 0; j < group; ++j) {
     const matrix_view<const T> part = dz.columns(j * f, f);
     gemm_batched(d, s.inputs, part, group * f, transposed(matrix_view<const T>(a.weight + j * n * f, n, f)),

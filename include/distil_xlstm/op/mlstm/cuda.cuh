@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -8,9 +9,9 @@
 
 // The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
 //
-// Forward: gates; padded copies of q, k, v in the products' type; the walk over the chunks, a tile of C a
-// block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each chunk; the gates'
-// gradients.
+// Forward: gates; padded copies of q, k, v in the products' type, unless they can be read as they are; the walk over the
+// chunks, a tile of C a block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each
+// chunk; the gates' gradients.
 namespace distil_xlstm::device {
 
 namespace detail {
@@ -33,12 +34,12 @@ class mlstm_slab {
   std::uintptr_t at_, used_ = 0;
 };
 
-/// Both directions with products of kind P and tiles of N columns.
+/// Both directions with products of kind P, tiles of N columns, and q, k, v stored as From.
 ///
 /// The tape has a fixed size. First goes the m that enters, then what is worth most of: the chunks' states, S D
-/// and r, the copies of q, k, v. Backward makes again what found no room, from the state that entered where
-/// need be.
-template <class P, int N>
+/// and r, the copies of q, k, v where they are of another type. Backward makes again what found no room, from the
+/// state that entered where need be.
+template <class P, int N, class From>
 class mlstm_products {
  public:
   using number = typename P::number;
@@ -71,59 +72,60 @@ class mlstm_products {
     take_scores(dry, m);
     keep_.scores = fits(start_);
     if (!keep_.scores) dry = before;
-    take_inputs(dry, m);
-    keep_.inputs = fits(start_);
+    mlstm_copies copies;
+    take_inputs(dry, copies);
+    keep_.inputs = !as_products && fits(start_);
   }
 
-  void forward(const mlstm_arguments<float>& a) {
+  void forward(const mlstm_arguments<float, From>& a) {
     auto kept = a.chunk_states ? keep_ : keeps{};
-    number* weighted = nullptr;
+    const bool in_place = reads_in_place(a);
+    mlstm_copies copies;
     mlstm_rows rows{};
     mlstm_memory<number> m{};
     const auto arrange = [&](mlstm_slab& s) {
       take_rows(s, rows);
-      weighted = s.take<number>(z_.tasks * z_.padded() * z_.query);
       if (!kept.states) take_states(s, m);
       if (!kept.scores) take_scores(s, m);
-      if (!kept.inputs) take_inputs(s, m);
+      if (!kept.inputs && !in_place) take_inputs(s, copies);
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    if (a.chunk_states) take_chunk_states(a.chunk_states, m);
+    if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies);
     gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.chunk_states, rows);
-    copies(a.q, a.k, a.v, rows, m, weighted);
+    if (!in_place) copy(a, copies);
+    bind(a, in_place, copies, m);
     const mlstm_state_view state = view(a.state);
     if (a.chunk_states && !keep_.states)
       launch(device_, "mlstm: keeping the state",
              {dim3(grid_size(shape_.query * shape_.value, 1024, 64), blocks(z_.tasks)), 256},
              mlstm_keep_state_kernel<256>, z_, state, first_state(a.chunk_states));
-    walk("mlstm: states", {weighted, m.v, nullptr, rows.decay, false, state, state, rows.empty, m.states, m.n});
+    walk<false>("mlstm: states",
+                {m.k, m.v, rows.left, nullptr, rows.decay, state, state, rows.empty, m.states, m.n});
     scores(rows, m);
     launch(device_, "mlstm: outputs",
            {blocks(z_.tasks * z_.chunks * (z_.value / N)), 256, product_tile<P, 4, N>::bytes},
            mlstm_outputs_kernel<P, N>, z_, m, rows, output(a.h, z_.dv));
   }
 
-  void backward(const mlstm_backward_arguments<float>& a) {
+  void backward(const mlstm_backward_arguments<float, From>& a) {
     float* tape = const_cast<float*>(a.chunk_states);
-    number *weighted = nullptr, *ds = nullptr, *dc = nullptr;
+    const bool in_place = reads_in_place(a);
+    mlstm_copies copies;
+    number *ds = nullptr, *dc = nullptr;
     float *dn = nullptr, *q_dq = nullptr, *k_dk = nullptr;
     double* inner = nullptr;
     mlstm_rows rows{};
     mlstm_memory<number> m{};
     mlstm_row_gradients<number> of_rows{};
-    const bool copy = !keep_.inputs || !keep_.states;
     const index positions = z_.tasks * z_.padded();
     const auto arrange = [&](mlstm_slab& s) {
       take_rows(s, rows);
       if (!keep_.states) take_states(s, m);
       if (!keep_.scores) take_scores(s, m);
-      if (!keep_.inputs) take_inputs(s, m);
-      if (!keep_.states) weighted = s.take<number>(positions * z_.query);
+      if (!keep_.inputs && !in_place) take_inputs(s, copies);
       of_rows.du = s.take<number>(positions * z_.value);
-      of_rows.past_du = s.take<number>(positions * z_.value);
       of_rows.dr = s.take<float>(positions);
-      of_rows.past_dr = s.take<float>(positions);
       of_rows.dmu = s.take<float>(positions);
       dc = s.take<number>(z_.tasks * z_.chunks * z_.query * z_.value);
       dn = s.take<float>(z_.tasks * z_.chunks * z_.query);
@@ -134,15 +136,17 @@ class mlstm_products {
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    take_chunk_states(tape, m);
+    take_chunk_states(tape, m, copies);
     gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
-    if (copy) copies(a.q, a.k, a.v, rows, m, weighted);
+    if (!keep_.inputs && !in_place) copy(a, copies);
+    bind(a, in_place, copies, m);
     if (!keep_.states)
-      walk("mlstm: states again", {weighted, m.v, nullptr, rows.decay, false, first_state(tape),
-                                   mlstm_state_view{}, rows.empty, m.states, m.n});
+      walk<false>("mlstm: states again", {m.k, m.v, rows.left, nullptr, rows.decay, first_state(tape),
+                                          mlstm_state_view{}, rows.empty, m.states, m.n});
     if (!keep_.scores) scores(rows, m);
 
-    launch(device_, "mlstm: gradients of rows", {blocks(positions / 8), dim3(32, 8)},
+    const mlstm_operand<number> du = packed(of_rows.du, z_.value);
+    launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
            mlstm_row_gradients_kernel<number>, z_, a.h, a.dh, rows, m.r, of_rows);
     mlstm_state_view dstate;
     if (a.dstate) {
@@ -153,11 +157,11 @@ class mlstm_products {
       launch(device_, "mlstm: the last state's gradient", {blocks(z_.tasks), 256}, mlstm_inner_kernel<256>, z_,
              dstate, view(a.last), inner);
     }
-    walk("mlstm: gradients of states",
-         {m.q, of_rows.past_du, of_rows.past_dr, rows.decay, true, dstate, dstate, nullptr, dc, dn});
+    walk<true>("mlstm: gradients of states",
+               {m.q, du, rows.past, of_rows.dr, rows.decay, dstate, dstate, nullptr, dc, dn});
     launch(device_, "mlstm: gradients of scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
-           mlstm_scores_kernel<P, true>, z_, of_rows.du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
+           mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
     launch(device_, "mlstm: gradients of inputs",
            {blocks(z_.tasks * z_.chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
            mlstm_chunk_gradients_kernel<P, N>, z_,
@@ -170,9 +174,15 @@ class mlstm_products {
   }
 
  private:
+  /// Inputs that are stored as the products take them need not be copied, nor kept.
+  static constexpr bool as_products = std::is_same_v<From, number>;
+
   static unsigned blocks(index n) { return static_cast<unsigned>(n); }
   struct keeps {
     bool states = false, scores = false, inputs = false;
+  };
+  struct mlstm_copies {
+    number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]
   };
 
   /// Scratch memory for what `arrange` takes of a slab.
@@ -202,16 +212,46 @@ class mlstm_products {
     m.gated = s.take<number>(z_.tasks * z_.padded() * mlstm_chunk);
     m.r = s.take<float>(z_.tasks * z_.padded());
   }
-  void take_inputs(mlstm_slab& s, mlstm_memory<number>& m) const {
-    m.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
-    m.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
-    m.v = s.take<number>(z_.tasks * z_.padded() * z_.value);
+  void take_inputs(mlstm_slab& s, mlstm_copies& to) const {
+    to.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
+    to.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
+    to.v = s.take<number>(z_.tasks * z_.padded() * z_.value);
   }
-  void take_chunk_states(float* tape, mlstm_memory<number>& m) const {
+  void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
     if (keep_.states) take_states(s, m);
     if (keep_.scores) take_scores(s, m);
-    if (keep_.inputs) take_inputs(s, m);
+    if (keep_.inputs) take_inputs(s, copies);
+  }
+  /// Whether the kernels can read q, k and v where they lie: of the products' type, whole chunks, whole tiles, every row
+  /// of a head at 16 bytes.
+  template <class A>
+  bool reads_in_place(const A& a) const {
+    return as_products && z_.time == z_.padded() && z_.dq == z_.query && z_.dv == z_.value &&
+           is_vectorised(a.q) && is_vectorised(a.k) && is_vectorised(a.v);
+  }
+  template <class A>
+  void copy(const A& a, const mlstm_copies& to) const {
+    const index threads = z_.tasks * z_.padded() * mlstm_row_threads(std::max(z_.query, z_.value));
+    launch(device_, "mlstm: copies", {dim3(blocks(blocks_for(threads, 256)), 3), 256},
+           mlstm_copy_kernel<number, From>, z_, mlstm_copy<number, From>{a.q, z_.dq, z_.query, to.q},
+           mlstm_copy<number, From>{a.k, z_.dq, z_.query, to.k},
+           mlstm_copy<number, From>{a.v, z_.dv, z_.value, to.v});
+  }
+  /// Says where the kernels find q, k and v.
+  template <class A>
+  void bind(const A& a, bool in_place, const mlstm_copies& copies, mlstm_memory<number>& m) const {
+    m.q = packed(copies.q, z_.query), m.k = packed(copies.k, z_.query), m.v = packed(copies.v, z_.value);
+    if constexpr (as_products)
+      if (in_place) m.q = given(a.q, z_.dq), m.k = given(a.k, z_.dq), m.v = given(a.v, z_.dv);
+  }
+  /// An array [tasks, padded time, width].
+  mlstm_operand<number> packed(const number* data, int width) const {
+    const index head = z_.padded() * width;
+    return {data, z_.heads * head, head, width};
+  }
+  mlstm_operand<number> given(matrix_view<const number> x, int head) const {
+    return {x.data, z_.time * x.stride, head, static_cast<int>(x.stride)};
   }
   mlstm_state_view view(const mlstm_state<float>& s) const {
     return {s.c.data, s.c.stride, shape_.query * shape_.value, s.n.data, s.n.stride, shape_.query};
@@ -231,17 +271,11 @@ class mlstm_products {
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
   }
-  void copies(matrix_view<const float> q, matrix_view<const float> k, matrix_view<const float> v,
-              const mlstm_rows& rows, const mlstm_memory<number>& m, number* weighted) const {
-    launch(device_, "mlstm: copies", {dim3(blocks(z_.tasks * z_.padded() / 8), 3), dim3(32, 8)},
-           mlstm_copy_kernel<number>, z_, mlstm_copy<number>{q, z_.dq, z_.query, m.q, nullptr},
-           mlstm_copy<number>{k, z_.dq, z_.query, m.k, weighted},
-           mlstm_copy<number>{v, z_.dv, z_.value, m.v, nullptr}, rows.left);
-  }
+  template <bool Backwards>
   void walk(const char* what, const mlstm_walk<number>& w) const {
     launch(device_, what,
            {blocks(z_.tasks * (z_.query / N) * (z_.value / N)), 2 * N, product_tile<P, N / 32, N>::bytes},
-           mlstm_walk_kernel<P, N>, z_, w);
+           mlstm_walk_kernel<P, N, Backwards>, z_, w);
   }
   void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
     launch(device_, "mlstm: scores",
@@ -279,13 +313,13 @@ using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
 /// Double takes the default.
-template <Precision P, class T>
-void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
+template <Precision P, class T, class Operand>
+void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
-      detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).forward(a);
+      detail::mlstm_products<detail::mlstm_product_kind<P>, N, Operand>(device, a.seq, a.shape).forward(a);
     });
   } else {
     distil_xlstm::mlstm_forward<basic_cuda<P>, T>(device, a);
@@ -293,12 +327,12 @@ void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T>& a) {
 }
 
 /// Its gradient.
-template <Precision P, class T>
-void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T>& a) {
+template <Precision P, class T, class Operand>
+void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
-      detail::mlstm_products<detail::mlstm_product_kind<P>, N>(device, a.seq, a.shape).backward(a);
+      detail::mlstm_products<detail::mlstm_product_kind<P>, N, Operand>(device, a.seq, a.shape).backward(a);
     });
   } else {
     distil_xlstm::mlstm_backward<basic_cuda<P>, T>(device, a);

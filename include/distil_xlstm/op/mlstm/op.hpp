@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <limits>
 #include <type_traits>
 
@@ -42,13 +43,13 @@ struct mlstm_shape {
   constexpr index chunk_state_size() const { return query * value + query + 2; }
 };
 
-/// What the cell reads and writes.
-template <class T>
+/// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`).
+template <class T, class Operand = T>
 struct mlstm_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
   /// @{ [rows, heads * query] twice, and [rows, heads * value].
-  matrix_view<const T> q, k, v;
+  matrix_view<const Operand> q, k, v;
   /// @}
   /// @{ [rows, heads] pre-activations of the input gate (exponential) and the forget gate (sigmoid).
   matrix_view<const T> i, f;
@@ -59,12 +60,13 @@ struct mlstm_arguments {
 };
 
 /// The same for the way back.
-template <class T>
+template <class T, class Operand = T>
 struct mlstm_backward_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
   /// @{ As forward had them, h as it gave it; and the gradient of h.
-  matrix_view<const T> q, k, v, i, f, h, dh;
+  matrix_view<const Operand> q, k, v;
+  matrix_view<const T> i, f, h, dh;
   /// @}
   const T* chunk_states;  ///< as forward left them
   /// @{ Gradients, overwritten; shapes as those of q, k, v, i, f.
@@ -534,17 +536,17 @@ struct mlstm_backward_task {
 }  // namespace detail
 
 /// The mLSTM cell over whole sequences (Beck et al. 2024, arXiv 2405.04517). The default of any device; a device
-/// with better overloads it.
-template <class D, class T>
-void mlstm_forward(D& d, const mlstm_arguments<T>& a) {
+/// with better overloads it, and may take operands of another type.
+template <class D, class T, std::same_as<T> Operand>
+void mlstm_forward(D& d, const mlstm_arguments<T, Operand>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   auto memory = d.template scratch<T>(tasks * each);
   parallel_for(d, tasks, detail::mlstm_forward_task<T>{a, memory.data(), each});
 }
 /// Its gradient, the whole one: the normaliser's and the stabiliser's parts included.
-template <class D, class T>
-void mlstm_backward(D& d, const mlstm_backward_arguments<T>& a) {
+template <class D, class T, std::same_as<T> Operand>
+void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   auto memory = d.template scratch<T>(tasks * (each + a.shape.query * (a.shape.value + 1)));

@@ -7,28 +7,29 @@
 namespace distil_xlstm::device {
 namespace detail {
 
-/// What backward needs of each position: dU, what of it reaches the past, and the gradients of r and mu.
+/// What backward needs of each position: dU, and the gradients of r and mu.
 template <class Number>
 struct mlstm_row_gradients {
-  Number *du, *past_du;  ///< dh / (N + epsilon), and that times `past`: [tasks, padded time, value]
-  float *dr, *past_dr, *dmu;
+  Number* du;  ///< dh / (N + epsilon): [tasks, padded time, value]
+  float *dr, *dmu;
 };
 
-/// A warp a position.
+/// 8, 16 or 32 lanes of a warp a position.
 template <class Number>
 __global__ void __launch_bounds__(256)
     mlstm_row_gradients_kernel(mlstm_sizes z, matrix_view<const float> h, matrix_view<const float> dh,
                                mlstm_rows rows, const float* r, mlstm_row_gradients<Number> out) {
-  const index row = static_cast<index>(blockIdx.x) * 8 + threadIdx.y;
+  const int lanes = mlstm_row_threads(z.value), lane = static_cast<int>(threadIdx.x) % lanes;
+  const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
   const unsigned padded = static_cast<unsigned>(z.padded());
   const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
   const bool there = t < z.time;
   const index from = there ? task / z.heads * z.time + t : 0;
   const index head = task % z.heads * z.dv;
   const auto norm = mlstm_norm_at(z, there ? r[row] : 1, there ? rows.mu[row] : 0);
-  const float over = 1 / (norm.value + z.epsilon), past = there ? rows.past[row] : 0;
+  const float over = 1 / (norm.value + z.epsilon);
   float along = 0;
-  for (int x = static_cast<int>(threadIdx.x) * 8; x < z.value; x += 256) {
+  for (int x = lane * 8; x < z.value; x += lanes * 8) {
     float g[8] = {}, y[8] = {};
     if (there) {
       load_eight(g, dh.row(from) + head, x, z.dv);
@@ -37,16 +38,11 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int j = 0; j < 8; ++j) along += g[j] * y[j], g[j] *= over;
     store_eight(out.du + row * z.value + x, g);
-#pragma unroll
-    for (float& e : g) e *= past;
-    store_eight(out.past_du + row * z.value + x, g);
   }
-  along = warp_sum(along);
-  if (threadIdx.x != 0) return;
+  for (int step = lanes / 2; step > 0; step /= 2) along += __shfl_xor_sync(~0u, along, step);
+  if (lane != 0) return;
   along *= over;
-  const float dr = there ? -along * norm.slope : 0;
-  out.dr[row] = dr;
-  out.past_dr[row] = past * dr;
+  out.dr[row] = there ? -along * norm.slope : 0;
   out.dmu[row] = there ? -along * z.epsilon : 0;
 }
 
@@ -77,18 +73,19 @@ __global__ void __launch_bounds__(256, 2)
   const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
   const index state = chunk * z.query * z.value, vector = chunk * z.query;
   const auto& m = g.memory;
-  const number *q = m.q + row0 * z.query, *k = m.k + row0 * z.query, *v = m.v + row0 * z.value;
+  const step_operand<number> q = m.q.at(z, task, t0), k = m.k.at(z, task, t0), v = m.v.at(z, task, t0);
   const number *du = g.of_rows.du + row0 * z.value, *ds = g.ds + row0 * L;
   const bool queries = part < of_query, keys = !queries && part < 2 * of_query;
   if (threadIdx.x < L) {
     const index row = row0 + threadIdx.x;
-    factor[threadIdx.x] = queries ? g.rows.past[row] : g.rows.left[row];
-    weights[threadIdx.x] = queries ? g.of_rows.past_dr[row] : g.rows.left[row];
+    const float weight = queries ? g.rows.past[row] : g.rows.left[row];
+    factor[threadIdx.x] = weight;
+    weights[threadIdx.x] = queries ? weight * g.of_rows.dr[row] : weight;
   }
 
   if (!queries && !keys) {
     const int column0 = (part - 2 * of_query) * N;
-    mlstm_two_products<P, false, true>(tile, z.query, {k, z.query}, {g.dc + state + column0, z.value}, factor,
+    mlstm_two_products<P, false, true>(tile, z.query, k, {g.dc + state + column0, z.value}, factor,
                                        {m.gated + row0 * L, L}, {du + column0, z.value});
     tile.float4s(
         [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
@@ -102,14 +99,14 @@ __global__ void __launch_bounds__(256, 2)
   const int column0 = part * N;
   const index of_state = state + static_cast<index>(column0) * z.value;
   if (keys)
-    mlstm_two_products<P, true, true>(tile, z.value, {v, z.value}, {g.dc + of_state, z.value}, factor, {ds, L},
-                                      {q + column0, z.query});
+    mlstm_two_products<P, true, true>(tile, z.value, v, {g.dc + of_state, z.value}, factor, {ds, L},
+                                      {q.data + column0, q.stride});
   else
     mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value}, factor,
-                                       {ds, L}, {k + column0, z.query});
+                                       {ds, L}, {k.data + column0, k.stride});
   const mlstm_output_rows& out = keys ? g.dk : g.dq;
   const float* added = (keys ? g.dn : m.n) + vector + column0;
-  const number* operand = (keys ? k : q) + column0;
+  const step_operand<number> operand = keys ? k : q;
   float weight[4], dot[4] = {};
 #pragma unroll
   for (int x = 0; x < 4; ++x) weight[x] = weights[tile.row_of(x / 2, x % 2)];
@@ -119,7 +116,8 @@ __global__ void __launch_bounds__(256, 2)
     const float2 a = load2(added + column);
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      const float2 with = load2(operand + static_cast<index>(tile.row_of(x / 2, x % 2)) * z.query + column);
+      const float2 with = load2(operand.data + static_cast<index>(tile.row_of(x / 2, x % 2)) * operand.stride +
+                                column0 + column);
       float* e = tile.sum[x / 2][c] + x % 2 * 2;
       e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
       dot[x] += e[0] * with.x + e[1] * with.y;

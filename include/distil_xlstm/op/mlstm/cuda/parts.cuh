@@ -19,65 +19,66 @@ struct mlstm_sizes {
   __host__ __device__ index padded() const { return chunks * mlstm_chunk; }
 };
 
+/// Rows of q, k, v or their like of every sequence and head: as they were given, or an array of the kernels' own.
+template <class Number>
+struct mlstm_operand {
+  const Number* data = nullptr;
+  index sequence = 0, head = 0;  ///< numbers from one to the next
+  int stride = 0;                ///< from a row to the next
+  /// Row t of a task, from number `column` on.
+  __device__ step_operand<Number> at(const mlstm_sizes& z, index task, index t, int column = 0) const {
+    return {data + task / z.heads * sequence + task % z.heads * head + t * stride + column, stride};
+  }
+};
+
 /// Where results that more than one kernel reads lie.
 template <class Number>
 struct mlstm_memory {
-  Number *q, *k, *v;  ///< [tasks, padded time, query or value]
-  Number* states;     ///< C entering each chunk, [tasks, chunks, query, value]
-  float* n;           ///< n likewise
-  Number* gated;      ///< S D, [tasks, chunks, chunk, chunk]
-  float* r;           ///< [tasks, padded time]
+  mlstm_operand<Number> q, k, v;
+  Number* states;  ///< C entering each chunk, [tasks, chunks, query, value]
+  float* n;        ///< n likewise
+  Number* gated;   ///< S D, [tasks, chunks, chunk, chunk]
+  float* r;        ///< [tasks, padded time]
 };
 
-/// The rows of one head, padded.
-template <class Number>
+/// The rows of every head, padded.
+template <class Number, class From>
 struct mlstm_copy {
-  matrix_view<const float> from;
+  matrix_view<const From> from;
   int head, padded;
-  Number *to, *weighted;  ///< weighted: rows times `left`; or null
+  Number* to;  ///< [tasks, padded time, padded]
 };
 
-/// Eight neighbours.
-inline __device__ void store_eight(float* to, const float (&x)[8]) {
-  store4(to, {x[0], x[1], x[2], x[3]});
-  store4(to + 4, {x[4], x[5], x[6], x[7]});
-}
-inline __device__ void store_eight(bf16* to, const float (&x)[8]) {
-  *reinterpret_cast<uint4*>(to) =
-      uint4{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
-}
 /// Numbers c .. c + 7 of a head of `width`, zeros beyond.
-inline __device__ void load_eight(float (&x)[8], const float* head, int c, int width) {
+template <class From>
+__device__ void load_eight(float (&x)[8], const From* head, int c, int width) {
   if (c + 8 <= width && is_aligned(head + c)) {
-    const float4 a = load4(head + c), b = load4(head + c + 4);
-    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+    load_eight(x, head + c);
   } else {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = c + j < width ? head[c + j] : 0;
+    for (int j = 0; j < 8; ++j) x[j] = c + j < width ? static_cast<float>(head[c + j]) : 0;
   }
 }
+/// Threads that have a row of a multiple of 64 numbers, eight each at a time: a power of two up to 32.
+constexpr int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 128 ? 16 : 32; }
 
-/// Padded copies of the inputs, blockIdx.y says of which. A block of (32, 8) threads has eight rows.
-template <class Number>
+/// Padded copies of the inputs, blockIdx.y says of which.
+template <class Number, class From>
 __global__ void __launch_bounds__(256)
-    mlstm_copy_kernel(mlstm_sizes z, mlstm_copy<Number> q, mlstm_copy<Number> k, mlstm_copy<Number> v,
-                      const float* left) {
-  const mlstm_copy<Number> c = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
-  const index row = static_cast<index>(blockIdx.x) * 8 + threadIdx.y;
+    mlstm_copy_kernel(mlstm_sizes z, mlstm_copy<Number, From> q, mlstm_copy<Number, From> k,
+                      mlstm_copy<Number, From> v) {
+  const mlstm_copy<Number, From> c = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
+  const int lanes = mlstm_row_threads(c.padded);
+  const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
   const unsigned padded = static_cast<unsigned>(z.padded());
   const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
+  if (task >= z.tasks) return;
   const bool there = t < z.time;
-  const float* from = there ? c.from.row(task / z.heads * z.time + t) + task % z.heads * c.head : nullptr;
-  const float w = c.weighted ? left[row] : 0;
-  for (int x = static_cast<int>(threadIdx.x) * 8; x < c.padded; x += 256) {
+  const From* from = there ? c.from.row(task / z.heads * z.time + t) + task % z.heads * c.head : nullptr;
+  for (int x = static_cast<int>(threadIdx.x) % lanes * 8; x < c.padded; x += lanes * 8) {
     float values[8] = {};
     if (there) load_eight(values, from, x, c.head);
     store_eight(c.to + row * c.padded + x, values);
-    if (c.weighted) {
-#pragma unroll
-      for (float& y : values) y *= w;
-      store_eight(c.weighted + row * c.padded + x, values);
-    }
   }
 }
 
@@ -91,14 +92,14 @@ struct mlstm_state_view {
   __device__ float* n_of(index b, index e) const { return n + b * n_sequence + e * n_head; }
 };
 
-/// One walk over the chunks: X enters a chunk and leaves it as decay X + Aᵀ B; x as decay x + Aᵀ w. Backwards,
-/// too.
+/// One walk over the chunks: X enters a chunk and leaves it as decay X + Aᵀ B; x as decay x + Aᵀ w, the rows of A
+/// weighted.
 template <class Number>
 struct mlstm_walk {
-  const Number *a, *b;  ///< rows of every chunk, [query] and [value] wide
-  const float* w;       ///< of every row; null for ones
+  mlstm_operand<Number> a, b;  ///< rows of every chunk, [query] and [value] wide
+  const float* weights;        ///< of every row
+  const float* w;              ///< of every row, backwards; else null: ones
   const float* decay;
-  bool backwards;
   mlstm_state_view first, last;  ///< null pointers: zeros enter, nothing is wanted
   const int* empty;              ///< where zeros enter; or null
   Number* states;                ///< what enters each chunk
@@ -106,8 +107,8 @@ struct mlstm_walk {
 };
 
 /// A block a tile of one head's state, which stays in registers.
-template <class P, int N>
-__global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
+template <class P, int N, bool Backwards>
+__global__ void __launch_bounds__(2 * N, N == 64 ? 5 : 2)
     mlstm_walk_kernel(mlstm_sizes z, mlstm_walk<typename P::number> walk) {
   using tile_type = product_tile<P, N / 32, N>;
   constexpr int steps = mlstm_chunk / tile_type::step;
@@ -138,18 +139,22 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
           if (r < z.dq) tile.extra[m][2 * half] = n[r];
         }
   }
+  const index chunk0 = task * z.chunks;
   const auto chunk_of = [&](int s) {
     const index c = s / steps;
-    return task * z.chunks + (walk.backwards ? z.chunks - 1 - c : c);
+    return chunk0 + (Backwards ? z.chunks - 1 - c : c);
   };
+  const step_operand<typename P::number> a_rows = walk.a.at(z, task, 0, row0),
+                                         b_rows = walk.b.at(z, task, 0, column0);
   float decay = walk.decay[chunk_of(0)];
   run_steps<P>(
       static_cast<int>(z.chunks) * steps,
       [&](int s, int stage) {
-        const index row = chunk_of(s) * mlstm_chunk + s % steps * tile_type::step;
-        tile.template fetch<true, false>(stage, {walk.a + row * z.query + row0, z.query},
-                                         {walk.b + row * z.value + column0, z.value});
-        if (walk.w) tile.fetch_vector(stage, walk.w + row);
+        const index t = (chunk_of(s) - chunk0) * mlstm_chunk + s % steps * tile_type::step;
+        tile.template fetch<true, false>(stage, {a_rows.data + t * a_rows.stride, a_rows.stride},
+                                         {b_rows.data + t * b_rows.stride, b_rows.stride});
+        tile.fetch_vector(stage, walk.weights + chunk0 * mlstm_chunk + t);
+        if (Backwards) tile.fetch_vector(stage, walk.w + chunk0 * mlstm_chunk + t, 1);
       },
       [&](int s, int stage) {
         if (s % steps == 0) {
@@ -167,8 +172,8 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
               }
           if (s / steps + 1 < z.chunks) decay = walk.decay[chunk_of(s + steps)];  // long before its use
         }
-        const float* w = walk.w ? tile.vector(stage) : ones;
-        tile.template multiply<true, false, true>(stage, vector ? w : nullptr);
+        const float* w = Backwards ? tile.vector(stage, 1) : ones;
+        tile.template multiply<true, false, true, true>(stage, vector ? w : nullptr, tile.vector(stage));
       });
   if (!walk.last.c) return;
   float *c = walk.last.c_of(b, e), *n = walk.last.n_of(b, e);
@@ -192,8 +197,9 @@ __global__ void __launch_bounds__(2 * N, N == 64 ? 3 : 2)
 ///   out = scale X D and r = past q.n + the rows' sums;  or, where `dr` is given, out = scale (X + dr) D.
 template <class P, bool Gradient>
 __global__ void __launch_bounds__(256, 2)
-    mlstm_scores_kernel(mlstm_sizes z, const typename P::number* a, const typename P::number* b, int width,
-                        mlstm_rows rows, const float* n, const float* dr, typename P::number* out, float* r) {
+    mlstm_scores_kernel(mlstm_sizes z, mlstm_operand<typename P::number> of_a,
+                        mlstm_operand<typename P::number> of_b, int width, mlstm_rows rows, const float* n,
+                        const float* dr, typename P::number* out, float* r) {
   using tile_type = product_tile<P, 4, mlstm_chunk>;
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -206,14 +212,15 @@ __global__ void __launch_bounds__(256, 2)
     of_rows[threadIdx.x] = {rows.row[row], rows.row_rest[row], Gradient ? dr[row] : rows.past[row],
                             static_cast<float>(rows.first[row])};
   }
-  a += row0 * width, b += row0 * width;
+  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  const step_operand<typename P::number> a = of_a.at(z, task, t0), b = of_b.at(z, task, t0);
   const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
   const bool vector = !Gradient && tile.first_column == 0;
   run_steps<P>(
       width / tile_type::step,
       [&](int s, int stage) {
-        tile.template fetch<false, true>(stage, {a + s * tile_type::step, width},
-                                         {b + s * tile_type::step, width});
+        tile.template fetch<false, true>(stage, {a.data + s * tile_type::step, a.stride},
+                                         {b.data + s * tile_type::step, b.stride});
         if (!Gradient) tile.fetch_vector(stage, n + chunk * width + s * tile_type::step);
       },
       [&](int, int stage) {
@@ -330,11 +337,10 @@ __global__ void __launch_bounds__(256, 2)
     past[threadIdx.x] = rows.past[row];
     over[threadIdx.x] = 1 / (mlstm_norm_at(z, memory.r[row], rows.mu[row]).value + z.epsilon);
   }
-  mlstm_two_products<P, false, false>(tile, z.query, {memory.q + row0 * z.query, z.query},
-                                      {memory.states + chunk * z.query * z.value + column0, z.value}, past,
-                                      {memory.gated + row0 * L, L},
-                                      {memory.v + row0 * z.value + column0, z.value});
   const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  mlstm_two_products<P, false, false>(tile, z.query, memory.q.at(z, task, t0),
+                                      {memory.states + chunk * z.query * z.value + column0, z.value}, past,
+                                      {memory.gated + row0 * L, L}, memory.v.at(z, task, t0, column0));
   tile.scale_rows([&](int row) { return over[row]; });
   tile.float4s([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
                [&](float* to, int column, float4 x) {

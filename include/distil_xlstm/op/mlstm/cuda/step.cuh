@@ -17,13 +17,13 @@ struct mlstm_step_factors {
 };
 
 /// m and n of a sequence and head, a block each.
-template <int Threads>
+template <int Threads, class Operand>
 __global__ void __launch_bounds__(Threads)
-    mlstm_step_gates_kernel(mlstm_arguments<float> a, mlstm_step_factors* factors) {
+    mlstm_step_gates_kernel(mlstm_arguments<float, Operand> a, mlstm_step_factors* factors) {
   static_assert(Threads == 128);
   __shared__ float sums[4];
   const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
-  const float *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
   const bool begins = a.seq.begins(b, 0);
   const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m, i = a.i.row(b)[e];
@@ -31,9 +31,9 @@ __global__ void __launch_bounds__(Threads)
   const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
   float r = 0;
   for (index d = threadIdx.x; d < dq; d += Threads) {
-    const float x = (forget > 0 ? forget * n[d] : 0.0f) + input * k[d];
+    const float x = (forget > 0 ? forget * n[d] : 0.0f) + input * static_cast<float>(k[d]);
     n[d] = x;
-    r += q[d] * x;
+    r += static_cast<float>(q[d]) * x;
   }
   r = warp_sum(r);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
@@ -47,9 +47,9 @@ __global__ void __launch_bounds__(Threads)
 }
 
 /// C and h. A block has `lanes` packs of columns of one sequence and head; its other threads share the rows.
-template <class Pack>
+template <class Pack, class Operand>
 __global__ void __launch_bounds__(256)
-    mlstm_step_kernel(mlstm_arguments<float> a, const mlstm_step_factors* factors, int lanes) {
+    mlstm_step_kernel(mlstm_arguments<float, Operand> a, const mlstm_step_factors* factors, int lanes) {
   constexpr int width = sizeof(Pack) / sizeof(float);
   __shared__ Pack sums[256];
   const index b = blockIdx.y / a.shape.heads, e = blockIdx.y % a.shape.heads;
@@ -57,11 +57,16 @@ __global__ void __launch_bounds__(256)
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
   const int groups = 256 / lanes, column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
   const mlstm_step_factors f = factors[blockIdx.y];
-  const float *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
   if (column < dv) {
-    const Pack v = *reinterpret_cast<const Pack*>(a.v.row(b) + e * dv + column);
+    const Operand* from = a.v.row(b) + e * dv + column;
+    Pack v;
+    if constexpr (width == 4)
+      v = load4(from);
+    else
+      v = *from;
     const float* value = reinterpret_cast<const float*>(&v);
     float* c = a.state.c.of(b) + e * dq * dv + column;
 #pragma unroll 4
@@ -70,7 +75,7 @@ __global__ void __launch_bounds__(256)
       Pack x{};
       if (f.forget > 0) x = *at;
       float* y = reinterpret_cast<float*>(&x);
-      const float write = f.input * k[d], read = q[d];
+      const float write = f.input * static_cast<float>(k[d]), read = static_cast<float>(q[d]);
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         y[j] = f.forget * y[j] + write * value[j];
@@ -95,10 +100,11 @@ __global__ void __launch_bounds__(256)
   for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
 }
 
-inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
+template <class Operand>
+void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
-  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128>, a,
+  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128, Operand>, a,
          factors.data());
   const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
                      is_vectorised(a.state.c.data, a.state.c.stride) &&
@@ -110,9 +116,9 @@ inline void mlstm_step(cuda_base& device, const mlstm_arguments<float>& a) {
     lanes /= 2;
   const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, lanes * each)), static_cast<unsigned>(tasks));
   if (packs)
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float4>, a, factors.data(), lanes);
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float4, Operand>, a, factors.data(), lanes);
   else
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float>, a, factors.data(), lanes);
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float, Operand>, a, factors.data(), lanes);
 }
 
 }  // namespace distil_xlstm::device::detail

@@ -53,7 +53,7 @@ struct product_tile {
     return a > b ? a : b;
   }
   static constexpr int b_at = size_of(rows), stage = b_at + size_of(N);
-  static constexpr int bytes = P::stages * (stage * static_cast<int>(sizeof(number)) + step * 4);
+  static constexpr int bytes = P::stages * (stage * static_cast<int>(sizeof(number)) + 2 * step * 4);
 
   float sum[2][across][4];
   float extra[2][4];  ///< A times a vector, beside the product
@@ -153,27 +153,28 @@ struct product_tile {
     }
   }
 
-  /// The vector's 32 numbers of a step, 16-byte aligned.
-  __device__ void fetch_vector(int to, const float* w) const {
-    if (threadIdx.x < step / 4) copy_async_16(vector(to) + threadIdx.x * 4, w + threadIdx.x * 4);
+  /// 32 numbers of one of a step's two vectors, 16-byte aligned.
+  __device__ void fetch_vector(int to, const float* w, int which = 0) const {
+    if (threadIdx.x < step / 4) copy_async_16(vector(to, which) + threadIdx.x * 4, w + threadIdx.x * 4);
   }
-  __device__ float* vector(int of) const {
-    return reinterpret_cast<float*>(memory + P::stages * stage) + of * step;
+  __device__ float* vector(int of, int which = 0) const {
+    return reinterpret_cast<float*>(memory + P::stages * stage) + (2 * of + which) * step;
   }
 
-  /// sum += A B of the step in stage `from`; extra += A w, where `w` is given: 32 numbers.
-  template <bool TransposeA, bool TransposeB, bool Extra = false>
-  __device__ void multiply(int from, const float* w = nullptr) {
+  /// sum += A B of the step in stage `from`; extra += A w, where `w` is given: 32 numbers. If `Weighted`, A's columns
+  /// are multiplied by `weights` first.
+  template <bool TransposeA, bool TransposeB, bool Extra = false, bool Weighted = false>
+  __device__ void multiply(int from, const float* w = nullptr, const float* weights = nullptr) {
     const number *a = memory + from * stage, *b = a + b_at;
     if constexpr (std::is_same_v<P, bf16_products>)
-      multiply_bf16<TransposeA, TransposeB, Extra>(a, b, w);
+      multiply_bf16<TransposeA, TransposeB, Extra, Weighted>(a, b, w, weights);
     else
-      multiply_float<TransposeA, TransposeB, Extra>(a, b, w);
+      multiply_float<TransposeA, TransposeB, Extra, Weighted>(a, b, w, weights);
   }
 
  private:
-  template <bool TransposeA, bool TransposeB, bool Extra>
-  __device__ void multiply_bf16(const bf16* a, const bf16* b, const float* w) {
+  template <bool TransposeA, bool TransposeB, bool Extra, bool Weighted>
+  __device__ void multiply_bf16(const bf16* a, const bf16* b, const float* w, const float* weights) {
     constexpr int lda = (TransposeA ? rows : step) + padding, ldb = (TransposeB ? step : N) + padding;
 #pragma unroll
     for (int k = 0; k < step; k += 16) {
@@ -184,6 +185,14 @@ struct product_tile {
         load_matrices<TransposeA>(
             fa[m], shared_address(TransposeA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
                                              : a + (row + lane % 16) * lda + k + lane / 16 * 8));
+      }
+      if constexpr (Weighted) {
+        const float2 of[2] = {load2(weights + k + 2 * (lane % 4)), load2(weights + k + 8 + 2 * (lane % 4))};
+#pragma unroll
+        for (auto& piece : fa)
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            piece[e] = pack_bf16(bf16_low(piece[e]) * of[e / 2].x, bf16_high(piece[e]) * of[e / 2].y);
       }
       std::uint32_t fb[across / 2][4];
 #pragma unroll
@@ -216,8 +225,8 @@ struct product_tile {
     }
   }
 
-  template <bool TransposeA, bool TransposeB, bool Extra>
-  __device__ void multiply_float(const float* a, const float* b, const float* w) {
+  template <bool TransposeA, bool TransposeB, bool Extra, bool Weighted>
+  __device__ void multiply_float(const float* a, const float* b, const float* w, const float* weights) {
     constexpr int lda = (TransposeA ? rows : step) + padding, ldb = (TransposeB ? step : N) + padding;
 #pragma unroll 4
     for (int k = 0; k < step; ++k) {
@@ -226,6 +235,7 @@ struct product_tile {
       for (int r = 0; r < 4; ++r) {
         const int row = row_of(r / 2, r % 2);
         fa[r] = a[TransposeA ? k * lda + row : row * lda + k];
+        if constexpr (Weighted) fa[r] *= weights[k];
       }
 #pragma unroll
       for (int n = 0; n < across; ++n) {
