@@ -260,6 +260,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(windows_and_sinks, P, float_precisions) {
                                        {6, 2, 64, 20, 20},
                                        {2, 1, 64, 20, 70},
                                        {4, 2, 128, 5, 66},
+                                       {8, 2, 64, 90, 10},
                                        {2, 2, 64, 1000, 4}})
     for (const index time : {1, 2, 7, 131, 300})
       for (const index past : {0, 5, 200})

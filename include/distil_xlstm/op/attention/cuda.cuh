@@ -9,9 +9,9 @@
 namespace distil_xlstm::device {
 
 /// Tiles of queries against tiles of keys with a running softmax: no scores in memory. Keys between a window and
-/// the sinks are passed over. With `bf16_mixed` heads up to 128 wide go through the tensor cores,
-/// q, k, v and the weights rounded to bfloat16. Single tokens (of any past) are float and read the past once. Double,
-/// and wider heads than 256, take the default.
+/// the sinks are passed over. With `bf16_mixed` heads up to 128 wide go through the tensor cores, q, k, v and the
+/// weights rounded to bfloat16. Single tokens (of any past) are float and read the past once. Double, and wider heads
+/// than 256, take the default.
 template <Precision P, class T>
 void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a) {
   const index n = a.shape.width;

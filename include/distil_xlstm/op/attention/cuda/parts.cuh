@@ -55,7 +55,7 @@ struct seen_keys {
     return (static_cast<int>(j >= recent) & static_cast<int>(j <= high)) |
            (static_cast<int>(j >= low) & static_cast<int>(j < sinks_end));
   }
-  /// The 32 keys from j on, a bit each.
+  /// Which of the 32 keys from j on it sees, a bit each.
   __device__ std::uint32_t bits(int j) const {
     const auto from = [&](int key) {
       return __funnelshift_lc(0u, ~0u, static_cast<unsigned>(max(key - j, 0)));
