@@ -51,8 +51,8 @@ DISTIL_XLSTM_HD void store(scalar_of<V>* p, V v) {
     v.store(p);
 }
 
-/// @{ The same of numbers that are stored as another type, which a pack has to know: widened as they are read, rounded as
-/// they are written.
+/// @{ The same of numbers that are stored as another type, which a pack has to know: widened as they are read,
+/// rounded as they are written.
 template <class V, class S>
 requires(!std::is_same_v<S, scalar_of<V>>) DISTIL_XLSTM_HD V load(const S* p) {
   if constexpr (width_of<V> == 1)
