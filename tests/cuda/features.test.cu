@@ -9,8 +9,8 @@
 namespace distil_xlstm {
 namespace {
 
-/// phi, dx and dweight, of random numbers; rows of all matrices are `slack` numbers longer than they need be. phi is stored
-/// as Operand.
+/// phi, dx and dweight, of random numbers; rows of all matrices are `slack` numbers longer than they need be. phi is
+/// stored as Operand.
 template <class T, class Operand = T, class D>
 std::vector<std::vector<double>> features(D& d, index rows, const feature_map_shape& s, double beta,
                                           index slack) {

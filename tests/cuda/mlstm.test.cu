@@ -271,8 +271,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(every_run_gives_the_same_bits, P, float_precisions
   for (auto* r : {&a, &b}) r->forward(gpu<P>()), r->backward(gpu<P>());
   for (const auto& [name, x] : run::results()) BOOST_TEST((a.*x == b.*x), name << " differs");
 }
-/// Operands of the products' type are read where they lie, or copied where rows, heads or times do not fit: the same numbers
-/// give the same bits, however they are stored.
+/// Operands of the products' type are read where they lie, or copied where rows, heads or times do not fit: the same
+/// numbers give the same bits, however they are stored.
 BOOST_AUTO_TEST_CASE_TEMPLATE(operands_as_products_take_them, P, float_precisions) {
   using operand = operand_t<device::basic_cuda<P>, float>;
   static_assert(std::is_same_v<operand, bf16> == is_bf16<P>);

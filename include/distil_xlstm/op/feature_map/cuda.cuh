@@ -17,8 +17,9 @@ namespace distil_xlstm::device {
 namespace detail {
 
 /// 128 rows of one head, 16 a warp; width and features up to 64, padded with zeros. A thread's numbers are of two
-/// rows, in pairs of columns, as those of a product are. A product's columns may lie in any order that its operands agree
-/// on: here so that a thread's pairs are neighbours in memory, four numbers of an input, eight of a head's features.
+/// rows, in pairs of columns, as those of a product are. A product's columns may lie in any order that its operands
+/// agree on: here so that a thread's pairs are neighbours in memory, four numbers of an input, eight of a head's
+/// features.
 struct feature_tile : flash::warp_tile<64, 64> {
   static constexpr int size = 64, weight_numbers = size * pitch, row_numbers = rows * pitch;
   using numbers = float[size / 8][4];
@@ -103,7 +104,8 @@ struct feature_tile : flash::warp_tile<64, 64> {
 #pragma unroll
         for (float& y : x[i]) y = 0;
   }
-  /// dz = sum over the signs of sign p (dp - sum p dp) of one of the two rows, f numbers a sign; all lanes have to call.
+  /// dz = sum over the signs of sign p (dp - sum p dp) of one of the two rows, f numbers a sign; all lanes have to
+  /// call.
   template <class Operand>
   static __device__ void gradient(packed& dz, int half, const Operand* p, const float* dp, bool both, int f) {
     float weight[2][size / 32][8], gradient[2][size / 32][8];
@@ -209,8 +211,8 @@ __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_argumen
   }
 }
 
-/// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads, width,
-/// features].
+/// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads,
+/// width, features].
 template <class Operand>
 __global__ void __launch_bounds__(256, 2)
     feature_map_backward_kernel(feature_map_backward_arguments<float, Operand> g, index each, float* partial) {
@@ -281,8 +283,8 @@ bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) 
 }
 }  // namespace detail
 
-/// With `bf16_mixed` one kernel on the tensor cores, where width and features are multiples of 8 up to 64, and rows begin at
-/// 16 bytes. Else the default.
+/// With `bf16_mixed` one kernel on the tensor cores, where width and features are multiples of 8 up to 64, and rows
+/// begin at 16 bytes. Else the default.
 template <Precision P, class T, class Operand>
 void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a) {
   if constexpr (multiplies_in_bf16<P, T>)

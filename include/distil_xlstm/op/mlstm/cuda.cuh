@@ -9,8 +9,8 @@
 
 // The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
 //
-// Forward: gates; padded copies of q, k, v in the products' type, unless they can be read as they are; the walk over the
-// chunks, a tile of C a block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each
+// Forward: gates; padded copies of q, k, v in the products' type, unless they can be read as they are; the walk over
+// the chunks, a tile of C a block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each
 // chunk; the gates' gradients.
 namespace distil_xlstm::device {
 
@@ -223,8 +223,8 @@ class mlstm_products {
     if (keep_.scores) take_scores(s, m);
     if (keep_.inputs) take_inputs(s, copies);
   }
-  /// Whether the kernels can read q, k and v where they lie: of the products' type, whole chunks, whole tiles, every row
-  /// of a head at 16 bytes.
+  /// Whether the kernels can read q, k and v where they lie: of the products' type, whole chunks, whole tiles, every
+  /// row of a head at 16 bytes.
   template <class A>
   bool reads_in_place(const A& a) const {
     return as_products && z_.time == z_.padded() && z_.dq == z_.query && z_.dv == z_.value &&
