@@ -85,7 +85,7 @@ if(DISTIL_XLSTM_EXAMPLES)
   foreach(file ${essays})
     cmake_path(GET file STEM name)
     distil_xlstm_program(example.${name} ${file})
-    if(NOT name MATCHES "readme|short_programs")
+    if(NOT name STREQUAL "readme")
       target_link_libraries(example.${name} PRIVATE distil_xlstm::compiled)
     endif()
     # They take longer to compile than to run, but for that which trains.

@@ -3,7 +3,7 @@
 // One table, medians; bfloat16 products.
 //
 //   bench.cuda.ranks                         everything
-//   bench.cuda.ranks links smollm2 linearised qwen qwen16   some of it
+//   bench.cuda.ranks links smollm2 linearised qwen qwen32   some of it
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -223,10 +223,10 @@ void table(const std::set<std::string>& asked) {
     if (wanted("smollm2")) paper_step("SmolLM2, paper's student", smollm2.folder, 64);
     if (wanted("linearised")) linearised_step("SmolLM2, linearised", smollm2.folder, 32);
   }
-  if (wanted("qwen") || wanted("qwen16")) {
+  if (wanted("qwen") || wanted("qwen32")) {
     const random_teacher qwen(qwen2_shape());
     if (wanted("qwen")) linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 8);
-    if (wanted("qwen16")) linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 16, ways::beside_alone);
+    if (wanted("qwen32")) linearised_step("Qwen2.5-1.5B, linearised", qwen.folder, 32, ways::beside_alone);
   }
 }
 
