@@ -38,7 +38,8 @@ fetch() {
 fetch >&2 &
 fetching=$!
 cmake --build --preset release
-ctest --test-dir build/release --output-on-failure -j2
+# Three at a time: some wait for processes rather than for a core.
+ctest --test-dir build/release --output-on-failure -j3
 wait $fetching
 if [ -n "$python" ]; then
   stage "Python"
@@ -48,11 +49,12 @@ fi
 
 stage "CUDA, run where there is a GPU"
 nvcc=$(bash cmake/install_cuda.sh build/cuda-toolkit)
-# The program's jobs and a model that is compiled once: together all that nvcc has to know; and a test.
+# The program's jobs in bfloat16 products and a model in float that is compiled once: together all that nvcc has to know;
+# and a test.
 cmake --preset cuda "-DCMAKE_CUDA_COMPILER=$nvcc" -DCMAKE_CUDA_ARCHITECTURES=90 "-DCMAKE_CUDA_FLAGS_RELEASE=-O0 -Ofc max"
 objects=CMakeFiles/distil.dir/examples/distil
 nccl=$(ninja -C build/cuda -t targets all | grep -o "^$objects/nccl.cu.o" || true)  # where NCCL is found
-cmake --build --preset cuda --target $objects/cuda_fp{32,64}.cu.o $nccl test.cuda.compiled_once test.cuda.optim
+cmake --build --preset cuda --target $objects/cuda_bf16.cu.o $nccl test.cuda.compiled_once test.cuda.optim
 ctest --test-dir build/cuda --output-on-failure -R '^cuda[.](compiled_once|optim)$'
 
 stage "each header by itself"

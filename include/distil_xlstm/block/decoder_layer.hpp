@@ -149,7 +149,9 @@ struct basic_decoder_layer {
                        {{sequential{named<"post_attention_layernorm", rms_norm<>>{norm()},
                                     named<"mlp", swiglu>{{width_in(), inner}}}}}};
   }
-  rms_norm<> norm() const { return {width_in(), 1, epsilon, true}; }
+  rms_norm<> norm() const {
+    return {.width = width_in(), .groups = 1, .epsilon = epsilon, .for_products = true};
+  }
   template <class P, class K, class T>
   decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const K& k, matrix_view<T> x) const {
     const auto& a = mixer_of(p);

@@ -103,7 +103,7 @@ struct feed_forward {
       up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
     };
     // The gradient of a bias sums numbers that are not rounded.
-    bias ? through(T()) : through(operand_t<std::remove_reference_t<decltype(d)>, T>());
+    bias ? through(T()) : through(operand_t<decltype(d), T>());
   }
   /// @}
 

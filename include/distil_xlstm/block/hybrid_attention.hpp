@@ -201,7 +201,7 @@ struct hybrid_attention {
     base.project(d, seq, p.attention, s.window, k.attention, x);
     {
       const index wide = query_features().width_out();
-      using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+      using operand = operand_t<decltype(d), T>;
       const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
       const auto [q, key, v] = memory.views;
       write_features(d, p, k, q, key);
@@ -218,8 +218,8 @@ struct hybrid_attention {
       mix(d, k, memory.views[0]);
       base.output().forward(d, p.attention.o_proj, memory.views[0], y);
     };
-    // Of few rows, as a decoder has them over a transient tape, products may read what is not rounded.
-    k.chunk_states ? through(operand_t<std::remove_reference_t<decltype(d)>, T>()) : through(T());
+    // Of few rows, as a decoder has them over a transient tape, the output projection may read what is not rounded.
+    k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
   template <class T>
@@ -233,8 +233,7 @@ struct hybrid_attention {
     matrix_view<T> dmemory = dh;
     if (has_window()) {
       {
-        const auto room =
-            scratch_matrices<operand_t<std::remove_reference_t<decltype(d)>, T>>(d, x.rows, inner());
+        const auto room = scratch_matrices<operand_t<decltype(d), T>>(d, x.rows, inner());
         mix(d, k, room.views[0]);
         base.output().backward(d, p.attention.o_proj, g.attention.o_proj, room.views[0], dy, dh);
       }
@@ -252,7 +251,7 @@ struct hybrid_attention {
     const T beta = has_window() ? T(1) : T(0);
     {
       // Features take more memory than time: they are made again.
-      using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
+      using operand = operand_t<decltype(d), T>;
       const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
       const auto gradient = scratch_matrices<T>(d, x.rows, inner());
       const auto [q, key, v] = room.views;

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/transform.hpp>
 
@@ -57,7 +60,9 @@ struct linear {
   template <class T, class X = const T, class Dy = const T>
   void backward(auto& d, const auto& p, const auto& g, matrix_view<X> x, matrix_view<Dy> dy, matrix_view<T> dx,
                 std::type_identity_t<T> beta = 0) const {
-    constexpr bool rounded = !std::is_same_v<std::remove_const_t<Dy>, T>;
+    constexpr bool rounded = std::is_same_v<std::remove_const_t<Dy>, bf16>;
+    static_assert(rounded || std::is_same_v<std::remove_const_t<Dy>, T>,
+                  "distil_xlstm::linear: dy is of dx's type or bf16");
     require(!rounded || !g.bias, "linear: the gradient of a bias sums numbers that are not rounded");
     const matrix_view<const Dy> above = dy;
     gemm(d, above, p.weight, dx, beta);

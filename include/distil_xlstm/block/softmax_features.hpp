@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
 
@@ -46,9 +48,9 @@ struct softmax_features {
   /// @}
 
   /// phi [rows, heads * size] of x [rows, inputs * width].
-  template <class T, class Operand>
-  void forward(auto& d, const auto& p, matrix_view<const T> x, matrix_view<Operand> phi) const {
-    feature_map_forward(d, feature_map_arguments<T, Operand>{shape(), p.weight, x, phi});
+  template <class X, class Operand>
+  void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<Operand> phi) const {
+    feature_map_forward(d, feature_map_arguments<std::remove_const_t<X>, Operand>{shape(), p.weight, x, phi});
   }
   /// dx = beta dx + what dphi gives; adds to g.
   template <class T, class Operand>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/block/feed_forward.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 
@@ -69,8 +71,8 @@ struct basic_swiglu {
       transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
       down().forward(d, p.down_proj, act, y);
     };
-    using operand = operand_t<std::remove_reference_t<decltype(d)>, T>;
-    // Products with frozen weights round any number of rows, others of a few read what is not rounded.
+    using operand = operand_t<decltype(d), T>;
+    // Over a transient tape: products with frozen weights round any number of rows, others do not where rows are few.
     constexpr bool rounds =
         !std::is_same_v<operand, T> && std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
     if (k.y.data && !rounds) return through(k.y);
@@ -82,8 +84,7 @@ struct basic_swiglu {
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner);
     const matrix_view<T> dact = memory.views[0];
-    const auto operands =
-        scratch_matrices<operand_t<std::remove_reference_t<decltype(d)>, T>>(d, x.rows, inner, inner);
+    const auto operands = scratch_matrices<operand_t<decltype(d), T>>(d, x.rows, inner, inner);
     const auto [dgate, dup] = operands.views;
     // The product lies where the gate's gradient will.
     transform(d, dgate, detail::gated_activation{activation::silu}, k.gate, k.up);

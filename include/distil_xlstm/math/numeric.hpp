@@ -66,13 +66,18 @@ DISTIL_XLSTM_HD void store(bf16* p, V v) {
     for (index i = 0; i < width_of<V>; ++i) p[i] = bf16(static_cast<float>(v.v[i]));
 }
 
-/// Reads numbers that are stored as another type, which a pack has to know, and widens them.
+/// Reads numbers that are stored as another type, and widens them.
 template <class V, class S>
 requires(!std::is_same_v<S, scalar_of<V>>) DISTIL_XLSTM_HD V load(const S* p) {
-  if constexpr (width_of<V> == 1)
+  if constexpr (width_of<V> == 1) {
     return static_cast<V>(*p);
-  else
+  } else if constexpr (requires { V::load(p); }) {
     return V::load(p);
+  } else {
+    V all;
+    for (index i = 0; i < width_of<V>; ++i) all.v[i] = static_cast<scalar_of<V>>(p[i]);
+    return all;
+  }
 }
 
 /// The numbers f(0), f(1), ..., a lane each; a pack shows its lanes as v[lane].

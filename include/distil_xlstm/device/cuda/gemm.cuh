@@ -85,7 +85,7 @@ void convert(cuda_base& device, index count, const From* in, index in_stride, in
   if constexpr (std::is_same_v<To, bf16> && std::is_same_v<From, float>) {
     if (count == 1 && cols % 8 == 0 && more_cols == 0 && in_stride % 4 == 0 && out_stride % 8 == 0 &&
         is_aligned(in)) {
-      if (in_stride == cols && out_stride == cols && out_rows * cols / 8 < (index{1} << 31)) {
+      if (in_stride == cols && out_stride == cols && out_rows * cols / 8 < (index{1} << 29)) {
         const unsigned octs = static_cast<unsigned>(rows * cols / 8),
                        out_octs = static_cast<unsigned>(out_rows * cols / 8);
         enqueue(device, "rounding to bfloat16", {grid_size(out_octs, 256), 256}, round_kernel<float>, in, 0,
@@ -117,7 +117,7 @@ struct product_input {
   scratch_lease<P, cuda_memory> memory;
   const P* data;
   index stride, step;
-  bool even = false;  ///< zeros follow its rows and columns up to multiples of `padding`
+  bool zeros_beside = false;  ///< behind its rows and columns, up to multiples of `padding`
 
   static constexpr index padding = 16 / static_cast<index>(sizeof(P));
   static index padded(index n) { return (n + padding - 1) / padding * padding; }
@@ -197,7 +197,7 @@ struct product_input {
       convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols,
               more_rows, stride - whole.cols);
     data = out;
-    even = count == 1;
+    zeros_beside = count == 1;
     step = from_step == 0 ? 0 : separate ? copy_step : below ? o.rows * stride : from_step;
   }
 };
@@ -213,17 +213,19 @@ __global__ void add_kernel(const T* x, index stride, T beta, matrix_view<T> c) {
 }
 
 /// c = beta c + a b with operands of P. cuBLAS reads 16 bytes at a time where the size along an operand's rows is a
-/// multiple of that: with zeros beside the copies k grows, or c is a part of a larger product.
+/// multiple of that: with zeros beside the copies k grows, or c, where it is small, is a part of a larger product.
 template <class P, class T>
 void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
   const product_input<P> pa(device, a, count, step_a), pb(device, b, count, step_b);
   const blas_operand<P> left{pa.data, pa.stride, a.transposed, pa.step},
       right{pb.data, pb.stride, b.transposed, pb.step};
-  const auto padded = [](bool pads, index n) { return pads ? product_input<P>::padded(n) : n; };
-  const index k = padded(pa.even && pb.even && !(a.transposed && !b.transposed),
-                         a.transposed ? a.rows : a.cols),
-              m = padded(pa.even && a.transposed, c.rows), n = padded(pb.even && !b.transposed, c.cols);
+  const auto grown = [](bool grows, index n) { return grows ? product_input<P>::padded(n) : n; };
+  const bool small = c.rows * c.cols <= index{1} << 20;
+  const index k = grown(pa.zeros_beside && pb.zeros_beside && !(a.transposed && !b.transposed),
+                        a.transposed ? a.rows : a.cols),
+              m = grown(small && pa.zeros_beside && a.transposed, c.rows),
+              n = grown(small && pb.zeros_beside && !b.transposed, c.cols);
   const blas_batch batch{count, step_c};
   if (m == c.rows && n == c.cols)
     return blas_product(device, m, n, k, left, right, beta, c.data, c.stride, &batch);

@@ -241,7 +241,7 @@ class cuda_base {
   /// Changes when scratch memory has moved: what was recorded before is void.
   index scratch_generation() const { return scratch_.generation() + copies_.generation(); }
 
-  /// For kernels and products: what they ask for makes copies void.
+  /// For kernels and products, which say here what they write: copies of that are void, or all of them.
   detail::operand_copies& operand_copies() { return copies_; }
 
  private:

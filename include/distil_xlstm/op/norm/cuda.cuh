@@ -219,7 +219,7 @@ void choose(index width, const F& f) {
   if (width <= 4096) return f.template operator()<256, 4>();
   f.template operator()<256, 8>();
 }
-/// For products that round: y's copy for them, too.
+/// For products that round: y's copy for them, too; so that older copies are made void before, not by `launch`.
 template <bool Write>
 void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
              matrix_view<float> y, bool round = false) {

@@ -59,7 +59,7 @@ __device__ void load_eight(float (&x)[8], const From* head, int c, int width) {
     for (int j = 0; j < 8; ++j) x[j] = c + j < width ? static_cast<float>(head[c + j]) : 0;
   }
 }
-/// Threads that have a row of a multiple of 64 numbers, eight each at a time: a power of two up to 32.
+/// Threads that have a row of a multiple of 32 numbers, eight each at a time: a power of two up to 32.
 constexpr int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 128 ? 16 : 32; }
 
 /// Padded copies of the inputs, blockIdx.y says of which.
