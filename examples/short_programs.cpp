@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <distil_xlstm/distil_xlstm.hpp>
+#include <distil_xlstm/io/json.hpp>
 
 namespace dx = distil_xlstm;
 using cpu = dx::device::cpu;
