@@ -8,6 +8,8 @@
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/blas.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
+#include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/device/transform.hpp>
 
 namespace distil_xlstm::device {
 
@@ -202,15 +204,15 @@ struct product_input {
   }
 };
 
-/// c = beta c + x, rows of x `stride` apart
+/// beta c + x
 template <class T>
-__global__ void add_kernel(const T* x, index stride, T beta, matrix_view<T> c) {
-  for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < c.rows; r += gridDim.y * blockDim.y)
-    for (index col = blockIdx.x * blockDim.x + threadIdx.x; col < c.cols; col += gridDim.x * blockDim.x) {
-      T* to = c.row(r) + col;
-      *to = (beta == T(0) ? T(0) : beta * *to) + x[r * stride + col];
-    }
-}
+struct scaled_sum {
+  T beta;
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V c, V x) const {
+    return V(beta) * c + x;
+  }
+};
 
 /// c = beta c + a b with operands of P. cuBLAS reads 16 bytes at a time where the size along an operand's rows is a
 /// multiple of that: with zeros beside the copies k grows, or c, where it is small, is a part of a larger product.
@@ -231,10 +233,11 @@ void run_product(cuda_base& device, index count, const cuda_operand& a, index st
     return blas_product(device, m, n, k, left, right, beta, c.data, c.stride, &batch);
   auto larger = device.template scratch<T>(m * n);
   blas_product(device, m, n, k, left, right, 0, larger.data(), n, &batch);
-  enqueue(device, "adding a product",
-          {dim3(grid_size(c.cols, 32, 4096), grid_size(c.rows, 8, 16384)), dim3(32, 8)}, add_kernel<T>,
-          larger.data(), n, beta, c);
-  device.operand_copies().written(c.data, c.row(c.rows - 1) + c.cols);
+  const matrix_view<const T> product(larger.data(), c.rows, c.cols, n);
+  if (beta == T(0))
+    transform(device, c, math::identity{}, product);
+  else
+    transform(device, c, scaled_sum<T>{beta}, c, product);
 }
 
 /// In the precision's type, but for few rows over weights that would be rounded for them alone.
