@@ -39,13 +39,31 @@ std::vector<std::vector<double>> features(D& d, index rows, const feature_map_sh
   return {columns(phi, out), columns(dx, in), dw.numbers()};
 }
 
+/// The device against the CPU, phi stored as float and as the operand.
+template <class P>
+void check_features(device::basic_cuda<P>& gpu, device::cpu& cpu, index rows, const feature_map_shape& s,
+                    double beta, index slack) {
+  constexpr auto limits = testing::cuda_tolerance::features;
+  const double limit = is_bf16<P> ? limits.bf16 : limits.fp32;
+  using operand = operand_t<device::basic_cuda<P>, float>;
+  const auto got = features<float>(gpu, rows, s, beta, slack),
+             stored = features<float, operand>(gpu, rows, s, beta, slack),
+             want = features<double>(cpu, rows, s, beta, slack);
+  const std::string what = std::to_string(rows) + " rows, " + std::to_string(s.heads) + " heads of " +
+                           std::to_string(s.inputs) + " inputs, " + std::to_string(s.width) + " to " +
+                           std::to_string(s.features) + ", slack " + std::to_string(slack) + ": ";
+  const char* names[] = {"phi", "dx", "dweight"};
+  for (std::size_t i = 0; i < 3; ++i) {
+    check_close((what + names[i]).c_str(), got[i], want[i], limit);
+    check_close((what + names[i] + " as an operand").c_str(), stored[i], want[i], limit);
+  }
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(as_the_cpu_s, P, float_precisions) {
   device::basic_cuda<P> gpu;
   device::cpu cpu(2);
-  constexpr auto limits = testing::cuda_tolerance::features;
-  const double limit = is_bf16<P> ? limits.bf16 : limits.fp32;
   for (const feature_map_shape& s :
        {feature_map_shape{9, 9, 64, 64, true}, feature_map_shape{9, 3, 64, 64, true},
         feature_map_shape{6, 2, 16, 24, true}, feature_map_shape{3, 1, 64, 40, false},
@@ -53,20 +71,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(as_the_cpu_s, P, float_precisions) {
         feature_map_shape{2, 2, 128, 64, true}})
     for (const index rows : {1, 2, 127, 128, 129, 700})
       for (const index slack : {0, 3, 8})
-        for (const double beta : {0.0, 1.0}) {
-          using operand = operand_t<device::basic_cuda<P>, float>;
-          const auto got = features<float>(gpu, rows, s, beta, slack),
-                     stored = features<float, operand>(gpu, rows, s, beta, slack),
-                     want = features<double>(cpu, rows, s, beta, slack);
-          const std::string what = std::to_string(rows) + " rows, " + std::to_string(s.heads) + " heads of " +
-                                   std::to_string(s.inputs) + " inputs, " + std::to_string(s.width) + " to " +
-                                   std::to_string(s.features) + ", slack " + std::to_string(slack) + ": ";
-          const char* names[] = {"phi", "dx", "dweight"};
-          for (std::size_t i = 0; i < 3; ++i) {
-            check_close((what + names[i]).c_str(), got[i], want[i], limit);
-            check_close((what + names[i] + " as an operand").c_str(), stored[i], want[i], limit);
-          }
-        }
+        for (const double beta : {0.0, 1.0}) check_features(gpu, cpu, rows, s, beta, slack);
+}
+BOOST_AUTO_TEST_CASE_TEMPLATE(several_tiles_a_block, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  device::cpu cpu(2);
+  for (const double beta : {0.0, 1.0}) {
+    check_features(gpu, cpu, 400, feature_map_shape{176, 88, 16, 24, true}, beta, 0);
+    check_features(gpu, cpu, 2500, feature_map_shape{9, 9, 64, 64, true}, beta, 0);
+  }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(runs_are_equal, P, float_precisions) {
   device::basic_cuda<P> gpu;

@@ -162,15 +162,12 @@ class mlstm_products {
     launch(device_, "mlstm: gradients of scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
            mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
-    launch(device_, "mlstm: gradients of inputs",
-           {blocks(z_.tasks * z_.chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
-           mlstm_chunk_gradients_kernel<P, N>, z_,
-           mlstm_chunk_gradients<number>{m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq),
+    const index parts = input_gradients({m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq),
                                          output(a.dv, z_.dv), q_dq, k_dk});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
     launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), 512}, mlstm_gate_gradients_kernel<512>,
-           mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, z_.query / N,
-                                of_rows.dmu, inner, first_is_free, a.di, a.df});
+           mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, parts, of_rows.dmu,
+                                inner, first_is_free, a.di, a.df});
   }
 
  private:
@@ -281,6 +278,20 @@ class mlstm_products {
     launch(device_, "mlstm: scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
            mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
+  }
+  /// Returns how many parts q . dq and k . dk are left in.
+  index input_gradients(const mlstm_chunk_gradients<number>& g) const {
+    constexpr const char* what = "mlstm: gradients of inputs";
+    const index chunks = z_.tasks * z_.chunks;
+    if constexpr (std::is_same_v<P, bf16_products> && N == mlstm_whole_chunk::value)
+      if (mlstm_whole_chunk::fits(z_)) {
+        launch(device_, what, {blocks(3 * chunks), mlstm_whole_chunk::threads, mlstm_whole_chunk::bytes},
+               mlstm_whole_chunk_gradients_kernel<P>, z_, g);
+        return 1;
+      }
+    launch(device_, what, {blocks(chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
+           mlstm_chunk_gradients_kernel<P, N>, z_, g);
+    return z_.query / N;
   }
 
   cuda_base& device_;

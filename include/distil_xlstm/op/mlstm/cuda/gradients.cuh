@@ -54,7 +54,7 @@ struct mlstm_chunk_gradients {
   const Number *ds, *dc;  ///< dS of each chunk, and the gradient of the state that leaves it
   const float* dn;
   mlstm_output_rows dq, dk, dv;
-  float *q_dq, *k_dk;  ///< [query / N, tasks, padded time]
+  float *q_dq, *k_dk;  ///< [parts, tasks, padded time]: a part of N columns, or of all
 };
 
 /// dq, dk and dv of a chunk, N columns of one of them a block.
@@ -136,6 +136,185 @@ __global__ void __launch_bounds__(256, 2)
   if (threadIdx.x < L)
     (keys ? g.k_dk : g.q_dq)[part * z.tasks * z.padded() + row0 + threadIdx.x] =
         sums[0][threadIdx.x] + sums[1][threadIdx.x];
+}
+
+/// The same of heads padded to 128 and 64, in bfloat16: all of dq, dk or dv of a chunk a block. What is multiplied
+/// is all sent for at the start, in the order of use, but for the quarters of dS and S D that lie in the future.
+struct mlstm_whole_chunk {
+  static constexpr int L = mlstm_chunk, query = 128, value = 64, threads = 256;
+  static constexpr int bytes = 96 * 1024;
+  static_assert(L == 128);
+  static bool fits(const mlstm_sizes& z) { return z.query == query && z.value == value; }
+
+  struct row_numbers {
+    float sums[2][L], factor[L], weights[L], added[query];
+  };
+
+  mlstm_sizes z;
+  const mlstm_chunk_gradients<bf16>& g;
+  bf16* shared;
+  row_numbers& of_rows;
+  index chunk, row0, task, t0;
+
+  template <int Width>
+  __device__ whole_operand<Width> operand_at(int kilobytes) const {
+    return {shared + kilobytes * 512};
+  }
+  template <int Rows, int Columns, int Width>
+  __device__ static void fetch(whole_operand<Width> to, int row, int column, step_operand<bf16> from) {
+    to.template fetch<threads, Rows, Columns>(row, column, from);
+  }
+  /// All threads' copies have arrived, but for the newest `Open` groups of each.
+  template <int Open>
+  __device__ static void arrive() {
+    wait_for_copies<Open>();
+    __syncthreads();
+  }
+  template <int From, bool TransposeA, bool TransposeB, class Tile, int WidthA, int WidthB>
+  __device__ static void multiply(Tile& tile, whole_operand<WidthA> a, whole_operand<WidthB> b) {
+#pragma unroll
+    for (int k = From; k < From + 64; k += 16) tile.template multiply<TransposeA, TransposeB>(a, b, k);
+  }
+  /// The same where A is dS or S D, or its transpose: of the triangle that is not 0.
+  template <int From, bool TransposeA, class Tile, int WidthB>
+  __device__ static void multiply_triangle(Tile& tile, whole_operand<L> a, whole_operand<WidthB> b) {
+#pragma unroll
+    for (int k = From; k < From + 64; k += 16)
+      if (TransposeA ? k >= tile.first_row : k < tile.first_row + 32)
+        tile.template multiply<TransposeA, false>(a, b, k);
+  }
+  template <class Tile>
+  __device__ void write(const Tile& tile, const mlstm_output_rows& out) const {
+    if (out.vectorised && out.head == 16 * Tile::across && t0 + L <= z.time)
+      tile.float4s([&](int row) { return out.row(task, z.heads, z.time, t0 + row); },
+                   [](float* to, int column, float4 x) { store4(to + column, x); });
+    else
+      tile.float4s(
+          [&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
+          [&](float* to, int column, float4 x) {
+            if (to) store_columns(to, column, out.head, out.vectorised, x);
+          });
+  }
+
+  /// dq, or dk.
+  template <bool Keys>
+  __device__ void queries() const {
+    const auto& m = g.memory;
+    const step_operand<bf16> q = m.q.at(z, task, t0), k = m.k.at(z, task, t0);
+    const step_operand<bf16> own = Keys ? k : q, other = Keys ? q : k, ds{g.ds + row0 * L, L};
+    const auto a1 = operand_at<value>(0), b1 = operand_at<value>(16);
+    const auto a2 = operand_at<L>(32), b2 = operand_at<query>(64), with = operand_at<query>(0);
+    fetch<L, value>(a1, 0, 0,
+                    Keys ? m.v.at(z, task, t0) : step_operand<bf16>{g.of_rows.du + row0 * value, value});
+    fetch<query, value>(b1, 0, 0, {(Keys ? g.dc : m.states) + chunk * query * value, value});
+    commit_copies();
+    fetch<Keys ? 64 : L, 64>(a2, 0, 0, ds);
+    fetch<64, query>(b2, 0, 0, other);
+    commit_copies();
+    fetch<64, Keys ? L : 64>(a2, 64, Keys ? 0 : 64, ds);
+    fetch<64, query>(b2, 64, 0, other);
+    commit_copies();
+    const int x = static_cast<int>(threadIdx.x);
+    if (x < L) {
+      const float weight = (Keys ? g.rows.left : g.rows.past)[row0 + x];
+      of_rows.factor[x] = weight;
+      of_rows.weights[x] = Keys ? weight : weight * g.of_rows.dr[row0 + x];
+    } else {
+      of_rows.added[x - L] = (Keys ? g.dn : m.n)[chunk * query + x - L];
+    }
+
+    product_tile<bf16_products, 4, query> tile(shared);
+    arrive<2>();
+    multiply<0, false, true>(tile, a1, b1);
+    tile.scale_rows([&](int row) { return of_rows.factor[row]; });
+    arrive<1>();
+    fetch<L, query>(with, 0, 0, own);  // over a1 and b1, which have been read
+    commit_copies();
+    multiply_triangle<0, Keys>(tile, a2, b2);
+    arrive<1>();
+    multiply_triangle<64, Keys>(tile, a2, b2);
+    arrive<0>();
+
+    float weight[4], dot[4] = {};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weight[i] = of_rows.weights[tile.row_of(i / 2, i % 2)];
+#pragma unroll
+    for (int c = 0; c < tile.across; ++c) {
+      const int column = tile.column_of(c);
+      const float2 a = load2(of_rows.added + column);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 y = load2(with.at(tile.row_of(i / 2, i % 2), column));
+        float* e = tile.sum[i / 2][c] + i % 2 * 2;
+        e[0] += weight[i] * a.x, e[1] += weight[i] * a.y;
+        dot[i] += e[0] * y.x + e[1] * y.y;
+      }
+    }
+    write(tile, Keys ? g.dk : g.dq);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      dot[i] = row_sum(dot[i]);
+      if (tile.lane % 4 == 0) of_rows.sums[tile.first_column != 0][tile.row_of(i / 2, i % 2)] = dot[i];
+    }
+    __syncthreads();
+    if (x < L) (Keys ? g.k_dk : g.q_dq)[row0 + x] = of_rows.sums[0][x] + of_rows.sums[1][x];
+  }
+
+  __device__ void values() const {
+    const step_operand<bf16> k = g.memory.k.at(z, task, t0), dc{g.dc + chunk * query * value, value},
+                             gated{g.memory.gated + row0 * L, L}, du{g.of_rows.du + row0 * value, value};
+    const auto a1 = operand_at<query>(0), a2 = operand_at<L>(32);
+    const auto b1 = operand_at<value>(64), b2 = operand_at<value>(80);
+    fetch<L, 64>(a1, 0, 0, k);
+    fetch<64, value>(b1, 0, 0, dc);
+    commit_copies();
+    fetch<L, 64>(a1, 0, 64, k);
+    fetch<64, value>(b1, 64, 0, dc);
+    commit_copies();
+    fetch<64, 64>(a2, 0, 0, gated);
+    fetch<64, value>(b2, 0, 0, du);
+    commit_copies();
+    fetch<64, L>(a2, 64, 0, gated);
+    fetch<64, value>(b2, 64, 0, du);
+    commit_copies();
+    if (threadIdx.x < L) of_rows.factor[threadIdx.x] = g.rows.left[row0 + threadIdx.x];
+
+    product_tile<bf16_products, 4, value> tile(shared);
+    arrive<3>();
+    multiply<0, false, false>(tile, a1, b1);
+    arrive<2>();
+    multiply<64, false, false>(tile, a1, b1);
+    tile.scale_rows([&](int row) { return of_rows.factor[row]; });
+    arrive<1>();
+    multiply_triangle<0, true>(tile, a2, b2);
+    arrive<0>();
+    multiply_triangle<64, true>(tile, a2, b2);
+    write(tile, g.dv);
+  }
+};
+
+template <class P>
+__global__ void __launch_bounds__(mlstm_whole_chunk::threads, 2)
+    mlstm_whole_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ mlstm_whole_chunk::row_numbers of_rows;
+  // From the last chunk on, whose dS the kernel before wrote last: it may still lie in the L2 cache.
+  const unsigned block = gridDim.x - 1 - blockIdx.x, part = block % 3, chunk = block / 3;
+  const unsigned chunks = static_cast<unsigned>(z.chunks), task = chunk / chunks;
+  const mlstm_whole_chunk whole{z,
+                                g,
+                                reinterpret_cast<bf16*>(shared),
+                                of_rows,
+                                chunk,
+                                static_cast<index>(chunk) * mlstm_chunk,
+                                task,
+                                static_cast<index>(chunk % chunks) * mlstm_chunk};
+  if (part == 0)
+    whole.queries<false>();
+  else if (part == 1)
+    whole.queries<true>();
+  else
+    whole.values();
 }
 
 /// <dC, C> + <dn, n> of each sequence and head, a block each.

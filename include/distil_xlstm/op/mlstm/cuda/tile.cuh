@@ -39,6 +39,29 @@ struct step_operand {
   int stride;
 };
 
+/// An operand whose rows of `Width` lie whole in shared memory, the pieces of 16 bytes of each 128 in an order that
+/// hangs on the row, so that the same piece of eight rows takes every bank once.
+template <int Width>
+struct whole_operand {
+  bf16* memory;
+
+  __device__ bf16* at(int row, int column) const {
+    const unsigned r = static_cast<unsigned>(row), c = static_cast<unsigned>(column);
+    return memory + (r * Width + ((c / 8) ^ (r % 8)) * 8 + c % 8);
+  }
+  /// Sends for `Rows` and `Columns` from these on, of the operand that begins at `from`, with a block of `Threads`.
+  template <int Threads, int Rows, int Columns>
+  __device__ void fetch(int row, int column, step_operand<bf16> from) const {
+    constexpr int along = Columns / 8, count = Rows * along;
+    static_assert(count % Threads == 0);
+#pragma unroll
+    for (int first = 0; first < count; first += Threads) {
+      const int i = first + static_cast<int>(threadIdx.x), r = row + i / along, c = column + i % along * 8;
+      copy_async_16(at(r, c), from.data + r * from.stride + c);
+    }
+  }
+};
+
 /// The tile C [32 Down, N] of a block of 2 Down warps, each of which has 32 rows and half of the columns.
 ///
 /// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
@@ -171,21 +194,50 @@ struct product_tile {
     else
       multiply_float<TransposeA, TransposeB, Extra, Weighted>(a, b, w, weights);
   }
+  /// sum += columns k .. k + 15 of A times those rows of B, which lie whole in shared memory.
+  template <bool TransposeA, bool TransposeB, int WidthA, int WidthB>
+  __device__ void multiply(whole_operand<WidthA> a, whole_operand<WidthB> b, int k) {
+    std::uint32_t fa[2][4];
+    load_a<TransposeA>(fa, k, [&](int row, int column) { return shared_address(a.at(row, column)); });
+    add_products<TransposeB>(fa, k, [&](int row, int column) { return shared_address(b.at(row, column)); });
+  }
 
  private:
+  /// Columns k .. k + 15 of A, where `at(row, column)` is the address of 16 bytes of it as it lies.
+  template <bool Transpose, class At>
+  __device__ void load_a(std::uint32_t (&fa)[2][4], int k, const At& at) const {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const int row = first_row + 16 * m;
+      load_matrices<Transpose>(fa[m], Transpose ? at(k + lane % 8 + lane / 16 * 8, row + lane / 8 % 2 * 8)
+                                                : at(row + lane % 16, k + lane / 16 * 8));
+    }
+  }
+  /// sum += those columns times rows k .. k + 15 of B.
+  template <bool Transpose, class At>
+  __device__ void add_products(const std::uint32_t (&fa)[2][4], int k, const At& at) {
+    std::uint32_t fb[across / 2][4];
+#pragma unroll
+    for (int n = 0; n < across; n += 2) {
+      const int column = first_column + 8 * n;
+      load_matrices<!Transpose>(fb[n / 2], Transpose
+                                               ? at(column + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8)
+                                               : at(k + lane % 16, column + lane / 16 * 8));
+    }
+#pragma unroll
+    for (int n = 0; n < across; ++n)
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+        multiply_add(sum[m][n], fa[m], fb[n / 2][n % 2 * 2], fb[n / 2][n % 2 * 2 + 1]);
+  }
+
   template <bool TransposeA, bool TransposeB, bool Extra, bool Weighted>
   __device__ void multiply_bf16(const bf16* a, const bf16* b, const float* w, const float* weights) {
     constexpr int lda = (TransposeA ? rows : step) + padding, ldb = (TransposeB ? step : N) + padding;
 #pragma unroll
     for (int k = 0; k < step; k += 16) {
       std::uint32_t fa[2][4];
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        const int row = first_row + 16 * m;
-        load_matrices<TransposeA>(
-            fa[m], shared_address(TransposeA ? a + (k + lane % 8 + lane / 16 * 8) * lda + row + lane / 8 % 2 * 8
-                                             : a + (row + lane % 16) * lda + k + lane / 16 * 8));
-      }
+      load_a<TransposeA>(fa, k, [&](int row, int column) { return shared_address(a + row * lda + column); });
       if constexpr (Weighted) {
         const float2 of[2] = {load2(weights + k + 2 * (lane % 4)), load2(weights + k + 8 + 2 * (lane % 4))};
 #pragma unroll
@@ -194,20 +246,8 @@ struct product_tile {
           for (int e = 0; e < 4; ++e)
             piece[e] = pack_bf16(bf16_low(piece[e]) * of[e / 2].x, bf16_high(piece[e]) * of[e / 2].y);
       }
-      std::uint32_t fb[across / 2][4];
-#pragma unroll
-      for (int n = 0; n < across; n += 2) {
-        const int column = first_column + 8 * n;
-        load_matrices<!TransposeB>(
-            fb[n / 2],
-            shared_address(TransposeB ? b + (column + lane % 8 + lane / 16 * 8) * ldb + k + lane / 8 % 2 * 8
-                                      : b + (k + lane % 16) * ldb + column + lane / 16 * 8));
-      }
-#pragma unroll
-      for (int n = 0; n < across; ++n)
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-          multiply_add(sum[m][n], fa[m], fb[n / 2][n % 2 * 2], fb[n / 2][n % 2 * 2 + 1]);
+      add_products<TransposeB>(fa, k,
+                               [&](int row, int column) { return shared_address(b + row * ldb + column); });
       if constexpr (Extra)
         if (w) {
           // The vector's rounded part is one column of a B, what rounding left another.
