@@ -25,7 +25,7 @@ faults=(
   "window: another document's sinks|op/attention/op.hpp|s/const index from = first(b, t), start = t/const index from = shape.sinks > 0 ? -past_length(b) : first(b, t), start = t/|block/attention laws/blocks model/linearised"
   "features backward: the sign of -z|op/feature_map/op.hpp|s/d = d - math::load/d = d + math::load/|laws/decoder_layers model/linearised"
   "hybrid: gates in another order|block/hybrid_attention.hpp|s/constexpr index input_gate = 0, forget_gate = 1/constexpr index input_gate = 1, forget_gate = 0/|model/linearised"
-  "hybrid: the memory's share is the window's|block/hybrid_attention.hpp|s/return w + o \* (r - w);/return r + o * (w - r);/|laws/decoder_layers model/linearised"
+  "hybrid: the memory's share is the window's|op/gated_mix/op.hpp|s/return w + o \* (r - w);/return r + o * (w - r);/|laws/decoder_layers model/linearised"
   "mixers: the error is not in the teacher's length|distil/mixer_trainer.hpp|s/norms.row(r)\[0\] \* totals\[1\]/norms.row(r)[0]/|model/linearised"
   "mixers: gates' biases learn as slowly as matrices|distil/linearised_rates.hpp|s/? gate_bias : 1/? 1 : 1/|model/linearised"
   "calibration: sinks count as far away|op/attention/cpu.hpp|s/a.first(sequence, t) + r.sinks/a.first(sequence, t)/|model/linearised"

@@ -1,11 +1,16 @@
 #include "compare.hpp"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
+#include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
+#include <distil_xlstm/op/gated_mix/op.hpp>
+#include <distil_xlstm/testing/gradcheck.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
-// Softmax features on the GPU against the CPU in double.
+// Softmax features, gated mixes and the hybrid of attention and memory on the GPU against the CPU in double.
 namespace distil_xlstm {
 namespace {
 
@@ -59,6 +64,49 @@ void check_features(device::basic_cuda<P>& gpu, device::cpu& cpu, index rows, co
   }
 }
 
+/// dr, dw, dgate and h, of random numbers; rows of all matrices are `slack` numbers longer than they need be.
+template <class T, class D>
+std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, index width, index slack) {
+  const index cols = heads * width;
+  const auto there = [&](index n, std::uint64_t seed) {
+    return on_device<T, D>(d, random_numbers(rows * (n + slack), seed));
+  };
+  const auto view = [&](const auto& m, index n) { return matrix_view<T>(m.data(), rows, n, n + slack); };
+  const auto gate = there(heads, 1), r = there(cols, 2), w = there(cols, 3), dh = there(cols, 4),
+             dr = there(cols, 5), dw = there(cols, 6), dgate = there(heads, 7), h = there(cols, 8);
+  gated_mix_backward(d,
+                     gated_mix_backward_arguments<T>{{heads, view(gate, heads), view(r, cols), view(w, cols)},
+                                                     view(dh, cols),
+                                                     view(dr, cols),
+                                                     view(dw, cols),
+                                                     view(dgate, heads),
+                                                     view(h, cols)});
+  return {dr.numbers(), dw.numbers(), dgate.numbers(), h.numbers()};
+}
+
+/// y, dx, then the weights' gradients, by their names.
+template <class T, class D>
+std::vector<std::pair<std::string, std::vector<double>>> hybrid(D& d, const hybrid_attention& block,
+                                                                sequence_view seq) {
+  testing::harness<hybrid_attention, T, D> h(block, d, seq, 1, 0.1);
+  h.forward(), h.backward();
+  const auto wide = [](const std::vector<T>& x) { return std::vector<double>(x.begin(), x.end()); };
+  std::vector<std::pair<std::string, std::vector<double>>> out{{"y", wide(testing::on_host(d, h.y))},
+                                                               {"dx", wide(testing::on_host(d, h.dx))}};
+  const auto gradients = wide(testing::on_host(d, h.gradients));
+  for (const auto& e : h.names)
+    out.emplace_back("d " + e.name,
+                     std::vector<double>(gradients.begin() + e.offset, gradients.begin() + e.offset + e.size));
+  return out;
+}
+/// ||a - b||
+double difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(sum);
+}
+double norm_of(const std::vector<double>& a) { return difference(a, std::vector<double>(a.size())); }
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(as_the_cpu_s, P, float_precisions) {
@@ -110,6 +158,53 @@ BOOST_AUTO_TEST_CASE(large_numbers_are_no_overflow) {
                                                      matrix_view<float>(phi.data(), 3, 2 * width)});
     BOOST_TEST(phi.numbers() == want);
   }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
+  device::cuda gpu;
+  device::cpu cpu(2);
+  for (const index width : {1, 6, 16, 62, 64, 68, 128, 200})
+    for (const index rows : {1, 2, 130})
+      for (const index slack : {0, 1, 4}) {
+        const auto got = mix_gradients<float>(gpu, rows, 3, width, slack),
+                   again = mix_gradients<float>(gpu, rows, 3, width, slack),
+                   want = mix_gradients<double>(cpu, rows, 3, width, slack);
+        const std::string what = std::to_string(rows) + " rows, heads of " + std::to_string(width) +
+                                 ", slack " + std::to_string(slack) + ": ";
+        const char* names[] = {"dr", "dw", "dgate", "h"};
+        for (std::size_t i = 0; i < 4; ++i)
+          check_close((what + names[i]).c_str(), got[i], want[i], testing::cuda_tolerance::features.fp32);
+        BOOST_TEST((got == again), what << "another result");
+      }
+}
+
+/// By norms. A gradient that is 0 but for rounding, as of queries, keys and gates where all that a token sees is
+/// itself, is measured by the largest one.
+BOOST_AUTO_TEST_CASE(hybrids_with_rounded_products) {
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  constexpr double limit = testing::cuda_tolerance::features.bf16,
+                   gates_limit = testing::cuda_tolerance::mlstm_forget;
+  for (const index window : {0, 16, 64})
+    for (const index time : {128, 130, 1}) {
+      hybrid_attention block;
+      block.base.width = 96, block.base.heads = 9, block.base.kv_heads = 3, block.base.head_dim = 64;
+      block.base.window = window, block.base.sinks = window == 16 ? 2 : 0;
+      const sequence_view seq{2, time, nullptr};
+      const auto got = hybrid<float>(gpu, block, seq), want = hybrid<double>(cpu, block, seq);
+      double largest = 0;
+      for (std::size_t i = 2; i < want.size(); ++i) largest = std::max(largest, norm_of(want[i].second));
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        const auto& [name, numbers] = want[i];
+        const double size = norm_of(numbers);
+        const double error =
+            difference(got[i].second, numbers) / (i >= 2 && size <= 1e-5 * largest ? largest : size);
+        const bool of_gates = name.find("gates") != name.npos;
+        BOOST_TEST_MESSAGE("window " << window << ", time " << time << ", " << name << ": " << error);
+        BOOST_TEST(error <= (of_gates ? gates_limit : limit),
+                   "window " << window << ", time " << time << ": " << name << " is off by " << error);
+      }
+    }
 }
 
 }  // namespace distil_xlstm

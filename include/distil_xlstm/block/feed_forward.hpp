@@ -30,6 +30,19 @@ struct gated_activation_backward {
     return {dy * value * a.slope, dy * a.value};
   }
 };
+/// Its gradients, and y again.
+struct gated_activation_again {
+  activation act;
+  template <class V>
+  struct gradients {
+    V gate, value, y;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
+    const auto a = math::activate(act, gate);
+    return {dy * value * a.slope, dy * a.value, a.value * value};
+  }
+};
 }  // namespace detail
 
 /// Weights of `feed_forward`.

@@ -5,58 +5,13 @@
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/softmax_features.hpp>
 #include <distil_xlstm/device/device.hpp>
-#include <distil_xlstm/device/fold_into.hpp>
-#include <distil_xlstm/math/sum.hpp>
+#include <distil_xlstm/math/numeric.hpp>
+#include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 namespace distil_xlstm {
 
 namespace detail {
-
-/// An operand of `transform_groups` with a group for each head: sigmoid of the head's number.
-template <class T>
-struct head_gate {
-  matrix_view<const T> before;  ///< [rows, heads]
-  template <class V>
-  DISTIL_XLSTM_HD V load(const element& e) const {
-    return V(math::sigmoid(before.row(e.row)[e.group - e.row * before.cols]));
-  }
-};
-/// o r + (1 - o) w
-struct gated_mix {
-  template <class V>
-  DISTIL_XLSTM_HD V operator()(V o, V r, V w) const {
-    return w + o * (r - w);
-  }
-};
-struct gated_mix_backward {
-  template <class V>
-  struct gradients {
-    V r, w;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD gradients<V> operator()(V o, V dh) const {
-    return {o * dh, dh - o * dh};
-  }
-};
-/// The gradient of each head's gate before the sigmoid: o (1 - o) dh.(r - w).
-template <class T>
-struct gated_mix_gate_gradient : fold_into<math::sum, T> {
-  index heads, width;
-  matrix_view<const T> before, dh, r, w;
-  matrix_view<T> gradient;  ///< [rows, heads]
-  template <class V>
-  DISTIL_XLSTM_HD void visit(math::sum<V>& a, index i, index c) const {
-    const index row = i / heads, at = i % heads * width + c;
-    push(a,
-         math::load<V>(dh.row(row) + at) * (math::load<V>(r.row(row) + at) - math::load<V>(w.row(row) + at)));
-  }
-  DISTIL_XLSTM_HD void finish(index i, const math::sum<T>& a) const {
-    const index row = i / heads, head = i % heads;
-    const T o = math::sigmoid(before.row(row)[head]);
-    gradient.row(row)[head] = o * (T(1) - o) * a.total;
-  }
-};
 
 /// Every head gets the values that it shares with its group.
 template <class T, class Operand>
@@ -215,7 +170,7 @@ struct hybrid_attention {
     base.attend(d, seq, s.window, k.attention);
     const auto through = [&]<class H>(H) {
       const auto memory = scratch_matrices<H>(d, x.rows, inner());
-      mix(d, k, memory.views[0]);
+      gated_mix_forward(d, mixed(k), memory.views[0]);
       base.output().forward(d, p.attention.o_proj, memory.views[0], y);
     };
     // Of few rows, as a decoder has them over a transient tape, the output projection may read what is not rounded.
@@ -232,17 +187,15 @@ struct hybrid_attention {
     const index heads = base.heads;
     matrix_view<T> dmemory = dh;
     if (has_window()) {
+      using operand = operand_t<decltype(d), T>;
+      base.output().input_gradient(d, p.attention.o_proj, dy, dh);
       {
-        const auto room = scratch_matrices<operand_t<decltype(d), T>>(d, x.rows, inner());
-        mix(d, k, room.views[0]);
-        base.output().backward(d, p.attention.o_proj, g.attention.o_proj, room.views[0], dy, dh);
+        const auto room = scratch_matrices<operand>(d, x.rows, inner());
+        const matrix_view<operand> h = room.views[0];
+        gated_mix_backward(d, gated_mix_backward_arguments<T, operand>{
+                                  mixed(k), dh, dr, dw, dgates.columns(output_gate * heads, heads), h});
+        base.output().add_weight_gradients(d, g.attention.o_proj, h, dy);
       }
-      const matrix_view<const T> o = gate(k, output_gate);
-      fold_rows(
-          d, x.rows * heads, base.head_dim,
-          detail::gated_mix_gate_gradient<T>{
-              {}, heads, base.head_dim, o, dh, k.r, k.attention.y, dgates.columns(output_gate * heads, heads)});
-      transform_groups(d, heads, outputs{dr, dw}, detail::gated_mix_backward{}, detail::head_gate<T>{o}, dh);
       base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
       dmemory = dr;
     } else {
@@ -326,10 +279,9 @@ struct hybrid_attention {
         detail::repeat_heads<T, Operand>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
     return memory;
   }
-  template <class D, class T, class H>
-  void mix(D& d, const hybrid_attention_tape<T>& k, matrix_view<H> h) const {
-    transform_groups(d, base.heads, h, detail::gated_mix{}, detail::head_gate<T>{gate(k, output_gate)}, k.r,
-                     k.attention.y);
+  template <class T>
+  gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {
+    return {base.heads, gate(k, output_gate), k.r, k.attention.y};
   }
 };
 

@@ -60,12 +60,25 @@ struct linear {
   template <class T, class X = const T, class Dy = const T>
   void backward(auto& d, const auto& p, const auto& g, matrix_view<X> x, matrix_view<Dy> dy, matrix_view<T> dx,
                 std::type_identity_t<T> beta = 0) const {
-    constexpr bool rounded = std::is_same_v<std::remove_const_t<Dy>, bf16>;
-    static_assert(rounded || std::is_same_v<std::remove_const_t<Dy>, T>,
-                  "distil_xlstm::linear: dy is of dx's type or bf16");
+    input_gradient(d, p, dy, dx, beta);
+    add_weight_gradients(d, g, x, dy);
+  }
+
+  /// The first half of `backward`: dx = beta dx + dy W.
+  template <class T, class Dy = const T>
+  void input_gradient(auto& d, const auto& p, matrix_view<Dy> dy, matrix_view<T> dx,
+                      std::type_identity_t<T> beta = 0) const {
+    static_assert(is_gradient<Dy, T>, "distil_xlstm::linear: dy is of dx's type or bf16");
+    gemm(d, matrix_view<const Dy>(dy), p.weight, dx, beta);
+  }
+  /// The other half, for a block that makes x again between the two: adds to g.
+  template <class X, class Dy>
+  void add_weight_gradients(auto& d, const auto& g, matrix_view<X> x, matrix_view<Dy> dy) const {
+    using T = std::remove_pointer_t<decltype(g.weight.data)>;
+    static_assert(is_gradient<Dy, T>, "distil_xlstm::linear: dy is of the weights' type or bf16");
+    constexpr bool rounded = !std::is_same_v<std::remove_const_t<Dy>, T>;
     require(!rounded || !g.bias, "linear: the gradient of a bias sums numbers that are not rounded");
     const matrix_view<const Dy> above = dy;
-    gemm(d, above, p.weight, dx, beta);
     gemm(d, transposed(above), matrix_view<const X>(x), g.weight, T(1));
     if constexpr (!rounded)
       if (g.bias) add_column_sums(d, above, g.bias);
@@ -85,6 +98,12 @@ struct linear {
     backward(d, p, g, x, dy, dx);
   }
   /// @}
+
+ private:
+  /// Whether a dy of type Dy may meet numbers of type T.
+  template <class Dy, class T>
+  static constexpr bool is_gradient =
+      std::is_same_v<std::remove_const_t<Dy>, T> || std::is_same_v<std::remove_const_t<Dy>, bf16>;
 };
 
 }  // namespace distil_xlstm

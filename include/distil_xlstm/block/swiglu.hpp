@@ -84,12 +84,12 @@ struct basic_swiglu {
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner);
     const matrix_view<T> dact = memory.views[0];
-    const auto operands = scratch_matrices<operand_t<decltype(d), T>>(d, x.rows, inner, inner);
-    const auto [dgate, dup] = operands.views;
-    // The product lies where the gate's gradient will.
-    transform(d, dgate, detail::gated_activation{activation::silu}, k.gate, k.up);
-    down().backward(d, p.down_proj, g.down_proj, dgate, dy, dact);
-    transform(d, outputs{dgate, dup}, detail::gated_activation_backward{activation::silu}, k.gate, k.up, dact);
+    const auto operands = scratch_matrices<operand_t<decltype(d), T>>(d, x.rows, inner, inner, inner);
+    const auto [dgate, dup, act] = operands.views;
+    down().input_gradient(d, p.down_proj, dy, dact);
+    transform(d, outputs{dgate, dup, act}, detail::gated_activation_again{activation::silu}, k.gate, k.up,
+              dact);
+    down().add_weight_gradients(d, g.down_proj, act, dy);
     up().backward(d, p.gate_proj, g.gate_proj, x, dgate, dx);
     up().backward(d, p.up_proj, g.up_proj, x, dup, dx, T(1));
   }

@@ -8,6 +8,7 @@
 #include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
+#include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
@@ -89,6 +90,8 @@ DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const featur
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
                                               const feature_map_backward_arguments<T, Operand>& g);
+template <Precision P, class T, class H>
+DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);

@@ -214,8 +214,9 @@ struct scaled_sum {
   }
 };
 
-/// c = beta c + a b with operands of P. cuBLAS reads 16 bytes at a time where the size along an operand's rows is a
-/// multiple of that: with zeros beside the copies k grows, or c, where it is small, is a part of a larger product.
+/// c = beta c + a b with operands of P. cuBLAS reads and writes 16 bytes at a time where the rows of all three
+/// matrices are multiples of that: with zeros beside the copies k grows, or c, where it is small, is a part of a
+/// larger product.
 template <class P, class T>
 void run_product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
                  index step_b, matrix_view<T> c, index step_c, T beta) {
@@ -227,7 +228,8 @@ void run_product(cuda_base& device, index count, const cuda_operand& a, index st
   const index k = grown(pa.zeros_beside && pb.zeros_beside && !(a.transposed && !b.transposed),
                         a.transposed ? a.rows : a.cols),
               m = grown(small && pa.zeros_beside && a.transposed, c.rows),
-              n = grown(small && pb.zeros_beside && !b.transposed, c.cols);
+              n = grown(small && pb.zeros_beside && (!b.transposed || c.cols * index{sizeof(T)} % 16 != 0),
+                        c.cols);
   const blas_batch batch{count, step_c};
   if (m == c.rows && n == c.cols)
     return blas_product(device, m, n, k, left, right, beta, c.data, c.stride, &batch);

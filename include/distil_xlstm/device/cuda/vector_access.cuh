@@ -38,6 +38,13 @@ __device__ inline void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p
 __device__ inline void store4(bf16* p, float4 x) {
   *reinterpret_cast<uint2*>(p) = {pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)};
 }
+/// To global memory. In assembly: of an assignment the compiler makes four accesses at times.
+__device__ inline void store4_global(float* p, float4 x) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(p)), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+               : "memory");
+}
 /// Four of a row of n from column c on, zeros from column n on.
 __device__ inline float4 load4(const float* row, int c, int n, bool vectorised) {
   if (vectorised) return c < n ? load4(row + c) : float4{0, 0, 0, 0};
