@@ -17,13 +17,14 @@ namespace detail {
 template <class T, class Operand>
 struct repeat_heads {
   using scalar = T;
-  index heads, group;
-  matrix_view<const T> x;  ///< [rows, heads / group * width]
-  matrix_view<Operand> y;  ///< [rows, heads * width]
+  index inputs, group;
+  matrix_view<const T> x;  ///< [rows, inputs * width]
+  matrix_view<Operand> y;  ///< [rows, inputs * group * width]
   template <class V>
   DISTIL_XLSTM_HD void operator()(index i, index c) const {
-    const index row = i / heads, head = i % heads, width = y.cols / heads;
-    math::store<V>(y.row(row) + head * width + c, math::load<V>(x.row(row) + head / group * width + c));
+    const index row = i / inputs, input = i % inputs, width = x.cols / inputs;
+    const V values = math::load<V>(x.row(row) + input * width + c);
+    for (index j = 0; j < group; ++j) math::store<V>(y.row(row) + (input * group + j) * width + c, values);
   }
 };
 /// And its gradient: dx = beta dx + the sum over the group.
@@ -275,8 +276,8 @@ struct hybrid_attention {
                                     matrix_view<Operand> memory) const {
     if constexpr (std::is_same_v<Operand, T>)
       if (base.kv_heads == base.heads) return k.attention.v;
-    map(d, memory.rows * base.heads, base.head_dim,
-        detail::repeat_heads<T, Operand>{base.heads, base.heads / base.kv_heads, k.attention.v, memory});
+    map(d, memory.rows * base.kv_heads, base.head_dim,
+        detail::repeat_heads<T, Operand>{base.kv_heads, base.heads / base.kv_heads, k.attention.v, memory});
     return memory;
   }
   template <class T>
