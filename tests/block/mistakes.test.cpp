@@ -6,6 +6,7 @@
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/mlstm_v2.hpp>
+#include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
@@ -45,6 +46,12 @@ BOOST_AUTO_TEST_CASE(sizes_that_make_no_sense_are_named) {
   refuses(layer_norm<>{-2}, "norm: 1 groups do not divide the width -2");
   refuses(layer_norm<>{.width = 4, .groups = 0}, "norm: 0 groups");
   refuses(feed_forward{.width = 4}, "feed_forward: a width of 4 and an inner width of 0");
+  refuses(feed_forward{.width = 4, .inner = 64, .block_count = 0}, "feed_forward: block_count is 0");
+  refuses(mlstm{.width = 8, .heads = 2, .inner = 16, .block_count = 0}, "mlstm: block_count is 0");
+  refuses(mlstm_v2{.width = 8, .heads = 2, .query = 8, .value = 8, .block_count = -1},
+          "mlstm_v2: block_count is -1");
+  refuses(slstm{.width = 4, .heads = 2, .block_index = 1}, "slstm: block 1 of 1 blocks");
+  refused([] { repeated(-1, linear<>{.in = 4, .out = 4}); }, "repeat: -1 blocks are not possible");
   refuses(swiglu{.width = 4, .inner = -1}, "swiglu: a width of 4 and an inner width of -1");
   refuses(attention{.width = 4, .head_dim = 0}, "attention: a width of 4 and heads of 0");
   hybrid_attention hybrid;

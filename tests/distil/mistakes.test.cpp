@@ -14,6 +14,7 @@
 #include <distil_xlstm/distil/perplexity.hpp>
 #include <distil_xlstm/distil/trainer.hpp>
 #include <distil_xlstm/loss/expression.hpp>
+#include <distil_xlstm/model/decoder.hpp>
 
 #include "../refused.hpp"
 #include "invented_teacher.hpp"
@@ -217,6 +218,20 @@ BOOST_AUTO_TEST_CASE(counts_that_make_no_sense_are_named) {
   const frozen_matrix head{w.ends.data(), dtype::f32, vocabulary, width};
   refused([&] { score_text<float>(w.device, w.text, 5, 0, head, never); }, "perplexity: 0 windows at a time");
   refused([&] { score_text<float>(w.device, w.text, -5, 1, head, never); }, "windows of -5 tokens");
+  auto run = w.alone();
+  refused([&] { run.warmup(-5); }, "trainer: warmup is -5, it must be 0 or more");
+  refused([&] { run.total_steps(-1); }, "trainer: total_steps is -1, it must be 0 or more");
+  refused([&] { decoder(w.device, w.made, {.patience = -1}); }, "decoder: a patience of -1 steps");
+  refused([&] { decoder(w.device, w.made, {.context = -1}); }, "and a context of -1 tokens");
+}
+
+BOOST_AUTO_TEST_CASE(ends_without_numbers_are_named) {
+  world w;
+  const frozen_matrix full{w.ends.data(), dtype::f32, vocabulary, width},
+      none{nullptr, dtype::f32, vocabulary, width}, no_rows{w.ends.data(), dtype::f32, 0, width};
+  refused([&] { student(w.device, layers(), none, full, nullptr); }, "model: the embedding has no numbers");
+  refused([&] { student(w.device, layers(), full, none, nullptr); }, "model: the head has no numbers");
+  refused([&] { student(w.device, layers(), no_rows, no_rows, nullptr); }, "has no numbers");
 }
 
 BOOST_AUTO_TEST_CASE(a_text_that_changed_under_its_windows_is_named) {

@@ -78,6 +78,7 @@ struct feed_forward {
   auto params(L& l) const {
     require(width > 0 && inner > 0, "feed_forward: a width of ", width, " and an inner width of ", inner,
             " are not possible");
+    require(block_count > 0, "feed_forward: block_count is ", block_count, ", it must be 1 or more");
     feed_forward_params<typename L::matrix_type, typename L::pointer> p;
     p.proj_up = l.scope("proj_up", [&] { return up().params(l); });
     p.proj_down = l.scope("proj_down", [&] { return down().params(l); });

@@ -121,6 +121,7 @@ struct basic_mlstm {
     require(width > 0 && inner > 0, "mlstm: a width of ", width, " and an inner width of ", inner,
             " are not possible; set both, such as .inner = 2 * width");
     require(chunk > 0, "mlstm: a chunk of ", chunk, " tokens is not possible");
+    require(block_count > 0, "mlstm: block_count is ", block_count, ", it must be 1 or more");
     require(heads > 0 && inner % heads == 0, "mlstm: ", heads, " heads do not divide the inner width ", inner);
     require(qkv_block > 0 && inner % qkv_block == 0, "mlstm: q, k, v blocks of ", qkv_block,
             " do not divide the inner width ", inner);

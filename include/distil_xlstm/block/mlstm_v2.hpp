@@ -102,6 +102,7 @@ struct mlstm_v2 {
             "mlstm_v2: ", heads, " heads do not divide the width ", query, " of the queries and ", value,
             " of the values");
     require(chunk > 0, "mlstm_v2: a chunk of ", chunk, " tokens is not possible");
+    require(block_count > 0, "mlstm_v2: block_count is ", block_count, ", it must be 1 or more");
     mlstm_v2_params<typename L::matrix_type, typename L::pointer> p;
     p.q = l.scope("q", [&] { return queries().params(l); });
     p.k = l.scope("k", [&] { return queries().params(l); });

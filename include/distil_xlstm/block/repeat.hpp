@@ -122,9 +122,10 @@ struct repeat {
   }
 };
 
-/// n equal blocks.
+/// n equal blocks. Throws `error` where n is below 0.
 template <class Inner>
 repeat<dynamic, Inner> repeated(index n, Inner block) {
+  require(n >= 0, "repeat: ", n, " blocks are not possible");
   return {std::vector<Inner>(static_cast<std::size_t>(n), block)};
 }
 

@@ -81,6 +81,8 @@ struct basic_slstm {
   auto params(L& l) const {
     require(width > 0 && heads > 0 && width % heads == 0, "slstm: ", heads, " heads do not divide the width ",
             width);
+    require(block_index >= 0 && block_index < block_count, "slstm: block ", block_index, " of ", block_count,
+            " blocks is not possible");
     const index head = width / heads;
     slstm_params<typename L::pointer> p{};
     if (conv_window) p.conv1d = l.scope("conv1d", [&] { return conv().params(l); });

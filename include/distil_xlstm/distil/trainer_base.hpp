@@ -165,9 +165,15 @@ class trainer_base {
   /// As they were given, or changed since.
   const training_options& options() const { return options_; }
   /// Changes how many steps the run has, from the coming one on.
-  void total_steps(index n) { options_.total_steps = n; }
+  void total_steps(index n) {
+    require(n >= 0, "trainer: total_steps is ", n, ", it must be 0 or more");
+    options_.total_steps = n;
+  }
   /// Changes over how many steps the learning rate rises.
-  void warmup(index steps) { options_.lr.warmup = steps; }
+  void warmup(index steps) {
+    require(steps >= 0, "trainer: warmup is ", steps, ", it must be 0 or more");
+    options_.lr.warmup = steps;
+  }
 
   /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
   /// not.

@@ -192,6 +192,8 @@ class decoder {
     require(o.capacity >= 1, "decoder: a capacity of ", o.capacity, " is not possible");
     require(o.part >= 1 && o.prompts >= 1, "decoder: prompts can not be read in parts of ", o.part, " tokens, ",
             o.prompts, " at once");
+    require(o.patience >= 0 && o.context >= 0, "decoder: a patience of ", o.patience,
+            " steps and a context of ", o.context, " tokens are not possible");
     require(!caches || o.context > 0,
             "decoder: this model remembers a text in caches; say how many tokens a text may have (context)");
     o.context = caches ? o.context : 0;

@@ -121,6 +121,8 @@ class model {
         head_(head),
         weights_(device, stack_),
         owner_(std::move(owner)) {
+    require(embedding.data && embedding.rows > 0, "model: the embedding has no numbers");
+    require(head.data, "model: the head has no numbers");
     require(embedding.rows == head.rows && embedding.cols == head.cols, "model: the embedding is [",
             embedding.rows, ", ", embedding.cols, "], the head [", head.rows, ", ", head.cols, "]");
     require(index(stack_.width_in()) == embedding.cols && index(stack_.width_out()) == head.cols,
