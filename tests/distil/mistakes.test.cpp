@@ -122,8 +122,9 @@ BOOST_AUTO_TEST_CASE(a_student_that_nobody_initialised_is_named) {
   const frozen_matrix m{w.ends.data(), dtype::f32, vocabulary, width};
   student bare(w.device, layers(), m, m, nullptr);
   trainer run(w.device, bare, w.windows, w.teacher, loss::kl(1.0), w.options);
-  for (int i = 0; i < 2; ++i)
-    refused([&] { run.step(); }, "trainer: every weight of the student is 0: initialise it, or load it, first");
+  const char* sentence = "trainer: every weight of the student is 0: initialise it, or load it, first";
+  for (int i = 0; i < 2; ++i) refused([&] { run.step(); }, sentence);
+  refused([&] { run.measure(); }, sentence);
 }
 
 namespace {

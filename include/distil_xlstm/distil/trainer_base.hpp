@@ -130,6 +130,7 @@ class trainer_base {
   /// Losses and gradients of the coming step, or of the next that has something to score, and no update: to time a
   /// step, or to look at gradients.
   step_metrics measure() {
+    require_weights();
     step_metrics m = begin_step(step_);
     for (index s = step_; m.tokens == 0; m = begin_step(s))
       require(++s < step_ + 2 * order_.steps_per_epoch(),
@@ -301,6 +302,9 @@ class trainer_base {
     require(total > 0, "trainer: total_steps is ", total, "; say over how many steps the learning rate falls");
     require(m.lr > 0 || step_ < total || options_.rate || !(options_.lr.peak > 0), "trainer: step ", step_ + 1,
             " of a run of ", total, ": the learning rate has come to 0; give a larger total_steps");
+    require_weights();
+  }
+  void require_weights() {
     if (!begun_) detail::require_weights(*device_, *student_, "trainer");
     begun_ = true;
   }
