@@ -6,8 +6,8 @@
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/mlstm_v2.hpp>
-#include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/core/layout.hpp>
