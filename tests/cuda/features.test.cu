@@ -64,23 +64,25 @@ void check_features(device::basic_cuda<P>& gpu, device::cpu& cpu, index rows, co
   }
 }
 
-/// dr, dw, dgate and h, of random numbers; rows of all matrices are `slack` numbers longer than they need be.
-template <class T, class D>
-std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, index width, index slack) {
+/// dr, dw, dgate and h, made as H, of random numbers; rows of all matrices are `slack` numbers longer than they need be.
+template <class T, class H = T, class D>
+std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, index width, index slack,
+                                               bool with_h = true) {
   const index cols = heads * width;
   const auto there = [&](index n, std::uint64_t seed) {
     return on_device<T, D>(d, random_numbers(rows * (n + slack), seed));
   };
   const auto view = [&](const auto& m, index n) { return matrix_view<T>(m.data(), rows, n, n + slack); };
   const auto gate = there(heads, 1), r = there(cols, 2), w = there(cols, 3), dh = there(cols, 4),
-             dr = there(cols, 5), dw = there(cols, 6), dgate = there(heads, 7), h = there(cols, 8);
-  gated_mix_backward(d,
-                     gated_mix_backward_arguments<T>{{heads, view(gate, heads), view(r, cols), view(w, cols)},
-                                                     view(dh, cols),
-                                                     view(dr, cols),
-                                                     view(dw, cols),
-                                                     view(dgate, heads),
-                                                     view(h, cols)});
+             dr = there(cols, 5), dw = there(cols, 6), dgate = there(heads, 7);
+  const on_device<H, D> h(d, random_numbers(rows * (cols + slack), 8));
+  gated_mix_backward_arguments<T, H> g{{heads, view(gate, heads), view(r, cols), view(w, cols)},
+                                       view(dh, cols),
+                                       view(dr, cols),
+                                       view(dw, cols),
+                                       view(dgate, heads)};
+  if (with_h) g.h = {h.data(), rows, cols, cols + slack};
+  gated_mix_backward(d, g);
   return {dr.numbers(), dw.numbers(), dgate.numbers(), h.numbers()};
 }
 
@@ -175,6 +177,13 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
         for (std::size_t i = 0; i < 4; ++i)
           check_close((what + names[i]).c_str(), got[i], want[i], testing::cuda_tolerance::features.fp32);
         BOOST_TEST((got == again), what << "another result");
+        // h as products take it, and none.
+        auto rounded = mix_gradients<float, bf16>(gpu, rows, 3, width, slack);
+        check_close((what + "h in bf16").c_str(), rounded[3], want[3], testing::cuda_tolerance::features.bf16);
+        auto without = mix_gradients<float>(gpu, rows, 3, width, slack, false);
+        rounded.pop_back(), without.pop_back();
+        const std::vector<std::vector<double>> gradients(got.begin(), got.end() - 1);
+        BOOST_TEST((rounded == gradients && without == gradients), what << "other gradients");
       }
 }
 

@@ -74,10 +74,11 @@ __global__ void __launch_bounds__(gated_mix_threads)
 template <Precision P, class T, class H>
 void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g) {
   if constexpr (std::is_same_v<T, float>) {
-    const index heads = g.forward.heads, width = g.dh.cols / heads, count = g.dh.rows * heads;
+    const index heads = g.forward.heads, count = g.dh.rows * heads;
+    if (count == 0) return;
+    const index width = g.dh.cols / heads;
     constexpr index most = index{1} << 31;  // a head's number and the next block's first fit into 32 bits
     if (count < most && width < most) {
-      if (count == 0) return;
       const auto run = [&]<int Lanes, bool Vectorised>() {
         detail::enqueue(
             device, "a gated mix's gradients",
@@ -89,10 +90,11 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
       distil_xlstm::detail::tell_written(copies, outputs{g.dr, g.dw});
       distil_xlstm::detail::tell_written(copies, outputs{g.dgate});
       if (g.h.data) distil_xlstm::detail::tell_written(copies, outputs{g.h});
-      const bool vectorised = detail::is_vectorised(g.forward.r, width) &&
-                              detail::is_vectorised(g.forward.w, width) && detail::is_vectorised(g.dh, width) &&
-                              detail::is_vectorised(g.dr, width) && detail::is_vectorised(g.dw, width) &&
-                              (!g.h.data || detail::is_vectorised(g.h, width));
+      const bool vectorised =
+          detail::is_vectorised(g.forward.r, width) && detail::is_vectorised(g.forward.w, width) &&
+          detail::is_vectorised(g.dh, width) && detail::is_vectorised(g.dr, width) &&
+          detail::is_vectorised(g.dw, width) &&
+          (!g.h.data || (g.h.stride % 4 == 0 && detail::is_aligned(g.h.data, static_cast<int>(4 * sizeof(H)))));
       if (width <= 64)
         return vectorised ? run.template operator()<16, true>() : run.template operator()<16, false>();
       return vectorised ? run.template operator()<32, true>() : run.template operator()<32, false>();
