@@ -17,19 +17,6 @@ struct gated_activation {
     return math::activate(act, gate).value * value;
   }
 };
-/// Its gradients.
-struct gated_activation_backward {
-  activation act;
-  template <class V>
-  struct gradients {
-    V gate, value;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
-    const auto a = math::activate(act, gate);
-    return {dy * value * a.slope, dy * a.value};
-  }
-};
 /// Its gradients, and y again.
 struct gated_activation_again {
   activation act;
@@ -41,6 +28,19 @@ struct gated_activation_again {
   DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
     const auto a = math::activate(act, gate);
     return {dy * value * a.slope, dy * a.value, a.value * value};
+  }
+};
+/// Its gradients alone.
+struct gated_activation_backward {
+  activation act;
+  template <class V>
+  struct gradients {
+    V gate, value;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
+    const auto all = gated_activation_again{act}(gate, value, dy);
+    return {all.gate, all.value};
   }
 };
 }  // namespace detail

@@ -71,7 +71,8 @@ struct linear {
     static_assert(is_gradient<Dy, T>, "distil_xlstm::linear: dy is of dx's type or bf16");
     gemm(d, matrix_view<const Dy>(dy), p.weight, dx, beta);
   }
-  /// The other half, for a block that makes x again between the two: adds to g.
+  /// The other half, for a block that makes x again between the two: adds to g. Throws `error` where a bias would sum
+  /// a rounded dy.
   template <class X, class Dy>
   void add_weight_gradients(auto& d, const auto& g, matrix_view<X> x, matrix_view<Dy> dy) const {
     using T = std::remove_pointer_t<decltype(g.weight.data)>;

@@ -45,6 +45,7 @@ __device__ inline void store4_global(float* p, float4 x) {
                : "l"(__cvta_generic_to_global(p)), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
                : "memory");
 }
+__device__ inline void store4_global(bf16* p, float4 x) { store4(p, x); }
 /// Four of a row of n from column c on, zeros from column n on.
 __device__ inline float4 load4(const float* row, int c, int n, bool vectorised) {
   if (vectorised) return c < n ? load4(row + c) : float4{0, 0, 0, 0};

@@ -33,31 +33,24 @@ __global__ void __launch_bounds__(gated_mix_threads)
       int c = 4 * lane;
       float4 d, x, y;
       const auto load = [&] {
-        if (c >= width) return;
+        if (c < width)
+          d = load4(dh, c, width, Vectorised), x = load4(r, c, width, Vectorised),
+          y = load4(w, c, width, Vectorised);
+      };
+      const auto store = [&](auto* to, float4 four) {
         if constexpr (Vectorised)
-          d = load4(dh + c), x = load4(r + c), y = load4(w + c);
+          store4_global(to + c, four);
         else
-          d = load4(dh, c, width, false), x = load4(r, c, width, false), y = load4(w, c, width, false);
+          store4(to, c, width, false, four);
       };
       load();  // on its way before the gate is waited for
       o = math::sigmoid(a.gate.row(row)[i % heads]);
 #pragma unroll 1
       while (c < width) {
-        const float4 to_r{o * d.x, o * d.y, o * d.z, o * d.w}, to_w = add_product(d, -o, d);
-        if constexpr (Vectorised)
-          store4_global(dr + c, to_r), store4_global(dw + c, to_w);
-        else
-          store4(dr, c, width, false, to_r), store4(dw, c, width, false, to_w);
+        store(dr, {o * d.x, o * d.y, o * d.z, o * d.w});
+        store(dw, add_product(d, -o, d));
         const float4 apart{x.x - y.x, x.y - y.y, x.z - y.z, x.w - y.w};
-        if (h) {
-          const float4 mix = add_product(y, o, apart);
-          if constexpr (!Vectorised)
-            store4(h, c, width, false, mix);
-          else if constexpr (std::is_same_v<H, float>)
-            store4_global(h + c, mix);
-          else
-            store4(h + c, mix);
-        }
+        if (h) store(h, add_product(y, o, apart));
         sum = add_product(sum, d, apart);
         c += 4 * Lanes;
         load();
