@@ -1,7 +1,6 @@
 #pragma once
 
-#include <cmath>
-
+#include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/math/activation.hpp>
@@ -64,8 +63,7 @@ struct feed_forward {
   index width = 0, inner = 0;  ///< width of gate and value, in NX-AI/xlstm round_up(proj_factor width, 64)
   activation act = activation::gelu;  ///< of the gate
   bool bias = false;                  ///< of both projections
-  /// Blocks of the model: W_down begins with a standard deviation of 2 / (block_count sqrt(width)).
-  index block_count = 1;
+  index block_count = 1;              ///< blocks of the model, for the initial down projection
 
   /// @name What every block has
   /// @{
@@ -78,7 +76,6 @@ struct feed_forward {
   auto params(L& l) const {
     require(width > 0 && inner > 0, "feed_forward: a width of ", width, " and an inner width of ", inner,
             " are not possible");
-    require(block_count > 0, "feed_forward: block_count is ", block_count, ", it must be 1 or more");
     feed_forward_params<typename L::matrix_type, typename L::pointer> p;
     p.proj_up = l.scope("proj_up", [&] { return up().params(l); });
     p.proj_down = l.scope("proj_down", [&] { return down().params(l); });
@@ -122,10 +119,9 @@ struct feed_forward {
   /// @}
 
  private:
-  linear<> up() const { return {width, 2 * inner, bias, std::sqrt(2.0 / (5.0 * static_cast<double>(width)))}; }
+  linear<> up() const { return {width, 2 * inner, bias, detail::small_deviation(width)}; }
   linear<> down() const {
-    return {inner, width, bias,
-            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
+    return {inner, width, bias, detail::last_deviation("feed_forward", width, block_count)};
   }
 };
 
