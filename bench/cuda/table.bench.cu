@@ -242,7 +242,7 @@ void features(D& d, index rows, const feature_map_shape& shape) {
   row(what + " forward", milliseconds(d, [&] { feature_map_forward(d, forward); }),
       4 * inputs + operand * outputs, operations, "");
   row(what + " backward", milliseconds(d, [&] { feature_map_backward(d, backward); }),
-      12 * inputs + (operand + 4) * outputs, 2 * operations, "");
+      12 * inputs + 4 * outputs, 3 * operations, "");
 }
 /// The gradient of a table, of ids of which the small ones come often, as a text's do.
 template <class D>
