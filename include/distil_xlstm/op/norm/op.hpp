@@ -175,9 +175,9 @@ void norm_statistics(D& d, const norm_view<T>& n, matrix_view<const T> x, T* sta
     fill(d, matrix_view<T>(statistics, rows, 1, 2));
   fold_rows(d, rows, n.width, detail::norm_variance<T>{{}, n, x, statistics});
 }
-/// The statistics, and y = scale (x - mean) / sqrt(variance + eps).
-template <class D, class T>
-void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<T> y) {
+/// The statistics, and y = scale (x - mean) / sqrt(variance + eps), which may be stored as the device's `operand_t`.
+template <class D, class T, class Y>
+void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y) {
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
