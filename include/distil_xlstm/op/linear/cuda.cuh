@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 /// In bfloat16 one product; few rows take the default, as they may not be rounded.
 template <Precision P, class A, class B, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
-  if constexpr (multiplies_in_bf16<P, T>)
+  if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (c.rows > 16) {
       const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
       detail::require_product("gemm_plus", oa, ob, c.rows, c.cols);
