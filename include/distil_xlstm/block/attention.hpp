@@ -1,10 +1,12 @@
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/rotary.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
 #include <distil_xlstm/op/attention/reach.hpp>
@@ -123,6 +125,9 @@ struct attention {
   double epsilon = 1e-6;             ///< of these norms
   /// How many of the last tokens a token sees, itself among them; 0: all.
   index window = 0, sinks = 0;  ///< and how many of its document's first tokens; 0 without a window
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -191,15 +196,15 @@ struct attention {
     return k;
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
+               matrix_view<T> y, const_view<T> skip = {}) const {
     project(d, seq, p, s, k, x);
     attend(d, seq, s, k);
-    output().forward(d, p.o_proj, k.y, y);
+    output().forward(d, p.o_proj, k.y, y, skip);
   }
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, k.q.cols, k.q.cols, kv_width(), kv_width());
     const auto [dout, dq, dk, dv] = memory.views;
@@ -213,9 +218,9 @@ struct attention {
   // The parts, for a block that has another mixer beside.
 
   /// Writes q, k and v of the tape, q and k normed and rotated where the block does so; the state's position is read.
-  template <class T>
+  template <class T, class X>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
-               const attention_tape<T>& k, const_view<T> x) const {
+               const attention_tape<T>& k, matrix_view<X> x) const {
     query().forward(d, p.q_proj, x, head_norms ? rows_of(k.q_norm.x, k.q) : k.q);
     key().forward(d, p.k_proj, x, head_norms ? rows_of(k.k_norm.x, k.k) : k.k);
     key().forward(d, p.v_proj, x, k.v);
@@ -247,9 +252,30 @@ struct attention {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
   /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms.
-  template <class T>
-  void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
+  template <class T, class X>
+  void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
+    const auto through = [&](auto of_q, auto of_k, auto of_v) {
+      query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);
+      key().backward(d, p.k_proj, g.k_proj, x, of_k, dx, T(1));
+      key().backward(d, p.v_proj, g.v_proj, x, of_v, dx, T(1));
+    };
+    using operand = operand_t<decltype(d), T>;
+    if constexpr (!std::is_same_v<operand, T>)
+      if (rotates && !head_norms && !bias) {
+        // Products alone read what is rotated back, and where the weights allow it, one product reads all three.
+        const index queries = dq.cols, keys = dk.cols;
+        const auto memory = scratch_matrices<operand>(d, x.rows, queries + 2 * keys);
+        const matrix_view<operand> all = memory.views[0], of_q = all.columns(0, queries),
+                                   of_k = all.columns(queries, keys), of_v = all.columns(queries + keys, keys);
+        rope().rotate_back(d, k.rotary, dq, of_q);
+        rope().rotate_back(d, k.rotary, dk, of_k);
+        transform(d, of_v, math::identity{}, dv);
+        const auto weights = joined(p), gradients = joined(g);
+        if (weights.weight.data && gradients.weight.data)
+          return linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
+        return through(of_q, of_k, of_v);
+      }
     if (rotates) {
       rope().rotate_back(d, k.rotary, dq, dq);
       rope().rotate_back(d, k.rotary, dk, dk);
@@ -260,9 +286,7 @@ struct attention {
       head_norm().backward(d, p.k_norm, g.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x),
                            const_view<T>(heads_of(dk)), heads_of(dk));
     }
-    query().backward(d, p.q_proj, g.q_proj, x, dq, dx);
-    key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
-    key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
+    through(dq, dk, dv);
   }
   /// Whoever binds the tape gives it the angles, in `angles_of` it.
   void take_angles() { own_angles = false; }
@@ -298,6 +322,15 @@ struct attention {
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
+
+  /// The weights of q, k and v as one matrix, where they lie one below another, as a layout without biases places them;
+  /// else without data.
+  template <class T, class Pointer>
+  static linear_params<matrix_view<T>, Pointer> joined(const attention_params<matrix_view<T>, Pointer>& p) {
+    const matrix_view<T>&q = p.q_proj.weight, &k = p.k_proj.weight, &v = p.v_proj.weight;
+    if (q.stride != q.cols || k.data != q.data + q.size() || v.data != k.data + k.size()) return {};
+    return {{q.data, q.rows + k.rows + v.rows, q.cols}};
+  }
 
   /// A head a row, and the rows again.
   template <class T>

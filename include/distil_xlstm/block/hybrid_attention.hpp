@@ -95,6 +95,9 @@ struct hybrid_attention {
   double forget_bias = 5;   ///< of the initial f~: what is remembered fades over exp(f~) tokens
   index chunk = 64;         ///< of the memory's chunkwise form
   double cell_epsilon = 0;  ///< beside n.phi(q) of the memory with its stabiliser
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -149,9 +152,9 @@ struct hybrid_attention {
     return k;
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
+               matrix_view<T> y, const_view<T> skip = {}) const {
     // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
     base.project(d, seq, p.attention, s.window, k.attention, x);
@@ -166,20 +169,20 @@ struct hybrid_attention {
     }
     if (!has_window()) {
       base.rope().advance(d, seq, s.window.position);
-      return base.output().forward(d, p.attention.o_proj, k.r, y);
+      return base.output().forward(d, p.attention.o_proj, k.r, y, skip);
     }
     base.attend(d, seq, s.window, k.attention);
     const auto through = [&]<class H>(H) {
       const auto memory = scratch_matrices<H>(d, x.rows, inner());
       gated_mix_forward(d, mixed(k), memory.views[0]);
-      base.output().forward(d, p.attention.o_proj, memory.views[0], y);
+      base.output().forward(d, p.attention.o_proj, memory.views[0], y, skip);
     };
     // Of few rows, as a decoder has them over a transient tape, the output projection may read what is not rounded.
     k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const index wide = query_features().width_out(), keys = k.attention.k.cols;
     const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), inner(), wide, wide, inner(), keys,

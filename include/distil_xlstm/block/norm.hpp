@@ -29,7 +29,10 @@ struct norm {
   [[no_unique_address]] extent<Width> width{};  ///< of x and of y
   index groups = 1;                             ///< must divide `width`
   double epsilon = 1e-5;                        ///< eps, beside the variance
-  bool for_products = false;                    ///< y goes into products: see `norm_view`
+  bool for_products = false;                    ///< y and dx go into products: see `norm_view`
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_dx = true, gives_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -58,29 +61,29 @@ struct norm {
   /// @{
 
   /// The same without what it does not read, for a block that it is a part of.
-  template <class T>
-  void forward(auto& d, const auto& p, const auto& k, const_view<T> x, matrix_view<T> y) const {
+  template <class T, class Y>
+  void forward(auto& d, const auto& p, const norm_tape<T>& k, const_view<T> x, matrix_view<Y> y) const {
     norm_forward(d, view<T>(p.weight), x, k.statistics, y);
   }
   template <class T>
   void backward(auto& d, const auto& p, const auto& g, const auto& k, const_view<T> x, const_view<T> dy,
-                matrix_view<T> dx) const {
-    norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx);
+                matrix_view<T> dx, const_view<T> skip = {}) const {
+    norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx, skip);
   }
   /// @}
 
   /// @{
 
   /// As the concept `Block` says.
-  template <class T>
-  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+  template <class T, class Y>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const norm_tape<T>& k, const_view<T> x,
+               matrix_view<Y> y) const {
     forward(d, p, k, x, y);
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
-                const_view<T> dy, matrix_view<T> dx) const {
-    backward(d, p, g, k, x, dy, dx);
+                const_view<T> dy, matrix_view<T> dx, const_view<T> skip = {}) const {
+    backward(d, p, g, k, x, dy, dx, skip);
   }
   /// @}
 

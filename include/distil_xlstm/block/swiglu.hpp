@@ -43,6 +43,9 @@ struct basic_swiglu {
   /// Width of x and of y.
   index width = 0, inner = 0;        ///< width of gate and up projection
   double standard_deviation = 0.02;  ///< of the initial weights
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -74,9 +77,9 @@ struct basic_swiglu {
     if (l.transient()) k.y = k.gate;
     return k;
   }
-  template <class T>
-  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, matrix_view<X> x,
+               matrix_view<T> y, const_view<T> skip = {}) const {
     using operand = operand_t<decltype(d), T>;
     constexpr bool rounds = !std::is_same_v<operand, T>,
                    frozen = std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
@@ -89,7 +92,7 @@ struct basic_swiglu {
         up().forward(d, p.up_proj, x, z.up);
       }
       gated_activation_forward(d, gated(z), act);
-      down().forward(d, p.down_proj, act, y);
+      down().forward(d, p.down_proj, act, y, skip);
     };
     if constexpr (rounds)
       if (!k.y.data) {
@@ -101,8 +104,8 @@ struct basic_swiglu {
     const auto memory = scratch_matrices<operand>(d, x.rows, inner);
     through(k, memory.views[0]);
   }
-  template <class T>
-  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     using operand = operand_t<decltype(d), T>;
     using view = matrix_view<operand>;

@@ -34,6 +34,8 @@ DISTIL_XLSTM_LINKED void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c,
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b,
                                       matrix_view<T> c, index step_c, std::type_identity_t<T> beta = {});
+template <Precision P, class A, class B, class T>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
 
 template <class F>
 DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);
@@ -57,12 +59,13 @@ DISTIL_XLSTM_LINKED void embed_backward(basic_cuda<P>& device, const std::int32_
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                          T* statistics);
-template <Precision P, class T>
+template <Precision P, class T, class Y>
 DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
-                                      T* statistics, matrix_view<T> y);
+                                      T* statistics, matrix_view<Y> y);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
-                                       const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx);
+                                       const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,
+                                       const_view<T> skip = {});
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <type_traits>
+
+#include <distil_xlstm/device/cuda/blas.cuh>
 #include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/linear/op.hpp>
 
@@ -86,6 +90,21 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 }
 
 }  // namespace detail
+
+/// In bfloat16 one product; few rows take the default, as they may not be rounded.
+template <Precision P, class A, class B, class T>
+void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
+    if (c.rows > 16) {
+      const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
+      detail::require_product("gemm_plus", oa, ob, c.rows, c.cols);
+      const detail::product_input<bf16> pa(device, oa, 1, 0), pb(device, ob, 1, 0);
+      const detail::blas_operand<bf16> left{pa.data, pa.stride, oa.transposed},
+          right{pb.data, pb.stride, ob.transposed};
+      if (detail::blas_product_plus(device, oa.transposed ? oa.rows : oa.cols, left, right, addend, c)) return;
+    }
+  distil_xlstm::gemm_plus<basic_cuda<P>, A, B, T>(device, a, b, addend, c);
+}
 
 /// Blocks of four columns in one pass, in float whatever the products are; wider ones as the default does.
 template <Precision P, class T>

@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -84,6 +85,13 @@ void with_dense_squares(D& d, index blocks, index width, const T* weight, const 
 }
 
 }  // namespace detail
+
+/// c = addend + a b, operands as `gemm` takes them; c overlaps nothing that is read. The default of any device.
+template <class D, class A, class B, class T>
+void gemm_plus(D& d, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  gemm(d, a, b, c);
+  transform(d, c, math::plus{}, c, addend);
+}
 
 /// Writes y. The default of any device.
 template <class D, class T>
