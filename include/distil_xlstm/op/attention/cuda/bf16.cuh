@@ -67,9 +67,10 @@ struct bf16_tile : warp_tile<Width, Keys> {
         s, [&](int i) -> const typename base::piece& { return a[i]; }, b);
   }
   static __device__ void store(bf16* row, const results& x, int half, float factor, int n) {
+    row += column_of(0, 0), n -= column_of(0, 0);
 #pragma unroll
     for (int i = 0; i < Width / 8; ++i) {
-      const int c = column_of(i, 0);
+      const int c = 8 * i;
       const std::uint32_t both = pack_bf16(x[i][2 * half] * factor, x[i][2 * half + 1] * factor);
       if constexpr (Vectorised) {
         if (c < n) *reinterpret_cast<std::uint32_t*>(row + c) = both;
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   for (int h = 0; h < 2; ++h) {
     const int m = m0 + tile::row_of(h);
     const float inverse = softmax.inverse(h);
-    if (m < end_row) tile::store(p.queries(a.y)(m), out, h, inverse, n);
+    if (m < end_row) tile::store(p.queries(a.y).of(m, visited.key(softmax.high[h])), out, h, inverse, n);
   }
 }
 

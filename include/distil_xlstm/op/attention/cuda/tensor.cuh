@@ -52,20 +52,32 @@ struct tensor_tile : warp_tile<Width, Moving, Rows> {
 
 /// Queries stay, keys and values move. Of 16 columns of a product a thread has 2 i, 2 i + 1, 2 i + 8 and 2 i + 9,
 /// i = lane % 4: these are columns 4 i .. 4 i + 3 of the matrices, for one access to memory.
-template <int Width, int Moving, bool Vectorised>
-struct query_tile : tensor_tile<Width, Moving> {
-  using base = tensor_tile<Width, Moving>;
+template <int Width, int Moving, bool Vectorised, int Rows>
+struct query_tile : tensor_tile<Width, Moving, Rows> {
+  using base = tensor_tile<Width, Moving, Rows>;
   using base::lane, base::pitch, base::row_of, base::threads;
   using typename base::results;
   static constexpr int vectors_a_row = Width / 4, rows_a_pass = threads / vectors_a_row;
   static constexpr int passes = Moving / rows_a_pass;
-  using next_rows = float4[passes];
   using two_rows = float4[Width / 16][2];
+  /// Whether the next keys and values wait in shared memory, each thread's in its own places: in small blocks a
+  /// thread has more of them than registers have room for.
+  static constexpr bool copies = Vectorised && Rows < 128;
+  static constexpr int next_bytes = copies ? 4 * Moving * Width : 0;
+  /// A tile of keys or values on its way: in registers, or in `next_bytes`.
+  struct next_rows {
+    float4 registers[copies ? 1 : passes];
+    uint4* memory;
+    __device__ explicit next_rows(void* shared) : memory(static_cast<uint4*>(shared) + threadIdx.x) {}
+  };
 
   static __device__ int loaded_row(int pass) {
     return static_cast<int>(threadIdx.x) / vectors_a_row + pass * rows_a_pass;
   }
   static __device__ int loaded_column() { return static_cast<int>(threadIdx.x) % vectors_a_row * 4; }
+  static __device__ float4 as_floats(uint4 x) {
+    return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
+  }
   static __device__ void put(std::uint16_t* tile, int row, float4 x) {
     const int c = loaded_column();
     auto* at = reinterpret_cast<std::uint32_t*>(tile + row * pitch + c / 16 * 16 + c % 16 / 2);
@@ -78,16 +90,24 @@ struct query_tile : tensor_tile<Width, Moving> {
     if (loaded_column() >= n) return;
     const auto fetch = [&](const auto& row) {
 #pragma unroll
-      for (int pass = 0; pass < passes; ++pass)
-        next[pass] = load4(row(visited.key(min(j0 + loaded_row(pass), visited.end - 1))), loaded_column(), n,
-                           Vectorised);
+      for (int pass = 0; pass < passes; ++pass) {
+        const float* from = row(visited.key(min(j0 + loaded_row(pass), visited.end - 1)));
+        if constexpr (copies)
+          copy_async_16(next.memory + pass * threads, from + loaded_column());
+        else
+          next.registers[pass] = load4(from, loaded_column(), n, Vectorised);
+      }
     };
     visited.key(j0) >= rows.past ? fetch([&](int j) { return rows.of_now(j); }) : fetch(rows);
+    if constexpr (copies) commit_copies();
   }
   static __device__ void put(std::uint16_t* tile, const next_rows& next, int n) {
     if (loaded_column() >= n) return;
+    if constexpr (copies) wait_for_copies<0>();
 #pragma unroll
-    for (int pass = 0; pass < passes; ++pass) put(tile, loaded_row(pass), next[pass]);
+    for (int pass = 0; pass < passes; ++pass)
+      put(tile, loaded_row(pass),
+          copies ? as_floats(next.memory[pass * threads]) : next.registers[copies ? 0 : pass]);
   }
   /// What `put` never writes, of `Tiles` that follow each other.
   template <int Tiles>
@@ -97,11 +117,11 @@ struct query_tile : tensor_tile<Width, Moving> {
     for (int pass = 0; pass < Tiles * passes; ++pass) put(tiles, loaded_row(pass), float4{0, 0, 0, 0});
   }
 
-  /// The first of this thread's columns: with a row's pointer there, the others are at distances that are constants.
+  /// The first of this thread's columns. From a pointer there the others are at constant distances.
   static __device__ int column() { return lane() % 4 * 4; }
   /// x = this thread's numbers of its two of the rows m0 .. end_row - 1; of those beyond, the last's.
-  template <class Rows>
-  static __device__ void fetch(two_rows& x, const Rows& rows, int m0, int end_row, int n) {
+  template <class RowOf>
+  static __device__ void fetch(two_rows& x, const RowOf& rows, int m0, int end_row, int n) {
     const int left = n - column();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -114,8 +134,8 @@ struct query_tile : tensor_tile<Width, Moving> {
           x[i][h] = load4(row, 16 * i, left, false);
     }
   }
-  template <class Rows>
-  static __device__ void put(Rows& to, const two_rows& x) {
+  template <class Own>
+  static __device__ void put(Own& to, const two_rows& x) {
 #pragma unroll
     for (int i = 0; i < Width / 16; ++i)
       to.put(i, pack_bf16(x[i][0].x, x[i][0].y), pack_bf16(x[i][1].x, x[i][1].y),
@@ -132,20 +152,23 @@ struct query_tile : tensor_tile<Width, Moving> {
   }
 };
 
-template <int Width, bool Vectorised>
-struct forward_tile : query_tile<Width, 32, Vectorised> {
-  using tile = query_tile<Width, 32, Vectorised>;
-  static constexpr int keys = 32;
+template <int Width, bool Vectorised, int Rows>
+struct forward_tile : query_tile<Width, 32, Vectorised, Rows> {
+  using tile = query_tile<Width, 32, Vectorised, Rows>;
+  static constexpr int keys = 32, blocks = 256 / Rows;
   /// Whether registers have room for queries, and for keys and values on their way at a time.
   static constexpr bool roomy = Width <= 64;
   /// Two tiles of keys and two of values: one of each is multiplied, one on its way.
-  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, bytes = rows_at + (roomy ? 0 : tile::row_bytes);
+  static constexpr int rows_at = 2 * 4 * tile::moving_numbers,
+                       next_at = rows_at + (roomy ? 0 : tile::row_bytes),
+                       bytes = next_at + 2 * tile::next_bytes;
 };
 /// While a tile of keys and values is multiplied, the next are on their way, or first its keys, then its values.
 /// `Whole`: heads are as wide as tiles, which saves asking where they end.
-template <int Width, bool Vectorised, bool Whole>
-__global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_arguments<float> a, int tiles) {
-  using tile = forward_tile<Width, Vectorised>;
+template <int Width, bool Vectorised, bool Whole, int Rows>
+__global__ void __launch_bounds__(2 * Rows, forward_tile<Width, Vectorised, Rows>::blocks)
+    forward_tensor_kernel(attention_arguments<float> a, int tiles) {
+  using tile = forward_tile<Width, Vectorised, Rows>;
   constexpr int keys = tile::keys, numbers = tile::moving_numbers;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* k = reinterpret_cast<std::uint16_t*>(memory);
@@ -160,7 +183,7 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   const float scale = p.scale() * log2_e;
 
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
-  typename tile::next_rows next_k, next_v;
+  typename tile::next_rows next_k(memory + tile::next_at), next_v(memory + tile::next_at + tile::next_bytes);
   typename tile::template own_rows<tile::roomy> queries(memory + tile::rows_at);
   {
     typename tile::two_rows rows;
@@ -206,8 +229,8 @@ __global__ void __launch_bounds__(256, 2) forward_tensor_kernel(attention_argume
   }
 }
 
-/// What a query has to say to keys: which it sees, its softmax p_s = 2^(score_s scale - shift), scale the scores' times
-/// log2 e, and dy . y.
+/// What a query has to say to keys: which it sees, its softmax p_s = 2^(score_s log2(e) / sqrt(width) - shift), and
+/// mean = dy . y.
 struct alignas(16) seen_from {
   seen_keys keys;
   float shift, mean;
@@ -221,17 +244,18 @@ struct kept_queries {
   __device__ index row(int task, int m) const { return static_cast<index>(task) * rows + m; }
 };
 
-/// Two blocks of them are at work on a multiprocessor at a time, where heads are narrow.
-template <int Width, bool Vectorised>
-struct backward_queries_tile : query_tile<Width, 32, Vectorised> {
-  using tile = query_tile<Width, 32, Vectorised>;
+/// 16 warps of them are at work on a multiprocessor at a time, where heads are narrow.
+template <int Width, bool Vectorised, int Rows>
+struct backward_queries_tile : query_tile<Width, 32, Vectorised, Rows> {
+  using tile = query_tile<Width, 32, Vectorised, Rows>;
   using tile::column, tile::row_of, tile::threads;
-  static constexpr int keys = 32, blocks = Width <= 64 ? 2 : 1;
-  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, bytes = rows_at + 2 * tile::row_bytes;
-  /// What `fetch` reads of rows as wide as the tile, on its way to the thread's own places of both `own_rows` first:
-  /// registers are full of the other matrices.
-  template <class Rows>
-  static __device__ void copy(void* own, const Rows& rows, int m0, int end_row) {
+  static constexpr int keys = 32, blocks = (Width <= 64 ? 256 : 128) / Rows;
+  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, next_at = rows_at + 2 * tile::row_bytes,
+                       bytes = next_at + 2 * tile::next_bytes;
+  /// What `fetch` reads, of rows as wide as the tile, by way of the memory of both `own_rows` before these are put
+  /// there: the other matrices fill the registers.
+  template <class RowOf>
+  static __device__ void copy(void* own, const RowOf& rows, int m0, int end_row) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float* row = rows(min(m0 + row_of(h), end_row - 1)) + column();
@@ -246,12 +270,10 @@ struct backward_queries_tile : query_tile<Width, 32, Vectorised> {
 #pragma unroll
     for (int i = 0; i < Width / 16; ++i)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const uint4 y = static_cast<const uint4*>(own)[(2 * i + h) * threads + threadIdx.x];
-        x[i][h] = {__uint_as_float(y.x), __uint_as_float(y.y), __uint_as_float(y.z), __uint_as_float(y.w)};
-      }
+      for (int h = 0; h < 2; ++h)
+        x[i][h] = tile::as_floats(static_cast<const uint4*>(own)[(2 * i + h) * threads + threadIdx.x]);
   }
-  /// kept = the block's rows, in whole sectors: the compiler would part the pairs.
+  /// kept = the block's rows. An intrinsic: of an assignment the compiler makes two accesses.
   static __device__ void keep(std::uint16_t* kept, const typename tile::two_rows& x) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -267,12 +289,12 @@ struct backward_queries_tile : query_tile<Width, 32, Vectorised> {
     __stcg(to + 1, int4{__float_as_int(x.shift), __float_as_int(x.mean), 0, 0});
   }
 };
-/// dq of 128 queries, and what the other kernel needs to know of them: like forward, with p (dy . v - dy . y) in place
-/// of p and keys in place of values, one pass over the keys.
-template <int Width, bool Vectorised, bool Whole>
-__global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>::blocks)
+/// dq of a block's queries, and what the other kernel needs to know of them: like forward, with p (dy . v - dy . y)
+/// in place of p and keys in place of values, one pass over the keys.
+template <int Width, bool Vectorised, bool Whole, int Rows>
+__global__ void __launch_bounds__(2 * Rows, backward_queries_tile<Width, Vectorised, Rows>::blocks)
     backward_queries_tensor_kernel(attention_backward_arguments<float> g, int tiles, kept_queries kept) {
-  using tile = backward_queries_tile<Width, Vectorised>;
+  using tile = backward_queries_tile<Width, Vectorised, Rows>;
   constexpr int keys = tile::keys, numbers = tile::moving_numbers;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* k = reinterpret_cast<std::uint16_t*>(memory);
@@ -284,9 +306,9 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
   const int n = Whole ? Width : p.width(), end_row = min(m0 + tile::rows, p.rows);
   const visited_keys visited(p, m0, end_row);
   const int end = visited.end;
-  const float of_scores = p.scale(), scale = of_scores * log2_e;
+  const float score_scale = p.scale(), scale = score_scale * log2_e;
 
-  typename tile::next_rows next_k, next_v;
+  typename tile::next_rows next_k(memory + tile::next_at), next_v(memory + tile::next_at + tile::next_bytes);
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
   typename tile::template own_rows<false> queries(memory + tile::rows_at),
       gradients(memory + tile::rows_at + tile::row_bytes);
@@ -298,10 +320,9 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
     if constexpr (Whole) tile::copy(memory + tile::rows_at, p.queries(a.y), m0, end_row);
     tile::fetch(q, p.queries(a.q), m0, end_row, n);
     tile::fetch(dy, p.queries(g.dy), m0, end_row, n);
-    if constexpr (Whole)
-      tile::take_copied(y, memory + tile::rows_at);
-    else
-      tile::fetch(y, p.queries(a.y), m0, end_row, n);
+    if constexpr (!Whole) tile::fetch(y, p.queries(a.y), m0, end_row, n);
+    __syncwarp();  // as above
+    if constexpr (Whole) tile::take_copied(y, memory + tile::rows_at);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
@@ -352,7 +373,7 @@ __global__ void __launch_bounds__(256, backward_queries_tile<Width, Vectorised>:
     if (tile::lane() % 4 == 0)
       tile::keep(kept.seen + kept.row(task, m), {m < end_row ? p.seen(first, last) : no_keys,
                                                  fmaf(softmax.largest[h], scale, log2_approx(sum)), mean[h]});
-    if (m < end_row) tile::store(p.queries(g.dq).of(m, last - p.past), dq, h, of_scores / sum, n);
+    if (m < end_row) tile::store(p.queries(g.dq).of(m, last - p.past), dq, h, score_scale / sum, n);
   }
 }
 
@@ -425,7 +446,7 @@ struct backward_keys_tile : tensor_tile<Width, Width <= 64 ? 32 : 16, 64> {
     }
   }
 
-  /// A warp's results in the memory of a place, rows `pitch` apart.
+  /// A warp's results in a place of the ring, rows `pitch` apart.
   static __device__ float* sums_at(place& at) {
     static_assert(16 * pitch * sizeof(float) <= sizeof(place));
     return reinterpret_cast<float*>(&at);
@@ -458,7 +479,7 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
             end_key = min(s0 + tile::rows, time);
   const int begin = p.past + s0, end = p.past + end_key;  // counted from the oldest key
   const int near = min(time, end_key + p.window - 1) * p.group;
-  const float of_scores = p.scale(), scale = of_scores * log2_e;
+  const float score_scale = p.scale(), scale = score_scale * log2_e;
 
   int m0 = s0 * p.group;
   const auto fetch = [&](int m, int place) {
@@ -538,7 +559,7 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     if (key[h] >= end_key) continue;
-    tile::store(p.now(g.dk)(key[h]), dk, h, of_scores, n);
+    tile::store(p.now(g.dk)(key[h]), dk, h, score_scale, n);
     tile::store(p.now(g.dv)(key[h]), dv, h, 1, n);
   }
 
@@ -560,7 +581,7 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
     take(own, m);
     __syncwarp();
   }
-  // dk or dv += factor times what the warps of a row have, in their order; each thread reads what it writes.
+  // dk or dv += factor times the shares, in the order of warps.
   const auto add = [&](const auto& rows, const typename tile::results& x, float factor) {
     constexpr int vectors = Width / 4;
     __syncthreads();
@@ -576,30 +597,35 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
       store4(rows(to), c, n, Vectorised, sum);
     }
   };
-  add(p.now(g.dk), dk, of_scores);
+  add(p.now(g.dk), dk, score_scale);
   add(p.now(g.dv), dv, 1);
 }
 
-/// run<Vectorised, Whole>() by how heads lie in memory.
+/// run<Vectorised, Whole, Rows>() by how heads lie in memory and how far they look. Blocks of 64 queries visit less
+/// beyond a short window, and more of them are at work at a time, so that some load while others multiply; without a
+/// window, larger blocks load the same keys less often.
 template <int Width, class Arguments, class Run>
 void by_layout(const Arguments& arguments, const attention_shape& shape, const Run& run) {
-  if (!is_vectorised(arguments)) return run.template operator()<false, false>();
-  shape.width == Width ? run.template operator()<true, true>() : run.template operator()<true, false>();
+  if (!is_vectorised(arguments)) return run.template operator()<false, false, 128>();
+  if (shape.width < Width) return run.template operator()<true, false, 128>();
+  if constexpr (Width <= 64)
+    if (shape.window > 0 && shape.window <= 128) return run.template operator()<true, true, 64>();
+  run.template operator()<true, true, 128>();
 }
 template <int Width>
 void forward_tensor(cuda_base& device, const attention_arguments<float>& a) {
-  by_layout<Width>(a, a.shape, [&]<bool Vectorised, bool Whole>() {
-    using tile = forward_tile<Width, Vectorised>;
+  by_layout<Width>(a, a.shape, [&]<bool Vectorised, bool Whole, int Rows>() {
+    using tile = forward_tile<Width, Vectorised, Rows>;
     const int tiles = row_tiles(a, tile::rows);
     launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes},
-           forward_tensor_kernel<Width, Vectorised, Whole>, a, tiles);
+           forward_tensor_kernel<Width, Vectorised, Whole, Rows>, a, tiles);
   });
 }
 template <int Width>
 void backward_tensor(cuda_base& device, const attention_backward_arguments<float>& g) {
   const auto& a = g.forward;
-  by_layout<Width>(g, a.shape, [&]<bool Vectorised, bool Whole>() {
-    using by_queries = backward_queries_tile<Width, Vectorised>;
+  by_layout<Width>(g, a.shape, [&]<bool Vectorised, bool Whole, int Rows>() {
+    using by_queries = backward_queries_tile<Width, Vectorised, Rows>;
     using by_keys = backward_keys_tile<Width, Vectorised>;
     const int tiles = row_tiles(a, by_queries::rows), tasks = static_cast<int>(a.seq.batch * a.shape.kv_heads);
     const index rows = index{tiles} * by_queries::rows, all = rows * tasks;
@@ -607,7 +633,7 @@ void backward_tensor(cuda_base& device, const attention_backward_arguments<float
     auto numbers = device.template scratch<std::uint16_t>(2 * all * Width);
     const kept_queries kept{seen.data(), numbers.data(), numbers.data() + all * Width, static_cast<int>(rows)};
     launch(device, "attention's gradient", {blocks(a, tiles), by_queries::threads, by_queries::bytes},
-           backward_queries_tensor_kernel<Width, Vectorised, Whole>, g, tiles, kept);
+           backward_queries_tensor_kernel<Width, Vectorised, Whole, Rows>, g, tiles, kept);
     launch(
         device, "attention's gradient",
         {blocks(a, static_cast<int>(blocks_for(a.seq.time, by_keys::rows))), by_keys::threads, by_keys::bytes},
