@@ -155,12 +155,12 @@ struct query_tile : tensor_tile<Width, Moving, Rows> {
 template <int Width, bool Vectorised, int Rows>
 struct forward_tile : query_tile<Width, 32, Vectorised, Rows> {
   using tile = query_tile<Width, 32, Vectorised, Rows>;
-  static constexpr int keys = 32, blocks = 256 / Rows;
-  /// Whether registers have room for queries, and for keys and values on their way at a time.
-  static constexpr bool roomy = Width <= 64;
+  /// At work on a multiprocessor at a time: one more of small ones, which leave queries to shared memory for it.
+  static constexpr int keys = 32, blocks = tile::copies ? 5 : 256 / Rows;
+  /// Whether registers have room for keys and values on their way at a time, and for queries.
+  static constexpr bool roomy = Width <= 64, held = roomy && !tile::copies;
   /// Two tiles of keys and two of values: one of each is multiplied, one on its way.
-  static constexpr int rows_at = 2 * 4 * tile::moving_numbers,
-                       next_at = rows_at + (roomy ? 0 : tile::row_bytes),
+  static constexpr int rows_at = 2 * 4 * tile::moving_numbers, next_at = rows_at + (held ? 0 : tile::row_bytes),
                        bytes = next_at + 2 * tile::next_bytes;
 };
 /// While a tile of keys and values is multiplied, the next are on their way, or first its keys, then its values.
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(2 * Rows, forward_tile<Width, Vectorised, Rows
 
   const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
   typename tile::next_rows next_k(memory + tile::next_at), next_v(memory + tile::next_at + tile::next_bytes);
-  typename tile::template own_rows<tile::roomy> queries(memory + tile::rows_at);
+  typename tile::template own_rows<tile::held> queries(memory + tile::rows_at);
   {
     typename tile::two_rows rows;
     tile::fetch(next_k, keys_of, visited, visited.begin, n);
