@@ -6,6 +6,7 @@
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/transform.hpp>
+#include <distil_xlstm/op/linear/op.hpp>
 
 namespace distil_xlstm {
 
@@ -52,8 +53,10 @@ struct linear {
   /// y = x Wᵀ (+ b), for a block that it is a part of. x may be stored as the device's `operand_t`.
   template <class T, class X = const T>
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y) const {
-    gemm(d, matrix_view<const X>(x), transposed(p.weight), y);
-    if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
+    if (p.bias)
+      gemm_plus(d, matrix_view<const X>(x), transposed(p.weight), broadcast(p.bias), y);
+    else
+      gemm(d, matrix_view<const X>(x), transposed(p.weight), y);
   }
   /// dx = beta dx + dy W; adds to g. x and dy may be stored as the device's `operand_t`; throws `error` where a bias
   /// would sum a rounded dy.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cmath>
 
 #include <distil_xlstm/block/causal_conv1d.hpp>
@@ -186,13 +187,11 @@ struct basic_mlstm {
                matrix_view<T> y) const {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
-    conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u);
-    transform(d, k.a, math::silu_forward{}, k.u);
+    conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u, k.a);
     const auto q = k.qkv.columns(0, inner), key = k.qkv.columns(inner, inner),
                v = k.qkv.columns(2 * inner, inner);
-    qkv().forward(d, p.q_proj, k.a, q);
-    qkv().forward(d, p.k_proj, k.a, key);
-    qkv().forward(d, p.v_proj, in, v);
+    qkv().forward(d, std::array{p.q_proj, p.k_proj, p.v_proj},
+                  std::array<matrix_view<const T>, 3>{k.a, k.a, in}, std::array{q, key, v});
     gate().forward(d, p.igate, k.qkv, k.i);
     gate().forward(d, p.fgate, k.qkv, k.f);
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});

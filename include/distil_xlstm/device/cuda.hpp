@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -68,8 +70,13 @@ DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
                                               const causal_conv_backward_arguments<T>& a);
+template <Precision P, class A, class B, class U, class T>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a);
+template <Precision P, class T, std::size_t N>
+DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device,
+                                          const std::array<headwise_arguments<T>, N>& several);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a);
 

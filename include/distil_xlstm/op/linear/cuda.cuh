@@ -1,6 +1,12 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <type_traits>
+
 #include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/linear/op.hpp>
 
@@ -8,10 +14,11 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-/// Blocks of four columns.
-template <class T>
+/// Blocks of four columns; blockIdx.z says of which arguments.
+template <class T, std::size_t N>
 __global__ void __launch_bounds__(block_columns* block_lanes)
-    headwise_forward_kernel(headwise_arguments<T> a, int each) {
+    headwise_forward_kernel(const __grid_constant__ std::array<headwise_arguments<T>, N> several, int each) {
+  const headwise_arguments<T>& a = several[blockIdx.z];
   const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   if (block >= a.blocks) return;
   float4 w[4];
@@ -87,20 +94,56 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 
 }  // namespace detail
 
-/// Blocks of four columns in one pass, in float whatever the products are; wider ones as the default does.
+/// Few rows in one kernel.
+template <Precision P, class A, class B, class U, class T>
+void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c) {
+  if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>) {
+    const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
+    detail::require_product("gemm_plus", oa, ob, c.rows, c.cols);
+    const detail::few_rows_set set{oa, ob, c, {bias.values, c.rows, c.cols, 0}};
+    if (c.size() > 0 && detail::few_rows_product(device, 1, 0, 0, 0, 0, std::array{set})) return;
+  }
+  distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b, bias, c);
+}
+
+/// Blocks of four columns in one pass, in float whatever the products are; wider ones as products of few rows, in one
+/// kernel, or as the default does.
+template <Precision P, class T, std::size_t N>
+void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments<T>, N>& several) {
+  const headwise_arguments<T>& one = several.front();
+  const bool alike = std::all_of(several.begin(), several.end(), [&](const headwise_arguments<T>& a) {
+    return a.width == one.width && a.blocks == one.blocks && a.x.rows == one.x.rows;
+  });
+  if constexpr (std::is_same_v<T, float>)
+    if (alike && one.x.rows > 0 && one.blocks > 0) {
+      const bool narrow = std::all_of(several.begin(), several.end(), [](const headwise_arguments<T>& a) {
+        return a.width == 4 && detail::is_vectorised(a.weight) && detail::is_vectorised(a.x) &&
+               detail::is_vectorised(a.y);
+      });
+      if (narrow) {
+        const detail::stretches s(one.x.rows);
+        dim3 grid = detail::column_grid(s.tiles, 4 * one.blocks);
+        grid.z = N;
+        return detail::launch(device, "headwise_forward",
+                              {grid, dim3(detail::block_columns, detail::block_lanes)},
+                              detail::headwise_forward_kernel<T, N>, several, s.each);
+      }
+      if constexpr (multiplies_in_bf16<P, T>) {
+        const index n = one.width;
+        std::array<detail::few_rows_set, N> sets;
+        std::transform(several.begin(), several.end(), sets.begin(), [n](const headwise_arguments<T>& a) {
+          const auto weight = transposed(matrix_view<const T>(a.weight, n, n));
+          return detail::few_rows_set{detail::product_operand(a.x.columns(0, n)),
+                                      detail::product_operand(weight), a.y.columns(0, n)};
+        });
+        if (detail::few_rows_product(device, one.blocks, n, n * n, n, 0, sets)) return;
+      }
+    }
+  for (const auto& a : several) distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
+}
 template <Precision P, class T>
 void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
-  if constexpr (std::is_same_v<T, float>)
-    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::is_vectorised(a.weight) &&
-        detail::is_vectorised(a.x) && detail::is_vectorised(a.y)) {
-      const detail::stretches s(a.x.rows);
-      detail::launch(
-          device, "headwise_forward",
-          {detail::column_grid(s.tiles, 4 * a.blocks), dim3(detail::block_columns, detail::block_lanes)},
-          detail::headwise_forward_kernel<T>, a, s.each);
-      return;
-    }
-  distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
+  headwise_forward(device, std::array{a});
 }
 template <Precision P, class T>
 void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a) {

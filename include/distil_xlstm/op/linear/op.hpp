@@ -1,7 +1,11 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
+
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -85,6 +89,13 @@ void with_dense_squares(D& d, index blocks, index width, const T* weight, const 
 
 }  // namespace detail
 
+/// c = a b + bias in every row, operands as `gemm` takes them. The default of any device.
+template <class D, class A, class B, class U, class T>
+void gemm_plus(D& d, A a, B b, broadcast<U> bias, matrix_view<T> c) {
+  gemm(d, a, b, c);
+  transform(d, c, math::plus{}, c, bias);
+}
+
 /// Writes y. The default of any device.
 template <class D, class T>
 void headwise_forward(D& d, const headwise_arguments<T>& a) {
@@ -92,6 +103,11 @@ void headwise_forward(D& d, const headwise_arguments<T>& a) {
     gemm_batched(d, count, a.x.columns(0, n), n, transposed(matrix_view<const T>(w, n, n)), n * n,
                  a.y.columns(0, n), n);
   });
+}
+/// Several of one shape, none of which reads what another writes. The default of any device.
+template <class D, class T, std::size_t N>
+void headwise_forward(D& d, const std::array<headwise_arguments<T>, N>& several) {
+  for (const auto& a : several) headwise_forward(d, a);
 }
 /// The gradients. The default of any device.
 template <class D, class T>
