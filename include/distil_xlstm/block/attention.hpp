@@ -1,10 +1,12 @@
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/rotary.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
 #include <distil_xlstm/op/attention/reach.hpp>
@@ -122,7 +124,8 @@ struct attention {
   bool head_norms = false;           ///< an RMS norm of each head of q, and of k, before it is rotated
   double epsilon = 1e-6;             ///< of these norms
   /// How many of the last tokens a token sees, itself among them; 0: all.
-  index window = 0, sinks = 0;  ///< and how many of its document's first tokens; 0 without a window
+  index window = 0, sinks = 0;             ///< and how many of its document's first tokens; 0 without a window
+  static constexpr bool adds_to_y = true;  ///< y = skip + the attention, in the last product
 
   /// @name What every block has
   /// @{
@@ -193,10 +196,10 @@ struct attention {
 
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     project(d, seq, p, s, k, x);
     attend(d, seq, s, k);
-    output().forward(d, p.o_proj, k.y, y);
+    output().forward(d, p.o_proj, k.y, y, skip);
   }
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
@@ -250,6 +253,20 @@ struct attention {
   template <class T>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
+    const auto through = [&](auto of_q, auto of_k) {
+      query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);
+      key().backward(d, p.k_proj, g.k_proj, x, of_k, dx, T(1));
+      key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
+    };
+    using operand = operand_t<decltype(d), T>;
+    if constexpr (!std::is_same_v<operand, T>)
+      if (rotates && !head_norms && !bias) {  // products alone read what is rotated back
+        const auto memory = scratch_matrices<operand>(d, x.rows, dq.cols, dk.cols);
+        const auto [of_q, of_k] = memory.views;
+        rope().rotate_back(d, k.rotary, dq, of_q);
+        rope().rotate_back(d, k.rotary, dk, of_k);
+        return through(of_q, of_k);
+      }
     if (rotates) {
       rope().rotate_back(d, k.rotary, dq, dq);
       rope().rotate_back(d, k.rotary, dk, dk);
@@ -260,9 +277,7 @@ struct attention {
       head_norm().backward(d, p.k_norm, g.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x),
                            const_view<T>(heads_of(dk)), heads_of(dk));
     }
-    query().backward(d, p.q_proj, g.q_proj, x, dq, dx);
-    key().backward(d, p.k_proj, g.k_proj, x, dk, dx, T(1));
-    key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
+    through(dq, dk);
   }
   /// Whoever binds the tape gives it the angles, in `angles_of` it.
   void take_angles() { own_angles = false; }

@@ -49,7 +49,10 @@ struct some_device;
 /// - `width_in()`, `width_out()`: an `index`, or an `extent`, so that widths known to the compiler are checked by it.
 ///
 /// All views point to memory of the device; x and y do not overlap, nor do dy and dx. A block that has a static
-/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer.
+/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static member
+/// `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and writes
+/// y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient. `residual` has no sum
+/// of its own to make then.
 ///
 /// Laws (testing/check_block.hpp): the gradient is the finite difference; two halves with carried state are one
 /// whole; steps of one token are one forward; a copied state goes on as the state does; backward adds to gradients
@@ -85,6 +88,17 @@ inline constexpr bool static_widths_fit = [] {
   }
   return true;
 }();
+
+/// @{ By names of their own: nvcc has no mangled ones for `requires` expressions.
+template <class B>
+inline constexpr bool adds_to_y = requires {
+  requires B::adds_to_y;
+};
+template <class B>
+inline constexpr bool adds_to_dx = requires {
+  requires B::adds_to_dx;
+};
+/// @}
 }  // namespace detail
 
 /// What a stateless or tapeless block returns.

@@ -66,6 +66,7 @@ struct feed_forward {
   bool bias = false;                  ///< of both projections
   /// Blocks of the model: W_down begins with a standard deviation of 2 / (block_count sqrt(width)).
   index block_count = 1;
+  static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
 
   /// @name What every block has
   /// @{
@@ -97,10 +98,10 @@ struct feed_forward {
   }
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     transform(d, k.y, detail::gated_activation{act}, k.up.columns(0, inner), k.up.columns(inner, inner));
-    down().forward(d, p.proj_down, k.y, y);
+    down().forward(d, p.proj_down, k.y, y, skip);
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,

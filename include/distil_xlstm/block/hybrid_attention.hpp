@@ -89,12 +89,13 @@ struct hybrid_attention_tape {
 /// attention's: feature_q.weight and feature_k.weight [heads, head_dim, features], gates.weight [3 heads, width]
 /// and gates.bias, the heads' i~ first, then f~, then o~ (2 heads without a window).
 struct hybrid_attention {
-  attention base{};         ///< projections, positions and window; its capacity is not read
-  index features = 64;      ///< of one softmax
-  bool both = true;         ///< both signs: a key has twice as many features
-  double forget_bias = 5;   ///< of the initial f~: what is remembered fades over exp(f~) tokens
-  index chunk = 64;         ///< of the memory's chunkwise form
-  double cell_epsilon = 0;  ///< beside n.phi(q) of the memory with its stabiliser
+  attention base{};                        ///< projections, positions and window; its capacity is not read
+  index features = 64;                     ///< of one softmax
+  bool both = true;                        ///< both signs: a key has twice as many features
+  double forget_bias = 5;                  ///< of the initial f~: what is remembered fades over exp(f~) tokens
+  index chunk = 64;                        ///< of the memory's chunkwise form
+  double cell_epsilon = 0;                 ///< beside n.phi(q) of the memory with its stabiliser
+  static constexpr bool adds_to_y = true;  ///< y = skip + the mixture, in the last product
 
   /// @name What every block has
   /// @{
@@ -151,7 +152,7 @@ struct hybrid_attention {
 
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
     base.project(d, seq, p.attention, s.window, k.attention, x);
@@ -166,13 +167,13 @@ struct hybrid_attention {
     }
     if (!has_window()) {
       base.rope().advance(d, seq, s.window.position);
-      return base.output().forward(d, p.attention.o_proj, k.r, y);
+      return base.output().forward(d, p.attention.o_proj, k.r, y, skip);
     }
     base.attend(d, seq, s.window, k.attention);
     const auto through = [&]<class H>(H) {
       const auto memory = scratch_matrices<H>(d, x.rows, inner());
       gated_mix_forward(d, mixed(k), memory.views[0]);
-      base.output().forward(d, p.attention.o_proj, memory.views[0], y);
+      base.output().forward(d, p.attention.o_proj, memory.views[0], y, skip);
     };
     // Of few rows, as a decoder has them over a transient tape, the output projection may read what is not rounded.
     k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());

@@ -50,13 +50,17 @@ struct linear {
   }
   /// @}
 
-  /// y = x Wᵀ (+ b), for a block that it is a part of. x may be stored as the device's `operand_t`.
+  /// y = x Wᵀ (+ b) (+ skip), for a block that it is a part of. x may be stored as the device's `operand_t`.
   template <class T, class X = const T>
-  void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y) const {
+  void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y, const_view<T> skip = {}) const {
+    const matrix_view<const X> in = x;
     if (p.bias)
-      gemm_plus(d, matrix_view<const X>(x), transposed(p.weight), broadcast(p.bias), y);
+      gemm_plus(d, in, transposed(p.weight), broadcast(p.bias), y);
+    else if (skip.data)
+      gemm_plus(d, in, transposed(p.weight), skip, y);
     else
-      gemm(d, matrix_view<const X>(x), transposed(p.weight), y);
+      gemm(d, in, transposed(p.weight), y);
+    if (p.bias && skip.data) transform(d, y, math::plus{}, y, skip);
   }
   /// dx = beta dx + dy W; adds to g. x and dy may be stored as the device's `operand_t`; throws `error` where a bias
   /// would sum a rounded dy.

@@ -109,6 +109,7 @@ struct basic_mlstm {
   index chunk = 64;                                     ///< tokens of a chunk of the memory's chunkwise form
   index block_count = 1;  ///< blocks of the model, for the initial down projection
   double empty_m = -std::numeric_limits<double>::infinity();  ///< m of an empty memory
+  static constexpr bool adds_to_y = true;                     ///< y = skip + the layer, in the last product
 
   /// @name What every block has
   /// @{
@@ -184,7 +185,7 @@ struct basic_mlstm {
 
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
     conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u, k.a);
@@ -199,7 +200,7 @@ struct basic_mlstm {
     norm_statistics(d, norm, h, k.norm.statistics);
     transform_groups(d, heads, k.y, detail::mlstm_output{}, norm_scale<T>{norm},
                      normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a, z);
-    down().forward(d, p.proj_down, k.y, y);
+    down().forward(d, p.proj_down, k.y, y, skip);
   }
 
   template <class T>

@@ -29,7 +29,8 @@ struct norm {
   [[no_unique_address]] extent<Width> width{};  ///< of x and of y
   index groups = 1;                             ///< must divide `width`
   double epsilon = 1e-5;                        ///< eps, beside the variance
-  bool for_products = false;                    ///< y goes into products: see `norm_view`
+  bool for_products = false;                    ///< y and dx go into products: see `norm_view`
+  static constexpr bool adds_to_dx = true;      ///< dx = skip + the gradient, at no pass of its own
 
   /// @name What every block has
   /// @{
@@ -64,8 +65,8 @@ struct norm {
   }
   template <class T>
   void backward(auto& d, const auto& p, const auto& g, const auto& k, const_view<T> x, const_view<T> dy,
-                matrix_view<T> dx) const {
-    norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx);
+                matrix_view<T> dx, const_view<T> skip = {}) const {
+    norm_backward(d, view<T>(p.weight), x, k.statistics, dy, g.weight, dx, skip);
   }
   /// @}
 
@@ -79,8 +80,8 @@ struct norm {
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
-                const_view<T> dy, matrix_view<T> dx) const {
-    backward(d, p, g, k, x, dy, dx);
+                const_view<T> dy, matrix_view<T> dx, const_view<T> skip = {}) const {
+    backward(d, p, g, k, x, dy, dx, skip);
   }
   /// @}
 

@@ -40,14 +40,22 @@ struct residual {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    inner.forward(d, seq, p, s, k, x, y);
-    transform(d, y, math::plus{}, y, x);
+    if constexpr (detail::adds_to_y<Inner>) {
+      inner.forward(d, seq, p, s, k, x, y, x);
+    } else {
+      inner.forward(d, seq, p, s, k, x, y);
+      transform(d, y, math::plus{}, y, x);
+    }
   }
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                 const_view<T> dy, matrix_view<T> dx) const {
-    inner.backward(d, seq, p, g, k, x, dy, dx);
-    transform(d, dx, math::plus{}, dx, dy);
+    if constexpr (detail::adds_to_dx<Inner>) {
+      inner.backward(d, seq, p, g, k, x, dy, dx, dy);
+    } else {
+      inner.backward(d, seq, p, g, k, x, dy, dx);
+      transform(d, dx, math::plus{}, dx, dy);
+    }
   }
   /// @}
 };

@@ -84,14 +84,14 @@ struct rotary_table {
 
 /// (y_i, y_{i+half}) = (x_i c - x_{i+half} s, x_{i+half} c + x_i s), each head of each row; y may be x.
 /// `direction` -1 rotates back, which is the gradient.
-template <class T>
+template <class T, class Y>
 struct rotary_pairs {
   using scalar = T;
   index heads;
   matrix_view<const T> cosines, sines;
   T direction;
   matrix_view<const T> x;
-  matrix_view<T> y;
+  matrix_view<Y> y;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index row = r / heads, half = cosines.cols, column = r % heads * 2 * half + c;
@@ -191,15 +191,17 @@ struct rotary {
     else
       map(d, seq.rows(), head_dim / 2, table);
   }
-  /// y = x rotated by the table, or back by `direction` -1. Any number of heads; y may be x.
-  template <class T>
-  void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<T> y, T direction = 1) const {
+  /// y = x rotated by the table, or back by `direction` -1. Any number of heads; y may be x, or stored as the device's
+  /// `operand_t`.
+  template <class T, class Y>
+  void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<Y> y, T direction = 1) const {
     const index heads = x.cols / head_dim;
-    map(d, x.rows * heads, head_dim / 2, detail::rotary_pairs<T>{heads, k.cosines, k.sines, direction, x, y});
+    map(d, x.rows * heads, head_dim / 2,
+        detail::rotary_pairs<T, Y>{heads, k.cosines, k.sines, direction, x, y});
   }
-  /// The gradient of `rotate`; dx may be dy.
-  template <class T>
-  void rotate_back(auto& d, const rotary_tape<T>& k, const_view<T> dy, matrix_view<T> dx) const {
+  /// The gradient of `rotate`; dx may be dy, or stored as the device's `operand_t`.
+  template <class T, class Dx>
+  void rotate_back(auto& d, const rotary_tape<T>& k, const_view<T> dy, matrix_view<Dx> dx) const {
     rotate(d, k, dy, dx, T(-1));
   }
   /// Moves the state's position to where the next call goes on. After `tables`, which read it.

@@ -71,6 +71,11 @@ struct sequential {
       detail::widths_fit<Bs...>(),
       "distil_xlstm::sequential: a block's width_out must equal the next block's width_in; write the same "
       "number for both");
+  /// @{ Where the last member's forward does, or the first one's backward: see `Block`.
+  static constexpr bool adds_to_y =
+                            detail::adds_to_y<std::tuple_element_t<sizeof...(Bs) - 1, std::tuple<Bs...>>>,
+                        adds_to_dx = detail::adds_to_dx<std::tuple_element_t<0, std::tuple<Bs...>>>;
+  /// @}
   std::tuple<Bs...> blocks{};  ///< first to last
 
   constexpr sequential() = default;
@@ -105,13 +110,13 @@ struct sequential {
   }
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
-    run_forward<0>(d, seq, p, s, k, x, y);
+               matrix_view<T> y, const_view<T> skip = {}) const {
+    run_forward<0>(d, seq, p, s, k, x, y, skip);
   }
   template <class T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
-                const_view<T> dy, matrix_view<T> dx) const {
-    run_backward<sizeof...(Bs) - 1>(d, seq, p, g, k, x, dy, dx);
+                const_view<T> dy, matrix_view<T> dx, const_view<T> skip = {}) const {
+    run_backward<sizeof...(Bs) - 1>(d, seq, p, g, k, x, dy, dx, skip);
   }
   /// @}
 
@@ -137,24 +142,30 @@ struct sequential {
   }
   template <std::size_t I, class T>
   void run_forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-                   matrix_view<T> y) const {
+                   matrix_view<T> y, const_view<T> skip) const {
     constexpr bool last = I + 1 == sizeof...(Bs);
     const matrix_view<T> out = last ? y : std::get<I>(k).out;
-    std::get<I>(blocks).forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out);
-    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, out, y);
+    const auto& block = std::get<I>(blocks);
+    if constexpr (last && adds_to_y)
+      block.forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out, skip);
+    else
+      block.forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out);
+    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, out, y, skip);
   }
   template <std::size_t I, class T>
   void run_backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
-                    const_view<T> dy, matrix_view<T> dx) const {
+                    const_view<T> dy, matrix_view<T> dx, const_view<T> skip) const {
     const auto& block = std::get<I>(blocks);
-    if constexpr (I == 0) {
+    if constexpr (I == 0 && adds_to_dx) {
+      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, x, dy, dx, skip);
+    } else if constexpr (I == 0) {
       block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, x, dy, dx);
     } else {
       const matrix_view<const T> in = std::get<I - 1>(k).out;
       const auto memory = scratch_matrices<T>(d, in.rows, in.cols);
       const matrix_view<T> din = memory.views[0];
       block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
-      run_backward<I - 1>(d, seq, p, g, k, x, din, dx);
+      run_backward<I - 1>(d, seq, p, g, k, x, din, dx, skip);
     }
   }
 };

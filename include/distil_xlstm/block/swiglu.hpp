@@ -29,8 +29,9 @@ struct swiglu_tape {
 template <fixed_string Gate = "gate_proj", fixed_string Up = "up_proj", fixed_string Down = "down_proj">
 struct basic_swiglu {
   /// Width of x and of y.
-  index width = 0, inner = 0;        ///< width of gate and up projection
-  double standard_deviation = 0.02;  ///< of the initial weights
+  index width = 0, inner = 0;              ///< width of gate and up projection
+  double standard_deviation = 0.02;        ///< of the initial weights
+  static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
 
   /// @name What every block has
   /// @{
@@ -64,12 +65,12 @@ struct basic_swiglu {
   }
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.gate_proj, x, k.gate);
     up().forward(d, p.up_proj, x, k.up);
     const auto through = [&](auto act) {
       transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
-      down().forward(d, p.down_proj, act, y);
+      down().forward(d, p.down_proj, act, y, skip);
     };
     using operand = operand_t<decltype(d), T>;
     // Over a transient tape: products with frozen weights round any number of rows, others do not where rows are few.

@@ -34,7 +34,7 @@
   keyword void norm_forward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, T*,              \
                             matrix_view<T>);                                                                   \
   keyword void norm_backward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, const T*,       \
-                             matrix_view<const T>, T*, matrix_view<T>);                                        \
+                             matrix_view<const T>, T*, matrix_view<T>, matrix_view<const T>);                  \
   keyword void causal_conv_forward(device::basic_cpu<P>&, const causal_conv_arguments<T, dynamic>&);           \
   keyword void causal_conv_backward(device::basic_cpu<P>&, const causal_conv_backward_arguments<T, dynamic>&); \
   keyword void headwise_forward(device::basic_cpu<P>&, const headwise_arguments<T>&);                          \

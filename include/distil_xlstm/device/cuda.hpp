@@ -35,6 +35,10 @@ DISTIL_XLSTM_LINKED void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c,
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b,
                                       matrix_view<T> c, index step_c, std::type_identity_t<T> beta = 0);
+template <Precision P, class A, class B, class T>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
+template <Precision P, class A, class B, class U, class T>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c);
 
 template <class F>
 DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);
@@ -63,15 +67,14 @@ DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>&
                                       T* statistics, matrix_view<T> y);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
-                                       const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx);
+                                       const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,
+                                       const_view<T> skip = {});
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
                                               const causal_conv_backward_arguments<T>& a);
-template <Precision P, class A, class B, class U, class T>
-DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a);
 template <Precision P, class T, std::size_t N>

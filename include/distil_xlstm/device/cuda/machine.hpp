@@ -173,6 +173,9 @@ class cuda_base {
   cudaStream_t stream() const { return stream_; }
   /// What cuBLAS multiplies with, on the stream.
   cublasHandle_t products() const { return products_; }
+  /// Memory that a product may use while it runs.
+  void* workspace() const { return workspace_; }
+  static constexpr std::size_t workspace_bytes = std::size_t{64} << 20;  ///< of that
   /// Waits for everything that was asked for.
   void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
@@ -251,7 +254,6 @@ class cuda_base {
       detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),
                     "copying memory");
   }
-  static constexpr std::size_t workspace_bytes = std::size_t{64} << 20;
   std::string name_;
   int multiprocessors_ = 0, capability_ = 0;
   index shared_bytes_ = 0;

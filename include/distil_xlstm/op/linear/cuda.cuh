@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include <distil_xlstm/device/cuda/blas.cuh>
 #include <distil_xlstm/device/cuda/columns.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
@@ -92,17 +93,37 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
+/// c = a b + addend, whose stride may be 0, where a product of few rows is one kernel. Returns whether it is.
+template <Precision P, class A, class B, class U, class T>
+bool few_rows_plus(basic_cuda<P>& device, const A& a, const B& b, matrix_view<const U> addend,
+                   matrix_view<T> c) {
+  const auto oa = product_operand(a), ob = product_operand(b);
+  require_product("gemm_plus", oa, ob, c.rows, c.cols);
+  if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>)
+    return c.size() > 0 && few_rows_product(device, 1, 0, 0, 0, 0, std::array{few_rows_set{oa, ob, c, addend}});
+  return false;
+}
 }  // namespace detail
 
-/// Few rows in one kernel.
+/// In bfloat16 one product; few rows that it does not have take the default, as they may not be rounded.
+template <Precision P, class A, class B, class T>
+void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  if (detail::few_rows_plus(device, a, b, addend, c)) return;
+  if constexpr (multiplies_in_bf16<P, T>)
+    if (c.rows > 16) {
+      const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
+      const detail::product_input<bf16> pa(device, oa, 1, 0), pb(device, ob, 1, 0);
+      const detail::blas_operand<bf16> left{pa.data, pa.stride, oa.transposed},
+          right{pb.data, pb.stride, ob.transposed};
+      if (detail::blas_product_plus(device, oa.transposed ? oa.rows : oa.cols, left, right, addend, c)) return;
+    }
+  distil_xlstm::gemm_plus<basic_cuda<P>, A, B, T>(device, a, b, addend, c);
+}
+
+/// Few rows in one product.
 template <Precision P, class A, class B, class U, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c) {
-  if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>) {
-    const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
-    detail::require_product("gemm_plus", oa, ob, c.rows, c.cols);
-    const detail::few_rows_set set{oa, ob, c, {bias.values, c.rows, c.cols, 0}};
-    if (c.size() > 0 && detail::few_rows_product(device, 1, 0, 0, 0, 0, std::array{set})) return;
-  }
+  if (detail::few_rows_plus(device, a, b, matrix_view<const U>(bias.values, c.rows, c.cols, 0), c)) return;
   distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b, bias, c);
 }
 

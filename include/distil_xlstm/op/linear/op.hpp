@@ -89,7 +89,13 @@ void with_dense_squares(D& d, index blocks, index width, const T* weight, const 
 
 }  // namespace detail
 
-/// c = a b + bias in every row, operands as `gemm` takes them. The default of any device.
+/// c = addend + a b, operands as `gemm` takes them; c overlaps nothing that is read. The default of any device.
+template <class D, class A, class B, class T>
+void gemm_plus(D& d, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  gemm(d, a, b, c);
+  transform(d, c, math::plus{}, c, addend);
+}
+/// c = a b + bias in every row, likewise.
 template <class D, class A, class B, class U, class T>
 void gemm_plus(D& d, A a, B b, broadcast<U> bias, matrix_view<T> c) {
   gemm(d, a, b, c);

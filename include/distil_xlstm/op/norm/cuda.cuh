@@ -131,16 +131,16 @@ __global__ void __launch_bounds__(256, Vectors <= 5 ? 3 : 1)
   }
 }
 
-/// dx, and each block's part of dw: blockIdx.y is the group, whose rows the blocks share.
-template <int Threads, int Vectors>
-__global__ void __launch_bounds__(256, Vectors <= 4 ? 2 : 1)
+/// dx, with `skip` where there is one, and rounded, too, where there is a place for that; and each block's part of dw:
+/// blockIdx.y is the group, whose rows the blocks share.
+template <int Threads, int Vectors, bool Vectorised>
+__global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 4) ? 2 : 1)
     backward_kernel(norm_view<float> n, matrix_view<const float> x, const float* statistics,
-                    matrix_view<const float> dy, matrix_view<float> dx, float* partial) {
+                    matrix_view<const float> dy, matrix_view<const float> skip, matrix_view<float> dx,
+                    matrix_view<bf16> rounded, float* partial) {
   using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), group = static_cast<int>(blockIdx.y);
   const int at = group * width;
-  const bool vectorised = is_vectorised(x, width) && is_vectorised(dy, width) && is_vectorised(dx, width);
-  const bool weight_vectorised = is_vectorised(n.weight, 0, width);
   const float base = n.residual_weight ? 1 : 0;
   held dw;
 #pragma unroll
@@ -150,14 +150,14 @@ __global__ void __launch_bounds__(256, Vectors <= 4 ? 2 : 1)
   for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
        row += static_cast<index>(gridDim.x) * held::rows_a_block) {
     held u, g;
-    u.load(x.row(row) + at, width, vectorised);
-    g.load(dy.row(row) + at, width, vectorised);
+    u.load(x.row(row) + at, width, Vectorised);
+    g.load(dy.row(row) + at, width, Vectorised);
     const float* s = statistics + 2 * (row * n.groups + group);
     const float mean = s[0], inverse = s[1];
     float means[2] = {0, 0};
     {
       held scale;
-      scale.load(n.weight + at, width, weight_vectorised);
+      scale.load(n.weight + at, width, Vectorised);
       u.each(width, [&](float& v, int i, int e) {
         v = (v - mean) * inverse;
         dw.v[i][e] = fmaf(g.v[i][e], v, dw.v[i][e]);
@@ -170,7 +170,12 @@ __global__ void __launch_bounds__(256, Vectors <= 4 ? 2 : 1)
     const float of_g = n.subtract_mean ? means[0] / static_cast<float>(width) : 0.f;
     const float of_gu = means[1] / static_cast<float>(width);
     g.each(width, [&](float& v, int i, int e) { v = inverse * (v - of_g - u.v[i][e] * of_gu); });
-    g.store(dx.row(row) + at, width, vectorised);
+    if (skip.data) {
+      u.load(skip.row(row) + at, width, Vectorised);
+      g.each(width, [&](float& v, int i, int e) { v += u.v[i][e]; });
+    }
+    g.store(dx.row(row) + at, width, Vectorised);
+    if (rounded.data) g.store(rounded.row(row) + at, width, Vectorised);
   }
   float* out = partial + (static_cast<index>(blockIdx.x) * n.groups + group) * width;
   if constexpr (held::rows_a_block == 1) {
@@ -272,28 +277,41 @@ void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<cons
 /// its.
 template <Precision P, class T>
 void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
-                   matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
+                   matrix_view<const T> dy, T* dw, matrix_view<T> dx, const_view<T> skip) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (n.width > distil_xlstm::detail::narrow_norm_input_gradient<T>::widest &&
         detail::norms::held(n, x.rows)) {
       const index cols = n.groups * n.width;
+      const auto fits = [&](auto m) { return detail::is_vectorised(m, n.width); };
+      const bool vectorised =
+          fits(x) && fits(dy) && fits(dx) && fits(skip) && detail::is_vectorised(n.weight, 0, n.width);
       detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
         const index blocks =
             std::min(detail::blocks_for(x.rows, 256 / Threads),
                      std::max<index>(1, detail::blocks_for(index{2} * device.multiprocessors(), n.groups)));
         auto partial = device.template scratch<float>(blocks * cols);
-        detail::launch(device, "norm's gradient",
-                       {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256},
-                       detail::norms::backward_kernel<Threads, Vectors>, n, x, statistics, dy, dx,
-                       partial.data());
-        detail::launch(device, "norm's gradient",
-                       {static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16)},
-                       detail::norms::weight_kernel<T>, partial.data(), blocks, cols, dw);
+        // As in `forward`; dw is no operand of the products that follow.
+        device.operand_copies().invalidate();
+        matrix_view<bf16> rounded;
+        if (n.for_products && multiplies_in_bf16<P, T>)
+          rounded = detail::product_input<bf16>::copy_to_make(device, dx);
+        const auto run = [&](auto* kernel) {
+          detail::enqueue(device, "norm's gradient",
+                          {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(n.groups)), 256}, kernel,
+                          n, x, statistics, dy, skip, dx, rounded, partial.data());
+        };
+        if (vectorised)
+          run(detail::norms::backward_kernel<Threads, Vectors, true>);
+        else
+          run(detail::norms::backward_kernel<Threads, Vectors, false>);
+        detail::enqueue(device, "norm's gradient",
+                        {static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16)},
+                        detail::norms::weight_kernel<T>, partial.data(), blocks, cols, dw);
       });
       return;
     }
-  distil_xlstm::norm_backward<basic_cuda<P>, T>(device, n, x, statistics, dy, dw, dx);
+  distil_xlstm::norm_backward<basic_cuda<P>, T>(device, n, x, statistics, dy, dw, dx, skip);
 }
 
 }  // namespace distil_xlstm::device

@@ -21,9 +21,10 @@ struct norm_view {
   /// `residual_weight`: the scale is 1 + w, else w.
   bool subtract_mean, residual_weight;
   /// @}
-  T epsilon;                  ///< beside the variance
-  const T* weight;            ///< [groups * width]
-  bool for_products = false;  ///< y goes into products: a device that rounds their operands may do it at once
+  T epsilon;        ///< beside the variance
+  const T* weight;  ///< [groups * width]
+  /// y goes into products, and dx into those of the block before: a device that rounds their operands may do it at once.
+  bool for_products = false;
   /// @{ The row of x and the column in it where short row r starts.
   DISTIL_XLSTM_HD index row(index r) const { return r / groups; }
   DISTIL_XLSTM_HD index column(index r) const { return r % groups * width; }
@@ -180,11 +181,11 @@ void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statis
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
-/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left; dw [groups * width] += sum
-/// over rows of dy (x - mean) / sqrt(variance + eps).
+/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip` added to it where
+/// that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance + eps).
 template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
-                   matrix_view<const T> dy, T* dw, matrix_view<T> dx) {
+                   matrix_view<const T> dy, T* dw, matrix_view<T> dx, const_view<T> skip = {}) {
   const index rows = x.rows * n.groups;
   for (index a = 0; a < n.groups; ++a) {
     const index first = a * n.width, step = 2 * n.groups;
@@ -192,13 +193,16 @@ void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T*
                     x.columns(first, n.width), per_group<T>{statistics + 2 * a, step},
                     per_group<T>{statistics + 2 * a + 1, step});
   }
-  if (n.width <= detail::narrow_norm_input_gradient<T>::widest)
-    return map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
-  auto means = d.template scratch<T>(2 * rows);
-  fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{{}, n, x, statistics, dy, means.data()});
-  transform_groups(d, n.groups, dx, detail::norm_input_gradient{}, norm_scale<T>{n},
-                   normalised<T>{x, statistics}, dy, per_group<T>{statistics + 1, 2},
-                   per_group<T>{means.data(), 2}, per_group<T>{means.data() + 1, 2});
+  if (n.width <= detail::narrow_norm_input_gradient<T>::widest) {
+    map(d, rows, 1, detail::narrow_norm_input_gradient<T>{n, x, dy, dx});
+  } else {
+    auto means = d.template scratch<T>(2 * rows);
+    fold_rows(d, rows, n.width, detail::norm_gradient_means<T>{{}, n, x, statistics, dy, means.data()});
+    transform_groups(d, n.groups, dx, detail::norm_input_gradient{}, norm_scale<T>{n},
+                     normalised<T>{x, statistics}, dy, per_group<T>{statistics + 1, 2},
+                     per_group<T>{means.data(), 2}, per_group<T>{means.data() + 1, 2});
+  }
+  if (skip.data) transform(d, dx, math::plus{}, dx, skip);
 }
 
 }  // namespace distil_xlstm
