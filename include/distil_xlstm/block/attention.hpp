@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -219,9 +220,9 @@ struct attention {
   template <class T>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
                const attention_tape<T>& k, const_view<T> x) const {
-    query().forward(d, p.q_proj, x, head_norms ? rows_of(k.q_norm.x, k.q) : k.q);
-    key().forward(d, p.k_proj, x, head_norms ? rows_of(k.k_norm.x, k.k) : k.k);
-    key().forward(d, p.v_proj, x, k.v);
+    linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
+                      std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
+                                 head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
     if (head_norms) {
       head_norm().forward(d, p.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x), heads_of(k.q));
       head_norm().forward(d, p.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x), heads_of(k.k));

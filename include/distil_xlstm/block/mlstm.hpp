@@ -193,13 +193,11 @@ struct basic_mlstm {
                v = k.qkv.columns(2 * inner, inner);
     qkv().forward(d, std::array{p.q_proj, p.k_proj, p.v_proj},
                   std::array<matrix_view<const T>, 3>{k.a, k.a, in}, std::array{q, key, v});
-    gate().forward(d, p.igate, k.qkv, k.i);
-    gate().forward(d, p.fgate, k.qkv, k.f);
+    linear<>::forward(d, std::array{p.igate, p.fgate}, k.qkv, std::array{k.i, k.f});
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
-    norm_statistics(d, norm, h, k.norm.statistics);
-    transform_groups(d, heads, k.y, detail::mlstm_output{}, norm_scale<T>{norm},
-                     normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a, z);
+    norm_transform(d, norm, h, k.norm.statistics, k.y, detail::mlstm_output{}, broadcast(p.learnable_skip), k.a,
+                   z);
     down().forward(d, p.proj_down, k.y, y, skip);
   }
 
@@ -245,7 +243,6 @@ struct basic_mlstm {
   }
   headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
   basic_causal_conv1d<Inner, Window> conv() const { return {inner, conv_window}; }
-  linear<> gate() const { return {3 * inner, heads, true, 0.0}; }
   layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }
 
   template <class L, class Init>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include <distil_xlstm/block/feed_forward.hpp>
@@ -66,8 +67,7 @@ struct basic_swiglu {
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
-    up().forward(d, p.gate_proj, x, k.gate);
-    up().forward(d, p.up_proj, x, k.up);
+    linear<>::forward(d, std::array{p.gate_proj, p.up_proj}, x, std::array{k.gate, k.up});
     const auto through = [&](auto act) {
       transform(d, act, detail::gated_activation{activation::silu}, k.gate, k.up);
       down().forward(d, p.down_proj, act, y, skip);

@@ -39,6 +39,10 @@ template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
 template <Precision P, class A, class B, class U, class T>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c);
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b,
+                                   const std::array<broadcast<U>, N>& bias,
+                                   const std::array<matrix_view<T>, N>& c);
 
 template <class F>
 DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);
@@ -65,6 +69,9 @@ DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                       T* statistics, matrix_view<T> y);
+template <Precision P, class T, class F, class... Xs>
+DISTIL_XLSTM_LINKED void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
+                                        T* statistics, matrix_view<T> y, const F& f, const Xs&... operands);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                        const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,

@@ -24,10 +24,12 @@ struct products {
     const W* w;           ///< [n, k]
     float* c;             ///< [rows, n]
     const float* addend;  ///< [rows, n], of the first item; or null
+    index stride_c, stride_addend;
+    int n;
   } sets[most_sets];
-  index stride_x, stride_w, stride_c, stride_addend;
+  index stride_x, stride_w;
   index step_x, step_w, step_c;
-  int rows, n, k, count;
+  int rows, n, k, count;  ///< n: the largest
   float beta;
 };
 
@@ -61,6 +63,7 @@ __global__ void __launch_bounds__(32 * warps, 2) kernel(const __grid_constant__ 
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int of_eight = lane / 4, part = lane % 4 * 8;
   const int column0 = static_cast<int>(blockIdx.x) * columns, row0 = static_cast<int>(blockIdx.y) * rows;
+  if (column0 >= set.n) return;  // the whole block
   const X* x = set.x + item * p.step_x + (row0 + of_eight) * p.stride_x + part;
   const W* w = set.w + item * p.step_w + (column0 + of_eight) * p.stride_w + part;
   float sum[Strips][Tiles][4] = {};
@@ -73,7 +76,7 @@ __global__ void __launch_bounds__(32 * warps, 2) kernel(const __grid_constant__ 
 #pragma unroll
       for (int s = 0; s < 2 * Strips; ++s)
         load_rounded(left[u][s / 2][s % 2], w + 8 * s * p.stride_w + at,
-                     there && column0 + of_eight + 8 * s < p.n);
+                     there && column0 + of_eight + 8 * s < set.n);
 #pragma unroll
       for (int t = 0; t < Tiles; ++t)
         load_rounded(right[u][t], x + 8 * t * p.stride_x + at, there && row0 + of_eight + 8 * t < p.rows);
@@ -100,13 +103,13 @@ __global__ void __launch_bounds__(32 * warps, 2) kernel(const __grid_constant__ 
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < rows * columns; i += 32 * warps) {
     const int r = i / columns, c = i % columns;
-    if (row0 + r >= p.rows || column0 + c >= p.n) continue;
+    if (row0 + r >= p.rows || column0 + c >= set.n) continue;
     float total = sums[0][r][c];
 #pragma unroll
     for (int other = 1; other < warps; ++other) total += sums[other][r][c];
-    float* to = set.c + item * p.step_c + (row0 + r) * p.stride_c + column0 + c;
+    float* to = set.c + item * p.step_c + (row0 + r) * set.stride_c + column0 + c;
     if (p.beta != 0) total = fmaf(p.beta, *to, total);
-    if (set.addend) total += set.addend[(row0 + r) * p.stride_addend + column0 + c];
+    if (set.addend) total += set.addend[(row0 + r) * set.stride_addend + column0 + c];
     *to = total;
   }
 }
@@ -120,12 +123,16 @@ void run(cuda_base& device, const products<X, W>& p, int sets) {
                       static_cast<unsigned>(sets * p.count));
     enqueue(device, "a product of few rows", {blocks, 32 * warps}, kernel<Strips, Tiles, X, W>, p);
   };
-  if (p.rows <= 8)
-    with.template operator()<1, 1>();
-  else if (p.rows <= 16)
+  // Larger blocks read less in all, where there are enough of them.
+  const auto enough = [&](index columns, index rows) {
+    return blocks_for(p.n, columns) * blocks_for(p.rows, rows) * sets * p.count >= device.multiprocessors() / 2;
+  };
+  if (p.rows > 16 && enough(32, 32))
+    with.template operator()<2, 4>();
+  else if (p.rows > 8 && enough(16, 16))
     with.template operator()<1, 2>();
   else
-    with.template operator()<2, 4>();
+    with.template operator()<1, 1>();
 }
 
 }  // namespace distil_xlstm::device::detail::few_rows

@@ -253,18 +253,23 @@ struct few_rows_set {
   matrix_view<float> c;
   matrix_view<const float> addend = {};
 };
-/// Computes up to `few_rows::most_sets` of one shape and one stride in one kernel, where b is read the way it lies, as
-/// Wᵀ: up to 16 rows, or up to 64 where b would have to be rounded before. Returns whether it does.
+/// Computes up to `few_rows::most_sets` in one kernel, of as many rows and with operands stored alike, where b is read
+/// the way it lies, as Wᵀ: up to 16 rows, or up to 64 where b would have to be rounded before. Returns whether it does.
 inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_b, index step_c,
                              float beta, std::span<const few_rows_set> sets) {
   const cuda_operand &a = sets.front().a, &b = sets.front().b;
-  const matrix_view<float> c = sets.front().c;
-  const index stride_addend = sets.front().addend.stride;
+  const index rows = sets.front().c.rows, k = b.cols;
   const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
   const bool bf16_b = rounded(b), bf16_a = a.dtype == dtype::bf16;
-  const index k = b.cols, n = b.rows;
-  if (c.rows > (bf16_b ? 16 : 64) || (c.rows > 16 && n > 8192)) return false;
-  if (k > (1 << 24) || n > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
+  if (rows > (bf16_b ? 16 : 64) || k > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets)
+    return false;
+  index n = 0;
+  for (const few_rows_set& s : sets) {
+    if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
+    if (s.a.stride != a.stride || s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
+    n = std::max(n, s.c.cols);
+  }
+  if (n > (rows > 16 ? 8192 : 1 << 24)) return false;
   const auto fits = [&]<class S>(const cuda_operand& o, const S* p, index step) {
     return (o.dtype == dtype::bf16 || o.dtype == dtype::f32) && k % 8 == 0 && is_vectorised(p, o.stride, step);
   };
@@ -275,24 +280,17 @@ inline bool few_rows_product(cuda_base& device, index count, index step_a, index
       const auto* x = static_cast<const X*>(s.a.data);
       const auto* w = static_cast<const W*>(!bf16_b || s.b.dtype == dtype::bf16 ? s.b.data : s.b.bf16_copy);
       if (!fits(s.a, x, step_a) || !fits(s.b, w, step_b)) return false;
-      p.sets[i] = {x, w, s.c.data, s.addend.data};
+      p.sets[i] = {x, w, s.c.data, s.addend.data, s.c.stride, s.addend.stride, static_cast<int>(s.c.cols)};
     }
-    p.stride_x = a.stride, p.stride_w = b.stride, p.stride_c = c.stride, p.stride_addend = stride_addend;
+    p.stride_x = a.stride, p.stride_w = b.stride;
     p.step_x = step_a, p.step_w = step_b, p.step_c = step_c;
-    p.rows = static_cast<int>(c.rows), p.n = static_cast<int>(n), p.k = static_cast<int>(k);
+    p.rows = static_cast<int>(rows), p.n = static_cast<int>(n), p.k = static_cast<int>(k);
     p.count = static_cast<int>(count), p.beta = beta;
     few_rows::run(device, p, static_cast<int>(sets.size()));
     for (const few_rows_set& s : sets)
-      device.operand_copies().written(s.c.data, s.c.row(c.rows - 1) + (count - 1) * step_c + n);
+      device.operand_copies().written(s.c.data, s.c.row(rows - 1) + (count - 1) * step_c + s.c.cols);
     return true;
   };
-  // Of one shape, and stored alike.
-  for (const few_rows_set& s : sets) {
-    if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
-    if (s.a.stride != a.stride || s.b.stride != b.stride || s.c.stride != c.stride) return false;
-    if (s.c.rows != c.rows || s.b.rows != n || s.b.cols != k) return false;
-    if (s.addend.data && s.addend.stride != stride_addend) return false;
-  }
   if (bf16_a) return bf16_b ? with(bf16(), bf16()) : with(bf16(), float());
   return bf16_b ? with(float(), bf16()) : with(float(), float());
 }

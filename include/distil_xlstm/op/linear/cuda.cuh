@@ -93,22 +93,29 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
-/// c = a b + addend, whose stride may be 0, where a product of few rows is one kernel. Returns whether it is.
-template <Precision P, class A, class B, class U, class T>
-bool few_rows_plus(basic_cuda<P>& device, const A& a, const B& b, matrix_view<const U> addend,
-                   matrix_view<T> c) {
-  const auto oa = product_operand(a), ob = product_operand(b);
-  require_product("gemm_plus", oa, ob, c.rows, c.cols);
+/// c[i] = a b[i] + addend[i], whose stride may be 0, or that has no data, where few rows take one kernel for all. Returns
+/// whether they do.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
+                   const std::array<matrix_view<const U>, N>& addend, const std::array<matrix_view<T>, N>& c) {
+  const auto x = product_operand(a);
+  std::array<few_rows_set, N> sets;
+  for (std::size_t i = 0; i < N; ++i) {
+    const auto w = product_operand(b[i]);
+    require_product("gemm_plus", x, w, c[i].rows, c[i].cols);
+    if constexpr (std::is_same_v<T, float> && std::is_same_v<U, float>) sets[i] = {x, w, c[i], addend[i]};
+  }
   if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>)
-    return c.size() > 0 && few_rows_product(device, 1, 0, 0, 0, 0, std::array{few_rows_set{oa, ob, c, addend}});
+    return c.front().size() > 0 && few_rows_product(device, 1, 0, 0, 0, 0, sets);
   return false;
 }
+
 }  // namespace detail
 
 /// In bfloat16 one product; few rows that it does not have take the default, as they may not be rounded.
 template <Precision P, class A, class B, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
-  if (detail::few_rows_plus(device, a, b, addend, c)) return;
+  if (detail::few_rows_plus(device, a, std::array{b}, std::array{addend}, std::array{c})) return;
   if constexpr (multiplies_in_bf16<P, T>)
     if (c.rows > 16) {
       const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
@@ -120,11 +127,22 @@ void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_vie
   distil_xlstm::gemm_plus<basic_cuda<P>, A, B, T>(device, a, b, addend, c);
 }
 
-/// Few rows in one product.
+/// Few rows in one kernel.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
+               const std::array<matrix_view<T>, N>& c) {
+  std::array<matrix_view<const U>, N> rows;
+  for (std::size_t i = 0; i < N; ++i) rows[i] = {bias[i].values, c[i].rows, c[i].cols, 0};
+  if (detail::few_rows_plus(device, a, b, rows, c)) return;
+  for (std::size_t i = 0; i < N; ++i)
+    if (bias[i].values)
+      distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b[i], bias[i], c[i]);
+    else
+      gemm(device, a, b[i], c[i]);
+}
 template <Precision P, class A, class B, class U, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c) {
-  if (detail::few_rows_plus(device, a, b, matrix_view<const U>(bias.values, c.rows, c.cols, 0), c)) return;
-  distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b, bias, c);
+  gemm_plus(device, a, std::array{b}, std::array{bias}, std::array{c});
 }
 
 /// Blocks of four columns in one pass, in float whatever the products are; wider ones as products of few rows, in one

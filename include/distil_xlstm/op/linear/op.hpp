@@ -102,6 +102,17 @@ void gemm_plus(D& d, A a, B b, broadcast<U> bias, matrix_view<T> c) {
   transform(d, c, math::plus{}, c, bias);
 }
 
+/// c[i] = a b[i] + bias[i], none of which reads what another writes; a bias without values is none.
+template <class D, class A, class B, class U, class T, std::size_t N>
+void gemm_plus(D& d, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
+               const std::array<matrix_view<T>, N>& c) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (bias[i].values)
+      gemm_plus(d, a, b[i], bias[i], c[i]);
+    else
+      gemm(d, a, b[i], c[i]);
+}
+
 /// Writes y. The default of any device.
 template <class D, class T>
 void headwise_forward(D& d, const headwise_arguments<T>& a) {
