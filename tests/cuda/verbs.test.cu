@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -10,6 +11,8 @@
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -39,9 +42,9 @@ struct product_shape {
 };
 
 /// c of c = beta c + a b, for the four ways to turn the operands, one after another. They are stored as A's and B's;
-/// `rounded`: of numbers that bfloat16 holds.
+/// `rounded`: of numbers that bfloat16 holds. `plus`: the same of beta 1 by `gemm_plus`.
 template <class T, class A = T, class B = T, class D>
-std::vector<double> products(D& d, product_shape s, double beta, bool rounded = false) {
+std::vector<double> products(D& d, product_shape s, double beta, bool rounded = false, bool plus = false) {
   const auto side = [&]<class S>(S, index r, index c, std::uint64_t seed) {
     return operand<S, D>(d, r, c, seed, s.offset, c + s.slack, rounded);
   };
@@ -49,8 +52,15 @@ std::vector<double> products(D& d, product_shape s, double beta, bool rounded = 
   const auto b = side(B(), s.k, s.n, 2), bt = side(B(), s.n, s.k, 4);
   std::vector<double> all;
   const auto run = [&](auto left, auto right) {
-    on_device<T, D> c(d, random_numbers(s.m * (s.n + s.slack), 5));
-    gemm(d, left, right, matrix_view<T>(c.data() + s.offset, s.m, s.n, s.n + s.slack), static_cast<T>(beta));
+    const on_device<T, D> c(d, random_numbers(s.m * (s.n + s.slack), 5)),
+        addend(d, random_numbers(s.m * (s.n + s.slack), 5));
+    const auto view = [&](const on_device<T, D>& m) {
+      return matrix_view<T>(m.data() + s.offset, s.m, s.n, s.n + s.slack);
+    };
+    if (plus)
+      gemm_plus(d, left, right, view(addend), view(c));
+    else
+      gemm(d, left, right, view(c), static_cast<T>(beta));
     const auto numbers = c.numbers();
     all.insert(all.end(), numbers.begin(), numbers.end());
   };
@@ -210,6 +220,14 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
       check_close(("bf16 product " + shape).c_str(), products<float>(rounding, s, beta), want,
                   testing::cuda_tolerance::product.bf16);
     }
+    const auto sum = products<double>(cpu, s, 1);
+    check_close(("double sum on the CPU " + shape).c_str(), products<double>(cpu, s, 1, false, true), sum,
+                1e-14);
+    check_close(("double sum " + shape).c_str(), products<double>(gpu, s, 1, false, true), sum, 1e-14);
+    check_close(("float sum " + shape).c_str(), products<float>(gpu, s, 1, false, true), sum,
+                testing::cuda_tolerance::product.fp32);
+    check_close(("bf16 sum " + shape).c_str(), products<float>(rounding, s, 1, false, true), sum,
+                testing::cuda_tolerance::product.bf16);
     const auto want = frozen_products<double, device::cpu, double>(cpu, s, dtype::f64, false);
     for (const bool rounded : {false, true}) {
       frozen(gpu, s, shape, rounded, want, testing::cuda_tolerance::product.fp32);
@@ -233,6 +251,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(products_of_bf16_operands, P, float_precisions) {
       check("left, ", products<float, bf16, float>(gpu, s, beta, true));
       check("right, ", products<float, float, bf16>(gpu, s, beta, true));
       check("neither, ", products<float>(gpu, s, beta, true));
+      if (beta == 1) check("both and a sum, ", products<float, bf16, bf16>(gpu, s, 1, true, true));
     }
 }
 
@@ -332,6 +351,76 @@ BOOST_AUTO_TEST_CASE(a_norm_rounds_for_products) {
     for (const bool written : {false, true})
       BOOST_TEST((mapped(true, written) == mapped(false, written)), rows << " rows of " << width);
   }
+}
+
+// A norm's gradient, with what is added to it, as well.
+BOOST_AUTO_TEST_CASE(a_norms_gradient_rounds_for_products) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
+    const index n = 48;
+    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
+        w(gpu, random_numbers(n * width, 3)), dy(gpu, random_numbers(rows * width, 4)),
+        skip(gpu, random_numbers(rows * width, 5)), statistics(gpu, 2 * rows), u(gpu, rows * width),
+        dw(gpu, random_numbers(width, 6));
+    const auto wide = [&, rows = rows, width = width](const numbers& m) {
+      return matrix_view<float>(m.data(), rows, width);
+    };
+    const auto mapped = [&, rows = rows, width = width](bool for_products) {
+      const rms_norm<> block{width, 1, 1e-6, for_products};
+      const norm_params<float*> p{weight.data()}, g{dw.data()};
+      const norm_tape<float> k{statistics.data()};
+      const numbers y(gpu, rows * n);
+      block.forward(gpu, p, k, wide(x), wide(u));
+      block.backward(gpu, p, g, k, wide(x), wide(dy), wide(u), wide(skip));
+      gemm(gpu, matrix_view<const float>(wide(u)), transposed(matrix_view<const float>(w.data(), n, width)),
+           matrix_view<float>(y.data(), rows, n));
+      return y.numbers();
+    };
+    BOOST_TEST((mapped(true) == mapped(false)), rows << " rows of " << width);
+  }
+}
+
+// A norm's rows that products alone read are stored as their operand, and what comes of it is the same; the residual's
+// sums lie in a product and in the norm's gradient.
+BOOST_AUTO_TEST_CASE(a_residual_is_as_its_parts_are) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  constexpr index rows = 72, width = 96, inner = 160, size = width + 3 * width * inner;
+  const residual block{sequential{rms_norm<>{width, 1, 1e-6, true}, swiglu{width, inner}}};
+  const sequence_view seq{1, rows};
+  layout<float> measure;
+  block.tape(measure, seq);
+  const numbers weights(gpu, random_numbers(size, 1, 0.2)), x(gpu, random_numbers(rows * width, 2)),
+      dy(gpu, random_numbers(rows * width, 3)), g(gpu, random_numbers(size, 4)),
+      g2(gpu, random_numbers(size, 4)), y(gpu, rows * width), dx(gpu, rows * width), y2(gpu, rows * width),
+      dx2(gpu, rows * width), u(gpu, rows * width), du(gpu, rows * width), tape(gpu, measure.size()),
+      tape2(gpu, measure.size());
+  const auto wide = [&](const numbers& m) { return matrix_view<float>(m.data(), rows, width); };
+  const auto bound = [&](const numbers& m) {
+    layout<float> l(m.data());
+    return block.params(l);
+  };
+  layout<float> l(tape.data()), l2(tape2.data());
+  const auto k = block.tape(l, seq), k2 = block.tape(l2, seq);
+  const auto p = bound(weights), q = bound(g), q2 = bound(g2);
+  block.forward(gpu, seq, p, std::tuple(no_state{}, no_state{}), k, wide(x), wide(y));
+  block.backward(gpu, seq, p, q, k, wide(x), wide(dy), wide(dx));
+
+  const auto& [norm, feed] = block.inner.blocks;
+  const auto& feeding = std::get<1>(k2).inner;
+  norm.forward(gpu, std::get<0>(p), std::get<0>(k2).inner, wide(x), wide(u));
+  feed.forward(gpu, seq, std::get<1>(p), no_state{}, feeding, wide(u), wide(y2));
+  transform(gpu, wide(y2), math::plus{}, wide(y2), wide(x));
+  feed.backward(gpu, seq, std::get<1>(p), std::get<1>(q2), feeding, wide(u), matrix_view<const float>(wide(dy)),
+                wide(du));
+  norm.backward(gpu, std::get<0>(p), std::get<0>(q2), std::get<0>(k2).inner, wide(x), wide(du), wide(dx2));
+  transform(gpu, wide(dx2), math::plus{}, wide(dx2), wide(dy));
+  check_close("y", y.numbers(), y2.numbers(), 1e-5);
+  check_close("dx", dx.numbers(), dx2.numbers(), 1e-6);
+  BOOST_TEST((g.numbers() == g2.numbers()));
 }
 
 /// Doubles a matrix.

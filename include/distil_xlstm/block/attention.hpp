@@ -125,8 +125,10 @@ struct attention {
   bool head_norms = false;           ///< an RMS norm of each head of q, and of k, before it is rotated
   double epsilon = 1e-6;             ///< of these norms
   /// How many of the last tokens a token sees, itself among them; 0: all.
-  index window = 0, sinks = 0;             ///< and how many of its document's first tokens; 0 without a window
-  static constexpr bool adds_to_y = true;  ///< y = skip + the attention, in the last product
+  index window = 0, sinks = 0;  ///< and how many of its document's first tokens; 0 without a window
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -195,15 +197,15 @@ struct attention {
     return k;
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     project(d, seq, p, s, k, x);
     attend(d, seq, s, k);
     output().forward(d, p.o_proj, k.y, y, skip);
   }
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, k.q.cols, k.q.cols, kv_width(), kv_width());
     const auto [dout, dq, dk, dv] = memory.views;
@@ -217,9 +219,9 @@ struct attention {
   // The parts, for a block that has another mixer beside.
 
   /// Writes q, k and v of the tape, q and k normed and rotated where the block does so; the state's position is read.
-  template <class T>
+  template <class T, class X>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
-               const attention_tape<T>& k, const_view<T> x) const {
+               const attention_tape<T>& k, matrix_view<X> x) const {
     linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
                       std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
                                  head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
@@ -251,8 +253,8 @@ struct attention {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
   /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms.
-  template <class T>
-  void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, const_view<T> x,
+  template <class T, class X>
+  void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
     const auto through = [&](auto of_q, auto of_k) {
       query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);

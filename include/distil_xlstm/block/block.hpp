@@ -52,7 +52,8 @@ struct some_device;
 /// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static member
 /// `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and writes
 /// y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient. `residual` has no sum
-/// of its own to make then.
+/// of its own to make then. Where one with `gives_operand` is followed by one with `takes_operand`, whose products alone
+/// read x, `sequential` may store what lies between as the device's `operand_t`, which both then take.
 ///
 /// Laws (testing/check_block.hpp): the gradient is the finite difference; two halves with carried state are one
 /// whole; steps of one token are one forward; a copied state goes on as the state does; backward adds to gradients
@@ -97,6 +98,14 @@ inline constexpr bool adds_to_y = requires {
 template <class B>
 inline constexpr bool adds_to_dx = requires {
   requires B::adds_to_dx;
+};
+template <class B>
+inline constexpr bool gives_operand = requires {
+  requires B::gives_operand;
+};
+template <class B>
+inline constexpr bool takes_operand = requires {
+  requires B::takes_operand;
 };
 /// @}
 }  // namespace detail

@@ -89,13 +89,15 @@ struct hybrid_attention_tape {
 /// attention's: feature_q.weight and feature_k.weight [heads, head_dim, features], gates.weight [3 heads, width]
 /// and gates.bias, the heads' i~ first, then f~, then o~ (2 heads without a window).
 struct hybrid_attention {
-  attention base{};                        ///< projections, positions and window; its capacity is not read
-  index features = 64;                     ///< of one softmax
-  bool both = true;                        ///< both signs: a key has twice as many features
-  double forget_bias = 5;                  ///< of the initial f~: what is remembered fades over exp(f~) tokens
-  index chunk = 64;                        ///< of the memory's chunkwise form
-  double cell_epsilon = 0;                 ///< beside n.phi(q) of the memory with its stabiliser
-  static constexpr bool adds_to_y = true;  ///< y = skip + the mixture, in the last product
+  attention base{};         ///< projections, positions and window; its capacity is not read
+  index features = 64;      ///< of one softmax
+  bool both = true;         ///< both signs: a key has twice as many features
+  double forget_bias = 5;   ///< of the initial f~: what is remembered fades over exp(f~) tokens
+  index chunk = 64;         ///< of the memory's chunkwise form
+  double cell_epsilon = 0;  ///< beside n.phi(q) of the memory with its stabiliser
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -150,8 +152,8 @@ struct hybrid_attention {
     return k;
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
@@ -179,8 +181,8 @@ struct hybrid_attention {
     k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const index wide = query_features().width_out(), keys = k.attention.k.cols;
     const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), inner(), wide, wide, inner(), keys,

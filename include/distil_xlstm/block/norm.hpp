@@ -30,7 +30,9 @@ struct norm {
   index groups = 1;                             ///< must divide `width`
   double epsilon = 1e-5;                        ///< eps, beside the variance
   bool for_products = false;                    ///< y and dx go into products: see `norm_view`
-  static constexpr bool adds_to_dx = true;      ///< dx = skip + the gradient, at no pass of its own
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_dx = true, gives_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -59,8 +61,8 @@ struct norm {
   /// @{
 
   /// The same without what it does not read, for a block that it is a part of.
-  template <class T>
-  void forward(auto& d, const auto& p, const auto& k, const_view<T> x, matrix_view<T> y) const {
+  template <class T, class Y>
+  void forward(auto& d, const auto& p, const norm_tape<T>& k, const_view<T> x, matrix_view<Y> y) const {
     norm_forward(d, view<T>(p.weight), x, k.statistics, y);
   }
   template <class T>
@@ -73,9 +75,9 @@ struct norm {
   /// @{
 
   /// As the concept `Block` says.
-  template <class T>
-  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+  template <class T, class Y>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const norm_tape<T>& k, const_view<T> x,
+               matrix_view<Y> y) const {
     forward(d, p, k, x, y);
   }
   template <class T>

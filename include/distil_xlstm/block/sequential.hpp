@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include <distil_xlstm/block/block.hpp>
+#include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 
 namespace distil_xlstm {
@@ -59,6 +61,7 @@ struct slot {
   Tape inner;  ///< the member's own
   /// [rows, width_out]; without data of the last member of a `sequential`, which writes its y.
   matrix_view<T> out;
+  bool before_backward = false;  ///< a backward may follow
 };
 
 /// Blocks one after another, first to last. A member's tensors are called by its `named` name, or 0, 1, ... Weights,
@@ -71,10 +74,12 @@ struct sequential {
       detail::widths_fit<Bs...>(),
       "distil_xlstm::sequential: a block's width_out must equal the next block's width_in; write the same "
       "number for both");
+  /// Type of member I.
+  template <std::size_t I>
+  using member = std::tuple_element_t<I, std::tuple<Bs...>>;
   /// @{ Where the last member's forward does, or the first one's backward: see `Block`.
-  static constexpr bool adds_to_y =
-                            detail::adds_to_y<std::tuple_element_t<sizeof...(Bs) - 1, std::tuple<Bs...>>>,
-                        adds_to_dx = detail::adds_to_dx<std::tuple_element_t<0, std::tuple<Bs...>>>;
+  static constexpr bool adds_to_y = detail::adds_to_y<member<sizeof...(Bs) - 1>>,
+                        adds_to_dx = detail::adds_to_dx<member<0>>;
   /// @}
   std::tuple<Bs...> blocks{};  ///< first to last
 
@@ -103,7 +108,7 @@ struct sequential {
     using T = typename L::scalar;
     return each(l, [&](const auto& b, auto position) {
       constexpr bool last = decltype(position)::value + 1 == sizeof...(Bs);
-      slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}};
+      slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}, !l.transient()};
       if (!last) s.out = l.matrix("out", seq.rows(), b.width_out());
       return s;
     });
@@ -140,32 +145,52 @@ struct sequential {
     }
     (std::index_sequence_for<Bs...>{});
   }
-  template <std::size_t I, class T>
-  void run_forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-                   matrix_view<T> y, const_view<T> skip) const {
-    constexpr bool last = I + 1 == sizeof...(Bs);
-    const matrix_view<T> out = last ? y : std::get<I>(k).out;
-    const auto& block = std::get<I>(blocks);
-    if constexpr (last && adds_to_y)
-      block.forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out, skip);
+  /// Where a backward may follow, products' operands that lie between two members are stored as such.
+  template <std::size_t I, class D, class T>
+  static auto operand(D&, matrix_view<T> out) {
+    using stored = operand_t<D, T>;
+    if constexpr (detail::gives_operand<member<I>> && detail::takes_operand<member<I + 1>> &&
+                  !std::is_same_v<stored, T>)
+      return matrix_view<stored>(reinterpret_cast<stored*>(out.data), out.rows, out.cols);
     else
-      block.forward(d, seq, std::get<I>(p), std::get<I>(s), std::get<I>(k).inner, x, out);
-    if constexpr (!last) run_forward<I + 1>(d, seq, p, s, k, out, y, skip);
+      return out;
+  }
+  template <std::size_t I, class T, class X>
+  void run_forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
+                   matrix_view<T> y, const_view<T> skip) const {
+    const auto& kept = std::get<I>(k);
+    const auto run = [&](auto... out) {
+      std::get<I>(blocks).forward(d, seq, std::get<I>(p), std::get<I>(s), kept.inner, x, out...);
+    };
+    if constexpr (I + 1 < sizeof...(Bs)) {
+      const auto through = [&]<class Out>(matrix_view<Out> out) {
+        run(out);
+        run_forward<I + 1>(d, seq, p, s, k, matrix_view<const Out>(out), y, skip);
+      };
+      kept.before_backward ? through(operand<I>(d, kept.out)) : through(kept.out);
+    } else if constexpr (adds_to_y) {
+      run(y, skip);
+    } else {
+      run(y);
+    }
   }
   template <std::size_t I, class T>
   void run_backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
                     const_view<T> dy, matrix_view<T> dx, const_view<T> skip) const {
-    const auto& block = std::get<I>(blocks);
-    if constexpr (I == 0 && adds_to_dx) {
-      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, x, dy, dx, skip);
-    } else if constexpr (I == 0) {
-      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, x, dy, dx);
-    } else {
-      const matrix_view<const T> in = std::get<I - 1>(k).out;
+    const auto run = [&]<class X>(matrix_view<X> in, auto... out) {
+      std::get<I>(blocks).backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner,
+                                   matrix_view<const X>(in), dy, out...);
+    };
+    if constexpr (I > 0) {
+      const matrix_view<T> in = std::get<I - 1>(k).out;
       const auto memory = scratch_matrices<T>(d, in.rows, in.cols);
       const matrix_view<T> din = memory.views[0];
-      block.backward(d, seq, std::get<I>(p), std::get<I>(g), std::get<I>(k).inner, in, dy, din);
+      run(operand<I - 1>(d, in), din);
       run_backward<I - 1>(d, seq, p, g, k, x, din, dx, skip);
+    } else if constexpr (adds_to_dx) {
+      run(x, dx, skip);
+    } else {
+      run(x, dx);
     }
   }
 };

@@ -30,9 +30,11 @@ struct swiglu_tape {
 template <fixed_string Gate = "gate_proj", fixed_string Up = "up_proj", fixed_string Down = "down_proj">
 struct basic_swiglu {
   /// Width of x and of y.
-  index width = 0, inner = 0;              ///< width of gate and up projection
-  double standard_deviation = 0.02;        ///< of the initial weights
-  static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
+  index width = 0, inner = 0;        ///< width of gate and up projection
+  double standard_deviation = 0.02;  ///< of the initial weights
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -64,8 +66,8 @@ struct basic_swiglu {
     if (l.transient()) k.y = k.gate;
     return k;
   }
-  template <class T>
-  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     linear<>::forward(d, std::array{p.gate_proj, p.up_proj}, x, std::array{k.gate, k.up});
     const auto through = [&](auto act) {
@@ -80,8 +82,8 @@ struct basic_swiglu {
     const auto memory = scratch_matrices<operand>(d, x.rows, inner);
     through(memory.views[0]);
   }
-  template <class T>
-  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner);
     const matrix_view<T> dact = memory.views[0];

@@ -87,9 +87,9 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
 }
 
 /// Statistics, and y where `Write`, rounded, too, where there is a place for that.
-template <int Threads, int Vectors, bool Write>
+template <int Threads, int Vectors, bool Write, class Y>
 __global__ void __launch_bounds__(256)
-    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y,
+    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<Y> y,
                    matrix_view<bf16> rounded) {
   using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
@@ -251,16 +251,17 @@ void choose(index width, const F& f) {
   f.template operator()<256, 8>();
 }
 /// For products that round: y's copy for them, too; so that older copies are made void before, not by `launch`.
-template <bool Write>
+template <bool Write, class Y>
 void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
-             matrix_view<float> y, bool round = false) {
+             matrix_view<Y> y, bool round = false) {
   device.operand_copies().invalidate();
   matrix_view<bf16> rounded;
-  if (round) rounded = product_input<bf16>::copy_to_make(device, y);
+  if constexpr (std::is_same_v<Y, float>)
+    if (round) rounded = product_input<bf16>::copy_to_make(device, y);
   choose(n.width, [&]<int Threads, int Vectors>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-    enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write>, n, x,
-            statistics, y, rounded);
+    enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write, Y>, n,
+            x, statistics, y, rounded);
   });
 }
 /// y in bfloat16, of rows that are one group.
@@ -289,15 +290,15 @@ void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<c
       return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>());
   distil_xlstm::norm_statistics<basic_cuda<P>, T>(device, n, x, statistics);
 }
-template <Precision P, class T>
+template <Precision P, class T, class Y>
 void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
-                  matrix_view<T> y) {
+                  matrix_view<Y> y) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (detail::norms::held(n, x.rows))
       return detail::norms::forward<true>(device, n, x, statistics, y,
                                           n.for_products && multiplies_in_bf16<P, T>);
-  distil_xlstm::norm_forward<basic_cuda<P>, T>(device, n, x, statistics, y);
+  distil_xlstm::norm_forward<basic_cuda<P>, T, Y>(device, n, x, statistics, y);
 }
 template <Precision P, class T, class F, class... Xs>
 void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,

@@ -183,9 +183,9 @@ void norm_transform(D& d, const norm_view<T>& n, matrix_view<const T> x, T* stat
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, f, norm_scale<T>{n}, normalised<T>{x, statistics}, operands...);
 }
-/// The statistics, and y = scale (x - mean) / sqrt(variance + eps).
-template <class D, class T>
-void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<T> y) {
+/// The statistics, and y = scale (x - mean) / sqrt(variance + eps), which may be stored as the device's `operand_t`.
+template <class D, class T, class Y>
+void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y) {
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
