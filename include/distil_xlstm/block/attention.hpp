@@ -231,8 +231,7 @@ struct attention {
     }
     if (!rotates) return;
     if (own_angles) rope().tables(d, seq, s.position, k.rotary);
-    rope().rotate(d, k.rotary, k.q, k.q);
-    rope().rotate(d, k.rotary, k.k, k.k);
+    rope().rotate_both(d, k.rotary, k.q, k.k);
   }
   /// After `project`: writes the heads' results to the tape's y, and puts keys and values into the state, whose
   /// position it advances.

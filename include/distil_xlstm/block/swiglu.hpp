@@ -75,7 +75,7 @@ struct basic_swiglu {
       down().forward(d, p.down_proj, act, y, skip);
     };
     using operand = operand_t<decltype(d), T>;
-    // Over a transient tape: products with frozen weights round any number of rows, others do not where rows are few.
+    // Over a transient tape: products with frozen weights round any number of rows, others may not where rows are few.
     constexpr bool rounds =
         !std::is_same_v<operand, T> && std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
     if (k.y.data && !rounds) return through(k.y);
