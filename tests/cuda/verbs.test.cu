@@ -14,6 +14,7 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -620,6 +621,33 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double
                   convolution<T>(gpu, batch, time, width, window, documents),
                   convolution<double>(cpu, batch, time, width, window, documents),
                   sizeof(T) == 8 ? 1e-13 : 2e-6);
+}
+
+// As the default does: the first of equals, and none that is not finite.
+BOOST_AUTO_TEST_CASE(the_likeliest_token) {
+  using D = device::cuda;
+  D gpu;
+  for (const auto& [rows, cols, slack] :
+       {std::array<index, 3>{1, 49152, 0}, {7, 49155, 1}, {3, 5, 3}, {64, 4097, 0}, {5, 30000, 4}}) {
+    auto x = random_numbers(rows * (cols + slack), 1);
+    const auto at = [&, cols = cols, slack = slack](index r, index c) -> double& {
+      return x[static_cast<std::size_t>(r * (cols + slack) + c)];
+    };
+    for (index c = 0; c < cols; c += 3) at(0, c) = INFINITY, at(rows - 1, cols - 1 - c) = NAN;
+    at(0, cols - 1) = at(0, cols / 2) = at(0, cols / 2 + 1) = 9;
+    if (rows > 2)
+      for (index c = 0; c < cols; ++c) at(1, c) = -INFINITY, at(2, c) = c == 4 ? -3e38 : NAN;
+    const on_device<float, D> logits(gpu, x), highest(gpu, rows), want_highest(gpu, rows);
+    const on_device<std::int32_t, D> ids(gpu, std::vector<double>(static_cast<std::size_t>(rows), 7)),
+        want(gpu, ids.numbers());
+    const matrix_view<const float> view(logits.data(), rows, cols, cols + slack);
+    choose_likeliest(gpu, view, ids.data(), highest.data());
+    distil_xlstm::choose_likeliest<D, float>(gpu, view, want.data(), want_highest.data());
+    BOOST_TEST((ids.numbers() == want.numbers()), rows << " rows of " << cols);
+    BOOST_TEST((highest.numbers() == want_highest.numbers()));
+    choose_likeliest<fp32, float>(gpu, view, want.data(), nullptr);
+    BOOST_TEST((ids.numbers() == want.numbers()));
+  }
 }
 
 // Row after row, whatever the device: the sums are the same to the last bit.

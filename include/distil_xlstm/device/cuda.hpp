@@ -14,6 +14,7 @@
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 
 // The GPU for compilers that are not nvcc: the device, and its verbs and operations as device/cuda.cuh defines them.
@@ -76,6 +77,10 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                        const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,
                                        const_view<T> skip = {});
+
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void choose_likeliest(basic_cuda<P>& device, matrix_view<const T> logits, std::int32_t* ids,
+                                          T* highest);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);

@@ -66,9 +66,6 @@ __global__ void fold_rows_kernel(F f, index rows, index cols) {
     if (r < rows) {
       if (lane * V::width < packed) {
         auto wide = f.template init<V>();
-        // A long row waits for memory: several of its packs are on their way at once.
-        constexpr int at_once = Threads > 32 ? 4 : 1;
-#pragma unroll at_once
         for (index c = lane * V::width; c < packed; c += Threads * V::width) f.template visit<V>(wide, r, c);
         mine = lane_of<acc, T>(wide, 0);
 #pragma unroll
