@@ -42,6 +42,7 @@
   keyword void feature_map_forward(device::basic_cpu<P>&, const feature_map_arguments<T>&);                    \
   keyword void feature_map_backward(device::basic_cpu<P>&, const feature_map_backward_arguments<T>&);          \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
+  keyword void choose_likeliest(device::basic_cpu<P>&, matrix_view<const T>, std::int32_t*, T*);               \
   keyword void choose_tokens(device::basic_cpu<P>&, matrix_view<const T>, const double*, const double*,        \
                              std::int32_t*);
 
