@@ -254,22 +254,22 @@ struct few_rows_set {
   matrix_view<const float> addend = {};
 };
 /// Computes up to `few_rows::most_sets` in one kernel, of as many rows and with operands stored alike, where b is read
-/// the way it lies, as Wᵀ: up to 16 rows, or up to 64 where b would have to be rounded before. Returns whether it does.
+/// the way it lies, as Wᵀ: any product of up to 4 rows, and up to 64 rows while blocks that read one another's operands
+/// again cost less than what else a product needs. Returns whether it does.
 inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_b, index step_c,
                              float beta, std::span<const few_rows_set> sets) {
   const cuda_operand &a = sets.front().a, &b = sets.front().b;
   const index rows = sets.front().c.rows, k = b.cols;
   const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
   const bool bf16_b = rounded(b), bf16_a = a.dtype == dtype::bf16;
-  if (rows > (bf16_b ? 16 : 64) || k > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets)
-    return false;
+  if (rows > 64 || k > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
   index n = 0;
   for (const few_rows_set& s : sets) {
     if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
     if (s.a.stride != a.stride || s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
     n = std::max(n, s.c.cols);
   }
-  if (n > (rows > 16 ? 8192 : 1 << 24)) return false;
+  if (n > (1 << 24) || (rows > 4 && rows * n * k > index{1} << 27)) return false;
   const auto fits = [&]<class S>(const cuda_operand& o, const S* p, index step) {
     return (o.dtype == dtype::bf16 || o.dtype == dtype::f32) && k % 8 == 0 && is_vectorised(p, o.stride, step);
   };
