@@ -94,15 +94,15 @@ __global__ void __launch_bounds__(256, 4)
 #pragma unroll
       for (int r = 0; r < ahead; ++r) {
         const int d = first + r * groups;
-        x[r] = Pack{};
-        if (d >= dq) continue;
-        if (f.forget > 0) x[r] = *reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
+        if (d >= dq) break;
+        x[r] = *reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
         write[r] = static_cast<float>(k[d]), read[r] = static_cast<float>(q[d]);
       }
 #pragma unroll
       for (int r = 0; r < ahead; ++r) {
         const int d = first + r * groups;
         if (d >= dq) break;
+        if (!(f.forget > 0)) x[r] = Pack{};  // not before: the factors may still be on their way
         float* y = reinterpret_cast<float*>(&x[r]);
         write[r] *= f.input;
 #pragma unroll
