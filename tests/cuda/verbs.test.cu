@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/embedding.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
@@ -422,6 +423,40 @@ BOOST_AUTO_TEST_CASE(a_residual_is_as_its_parts_are) {
   check_close("y", y.numbers(), y2.numbers(), 1e-5);
   check_close("dx", dx.numbers(), dx2.numbers(), 1e-6);
   BOOST_TEST((g.numbers() == g2.numbers()));
+}
+
+// The gradients of q, k and v by one product, where their weights lie one below another, or by one each.
+BOOST_AUTO_TEST_CASE(weights_of_attention_lie_together_or_apart) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  const attention block{.width = 96, .heads = 2, .kv_heads = 1, .head_dim = 32};
+  const sequence_view seq{2, 36};
+  layout<float> weights, tape;
+  block.params(weights), block.tape(tape, seq);
+  const index size = seq.rows() * block.width;
+  const numbers w(gpu, random_numbers(weights.size(), 1, 0.2)), x(gpu, random_numbers(size, 2)),
+      dy(gpu, random_numbers(size, 3));
+  const auto wide = [&](const numbers& m) { return matrix_view<float>(m.data(), seq.rows(), block.width); };
+  const auto gradients = [&](bool apart) {
+    const numbers elsewhere(gpu, w.numbers()), g(gpu, random_numbers(weights.size(), 4)),
+        memory(gpu, tape.size()), y(gpu, size), dx(gpu, size);
+    const auto bound = [&](const numbers& m) {
+      layout<float> l(m.data());
+      return block.params(l);
+    };
+    layout<float> l(memory.data());
+    const auto k = block.tape(l, seq);
+    auto p = bound(w);
+    if (apart) p.k_proj = bound(elsewhere).k_proj;
+    block.forward(gpu, seq, p, attention_state<float>{}, k, wide(x), wide(y));
+    block.backward(gpu, seq, p, bound(g), k, wide(x), wide(dy), wide(dx));
+    auto all = dx.numbers();
+    const auto more = g.numbers();
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  check_close("gradients", gradients(false), gradients(true), 1e-5);
 }
 
 /// Doubles a matrix.

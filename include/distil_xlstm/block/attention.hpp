@@ -255,19 +255,26 @@ struct attention {
   template <class T, class X>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
-    const auto through = [&](auto of_q, auto of_k) {
+    const auto through = [&](auto of_q, auto of_k, auto of_v) {
       query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);
       key().backward(d, p.k_proj, g.k_proj, x, of_k, dx, T(1));
-      key().backward(d, p.v_proj, g.v_proj, x, dv, dx, T(1));
+      key().backward(d, p.v_proj, g.v_proj, x, of_v, dx, T(1));
     };
     using operand = operand_t<decltype(d), T>;
     if constexpr (!std::is_same_v<operand, T>)
-      if (rotates && !head_norms && !bias) {  // products alone read what is rotated back
-        const auto memory = scratch_matrices<operand>(d, x.rows, dq.cols, dk.cols);
-        const auto [of_q, of_k] = memory.views;
+      if (rotates && !head_norms && !bias) {
+        // Products alone read what is rotated back, and where the weights allow it, one product reads all three.
+        const index queries = dq.cols, keys = dk.cols;
+        const auto memory = scratch_matrices<operand>(d, x.rows, queries + 2 * keys);
+        const matrix_view<operand> all = memory.views[0], of_q = all.columns(0, queries),
+                                   of_k = all.columns(queries, keys), of_v = all.columns(queries + keys, keys);
         rope().rotate_back(d, k.rotary, dq, of_q);
         rope().rotate_back(d, k.rotary, dk, of_k);
-        return through(of_q, of_k);
+        transform(d, of_v, math::identity{}, dv);
+        const auto weights = joined(p), gradients = joined(g);
+        if (weights.weight.data && gradients.weight.data)
+          return linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
+        return through(of_q, of_k, of_v);
       }
     if (rotates) {
       rope().rotate_back(d, k.rotary, dq, dq);
@@ -279,7 +286,7 @@ struct attention {
       head_norm().backward(d, p.k_norm, g.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x),
                            const_view<T>(heads_of(dk)), heads_of(dk));
     }
-    through(dq, dk);
+    through(dq, dk, dv);
   }
   /// Whoever binds the tape gives it the angles, in `angles_of` it.
   void take_angles() { own_angles = false; }
@@ -315,6 +322,15 @@ struct attention {
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
+
+  /// The weights of q, k and v as one matrix, where they lie one below another, as a layout without biases places them;
+  /// else without data.
+  template <class T, class Pointer>
+  static linear_params<matrix_view<T>, Pointer> joined(const attention_params<matrix_view<T>, Pointer>& p) {
+    const matrix_view<T>&q = p.q_proj.weight, &k = p.k_proj.weight, &v = p.v_proj.weight;
+    if (q.stride != q.cols || k.data != q.data + q.size() || v.data != k.data + k.size()) return {};
+    return {{q.data, q.rows + k.rows + v.rows, q.cols}};
+  }
 
   /// A head a row, and the rows again.
   template <class T>

@@ -116,7 +116,7 @@ bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
 template <Precision P, class A, class B, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
   if (detail::few_rows_plus(device, a, std::array{b}, std::array{addend}, std::array{c})) return;
-  if constexpr (multiplies_in_bf16<P, T>)
+  if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (c.rows > 16) {
       const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
       const detail::product_input<bf16> pa(device, oa, 1, 0), pb(device, ob, 1, 0);
