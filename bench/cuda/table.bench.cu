@@ -121,15 +121,15 @@ void row(const std::string& what, double ms, double bytes, double operations, co
 /// q, k and v stored as Operand.
 template <class Operand, class D>
 void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer,
-                mlstm_normaliser normaliser = mlstm_normaliser::at_least_one) {
+                mlstm_normaliser normaliser = mlstm_normaliser::at_least_one, index value_group = 1) {
   const index rows = batch * time;
   mlstm_shape shape{heads, query, value};
-  shape.normaliser = normaliser;
+  shape.normaliser = normaliser, shape.value_group = value_group;
   const double mean = normaliser == mlstm_normaliser::sum ? 5 : 0;  // of which q and k are positive
   const random_numbers<Operand> q(d, rows * heads * query, 1, mean), k(d, rows * heads * query, 1, mean),
-      v(d, rows * heads * value);
+      v(d, rows * shape.value_heads() * value);
   const random_buffer i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
-  const random_buffer h(d, v.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
+  const random_buffer h(d, dh.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
       df(d, f.size());
   const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
   const buffer<float, cuda_base> c(d, batch * heads * query * value), n(d, batch * heads * query),
@@ -148,8 +148,10 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
                                  std::to_string(value);
   // Each of q k v h once; C is not needed in memory. Operations of the chunkwise form, chunk 64.
   const double numbers = static_cast<double>(rows * heads);
-  const double in = static_cast<double>(2 * query + value), out = static_cast<double>(value),
-               both = static_cast<double>(query + value), operand = sizeof(Operand);
+  const double in = static_cast<double>(2 * query) +
+                    static_cast<double>(value) / static_cast<double>(value_group),
+               out = static_cast<double>(value), both = static_cast<double>(query + value),
+               operand = sizeof(Operand);
   const double forward_bytes = numbers * (operand * in + 4 * out),
                backward_bytes = numbers * ((operand + 4) * in + 8 * out),
                forward_operations = numbers * (64 * both + 4 * static_cast<double>(query * value));
@@ -242,7 +244,7 @@ void features(D& d, index rows, const feature_map_shape& shape) {
   row(what + " forward", milliseconds(d, [&] { feature_map_forward(d, forward); }),
       4 * inputs + operand * outputs, operations, "");
   row(what + " backward", milliseconds(d, [&] { feature_map_backward(d, backward); }),
-      12 * inputs + (operand + 4) * outputs, 2 * operations, "");
+      12 * inputs + 4 * outputs, 3 * operations, "");
 }
 /// The gradient of a table, of ids of which the small ones come often, as a text's do.
 template <class D>
@@ -456,7 +458,7 @@ void table(const std::set<std::string>& asked) {
   if (wanted("linearised")) {
     windowed_attention(d, 32, 512, {9, 3, 64, 64, 4});
     using operand = operand_t<D, float>;
-    mlstm_cell<operand>(d, 32, 9, 512, 128, 64, "", mlstm_normaliser::sum);
+    mlstm_cell<operand>(d, 32, 9, 512, 128, 64, "", mlstm_normaliser::sum, 3);
     features<operand>(d, 32 * 512, {9, 9, 64, 64});
     features<operand>(d, 32 * 512, {9, 3, 64, 64});
     embedding(d, 32 * 512, 576, 49152);

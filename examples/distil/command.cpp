@@ -85,7 +85,7 @@ po::options_description machine_options(machine& where) {
       ("precision", po::value(&where.precision)->default_value(where.precision),
        "fp32, bf16 (products of bf16, sums of fp32), fp64")  //
       ("threads", po::value(&where.threads)->default_value(0, ""),
-       "worker threads of the CPU; default: as many as there are cores")  //
+       "worker threads of the CPU; default: as many as there are cores to use")  //
       ("gpus", po::value(&where.gpus)->value_name("N"),
        "so many GPUs of this machine share the work, a process each; --device is cuda")  //
       ("processes", po::value(&where.processes)->value_name("N"), "or so many processes on its CPU");

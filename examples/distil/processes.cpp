@@ -1,6 +1,5 @@
 #include "processes.hpp"
 
-#include <sched.h>
 #include <signal.h>
 #if defined(__linux__)
 #include <sys/prctl.h>
@@ -29,6 +28,7 @@
 #include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/comm/tcp.hpp>
 #include <distil_xlstm/comm/watch.hpp>
+#include <distil_xlstm/device/cpu/usable_cores.hpp>
 #if defined(DISTIL_WITH_MPI)
 #include <distil_xlstm/comm/mpi_session.hpp>
 #include <distil_xlstm/comm/mpi_watch.hpp>
@@ -207,10 +207,8 @@ class several {
 #endif
     if (ranks_.size() == 1) return;
     // A launcher may have bound each to cores of its own.
-    cpu_set_t own;
-    const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency())),
-              bound = ::sched_getaffinity(0, sizeof own, &own) == 0 ? CPU_COUNT(&own) : cores;
-    threads = std::max(1, std::min(bound, cores / std::max(1, connection_->here)));
+    const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    threads = std::max(1, std::min(dx::device::usable_cores(), cores / std::max(1, connection_->here)));
     watch_.emplace(connection_->progress(), ranks_.rank(), ranks_.size(), connection_->signs(),
                    [this](const std::string& why) {
                      // All of them may miss rank 0: the first that says so ends the others. Where `launch` has

@@ -84,6 +84,22 @@ BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
       }
     }
 }
+BOOST_AUTO_TEST_CASE(heads_share_values) {
+  for (const index group : {2, 3, 6})
+    for (const double beta : {0.0, 1.0, -0.5}) {
+      mlstm_shape shape{6, 16, 9};
+      shape.value_group = group;
+      auto run = mlstm_run<double>::random(2, 130, shape, 64);
+      run.beta = beta;
+      for (const auto which : {testing::kernels::fused, testing::kernels::reference})
+        check(testing::sharing_errors<double>(cpu(), run, which));
+      check(testing::chunk_errors(cpu(), run, 32));
+      if (beta == 0) check(testing::form_errors(cpu(), run)), check(testing::leaks(cpu(), run), 0);
+      run.empty_state();
+      run.forward(cpu());
+      check({{"parallel form: h", testing::relative_error(run.h, testing::parallel_form(run))}});
+    }
+}
 BOOST_AUTO_TEST_CASE(a_mean_of_next_to_nothing_is_finite) {
   mlstm_shape shape{2, 16, 8};
   shape.epsilon = 0, shape.normaliser = mlstm_normaliser::sum;

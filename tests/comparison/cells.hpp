@@ -63,6 +63,7 @@ struct mlstm_run {
   index batch = 1, time = 1;
   mlstm_shape shape;
   index slack = 0;                   ///< numbers between the rows of q, k and v
+  T beta = 0;                        ///< dv = beta v + its gradient
   std::vector<std::int32_t> start;   ///< of each token's document
   std::vector<T> q, k, v, i, f, dh;  ///< rows
   std::vector<T> c, n, m, dstate;    ///< the state before, then after; its gradient after, then before
@@ -87,7 +88,8 @@ struct mlstm_run {
     if (positive)
       for (auto* x : {&r.q, &r.k})
         for (T& each : *x) each = std::abs(each);
-    for (auto* x : {&r.v, &r.dh}) detail::noise(random, *x, rows * heads * shape.value);
+    detail::noise(random, r.v, rows * shape.value_heads() * shape.value);
+    detail::noise(random, r.dh, rows * heads * shape.value);
     detail::noise(random, r.i, rows * heads), detail::noise(random, r.f, rows * heads, 2, 2);
     r.empty_state();
     detail::noise(random, r.c, static_cast<index>(r.c.size()));
@@ -150,7 +152,7 @@ struct mlstm_run {
                                            on.matrix(dq, rows()),    on.matrix(dk, rows()),
                                            on.matrix(dv, rows()),    on.matrix(di, rows()),
                                            on.matrix(df, rows())};
-    a.dstate = on(dstate), a.last = state(on);
+    a.beta = beta, a.dstate = on(dstate), a.last = state(on);
     if (which == kernels::fused)
       mlstm_backward(d, a);
     else if constexpr (std::is_same_v<Operand, T>)

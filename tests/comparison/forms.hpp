@@ -36,12 +36,12 @@ void append_rows(std::vector<T>& all, const std::vector<T>& more, index batch) {
 inline std::vector<double> parallel_form(const mlstm_run<double>& r) {
   const index dq = r.shape.query, dv = r.shape.value, heads = r.shape.heads;
   const bool mean = r.shape.normaliser == mlstm_normaliser::sum;
-  std::vector<double> h(r.v.size());
+  std::vector<double> h(static_cast<std::size_t>(r.rows() * heads * dv));
   for (index b = 0; b < r.batch; ++b)
     for (index e = 0; e < heads; ++e)
       for (index t = 0; t < r.time; ++t) {
-        const auto at = [&](const std::vector<double>& x, index s, index width) {
-          return x.data() + (b * r.time + s) * heads * width + e * width;
+        const auto at = [&](const std::vector<double>& x, index s, index width, index group = 1) {
+          return x.data() + ((b * r.time + s) * heads + e) / group * width;
         };
         const index first = std::max<index>(r.seq().document_start(b, t), 0);
         std::vector<double> log_d;
@@ -58,7 +58,7 @@ inline std::vector<double> parallel_form(const mlstm_run<double>& r) {
           const double w = score / (mean ? 1 : std::sqrt(static_cast<double>(dq))) *
                            std::exp(log_d[static_cast<std::size_t>(t - s)] - largest);
           sum += w;
-          for (index j = 0; j < dv; ++j) out[j] += w * at(r.v, s, dv)[j];
+          for (index j = 0; j < dv; ++j) out[j] += w * at(r.v, s, dv, r.shape.value_group)[j];
         }
         const double norm = mean ? sum : std::max(std::abs(sum), std::exp(-largest));
         for (index j = 0; j < dv; ++j) out[j] /= norm + r.shape.epsilon;
@@ -125,6 +125,29 @@ tensor_errors chunk_errors(device::cpu& cpu, const mlstm_run<T>& run, index chun
   one.shape.chunk = run.time, many.shape.chunk = chunk;
   for (auto* r : {&one, &many}) r->forward(cpu), r->backward(cpu);
   detail::compare_runs(out, "chunks of " + std::to_string(chunk), many, one);
+  return out;
+}
+
+/// mLSTM's heads that share values against heads that have copies of them.
+template <class Operand, class D, class T>
+tensor_errors sharing_errors(D& d, const mlstm_run<T>& run, kernels which = kernels::fused) {
+  const index group = run.shape.value_group, width = run.shape.value;
+  auto shared = run, own = run;
+  own.shape.value_group = 1, own.beta = 0, own.v.clear();
+  for (index e = 0; e < run.rows() * run.shape.heads; ++e) {
+    const auto from = run.v.begin() + e / group * width;
+    own.v.insert(own.v.end(), from, from + width);
+  }
+  for (auto* r : {&shared, &own})
+    r->template forward<Operand>(d, which), r->template backward<Operand>(d, which);
+  std::vector<T> dv = run.v;
+  for (auto& x : dv) x *= run.beta;
+  for (index e = 0; e < run.rows() * run.shape.heads; ++e)
+    for (index c = 0; c < width; ++c)
+      dv[static_cast<std::size_t>(e / group * width + c)] += own.dv[static_cast<std::size_t>(e * width + c)];
+  own.dv = dv;
+  tensor_errors out;
+  detail::compare_runs(out, "shared values", shared, own);
   return out;
 }
 

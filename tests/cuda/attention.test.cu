@@ -261,6 +261,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(windows_and_sinks, P, float_precisions) {
                                        {2, 1, 64, 20, 70},
                                        {4, 2, 128, 5, 66},
                                        {8, 2, 64, 90, 10},
+                                       {3, 1, 64, 128, 4},
+                                       {3, 1, 64, 129, 4},
                                        {2, 2, 64, 1000, 4}})
     for (const index time : {1, 2, 7, 131, 300})
       for (const index past : {0, 5, 200})
@@ -305,7 +307,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(a_linearised_student_s_shapes, P, float_precisions
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(runs_are_equal, P, float_precisions) {
   device::basic_cuda<P> gpu;
-  for (const index window : {0, 20}) runs_are_equal_of(gpu, {6, 2, 64, window, window / 5});
+  for (const index window : {0, 20, 129})
+    for (const index sinks : {window / 5, window}) runs_are_equal_of(gpu, {6, 2, 64, window, sinks});
 }
 
 }  // namespace distil_xlstm

@@ -28,7 +28,7 @@ device::basic_cuda<P>& gpu() {
 /// The same inputs, rounded to float first, so that both sides see the same numbers.
 oracle in_double(const run& r) {
   oracle o;
-  o.batch = r.batch, o.time = r.time, o.shape = r.shape, o.start = r.start;
+  o.batch = r.batch, o.time = r.time, o.shape = r.shape, o.start = r.start, o.beta = r.beta;
   const auto wide = [](const std::vector<float>& x) { return std::vector<double>(x.begin(), x.end()); };
   o.q = wide(r.q), o.k = wide(r.k), o.v = wide(r.v), o.i = wide(r.i), o.f = wide(r.f), o.dh = wide(r.dh);
   o.c = wide(r.c), o.n = wide(r.n), o.m = wide(r.m), o.dstate = wide(r.dstate);
@@ -180,9 +180,9 @@ BOOST_AUTO_TEST_CASE(an_empty_state_and_no_documents) {
   r.empty_state();
   compare(r, "an empty state");
 }
-mlstm_shape mean_of(index heads, index query, index value, double epsilon = 0) {
+mlstm_shape mean_of(index heads, index query, index value, double epsilon = 0, index value_group = 1) {
   mlstm_shape shape{heads, query, value};
-  shape.epsilon = epsilon, shape.normaliser = mlstm_normaliser::sum;
+  shape.epsilon = epsilon, shape.normaliser = mlstm_normaliser::sum, shape.value_group = value_group;
   return shape;
 }
 BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
@@ -198,6 +198,32 @@ BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
         compare(r, what + ", from nothing");
       }
   compare(run::random(2, 512, mean_of(9, 128, 64), 200), "a mean, a linearised student's shape");
+}
+/// Against the CPU, and against copies of the values: but for dv, bit for bit.
+BOOST_AUTO_TEST_CASE(heads_that_share_values) {
+  const auto check = [](auto& device, const auto& r, double limit, const std::string& what) {
+    using T = std::remove_cvref_t<decltype(r.v[0])>;
+    using operand = operand_t<decltype(device), T>;
+    for (const auto& errors :
+         {testing::sharing_errors<T>(device, r), testing::sharing_errors<operand>(device, r)})
+      for (const auto& e : errors)
+        BOOST_TEST(e.error <= (e.name == "shared values: dv" ? limit : 0),
+                   what << ", " << e.name << ": " << e.error);
+  };
+  for (const mlstm_shape& shape :
+       {mean_of(6, 128, 64, 0, 3), mean_of(6, 128, 64, 0, 2), mean_of(9, 120, 61, 0, 3),
+        mean_of(4, 24, 8, 1e-6, 4), mean_of(6, 96, 17, 0, 3), mean_of(4, 64, 128, 0, 2)})
+    for (const index time : {1, 128, 130, 512})
+      for (const float beta : {0.0f, -0.5f}) {
+        auto r = run::random(2, time, shape, time / 2);
+        r.beta = beta;
+        const std::string what = std::to_string(shape.value_group) + " heads share values, " +
+                                 name_of(2, time, shape.query, shape.value);
+        compare(r, what);
+        check(gpu<fp32>(), r, float_limit, what + ", float");
+        check(gpu<bf16_mixed>(), r, float_limit, what + ", bf16");
+        if (time == 130) check(gpu<fp32>(), in_double(r), 1e-12, what + ", double");
+      }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(a_mean_of_next_to_nothing_is_finite, P, float_precisions) {
   for (const float left : {1e-12f, 1e-25f, 0.0f}) {
@@ -217,8 +243,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(a_mean_of_next_to_nothing_is_finite, P, float_prec
 BOOST_AUTO_TEST_CASE(long_sequences) { compare(run::random(1, 6000, {2, 64, 64}, 3001), "6000 tokens"); }
 BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
   for (const index batch : {1, 64})
-    for (const mlstm_shape& shape : {mlstm_shape{4, 288, 288}, mlstm_shape{4, 3, 5}, mlstm_shape{4, 16, 36},
-                                     mlstm_shape{4, 1, 1}, mean_of(9, 128, 64), mean_of(2, 3, 5, 1e-6)}) {
+    for (const mlstm_shape& shape :
+         {mlstm_shape{4, 288, 288}, mlstm_shape{4, 3, 5}, mlstm_shape{4, 16, 36}, mlstm_shape{4, 1, 1},
+          mean_of(9, 128, 64), mean_of(2, 3, 5, 1e-6), mean_of(9, 128, 64, 0, 3), mean_of(4, 3, 5, 0, 2)}) {
       const index time = 5, query = shape.query, value = shape.value;
       run all = run::random(batch, time, shape, 3);
       oracle want = in_double(all);
@@ -289,8 +316,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(operands_as_products_take_them, P, float_precision
   using operand = operand_t<device::basic_cuda<P>, float>;
   static_assert(std::is_same_v<operand, bf16> == is_bf16<P>);
   for (const index time : {1, 128, 130, 512})
-    for (const mlstm_shape& shape :
-         {mean_of(3, 128, 64), mean_of(2, 24, 8), mlstm_shape{2, 96, 96}, mlstm_shape{1, 128, 256}}) {
+    for (const mlstm_shape& shape : {mean_of(3, 128, 64), mean_of(6, 128, 64, 0, 3), mean_of(2, 24, 8),
+                                     mlstm_shape{2, 96, 96}, mlstm_shape{1, 128, 256}}) {
       run want = rounded(run::random(2, time, shape, time / 2));
       const run inputs = want;
       want.slack = 3;
@@ -304,7 +331,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(operands_as_products_take_them, P, float_precision
                                                << ", rows " << slack << " apart");
       }
     }
-  for (const mlstm_shape& shape : {mean_of(9, 128, 64), mlstm_shape{2, 3, 5}}) {  // a step
+  for (const mlstm_shape& shape :
+       {mean_of(9, 128, 64), mean_of(9, 128, 64, 0, 3), mlstm_shape{2, 3, 5}}) {  // a step
     run want = rounded(run::random(3, 1, shape, 1)), got = want;
     want.forward(gpu<P>(), testing::kernels::fused, false);
     got.template forward<operand>(gpu<P>(), testing::kernels::fused, false);

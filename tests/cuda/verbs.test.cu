@@ -191,6 +191,40 @@ std::vector<std::vector<double>> headwise(D& d, index rows, index blocks, index 
   return {y.numbers(), dx.numbers(), dw.numbers(), db.numbers()};
 }
 
+/// y, the gradients, and y again of a gated activation, stored as S; `beside` numbers lie between rows.
+template <class S, class D>
+std::vector<std::vector<double>> gated(D& d, activation act, index rows, index cols, index beside,
+                                       index offset) {
+  using numbers = on_device<S, D>;
+  const index stride = cols + beside, all = offset + rows * stride;
+  // What bfloat16 holds, and gates that are far out.
+  auto gates = operand<S, D>::numbers(all, 1, true);
+  for (std::size_t i = 0; i < gates.size(); i += 7) gates[i] *= 64;
+  const numbers gate(d, gates), value(d, operand<S, D>::numbers(all, 2, true)),
+      dy(d, operand<S, D>::numbers(all, 3, true)), y(d, all), dgate(d, all), dvalue(d, all), again(d, all);
+  const auto view = [&](const numbers& m) { return matrix_view<S>(m.data() + offset, rows, cols, stride); };
+  const gated_activation_arguments<S> a{act, view(gate), view(value)};
+  gated_activation_forward(d, a, view(y));
+  const gated_activation_backward_arguments<S> g{a, view(dy), view(dgate), view(dvalue)};
+  gated_activation_backward(d, g);
+  std::vector results{y.numbers(), dgate.numbers(), dvalue.numbers()};
+  auto with = g;
+  with.y = view(again);
+  gated_activation_backward(d, with);
+  gated_activation_forward(d, a, view(gate));
+  for (const auto* m : {&dgate, &dvalue, &again}) results.push_back(m->numbers());
+  results.push_back(gate.numbers());
+  // Nothing is written beside.
+  for (std::size_t i = 0; i < results.size(); ++i)
+    for (index j = 0; j < all; ++j) {
+      if (j >= offset && (j - offset) % stride < cols) continue;
+      double& x = results[i][static_cast<std::size_t>(j)];
+      const double before = i + 1 == results.size() ? gates[static_cast<std::size_t>(j)] : std::nan("");
+      if (std::isnan(before) ? std::isnan(x) : x == before) x = 0;
+    }
+  return results;
+}
+
 void check_all(const std::string& what, const std::vector<std::vector<double>>& got,
                const std::vector<std::vector<double>>& want, double most) {
   for (std::size_t i = 0; i < got.size(); ++i)
@@ -253,6 +287,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(products_of_bf16_operands, P, float_precisions) {
       check("left, ", products<float, bf16, float>(gpu, s, beta, true));
       check("right, ", products<float, float, bf16>(gpu, s, beta, true));
       check("neither, ", products<float>(gpu, s, beta, true));
+      if (beta == 0) {  // into bfloat16, rounded once
+        const double half_a_digit = std::ldexp(1.0, -8) + 1e-5;
+        check_close(("result, " + shape).c_str(), products<bf16>(gpu, s, beta, true), want, half_a_digit);
+        check_close(("result of floats, " + shape).c_str(), products<bf16, float, float>(gpu, s, beta, true),
+                    want, half_a_digit);
+      }
       if (beta == 1) check("both and a sum, ", products<float, bf16, bf16>(gpu, s, 1, true, true));
     }
 }
@@ -285,48 +325,77 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_narrow_map) {
   }
 }
 
-// What products alone read is rounded by whoever makes it: the same numbers as floats that the products round.
-BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
-  using D = device::basic_cuda<bf16_mixed>;
-  using numbers = on_device<float, D>;
-  D gpu;
-  for (const auto& [rows, width, inner] : {std::array<index, 3>{40, 48, 80}, {300, 64, 192}}) {
-    const index size = width * inner, across = rows * inner;
-    const swiglu block{width, inner};
-    const numbers w(gpu, random_numbers(3 * size, 1, 0.3)), x(gpu, random_numbers(rows * width, 2)),
-        dy(gpu, random_numbers(rows * width, 3)), gate(gpu, across), up(gpu, across);
-    const auto weights = [&, width = width, inner = inner](float* at) {
-      using one = linear_params<matrix_view<float>, float*>;
-      return swiglu_params<matrix_view<float>, float*>{one{{at, inner, width}}, one{{at + size, inner, width}},
-                                                       one{{at + 2 * size, width, inner}}};
-    };
-    const auto p = weights(w.data());
-    const swiglu_tape<float> k{{gate.data(), rows, inner}, {up.data(), rows, inner}, {}};
-    const matrix_view<const float> in(x.data(), rows, width), above(dy.data(), rows, width);
-    const numbers y(gpu, rows * width), dx(gpu, rows * width), g(gpu, random_numbers(3 * size, 4));
-    block.forward(gpu, sequence_view{1, rows}, p, no_state{}, k, in, matrix_view<float>(y.data(), rows, width));
-    block.backward(gpu, sequence_view{1, rows}, p, weights(g.data()), k, in, above,
-                   matrix_view<float>(dx.data(), rows, width));
+// In bfloat16, eight numbers a thread where addresses allow it.
+BOOST_AUTO_TEST_CASE(gated_activations) {
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  for (const auto act : {activation::silu, activation::gelu})
+    for (const auto& [rows, cols] :
+         {std::array<index, 2>{1, 8}, {300, 64}, {3, 1536}, {70, 264}, {5, 20}, {9, 27}})
+      for (const index beside : {0, 8, 3})
+        for (const index offset : {0, 8, 1}) {
+          const auto want = gated<double>(cpu, act, rows, cols, beside, offset);
+          const auto check = [&, rows = rows, cols = cols](const auto& got, double digits) {
+            index wrong = 0;
+            for (std::size_t i = 0; i < want.size(); ++i)
+              for (std::size_t j = 0; j < want[i].size(); ++j)
+                wrong += !(std::abs(got[i][j] - want[i][j]) <= digits * std::abs(want[i][j]) + 1e-5);
+            BOOST_TEST(wrong == 0, wrong << " numbers are wrong, " << name_of(act) << " of " << rows
+                                         << " rows of " << cols << ", beside " << beside << ", offset "
+                                         << offset);
+          };
+          check(gated<bf16>(gpu, act, rows, cols, beside, offset), std::ldexp(1.0, -8) + 1e-4);
+          check(gated<float>(gpu, act, rows, cols, beside, offset), 1e-5);
+        }
+}
 
-    const numbers act(gpu, across), dact(gpu, across), dgate(gpu, across), dup(gpu, across),
-        y2(gpu, rows * width), dx2(gpu, rows * width), g2(gpu, random_numbers(3 * size, 4));
-    const auto wide = [&, rows = rows, inner = inner](const numbers& m) {
-      return matrix_view<float>(m.data(), rows, inner);
+// With products in bfloat16 all that the tape holds is rounded, too; weights may lie one behind the other or not.
+BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
+  const auto run = []<class T, class D>(D& d, T, const swiglu& block, index rows, index apart) {
+    using numbers = on_device<T, D>;
+    const index size = block.width * block.inner, all = 3 * size + apart, across = rows * block.inner;
+    const numbers w(d, random_numbers(all, 1, 0.3)), x(d, random_numbers(rows * block.width, 2)),
+        dy(d, random_numbers(rows * block.width, 3)), gate(d, across), up(d, across), y(d, rows * block.width),
+        dx(d, rows * block.width), g(d, random_numbers(all, 4));
+    const auto weights = [&](T* at) {
+      const auto one = [&](T* first, index out, index in) {
+        return linear_params<matrix_view<T>, T*>{{first, out, in}};
+      };
+      return swiglu_params<matrix_view<T>, T*>{one(at, block.inner, block.width),
+                                               one(at + size + apart, block.inner, block.width),
+                                               one(at + 2 * size + apart, block.width, block.inner)};
     };
-    const auto q = weights(g2.data());
-    const linear<> to{width, inner}, from{inner, width};
-    transform(gpu, wide(act), detail::gated_activation{activation::silu}, k.gate, k.up);
-    from.forward(gpu, p.down_proj, wide(act), matrix_view<float>(y2.data(), rows, width));
-    from.backward(gpu, p.down_proj, q.down_proj, wide(act), above, wide(dact));
-    transform(gpu, outputs{wide(dgate), wide(dup)}, detail::gated_activation_backward{activation::silu}, k.gate,
-              k.up, wide(dact));
-    const matrix_view<float> below(dx2.data(), rows, width);
-    to.backward(gpu, p.gate_proj, q.gate_proj, in, wide(dgate), below);
-    to.backward(gpu, p.up_proj, q.up_proj, in, wide(dup), below, 1.f);
-    BOOST_TEST((y.numbers() == y2.numbers()));
-    BOOST_TEST((dx.numbers() == dx2.numbers()));
-    BOOST_TEST((g.numbers() == g2.numbers()));
-  }
+    const swiglu_tape<T> k{{gate.data(), rows, block.inner}, {up.data(), rows, block.inner}, {}};
+    const matrix_view<const T> in(x.data(), rows, block.width), above(dy.data(), rows, block.width);
+    block.forward(d, sequence_view{1, rows}, weights(w.data()), no_state{}, k, in,
+                  matrix_view<T>(y.data(), rows, block.width));
+    block.backward(d, sequence_view{1, rows}, weights(w.data()), weights(g.data()), k, in, above,
+                   matrix_view<T>(dx.data(), rows, block.width));
+    std::vector results{y.numbers(), dx.numbers(), g.numbers()};
+    if constexpr (std::is_same_v<operand_t<D, T>, bf16>) {
+      std::vector<bf16> kept(static_cast<std::size_t>(2 * across));
+      d.download(kept.data(), gate.data(), 2 * across * index{sizeof(bf16)});
+      results.emplace_back(kept.begin(), kept.end());
+    } else {
+      const auto gates = gate.numbers(), ups = up.numbers();
+      auto& both = results.emplace_back();
+      for (index r = 0; r < rows; ++r)
+        for (const auto& m : {gates, ups})
+          both.insert(both.end(), m.begin() + r * block.inner, m.begin() + (r + 1) * block.inner);
+    }
+    return results;
+  };
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  for (const auto& [rows, width, inner] :
+       {std::array<index, 3>{40, 48, 80}, {300, 64, 192}, {33, 20, 27}, {2, 8, 16}})
+    for (const index apart : {0, 8}) {
+      const swiglu block{width, inner};
+      const auto got = run(gpu, float(), block, rows, apart);
+      check_all(std::to_string(rows) + " rows, " + std::to_string(width) + " to " + std::to_string(inner), got,
+                run(cpu, double(), block, rows, apart), testing::cuda_tolerance::feed_forward);
+      BOOST_TEST((run(gpu, float(), block, rows, apart) == got));
+    }
 }
 
 // A norm for products gives what they would have rounded themselves.

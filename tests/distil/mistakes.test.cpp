@@ -220,8 +220,8 @@ BOOST_AUTO_TEST_CASE(counts_that_make_no_sense_are_named) {
   refused([&] { score_text<float>(w.device, w.text, 5, 0, head, never); }, "perplexity: 0 windows at a time");
   refused([&] { score_text<float>(w.device, w.text, -5, 1, head, never); }, "windows of -5 tokens");
   auto run = w.alone();
-  refused([&] { run.warmup(-5); }, "trainer: warmup is -5, it must be 0 or more");
-  refused([&] { run.total_steps(-1); }, "trainer: total_steps is -1, it must be 0 or more");
+  refused([&] { run.warmup(-5); }, "lr.warmup is -5, it must be 0 or more");
+  refused([&] { run.total_steps(-1); }, "total_steps is -1, it must be 0 or more");
   refused([&] { decoder(w.device, w.made, {.patience = -1}); }, "decoder: a patience of -1 steps");
   refused([&] { decoder(w.device, w.made, {.context = -1}); }, "and a context of -1 tokens");
 }

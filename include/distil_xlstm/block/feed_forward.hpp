@@ -1,49 +1,11 @@
 #pragma once
 
-#include <cmath>
-
+#include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
-#include <distil_xlstm/math/activation.hpp>
+#include <distil_xlstm/op/gated_activation/op.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-/// y = act(gate) value
-struct gated_activation {
-  activation act;
-  template <class V>
-  DISTIL_XLSTM_HD V operator()(V gate, V value) const {
-    return math::activate(act, gate).value * value;
-  }
-};
-/// Its gradients, and y again.
-struct gated_activation_again {
-  activation act;
-  template <class V>
-  struct gradients {
-    V gate, value, y;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
-    const auto a = math::activate(act, gate);
-    return {dy * value * a.slope, dy * a.value, a.value * value};
-  }
-};
-/// Its gradients alone.
-struct gated_activation_backward {
-  activation act;
-  template <class V>
-  struct gradients {
-    V gate, value;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD gradients<V> operator()(V gate, V value, V dy) const {
-    const auto all = gated_activation_again{act}(gate, value, dy);
-    return {all.gate, all.value};
-  }
-};
-}  // namespace detail
 
 /// Weights of `feed_forward`.
 template <class Matrix, class Pointer>
@@ -62,10 +24,9 @@ struct feed_forward_tape {
 struct feed_forward {
   /// Width of x and of y.
   index width = 0, inner = 0;  ///< width of gate and value, in NX-AI/xlstm round_up(proj_factor width, 64)
-  activation act = activation::gelu;  ///< of the gate
-  bool bias = false;                  ///< of both projections
-  /// Blocks of the model: W_down begins with a standard deviation of 2 / (block_count sqrt(width)).
-  index block_count = 1;
+  activation act = activation::gelu;       ///< of the gate
+  bool bias = false;                       ///< of both projections
+  index block_count = 1;                   ///< blocks of the model, for the initial down projection
   static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
 
   /// @name What every block has
@@ -79,7 +40,6 @@ struct feed_forward {
   auto params(L& l) const {
     require(width > 0 && inner > 0, "feed_forward: a width of ", width, " and an inner width of ", inner,
             " are not possible");
-    require(block_count > 0, "feed_forward: block_count is ", block_count, ", it must be 1 or more");
     feed_forward_params<typename L::matrix_type, typename L::pointer> p;
     p.proj_up = l.scope("proj_up", [&] { return up().params(l); });
     p.proj_down = l.scope("proj_down", [&] { return down().params(l); });
@@ -100,7 +60,7 @@ struct feed_forward {
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
-    transform(d, k.y, detail::gated_activation{act}, k.up.columns(0, inner), k.up.columns(inner, inner));
+    gated_activation_forward(d, gated(k), k.y);
     down().forward(d, p.proj_down, k.y, y, skip);
   }
   template <class T>
@@ -112,9 +72,8 @@ struct feed_forward {
     const auto through = [&]<class U>(U) {
       const auto room = scratch_matrices<U>(d, x.rows, 2 * inner);
       const matrix_view<U> dup = room.views[0];
-      transform(d, outputs{dup.columns(0, inner), dup.columns(inner, inner)},
-                detail::gated_activation_backward{act}, k.up.columns(0, inner), k.up.columns(inner, inner),
-                dact);
+      gated_activation_backward(d, gated_activation_backward_arguments<T, U>{
+                                       gated(k), dact, dup.columns(0, inner), dup.columns(inner, inner)});
       up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
     };
     // The gradient of a bias sums numbers that are not rounded.
@@ -123,10 +82,13 @@ struct feed_forward {
   /// @}
 
  private:
-  linear<> up() const { return {width, 2 * inner, bias, std::sqrt(2.0 / (5.0 * static_cast<double>(width)))}; }
+  template <class T>
+  gated_activation_arguments<T> gated(const feed_forward_tape<T>& k) const {
+    return {act, k.up.columns(0, inner), k.up.columns(inner, inner)};
+  }
+  linear<> up() const { return {width, 2 * inner, bias, detail::small_deviation(width)}; }
   linear<> down() const {
-    return {inner, width, bias,
-            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
+    return {inner, width, bias, detail::last_deviation("feed_forward", width, block_count)};
   }
 };
 

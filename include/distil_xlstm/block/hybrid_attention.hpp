@@ -5,47 +5,12 @@
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/softmax_features.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-
-/// Every head gets the values that it shares with its group.
-template <class T, class Operand>
-struct repeat_heads {
-  using scalar = T;
-  index inputs, group;
-  matrix_view<const T> x;  ///< [rows, inputs * width]
-  matrix_view<Operand> y;  ///< [rows, inputs * group * width]
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index i, index c) const {
-    const index row = i / inputs, input = i % inputs, width = x.cols / inputs;
-    const V values = math::load<V>(x.row(row) + input * width + c);
-    for (index j = 0; j < group; ++j) math::store<V>(y.row(row) + (input * group + j) * width + c, values);
-  }
-};
-/// And its gradient: dx = beta dx + the sum over the group.
-template <class T>
-struct sum_heads {
-  using scalar = T;
-  index inputs, group;
-  matrix_view<const T> dy;
-  T beta;
-  matrix_view<T> dx;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index i, index c) const {
-    const index row = i / inputs, input = i % inputs, width = dx.cols / inputs;
-    T* to = dx.row(row) + input * width + c;
-    V sum = V(beta) * math::load_if<V>(beta != T(0), to);
-    for (index j = 0; j < group; ++j) sum = sum + math::load<V>(dy.row(row) + (input * group + j) * width + c);
-    math::store<V>(to, sum);
-  }
-};
-
-}  // namespace detail
 
 /// Weights of `hybrid_attention`.
 template <class Matrix, class Pointer>
@@ -161,7 +126,7 @@ struct hybrid_attention {
     {
       const index wide = query_features().width_out();
       using operand = operand_t<decltype(d), T>;
-      const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
+      const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, k.attention.v.cols);
       const auto [q, key, v] = memory.views;
       write_features(d, p, k, q, key);
       mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
@@ -209,18 +174,14 @@ struct hybrid_attention {
     {
       // Features take more memory than time: they are made again.
       using operand = operand_t<decltype(d), T>;
-      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, inner());
-      const auto gradient = scratch_matrices<T>(d, x.rows, inner());
+      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, keys);
       const auto [q, key, v] = room.views;
-      const matrix_view<T> dvalues = gradient.views[0];
       write_features(d, p, k, q, key);
       mlstm_backward(d, mlstm_backward_arguments<T, operand>{seq, cell(), q, key, values(d, k, v),
                                                              gate(k, input_gate), gate(k, forget_gate), k.r,
                                                              dmemory, k.chunk_states, dq_features, dk_features,
-                                                             dvalues, dgates.columns(input_gate * heads, heads),
-                                                             dgates.columns(forget_gate * heads, heads)});
-      map(d, x.rows * base.kv_heads, base.head_dim,
-          detail::sum_heads<T>{base.kv_heads, heads / base.kv_heads, dvalues, beta, dv});
+                                                             dv, dgates.columns(input_gate * heads, heads),
+                                                             dgates.columns(forget_gate * heads, heads), beta});
       query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
       key_features().backward(d, p.k_features, g.k_features, k.attention.k, key, dk_features, dk, beta);
     }
@@ -251,6 +212,7 @@ struct hybrid_attention {
   mlstm_shape cell() const {
     mlstm_shape s{base.heads, query_features().shape().size(), base.head_dim, chunk};
     s.epsilon = cell_epsilon, s.normaliser = mlstm_normaliser::sum;
+    s.value_group = base.heads / base.kv_heads;
     return s;
   }
 
@@ -273,15 +235,16 @@ struct hybrid_attention {
     query_features().forward(d, p.q_features, const_view<T>(k.attention.q), q);
     key_features().forward(d, p.k_features, const_view<T>(k.attention.k), key);
   }
-  /// The values of every head: the tape's, or in `memory` where heads share them or products read another type.
+  /// The tape's values, in `memory` where products read another type.
   template <class D, class T, class Operand>
   matrix_view<const Operand> values(D& d, const hybrid_attention_tape<T>& k,
                                     matrix_view<Operand> memory) const {
-    if constexpr (std::is_same_v<Operand, T>)
-      if (base.kv_heads == base.heads) return k.attention.v;
-    map(d, memory.rows * base.kv_heads, base.head_dim,
-        detail::repeat_heads<T, Operand>{base.kv_heads, base.heads / base.kv_heads, k.attention.v, memory});
-    return memory;
+    if constexpr (std::is_same_v<Operand, T>) {
+      return k.attention.v;
+    } else {
+      transform(d, memory, math::identity{}, k.attention.v);
+      return memory;
+    }
   }
   template <class T>
   gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {

@@ -53,7 +53,7 @@ struct linear {
   }
   /// @}
 
-  /// y = x Wᵀ (+ b) (+ skip), for a block that it is a part of. x may be stored as the device's `operand_t`.
+  /// y = x Wᵀ (+ b) (+ skip), for a block that it is a part of. x and y may be stored as the device's `operand_t`.
   template <class T, class X = const T>
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y, const_view<T> skip = {}) const {
     const matrix_view<const X> in = x;
@@ -84,11 +84,12 @@ struct linear {
     add_weight_gradients(d, g, x, dy);
   }
 
-  /// The first half of `backward`: dx = beta dx + dy W.
+  /// The first half of `backward`: dx = beta dx + dy W. dx, too, may be stored as the device's `operand_t`.
   template <class T, class Dy = const T>
   void input_gradient(auto& d, const auto& p, matrix_view<Dy> dy, matrix_view<T> dx,
-                      std::type_identity_t<T> beta = 0) const {
-    static_assert(is_gradient<Dy, T>, "distil_xlstm::linear: dy is of dx's type or bf16");
+                      std::type_identity_t<T> beta = {}) const {
+    static_assert(is_gradient<Dy, T> || std::is_same_v<T, bf16>,
+                  "distil_xlstm::linear: dy and dx are of one type or bf16");
     gemm(d, matrix_view<const Dy>(dy), p.weight, dx, beta);
   }
   /// The other half, for a block that makes x again between the two: adds to g. Throws `error` where a bias would sum

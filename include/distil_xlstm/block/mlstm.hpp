@@ -1,10 +1,10 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/math/activation.hpp>
@@ -123,7 +123,6 @@ struct basic_mlstm {
     require(width > 0 && inner > 0, "mlstm: a width of ", width, " and an inner width of ", inner,
             " are not possible; set both, such as .inner = 2 * width");
     require(chunk > 0, "mlstm: a chunk of ", chunk, " tokens is not possible");
-    require(block_count > 0, "mlstm: block_count is ", block_count, ", it must be 1 or more");
     require(heads > 0 && inner % heads == 0, "mlstm: ", heads, " heads do not divide the inner width ", inner);
     require(qkv_block > 0 && inner % qkv_block == 0, "mlstm: q, k, v blocks of ", qkv_block,
             " do not divide the inner width ", inner);
@@ -235,12 +234,9 @@ struct basic_mlstm {
   mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
 
  private:
-  double small() const { return std::sqrt(2.0 / (5.0 * static_cast<double>(width))); }
+  double small() const { return detail::small_deviation(width); }
   linear<> up() const { return {width, 2 * inner, bias, small()}; }
-  linear<> down() const {
-    return {inner, width, bias,
-            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
-  }
+  linear<> down() const { return {inner, width, bias, detail::last_deviation("mlstm", width, block_count)}; }
   headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
   basic_causal_conv1d<Inner, Window> conv() const { return {inner, conv_window}; }
   layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 
+#include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
@@ -103,7 +103,6 @@ struct mlstm_v2 {
             "mlstm_v2: ", heads, " heads do not divide the width ", query, " of the queries and ", value,
             " of the values");
     require(chunk > 0, "mlstm_v2: a chunk of ", chunk, " tokens is not possible");
-    require(block_count > 0, "mlstm_v2: block_count is ", block_count, ", it must be 1 or more");
     mlstm_v2_params<typename L::matrix_type, typename L::pointer> p;
     p.q = l.scope("q", [&] { return queries().params(l); });
     p.k = l.scope("k", [&] { return queries().params(l); });
@@ -190,15 +189,12 @@ struct mlstm_v2 {
   mlstm_shape shape() const { return {heads, query / heads, value / heads, chunk, 0.0, cell_epsilon}; }
 
  private:
-  double small() const { return std::sqrt(2.0 / (5.0 * static_cast<double>(width))); }
+  double small() const { return detail::small_deviation(width); }
   linear<> queries() const { return {width, query, false, small()}; }
   linear<> values() const { return {width, value, false, small()}; }
   linear<> output_gate() const { return {width, value, false, 0.0}; }
   linear<> gate() const { return {width, heads, true, 0.0}; }
-  linear<> out() const {
-    return {value, width, false,
-            2.0 / (static_cast<double>(block_count) * std::sqrt(static_cast<double>(width)))};
-  }
+  linear<> out() const { return {value, width, false, detail::last_deviation("mlstm_v2", width, block_count)}; }
   plain_layer_norm<> head_norm() const { return {value, heads, norm_epsilon}; }
 
   template <class L, class Init>

@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
+#include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/math/activation.hpp>
@@ -172,9 +173,7 @@ struct basic_slstm {
 
  private:
   basic_causal_conv1d<Width, Window> conv() const { return {width, conv_window}; }
-  headwise_linear gate() const {
-    return {heads, width / heads, false, std::sqrt(2.0 / (5.0 * static_cast<double>(width)))};
-  }
+  headwise_linear gate() const { return {heads, width / heads, false, detail::small_deviation(width)}; }
   layer_norm<> group_norm() const { return {width, heads, 1e-5}; }
 
   /// `powerlaw_blockdependent`: b_f[j] = 5 - 12 (j / (DH - 1))^(0.3 + 1.3 r), r from 0 (first block) to 1

@@ -10,6 +10,7 @@
 #ifdef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
+#include <distil_xlstm/op/gated_activation/op.hpp>
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
@@ -41,6 +42,10 @@
   keyword void headwise_backward(device::basic_cpu<P>&, const headwise_backward_arguments<T>&);                \
   keyword void feature_map_forward(device::basic_cpu<P>&, const feature_map_arguments<T>&);                    \
   keyword void feature_map_backward(device::basic_cpu<P>&, const feature_map_backward_arguments<T>&);          \
+  keyword void gated_activation_forward(device::basic_cpu<P>&, const gated_activation_arguments<T>&,           \
+                                        matrix_view<T>);                                                       \
+  keyword void gated_activation_backward(device::basic_cpu<P>&,                                                \
+                                         const gated_activation_backward_arguments<T>&);                       \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
   keyword void choose_likeliest(device::basic_cpu<P>&, matrix_view<const T>, std::int32_t*, T*);               \
   keyword void choose_tokens(device::basic_cpu<P>&, matrix_view<const T>, const double*, const double*,        \

@@ -11,6 +11,7 @@
 #include <distil_xlstm/op/conv/cuda.cuh>
 #include <distil_xlstm/op/decoder_layer/cuda.cuh>
 #include <distil_xlstm/op/feature_map/cuda.cuh>
+#include <distil_xlstm/op/gated_activation/cuda.cuh>
 #include <distil_xlstm/op/gated_mix/cuda.cuh>
 #include <distil_xlstm/op/linear/cuda.cuh>
 #include <distil_xlstm/op/logits/cuda.cuh>

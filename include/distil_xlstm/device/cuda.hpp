@@ -10,6 +10,7 @@
 #include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
+#include <distil_xlstm/op/gated_activation/op.hpp>
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
@@ -32,10 +33,10 @@ namespace distil_xlstm::device {
 
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c,
-                              std::type_identity_t<T> beta = 0);
+                              std::type_identity_t<T> beta = {});
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b,
-                                      matrix_view<T> c, index step_c, std::type_identity_t<T> beta = 0);
+                                      matrix_view<T> c, index step_c, std::type_identity_t<T> beta = {});
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
 template <Precision P, class A, class B, class U, class T>
@@ -112,6 +113,12 @@ DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const featur
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
                                               const feature_map_backward_arguments<T, Operand>& g);
+template <Precision P, class S, class Y>
+DISTIL_XLSTM_LINKED void gated_activation_forward(basic_cuda<P>& device, const gated_activation_arguments<S>& a,
+                                                  matrix_view<Y> y);
+template <Precision P, class S, class G>
+DISTIL_XLSTM_LINKED void gated_activation_backward(basic_cuda<P>& device,
+                                                   const gated_activation_backward_arguments<S, G>& g);
 template <Precision P, class T, class H>
 DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g);
 

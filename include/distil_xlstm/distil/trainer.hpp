@@ -80,15 +80,19 @@ struct add_tap_gradient {
 template <class Student>
 void take_source(teacher_source<typename Student::scalar, typename Student::device_type>&);
 /// What is given to a `trainer`, by its place.
-template <class D, class Student, class Text, class Teacher, class Objective>
+template <class DeviceReference, class StudentReference, class Text, class Teacher, class Objective>
 struct trainer_arguments {
+  using D = std::remove_reference_t<DeviceReference>;
+  using Student = std::remove_reference_t<StudentReference>;
   static constexpr bool in_order = requires { typename Student::stack_type; }
   &&Device<D>&& std::convertible_to<Text&, const token_windows&>&& ObjectiveExpression<Objective>;
+  static constexpr bool lives = !in_order || (std::is_lvalue_reference_v<DeviceReference> &&
+                                              std::is_lvalue_reference_v<StudentReference>);
   static constexpr bool has_source =
       !in_order || std::same_as<Teacher, no_teacher> || requires(Teacher & source) {
     take_source<Student>(source);
   };
-  static constexpr bool fit = in_order && has_source;
+  static constexpr bool fit = in_order && lives && has_source;
 };
 /// An error of the compiler where they do not fit.
 template <class... Arguments>
@@ -97,6 +101,10 @@ struct fitting_arguments {
                 "distil_xlstm::trainer takes, in this order, a device, a student, token_windows, a teacher, an "
                 "objective of terms, and options; write trainer(device, student, windows, live, objective, "
                 "{.batch = 8, .length = 32, .total_steps = 1000})");
+  static_assert(
+      trainer_arguments<Arguments...>::lives,
+      "distil_xlstm::trainer refers to the device and the student, which must live as long: give them "
+      "names first");
   static_assert(
       trainer_arguments<Arguments...>::has_source,
       "distil_xlstm::trainer(device, student, windows, teacher, objective, options): the teacher is a "
@@ -337,10 +345,10 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
 template <class D, class Student, class Text, class Teacher, class Objective, class... Ranks>
 requires(!detail::trainer_arguments<D, Student, std::remove_cvref_t<Text>, std::remove_cvref_t<Teacher>,
                                     Objective>::fit)
-    trainer(D&, Student&, Text&&, Teacher&&, Objective, training_options, Ranks&...)
+    trainer(D&&, Student&&, Text&&, Teacher&&, Objective, training_options, Ranks&...)
 ->trainer<std::enable_if_t<detail::fitting_arguments<D, Student, std::remove_cvref_t<Text>,
                                                      std::remove_cvref_t<Teacher>, Objective>::value,
-                           Student>,
+                           std::remove_reference_t<Student>>,
           Objective>;
 
 }  // namespace distil_xlstm

@@ -165,15 +165,17 @@ class trainer_base {
   }
   /// As they were given, or changed since.
   const training_options& options() const { return options_; }
-  /// Changes how many steps the run has, from the coming one on.
+  /// Changes how many steps the run has, from the coming one on. Throws `error` as the constructor does.
   void total_steps(index n) {
-    require(n >= 0, "trainer: total_steps is ", n, ", it must be 0 or more");
-    options_.total_steps = n;
+    training_options changed = options_;
+    changed.total_steps = n;
+    options_ = possible(std::move(changed));
   }
-  /// Changes over how many steps the learning rate rises.
+  /// Changes over how many steps the learning rate rises. Throws `error` as the constructor does.
   void warmup(index steps) {
-    require(steps >= 0, "trainer: warmup is ", steps, ", it must be 0 or more");
-    options_.lr.warmup = steps;
+    training_options changed = options_;
+    changed.lr.warmup = steps;
+    options_ = possible(std::move(changed));
   }
 
   /// From now on the parts of steps are timed by `now()`, a clock of the caller's that gives seconds; null: they are
@@ -228,7 +230,7 @@ class trainer_base {
       : device_(&device),
         student_(&student),
         text_(&text),
-        options_((require_possible(options), std::move(options))),
+        options_(possible(std::move(options))),
         ranks_(&ranks),
         order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed,
                options_.window_of),

@@ -42,8 +42,8 @@ struct training_options {
   index sum_bytes = index{32} << 20;
 };
 
-/// Throws `error` naming the option that makes no sense. `total_steps` may be said later.
-inline void require_possible(const training_options& o) {
+/// The options as they are given. Throws `error` naming the one that makes no sense. `total_steps` may be said later.
+inline training_options possible(training_options o) {
   using count = std::pair<const char*, index>;
   for (const auto& [name, n] : {count{"batch", o.batch}, count{"length", o.length},
                                 count{"accumulate", o.accumulate}, count{"sum_bytes", o.sum_bytes}})
@@ -59,6 +59,7 @@ inline void require_possible(const training_options& o) {
   for (const auto& [name, x] :
        {real{"optimiser.beta1", o.optimiser.beta1}, real{"optimiser.beta2", o.optimiser.beta2}})
     require(x >= 0 && x < 1, "training_options: ", name, " is ", x, ", it must be 0 or more and below 1");
+  return o;
 }
 
 }  // namespace distil_xlstm

@@ -51,7 +51,7 @@ class reader {
   /// memory.
   template <class OnLayer = no_taps>
   void operator()(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden, OnLayer&& on_layer = {}) {
-    require_weights();
+    require_ready(seq.rows(), hidden);
     if (state_.batch() < seq.batch) state_ = model_->make_state(*device_, seq.batch, state_.capacity());
     state_.reset();
     model_->forward(*device_, seq, ids, state_, hidden, on_layer);
@@ -72,15 +72,14 @@ class reader {
   void read(sequence_view seq, const std::int32_t* ids, matrix_view<T> hidden, OnLayer&& on_layer = {}) {
     require(!caches_ || state_.capacity() > 0,
             "reader: this model remembers a text in caches; say how many tokens they are to hold");
-    require_weights();
+    require_ready(seq.rows(), hidden);
     model_->forward(*device_, seq, ids, state_, hidden, on_layer);
   }
   /// The same, of the host's ids; a long part goes through in pieces. Throws `error` naming an id that the
   /// vocabulary does not have; nothing has changed then.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
     require_ids(ids, model_->vocabulary());
-    require(hidden.rows == std::ssize(ids) && hidden.cols == model_->width(), "reader: the hidden states are [",
-            hidden.rows, ", ", hidden.cols, "], the call needs [", ids.size(), ", ", model_->width(), "]");
+    require_ready(std::ssize(ids), hidden);
     constexpr index longest = 256;
     for (index first = 0, n; first < std::ssize(ids); first += n) {
       n = std::min<index>(longest, std::ssize(ids) - first);
@@ -99,7 +98,10 @@ class reader {
   }
 
  private:
-  void require_weights() {
+  void require_ready(index rows, matrix_view<T> hidden) {
+    require(hidden.rows == rows && hidden.cols == model_->width(), "reader: the hidden states are [",
+            hidden.rows, ", ", hidden.cols, "], the call needs [", rows, ", ", model_->width(), "]");
+    require(hidden.data || rows == 0, "reader: the hidden states have no memory");
     if (!begun_) detail::require_weights(*device_, *model_, "reader");
     begun_ = true;
   }

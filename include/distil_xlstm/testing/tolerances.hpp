@@ -66,6 +66,7 @@ struct cuda_tolerance {
   static constexpr limits attention{3e-6, 1.5e-2};  ///< outputs and gradients
   static constexpr double narrow_attention = 5e-2;  ///< bf16, heads below 16 numbers: few average little out
   static constexpr limits features{5e-6, 2e-2};     ///< softmax features, and their gradients
+  static constexpr double feed_forward = 2e-2;      ///< bf16: outputs and gradients
   static constexpr double norm = 2e-6;              ///< float: outputs and gradients
   /// @{ bf16: hidden states behind layers run whole (narrow: heads below 16), and how many times their blocks' error.
   static constexpr double teacher = 2e-2, narrow_teacher = 1e-1, teacher_by_blocks = 2;

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -15,6 +14,7 @@
 #include <distil_xlstm/device/cpu/gemm.hpp>
 #include <distil_xlstm/device/cpu/pack.hpp>
 #include <distil_xlstm/device/cpu/thread_pool.hpp>
+#include <distil_xlstm/device/cpu/usable_cores.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/precision.hpp>
 #include <distil_xlstm/device/scratch.hpp>
@@ -44,10 +44,9 @@ class cpu_base {
   /// numbers with a scale of their own: `testing::tolerance`.
   static constexpr bool multiplies_stored(dtype type) { return detail::multiplies_blocks(type); }
 
-  /// 0 threads: as many as there are cores. Throws `error` for a negative number.
+  /// 0 threads: as many as there are `usable_cores`. Throws `error` for a negative number.
   explicit cpu_base(int threads)
-      : pool_(checked(threads) > 0 ? threads
-                                   : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+      : pool_(checked(threads) > 0 ? threads : usable_cores()),
         workers_(static_cast<std::size_t>(pool_.size())) {}
 
   /// Threads at work, the caller's among them.
@@ -113,7 +112,7 @@ class cpu_base {
 
  private:
   static int checked(int threads) {
-    require(threads >= 0, "cpu: ", threads, " threads are not possible; 0: as many as there are cores");
+    require(threads >= 0, "cpu: ", threads, " threads are not possible; 0: as many as there are cores to use");
     return threads;
   }
   /// Gives every worker what one of them needed: which thread gets a task is chance, and a later step shall not
@@ -140,7 +139,7 @@ class cpu_base {
   detail::host_scratch scratch_;
 };
 
-/// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are cores. One
+/// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are `usable_cores`. One
 /// device serves one caller at a time, and says so to a second; several share a const model through a device each.
 /// Throws `error` for a negative number of threads.
 ///
@@ -152,7 +151,7 @@ class basic_cpu : public cpu_base {
   using precision = P;
   using scalar = typename P::scalar;
   /// @}
-  /// 0 threads: as many as there are cores.
+  /// 0 threads: as many as there are `usable_cores`.
   explicit basic_cpu(int threads = 0) : cpu_base(threads) {}
 };
 /// The CPU in float.

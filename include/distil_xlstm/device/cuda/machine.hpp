@@ -268,7 +268,7 @@ class cuda_base {
 /// wait for the host. One device serves one caller at a time, on the thread that made it.
 ///
 /// With `bf16_mixed` products go through the tensor cores; all else stays float, but for what products alone read
-/// (`operand_t`), and what lies between the products of a frozen decoder's layers.
+/// (`operand_t`), and what lies between the products of a SwiGLU feed-forward and of a frozen decoder's layers.
 ///
 /// The class compiles with any host compiler; the verbs are in device/cuda.cuh, which needs nvcc.
 template <Precision P = fp32>

@@ -129,6 +129,14 @@ __device__ inline void store_eight(bf16* to, const float (&x)[8]) {
   *reinterpret_cast<uint4*>(to) =
       uint4{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
 }
+/// To global memory; in assembly, as store4_global.
+__device__ inline void store_eight_global(bf16* to, const float (&x)[8]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(pack_bf16(x[0], x[1])), "r"(pack_bf16(x[2], x[3])),
+                 "r"(pack_bf16(x[4], x[5])), "r"(pack_bf16(x[6], x[7]))
+               : "memory");
+}
 /// @}
 template <class T, class S>
 __device__ T widen(S x) {

@@ -5,13 +5,12 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
-#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/bf16.cuh>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
+#include <distil_xlstm/op/gated_activation/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
 
 // A layer of a frozen decoder with everything but the residual stream in bfloat16: what products read and write
@@ -128,35 +127,6 @@ void rotate(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<
   octs ? run.template operator()<8>() : run.template operator()<1>();
 }
 
-/// gate <- SiLU(gate) * up
-template <int Each>
-__global__ void __launch_bounds__(256)
-    gate_kernel(bf16* gate, const bf16* up, index stride, index rows, int pieces) {
-  for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
-       r += static_cast<index>(gridDim.y) * blockDim.y)
-    for (int piece = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); piece < pieces;
-         piece += static_cast<int>(gridDim.x * blockDim.x)) {
-      const index at = r * stride + piece * Each;
-      numbers<Each> g, u;
-      g.load(gate + at), u.load(up + at);
-#pragma unroll
-      for (int i = 0; i < Each; ++i)
-        g.x[i] = math::silu(fast_scalar<float, approximate::exponential>(g.x[i])).value.x * u.x[i];
-      g.store(gate + at);
-    }
-}
-template <class S>
-void apply_gate(cuda_base& device, matrix_view<S> gate, const S* up) {
-  const auto run = [&]<int Each>() {
-    const index pieces = gate.cols / Each;
-    const unsigned x = pieces >= 64 ? 64 : 32, y = 256 / x;
-    launch(device, "the feed-forward's gate",
-           {dim3(grid_size(pieces, x, 4096), grid_size(gate.rows, y, 65535)), dim3(x, y)}, gate_kernel<Each>,
-           gate.data, up, gate.stride, gate.rows, static_cast<int>(pieces));
-  };
-  gate.cols % 8 == 0 ? run.template operator()<8>() : run.template operator()<1>();
-}
-
 inline const bf16* in_bf16(const frozen_matrix& m) {
   return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.bf16_copy);
 }
@@ -180,8 +150,8 @@ inline void add_product(cuda_base& device, matrix_view<const bf16> y, const froz
   blas_product(device, x.rows, x.cols, y.cols, operand(y), weight(w), 1, x.data, x.stride);
 }
 
-template <class T>
-void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
+template <Precision P, class T>
+void layer(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   const index rows = a.x.rows, d = a.x.cols, inner = a.gate.rows;
   const index queries = a.shape.heads * a.shape.width, keys = a.shape.kv_heads * a.shape.width;
   const index k_at = padded(queries), v_at = k_at + padded(keys), up_at = padded(inner);
@@ -205,8 +175,9 @@ void layer(cuda_base& device, const decoder_layer_arguments<T>& a) {
 
   norms::forward_bf16(device, a.feed_forward_norm, x, u);
   products<2>(device, u, {a.gate, a.up}, {0, up_at}, gates);
-  apply_gate<bf16>(device, gates.columns(0, inner), gates.data + up_at);
-  add_product(device, gates.columns(0, inner), a.down, a.x);
+  const matrix_view<bf16> gate = gates.columns(0, inner), up = gates.columns(up_at, inner);
+  gated_activation_forward(device, gated_activation_arguments<bf16>{activation::silu, gate, up}, gate);
+  add_product(device, gate, a.down, a.x);
 }
 
 }  // namespace detail::decoder

@@ -6,13 +6,14 @@
 
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/cluster.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/attention/cuda/warp.cuh>
 #include <distil_xlstm/op/feature_map/op.hpp>
 
-// Softmax features on the tensor cores: a pass over x and phi in each direction, no products in memory.
+// Softmax features on the tensor cores: a pass over x and phi, or over x, dphi and dx, no products in memory.
 namespace distil_xlstm::device {
 
 namespace detail {
@@ -30,34 +31,38 @@ struct feature_tile : flash::warp_tile<64, 64, Rows> {
   using numbers = float[size / 8][4];
   /// The same, rounded.
   using packed = std::uint32_t[size / 8][2];
-  /// Features of one of the two rows, of both signs.
-  using signs = float[2][size / 32][8];
+  /// Features of one of the two rows, of one sign.
+  using features_of_row = float[size / 32][8];
 
-  /// The input's column that lies in a tile's column `at`, and the feature.
+  /// The input's column that lies in a tile's column `at`, and the feature. Both permute the bits of `at`.
   static __device__ int input_at(int at) { return at / 16 * 16 + at % 8 / 2 * 4 + at / 8 % 2 * 2 + at % 2; }
   static __device__ int feature_at(int at) { return at / 32 * 32 + at % 8 / 2 * 8 + at / 8 % 4 * 2 + at % 2; }
   /// The first of this thread's input columns in its pairs 2 i and 2 i + 1, and of its features in 4 i .. 4 i + 3.
   static __device__ int inputs(int i) { return 16 * i + lane() % 4 * 4; }
   static __device__ int features(int i) { return 32 * i + lane() % 4 * 8; }
 
-  /// The head's weights [n, f].
+  /// The head's weights [n, f]; a warp loads a row at a time.
   static __device__ void load_weight(std::uint16_t* tile, const float* weight, int n, int f) {
+    constexpr int warps = threads / 32;
+    const int c = 2 * lane(), feature = feature_at(c);
 #pragma unroll
-    for (int first = 0; first < size * size / 2; first += threads) {
-      const int i = first + static_cast<int>(threadIdx.x);
-      const int r = i / (size / 2), c = i % (size / 2) * 2, input = input_at(r), feature = feature_at(c);
+    for (int first = 0; first < size; first += warps) {
+      const int r = base::warp() + first, input = input_at(base::warp()) + input_at(first);
       const float2 x = input < n && feature < f ? load2(weight + input * f + feature) : float2{0, 0};
       *reinterpret_cast<std::uint32_t*>(tile + r * pitch + c) = pack_bf16(x.x, x.y);
     }
   }
-  /// One of the two rows of an input, n numbers from `row` on; zeros where there is none.
-  static __device__ void load(numbers& x, int half, const float* row, int n) {
+  /// One of the two rows of an input, n numbers from `row` on; zeros unless it is `there`.
+  static __device__ void load(packed& x, int half, const float* row, bool there, int n) {
 #pragma unroll
     for (int i = 0; i < size / 16; ++i) {
-      const float4 four = row && inputs(i) < n ? load4(row + inputs(i)) : float4{0, 0, 0, 0};
-      x[2 * i][2 * half] = four.x, x[2 * i][2 * half + 1] = four.y;
-      x[2 * i + 1][2 * half] = four.z, x[2 * i + 1][2 * half + 1] = four.w;
+      const float4 four = there && inputs(i) < n ? load4(row + inputs(i)) : float4{0, 0, 0, 0};
+      put_four(x, half, i, four);
     }
+  }
+  /// The row's numbers inputs(i) .. inputs(i) + 3.
+  static __device__ void put_four(packed& x, int half, int i, float4 four) {
+    x[2 * i][half] = pack_bf16(four.x, four.y), x[2 * i + 1][half] = pack_bf16(four.z, four.w);
   }
   /// Both rows.
   static __device__ void put(std::uint16_t* tile, const packed& x) {
@@ -67,52 +72,78 @@ struct feature_tile : flash::warp_tile<64, 64, Rows> {
       for (int c = 0; c < size / 8; ++c)
         *reinterpret_cast<std::uint32_t*>(tile + row_of(half) * pitch + column_of(c, 0)) = x[c][half];
   }
-  /// row = softmax(sign z) of one of the two rows, f numbers; all lanes have to call.
-  template <class Operand>
-  static __device__ void store_softmax(Operand* row, const numbers& z, int half, float sign, int f) {
-    float top = -INFINITY, sum = 0, p[size / 32][8];
+  /// z log2 e of z = x W, as `exponentials` takes it.
+  static __device__ void exponents(numbers& z, const packed& x, const std::uint16_t* weight) {
+    const std::uint16_t* at = weight + (lane() / 8 % 2 * 8 + lane() % 8) * pitch + lane() / 16 * 8;
 #pragma unroll
-    for (int i = 0; i < size / 4; ++i) {
-      float& x = p[i / 8][i % 8];
-      x = sign * z[i / 2][2 * half + i % 2];
-      if (features(i / 8) < f) top = fmaxf(top, x);
+    for (auto& four : z)
+#pragma unroll
+      for (float& e : four) e = 0;
+#pragma unroll
+    for (int i = 0; i < size / 16; ++i) {
+      const piece left = {x[2 * i][0], x[2 * i][1], x[2 * i + 1][0], x[2 * i + 1][1]};
+#pragma unroll
+      for (int c = 0; c < size / 16; ++c) {
+        piece right;
+        load_matrices<true>(right, shared_address(at + 16 * i * pitch + 16 * c));
+        multiply_add(z[2 * c], left, right[0], right[1]);
+        multiply_add(z[2 * c + 1], left, right[2], right[3]);
+      }
+    }
+#pragma unroll
+    for (auto& four : z)
+#pragma unroll
+      for (float& e : four) e *= flash::log2_e;
+  }
+  /// exp(sign z) of one of the two rows, f numbers, over the largest of them; zeros beyond. Returns 1 / their sum; all
+  /// lanes have to call.
+  static __device__ float exponentials(features_of_row& p, const numbers& z, int half, float sign, int f) {
+    const auto at = [&](int i, int e) { return sign * z[4 * i + e / 2][2 * half + e % 2]; };
+    float top = -INFINITY, sum = 0;
+#pragma unroll
+    for (int i = 0; i < size / 32; ++i) {
+      float most = at(i, 0);
+#pragma unroll
+      for (int e = 1; e < 8; ++e) most = fmaxf(most, at(i, e));
+      if (features(i) < f) top = fmaxf(top, most);
     }
     top = row_max(top);
 #pragma unroll
-    for (int i = 0; i < size / 4; ++i) {
-      float& x = p[i / 8][i % 8];
-      x = features(i / 8) < f ? exp2_approx((x - top) * flash::log2_e) : 0.f;
-      sum += x;
+    for (int i = 0; i < size / 32; ++i) {
+      const float shift = features(i) < f ? top : INFINITY;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sum += p[i][e] = exp2_approx(at(i, e) - shift);
     }
-    const float inverse = 1 / row_sum(sum);
+    return 1 / row_sum(sum);
+  }
+  /// row = softmax(sign z) of one of the two rows, if it is `there`; all lanes have to call.
+  template <class Operand>
+  static __device__ void store_softmax(Operand* row, bool there, const numbers& z, int half, float sign,
+                                       int f) {
+    features_of_row p;
+    const float inverse = exponentials(p, z, half, sign, f);
 #pragma unroll
     for (int i = 0; i < size / 32; ++i) {
 #pragma unroll
       for (float& x : p[i]) x *= inverse;
-      if (row && features(i) < f) store_eight(row + features(i), p[i]);
+      if (there && features(i) < f) store_eight(row + features(i), p[i]);
     }
   }
-  /// dz = sum over the signs of sign p (dp - sum p dp) of one of the two rows, p `weight` and dp `gradient`, which
-  /// becomes p dp; all lanes have to call.
-  static __device__ void gradient(packed& dz, int half, const signs& weight, signs& gradient) {
-    float sum[2] = {};
+  /// dz += sign p (dp - sum p dp) of one of the two rows, p = softmax(sign z); all lanes have to call.
+  static __device__ void add_gradient(features_of_row& dz, const features_of_row& dp, const numbers& z,
+                                      int half, float sign, int f) {
+    features_of_row p;
+    const float inverse = exponentials(p, z, half, sign, f);
+    float sum = 0;
 #pragma unroll
     for (int i = 0; i < size / 32; ++i)
 #pragma unroll
-      for (int e = 0; e < 8; ++e)
+      for (int e = 0; e < 8; ++e) sum = fmaf(p[i][e], dp[i][e], sum);
+    const float scale = sign * inverse, shift = row_sum(sum) * inverse * scale;
 #pragma unroll
-        for (int sign = 0; sign < 2; ++sign) {
-          const float product = weight[sign][i][e] * gradient[sign][i][e];
-          sum[sign] += product;
-          gradient[sign][i][e] = product;
-        }
-    sum[0] = row_sum(sum[0]), sum[1] = row_sum(sum[1]);
-    const auto at = [&](int i) {
-      const int k = i / 8, e = i % 8;
-      return (gradient[0][k][e] - gradient[1][k][e]) - (weight[0][k][e] * sum[0] - weight[1][k][e] * sum[1]);
-    };
+    for (int i = 0; i < size / 32; ++i)
 #pragma unroll
-    for (int c = 0; c < size / 8; ++c) dz[c][half] = pack_bf16(at(2 * c), at(2 * c + 1));
+      for (int e = 0; e < 8; ++e) dz[i][e] = fmaf(p[i][e], fmaf(dp[i][e], scale, -shift), dz[i][e]);
   }
   /// s = a bᵀ
   static __device__ void multiply_transposed(numbers& s, const packed& a, const std::uint16_t* b) {
@@ -128,92 +159,67 @@ struct feature_tile : flash::warp_tile<64, 64, Rows> {
   }
 };
 
-/// What a block reads of a tile's rows, in shared memory: slots of 16 bytes of each thread, which cp.async fills while
-/// the tile before is multiplied. A warp copies and reads its own rows alone; four lanes copy 64 bytes in a row.
-template <class Tile, class Operand>
+/// What a block reads of a tile's rows, in shared memory, which cp.async fills while the tile before is multiplied:
+/// dphi, of both signs, and x. A warp copies and reads its own rows alone. Of odd rows, the pieces of 16 bytes change
+/// places so that those that eight lanes read lie in different banks.
+template <class Tile>
 struct feature_stage {
-  /// @{ Slots of eight features and of all of one of the two rows, as S; of its inputs; and of both kinds.
-  template <class S>
-  static constexpr int eight = 8 * sizeof(S) / 16;
-  template <class S>
-  static constexpr int of_features = 2 * Tile::size / 32 * eight<S>;
-  static constexpr int of_input = Tile::size / 16;
-  static constexpr int of_row = of_features<Operand> + of_features<float> + of_input;
+  /// @{ Pieces of a row.
+  static constexpr int of_dphi = 2 * Tile::size / 4, of_x = Tile::size / 4;
   /// @}
-  static constexpr int bytes = 2 * of_row * Tile::threads * 16;
+  static constexpr int bytes = Tile::rows * (of_dphi + of_x) * 16;
 
-  uint4* memory;
+  uint4* memory;  ///< dphi's rows, then x's
 
-  /// Begins to copy one of the two rows, zeros unless it is `there`: phi and dphi of a head of f features a sign, and
-  /// an input of n numbers.
-  __device__ void copy(int half, const Operand* phi, const float* dphi, const float* x, bool there, bool both,
-                       int f, int n) const {
-    const std::uint32_t to = shared_address(memory + threadIdx.x);
-    int at = half * of_row;
+  /// Begins to copy the rows of dphi, of f features a sign, and of x, of n numbers; zeros where there are none.
+  __device__ void copy(matrix_view<const float> dphi, matrix_view<const float> x, bool both, int f,
+                       int n) const {
+    static_assert(of_dphi == 32 && of_x == 16);
+    const int lane = Tile::lane(), first = 16 * Tile::warp(), half = lane / 16, column = lane % 16 * 4;
+    const int rows = static_cast<int>(dphi.rows) - first;
+    {  // A row at a time, a sign half a warp.
+      const bool wanted = column < f && (half == 0 || both);
+      const float* from = dphi.row(first) + half * f + column;
+      const std::uint64_t policy = read_once_policy();  // x and dx stay for the heads that share them
+      const std::uint32_t to = shared_address(memory + first * of_dphi);
 #pragma unroll
-    for (int sign = 0; sign < 2; ++sign)
-      at += copy_features(to + at * slot, phi + sign * f, there && (sign == 0 || both), f);
+      for (int r = 0; r < 16; ++r, from += dphi.stride)
+        copy_async_16(to + 16 * (r * of_dphi + (lane ^ r % 2)), from, wanted && r < rows ? 16 : 0, policy);
+    }
+    {  // A row half a warp.
+      const float* from = x.row(first + half) + column;
+      const std::uint32_t to =
+          shared_address(memory + Tile::rows * of_dphi + (first + half) * of_x + (lane % 16 ^ 4 * half));
 #pragma unroll
-    for (int sign = 0; sign < 2; ++sign)
-      at += copy_features(to + at * slot, dphi + sign * f, there && (sign == 0 || both), f);
-    const float* from = x + Tile::inputs(0);
-#pragma unroll
-    for (int i = 0; i < of_input; ++i, ++at)
-      copy_async_16(to + at * slot, from + 16 * i, there && Tile::inputs(i) < n ? 16 : 0);
+      for (int r = 0; r < 16; r += 2, from += 2 * x.stride)
+        copy_async_16(to + 16 * r * of_x, from, column < n && r + half < rows ? 16 : 0);
+    }
   }
-  /// What has come, x rounded.
-  __device__ void read(int half, typename Tile::signs& p, typename Tile::signs& dp,
-                       typename Tile::packed& x) const {
-    const uint4* from = memory + threadIdx.x;
-    int at = half * of_row;
+  /// What has come of x, rounded.
+  __device__ void read(typename Tile::packed& x) const {
 #pragma unroll
-    for (auto& sign : p) at += read_features<Operand>(sign, from + at * Tile::threads);
+    for (int half = 0; half < 2; ++half) {
+      const uint4* row = memory + Tile::rows * of_dphi + Tile::row_of(half) * of_x;
 #pragma unroll
-    for (auto& sign : dp) at += read_features<float>(sign, from + at * Tile::threads);
+      for (int i = 0; i < of_x / 4; ++i)
+        Tile::put_four(x, half, i, four(row + (4 * (i ^ odd()) + Tile::lane() % 4)));
+    }
+  }
+  /// And of dphi, one of the thread's two rows and one sign.
+  __device__ void read(typename Tile::features_of_row& dp, int half, int sign) const {
+    const uint4* row = memory + Tile::row_of(half) * of_dphi + sign * of_dphi / 2 + Tile::lane() % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < of_input; ++i, ++at) {
-      const float4 four = load4(reinterpret_cast<const float*>(from + at * Tile::threads));
-      x[2 * i][half] = pack_bf16(four.x, four.y), x[2 * i + 1][half] = pack_bf16(four.z, four.w);
+    for (int i = 0; i < Tile::size / 32; ++i) {
+      const float4 first = four(row + 8 * i + odd()), second = four(row + 8 * i + (1 - odd()));
+      dp[i][0] = first.x, dp[i][1] = first.y, dp[i][2] = first.z, dp[i][3] = first.w;
+      dp[i][4] = second.x, dp[i][5] = second.y, dp[i][6] = second.z, dp[i][7] = second.w;
     }
   }
 
  private:
-  static constexpr int slot = Tile::threads * 16;  ///< bytes
-
-  /// A thread's eight floats lie in two slots, which other lanes of the four may have filled; in the second at the
-  /// place two lanes off, so that what four lanes copy lies in different banks.
-  template <class S>
-  static __device__ int copy_features(std::uint32_t to, const S* row, bool there, int f) {
-    const int quarter = Tile::lane() % 4, second = quarter % 2;
-#pragma unroll
-    for (int part = 0; part < eight<S>; ++part) {
-      // Of the 16 bytes at a time of 32 features, these are number 4 part + quarter.
-      const int column = 16 / static_cast<int>(sizeof(S)) * (4 * part + quarter);
-      const S* from = row + column;
-      const int place =
-          eight<S> == 1 ? 0 : second * Tile::threads + 2 * (part ^ second) + quarter / 2 - quarter;
-#pragma unroll
-      for (int i = 0; i < Tile::size / 32; ++i)
-        copy_async_16(to + 16 * place + i * eight<S> * slot, from + 32 * i,
-                      there && column + 32 * i < f ? 16 : 0);
-    }
-    return of_features<S> / 2;
-  }
-  template <class S>
-  static __device__ int read_features(float (&x)[Tile::size / 32][8], const uint4* from) {
-    const int other = (Tile::lane() ^ 2) - Tile::lane();
-#pragma unroll
-    for (int i = 0; i < Tile::size / 32; ++i)
-      if constexpr (eight<S> == 1) {
-        load_eight(x[i], reinterpret_cast<const S*>(from + i * Tile::threads));
-      } else {
-        const float4 first = load4(reinterpret_cast<const float*>(from + 2 * i * Tile::threads)),
-                     second = load4(reinterpret_cast<const float*>(from + (2 * i + 1) * Tile::threads + other));
-        x[i][0] = first.x, x[i][1] = first.y, x[i][2] = first.z, x[i][3] = first.w;
-        x[i][4] = second.x, x[i][5] = second.y, x[i][6] = second.z, x[i][7] = second.w;
-      }
-    return of_features<S> / 2;
-  }
+  /// Of both of this thread's rows.
+  static __device__ int odd() { return Tile::lane() / 4 % 2; }
+  static __device__ float4 four(const uint4* piece) { return load4(reinterpret_cast<const float*>(piece)); }
 };
 
 /// aᵀ b over the tile's rows: each of four warps has 16 of the result's rows.
@@ -254,109 +260,127 @@ struct feature_weight_gradient {
   }
 };
 
-/// A tile of a head's rows a block.
+/// Tiles of a head's rows a block.
 template <class Operand>
 __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_arguments<float, Operand> a) {
   using tile = feature_tile<128>;
   __shared__ __align__(16) std::uint16_t weight[tile::weight_numbers];
   const feature_map_shape& s = a.shape;
   const int n = static_cast<int>(s.width), f = static_cast<int>(s.features);
-  const index r0 = static_cast<index>(blockIdx.x) * tile::rows, head = blockIdx.y, input = head / s.group();
-  tile::numbers x, z = {};
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const index r = r0 + tile::row_of(half);
-    tile::load(x, half, r < a.x.rows ? a.x.row(r) + input * n : nullptr, n);
-  }
+  const index head = blockIdx.y, input = head / s.group();
   tile::load_weight(weight, a.weight + head * n * f, n, f);
   __syncthreads();
-  tile::combine(z, x, weight);
+  for (index r0 = static_cast<index>(blockIdx.x) * tile::rows; r0 < a.x.rows;
+       r0 += static_cast<index>(gridDim.x) * tile::rows) {
+    tile::packed x;
+    tile::numbers z;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const index r = r0 + tile::row_of(half);
-    Operand* phi = r < a.x.rows ? a.phi.row(r) + head * s.size() : nullptr;
-    tile::store_softmax(phi, z, half, 1, f);
-    if (s.both) tile::store_softmax(phi ? phi + f : nullptr, z, half, -1, f);
+    for (int half = 0; half < 2; ++half) {
+      const index r = r0 + tile::row_of(half);
+      tile::load(x, half, a.x.row(r) + input * n, r < a.x.rows, n);
+    }
+    tile::exponents(z, x, weight);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const index r = r0 + tile::row_of(half);
+      const bool there = r < a.x.rows;
+      Operand* phi = a.phi.row(r) + head * s.size();
+      tile::store_softmax(phi, there, z, half, 1, f);
+      if (s.both) tile::store_softmax(phi + f, there, z, half, -1, f);
+    }
   }
 }
 
 /// Shared memory of a block of `feature_map_backward_kernel`: what comes, and operands of products.
-template <class Operand>
 struct feature_map_backward_tile : feature_tile<64> {
-  using stage = feature_stage<feature_tile<64>, Operand>;
+  using stage = feature_stage<feature_tile<64>>;
   static constexpr int bytes = stage::bytes + (weight_numbers + 2 * row_numbers) * 2;
 };
 
 /// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads,
-/// width, features]. While a tile is multiplied, the next one comes, of the next head after a head's last.
-template <class Operand>
-__global__ void __launch_bounds__(128, 2)
-    feature_map_backward_kernel(feature_map_backward_arguments<float, Operand> g, index each, float* partial) {
-  using tile = feature_tile<64>;
-  using stage_type = typename feature_map_backward_tile<Operand>::stage;
+/// width, features]. phi is made again: the card has time for that, not for reading it. While a tile is multiplied,
+/// the next one comes, of the next head after a head's last.
+template <class Tile>
+__global__ void __launch_bounds__(Tile::threads, 3)
+    feature_map_backward_kernel(feature_map_backward_arguments<float> g, index each, float* partial) {
+  using stage_type = typename Tile::stage;
   extern __shared__ __align__(16) unsigned char memory[];
   const stage_type stage{reinterpret_cast<uint4*>(memory)};
   auto* weight = reinterpret_cast<std::uint16_t*>(memory + stage_type::bytes);
-  std::uint16_t *xs = weight + tile::weight_numbers, *dzs = xs + tile::row_numbers;
+  std::uint16_t *xs = weight + Tile::weight_numbers, *dzs = xs + Tile::row_numbers;
   const auto& a = g.forward;
   const feature_map_shape& s = a.shape;
   const int n = static_cast<int>(s.width), f = static_cast<int>(s.features);
   const index input = blockIdx.y, first = static_cast<index>(blockIdx.x) * each,
               end = first + each < a.x.rows ? first + each : a.x.rows, last_head = (input + 1) * s.group() - 1;
-  const auto copy = [&](int half, index head, index r0) {
-    const index wanted = r0 + tile::row_of(half), r = wanted < end ? wanted : end - 1;
-    stage.copy(half, a.phi.row(r) + head * s.size(), g.dphi.row(r) + head * s.size(), a.x.row(r) + input * n,
-               wanted < end, s.both, f, n);
+  const auto beta_of = [&](index head) { return head > input * s.group() ? 1.f : g.beta; };
+  const auto copy = [&](index head, index r0) {
+    stage.copy(g.dphi.columns(head * s.size(), s.size()).slice(r0, end - r0),
+               a.x.columns(input * n, n).slice(r0, end - r0), s.both, f, n);
+    // dx, too, two lanes a row: it is read when the products begin.
+    const index r = r0 + 16 * Tile::warp() + Tile::lane() / 2;
+    const int column = Tile::lane() % 2 * (Tile::size / 2);
+    if (beta_of(head) != 0 && r < end && column < n) prefetch_far(g.dx.row(r) + input * n + column);
   };
-#pragma unroll
-  for (int half = 0; half < 2; ++half) copy(half, input * s.group(), first);
+  copy(input * s.group(), first);
   commit_copies();
   for (index head = input * s.group(); head <= last_head; ++head) {
-    const float beta = head > input * s.group() ? 1.f : g.beta;
+    const float beta = beta_of(head);
     __syncthreads();  // the head before has been multiplied
-    tile::load_weight(weight, a.weight + head * n * f, n, f);
-    feature_weight_gradient<tile> dw;
-    for (index r0 = first; r0 < end; r0 += tile::rows) {
-      const bool last = r0 + tile::rows >= end;
-      const index next_head = last ? head + 1 : head, next = last ? first : r0 + tile::rows;
-      tile::numbers before, dx;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const index r = r0 + tile::row_of(half);
-        tile::load(before, half, beta != 0 && r < end ? g.dx.row(r) + input * n : nullptr, n);
-      }
+    Tile::load_weight(weight, a.weight + head * n * f, n, f);
+    feature_weight_gradient<Tile> dw;
+    for (index r0 = first; r0 < end; r0 += Tile::rows) {
+      typename Tile::packed x, dz;
+      typename Tile::numbers z;
       wait_for_copies<0>();
       __syncwarp();  // the copies of other lanes have come
-      tile::packed dz, x;
+      stage.read(x);
+      __syncthreads();  // the tile before has been multiplied; the weights have come
+      Tile::put(xs, x);
+      Tile::exponents(z, x, weight);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        tile::signs p, dp;
-        stage.read(half, p, dp, x);
-        __syncwarp();  // other lanes have read, too
-        if (next_head <= last_head) copy(half, next_head, next);
-        tile::gradient(dz, half, p, dp);
+        typename Tile::features_of_row dp, sum = {};
+        stage.read(dp, half, 0);
+        Tile::add_gradient(sum, dp, z, half, 1, f);
+        if (s.both) {
+          stage.read(dp, half, 1);
+          Tile::add_gradient(sum, dp, z, half, -1, f);
+        }
+#pragma unroll
+        for (int c = 0; c < Tile::size / 8; ++c)
+          dz[c][half] = pack_bf16(sum[c / 4][c % 4 * 2], sum[c / 4][c % 4 * 2 + 1]);
       }
+      Tile::put(dzs, dz);
+      __syncwarp();  // other lanes have read, too
+      const bool last = r0 + Tile::rows >= end;
+      if (!last || head < last_head) copy(last ? head + 1 : head, last ? first : r0 + Tile::rows);
       commit_copies();
-      __syncthreads();  // the tile before has been multiplied
-      tile::put(xs, x), tile::put(dzs, dz);
-      __syncthreads();
-      tile::multiply_transposed(dx, dz, weight);
+      float4 before[2][Tile::size / 16];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const index r = r0 + tile::row_of(half);
-        if (r >= end) continue;
-        float* to = g.dx.row(r) + input * n;
+        const index r = r0 + Tile::row_of(half);
 #pragma unroll
-        for (int i = 0; i < tile::size / 16; ++i) {
-          if (tile::inputs(i) >= n) continue;
-          const auto four = [&](const tile::numbers& of) {
-            return float4{of[2 * i][2 * half], of[2 * i][2 * half + 1], of[2 * i + 1][2 * half],
-                          of[2 * i + 1][2 * half + 1]};
-          };
-          store4(to + tile::inputs(i), add_product(four(dx), beta, four(before)));
+        for (int i = 0; i < Tile::size / 16; ++i)
+          before[half][i] = beta != 0 && r < end && Tile::inputs(i) < n
+                                ? load4(g.dx.row(r) + input * n + Tile::inputs(i))
+                                : float4{0, 0, 0, 0};
+      }
+      __syncthreads();
+      dw.add(xs, dzs);
+      typename Tile::numbers dx;
+      Tile::multiply_transposed(dx, dz, weight);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const index r = r0 + Tile::row_of(half);
+#pragma unroll
+        for (int i = 0; i < Tile::size / 16; ++i) {
+          const float4 four = {dx[2 * i][2 * half], dx[2 * i][2 * half + 1], dx[2 * i + 1][2 * half],
+                               dx[2 * i + 1][2 * half + 1]};
+          if (r < end && Tile::inputs(i) < n)
+            store4(g.dx.row(r) + input * n + Tile::inputs(i), add_product(four, beta, before[half][i]));
         }
       }
-      dw.add(xs, dzs);
     }
     dw.store(partial + (static_cast<index>(blockIdx.x) * s.heads + head) * n * f, n, f);
   }
@@ -369,10 +393,12 @@ bool fits_feature_tile(const feature_map_arguments<float, Operand>& a) {
   return a.shape.width <= size && a.shape.features <= size && a.shape.width % 8 == 0 &&
          a.shape.features % 8 == 0 && is_aligned(a.weight) && is_vectorised(a.x) && is_vectorised(a.phi);
 }
-template <class Operand>
-bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) {
+inline bool fits_feature_tile(const feature_map_backward_arguments<float>& g) {
   return fits_feature_tile(g.forward) && is_vectorised(g.dphi) && is_vectorised(g.dx);
 }
+/// Blocks of the kernels that a large card runs at once: as many whatever card it is, since the order of sums shall
+/// depend on the shape alone.
+inline constexpr index feature_blocks = 396;
 }  // namespace detail
 
 /// With `bf16_mixed` one kernel on the tensor cores, where width and features are multiples of 8 up to 64, and rows
@@ -383,33 +409,35 @@ void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, O
     if (detail::fits_feature_tile(a)) {
       using tile = detail::feature_tile<128>;
       if (a.x.rows == 0 || a.shape.heads == 0) return;
-      const dim3 grid(static_cast<unsigned>(detail::blocks_for(a.x.rows, tile::rows)),
-                      static_cast<unsigned>(a.shape.heads));
+      const index most = std::max<index>(detail::feature_blocks / a.shape.heads, 1);
+      const dim3 grid(detail::grid_size(a.x.rows, tile::rows, most), static_cast<unsigned>(a.shape.heads));
       return detail::launch(device, "feature map", {grid, tile::threads}, detail::feature_map_kernel<Operand>,
                             a);
     }
   distil_xlstm::feature_map_forward<basic_cuda<P>, T>(device, a);
 }
-/// Its gradient: the kernel also asks for 91 KiB of shared memory where phi is bfloat16, for 107 where it is float
-/// (compute capabilities 8.6 and 8.9 have 99). It sums the weights' in an order that depends on the shape alone.
+/// Its gradient: the kernel also asks for 75 KiB of shared memory, and makes phi again. It sums the weights' in an
+/// order that depends on the shape alone.
 template <Precision P, class T, class Operand>
 void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T, Operand>& g) {
   if constexpr (multiplies_in_bf16<P, T>) {
-    using tile = detail::feature_map_backward_tile<Operand>;
-    if (detail::fits_feature_tile(g) && tile::bytes <= device.shared_bytes()) {
-      const auto& a = g.forward;
-      const feature_map_shape& s = a.shape;
-      if (a.x.rows == 0 || s.heads == 0) return;
-      // As many as a large card runs at once, whatever card it is: the order of the sums is of the shape alone. Equal
-      // shares, of whole warps' rows.
-      const index most = std::min(detail::blocks_for(a.x.rows, tile::rows), std::max<index>(264 / s.inputs, 1)),
-                  each = detail::blocks_for(detail::blocks_for(a.x.rows, most), 16) * 16,
-                  stretches = detail::blocks_for(a.x.rows, each), size = s.heads * s.width * s.features;
+    using tile = detail::feature_map_backward_tile;
+    const feature_map_shape& s = g.forward.shape;
+    const index rows = g.forward.x.rows;
+    const feature_map_backward_arguments<float> without_phi{
+        {s, g.forward.weight, g.forward.x, {}}, g.dphi, g.dx, g.beta, g.dweight};
+    if (detail::fits_feature_tile(without_phi) && tile::bytes <= device.shared_bytes()) {
+      if (rows == 0 || s.heads == 0) return;
+      // Equal shares, of whole warps' rows.
+      const index most = std::min(detail::blocks_for(rows, tile::rows),
+                                  std::max<index>(detail::feature_blocks / s.inputs, 1)),
+                  each = detail::blocks_for(detail::blocks_for(rows, most), 16) * 16,
+                  stretches = detail::blocks_for(rows, each), size = s.heads * s.width * s.features;
       auto partial = device.template scratch<float>(stretches * size);
       detail::launch(
           device, "feature map's gradient",
           {dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(s.inputs)), tile::threads, tile::bytes},
-          detail::feature_map_backward_kernel<Operand>, g, each, partial.data());
+          detail::feature_map_backward_kernel<tile>, without_phi, each, partial.data());
       return add_column_sums(device, matrix_view<const float>(partial.data(), stretches, size), g.dweight);
     }
   }

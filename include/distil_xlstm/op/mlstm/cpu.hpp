@@ -33,11 +33,13 @@ template <Precision P, class T>
 void mlstm_backward(basic_cpu<P>& device, const mlstm_backward_arguments<T>& a) {
   using cell = distil_xlstm::detail::mlstm_chunkwise<T, pack<T>, detail::worker_products<T>>;
   const index carry = a.shape.query * (a.shape.value + 1);
-  device.tasks(a.seq.batch * a.shape.heads, [&](index task, cpu_base::worker& w) {
-    auto memory = w.template scratch<T>(cell::scratch(a.shape, a.seq.time) + carry);
-    distil_xlstm::detail::mlstm_backward_head<T, pack<T>>(a, task / a.shape.heads, task % a.shape.heads,
-                                                          detail::worker_products<T>{&w}, memory.data() + carry,
-                                                          memory.data());
+  distil_xlstm::detail::with_own_dv(device, a, [&](const mlstm_backward_arguments<T>& own) {
+    device.tasks(a.seq.batch * a.shape.heads, [&](index task, cpu_base::worker& w) {
+      auto memory = w.template scratch<T>(cell::scratch(a.shape, a.seq.time) + carry);
+      distil_xlstm::detail::mlstm_backward_head<T, pack<T>>(own, task / a.shape.heads, task % a.shape.heads,
+                                                            detail::worker_products<T>{&w},
+                                                            memory.data() + carry, memory.data());
+    });
   });
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/mlstm/cuda/gradients.cuh>
 #include <distil_xlstm/op/mlstm/cuda/step.cuh>
 
@@ -162,8 +163,8 @@ class mlstm_products {
     launch(device_, "mlstm: gradients of scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
            mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
-    const index parts = input_gradients({m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq),
-                                         output(a.dv, z_.dv), q_dq, k_dk});
+    const index parts = input_gradients(
+        a, {m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq), {}, q_dq, k_dk});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
     launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), 512}, mlstm_gate_gradients_kernel<512>,
            mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, parts, of_rows.dmu,
@@ -179,7 +180,7 @@ class mlstm_products {
     bool states = false, scores = false, inputs = false;
   };
   struct mlstm_copies {
-    number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]
+    number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]; of v each once
   };
 
   /// Scratch memory for what `arrange` takes of a slab.
@@ -212,7 +213,7 @@ class mlstm_products {
   void take_inputs(mlstm_slab& s, mlstm_copies& to) const {
     to.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
-    to.v = s.take<number>(z_.tasks * z_.padded() * z_.value);
+    to.v = s.take<number>(z_.tasks / shape_.value_group * z_.padded() * z_.value);
   }
   void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
@@ -231,25 +232,27 @@ class mlstm_products {
   void copy(const A& a, const mlstm_copies& to) const {
     const index threads = z_.tasks * z_.padded() * mlstm_row_threads(std::max(z_.query, z_.value));
     launch(device_, "mlstm: copies", {dim3(blocks(blocks_for(threads, 256)), 3), 256},
-           mlstm_copy_kernel<number, From>, z_, mlstm_copy<number, From>{a.q, z_.dq, z_.query, to.q},
-           mlstm_copy<number, From>{a.k, z_.dq, z_.query, to.k},
-           mlstm_copy<number, From>{a.v, z_.dv, z_.value, to.v});
+           mlstm_copy_kernel<number, From>, z_, mlstm_copy<number, From>{a.q, z_.dq, z_.query, 1, to.q},
+           mlstm_copy<number, From>{a.k, z_.dq, z_.query, 1, to.k},
+           mlstm_copy<number, From>{a.v, z_.dv, z_.value, value_group(), to.v});
   }
   /// Says where the kernels find q, k and v.
   template <class A>
   void bind(const A& a, bool in_place, const mlstm_copies& copies, mlstm_memory<number>& m) const {
-    m.q = packed(copies.q, z_.query), m.k = packed(copies.k, z_.query), m.v = packed(copies.v, z_.value);
+    m.q = packed(copies.q, z_.query), m.k = packed(copies.k, z_.query);
+    m.v = packed(copies.v, z_.value, value_group());
     if constexpr (as_products)
-      if (in_place) m.q = given(a.q, z_.dq), m.k = given(a.k, z_.dq), m.v = given(a.v, z_.dv);
+      if (in_place) m.q = given(a.q, z_.dq), m.k = given(a.k, z_.dq), m.v = given(a.v, z_.dv, value_group());
   }
-  /// An array [tasks, padded time, width].
-  mlstm_operand<number> packed(const number* data, int width) const {
+  /// An array [tasks / group, padded time, width].
+  mlstm_operand<number> packed(const number* data, int width, unsigned group = 1) const {
     const index head = z_.padded() * width;
-    return {data, z_.heads * head, head, width};
+    return {data, z_.heads / group * head, head, width, group};
   }
-  mlstm_operand<number> given(matrix_view<const number> x, int head) const {
-    return {x.data, z_.time * x.stride, head, static_cast<int>(x.stride)};
+  mlstm_operand<number> given(matrix_view<const number> x, int head, unsigned group = 1) const {
+    return {x.data, z_.time * x.stride, head, static_cast<int>(x.stride), group};
   }
+  unsigned value_group() const { return static_cast<unsigned>(shape_.value_group); }
   mlstm_state_view view(const mlstm_state<float>& s) const {
     return {s.c.data, s.c.stride, shape_.query * shape_.value, s.n.data, s.n.stride, shape_.query};
   }
@@ -280,17 +283,24 @@ class mlstm_products {
            mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
   }
   /// Returns how many parts q . dq and k . dk are left in.
-  index input_gradients(const mlstm_chunk_gradients<number>& g) const {
+  index input_gradients(const mlstm_backward_arguments<float, From>& a, mlstm_chunk_gradients<number> g) const {
     constexpr const char* what = "mlstm: gradients of inputs";
     const index chunks = z_.tasks * z_.chunks;
     if constexpr (std::is_same_v<P, bf16_products> && N == mlstm_whole_chunk::value)
       if (mlstm_whole_chunk::fits(z_)) {
-        launch(device_, what, {blocks(3 * chunks), mlstm_whole_chunk::threads, mlstm_whole_chunk::bytes},
+        g.dv = output(a.dv, z_.dv), g.beta = a.beta;
+        launch(device_, what,
+               {blocks(2 * chunks + chunks / shape_.value_group), mlstm_whole_chunk::threads,
+                mlstm_whole_chunk::bytes},
                mlstm_whole_chunk_gradients_kernel<P>, z_, g);
         return 1;
       }
-    launch(device_, what, {blocks(chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
-           mlstm_chunk_gradients_kernel<P, N>, z_, g);
+    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From>& own) {
+      g.dv = output(own.dv, z_.dv);
+      launch(device_, what,
+             {blocks(chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
+             mlstm_chunk_gradients_kernel<P, N>, z_, g);
+    });
     return z_.query / N;
   }
 

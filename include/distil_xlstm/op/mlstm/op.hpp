@@ -36,7 +36,10 @@ struct mlstm_shape {
       -std::numeric_limits<double>::infinity();  ///< m of an empty state: -inf (Family A), 0 (Family B)
   double epsilon = 1e-6;                         ///< beside what h is divided by
   mlstm_normaliser normaliser = mlstm_normaliser::at_least_one;  ///< what h is divided by
+  index value_group = 1;                                         ///< neighbouring heads that share one v
 
+  /// How many different v a token has.
+  constexpr index value_heads() const { return heads / value_group; }
   /// Chunks of `time` tokens; the last may be short.
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
@@ -48,7 +51,7 @@ template <class T, class Operand = T>
 struct mlstm_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
-  /// @{ [rows, heads * query] twice, and [rows, heads * value].
+  /// @{ [rows, heads * query] twice, and [rows, value_heads() * value].
   matrix_view<const Operand> q, k, v;
   /// @}
   /// @{ [rows, heads] pre-activations of the input gate (exponential) and the forget gate (sigmoid).
@@ -69,9 +72,10 @@ struct mlstm_backward_arguments {
   matrix_view<const T> i, f, h, dh;
   /// @}
   const T* chunk_states;  ///< as forward left them
-  /// @{ Gradients, overwritten; shapes as those of q, k, v, i, f.
+  /// @{ Gradients, shapes as those of q, k, v, i, f; overwritten, but for dv = beta dv + its gradient.
   matrix_view<T> dq, dk, dv, di, df;
   /// @}
+  T beta = 0;  ///< 0: dv is overwritten
   T* dstate =
       nullptr;  ///< [batch, heads, query (value + 1)]: in dC, dn of the last state, out of the initial; or null
   mlstm_state<T> last{};  ///< the state after forward; read where `dstate` is given
@@ -457,7 +461,7 @@ DISTIL_XLSTM_HD mlstm_chunkwise<T, V, Products> mlstm_head(const A& a, index b, 
           a.seq.time,
           a.q.row(row) + head * dq,
           a.k.row(row) + head * dq,
-          a.v.row(row) + head * dv,
+          a.v.row(row) + head / a.shape.value_group * dv,
           a.i.row(row) + head,
           a.f.row(row) + head,
           a.q.stride,
@@ -488,6 +492,7 @@ DISTIL_XLSTM_HD void mlstm_forward_head(const mlstm_arguments<T>& a, index b, in
                    : nullptr);
 }
 
+/// Backward of one sequence and head, whose own dv is written: see `with_own_dv`.
 template <class T, class V, class Products>
 DISTIL_XLSTM_HD void mlstm_backward_head(const mlstm_backward_arguments<T>& a, index b, index head, Products p,
                                          T* memory, T* carry) {
@@ -533,6 +538,36 @@ struct mlstm_backward_task {
   }
 };
 
+/// dx = beta dx + the sum of dy over the heads that share an x.
+template <class T>
+struct sum_heads {
+  using scalar = T;
+  index inputs, group;
+  matrix_view<const T> dy;  ///< [rows, inputs * group * width]
+  T beta;
+  matrix_view<T> dx;  ///< [rows, inputs * width]
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index i, index c) const {
+    const index row = i / inputs, input = i % inputs, width = dx.cols / inputs;
+    T* to = dx.row(row) + input * width + c;
+    V sum = V(beta) * math::load_if<V>(beta != T(0), to);
+    for (index j = 0; j < group; ++j) sum = sum + math::load<V>(dy.row(row) + (input * group + j) * width + c);
+    math::store<V>(to, sum);
+  }
+};
+
+/// f(a) with a dv of every head's own, [rows, heads * value], that is overwritten; then what a asked for.
+template <class D, class T, class Operand, class F>
+void with_own_dv(D& d, mlstm_backward_arguments<T, Operand> a, const F& f) {
+  if (a.shape.value_group == 1 && a.beta == T(0)) return f(a);
+  const index rows = a.dv.rows, heads = a.shape.value_heads(), width = a.shape.heads * a.shape.value;
+  auto memory = d.template scratch<T>(rows * width);
+  const matrix_view<T> dv = a.dv;
+  a.dv = {memory.data(), rows, width};
+  f(a);
+  map(d, rows * heads, a.shape.value, sum_heads<T>{heads, a.shape.value_group, a.dv, a.beta, dv});
+}
+
 }  // namespace detail
 
 /// The mLSTM cell over whole sequences (Beck et al. 2024, arXiv 2405.04517). The default of any device; a device
@@ -549,8 +584,10 @@ template <class D, class T, std::same_as<T> Operand>
 void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
-  auto memory = d.template scratch<T>(tasks * (each + a.shape.query * (a.shape.value + 1)));
-  parallel_for(d, tasks, detail::mlstm_backward_task<T>{a, memory.data(), each});
+  detail::with_own_dv(d, a, [&](const mlstm_backward_arguments<T>& own) {
+    auto memory = d.template scratch<T>(tasks * (each + a.shape.query * (a.shape.value + 1)));
+    parallel_for(d, tasks, detail::mlstm_backward_task<T>{own, memory.data(), each});
+  });
 }
 
 }  // namespace distil_xlstm

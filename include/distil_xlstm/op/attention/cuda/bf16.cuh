@@ -19,16 +19,16 @@ struct query_angles {
 };
 
 /// Queries stay in registers; two tiles of keys and two of values are in shared memory: one of each is
-/// multiplied, one on its way.
+/// multiplied, `Keys` rows at a time, one on its way.
 template <int Width, int Keys, bool Vectorised>
 struct bf16_tile : warp_tile<Width, Keys> {
   using base = warp_tile<Width, Keys>;
   using base::column_of, base::pitch, base::threads;
   using typename base::results, typename base::scores;
-  static constexpr int width = Width, keys = Keys;
-  static constexpr int pieces_a_row = Width / 8, pieces = Keys * pieces_a_row;
-  static_assert(pieces % threads == 0 && Keys % 16 == 0);
-  static constexpr int tile_numbers = Keys * pitch, bytes = 2 * 4 * tile_numbers;
+  static constexpr int width = Width, keys = Keys, fetched = 64;
+  static constexpr int pieces_a_row = Width / 8, pieces = fetched * pieces_a_row;
+  static_assert(pieces % threads == 0 && fetched % Keys == 0 && Keys % 16 == 0);
+  static constexpr int tile_numbers = fetched * pitch, bytes = 2 * 4 * tile_numbers;
   using rows_held = typename base::piece[Width / 16];
 
   /// tile <- row(0), row(1), ..., of which `count` are there; the others' numbers do not matter.
@@ -67,9 +67,10 @@ struct bf16_tile : warp_tile<Width, Keys> {
         s, [&](int i) -> const typename base::piece& { return a[i]; }, b);
   }
   static __device__ void store(bf16* row, const results& x, int half, float factor, int n) {
+    row += column_of(0, 0), n -= column_of(0, 0);
 #pragma unroll
     for (int i = 0; i < Width / 8; ++i) {
-      const int c = column_of(i, 0);
+      const int c = 8 * i;
       const std::uint32_t both = pack_bf16(x[i][2 * half] * factor, x[i][2 * half + 1] * factor);
       if constexpr (Vectorised) {
         if (c < n) *reinterpret_cast<std::uint32_t*>(row + c) = both;
@@ -101,7 +102,7 @@ template <class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
     forward_bf16_kernel(attention_arguments<bf16> a, query_angles angles, int tiles) {
   using tile = Tile;
-  constexpr int keys = tile::keys, width = tile::width;
+  constexpr int keys = tile::keys, fetched = tile::fetched, width = tile::width;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* k = reinterpret_cast<std::uint16_t*>(memory);
   std::uint16_t* v = k + 2 * tile::tile_numbers;
@@ -149,27 +150,31 @@ __global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
   tensor_softmax<tile, part_of<bf16>> softmax(p, visited, m0, end_row);
   typename tile::results out = {};
   int place = 0;
-  for (int j0 = visited.begin; j0 < end; j0 += keys, place ^= 1) {
+  for (int j0 = visited.begin; j0 < end; j0 += fetched, place ^= 1) {
     wait_for_copies<0>();
     __syncthreads();
-    if (j0 + keys < end) fetch(j0 + keys, place ^ 1);
-    if (softmax.idle(j0, keys)) continue;
-    typename tile::scores s;
-    tile::multiply_rows(s, queries, k + place * tile::tile_numbers);
-    softmax.mask(s, j0, keys);
+    if (j0 + fetched < end) fetch(j0 + fetched, place ^ 1);
+#pragma unroll 1
+    for (int first = 0; first < fetched; first += keys) {
+      if (softmax.idle(j0 + first, keys)) continue;
+      const int at = place * tile::tile_numbers + first * tile::pitch;
+      typename tile::scores s;
+      tile::multiply_rows(s, queries, k + at);
+      softmax.mask(s, j0 + first, keys);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float keep = softmax.take(h, s, scale);
+      for (int h = 0; h < 2; ++h) {
+        const float keep = softmax.take(h, s, scale);
 #pragma unroll
-      for (auto& four : out) four[2 * h] *= keep, four[2 * h + 1] *= keep;
+        for (auto& four : out) four[2 * h] *= keep, four[2 * h + 1] *= keep;
+      }
+      tile::combine(out, s, v + at);
     }
-    tile::combine(out, s, v + place * tile::tile_numbers);
   }
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int m = m0 + tile::row_of(h);
     const float inverse = softmax.inverse(h);
-    if (m < end_row) tile::store(p.queries(a.y)(m), out, h, inverse, n);
+    if (m < end_row) tile::store(p.queries(a.y).of(m, visited.key(softmax.high[h])), out, h, inverse, n);
   }
 }
 

@@ -20,10 +20,11 @@ template <class T>
 struct query_rows {
   T* data;
   int stride, width, group;
-  __device__ T* operator()(int m) const {
-    const int t = m / group;
+  /// `t`: m's token.
+  __device__ T* of(int m, int t) const {
     return data + static_cast<index>(t) * stride + (m - t * group) * width;
   }
+  __device__ T* operator()(int m) const { return of(m, m / group); }
 };
 /// Its keys or values of this call.
 template <class T>
@@ -52,8 +53,10 @@ struct seen_keys {
   int low, sinks_end, recent, high;
   /// Without branches, which would part the lanes.
   __device__ bool sees(int j) const {
-    return (static_cast<int>(j >= recent) & static_cast<int>(j <= high)) |
-           (static_cast<int>(j >= low) & static_cast<int>(j < sinks_end));
+    const auto within = [j](int from, int end) {
+      return static_cast<int>(static_cast<unsigned>(j - from) < static_cast<unsigned>(end - from));
+    };
+    return within(recent, high + 1) | within(low, sinks_end);
   }
   /// Which of the 32 keys from j on it sees, a bit each.
   __device__ std::uint32_t bits(int j) const {

@@ -55,6 +55,7 @@ struct mlstm_chunk_gradients {
   const float* dn;
   mlstm_output_rows dq, dk, dv;
   float *q_dq, *k_dk;  ///< [parts, tasks, padded time]: a part of N columns, or of all
+  float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
 };
 
 /// dq, dk and dv of a chunk, N columns of one of them a block.
@@ -138,8 +139,9 @@ __global__ void __launch_bounds__(256, 2)
         sums[0][threadIdx.x] + sums[1][threadIdx.x];
 }
 
-/// The same of heads padded to 128 and 64, in bfloat16: all of dq, dk or dv of a chunk a block. What is multiplied
-/// is all sent for at the start, in the order of use, but for the quarters of dS and S D that lie in the future.
+/// The same of heads padded to 128 and 64, in bfloat16: all of dq, dk or dv of a chunk a block, dv of all heads that
+/// share a v. What is multiplied is sent for long before its use, but for the quarters of dS and S D that lie in the
+/// future.
 struct mlstm_whole_chunk {
   static constexpr int L = mlstm_chunk, query = 128, value = 64, threads = 256;
   static constexpr int bytes = 96 * 1024;
@@ -184,16 +186,19 @@ struct mlstm_whole_chunk {
         tile.template multiply<TransposeA, false>(a, b, k);
   }
   template <class Tile>
-  __device__ void write(const Tile& tile, const mlstm_output_rows& out) const {
+  __device__ void write(const Tile& tile, const mlstm_output_rows& out, unsigned group = 1,
+                        float beta = 0) const {
+    const index at = task / group, heads = z.heads / group;
     if (out.vectorised && out.head == 16 * Tile::across && t0 + L <= z.time)
-      tile.float4s([&](int row) { return out.row(task, z.heads, z.time, t0 + row); },
-                   [](float* to, int column, float4 x) { store4(to + column, x); });
+      tile.float4s([&](int row) { return out.row(at, heads, z.time, t0 + row); },
+                   [&](float* to, int column, float4 x) {
+                     store4(to + column, beta == 0 ? x : add_product(x, beta, load4(to + column)));
+                   });
     else
-      tile.float4s(
-          [&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
-          [&](float* to, int column, float4 x) {
-            if (to) store_columns(to, column, out.head, out.vectorised, x);
-          });
+      tile.float4s([&](int row) { return t0 + row < z.time ? out.row(at, heads, z.time, t0 + row) : nullptr; },
+                   [&](float* to, int column, float4 x) {
+                     if (to) store_columns(to, column, out.head, out.vectorised, x, beta);
+                   });
   }
 
   /// dq, or dk.
@@ -260,36 +265,54 @@ struct mlstm_whole_chunk {
     if (x < L) (Keys ? g.k_dk : g.q_dq)[row0 + x] = of_rows.sums[0][x] + of_rows.sums[1][x];
   }
 
+  /// dv of this head and of those after it that share its v.
   __device__ void values() const {
-    const step_operand<bf16> k = g.memory.k.at(z, task, t0), dc{g.dc + chunk * query * value, value},
-                             gated{g.memory.gated + row0 * L, L}, du{g.of_rows.du + row0 * value, value};
+    const unsigned group = g.memory.v.group;
     const auto a1 = operand_at<query>(0), a2 = operand_at<L>(32);
     const auto b1 = operand_at<value>(64), b2 = operand_at<value>(80);
-    fetch<L, 64>(a1, 0, 0, k);
-    fetch<64, value>(b1, 0, 0, dc);
-    commit_copies();
-    fetch<L, 64>(a1, 0, 64, k);
-    fetch<64, value>(b1, 64, 0, dc);
-    commit_copies();
-    fetch<64, 64>(a2, 0, 0, gated);
-    fetch<64, value>(b2, 0, 0, du);
-    commit_copies();
-    fetch<64, L>(a2, 64, 0, gated);
-    fetch<64, value>(b2, 64, 0, du);
-    commit_copies();
-    if (threadIdx.x < L) of_rows.factor[threadIdx.x] = g.rows.left[row0 + threadIdx.x];
+    const auto send_keys = [&](unsigned head) {
+      const bool there = head < group;
+      const step_operand<bf16> k = g.memory.k.at(z, task + head, t0),
+                               dc{g.dc + (chunk + head * z.chunks) * query * value, value};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (there) {
+          fetch<L, 64>(a1, 0, 64 * half, k);
+          fetch<64, value>(b1, 64 * half, 0, dc);
+        }
+        commit_copies();
+      }
+    };
+    const auto send_scores = [&](unsigned head) {
+      const index row = row0 + head * z.padded();
+      const step_operand<bf16> gated{g.memory.gated + row * L, L}, du{g.of_rows.du + row * value, value};
+      fetch<64, 64>(a2, 0, 0, gated);
+      fetch<64, value>(b2, 0, 0, du);
+      commit_copies();
+      fetch<64, L>(a2, 64, 0, gated);
+      fetch<64, value>(b2, 64, 0, du);
+      commit_copies();
+    };
 
     product_tile<bf16_products, 4, value> tile(shared);
-    arrive<3>();
-    multiply<0, false, false>(tile, a1, b1);
-    arrive<2>();
-    multiply<64, false, false>(tile, a1, b1);
-    tile.scale_rows([&](int row) { return of_rows.factor[row]; });
-    arrive<1>();
-    multiply_triangle<0, true>(tile, a2, b2);
-    arrive<0>();
-    multiply_triangle<64, true>(tile, a2, b2);
-    write(tile, g.dv);
+    send_keys(0);
+    for (unsigned head = 0; head < group; ++head) {
+      if (threadIdx.x < L) of_rows.factor[threadIdx.x] = g.rows.left[row0 + head * z.padded() + threadIdx.x];
+      product_tile<bf16_products, 4, value> later(shared);
+      tile.forget_lane(), later.forget_lane();
+      arrive<1>();
+      send_scores(head);  // over those of the head before, which have been read
+      multiply<0, false, false>(later, a1, b1);
+      arrive<2>();
+      multiply<64, false, false>(later, a1, b1);
+      tile.add_rows(later, [&](int row) { return of_rows.factor[row]; });
+      arrive<1>();
+      send_keys(head + 1);  // likewise; of no head after the last
+      multiply_triangle<0, true>(tile, a2, b2);
+      arrive<2>();
+      multiply_triangle<64, true>(tile, a2, b2);
+    }
+    write(tile, g.dv, group, g.beta);
   }
 };
 
@@ -298,9 +321,14 @@ __global__ void __launch_bounds__(mlstm_whole_chunk::threads, 2)
     mlstm_whole_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ mlstm_whole_chunk::row_numbers of_rows;
-  // From the last chunk on, whose dS the kernel before wrote last: it may still lie in the L2 cache.
-  const unsigned block = gridDim.x - 1 - blockIdx.x, part = block % 3, chunk = block / 3;
-  const unsigned chunks = static_cast<unsigned>(z.chunks), task = chunk / chunks;
+  // From the last chunk on, whose dS the kernel before wrote last: it may still lie in the L2 cache. Of a chunk of
+  // the heads that share a v: dq and dk of each, and dv, which goes first.
+  const unsigned group = g.memory.v.group, chunks = static_cast<unsigned>(z.chunks);
+  const unsigned block = gridDim.x - 1 - blockIdx.x, part = block % (2 * group + 1),
+                 of_group = block / (2 * group + 1);
+  const bool values = part == 2 * group;
+  const unsigned task = of_group / chunks * group + (values ? 0 : part / 2),
+                 chunk = task * chunks + of_group % chunks;
   const mlstm_whole_chunk whole{z,
                                 g,
                                 reinterpret_cast<bf16*>(shared),
@@ -309,12 +337,12 @@ __global__ void __launch_bounds__(mlstm_whole_chunk::threads, 2)
                                 static_cast<index>(chunk) * mlstm_chunk,
                                 task,
                                 static_cast<index>(chunk % chunks) * mlstm_chunk};
-  if (part == 0)
-    whole.queries<false>();
-  else if (part == 1)
-    whole.queries<true>();
-  else
+  if (values)
     whole.values();
+  else if (part % 2 == 0)
+    whole.queries<false>();
+  else
+    whole.queries<true>();
 }
 
 /// <dC, C> + <dn, n> of each sequence and head, a block each.

@@ -25,9 +25,12 @@ struct mlstm_operand {
   const Number* data = nullptr;
   index sequence = 0, head = 0;  ///< numbers from one to the next
   int stride = 0;                ///< from a row to the next
+  unsigned group = 1;            ///< heads that share one
   /// Row t of a task, from number `column` on.
   __device__ step_operand<Number> at(const mlstm_sizes& z, index task, index t, int column = 0) const {
-    return {data + task / z.heads * sequence + task % z.heads * head + t * stride + column, stride};
+    const unsigned i = static_cast<unsigned>(task), heads = static_cast<unsigned>(z.heads);
+    const unsigned b = i / heads, e = i % heads / group;
+    return {data + b * sequence + e * head + t * stride + column, stride};
   }
 };
 
@@ -41,12 +44,13 @@ struct mlstm_memory {
   float* r;        ///< [tasks, padded time]
 };
 
-/// The rows of every head, padded.
+/// The rows of every head, or of every `group` that shares one, padded.
 template <class Number, class From>
 struct mlstm_copy {
   matrix_view<const From> from;
   int head, padded;
-  Number* to;  ///< [tasks, padded time, padded]
+  unsigned group;
+  Number* to;  ///< [tasks / group, padded time, padded]
 };
 
 /// Numbers c .. c + 7 of a head of `width`, zeros beyond.
@@ -72,9 +76,10 @@ __global__ void __launch_bounds__(256)
   const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
   const unsigned padded = static_cast<unsigned>(z.padded());
   const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
-  if (task >= z.tasks) return;
+  if (task >= z.tasks / c.group) return;
   const bool there = t < z.time;
-  const From* from = there ? c.from.row(task / z.heads * z.time + t) + task % z.heads * c.head : nullptr;
+  const index heads = z.heads / c.group;
+  const From* from = there ? c.from.row(task / heads * z.time + t) + task % heads * c.head : nullptr;
   for (int x = static_cast<int>(threadIdx.x) % lanes * 8; x < c.padded; x += lanes * 8) {
     float values[8] = {};
     if (there) load_eight(values, from, x, c.head);
@@ -303,13 +308,15 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
       });
 }
 
-/// Those of four neighbours that a row of `width` elements has.
-inline __device__ void store_columns(float* row, int column, int width, bool vectorised, float4 x) {
-  if (vectorised && column + 4 <= width) return store4(row + column, x);
+/// Those of four neighbours that a row of `width` elements has, plus beta times what it had.
+inline __device__ void store_columns(float* row, int column, int width, bool vectorised, float4 x,
+                                     float beta = 0) {
+  if (vectorised && column + 4 <= width)
+    return store4(row + column, beta == 0 ? x : add_product(x, beta, load4(row + column)));
   const float each[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    if (column + j < width) row[column + j] = each[j];
+    if (column + j < width) row[column + j] = beta == 0 ? each[j] : fmaf(beta, row[column + j], each[j]);
 }
 
 struct mlstm_output_rows {
@@ -317,7 +324,8 @@ struct mlstm_output_rows {
   int head;
   bool vectorised;
   __device__ float* row(index task, index heads, index time, index t) const {
-    return to.row(task / heads * time + t) + task % heads * head;
+    const unsigned i = static_cast<unsigned>(task), n = static_cast<unsigned>(heads);
+    return to.row(i / n * time + t) + i % n * static_cast<unsigned>(head);
   }
 };
 

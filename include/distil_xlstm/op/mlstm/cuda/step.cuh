@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(256, 4)
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
   if (column < dv) {
-    const Operand* from = a.v.row(b) + e * dv + column;
+    const Operand* from = a.v.row(b) + e / a.shape.value_group * dv + column;
     Pack v;
     if constexpr (width == 4)
       v = load4(from);

@@ -98,6 +98,10 @@ struct product_tile {
     }
   }
 
+  /// What follows from the lane, places in shared memory above all, is made again from here on: a loop around products
+  /// would else keep more of it than there are registers.
+  __device__ void forget_lane() { asm volatile("" : "+r"(lane)); }
+
   /// f(row, column, x, y): each pair of neighbours that this thread has.
   template <class F>
   __device__ void pairs(const F& f) {
@@ -119,6 +123,20 @@ struct product_tile {
         const float x = factor(row_of(m, half));
 #pragma unroll
         for (int n = 0; n < across; ++n) sum[m][n][2 * half] *= x, sum[m][n][2 * half + 1] *= x;
+      }
+  }
+  /// Adds another tile's, every row times a number of its own.
+  template <class F>
+  __device__ void add_rows(const product_tile& other, const F& factor) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float x = factor(row_of(m, half));
+#pragma unroll
+        for (int n = 0; n < across; ++n)
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) sum[m][n][e] += x * other.sum[m][n][e];
       }
   }
   /// f(of_row, column, x): four neighbours at a time, where of_row = begin(row). Lanes exchange what they have

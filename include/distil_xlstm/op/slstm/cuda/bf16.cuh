@@ -49,17 +49,107 @@ __device__ inline void write4(float* to, const float* from, int count, bool vect
   }
 }
 
-/// What a step reads and writes goes through the warp's own shared memory, in rows of its eight channels: some
-/// steps ahead of the loop, and behind it.
-///
-/// `Tiles` k tiles of 16 channels hold a head. One product's rows are the gates i and f of a warp's channels,
-/// the other's z and o, so that the four gates of a cell meet in one thread, which keeps c, n and m. h goes to
-/// all warps, of all blocks of the cluster, in bfloat16.
+/// The rows of the recurrent matrix that a warp multiplies with h, in registers: `Tiles` k tiles of 16 channels hold a
+/// head. One product's rows are the gates i and f of the warp's channels, the other's z and o, so that the four gates of
+/// a cell meet in one thread. `TwoChains`: sums of every other tile, where few warps need more products in flight.
+template <int Tiles, bool TwoChains>
+struct slstm_recurrent_rows {
+  std::uint32_t rows[Tiles][2][4];
+
+  /// Of the head's matrix [4, head, head]; a thread's are those of `channel`.
+  __device__ slstm_recurrent_rows(const float* of_head, int head, int channel, int column) {
+    const auto pair = [&](int gate, int k) {
+      const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
+      return pack_bf16(channel < head && k < head ? row[k] : 0.0f,
+                       channel < head && k + 1 < head ? row[k + 1] : 0.0f);
+    };
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          rows[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
+  }
+  /// pre += R h of the thread's cells; `hidden` is this lane's row of h in shared memory.
+  template <int Cells>
+  __device__ void add_product(float (&pre)[Cells][4], std::uint32_t hidden) const {
+    float x[2][2][4] = {};
+#pragma unroll
+    for (int tile = 0; tile < Tiles; tile += 2) {
+      std::uint32_t k[4];
+      load_matrices<true>(k, hidden + 256 * static_cast<std::uint32_t>(tile));
+      for (int half = 0; half < 2; ++half) {
+        multiply_add(x[0][half], rows[tile][half], k[0], k[1]);
+        if (tile + 1 < Tiles) multiply_add(x[TwoChains][half], rows[tile + 1][half], k[2], k[3]);
+      }
+    }
+    for (int q = 0; q < Cells; ++q)
+      for (int g = 0; g < 4; ++g) {
+        const int i = g % 2 * 2 + q;
+        pre[q][g] += TwoChains ? x[0][g / 2][i] + x[1][g / 2][i] : x[0][g / 2][i];
+      }
+  }
+};
+
+/// What a warp reads and writes goes through its own shared memory, in rows of its eight channels: some steps ahead of
+/// the loop, and behind it. Lane l moves half l % 2 of gate, or state, l / 8 of a sequence, so that a warp moves whole
+/// sectors.
+template <int Cells>
+struct slstm_warp_rows {
+  static constexpr int sequences = 4 * Cells, tile_size = 4 * sequences * 8;
+  float *stages, *states;  ///< [slstm_stages][4][sequences][8], and [4][sequences][8]
+
+  /// Of the sequences from `first_b` and the channels from `first` of head `blockIdx.y`.
+  __device__ slstm_warp_rows(const slstm_arguments<float>& a, float* memory, int lane, index first_b, int first)
+      : stages(memory),
+        states(memory + slstm_stages * tile_size),
+        vectorised_(is_vectorised(a.raw, a.head_dim) && is_vectorised(a.states, a.head_dim)),
+        place_((lane / 8 * sequences + lane / 2 % 4) * 8 + lane % 2 * 4),
+        time_(a.seq.time),
+        raw_stride_(a.raw.stride),
+        states_stride_(a.states.stride) {
+    const index row = (first_b + lane / 2 % 4) * time_,
+                moved = lane / 8 * a.width() + blockIdx.y * a.head_dim + first + lane % 2 * 4;
+    from_ = to_ = a.raw.row(row) + moved, states_to_ = a.states.row(row) + moved;
+    for (int q = 0; q < Cells; ++q)
+      count_[q] = first_b + lane / 2 % 4 + 4 * q < a.seq.batch
+                      ? static_cast<int>(a.head_dim) - first - lane % 2 * 4
+                      : 0;
+  }
+  __device__ float* stage(index t) const { return stages + t % slstm_stages * tile_size; }
+  /// Begins to fetch step t, which is the one after that fetched last.
+  __device__ void fetch(index t) {
+    if (t < time_) {
+      for (int q = 0; q < Cells; ++q)
+        fetch4(shared_address(stage(t) + place_ + q * 32), from_ + 4 * q * time_ * raw_stride_, count_[q],
+               vectorised_);
+      from_ += raw_stride_;
+    }
+    commit_copies();
+  }
+  /// Writes the pre-activations of step t, and the states, each the step after that written last.
+  __device__ void write(index t) {
+    for (int q = 0; q < Cells; ++q) {
+      write4(to_ + 4 * q * time_ * raw_stride_, stage(t) + place_ + q * 32, count_[q], vectorised_);
+      write4(states_to_ + 4 * q * time_ * states_stride_, states + place_ + q * 32, count_[q], vectorised_);
+    }
+    to_ += raw_stride_, states_to_ += states_stride_;
+  }
+
+ private:
+  bool vectorised_;
+  int place_, count_[Cells];
+  index time_, raw_stride_, states_stride_;
+  const float* from_;
+  float *to_, *states_to_;
+};
+
+/// A thread keeps c, n and m of its cells; h goes to all warps, of all blocks of the cluster, in bfloat16.
 template <int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
   if constexpr (!Cluster || has_clusters) {
-    constexpr int rows = 16 * (Tiles + Tiles % 2), sequences = 4 * Cells, tile_size = 4 * sequences * 8;
-    constexpr bool two_chains = Cluster;  // where there are few warps, each needs more products in flight
+    constexpr int rows = 16 * (Tiles + Tiles % 2), sequences = 4 * Cells;
     extern __shared__ float4 slstm_memory[];
     __shared__ alignas(128) std::uint32_t hidden[2][rows][4];
     __shared__ alignas(8) std::uint64_t arrivals[2];
@@ -78,22 +168,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     if (Cluster && threadIdx.x == 0)
       for (const arrival& c : come) c.begin(), c.announce(bytes);
 
-    std::uint32_t r[Tiles][2][4];
-    {
-      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
-      const auto pair = [&](int gate, int k) {
-        const float* row = of_head + (static_cast<index>(gate) * head + channel) * head;
-        return pack_bf16(channel < head && k < head ? row[k] : 0.0f,
-                         channel < head && k + 1 < head ? row[k + 1] : 0.0f);
-      };
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            r[tile][half][i] = pair(2 * half + i % 2, 16 * tile + 8 * (i / 2) + 2 * column);
-    }
+    const slstm_recurrent_rows<Tiles, Cluster> recurrent(
+        a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, head, channel, column);
 
     // The state; a document's start finds zeros.
     float bias[4], h[Cells], c[Cells], n[Cells], m[Cells];
@@ -123,27 +199,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
         *to = pair;
     };
 
-    // Input and output: lane l moves half l % 2 of gate, or state, l / 8 of a sequence, so that a warp moves
-    // whole sectors.
-    float* const ring = reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells);
-    float* const states = ring + slstm_stages * tile_size;
-    const bool vectorised = is_vectorised(a.raw, head) && is_vectorised(a.states, head);
-    const index moved = lane / 8 * width + of_warp + lane % 2 * 4, moved_row = (first_b + lane / 2 % 4) * time;
-    const int place = (lane / 8 * sequences + lane / 2 % 4) * 8 + lane % 2 * 4;
-    const float* from = a.raw.row(moved_row) + moved;
-    float *to = a.raw.row(moved_row) + moved, *states_to = a.states.row(moved_row) + moved;
-    int count[Cells];
-    for (int q = 0; q < Cells; ++q)
-      count[q] = first_b + lane / 2 % 4 + 4 * q < a.seq.batch ? head - first - lane % 2 * 4 : 0;
-    const auto fetch = [&](index t) {
-      if (t < time) {
-        for (int q = 0; q < Cells; ++q)
-          fetch4(shared_address(ring + t % slstm_stages * tile_size + place + q * 32),
-                 from + 4 * q * time * a.raw.stride, count[q], vectorised);
-        from += a.raw.stride;
-      }
-      commit_copies();
-    };
+    slstm_warp_rows<Cells> moved(a, reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells),
+                                 lane, first_b, first);
     const std::int32_t* start = a.seq.start ? a.seq.start + (first_b + column) * time : nullptr;
 
     if constexpr (Cluster)
@@ -152,15 +209,14 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
       __syncthreads();
     if (first < head) {
       publish(0);
-      for (int t = 0; t + 1 < slstm_stages; ++t) fetch(t);
+      for (int t = 0; t + 1 < slstm_stages; ++t) moved.fetch(t);
       for (int t = 0; t < time; ++t) {
         wait_for_stage();
-        float* const stage = ring + t % slstm_stages * tile_size;
-        float* const cell = stage + column * 8 + lane / 4;
+        float* const cell = moved.stage(t) + column * 8 + lane / 4;
         float pre[Cells][4];
         for (int q = 0; q < Cells; ++q)
           for (int g = 0; g < 4; ++g) pre[q][g] = cell[(g * sequences + 4 * q) * 8] + bias[g];
-        fetch(t + slstm_stages - 1);
+        moved.fetch(t + slstm_stages - 1);
         bool begins[Cells] = {};
         if (start) {
           ++start;
@@ -173,22 +229,7 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
           __syncthreads();
         }
 
-        float x[2][2][4] = {};
-        const std::uint32_t columns = shared_address(hidden[t & 1][lane]);
-#pragma unroll
-        for (int tile = 0; tile < Tiles; tile += 2) {
-          std::uint32_t k[4];
-          load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
-          for (int half = 0; half < 2; ++half) {
-            multiply_add(x[0][half], r[tile][half], k[0], k[1]);
-            if (tile + 1 < Tiles) multiply_add(x[two_chains][half], r[tile + 1][half], k[2], k[3]);
-          }
-        }
-        for (int q = 0; q < Cells; ++q)
-          for (int g = 0; g < 4; ++g) {
-            const int i = g % 2 * 2 + q;
-            pre[q][g] += two_chains ? x[0][g / 2][i] + x[1][g / 2][i] : x[0][g / 2][i];
-          }
+        recurrent.add_product(pre, shared_address(hidden[t & 1][lane]));
 
         float state[Cells][4];
         for (int q = 0; q < Cells; ++q) {
@@ -202,14 +243,10 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
         for (int q = 0; q < Cells; ++q)
           for (int g = 0; g < 4; ++g) {
             cell[(g * sequences + 4 * q) * 8] = pre[q][g];
-            states[(g * sequences + column + 4 * q) * 8 + lane / 4] = state[q][g];
+            moved.states[(g * sequences + column + 4 * q) * 8 + lane / 4] = state[q][g];
           }
         __syncwarp();
-        for (int q = 0; q < Cells; ++q) {
-          write4(to + 4 * q * time * a.raw.stride, stage + place + q * 32, count[q], vectorised);
-          write4(states_to + 4 * q * time * a.states.stride, states + place + q * 32, count[q], vectorised);
-        }
-        to += a.raw.stride, states_to += a.states.stride;
+        moved.write(t);
       }
       each_cell([&](int q, index b) {
         float* last = a.state.of(b) + of_warp + lane / 4;
@@ -242,9 +279,90 @@ struct slstm_rows {
   }
 };
 
-/// A block has `channels` channels of the head, eight a warp: it makes their gates' gradients, then from these,
-/// which are `Tiles` k tiles for each of `parts`, what they add to dh of every channel of the head, `Rows` row
-/// tiles a warp; that goes to the blocks which have the channels.
+/// How the blocks of a cluster share a head on the way back: each has `channels` of its channels, and the products
+/// with their gates' gradients are in `parts`.
+struct slstm_backward_cut {
+  int head, blocks, rank, channels, parts;
+  __device__ int own() const { return rank * channels; }
+  /// Floats that one part of one block sends for a block's channels of so many sequences.
+  __device__ int slot(int sequences) const { return channels * sequences; }
+};
+
+/// What a warp multiplies with the gradients of its block's gates, in registers: `Rows` row tiles, which are channels of
+/// the head, by the `Tiles` k tiles of one part, which are gates and channels of the block.
+template <int Rows, int Tiles, int Cells, bool Cluster>
+struct slstm_recurrent_columns {
+  static constexpr int sequences = 4 * Cells;
+  bool any;  ///< this warp has such rows
+  int part;  ///< that it multiplies
+  std::uint32_t rows[Rows][Tiles][4];
+  int owner[Rows][2],
+      target[Rows][2];  ///< the block that a group of eight channels goes to (-1: none), where there
+
+  __device__ slstm_recurrent_columns(const float* of_head, const slstm_backward_cut& cut, int warp, int lane) {
+    const int head = cut.head, channels = cut.channels, column = lane % 4;
+    const int warps = ((head + 15) / 16 + Rows - 1) / Rows;  // of a part
+    part = warp / warps, any = part < cut.parts;
+    const int first = warp % warps * Rows * 16;
+    const auto weight = [&](int row, int k) {
+      const int gate = k / channels, from = cut.own() + k % channels;
+      return any && gate < 4 && from < head && row < head
+                 ? of_head[(static_cast<index>(gate) * head + from) * head + row]
+                 : 0.0f;
+    };
+#pragma unroll
+    for (int tile = 0; tile < Tiles; ++tile)
+#pragma unroll
+      for (int row = 0; row < Rows; ++row)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int to = first + 16 * row + 8 * (i % 2) + lane / 4;
+          const int k = 16 * (part * Tiles + tile) + 8 * (i / 2) + 2 * column;
+          rows[row][tile][i] = pack_bf16(weight(to, k), weight(to, k + 1));
+        }
+    for (int row = 0; row < Rows; ++row)
+      for (int half = 0; half < 2; ++half) {
+        const int to = first + 16 * row + 8 * half;
+        owner[row][half] = any && to < head ? to / channels : -1;
+        target[row][half] = (cut.rank * cut.parts + part) * cut.slot(sequences) +
+                            (to % channels + lane / 4) * sequences + column * Cells;
+      }
+  }
+  /// What the gates' gradients, of this lane's row in shared memory, add to dh goes to the blocks that have the channels.
+  __device__ void send_products(std::uint32_t gates, float* received, const arrival& come) const {
+    float sums[2][Rows][4] = {};
+#pragma unroll
+    for (int tile = 0; tile < Tiles; tile += 2) {
+      std::uint32_t k[4];
+      load_matrices<true>(k, gates + 256 * static_cast<std::uint32_t>(tile));
+      for (int row = 0; row < Rows; ++row) {
+        multiply_add(sums[0][row], rows[row][tile], k[0], k[1]);
+        multiply_add(sums[1][row], rows[row][tile + 1], k[2], k[3]);
+      }
+    }
+    for (int row = 0; row < Rows; ++row)
+      for (int half = 0; half < 2; ++half) {
+        if (owner[row][half] < 0) continue;
+        const float x = sums[0][row][2 * half] + sums[1][row][2 * half];
+        const float y = sums[0][row][2 * half + 1] + sums[1][row][2 * half + 1];
+        float* to = received + target[row][half];
+        if constexpr (Cluster) {
+          const std::uint32_t there = address_in(owner[row][half], shared_address(to));
+          const std::uint32_t arrival = address_in(owner[row][half], come.address);
+          if constexpr (Cells > 1)
+            send(there, arrival, x, y);
+          else
+            send(there, arrival, __float_as_uint(x));
+        } else {
+          to[0] = x;
+          if constexpr (Cells > 1) to[1] = y;
+        }
+      }
+  }
+};
+
+/// A block has some channels of the head, eight a warp: it makes their gates' gradients, then from these what they add to
+/// dh of every channel of the head.
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1)
     slstm_backward_bf16(slstm_backward_arguments<float> a, float* carry, int channels, int parts) {
@@ -256,7 +374,8 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     const int warp = warp_number();
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int head = static_cast<int>(a.head_dim), groups = (head + 7) / 8;
-    const int own = rank * channels, local = 8 * warp + lane / 4, channel = own + local;
+    const slstm_backward_cut cut{head, blocks, rank, channels, parts};
+    const int own = cut.own(), local = 8 * warp + lane / 4, channel = own + local;
     const index width = a.width(), time = a.seq.time, at = blockIdx.y * a.head_dim + channel;
     const index b = (blockIdx.x / blocks * 4 + column) * Cells;
     // Gradients of gates in bfloat16, [2][gate, channel][4 pairs of sequences], and what came for dh,
@@ -264,7 +383,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     const int k_rows = 16 * Tiles * parts;
     std::uint32_t* const gates = reinterpret_cast<std::uint32_t*>(slstm_memory);
     float* const received = reinterpret_cast<float*>(gates + 2 * k_rows * 4);
-    const int slot = channels * 4 * Cells;
+    const int slot = cut.slot(4 * Cells);
     const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
     const int bytes = blocks * parts * (min(groups - own / 8, channels / 8) * 8) * 4 * Cells * 4;
     const bool cells = local < channels && own + 8 * warp < head;
@@ -276,38 +395,8 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     if (Cluster && threadIdx.x == 0)
       for (const arrival& c : come) c.begin(), c.announce(bytes);
 
-    // This warp's part of the products, and where its results go: two groups of eight channels a row tile.
-    const int product_warps = ((head + 15) / 16 + Rows - 1) / Rows;
-    const int part = warp / product_warps, first_row = warp % product_warps * Rows * 16;
-    const bool products = part < parts;
-    std::uint32_t r[Rows][Tiles][4];
-    int owner[Rows][2], target[Rows][2];
-    {
-      const float* of_head = a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head;
-      const auto weight = [&](int row, int k) {
-        const int gate = k / channels, from = own + k % channels;
-        return products && gate < 4 && from < head && row < head
-                   ? of_head[(static_cast<index>(gate) * head + from) * head + row]
-                   : 0.0f;
-      };
-#pragma unroll
-      for (int tile = 0; tile < Tiles; ++tile)
-#pragma unroll
-        for (int row = 0; row < Rows; ++row)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int to = first_row + 16 * row + 8 * (i % 2) + lane / 4;
-            const int k = 16 * (part * Tiles + tile) + 8 * (i / 2) + 2 * column;
-            r[row][tile][i] = pack_bf16(weight(to, k), weight(to, k + 1));
-          }
-      for (int row = 0; row < Rows; ++row)
-        for (int half = 0; half < 2; ++half) {
-          const int to = first_row + 16 * row + 8 * half;
-          owner[row][half] = products && to < head ? to / channels : -1;
-          target[row][half] =
-              (rank * parts + part) * slot + (to % channels + lane / 4) * 4 * Cells + column * Cells;
-        }
-    }
+    const slstm_recurrent_columns<Rows, Tiles, Cells, Cluster> recurrent(
+        a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, cut, warp, lane);
 
     // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array
     // l / 4 of a sequence.
@@ -400,37 +489,9 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         raw.advance(-1), states.advance(-1), above.advance(-1);
         if (starts) --starts, hold(starts);
       }
-      if (!products) continue;
-
-      float sums[2][Rows][4] = {};
-      const std::uint32_t columns = shared_address(now + (part * Tiles * 16 + lane) * 4);
-#pragma unroll
-      for (int tile = 0; tile < Tiles; tile += 2) {
-        std::uint32_t k[4];
-        load_matrices<true>(k, columns + 256 * static_cast<std::uint32_t>(tile));
-        for (int row = 0; row < Rows; ++row) {
-          multiply_add(sums[0][row], r[row][tile], k[0], k[1]);
-          multiply_add(sums[1][row], r[row][tile + 1], k[2], k[3]);
-        }
-      }
-      for (int row = 0; row < Rows; ++row)
-        for (int half = 0; half < 2; ++half) {
-          if (owner[row][half] < 0) continue;
-          const float x = sums[0][row][2 * half] + sums[1][row][2 * half];
-          const float y = sums[0][row][2 * half + 1] + sums[1][row][2 * half + 1];
-          float* to = received + (e & 1) * blocks * parts * slot + target[row][half];
-          if constexpr (Cluster) {
-            const std::uint32_t there = address_in(owner[row][half], shared_address(to));
-            const std::uint32_t arrival = address_in(owner[row][half], come[e & 1].address);
-            if constexpr (Cells > 1)
-              send(there, arrival, x, y);
-            else
-              send(there, arrival, __float_as_uint(x));
-          } else {
-            to[0] = x;
-            if constexpr (Cells > 1) to[1] = y;
-          }
-        }
+      if (recurrent.any)
+        recurrent.send_products(shared_address(now + (recurrent.part * Tiles * 16 + lane) * 4),
+                                received + (e & 1) * blocks * parts * slot, come[e & 1]);
     }
     if constexpr (!Cluster) __syncthreads();
     if (cells) {
