@@ -268,6 +268,18 @@ BOOST_AUTO_TEST_CASE(steps_are_the_whole) {
       }
     }
 }
+BOOST_AUTO_TEST_CASE(a_step_is_the_same_whoever_is_beside_it) {
+  for (const mlstm_shape& shape : {mlstm_shape{4, 288, 288}, mlstm_shape{2, 24, 20}, mean_of(9, 128, 64)}) {
+    run all = run::random(64, 1, shape, 1), alone = all;
+    alone.batch = 1;
+    const auto each_of_one = {&run::q, &run::k, &run::v, &run::i, &run::f, &run::c, &run::n, &run::m};
+    for (const auto x : each_of_one) (alone.*x).resize((all.*x).size() / 64);
+    alone.start.resize(1);
+    for (auto* r : {&all, &alone}) r->forward(gpu<bf16_mixed>(), testing::kernels::fused, false);
+    for (const auto x : {&run::h, &run::c, &run::n, &run::m})
+      BOOST_TEST(std::equal((alone.*x).begin(), (alone.*x).end(), (all.*x).begin()));
+  }
+}
 BOOST_AUTO_TEST_CASE_TEMPLATE(nothing_crosses_a_document_boundary, P, float_precisions) {
   for (const index begins : {64, 128, 150}) {
     run a = run::random(1, 300, {2, 48, 48}, begins), b = a;

@@ -84,8 +84,9 @@ struct cell {
       return c / width() == 2 ? 1 + std::abs(x) : x;
     });
     // Documents of every length; sequence 0 goes on from before, sequence 1 does not.
-    if (time > 1) start.assign(static_cast<std::size_t>(batch * time), -1);
-    for (index b = 0; b < batch && time > 1; ++b) {
+    const bool documents = batch * time > 1;
+    if (documents) start.assign(static_cast<std::size_t>(batch * time), -1);
+    for (index b = 0; b < batch && documents; ++b) {
       std::int32_t last = b == 1 ? 0 : -1;
       for (index t = 0; t < time; ++t) {
         if (t > 0 && random.uniform() < 0.1) last = static_cast<std::int32_t>(t);
@@ -187,14 +188,15 @@ struct tolerance {
 };
 
 template <class T, Precision P>
-void compare(device::basic_cuda<P>& gpu, index batch, index time, index heads, index head, tolerance most) {
+void compare(device::basic_cuda<P>& gpu, index batch, index time, index heads, index head, tolerance most,
+             bool apart = true) {
   device::cpu cpu(4);
   const std::string name = std::to_string(batch) + " x " + std::to_string(time) + ", " + std::to_string(heads) +
                            " heads of " + std::to_string(head);
   BOOST_TEST_CONTEXT(name) {
     cell<double> want(batch, time, heads, head, false);
     want.random(static_cast<std::uint64_t>(batch + 10 * time + 1000 * head));
-    cell<T> got(batch, time, heads, head, true);
+    cell<T> got(batch, time, heads, head, apart);
     got.copy(want);
     want.forward(cpu);
     got.initial.fill([](index, index) { return NAN; }), got.states.fill([](index, index) { return NAN; });
@@ -248,6 +250,10 @@ void compare_all(tolerance most) {
   for (const index head : {48, 96, 144}) each(141, 5, 4, head);
   each(30, 5, 4, 144), each(37, 4, 8, 160), each(12, 5, 8, 300);
   each(2, 4, 1, 400), each(3, 3, 1, 768);
+  // Steps: of rows that begin at 16 bytes, and that do not.
+  for (const index batch : {1, 3, 17, 64, 65})
+    for (const bool apart : {false, true})
+      for (const index head : {16, 144, 400}) compare<float>(gpu, batch, 1, 4, head, most, apart);
 }
 
 }  // namespace

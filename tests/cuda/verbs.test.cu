@@ -5,6 +5,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/causal_conv1d.hpp>
@@ -14,6 +15,7 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -159,17 +161,19 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
   const on_device<T, D> w(d, random_numbers(width * window, 1)), b(d, random_numbers(width, 2)),
       x(d, random_numbers(rows * (width + slack), 3)), dy(d, random_numbers(rows * width, 4)),
       past(d, random_numbers(batch * (window - 1) * width, 5)), before(d, batch * (window - 1) * width),
-      y(d, rows * width), dx(d, random_numbers(rows * width, 6)), dw(d, random_numbers(width * window, 7)),
-      db(d, random_numbers(width, 8));
+      y(d, rows * width), silu(d, random_numbers(rows * width, 9)), dx(d, random_numbers(rows * width, 6)),
+      dw(d, random_numbers(width * window, 7)), db(d, random_numbers(width, 8));
   const causal_conv1d block{width, window};
   const conv_params<const T*> p{w.data(), b.data()};
   const conv_params<T*> g{dw.data(), db.data()};
   const conv_state<T> s{{past.data(), (window - 1) * width}};
   const conv_tape<T> k{before.data()};
   const matrix_view<const T> in(x.data(), rows, width, width + slack), dout(dy.data(), rows, width);
-  block.forward(d, seq, p, s, k, in, matrix_view<T>(y.data(), rows, width));
+  const matrix_view<T> activated(documents ? silu.data() : nullptr, rows, width);
+  block.forward(d, seq, p, s, k, in, matrix_view<T>(y.data(), rows, width), activated);
   block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(dx.data(), rows, width), true);
-  return {y.numbers(), past.numbers(), before.numbers(), dx.numbers(), dw.numbers(), db.numbers()};
+  return {y.numbers(),  silu.numbers(), past.numbers(), before.numbers(),
+          dx.numbers(), dw.numbers(),   db.numbers()};
 }
 
 template <class T, class D>
@@ -597,6 +601,74 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(batches_of_products, P, float_precisions) {
     }
 }
 
+// In a kernel of their own where rows begin at 16 bytes.
+BOOST_AUTO_TEST_CASE(products_of_few_rows) {
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  std::vector<index> counts{31, 32, 33, 63, 64, 65};
+  for (index m = 1; m <= 17; ++m) counts.push_back(m);
+  for (const auto& [n, k] : {std::array<index, 2>{20, 40}, {49, 264}, {2120, 72}, {7, 2312}})
+    for (const index m : counts)
+      for (const double beta : {0.0, -0.5}) {
+        const product_shape s{m, n, k, 8, 8};
+        const std::string shape = std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k);
+        const auto want = products<double>(cpu, s, beta, true);
+        const auto check = [&](const char* what, const std::vector<double>& got) {
+          check_close((what + shape).c_str(), got, want, 1e-5);
+        };
+        check("both, ", products<float, bf16, bf16>(gpu, s, beta, true));
+        check("left, ", products<float, bf16, float>(gpu, s, beta, true));
+        check("right, ", products<float, float, bf16>(gpu, s, beta, true));
+        check("neither, ", products<float>(gpu, s, beta, true));
+      }
+}
+// To the last bit, and whether an operand is rounded in memory or on the way; what is added is added to that.
+BOOST_AUTO_TEST_CASE(a_row_is_the_same_however_many_there_are) {
+  using D = device::basic_cuda<bf16_mixed>;
+  D gpu;
+  for (const auto& [n, k] : {std::array<index, 2>{4, 3456}, {40, 264}, {2304, 144}}) {
+    const index out = n, in = k, most = 64;
+    const auto xs = random_numbers(most * in, 1), ws = random_numbers(out * in, 2);
+    const on_device<float, D> x(gpu, xs), w(gpu, ws), bias(gpu, random_numbers(out, 3)),
+        skip(gpu, random_numbers(most * out, 4));
+    const on_device<bf16, D> narrow_x(gpu, xs), narrow_w(gpu, ws);
+    const auto product = [&]<class X, class W>(const on_device<X, D>& left, const on_device<W, D>& right,
+                                               index rows) {
+      const on_device<float, D> y(gpu, rows * out);
+      gemm(gpu, matrix_view<const X>(left.data(), rows, in),
+           transposed(matrix_view<const W>(right.data(), out, in)), matrix_view<float>(y.data(), rows, out));
+      return y.numbers();
+    };
+    const auto want = product(x, w, most);
+    for (index rows = 1; rows <= most; ++rows) {
+      const std::vector<double> first(want.begin(), want.begin() + rows * out);
+      BOOST_TEST((product(x, w, rows) == first), rows << " rows to " << out);
+      BOOST_TEST((product(narrow_x, w, rows) == first), rows << " rounded rows to " << out);
+      BOOST_TEST((product(x, narrow_w, rows) == first), rows << " rows to " << out << ", rounded");
+      BOOST_TEST((product(narrow_x, narrow_w, rows) == first),
+                 rows << " rounded rows to " << out << ", rounded");
+    }
+    for (const index rows : {1, 16, 40, 64}) {
+      const auto m = [&](const on_device<float, D>& memory) {
+        return matrix_view<float>(memory.data(), rows, out);
+      };
+      const on_device<float, D> y(gpu, rows * out), z(gpu, rows * out), a(gpu, rows * out), b(gpu, rows * out);
+      const matrix_view<const float> left(x.data(), rows, in);
+      const auto right = transposed(matrix_view<const float>(w.data(), out, in));
+      gemm(gpu, left, right, m(y));
+      transform(gpu, m(z), math::plus{}, m(y), broadcast<float>(bias.data()));
+      gemm_plus(gpu, left, std::array{right, right},
+                std::array{broadcast<float>(bias.data()), broadcast<float>(bias.data())},
+                std::array{m(a), m(b)});
+      BOOST_TEST((a.numbers() == z.numbers()));
+      BOOST_TEST((b.numbers() == z.numbers()));
+      transform(gpu, m(z), math::plus{}, m(y), m(skip));
+      gemm_plus(gpu, left, right, m(skip), m(a));
+      BOOST_TEST((a.numbers() == z.numbers()));
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(functors, T, decltype(std::tuple<float, double>{})) {
   device::cuda gpu;
   device::cpu cpu(2);
@@ -641,6 +713,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double
                                            {2, 40, 64},
                                            {2, 19, 60},
                                            {5, 1, 8},
+                                           {19, 1, 132},
                                            {7, 2, 140},
                                            {4, 65, 576},
                                            {3, 300, 132},
@@ -651,6 +724,33 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(convolutions, T, decltype(std::tuple<float, double
                   convolution<T>(gpu, batch, time, width, window, documents),
                   convolution<double>(cpu, batch, time, width, window, documents),
                   sizeof(T) == 8 ? 1e-13 : 2e-6);
+}
+
+// As the default does: the first of equals, and none that is not finite.
+BOOST_AUTO_TEST_CASE(the_likeliest_token) {
+  using D = device::cuda;
+  D gpu;
+  for (const auto& [rows, cols, slack] :
+       {std::array<index, 3>{1, 49152, 0}, {7, 49155, 1}, {3, 5, 3}, {64, 4097, 0}, {5, 30000, 4}}) {
+    auto x = random_numbers(rows * (cols + slack), 1);
+    const auto at = [&, cols = cols, slack = slack](index r, index c) -> double& {
+      return x[static_cast<std::size_t>(r * (cols + slack) + c)];
+    };
+    for (index c = 0; c < cols; c += 3) at(0, c) = INFINITY, at(rows - 1, cols - 1 - c) = NAN;
+    at(0, cols - 1) = at(0, cols / 2) = at(0, cols / 2 + 1) = 9;
+    if (rows > 2)
+      for (index c = 0; c < cols; ++c) at(1, c) = -INFINITY, at(2, c) = c == 4 ? -3e38 : NAN;
+    const on_device<float, D> logits(gpu, x), highest(gpu, rows), want_highest(gpu, rows);
+    const on_device<std::int32_t, D> ids(gpu, std::vector<double>(static_cast<std::size_t>(rows), 7)),
+        want(gpu, ids.numbers());
+    const matrix_view<const float> view(logits.data(), rows, cols, cols + slack);
+    choose_likeliest(gpu, view, ids.data(), highest.data());
+    distil_xlstm::choose_likeliest<D, float>(gpu, view, want.data(), want_highest.data());
+    BOOST_TEST((ids.numbers() == want.numbers()), rows << " rows of " << cols);
+    BOOST_TEST((highest.numbers() == want_highest.numbers()));
+    choose_likeliest<fp32, float>(gpu, view, want.data(), nullptr);
+    BOOST_TEST((ids.numbers() == want.numbers()));
+  }
 }
 
 // Row after row, whatever the device: the sums are the same to the last bit.
@@ -689,13 +789,43 @@ BOOST_AUTO_TEST_CASE(headwise_maps) {
   device::cuda gpu;
   device::basic_cuda<bf16_mixed> rounding;
   device::cpu cpu(2);
-  for (const auto& [rows, blocks, width] :
-       {std::array<index, 3>{1, 1, 1}, {5, 6, 3}, {33, 288, 4}, {70, 7, 5}, {40, 4, 144}, {9, 36, 16}}) {
+  for (const auto& [rows, blocks, width] : {std::array<index, 3>{1, 1, 1},
+                                            {5, 6, 3},
+                                            {33, 288, 4},
+                                            {70, 7, 5},
+                                            {40, 4, 144},
+                                            {80, 4, 144},
+                                            {9, 36, 16}}) {
     const auto want = headwise<double>(cpu, rows, blocks, width);
     const std::string what = std::to_string(blocks) + " blocks of " + std::to_string(width);
     check_all(what + ", double", headwise<double>(gpu, rows, blocks, width), want, 1e-13);
     check_all(what + ", float", headwise<float>(gpu, rows, blocks, width), want, 2e-6);
     check_all(what + ", bf16", headwise<float>(rounding, rows, blocks, width), want, 2e-2);
+  }
+}
+
+// In one launch, where it has them.
+BOOST_AUTO_TEST_CASE_TEMPLATE(headwise_maps_beside_one_another, P, float_precisions) {
+  using D = device::basic_cuda<P>;
+  D gpu;
+  for (const auto& [rows, blocks, width] : {std::array<index, 3>{1, 288, 4},
+                                            {64, 288, 4},
+                                            {1, 4, 144},
+                                            {64, 4, 144},
+                                            {70, 4, 144},
+                                            {5, 36, 32},
+                                            {3, 6, 3}}) {
+    const index count = rows, each = width, n = blocks * width, size = count * n;
+    const on_device<float, D> x(gpu, random_numbers(2 * size, 1)), w(gpu, random_numbers(3 * n * each, 2)),
+        y(gpu, 3 * size), alone(gpu, 3 * size);
+    const auto arguments = [&, blocks = blocks](const on_device<float, D>& to, index i) {
+      return headwise_arguments<float>{blocks, each, w.data() + i * n * each,
+                                       matrix_view<const float>(x.data() + i / 2 * n, count, n, 2 * n),
+                                       matrix_view<float>(to.data() + i * n, count, n, 3 * n)};
+    };
+    headwise_forward(gpu, std::array{arguments(y, 0), arguments(y, 1), arguments(y, 2)});
+    for (const index i : {0, 1, 2}) headwise_forward(gpu, arguments(alone, i));
+    BOOST_TEST((y.numbers() == alone.numbers()), rows << " rows, " << blocks << " blocks of " << width);
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -221,17 +222,16 @@ struct attention {
   template <class T, class X>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
                const attention_tape<T>& k, matrix_view<X> x) const {
-    query().forward(d, p.q_proj, x, head_norms ? rows_of(k.q_norm.x, k.q) : k.q);
-    key().forward(d, p.k_proj, x, head_norms ? rows_of(k.k_norm.x, k.k) : k.k);
-    key().forward(d, p.v_proj, x, k.v);
+    linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
+                      std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
+                                 head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
     if (head_norms) {
       head_norm().forward(d, p.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x), heads_of(k.q));
       head_norm().forward(d, p.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x), heads_of(k.k));
     }
     if (!rotates) return;
     if (own_angles) rope().tables(d, seq, s.position, k.rotary);
-    rope().rotate(d, k.rotary, k.q, k.q);
-    rope().rotate(d, k.rotary, k.k, k.k);
+    rope().rotate_both(d, k.rotary, k.q, k.k);
   }
   /// After `project`: writes the heads' results to the tape's y, and puts keys and values into the state, whose
   /// position it advances.

@@ -1,39 +1,12 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/op/conv/op.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-
-/// Keeps what the next call will look back at: row b is sequence b.
-template <class T>
-struct conv_keep_past {
-  using scalar = T;
-  sequence_view seq;
-  index window, width;
-  matrix_view<const T> x;
-  batched_state<T> past;
-  T* before;  ///< tape: the past as it was, [batch, window - 1, width]
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index b, index c) const {
-    T* now = past.of(b) + c;
-    T* old = before + b * (window - 1) * width + c;
-    const index last = seq.document_start(b, seq.time - 1);
-    // Row i becomes a later one, of x or of the past: in this order, those of the past are still there.
-    for (index i = 0; i < window - 1; ++i) {
-      const index t = seq.time - (window - 1) + i;
-      math::store<V>(old + i * width, math::load<V>(now + i * width));
-      const T* from = t >= 0 ? x.row(b * seq.time + t) + c : now + (t + window - 1) * width;
-      math::store<V>(now + i * width, math::load_if<V>(t >= 0 ? t >= last : last < 0, from));
-    }
-  }
-};
-
-}  // namespace detail
 
 /// Weights of `basic_causal_conv1d`.
 template <class Pointer>
@@ -93,11 +66,12 @@ struct basic_causal_conv1d {
     return conv_tape<typename L::scalar>{l.tensor("before", {seq.batch, window - 1, width})};
   }
 
+  /// `activated`: where SiLU(y) goes, too; without data nowhere.
   template <class T, class D>
   void forward(D& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
-    map(d, seq.batch, width, detail::conv_keep_past<T>{seq, window, width, x, s.past, k.before});
-    causal_conv_forward(d, causal_conv_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, p.bias, y});
+               matrix_view<T> y, std::type_identity_t<matrix_view<T>> activated = {}) const {
+    causal_conv_forward(d, causal_conv_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, p.bias, y,
+                                                              activated, s.past, k.before});
   }
   /// dx = beta dx + its gradient; adds to g.
   template <class T, class D>

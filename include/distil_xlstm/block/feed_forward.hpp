@@ -24,9 +24,10 @@ struct feed_forward_tape {
 struct feed_forward {
   /// Width of x and of y.
   index width = 0, inner = 0;  ///< width of gate and value, in NX-AI/xlstm round_up(proj_factor width, 64)
-  activation act = activation::gelu;  ///< of the gate
-  bool bias = false;                  ///< of both projections
-  index block_count = 1;              ///< blocks of the model, for the initial down projection
+  activation act = activation::gelu;       ///< of the gate
+  bool bias = false;                       ///< of both projections
+  index block_count = 1;                   ///< blocks of the model, for the initial down projection
+  static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
 
   /// @name What every block has
   /// @{
@@ -57,10 +58,10 @@ struct feed_forward {
   }
   template <class T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     gated_activation_forward(d, gated(k), k.y);
-    down().forward(d, p.proj_down, k.y, y);
+    down().forward(d, p.proj_down, k.y, y, skip);
   }
   template <class T>
   void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
+
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 
@@ -43,6 +46,16 @@ struct headwise_linear {
   void forward(auto& d, const auto& p, const_view<T> x, matrix_view<T> y) const {
     headwise_forward(d, headwise_arguments<T>{blocks, width, p.weight, x, y});
     if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
+  }
+  /// y[i] = HL(x[i]) with p[i], for several such maps, none of which reads what another writes.
+  template <class T, std::size_t N>
+  void forward(auto& d, const auto& p, const std::array<matrix_view<const T>, N>& x,
+               const std::array<matrix_view<T>, N>& y) const {
+    std::array<headwise_arguments<T>, N> all;
+    for (std::size_t i = 0; i < N; ++i) all[i] = {blocks, width, p[i].weight, x[i], y[i]};
+    headwise_forward(d, all);
+    for (std::size_t i = 0; i < N; ++i)
+      if (p[i].bias) transform(d, y[i], math::plus{}, y[i], broadcast(p[i].bias));
   }
 
   /// dx = beta dx + HLᵀ(dy); adds to g.

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <type_traits>
+#include <utility>
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/core/dtype.hpp>
@@ -53,11 +56,24 @@ struct linear {
   /// y = x Wᵀ (+ b) (+ skip), for a block that it is a part of. x and y may be stored as the device's `operand_t`.
   template <class T, class X = const T>
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y, const_view<T> skip = {}) const {
-    if (skip.data)
-      gemm_plus(d, matrix_view<const X>(x), transposed(p.weight), skip, y);
+    const matrix_view<const X> in = x;
+    if (p.bias)
+      gemm_plus(d, in, transposed(p.weight), broadcast(p.bias), y);
+    else if (skip.data)
+      gemm_plus(d, in, transposed(p.weight), skip, y);
     else
-      gemm(d, matrix_view<const X>(x), transposed(p.weight), y);
-    if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
+      gemm(d, in, transposed(p.weight), y);
+    if (p.bias && skip.data) transform(d, y, math::plus{}, y, skip);
+  }
+  /// y[i] = x W[i]ᵀ (+ b[i]) with the weights p[i], several maps of one x.
+  template <class P, class X, class T, std::size_t N>
+  static void forward(auto& d, const std::array<P, N>& p, matrix_view<X> x,
+                      const std::array<matrix_view<T>, N>& y) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      gemm_plus(d, matrix_view<const X>(x), std::array{transposed(p[I].weight)...},
+                std::array{broadcast(p[I].bias)...}, y);
+    }
+    (std::make_index_sequence<N>());
   }
   /// dx = beta dx + dy W; adds to g. x and dy may be stored as the device's `operand_t`; throws `error` where a bias
   /// would sum a rounded dy.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/initial_deviation.hpp>
@@ -107,6 +109,7 @@ struct basic_mlstm {
   index chunk = 64;                                     ///< tokens of a chunk of the memory's chunkwise form
   index block_count = 1;  ///< blocks of the model, for the initial down projection
   double empty_m = -std::numeric_limits<double>::infinity();  ///< m of an empty memory
+  static constexpr bool adds_to_y = true;                     ///< y = skip + the layer, in the last product
 
   /// @name What every block has
   /// @{
@@ -181,24 +184,20 @@ struct basic_mlstm {
 
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
-    conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u);
-    transform(d, k.a, math::silu_forward{}, k.u);
+    conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u, k.a);
     const auto q = k.qkv.columns(0, inner), key = k.qkv.columns(inner, inner),
                v = k.qkv.columns(2 * inner, inner);
-    qkv().forward(d, p.q_proj, k.a, q);
-    qkv().forward(d, p.k_proj, k.a, key);
-    qkv().forward(d, p.v_proj, in, v);
-    gate().forward(d, p.igate, k.qkv, k.i);
-    gate().forward(d, p.fgate, k.qkv, k.f);
+    qkv().forward(d, std::array{p.q_proj, p.k_proj, p.v_proj},
+                  std::array<matrix_view<const T>, 3>{k.a, k.a, in}, std::array{q, key, v});
+    linear<>::forward(d, std::array{p.igate, p.fgate}, k.qkv, std::array{k.i, k.f});
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
-    norm_statistics(d, norm, h, k.norm.statistics);
-    transform_groups(d, heads, k.y, detail::mlstm_output{}, norm_scale<T>{norm},
-                     normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a, z);
-    down().forward(d, p.proj_down, k.y, y);
+    norm_transform(d, norm, h, k.norm.statistics, k.y, detail::mlstm_output{}, broadcast(p.learnable_skip), k.a,
+                   z);
+    down().forward(d, p.proj_down, k.y, y, skip);
   }
 
   template <class T>
@@ -240,7 +239,6 @@ struct basic_mlstm {
   linear<> down() const { return {inner, width, bias, detail::last_deviation("mlstm", width, block_count)}; }
   headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
   basic_causal_conv1d<Inner, Window> conv() const { return {inner, conv_window}; }
-  linear<> gate() const { return {3 * inner, heads, true, 0.0}; }
   layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }
 
   template <class L, class Init>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/norm.hpp>
@@ -149,19 +151,13 @@ struct mlstm_v2 {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    queries().forward(d, p.q, x, k.q);
-    queries().forward(d, p.k, x, k.k);
-    values().forward(d, p.v, x, k.v);
-    output_gate().forward(d, p.ogate, x, k.o);
-    gate().forward(d, p.igate, x, k.i);
-    gate().forward(d, p.fgate, x, k.f);
+    linear<>::forward(d, std::array{p.q, p.k, p.v, p.ogate}, x, std::array{k.q, k.k, k.v, k.o});
+    linear<>::forward(d, std::array{p.igate, p.fgate}, x, std::array{k.i, k.f});
     soft_cap(d, k.i, gate_cap);
     soft_cap(d, k.f, gate_cap);
     mlstm_forward(d, mlstm_arguments<T>{seq, shape(), k.q, k.k, k.v, k.i, k.f, k.h, s, k.chunk_states});
     const auto norm = head_norm().template view<T>(p.multihead_norm.weight);
-    norm_statistics(d, norm, matrix_view<const T>(k.h), k.norm.statistics);
-    transform_groups(d, heads, k.y, detail::gated_norm{}, norm_scale<T>{norm},
-                     normalised<T>{k.h, k.norm.statistics}, k.o);
+    norm_transform(d, norm, matrix_view<const T>(k.h), k.norm.statistics, k.y, detail::gated_norm{}, k.o);
     out().forward(d, p.out_proj, k.y, y);
   }
 

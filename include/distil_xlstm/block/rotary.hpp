@@ -104,6 +104,21 @@ struct rotary_pairs {
   }
 };
 
+/// Two matrices in one pass: in each row the heads of the first, then those of the second.
+template <class T>
+struct rotary_pairs_of_two {
+  using scalar = T;
+  rotary_pairs<T, T> first, second;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    const index heads = first.heads + second.heads, row = r / heads, head = r % heads;
+    if (head < first.heads)
+      first.template operator()<V>(row * first.heads + head, c);
+    else
+      second.template operator()<V>(row * second.heads + head - first.heads, c);
+  }
+};
+
 /// Where the next call goes on.
 template <class T>
 struct advance_position {
@@ -198,6 +213,15 @@ struct rotary {
     const index heads = x.cols / head_dim;
     map(d, x.rows * heads, head_dim / 2,
         detail::rotary_pairs<T, Y>{heads, k.cosines, k.sines, direction, x, y});
+  }
+  /// x and z, of any numbers of heads, each in place.
+  template <class T>
+  void rotate_both(auto& d, const rotary_tape<T>& k, matrix_view<T> x, matrix_view<T> z) const {
+    const auto pairs = [&](matrix_view<T> m) {
+      return detail::rotary_pairs<T, T>{m.cols / head_dim, k.cosines, k.sines, T(1), m, m};
+    };
+    const detail::rotary_pairs_of_two<T> both{pairs(x), pairs(z)};
+    map(d, x.rows * (both.first.heads + both.second.heads), head_dim / 2, both);
   }
   /// The gradient of `rotate`; dx may be dy, or stored as the device's `operand_t`.
   template <class T, class Dx>

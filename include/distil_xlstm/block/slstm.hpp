@@ -125,15 +125,11 @@ struct basic_slstm {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    if (conv_window) {
-      conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, k.u);
-      transform(d, k.a, math::silu_forward{}, k.u);
-    }
+    if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, k.u, k.a);
     const matrix_view<const T> a = conv_window ? k.a : x;
-    gate().forward(d, p.fgate, a, k.raw.columns(0, width));
-    gate().forward(d, p.igate, a, k.raw.columns(width, width));
-    gate().forward(d, p.zgate, x, k.raw.columns(2 * width, width));
-    gate().forward(d, p.ogate, x, k.raw.columns(3 * width, width));
+    const auto raw = [&](index i) { return k.raw.columns(i * width, width); };
+    gate().forward(d, std::array{p.fgate, p.igate, p.zgate, p.ogate},
+                   std::array<matrix_view<const T>, 4>{a, a, x, x}, std::array{raw(0), raw(1), raw(2), raw(3)});
     slstm_forward(d, slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw, k.states,
                                         k.initial, s.cell.hcnm});
     group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y);

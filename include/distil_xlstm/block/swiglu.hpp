@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include <distil_xlstm/block/feed_forward.hpp>
@@ -88,8 +89,7 @@ struct basic_swiglu {
       if (const auto weights = one_behind_the_other(p); results.data && weights.weight.data) {
         gate_and_up().forward(d, weights, x, results);
       } else {
-        up().forward(d, p.gate_proj, x, z.gate);
-        up().forward(d, p.up_proj, x, z.up);
+        linear<>::forward(d, std::array{p.gate_proj, p.up_proj}, x, std::array{z.gate, z.up});
       }
       gated_activation_forward(d, gated(z), act);
       down().forward(d, p.down_proj, act, y, skip);
@@ -99,7 +99,7 @@ struct basic_swiglu {
         const auto z = k.template rounded<operand>();
         return through(z, z.y);
       }
-    // Over a transient tape: products with frozen weights round any number of rows, others do not where rows are few.
+    // Over a transient tape: products with frozen weights round any number of rows, others may not where rows are few.
     if (k.y.data && !(rounds && frozen)) return through(k, k.y);
     const auto memory = scratch_matrices<operand>(d, x.rows, inner);
     through(k, memory.views[0]);

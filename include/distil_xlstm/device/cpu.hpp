@@ -47,6 +47,7 @@
   keyword void gated_activation_backward(device::basic_cpu<P>&,                                                \
                                          const gated_activation_backward_arguments<T>&);                       \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
+  keyword void choose_likeliest(device::basic_cpu<P>&, matrix_view<const T>, std::int32_t*, T*);               \
   keyword void choose_tokens(device::basic_cpu<P>&, matrix_view<const T>, const double*, const double*,        \
                              std::int32_t*);
 

@@ -17,4 +17,5 @@
 #include <distil_xlstm/op/logits/cuda.cuh>
 #include <distil_xlstm/op/mlstm/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
+#include <distil_xlstm/op/sampling/cuda.cuh>
 #include <distil_xlstm/op/slstm/cuda.cuh>

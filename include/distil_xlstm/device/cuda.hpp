@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -13,6 +15,7 @@
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
+#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 
 // The GPU for compilers that are not nvcc: the device, and its verbs and operations as device/cuda.cuh defines them.
@@ -36,6 +39,12 @@ DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, i
                                       matrix_view<T> c, index step_c, std::type_identity_t<T> beta = {});
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
+template <Precision P, class A, class B, class U, class T>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c);
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b,
+                                   const std::array<broadcast<U>, N>& bias,
+                                   const std::array<matrix_view<T>, N>& c);
 
 template <class F>
 DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);
@@ -62,10 +71,17 @@ DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<
 template <Precision P, class T, class Y>
 DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                       T* statistics, matrix_view<Y> y);
+template <Precision P, class T, class F, class... Xs>
+DISTIL_XLSTM_LINKED void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
+                                        T* statistics, matrix_view<T> y, const F& f, const Xs&... operands);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                        const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,
                                        const_view<T> skip = {});
+
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void choose_likeliest(basic_cuda<P>& device, matrix_view<const T> logits, std::int32_t* ids,
+                                          T* highest);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);
@@ -74,6 +90,9 @@ DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
                                               const causal_conv_backward_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a);
+template <Precision P, class T, std::size_t N>
+DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device,
+                                          const std::array<headwise_arguments<T>, N>& several);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a);
 

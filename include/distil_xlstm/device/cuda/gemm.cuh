@@ -1,12 +1,16 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include <cuda_bf16.h>
 
 #include <distil_xlstm/core/dtype.hpp>
 #include <distil_xlstm/device/cuda/blas.cuh>
+#include <distil_xlstm/device/cuda/few_rows.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/device/transform.hpp>
@@ -242,14 +246,68 @@ void run_product(cuda_base& device, index count, const cuda_operand& a, index st
     transform(device, c, scaled_sum<T>{beta}, c, product);
 }
 
-/// In the precision's type, but for few rows over weights that would be rounded for them alone.
+/// A batch of products of few rows, c = beta c + a b + addend. Steps are between its items; there is no addend where it
+/// has no data, and its stride may be 0.
+struct few_rows_set {
+  cuda_operand a, b;
+  matrix_view<float> c;
+  matrix_view<const float> addend = {};
+};
+/// Computes up to `few_rows::most_sets` in one kernel, of as many rows and with operands stored alike, where b is read
+/// the way it lies, as Wᵀ: any product of up to 4 rows, and up to 64 rows while blocks that read one another's operands
+/// again cost less than what else a product needs. Returns whether it does.
+inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_b, index step_c,
+                             float beta, std::span<const few_rows_set> sets) {
+  const cuda_operand &a = sets.front().a, &b = sets.front().b;
+  const index rows = sets.front().c.rows, k = b.cols;
+  const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
+  const bool bf16_b = rounded(b), bf16_a = a.dtype == dtype::bf16;
+  if (rows > 64 || k > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
+  index n = 0;
+  for (const few_rows_set& s : sets) {
+    if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
+    if (s.a.stride != a.stride || s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
+    n = std::max(n, s.c.cols);
+  }
+  if (n > (1 << 24) || (rows > 4 && rows * n * k > index{1} << 27)) return false;
+  const auto fits = [&]<class S>(const cuda_operand& o, const S* p, index step) {
+    return (o.dtype == dtype::bf16 || o.dtype == dtype::f32) && k % 8 == 0 && is_vectorised(p, o.stride, step);
+  };
+  const auto with = [&]<class X, class W>(X, W) {
+    few_rows::products<X, W> p{};
+    for (std::size_t i = 0; i < sets.size(); ++i) {
+      const few_rows_set& s = sets[i];
+      const auto* x = static_cast<const X*>(s.a.data);
+      const auto* w = static_cast<const W*>(!bf16_b || s.b.dtype == dtype::bf16 ? s.b.data : s.b.bf16_copy);
+      if (!fits(s.a, x, step_a) || !fits(s.b, w, step_b)) return false;
+      p.sets[i] = {x, w, s.c.data, s.addend.data, s.c.stride, s.addend.stride, static_cast<int>(s.c.cols)};
+    }
+    p.stride_x = a.stride, p.stride_w = b.stride;
+    p.step_x = step_a, p.step_w = step_b, p.step_c = step_c;
+    p.rows = static_cast<int>(rows), p.n = static_cast<int>(n), p.k = static_cast<int>(k);
+    p.count = static_cast<int>(count), p.beta = beta;
+    few_rows::run(device, p, static_cast<int>(sets.size()));
+    for (const few_rows_set& s : sets)
+      device.operand_copies().written(s.c.data, s.c.row(rows - 1) + (count - 1) * step_c + s.c.cols);
+    return true;
+  };
+  if (bf16_a) return bf16_b ? with(bf16(), bf16()) : with(bf16(), float());
+  return bf16_b ? with(float(), bf16()) : with(float(), float());
+}
+
+/// In the precision's type, but for few rows that no kernel rounds on the way, over weights that would be rounded for
+/// them alone.
 template <Precision P, class T>
 void product(cuda_base& device, index count, const cuda_operand& a, index step_a, const cuda_operand& b,
              index step_b, matrix_view<T> c, index step_c, T beta) {
   if (c.rows == 0 || c.cols == 0) return;
-  if constexpr (multiplies_in_bf16<P, T>)
+  if constexpr (multiplies_in_bf16<P, T>) {
+    if constexpr (std::is_same_v<T, float>)
+      if (few_rows_product(device, count, step_a, step_b, step_c, beta, std::array{few_rows_set{a, b, c}}))
+        return;
     if (c.rows > 16 || b.dtype == dtype::bf16 || b.bf16_copy)
       return run_product<bf16>(device, count, a, step_a, b, step_b, c, step_c, beta);
+  }
   run_product<T>(device, count, a, step_a, b, step_b, c, step_c, beta);
 }
 
@@ -263,7 +321,8 @@ inline void require_product(const char* verb, const cuda_operand& a, const cuda_
 
 }  // namespace detail
 
-/// c = beta c + a b, through cuBLAS. Into a bfloat16 c: sums in float, rounded once where beta is 0.
+/// c = beta c + a b: few rows by a kernel of our own, the rest through cuBLAS. Into a bfloat16 c: sums in float, rounded
+/// once where beta is 0.
 template <Precision P, class A, class B, class T>
 void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);

@@ -33,6 +33,13 @@ __device__ void read_taps(const float* weight, int column, float4 (&w)[Window]) 
   }
 }
 
+/// Four numbers of y, and of SiLU(y).
+__device__ inline void store_convolved(const causal_conv_arguments<float>& a, index row, int column, float4 y) {
+  store4(a.y.row(row) + column, y);
+  const math::silu_forward silu;
+  if (a.activated.data) store4(a.activated.row(row) + column, {silu(y.x), silu(y.y), silu(y.z), silu(y.w)});
+}
+
 template <int Window>
 __global__ void __launch_bounds__(block_columns* block_lanes)
     conv_forward_kernel(causal_conv_arguments<float> a, index tiles, int each) {
@@ -44,7 +51,6 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   const float4 bias{a.bias[s.column], a.bias[s.column + 1], a.bias[s.column + 2], a.bias[s.column + 3]};
 #pragma unroll
   for (int j = 1; j < Window; ++j) x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
-  float* y = a.y.row(s.b * time) + s.column;
   constexpr int ahead = 4;
   for (int t = s.begin; t < s.end; t += ahead) {
     float4 next[ahead];
@@ -62,9 +68,36 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 #pragma unroll
       for (int j = 0; j < Window; ++j)
         if (j >= first) sum = add_product(sum, w[j], x[j]);
-      store4(y + (t + i) * a.y.stride, sum);
+      store_convolved(a, s.b * time + t + i, s.column, sum);
     }
   }
+}
+
+/// One token of each sequence, a row of the block each: its past is read and written once.
+template <int Window>
+__global__ void __launch_bounds__(block_columns* block_lanes) conv_step_kernel(causal_conv_arguments<float> a) {
+  const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
+  const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y, width = a.in.width;
+  if (column >= width || b >= a.in.seq.batch) return;
+  float* past = a.past.of(b) + column;
+  float* before = a.before + b * (Window - 1) * width + column;
+  float4 w[Window], x[Window];
+#pragma unroll
+  for (int j = 0; j + 1 < Window; ++j) x[j] = load4(past + j * width);
+  x[Window - 1] = load4_readonly(a.in.x.row(b) + column);
+  read_taps<Window>(a.weight, column, w);
+  float4 sum{a.bias[column], a.bias[column + 1], a.bias[column + 2], a.bias[column + 3]};
+  const int first = static_cast<int>(a.in.first_tap(b, 0));
+#pragma unroll
+  for (int j = 0; j < Window; ++j)
+    if (j >= first) sum = add_product(sum, w[j], x[j]);
+#pragma unroll
+  for (int j = 0; j + 1 < Window; ++j) {
+    store4(before + j * width, x[j]);
+    // Of a document that begins here nothing before it is kept.
+    store4(past + j * width, j + 1 > first || j + 2 == Window ? x[j + 1] : float4{0, 0, 0, 0});
+  }
+  store_convolved(a, b, column, sum);
 }
 
 /// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
@@ -142,16 +175,26 @@ inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& i
 
 }  // namespace detail
 
-/// One pass over the input, in columns of four.
+/// One pass over the input, in columns of four; for single tokens also over the past, else one before it.
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.y)) {
+    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.y) && detail::is_vectorised(a.activated)) {
+      const bool step = a.in.seq.time == 1 && detail::is_vectorised(a.past.data, a.past.stride);
       const detail::stretches s(a.in.seq.time);
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
+        const dim3 threads(detail::block_columns, detail::block_lanes);
+        if (step)
+          return detail::launch(
+              device, "causal_conv_forward",
+              {detail::column_grid(detail::blocks_for(a.in.seq.batch, detail::block_lanes), a.in.width),
+               threads},
+              detail::conv_step_kernel<Window>, a);
+        map(device, a.in.seq.batch, a.in.width,
+            distil_xlstm::detail::conv_keep_past<T>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past,
+                                                    a.before});
         detail::launch(device, "causal_conv_forward",
-                       {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width),
-                        dim3(detail::block_columns, detail::block_lanes)},
+                       {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width), threads},
                        detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
       };
       if (detail::with_window(a.in.window, run)) return;

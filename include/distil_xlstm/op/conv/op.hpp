@@ -6,6 +6,8 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/transform.hpp>
+#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm {
@@ -66,6 +68,30 @@ struct conv_forward {
   }
 };
 
+/// Keeps what the next call will look back at: row b is sequence b.
+template <class T>
+struct conv_keep_past {
+  using scalar = T;
+  sequence_view seq;
+  index window, width;
+  matrix_view<const T> x;
+  batched_state<T> past;
+  T* before;  ///< tape: the past as it was, [batch, window - 1, width]
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index b, index c) const {
+    T* now = past.of(b) + c;
+    T* old = before + b * (window - 1) * width + c;
+    const index last = seq.document_start(b, seq.time - 1);
+    // Row i becomes a later one, of x or of the past: in this order, those of the past are still there.
+    for (index i = 0; i < window - 1; ++i) {
+      const index t = seq.time - (window - 1) + i;
+      math::store<V>(old + i * width, math::load<V>(now + i * width));
+      const T* from = t >= 0 ? x.row(b * seq.time + t) + c : now + (t + window - 1) * width;
+      math::store<V>(now + i * width, math::load_if<V>(t >= 0 ? t >= last : last < 0, from));
+    }
+  }
+};
+
 template <class T, index Window>
 struct conv_input_gradient {
   using scalar = T;
@@ -105,10 +131,13 @@ struct conv_tap_gradient {
 /// x[t - (window - 1) + j, c], but for taps that lie before t's document.
 template <class T, index Window = dynamic>
 struct causal_conv_arguments {
-  detail::window_view<T, Window> in;  ///< x [rows, width], and the window - 1 inputs before the call
+  detail::window_view<T, Window> in;  ///< x [rows, width], and `before`
   const T* weight;                    ///< [width, 1, window]
   const T* bias;                      ///< [width]
   matrix_view<T> y;                   ///< [rows, width]
+  matrix_view<T> activated;           ///< [rows, width] of SiLU(y); without data it is not asked for
+  batched_state<T> past;              ///< [window - 1, width] before the call; advanced
+  T* before;                          ///< the past as it was, [batch, window - 1, width], written
 };
 /// dx = beta dx + its gradient by x; dweight += and dbias += those by weight and bias.
 template <class T, index Window = dynamic>
@@ -123,12 +152,15 @@ struct causal_conv_backward_arguments {
   /// @}
 };
 
-/// Writes y. The default of any device.
+/// Writes y and what was asked for, and keeps what the next call will look back at. The default of any device.
 template <class D, class T, index Window>
 void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
+  map(d, a.in.seq.batch, a.in.width,
+      detail::conv_keep_past<T>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past, a.before});
   auto taps = d.template scratch<T>(a.in.window * a.in.width);
   map(d, a.in.window, a.in.width, detail::tap_major<T>{a.in.window, a.in.width, a.weight, taps.data()});
   map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, a.y});
+  if (a.activated.data) transform(d, a.activated, math::silu_forward{}, a.y);
 }
 /// The gradients; the inputs before the call are constants. The default of any device.
 template <class D, class T, index Window>

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <type_traits>
 
 #include <distil_xlstm/device/cuda/blas.cuh>
@@ -12,10 +15,11 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-/// Blocks of four columns.
-template <class T>
+/// Blocks of four columns; blockIdx.z says of which arguments.
+template <class T, std::size_t N>
 __global__ void __launch_bounds__(block_columns* block_lanes)
-    headwise_forward_kernel(headwise_arguments<T> a, int each) {
+    headwise_forward_kernel(const __grid_constant__ std::array<headwise_arguments<T>, N> several, int each) {
+  const headwise_arguments<T>& a = several[blockIdx.z];
   const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   if (block >= a.blocks) return;
   float4 w[4];
@@ -89,15 +93,32 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
+/// c[i] = a b[i] + addend[i], whose stride may be 0, or that has no data, where few rows take one kernel for all. Returns
+/// whether they do.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
+                   const std::array<matrix_view<const U>, N>& addend, const std::array<matrix_view<T>, N>& c) {
+  const auto x = product_operand(a);
+  std::array<few_rows_set, N> sets;
+  for (std::size_t i = 0; i < N; ++i) {
+    const auto w = product_operand(b[i]);
+    require_product("gemm_plus", x, w, c[i].rows, c[i].cols);
+    if constexpr (std::is_same_v<T, float> && std::is_same_v<U, float>) sets[i] = {x, w, c[i], addend[i]};
+  }
+  if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>)
+    return c.front().size() > 0 && few_rows_product(device, 1, 0, 0, 0, 0, sets);
+  return false;
+}
+
 }  // namespace detail
 
-/// In bfloat16 one product; few rows take the default, as they may not be rounded.
+/// In bfloat16 one product; few rows that it does not have take the default, as they may not be rounded.
 template <Precision P, class A, class B, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  if (detail::few_rows_plus(device, a, std::array{b}, std::array{addend}, std::array{c})) return;
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (c.rows > 16) {
       const auto oa = detail::product_operand(a), ob = detail::product_operand(b);
-      detail::require_product("gemm_plus", oa, ob, c.rows, c.cols);
       const detail::product_input<bf16> pa(device, oa, 1, 0), pb(device, ob, 1, 0);
       const detail::blas_operand<bf16> left{pa.data, pa.stride, oa.transposed},
           right{pb.data, pb.stride, ob.transposed};
@@ -106,20 +127,62 @@ void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_vie
   distil_xlstm::gemm_plus<basic_cuda<P>, A, B, T>(device, a, b, addend, c);
 }
 
-/// Blocks of four columns in one pass, in float whatever the products are; wider ones as the default does.
+/// Few rows in one kernel.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
+               const std::array<matrix_view<T>, N>& c) {
+  std::array<matrix_view<const U>, N> rows;
+  for (std::size_t i = 0; i < N; ++i) rows[i] = {bias[i].values, c[i].rows, c[i].cols, 0};
+  if (detail::few_rows_plus(device, a, b, rows, c)) return;
+  for (std::size_t i = 0; i < N; ++i)
+    if (bias[i].values)
+      distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b[i], bias[i], c[i]);
+    else
+      gemm(device, a, b[i], c[i]);
+}
+template <Precision P, class A, class B, class U, class T>
+void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T> c) {
+  gemm_plus(device, a, std::array{b}, std::array{bias}, std::array{c});
+}
+
+/// Blocks of four columns in one pass, in float whatever the products are; wider ones as products of few rows, in one
+/// kernel, or as the default does.
+template <Precision P, class T, std::size_t N>
+void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments<T>, N>& several) {
+  const headwise_arguments<T>& one = several.front();
+  const bool alike = std::all_of(several.begin(), several.end(), [&](const headwise_arguments<T>& a) {
+    return a.width == one.width && a.blocks == one.blocks && a.x.rows == one.x.rows;
+  });
+  if constexpr (std::is_same_v<T, float>)
+    if (alike && one.x.rows > 0 && one.blocks > 0) {
+      const bool narrow = std::all_of(several.begin(), several.end(), [](const headwise_arguments<T>& a) {
+        return a.width == 4 && detail::is_vectorised(a.weight) && detail::is_vectorised(a.x) &&
+               detail::is_vectorised(a.y);
+      });
+      if (narrow) {
+        const detail::stretches s(one.x.rows);
+        dim3 grid = detail::column_grid(s.tiles, 4 * one.blocks);
+        grid.z = N;
+        return detail::launch(device, "headwise_forward",
+                              {grid, dim3(detail::block_columns, detail::block_lanes)},
+                              detail::headwise_forward_kernel<T, N>, several, s.each);
+      }
+      if constexpr (multiplies_in_bf16<P, T>) {
+        const index n = one.width;
+        std::array<detail::few_rows_set, N> sets;
+        std::transform(several.begin(), several.end(), sets.begin(), [n](const headwise_arguments<T>& a) {
+          const auto weight = transposed(matrix_view<const T>(a.weight, n, n));
+          return detail::few_rows_set{detail::product_operand(a.x.columns(0, n)),
+                                      detail::product_operand(weight), a.y.columns(0, n)};
+        });
+        if (detail::few_rows_product(device, one.blocks, n, n * n, n, 0, sets)) return;
+      }
+    }
+  for (const auto& a : several) distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
+}
 template <Precision P, class T>
 void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
-  if constexpr (std::is_same_v<T, float>)
-    if (a.width == 4 && a.x.rows > 0 && a.blocks > 0 && detail::is_vectorised(a.weight) &&
-        detail::is_vectorised(a.x) && detail::is_vectorised(a.y)) {
-      const detail::stretches s(a.x.rows);
-      detail::launch(
-          device, "headwise_forward",
-          {detail::column_grid(s.tiles, 4 * a.blocks), dim3(detail::block_columns, detail::block_lanes)},
-          detail::headwise_forward_kernel<T>, a, s.each);
-      return;
-    }
-  distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
+  headwise_forward(device, std::array{a});
 }
 template <Precision P, class T>
 void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a) {

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
+
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/transform.hpp>
@@ -92,6 +95,23 @@ void gemm_plus(D& d, A a, B b, const_view<T> addend, matrix_view<T> c) {
   gemm(d, a, b, c);
   transform(d, c, math::plus{}, c, addend);
 }
+/// c = a b + bias in every row, likewise.
+template <class D, class A, class B, class U, class T>
+void gemm_plus(D& d, A a, B b, broadcast<U> bias, matrix_view<T> c) {
+  gemm(d, a, b, c);
+  transform(d, c, math::plus{}, c, bias);
+}
+
+/// c[i] = a b[i] + bias[i], none of which reads what another writes; a bias without values is none.
+template <class D, class A, class B, class U, class T, std::size_t N>
+void gemm_plus(D& d, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
+               const std::array<matrix_view<T>, N>& c) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (bias[i].values)
+      gemm_plus(d, a, b[i], bias[i], c[i]);
+    else
+      gemm(d, a, b[i], c[i]);
+}
 
 /// Writes y. The default of any device.
 template <class D, class T>
@@ -100,6 +120,11 @@ void headwise_forward(D& d, const headwise_arguments<T>& a) {
     gemm_batched(d, count, a.x.columns(0, n), n, transposed(matrix_view<const T>(w, n, n)), n * n,
                  a.y.columns(0, n), n);
   });
+}
+/// Several of one shape, none of which reads what another writes. The default of any device.
+template <class D, class T, std::size_t N>
+void headwise_forward(D& d, const std::array<headwise_arguments<T>, N>& several) {
+  for (const auto& a : several) headwise_forward(d, a);
 }
 /// The gradients. The default of any device.
 template <class D, class T>

@@ -98,17 +98,43 @@ __global__ void __launch_bounds__(256)
   if (groups > 1) row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
   if (row >= x.rows) return;  // a whole warp, or a whole block
   const index at = (short_row - row * groups) * width;
-  held h;
+  held h, scale;
   h.load(x.row(row) + at, width, is_vectorised(x, width));
+  if constexpr (Write) scale.load(n.weight + at, width, is_vectorised(n.weight, 0, width));
   const row_statistics by = statistics_of(n, h);
   if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
   if constexpr (Write) {
-    held scale;
-    scale.load(n.weight + at, width, is_vectorised(n.weight, 0, width));
     const float base = n.residual_weight ? 1 : 0;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
     h.store(y.row(row) + at, width, is_vectorised(y, width));
     if (rounded.data) h.store(rounded.row(row) + at, width, width % 4 == 0);
+  }
+}
+
+/// Statistics, and y = f(scale, u, ...) of rows of whole packs.
+template <int Threads, int Vectors, class F, class Operands>
+__global__ void __launch_bounds__(256)
+    transform_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y,
+                     F f, Operands operands) {
+  using held = held_row<Threads, Vectors>;
+  using V = cuda_pack<float>;
+  const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
+  const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
+  const index row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
+  if (row >= x.rows) return;  // a whole warp, or a whole block
+  const index at = (short_row - row * groups) * width;
+  held h;
+  h.load(x.row(row) + at, width, is_vectorised(x, width));
+  const row_statistics by = statistics_of(n, h);
+  if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
+#pragma unroll
+  for (int i = 0; i < Vectors; ++i) {
+    if (held::column(i) >= width) break;
+    const element e{row, at + held::column(i), short_row};
+    V u;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) u.v[j] = h.v[i][j] * by.inverse;
+    distil_xlstm::detail::write<V>(y, e, operands.template apply<V>(f, e, n.template scale<V>(e.column), u));
   }
 }
 
@@ -273,6 +299,24 @@ void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<cons
       return detail::norms::forward<true>(device, n, x, statistics, y,
                                           n.for_products && multiplies_in_bf16<P, T>);
   distil_xlstm::norm_forward<basic_cuda<P>, T, Y>(device, n, x, statistics, y);
+}
+template <Precision P, class T, class F, class... Xs>
+void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
+                    matrix_view<T> y, const F& f, const Xs&... operands) {
+  if (x.rows == 0) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::norms::held(n, x.rows) && n.width % 4 == 0) {
+      (distil_xlstm::detail::require_fit(y, operands), ...);
+      const auto all = distil_xlstm::detail::operands_of(operands...);
+      using all_type = std::remove_const_t<decltype(all)>;
+      return detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
+        const auto blocks = static_cast<unsigned>(detail::blocks_for(x.rows * n.groups, 256 / Threads));
+        detail::launch(device, "norm", {blocks, 256},
+                       detail::norms::transform_kernel<Threads, Vectors, F, all_type>, n, x, statistics, y, f,
+                       all);
+      });
+    }
+  distil_xlstm::norm_transform<basic_cuda<P>, T, F, Xs...>(device, n, x, statistics, y, f, operands...);
 }
 /// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
 /// its.

@@ -137,6 +137,13 @@ struct draw_token {
 
 }  // namespace detail
 
+/// ids[r] = the likeliest token, the first of several; -1 where no logit is a finite number. highest[r] = its logit, or
+/// -infinity; null: not asked for. The default of any device.
+template <class D, class T>
+void choose_likeliest(D& d, matrix_view<const T> logits, std::int32_t* ids, T* highest) {
+  fold_rows(d, logits.rows, logits.cols, detail::likeliest_tokens<T>{logits, ids, highest});
+}
+
 /// ids[r] = a token by softmax(logits[r] / temperature[r]): the first with which the probabilities from token 0
 /// on sum up to more than uniform[r], a number in [0, 1); the likeliest token where temperature[r] is 0,
 /// everywhere where `temperature` is null. Logits that are not finite have no part; where none is, ids[r] = -1.
@@ -147,7 +154,7 @@ template <class D, class T>
 void choose_tokens(D& d, matrix_view<const T> logits, const double* temperature, const double* uniform,
                    std::int32_t* ids) {
   auto highest = d.template scratch<T>(logits.rows);
-  fold_rows(d, logits.rows, logits.cols, detail::likeliest_tokens<T>{logits, ids, highest.data()});
+  choose_likeliest(d, logits, ids, highest.data());
   if (!temperature) return;
   detail::drawn_tokens<T> t{logits, highest.data(), temperature, uniform, nullptr, nullptr, ids};
   auto sums = d.template scratch<double>(logits.rows * (t.span_count() + t.group_count()));

@@ -6,6 +6,7 @@
 
 #include <distil_xlstm/op/slstm/cuda/bf16.cuh>
 #include <distil_xlstm/op/slstm/cuda/float.cuh>
+#include <distil_xlstm/op/slstm/cuda/step.cuh>
 
 namespace distil_xlstm::device {
 
@@ -187,12 +188,13 @@ inline bool slstm_backward_in_float(cuda_base& device, const slstm_backward_argu
 }  // namespace detail
 
 /// The time loop in one launch: with `bf16_mixed` and heads of up to 384 (144 before sm_90) on the tensor
-/// cores, else in float.
+/// cores, else in float. A single token of up to 64 sequences is a product and a map.
 template <Precision P, class T>
 void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a) {
   if (a.seq.rows() == 0 || a.width() == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if constexpr (multiplies_in_bf16<P, T>) {
+      if (detail::slstm_step_in_bf16(device, a)) return;
       const auto plan = detail::slstm_bf16_plan(device, a.seq.batch, a.heads, a.head_dim, false);
       if (plan.blocks > 0)
         return plan.sequences == 4 ? detail::slstm_forward_in_bf16<1>(device, a, plan.blocks)

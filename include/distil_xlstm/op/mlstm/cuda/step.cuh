@@ -25,15 +25,32 @@ __global__ void __launch_bounds__(Threads)
   const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  // What n is made of is on its way before the factors are there.
+  constexpr int ahead = 4;
+  float old[ahead], key[ahead], query[ahead];
+  const auto load = [&](index first) {
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const index d = first + j * Threads;
+      if (d < dq) old[j] = n[d], key[j] = static_cast<float>(k[d]), query[j] = static_cast<float>(q[d]);
+    }
+  };
+  load(threadIdx.x);
   const bool begins = a.seq.begins(b, 0);
   const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m, i = a.i.row(b)[e];
   const float log_f = math::log_sigmoid(a.f.row(b)[e]) + m0, m1 = fmaxf(log_f, i);
   const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
   float r = 0;
-  for (index d = threadIdx.x; d < dq; d += Threads) {
-    const float x = (forget > 0 ? forget * n[d] : 0.0f) + input * static_cast<float>(k[d]);
-    n[d] = x;
-    r += static_cast<float>(q[d]) * x;
+  for (index first = threadIdx.x; first < dq; first += ahead * Threads) {
+    if (first >= ahead * Threads) load(first);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const index d = first + j * Threads;
+      if (d >= dq) break;
+      const float x = (forget > 0 ? forget * old[j] : 0.0f) + input * key[j];
+      n[d] = x;
+      r += query[j] * x;
+    }
   }
   r = warp_sum(r);
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
@@ -46,16 +63,18 @@ __global__ void __launch_bounds__(Threads)
   factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
 }
 
-/// C and h. A block has `lanes` packs of columns of one sequence and head; its other threads share the rows.
+/// C and h. A block has `mlstm_step_lanes` packs of columns of one sequence and head; its other threads share the rows.
+/// A thread asks for several rows before it writes the first: for all that the compiler knows, one might be another.
+constexpr int mlstm_step_lanes = 8;
 template <class Pack, class Operand>
-__global__ void __launch_bounds__(256)
-    mlstm_step_kernel(mlstm_arguments<float, Operand> a, const mlstm_step_factors* factors, int lanes) {
-  constexpr int width = sizeof(Pack) / sizeof(float);
+__global__ void __launch_bounds__(256, 4)
+    mlstm_step_kernel(mlstm_arguments<float, Operand> a, const mlstm_step_factors* factors) {
+  constexpr int width = sizeof(Pack) / sizeof(float), ahead = 5, lanes = mlstm_step_lanes, groups = 256 / lanes;
   __shared__ Pack sums[256];
   const index b = blockIdx.y / a.shape.heads, e = blockIdx.y % a.shape.heads;
   const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
-  const int groups = 256 / lanes, column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
+  const int column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
   const mlstm_step_factors f = factors[blockIdx.y];
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   Pack sum{};
@@ -69,19 +88,30 @@ __global__ void __launch_bounds__(256)
       v = *from;
     const float* value = reinterpret_cast<const float*>(&v);
     float* c = a.state.c.of(b) + e * dq * dv + column;
-#pragma unroll 4
-    for (int d = group; d < dq; d += groups) {
-      Pack* at = reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv);
-      Pack x{};
-      if (f.forget > 0) x = *at;
-      float* y = reinterpret_cast<float*>(&x);
-      const float write = f.input * static_cast<float>(k[d]), read = static_cast<float>(q[d]);
+    for (int first = group; first < dq; first += ahead * groups) {
+      Pack x[ahead];
+      float write[ahead], read[ahead];
 #pragma unroll
-      for (int j = 0; j < width; ++j) {
-        y[j] = f.forget * y[j] + write * value[j];
-        elements[j] += read * y[j];
+      for (int r = 0; r < ahead; ++r) {
+        const int d = first + r * groups;
+        if (d >= dq) break;
+        x[r] = *reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
+        write[r] = static_cast<float>(k[d]), read[r] = static_cast<float>(q[d]);
       }
-      *at = x;
+#pragma unroll
+      for (int r = 0; r < ahead; ++r) {
+        const int d = first + r * groups;
+        if (d >= dq) break;
+        if (!(f.forget > 0)) x[r] = Pack{};  // not before: the factors may still be on their way
+        float* y = reinterpret_cast<float*>(&x[r]);
+        write[r] *= f.input;
+#pragma unroll
+        for (int j = 0; j < width; ++j) {
+          y[j] = f.forget * y[j] + write[r] * value[j];
+          elements[j] += read[r] * y[j];
+        }
+        *reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv) = x[r];
+      }
     }
   }
   sums[threadIdx.x] = sum;
@@ -109,16 +139,12 @@ void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
   const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
                      is_vectorised(a.state.c.data, a.state.c.stride) &&
                      (a.shape.query * a.shape.value) % 4 == 0;
-  const index each = packs ? 4 : 1;
-  // Narrow blocks while there are few of them.
-  int lanes = 16;
-  while (lanes > 4 && tasks * blocks_for(a.shape.value, lanes * each) < 2 * device.multiprocessors())
-    lanes /= 2;
-  const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, lanes * each)), static_cast<unsigned>(tasks));
-  if (packs)
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float4, Operand>, a, factors.data(), lanes);
-  else
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<float, Operand>, a, factors.data(), lanes);
+  const auto run = [&]<class Pack>(Pack) {
+    const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
+    const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, columns)), static_cast<unsigned>(tasks));
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<Pack, Operand>, a, factors.data());
+  };
+  packs ? run(float4()) : run(float());
 }
 
 }  // namespace distil_xlstm::device::detail

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
+#include <distil_xlstm/op/sampling/op.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail {
+
+/// The larger of two numbers, of equal ones the first in its row.
+struct number_at {
+  float x;
+  int column;
+  __device__ void meet(number_at other) {
+    if (other.x > x || (other.x == x && other.column < column)) *this = other;
+  }
+  /// The largest of a warp, in all its lanes.
+  __device__ void meet_warp() {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+      meet({__shfl_xor_sync(~0u, x, step), __shfl_xor_sync(~0u, column, step)});
+  }
+};
+
+/// A block a row, whose threads ask for several packs of it at once.
+template <int Threads>
+__global__ void __launch_bounds__(Threads)
+    likeliest_kernel(matrix_view<const float> logits, std::int32_t* ids, float* highest) {
+  constexpr int ahead = 6, warps = Threads / 32;
+  static_assert(warps == 32, "one for each lane of the first");
+  __shared__ number_at found[warps];
+  const float* row = logits.row(blockIdx.x);
+  const int cols = static_cast<int>(logits.cols), packed = is_vectorised(logits) ? cols / 4 * 4 : 0;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  number_at best{-INFINITY, cols};
+  const auto visit = [&](float x, int c) {
+    if (fabsf(x) <= std::numeric_limits<float>::max() && x > best.x) best = {x, c};
+  };
+  for (int first = 4 * thread; first < packed; first += ahead * 4 * Threads) {
+    float4 x[ahead];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u)
+      if (const int c = first + u * 4 * Threads; c < packed) x[u] = load4_readonly(row + c);
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int c = first + u * 4 * Threads;
+      if (c >= packed) break;
+      visit(x[u].x, c), visit(x[u].y, c + 1), visit(x[u].z, c + 2), visit(x[u].w, c + 3);
+    }
+  }
+  for (int c = packed + thread; c < cols; c += Threads) visit(row[c], c);
+  best.meet_warp();
+  if (lane == 0) found[thread / 32] = best;
+  __syncthreads();
+  if (thread >= 32) return;
+  best = found[lane];
+  best.meet_warp();
+  if (lane != 0) return;
+  ids[blockIdx.x] = best.x == -INFINITY ? -1 : best.column;
+  if (highest) highest[blockIdx.x] = best.x;
+}
+
+}  // namespace detail
+
+/// Of floats one pass that waits for memory once or twice.
+template <Precision P, class T>
+void choose_likeliest(basic_cuda<P>& device, matrix_view<const T> logits, std::int32_t* ids, T* highest) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (logits.rows > 0)
+      detail::launch(device, "choosing tokens", {static_cast<unsigned>(logits.rows), 1024},
+                     detail::likeliest_kernel<1024>, logits, ids, highest);
+  } else {
+    distil_xlstm::choose_likeliest<basic_cuda<P>, T>(device, logits, ids, highest);
+  }
+}
+
+}  // namespace distil_xlstm::device
