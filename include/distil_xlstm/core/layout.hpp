@@ -52,55 +52,31 @@ struct manifest_entry {
 /// All tensors of a description, in its order.
 using manifest = std::vector<manifest_entry>;
 
-/// Replays a block's description: over no memory it measures, over an arena it binds views, and with a
-/// manifest it names every tensor. One truth for weights, gradients, moments, states, tapes and files.
-template <class T>
-class layout {
+namespace detail {
+
+/// The prefix that names have inside scopes. Its functions are called wherever a block is described: no inlined copies.
+class name_prefix {
  public:
-  /// @name What a description binds to
-  /// @{
-
-  /// Of `layout` or `frozen_layout`: its numbers, what `matrix` gives, what `tensor` gives.
-  using scalar = T;
-  using matrix_type = matrix_view<T>;
-  using pointer = T*;
-  /// @}
-  /// Every tensor starts at a multiple of so many numbers, which are 64 bytes.
-  static constexpr index alignment = 64 / static_cast<index>(sizeof(T));
-
-  /// `base` is an arena of as many numbers as a layout over no memory (null) says by `size()`; that one gives null
-  /// views. `names` gets an entry a tensor. Neither is owned.
-  explicit layout(T* base = nullptr, manifest* names = nullptr) : base_(base), names_(names) {}
-
-  /// A matrix that products read: [rows, cols], contiguous.
-  template <class Init = decltype(initial::zeros())>
-  matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros(),
-                        weight_decay decay = weight_decay::yes) {
-    return {tensor(name, {rows, cols}, init, decay), rows, cols};
+  /// What `f` returns, called with the prefix longer by `name.`, if there is a name.
+  template <class F>
+  auto scope(std::string_view name, F& f) {
+    const std::size_t keep = text_.size();
+    if (!name.empty()) enter(name);
+    auto result = f();
+    leave(keep);
+    return result;
   }
+  [[gnu::noinline]] std::string with(std::string_view name) const { return text_ + std::string(name); }
 
-  /// Any other tensor, row-major. Throws `error` where an extent is negative.
-  template <class Init = decltype(initial::zeros())>
-  T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros(),
-            weight_decay decay = weight_decay::no) {
-    index size = 1;
-    for (index n : shape) {
-      require(n >= 0, "layout: tensor ", prefix_, name, " cannot have an extent of ", n);
-      size *= n;
-    }
-    const index at = used_;
-    used_ += (size + alignment - 1) / alignment * alignment;
-    if (used_ > peak_) peak_ = used_;
-    if (names_) names_->push_back({prefix_ + std::string(name), shape, at, size, init, decay});
-    return base_ ? base_ + at : nullptr;
-  }
+ private:
+  [[gnu::noinline]] void enter(std::string_view name) { (text_ += name) += '.'; }
+  [[gnu::noinline]] void leave(std::size_t keep) { text_.resize(keep); }
+  std::string text_;
+};
 
-  /// A part of the recurrent state of one sequence; sequences lie `sequence_stride` numbers apart.
-  template <class Init = decltype(initial::zeros())>
-  batched_state<T> state(std::string_view name, std::initializer_list<index> shape,
-                         Init init = initial::zeros()) {
-    return {tensor(name, shape, init), stride_};
-  }
+/// What of a `layout` is the same for all types of numbers.
+class layout_base {
+ public:
   /// For the states that follow: how far apart sequences lie, the `size()` of one's whole state.
   void sequence_stride(index numbers) { stride_ = numbers; }
   /// Tokens of a text that its cache of keys and values holds, as the owner of the state declares; 0: there is
@@ -116,11 +92,7 @@ class layout {
   /// Names taken inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
-    const std::size_t keep = prefix_.size();
-    if (names_ && !name.empty()) (prefix_ += name) += '.';
-    auto result = f();
-    prefix_.resize(keep);
-    return result;
+    return prefix_.scope(names_ ? name : std::string_view(), f);
   }
 
   /// A tape that no backward will read may reuse memory: `rewind` gives back all that was taken since `mark`.
@@ -135,12 +107,78 @@ class layout {
   /// Numbers needed in all, each at its time.
   index size() const { return peak_; }
 
+ protected:
+  explicit layout_base(manifest* names) : names_(names) {}
+  /// Where a tensor begins; the last of the names, if they are asked for, is its.
+  [[gnu::noinline]] index take(std::string_view name, std::initializer_list<index> shape, weight_decay decay,
+                               index alignment) {
+    index size = 1;
+    for (index n : shape) {
+      require(n >= 0, "layout: tensor ", prefix_.with(name), " cannot have an extent of ", n);
+      size *= n;
+    }
+    const index at = used_;
+    used_ += (size + alignment - 1) / alignment * alignment;
+    if (used_ > peak_) peak_ = used_;
+    if (names_) names_->push_back({prefix_.with(name), shape, at, size, nullptr, decay});
+    return at;
+  }
+  manifest* names_;
+  index stride_ = 0;
+
+ private:
+  index used_ = 0, peak_ = 0, capacity_ = 0, held_ = 0;
+  bool transient_ = false;
+  name_prefix prefix_;
+};
+
+}  // namespace detail
+
+/// Replays a block's description: over no memory it measures, over an arena it binds views, and with a
+/// manifest it names every tensor. One truth for weights, gradients, moments, states, tapes and files.
+template <class T>
+class layout : public detail::layout_base {
+ public:
+  /// @name What a description binds to
+  /// @{
+
+  /// Of `layout` or `frozen_layout`: its numbers, what `matrix` gives, what `tensor` gives.
+  using scalar = T;
+  using matrix_type = matrix_view<T>;
+  using pointer = T*;
+  /// @}
+  /// Every tensor starts at a multiple of so many numbers, which are 64 bytes.
+  static constexpr index alignment = 64 / static_cast<index>(sizeof(T));
+
+  /// `base` is an arena of as many numbers as a layout over no memory (null) says by `size()`; that one gives null
+  /// views. `names` gets an entry a tensor. Neither is owned.
+  explicit layout(T* base = nullptr, manifest* names = nullptr) : layout_base(names), base_(base) {}
+
+  /// A matrix that products read: [rows, cols], contiguous.
+  template <class Init = decltype(initial::zeros())>
+  matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros(),
+                        weight_decay decay = weight_decay::yes) {
+    return {tensor(name, {rows, cols}, init, decay), rows, cols};
+  }
+
+  /// Any other tensor, row-major. Throws `error` where an extent is negative.
+  template <class Init = decltype(initial::zeros())>
+  T* tensor(std::string_view name, std::initializer_list<index> shape, Init init = initial::zeros(),
+            weight_decay decay = weight_decay::no) {
+    const index at = take(name, shape, decay, alignment);
+    if (names_) names_->back().initial = init;
+    return base_ ? base_ + at : nullptr;
+  }
+
+  /// A part of the recurrent state of one sequence; sequences lie `sequence_stride` numbers apart.
+  template <class Init = decltype(initial::zeros())>
+  batched_state<T> state(std::string_view name, std::initializer_list<index> shape,
+                         Init init = initial::zeros()) {
+    return {tensor(name, shape, init), stride_};
+  }
+
  private:
   T* base_;
-  manifest* names_;
-  index used_ = 0, peak_ = 0, stride_ = 0, capacity_ = 0, held_ = 0;
-  bool transient_ = false;
-  std::string prefix_;
 };
 
 /// A tensor as a file holds it.
@@ -199,16 +237,12 @@ class frozen_layout {
   /// Names looked up inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
-    const std::size_t keep = prefix_.size();
-    if (!name.empty()) (prefix_ += name) += '.';
-    auto result = f();
-    prefix_.resize(keep);
-    return result;
+    return prefix_.scope(name, f);
   }
 
  private:
   stored_tensor lookup(std::string_view name, std::initializer_list<index> shape) {
-    const std::string full = prefix_ + std::string(name);
+    const std::string full = prefix_.with(name);
     stored_tensor t = find_(full);
     const std::vector<index> wanted = shape;
     if (t.shape != wanted) {
@@ -223,7 +257,7 @@ class frozen_layout {
   }
   source find_;
   frozen_arena<T>* arena_;
-  std::string prefix_;
+  detail::name_prefix prefix_;
 };
 
 }  // namespace distil_xlstm

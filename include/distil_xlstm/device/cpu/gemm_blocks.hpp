@@ -130,7 +130,13 @@ using block_functions = void (*[3][3])(index n, index blocks, const rounded_row*
     set_kind<V, q8_0_blocks>(to, 0), set_kind<V, q4_0_blocks>(to, 1), set_kind<V, q4_1_blocks>(to, 2);    \
   }
 
-/// Plain C++.
+/// Plain C++. Where it is the last resort, its parts are called: in line, in loops unrolled, they are more code than all the
+/// rest of the product.
+#if defined(DISTIL_XLSTM_X86)
+#define DISTIL_XLSTM_PART [[gnu::noinline]]
+#else
+#define DISTIL_XLSTM_PART
+#endif
 struct portable_blocks {
   struct block {
     std::int8_t q[32];
@@ -140,7 +146,7 @@ struct portable_blocks {
   };
   static reg zero() { return {}; }
   template <class Kind>
-  static block load(const std::uint8_t* p) {
+  DISTIL_XLSTM_PART static block load(const std::uint8_t* p) {
     block out;
     p += Kind::at;
     if (Kind::nibbles)
@@ -151,29 +157,29 @@ struct portable_blocks {
     return out;
   }
   template <class Kind>
-  static reg add_dot(const block& w, const std::int8_t* x, const float* d, reg to) {
+  DISTIL_XLSTM_PART static reg add_dot(const block& w, const std::int8_t* x, const float* d, reg to) {
     int dot = 0;
     for (int i = 0; i < 32; ++i) dot += w.q[i] * x[i];
     to.x[0] += *d * static_cast<float>(dot);
     return to;
   }
-  static float half(const std::uint8_t* p) { return distil_xlstm::detail::half_at(p); }
+  DISTIL_XLSTM_PART static float half(const std::uint8_t* p) { return distil_xlstm::detail::half_at(p); }
   template <index Bytes>
-  static reg scales(const std::uint8_t* p) {
+  DISTIL_XLSTM_PART static reg scales(const std::uint8_t* p) {
     reg out;
     for (int i = 0; i < 8; ++i) out.x[i] = half(p + i * Bytes);
     return out;
   }
-  static void store8(float* to, const reg& a) { std::memcpy(to, a.x, sizeof a.x); }
-  static reg multiply8(reg a, const float* b) {
+  DISTIL_XLSTM_PART static void store8(float* to, const reg& a) { std::memcpy(to, a.x, sizeof a.x); }
+  DISTIL_XLSTM_PART static reg multiply8(reg a, const float* b) {
     for (int i = 0; i < 8; ++i) a.x[i] *= b[i];
     return a;
   }
-  static reg multiply_add8(const reg& a, const float* b, reg c) {
+  DISTIL_XLSTM_PART static reg multiply_add8(const reg& a, const float* b, reg c) {
     for (int i = 0; i < 8; ++i) c.x[i] += a.x[i] * b[i];
     return c;
   }
-  static reg subtract_multiple8(float k, const reg& a, const float* b, reg c) {
+  DISTIL_XLSTM_PART static reg subtract_multiple8(float k, const reg& a, const float* b, reg c) {
     for (int i = 0; i < 8; ++i) c.x[i] -= k * a.x[i] * b[i];
     return c;
   }
@@ -187,6 +193,7 @@ struct portable_blocks {
     return total;
   }
 };
+#undef DISTIL_XLSTM_PART
 namespace portable {
 DISTIL_XLSTM_BLOCK_LOOPS()
 }
