@@ -9,6 +9,8 @@ template void device::detail::gemm_block(index, index, index, device::detail::ge
 template void device::detail::gemm_block(index, index, index, device::detail::gemm_operand,
                                          device::detail::gemm_operand, double, double*, index,
                                          device::detail::gemm_scratch<double>&);
+template struct device::detail::gemm_rows<float>;
+template struct device::detail::gemm_rows<double>;
 DISTIL_XLSTM_CPU_OPERATIONS(template, fp64, double)
 DISTIL_XLSTM_CPU_OPERATIONS(template, fp32, float)
 DISTIL_XLSTM_CPU_OPERATIONS(template, bf16_mixed, float)

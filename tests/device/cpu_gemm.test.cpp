@@ -183,11 +183,12 @@ BOOST_AUTO_TEST_CASE(few_rows_of_blocks_are_rounded_and_no_more) {
           auto a = random_matrix(rng, m, k, dtype::f32, false, 0);
           const auto b = random_matrix(rng, k, n, type, true, 0);
           // What is left of the rows: off by half a step of 127, and so multiplied as they are.
-          std::vector<std::byte> memory(static_cast<std::size_t>(rounded_row_bytes(blocks)));
+          std::vector<std::byte> memory(static_cast<std::size_t>(rounded_row::bytes(blocks)));
+          const rounded_row row(memory.data(), blocks);
           auto* x = reinterpret_cast<float*>(a.bytes.data());
           std::vector<double> left(static_cast<std::size_t>(m * k));
           for (index i = 0; i < m; ++i) {
-            const rounded_row row = round_row(x + i * k, blocks, memory.data());
+            t.target.blocks.round(x + i * k, blocks, row);
             for (index p = 0; p < k; ++p) {
               auto& each = left[static_cast<std::size_t>(i * k + p)];
               each = static_cast<double>(row.scale[p / 32]) * row.q[p];

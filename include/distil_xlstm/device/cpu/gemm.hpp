@@ -18,6 +18,23 @@ void gemm_block(index m, index n, index k, gemm_operand a, gemm_operand b, T bet
 void gemm_block_bf16(index m, index n, index k, gemm_operand a, gemm_operand b, float beta, float* c, index ldc,
                      gemm_scratch<float>& scratch);
 
+/// Up to `direct_rows` rows of A as they lie, made ready once for all parts of a product with a transposed B;
+/// `gemm_block` of such rows does the same in every part.
+template <class T>
+struct gemm_rows {
+  index m, k;
+  dtype a, b;             ///< as which the operands are stored
+  bool to_bf16;           ///< rounded to bf16, as `gemm_block_bf16` does
+  void* ready = nullptr;  ///< what `prepare` made of A
+
+  /// Memory that `prepare` needs.
+  index bytes() const;
+  /// Refers to `memory`, not to A.
+  void prepare(gemm_operand rows, void* memory);
+  /// C[m x n] = beta C + A B
+  void multiply(index n, gemm_operand columns, T beta, T* c, index ldc, gemm_scratch<T>& scratch) const;
+};
+
 }  // namespace distil_xlstm::device::detail
 
 #ifndef DISTIL_XLSTM_COMPILED

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -36,17 +37,24 @@ struct q4_1_blocks {
 /// A row of x: 8-bit numbers q and for each block of 32 the scale d and the sum of d q; up to a multiple of 8 blocks, zero
 /// behind the last.
 struct rounded_row {
-  const std::int8_t* q;
-  const float *scale, *sum;
+  float *scale, *sum;
+  std::int8_t* q;
+  /// Of so many blocks, in memory of `bytes`.
+  rounded_row(void* memory, index blocks)
+      : scale(static_cast<float*>(memory)),
+        sum(scale + padded(blocks)),
+        q(reinterpret_cast<std::int8_t*>(sum + padded(blocks))) {}
+  static constexpr index bytes(index blocks) { return padded(blocks) * (32 + 2 * 4); }
+  static constexpr index padded(index blocks) { return (blocks + 7) / 8 * 8; }
+  /// Zeros behind the last block.
+  void pad(index blocks) const {
+    const index end = padded(blocks);
+    for (index b = blocks; b < end; ++b) scale[b] = sum[b] = 0;
+    std::memset(q + blocks * 32, 0, static_cast<std::size_t>((end - blocks) * 32));
+  }
 };
-/// Bytes of one, of so many blocks.
-constexpr index rounded_row_bytes(index blocks) { return (blocks + 7) / 8 * 8 * (32 + 2 * 4); }
-/// x, of `blocks` blocks, at `to`: d = max |x| / 127, q = x / d rounded to nearest even.
-inline rounded_row round_row(const float* x, index blocks, void* to) {
-  const index padded = (blocks + 7) / 8 * 8;
-  auto* scale = static_cast<float*>(to);
-  auto* sum = scale + padded;
-  auto* q = reinterpret_cast<std::int8_t*>(sum + padded);
+/// x, of `blocks` blocks: d = max |x| / 127, q = x / d rounded to nearest even.
+inline void round_row(const float* x, index blocks, const rounded_row& to) {
   for (index b = 0; b < blocks; ++b, x += 32) {
     std::uint32_t largest = 0;  // of magnitudes, whose bits are in their order; NaN is above all
     for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
@@ -56,78 +64,97 @@ inline rounded_row round_row(const float* x, index blocks, void* to) {
       // Behind 1.5 2^23 a float has no room for a fraction.
       const auto bits = std::bit_cast<std::uint32_t>(x[i] * inverse + 12582912.f);
       const auto each = static_cast<std::int8_t>(bits & 0xffu);
-      q[b * 32 + i] = each, total += each;
+      to.q[b * 32 + i] = each, total += each;
     }
-    scale[b] = most / 127;
-    sum[b] = scale[b] * static_cast<float>(total);
+    to.scale[b] = most / 127;
+    to.sum[b] = to.scale[b] * static_cast<float>(total);
   }
-  for (index b = blocks; b < padded; ++b) scale[b] = sum[b] = 0;
-  std::memset(q + blocks * 32, 0, static_cast<std::size_t>((padded - blocks) * 32));
-  return {q, scale, sum};
+  to.pad(blocks);
 }
 
-/// Products of 1, 2 or 4 rows (1 << i) with rows of Q8_0, Q4_0 and Q4_1.
-using block_functions = void (*[3][3])(index n, index blocks, const rounded_row* x, const void* rows,
-                                       index stride, float* out);
+/// Products with rows of Q8_0, Q4_0 and Q4_1.
+struct block_functions {
+  void (*round)(const float* x, index blocks, const rounded_row& to);
+  /// Of 1, 2 or 4 rows (1 << i).
+  void (*dots[3][3])(index n, index blocks, const rounded_row* x, const void* rows, index stride, float* out);
+};
 
-/// out[Rows x n]: the scalar products of `Rows` rounded rows with n rows of blocks, `stride` bytes apart. A vector type V
-/// gives `block` (32 whole numbers), `reg` (8 floats), load, add_dot (d times a block's product, added), half, scales (of
-/// eight blocks), and of eight floats store8, multiply8, multiply_add8, subtract_multiple8, add, sum.
-#define DISTIL_XLSTM_BLOCK_LOOPS(TARGET)                                                                  \
-  template <class V, class Kind, int Rows>                                                                \
-  TARGET void block_dots(index n, index blocks, const rounded_row* x, const void* rows, index stride,     \
-                         float* out) {                                                                    \
-    constexpr index group = 8 * Kind::bytes, ahead = 1536; /* some lines before they are asked for */     \
-    for (index j = 0; j < n; ++j) {                                                                       \
-      const auto* w = static_cast<const std::uint8_t*>(rows) + j * stride;                                \
-      typename V::reg even[Rows], odd[Rows], rest[Rows];                                                  \
-      float last[Rows];                                                                                   \
-      _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                            \
-        even[r] = odd[r] = rest[r] = V::zero();                                                           \
-        last[r] = 0;                                                                                      \
-      }                                                                                                   \
-      index b = 0;                                                                                        \
-      for (; b + 8 <= blocks; b += 8, w += group) {                                                       \
-        _Pragma("GCC unroll 8") for (index line = 0; line < group; line += 64)                            \
-            __builtin_prefetch(w + ahead + line);                                                         \
-        const auto scale = V::template scales<Kind::bytes>(w);                                            \
-        const auto other = Kind::minimum ? V::template scales<Kind::bytes>(w + 2) : scale;                \
-        alignas(32) float d[Rows][8];                                                                     \
-        _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                          \
-          V::store8(d[r], V::multiply8(scale, x[r].scale + b));                                           \
-          if (Kind::minimum) rest[r] = V::multiply_add8(other, x[r].sum + b, rest[r]);                    \
-          if (Kind::zero != 0) rest[r] = V::subtract_multiple8(Kind::zero, scale, x[r].sum + b, rest[r]); \
-        }                                                                                                 \
-        _Pragma("GCC unroll 8") for (int i = 0; i < 8; i += 2) {                                          \
-          const auto first = V::template load<Kind>(w + i * Kind::bytes);                                 \
-          const auto second = V::template load<Kind>(w + (i + 1) * Kind::bytes);                          \
-          _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                        \
-            even[r] = V::template add_dot<Kind>(first, x[r].q + (b + i) * 32, d[r] + i, even[r]);         \
-            odd[r] = V::template add_dot<Kind>(second, x[r].q + (b + i + 1) * 32, d[r] + i + 1, odd[r]);  \
-          }                                                                                               \
-        }                                                                                                 \
-      }                                                                                                   \
-      for (; b < blocks; ++b, w += Kind::bytes) {                                                         \
-        const float scale = V::half(w), other = Kind::minimum ? V::half(w + 2) : -Kind::zero * scale;     \
-        const auto one = V::template load<Kind>(w);                                                       \
-        _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                          \
-          const float d = scale * x[r].scale[b];                                                          \
-          even[r] = V::template add_dot<Kind>(one, x[r].q + b * 32, &d, even[r]);                         \
-          last[r] += other * x[r].sum[b];                                                                 \
-        }                                                                                                 \
-      }                                                                                                   \
-      _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) out[r * n + j] =                             \
-          V::sum(V::add(V::add(even[r], odd[r]), rest[r])) + last[r];                                     \
-    }                                                                                                     \
-  }                                                                                                       \
-  template <class V, class Kind>                                                                          \
-  constexpr void set_kind(block_functions& to, int kind) {                                                \
-    to[kind][0] = block_dots<V, Kind, 1>, to[kind][1] = block_dots<V, Kind, 2>;                           \
-    to[kind][2] = block_dots<V, Kind, 4>;                                                                 \
-  }                                                                                                       \
-  template <class V>                                                                                      \
-  constexpr void set_blocks(block_functions& to) {                                                        \
-    set_kind<V, q8_0_blocks>(to, 0), set_kind<V, q4_0_blocks>(to, 1), set_kind<V, q4_1_blocks>(to, 2);    \
+/// out[Rows x n]: the scalar products of `Rows` rounded rows with n rows of blocks, `stride` bytes apart. Blocks go in
+/// pairs, the first of which is added to eight sums, the second to eight others. A vector type V gives
+///
+///     cols                                how many rows of blocks one rounded row meets at a time
+///     pair, load, load_one                the numbers of two blocks, or of one and zeros
+///     load_x                              64 numbers of x
+///     scales, read_scales(p, n)           what n <= 8 blocks have in halves, zeros behind them
+///     factors, scaled                     the products of such scales and x's
+///     sums, none, add_dots                16 sums, to which block i's and i + 1's products times factors are added
+///     reg, zero, add_offsets              8 sums, to which x's sums times the blocks' offsets are added
+///     sum                                 of all of these
+///     round                               `round_row`
+#define DISTIL_XLSTM_BLOCK_LOOPS(TARGET)                                                                       \
+  template <class V, class Kind, int Rows, int Cols>                                                           \
+  [[gnu::always_inline]] TARGET inline void add_group(                                                         \
+      index count, index b, const rounded_row* x, const std::uint8_t* const(&w)[Cols],                         \
+      typename V::sums(&sums)[Rows][Cols], typename V::reg(&rest)[Rows][Cols]) {                               \
+    typename V::factors d[Rows][Cols];                                                                         \
+    _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) {                                                   \
+      _Pragma("GCC unroll 8") for (index line = 0; line < count * Kind::bytes; line += 64)                     \
+          __builtin_prefetch(w[c] + prefetch_bytes + line, 0, 2);                                              \
+      const auto scales = V::template read_scales<Kind>(w[c], count);                                          \
+      _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                                 \
+        d[r][c] = V::template scaled<Kind>(scales, x[r].scale + b);                                            \
+        if (Kind::minimum || Kind::zero != 0)                                                                  \
+          rest[r][c] = V::template add_offsets<Kind>(scales, x[r].sum + b, rest[r][c]);                        \
+      }                                                                                                        \
+    }                                                                                                          \
+    _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2) {                                                   \
+      if (i >= count) break;                                                                                   \
+      typename V::pair pairs[Cols];                                                                            \
+      _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) {                                                 \
+        const auto* p = w[c] + i * Kind::bytes;                                                                \
+        pairs[c] = i + 1 < count ? V::template load<Kind>(p) : V::template load_one<Kind>(p);                  \
+      }                                                                                                        \
+      _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                                 \
+        const auto q = V::template load_x<Kind>(x[r].q + (b + i) * 32);                                        \
+        _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) sums[r][c] =                                    \
+            V::template add_dots<Kind>(pairs[c], q, d[r][c], i, sums[r][c]);                                   \
+      }                                                                                                        \
+    }                                                                                                          \
+  }                                                                                                            \
+  template <class V, class Kind, int Rows>                                                                     \
+  TARGET void block_dots(index n, index blocks, const rounded_row* x, const void* rows, index stride,          \
+                         float* out) {                                                                         \
+    constexpr int cols = V::cols >= Rows ? V::cols / Rows : 1;                                                 \
+    for (index j = 0; j < n; j += cols) {                                                                      \
+      const std::uint8_t* w[cols];                                                                             \
+      typename V::sums sums[Rows][cols];                                                                       \
+      typename V::reg rest[Rows][cols];                                                                        \
+      _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) {                                                 \
+        w[c] = static_cast<const std::uint8_t*>(rows) + (j + c < n ? j + c : n - 1) * stride;                  \
+        _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) sums[r][c] = V::none(), rest[r][c] = V::zero(); \
+      }                                                                                                        \
+      index b = 0;                                                                                             \
+      for (; b + 8 <= blocks; b += 8) {                                                                        \
+        add_group<V, Kind, Rows, cols>(8, b, x, w, sums, rest);                                                \
+        _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) w[c] += 8 * Kind::bytes;                        \
+      }                                                                                                        \
+      if (b < blocks) add_group<V, Kind, Rows, cols>(blocks - b, b, x, w, sums, rest);                         \
+      _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) {                                                 \
+        if (j + c == n) break;                                                                                 \
+        _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) out[r * n + j + c] =                            \
+            V::sum(sums[r][c], rest[r][c]);                                                                    \
+      }                                                                                                        \
+    }                                                                                                          \
+  }                                                                                                            \
+  template <class V, class Kind>                                                                               \
+  constexpr void set_kind(block_functions& to, int kind) {                                                     \
+    to.dots[kind][0] = block_dots<V, Kind, 1>, to.dots[kind][1] = block_dots<V, Kind, 2>;                      \
+    to.dots[kind][2] = block_dots<V, Kind, 4>;                                                                 \
+  }                                                                                                            \
+  template <class V>                                                                                           \
+  constexpr void set_blocks(block_functions& to) {                                                             \
+    to.round = V::round, set_kind<V, q8_0_blocks>(to, 0), set_kind<V, q4_0_blocks>(to, 1),                     \
+    set_kind<V, q4_1_blocks>(to, 2);                                                                           \
   }
 
 /// Plain C++. Where it is the last resort, its parts are called: in line, in loops unrolled, they are more code than all the
@@ -138,58 +165,80 @@ using block_functions = void (*[3][3])(index n, index blocks, const rounded_row*
 #define DISTIL_XLSTM_PART
 #endif
 struct portable_blocks {
-  struct block {
-    std::int8_t q[32];
+  static constexpr int cols = 1;
+  struct pair {
+    std::int8_t q[64];
   };
   struct reg {
     float x[8];
   };
+  struct sums {
+    float even = 0, odd = 0;
+  };
+  struct scales {
+    float d[8], offset[8];
+  };
+  using factors = reg;
+  static void round(const float* x, index blocks, const rounded_row& to) { round_row(x, blocks, to); }
   static reg zero() { return {}; }
+  static sums none() { return {}; }
   template <class Kind>
-  DISTIL_XLSTM_PART static block load(const std::uint8_t* p) {
-    block out;
+  static void load_block(const std::uint8_t* p, std::int8_t* to) {
     p += Kind::at;
     if (Kind::nibbles)
       for (int i = 0; i < 16; ++i)
-        out.q[i] = static_cast<std::int8_t>(p[i] & 15), out.q[i + 16] = static_cast<std::int8_t>(p[i] >> 4);
+        to[i] = static_cast<std::int8_t>(p[i] & 15), to[i + 16] = static_cast<std::int8_t>(p[i] >> 4);
     else
-      std::memcpy(out.q, p, 32);
+      std::memcpy(to, p, 32);
+  }
+  template <class Kind>
+  DISTIL_XLSTM_PART static pair load(const std::uint8_t* p) {
+    pair out;
+    load_block<Kind>(p, out.q), load_block<Kind>(p + Kind::bytes, out.q + 32);
     return out;
   }
   template <class Kind>
-  DISTIL_XLSTM_PART static reg add_dot(const block& w, const std::int8_t* x, const float* d, reg to) {
-    int dot = 0;
-    for (int i = 0; i < 32; ++i) dot += w.q[i] * x[i];
-    to.x[0] += *d * static_cast<float>(dot);
-    return to;
-  }
-  DISTIL_XLSTM_PART static float half(const std::uint8_t* p) { return distil_xlstm::detail::half_at(p); }
-  template <index Bytes>
-  DISTIL_XLSTM_PART static reg scales(const std::uint8_t* p) {
-    reg out;
-    for (int i = 0; i < 8; ++i) out.x[i] = half(p + i * Bytes);
+  DISTIL_XLSTM_PART static pair load_one(const std::uint8_t* p) {
+    pair out{};
+    load_block<Kind>(p, out.q);
     return out;
   }
-  DISTIL_XLSTM_PART static void store8(float* to, const reg& a) { std::memcpy(to, a.x, sizeof a.x); }
-  DISTIL_XLSTM_PART static reg multiply8(reg a, const float* b) {
-    for (int i = 0; i < 8; ++i) a.x[i] *= b[i];
-    return a;
+  template <class Kind>
+  static const std::int8_t* load_x(const std::int8_t* x) {
+    return x;
   }
-  DISTIL_XLSTM_PART static reg multiply_add8(const reg& a, const float* b, reg c) {
-    for (int i = 0; i < 8; ++i) c.x[i] += a.x[i] * b[i];
+  template <class Kind>
+  DISTIL_XLSTM_PART static sums add_dots(const pair& w, const std::int8_t* x, const factors& d, int i,
+                                         sums to) {
+    int dot[2] = {};
+    for (int p = 0; p < 64; ++p) dot[p / 32] += w.q[p] * x[p];
+    to.even += d.x[i] * static_cast<float>(dot[0]);
+    to.odd += d.x[i + 1] * static_cast<float>(dot[1]);
+    return to;
+  }
+  template <class Kind>
+  DISTIL_XLSTM_PART static scales read_scales(const std::uint8_t* p, index count) {
+    scales out{};
+    for (index i = 0; i < std::min<index>(count, 8); ++i, p += Kind::bytes) {
+      out.d[i] = distil_xlstm::detail::half_at(p);
+      out.offset[i] = Kind::minimum ? distil_xlstm::detail::half_at(p + 2) : -Kind::zero * out.d[i];
+    }
+    return out;
+  }
+  template <class Kind>
+  DISTIL_XLSTM_PART static factors scaled(const scales& a, const float* b) {
+    factors out;
+    for (int i = 0; i < 8; ++i) out.x[i] = a.d[i] * b[i];
+    return out;
+  }
+  template <class Kind>
+  DISTIL_XLSTM_PART static reg add_offsets(const scales& a, const float* b, reg c) {
+    for (int i = 0; i < 8; ++i) c.x[i] += a.offset[i] * b[i];
     return c;
   }
-  DISTIL_XLSTM_PART static reg subtract_multiple8(float k, const reg& a, const float* b, reg c) {
-    for (int i = 0; i < 8; ++i) c.x[i] -= k * a.x[i] * b[i];
-    return c;
-  }
-  static reg add(reg a, const reg& b) {
-    for (int i = 0; i < 8; ++i) a.x[i] += b.x[i];
-    return a;
-  }
-  static float sum(const reg& a) {
-    float total = 0;
-    for (const float each : a.x) total += each;
+  DISTIL_XLSTM_PART static float sum(const sums& a, const reg& rest) {
+    float total = a.even + a.odd;
+    for (const float each : rest.x) total += each;
     return total;
   }
 };
@@ -202,68 +251,247 @@ DISTIL_XLSTM_BLOCK_LOOPS()
 inline bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #define DISTIL_XLSTM_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 
-// One instruction set's vectors: `Pairs` is its sum of products of unsigned and signed bytes, four to a 32-bit lane.
-#define DISTIL_XLSTM_BLOCK_VECTORS(TARGET)                                                              \
-  using block = __m256i;                                                                                \
-  using reg = __m256;                                                                                   \
-  DISTIL_XLSTM_LANES TARGET reg zero() { return _mm256_setzero_ps(); }                                  \
-  template <class Kind>                                                                                 \
-  DISTIL_XLSTM_LANES TARGET block load(const std::uint8_t* p) {                                         \
-    if constexpr (!Kind::nibbles) {                                                                     \
-      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + Kind::at));                        \
-    } else {                                                                                            \
-      /* The low halves of bytes, then the high ones. */                                                \
-      const __m256i both =                                                                              \
-          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + Kind::at))); \
-      const __m256i shifted = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));       \
-      return _mm256_and_si256(shifted, _mm256_set1_epi8(15));                                           \
-    }                                                                                                   \
-  }                                                                                                     \
-  template <class Kind>                                                                                 \
-  DISTIL_XLSTM_LANES TARGET reg add_dot(block w, const std::int8_t* x, const float* d, reg to) {        \
-    __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));                                \
-    if constexpr (!Kind::nibbles) {                                                                     \
-      q = _mm256_sign_epi8(q, w);                                                                       \
-      w = _mm256_abs_epi8(w);                                                                           \
-    }                                                                                                   \
-    return _mm256_fmadd_ps(_mm256_broadcast_ss(d), _mm256_cvtepi32_ps(products(w, q)), to);             \
-  }                                                                                                     \
-  DISTIL_XLSTM_LANES TARGET float half(const std::uint8_t* p) {                                         \
-    return _cvtsh_ss(distil_xlstm::detail::load_bytes<std::uint16_t>(p));                               \
-  }                                                                                                     \
-  template <index Bytes>                                                                                \
-  DISTIL_XLSTM_LANES TARGET reg scales(const std::uint8_t* p) {                                         \
-    std::int16_t h[8];                                                                                  \
-    _Pragma("GCC unroll 8") for (int i = 0; i < 8; ++i) std::memcpy(h + i, p + i * Bytes, 2);           \
-    return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));             \
-  }                                                                                                     \
-  DISTIL_XLSTM_LANES TARGET void store8(float* to, reg a) { _mm256_store_ps(to, a); }                   \
-  DISTIL_XLSTM_LANES TARGET reg multiply8(reg a, const float* b) {                                      \
-    return _mm256_mul_ps(a, _mm256_loadu_ps(b));                                                        \
-  }                                                                                                     \
-  DISTIL_XLSTM_LANES TARGET reg multiply_add8(reg a, const float* b, reg c) {                           \
-    return _mm256_fmadd_ps(a, _mm256_loadu_ps(b), c);                                                   \
-  }                                                                                                     \
-  DISTIL_XLSTM_LANES TARGET reg subtract_multiple8(float k, reg a, const float* b, reg c) {             \
-    return _mm256_fnmadd_ps(_mm256_mul_ps(_mm256_set1_ps(k), a), _mm256_loadu_ps(b), c);                \
-  }                                                                                                     \
-  DISTIL_XLSTM_LANES TARGET reg add(reg a, reg b) { return _mm256_add_ps(a, b); }                       \
-  DISTIL_XLSTM_LANES TARGET float sum(reg a) { return sum_lanes(a); }
-
 struct avx2_blocks {
-  /// Two products of bytes up to 128 and 127 fit 16 bits.
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 __m256i products(__m256i w, __m256i x) {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+  static constexpr int cols = 1;
+  using reg = __m256;
+  struct pair {
+    __m256i first, second;
+  };
+  struct sums {
+    __m256 even, odd;
+  };
+  struct scales {
+    __m256 d, m;
+  };
+  struct factors {
+    alignas(32) float d[8];
+  };
+  /// As `round_row`.
+  DISTIL_XLSTM_AVX2 static void round(const float* x, index blocks, const rounded_row& to) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256 whole = _mm256_set1_ps(12582912.f);
+    for (index b = 0; b < blocks; ++b, x += 32) {
+      __m256 v[4];
+      _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
+      __m256i largest = _mm256_setzero_si256();
+      _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) largest =
+          _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+      __m128i four = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+      four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+      four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+      const float most = _mm_cvtss_f32(_mm_castsi128_ps(four)), inverse = most > 4e-37f ? 127 / most : 0;
+      __m256i q[4], total = _mm256_setzero_si256();
+      _Pragma("GCC unroll 4") for (int i = 0; i < 4; ++i) {
+        const __m256 rounded = _mm256_fmadd_ps(v[i], _mm256_set1_ps(inverse), whole);
+        q[i] = _mm256_sub_epi32(_mm256_castps_si256(rounded), _mm256_castps_si256(whole));
+        total = _mm256_add_epi32(total, q[i]);
+      }
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.q + b * 32), _mm256_permutevar8x32_epi32(bytes, order));
+      four = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+      four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+      four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+      to.scale[b] = most / 127;
+      to.sum[b] = to.scale[b] * static_cast<float>(_mm_cvtsi128_si32(four));
+    }
+    to.pad(blocks);
   }
-  DISTIL_XLSTM_BLOCK_VECTORS(DISTIL_XLSTM_AVX2)
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg zero() { return _mm256_setzero_ps(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 sums none() { return {zero(), zero()}; }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 __m256i load_block(const std::uint8_t* p) {
+    if constexpr (!Kind::nibbles) {
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + Kind::at));
+    } else {
+      // The low halves of bytes, then the high ones.
+      const __m256i both =
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + Kind::at)));
+      const __m256i shifted = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+      return _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+    }
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 pair load(const std::uint8_t* p) {
+    return {load_block<Kind>(p), load_block<Kind>(p + Kind::bytes)};
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 pair load_one(const std::uint8_t* p) {
+    return {load_block<Kind>(p), _mm256_setzero_si256()};
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 pair load_x(const std::int8_t* x) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 32))};
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 __m256 dot(__m256i w, __m256i q) {
+    if constexpr (!Kind::nibbles) {
+      q = _mm256_sign_epi8(q, w);
+      w = _mm256_abs_epi8(w);
+    }
+    // Two products of bytes up to 128 and 127 fit 16 bits.
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(w, q), _mm256_set1_epi16(1)));
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 sums add_dots(pair w, pair x, const factors& d, int i, sums to) {
+    return {_mm256_fmadd_ps(_mm256_broadcast_ss(d.d + i), dot<Kind>(w.first, x.first), to.even),
+            _mm256_fmadd_ps(_mm256_broadcast_ss(d.d + i + 1), dot<Kind>(w.second, x.second), to.odd)};
+  }
+  template <index Bytes>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 __m256 halves(const std::uint8_t* p, index count) {
+    std::int16_t h[8] = {};
+    if (count >= 8) {
+      _Pragma("GCC unroll 8") for (int i = 0; i < 8; ++i) std::memcpy(h + i, p + i * Bytes, 2);
+    } else {
+      for (index i = 0; i < count; ++i) std::memcpy(h + i, p + i * Bytes, 2);
+    }
+    return _mm256_cvtph_ps(_mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]));
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 scales read_scales(const std::uint8_t* p, index count) {
+    const __m256 d = halves<Kind::bytes>(p, count);
+    return {d, Kind::minimum ? halves<Kind::bytes>(p + 2, count) : d};
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 factors scaled(scales a, const float* b) {
+    factors out;
+    _mm256_store_ps(out.d, _mm256_mul_ps(a.d, _mm256_loadu_ps(b)));
+    return out;
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg add_offsets(scales a, const float* b, reg c) {
+    __m256 sums = _mm256_loadu_ps(b);
+    if (!Kind::minimum) sums = _mm256_mul_ps(sums, _mm256_set1_ps(-Kind::zero));
+    return _mm256_fmadd_ps(a.m, sums, c);
+  }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 float sum(sums a, reg rest) {
+    return sum_lanes(_mm256_add_ps(_mm256_add_ps(a.even, a.odd), rest));
+  }
 };
+
+/// A pair in one vector: the first block's numbers, then the second's; the same sums as AVX2's in the same order.
 struct vnni_blocks {
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI __m256i products(__m256i w, __m256i x) {
-    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x);
+  static constexpr int cols = 4;
+  using reg = __m256;
+  using pair = __m512i;
+  using sums = __m512;
+  using factors = __m512;
+  struct scales {
+    __m512 d;
+    __m256 m;
+  };
+  struct rounded {
+    __m512i q, zero;
+  };
+  static void round(const float* x, index blocks, const rounded_row& to) { avx2_blocks::round(x, blocks, to); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI reg zero() { return _mm256_setzero_ps(); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI sums none() { return _mm512_setzero_ps(); }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI pair unpacked(__m512i stored) {
+    if constexpr (!Kind::nibbles) {
+      return _mm512_xor_si512(stored, _mm512_set1_epi8(-128));  // as unsigned bytes, 128 more
+    } else {
+      // The low halves of bytes as they are, the high ones as sixteen times what they are.
+      const __m512i halves =
+          _mm512_setr_epi64(0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, -0x0f0f0f0f0f0f0f10, -0x0f0f0f0f0f0f0f10,
+                            0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f, -0x0f0f0f0f0f0f0f10, -0x0f0f0f0f0f0f0f10);
+      return _mm512_and_si512(stored, halves);
+    }
   }
-  DISTIL_XLSTM_BLOCK_VECTORS(DISTIL_XLSTM_VNNI)
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI pair load(const std::uint8_t* p) {
+    const auto *first = p + Kind::at, *second = first + Kind::bytes;
+    if constexpr (!Kind::nibbles)
+      return unpacked<Kind>(_mm512_inserti64x4(
+          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first))),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)), 1));
+    else
+      return unpacked<Kind>(_mm512_mask_broadcast_i32x4(
+          _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(first))),
+          0xff00, _mm_loadu_si128(reinterpret_cast<const __m128i*>(second))));
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI pair load_one(const std::uint8_t* p) {
+    p += Kind::at;
+    if constexpr (!Kind::nibbles)
+      return unpacked<Kind>(_mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+    else
+      return unpacked<Kind>(
+          _mm512_maskz_broadcast_i32x4(0x00ff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI rounded load_x(const std::int8_t* x) {
+    const __m512i q = _mm512_loadu_si512(x), none = _mm512_setzero_si512();
+    if constexpr (!Kind::nibbles)
+      return {q, _mm512_sub_epi32(none, _mm512_dpbusd_epi32(none, _mm512_set1_epi8(-128), q))};
+    else
+      return {q, none};
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI sums add_dots(pair w, rounded x, factors d, int i, sums to) {
+    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 1, 1, 1, 1, 9, 9, 9, 9);
+    const __m512 dots = _mm512_maskz_cvtepi32_ps(0xffff, _mm512_dpbusd_epi32(x.zero, w, x.q));
+    return _mm512_fmadd_ps(
+        _mm512_maskz_permutexvar_ps(0xffff, _mm512_add_epi32(first, _mm512_set1_epi32(i)), d), dots, to);
+  }
+  /// 32 numbers of 16 bits, of which as many are read as there are.
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI __m512i words(const std::uint8_t* p, index count) {
+    const index some = count < 0 ? 0 : count > 32 ? 32 : count;
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((std::uint64_t{1} << some) - 1), p);
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI scales read_scales(const std::uint8_t* p, index count) {
+    constexpr int size = Kind::bytes / 2;  // in numbers of 16 bits
+    const index all = count * size;
+    if constexpr (Kind::nibbles) {
+      // The first four blocks' scales are in one vector, those of the others in another.
+      alignas(64) static constexpr std::array<std::uint16_t, 32> from = [] {
+        std::array<std::uint16_t, 32> out{};
+        for (int i = 0; i < 32; ++i)
+          out[i] = static_cast<std::uint16_t>((i % 8 < 4 ? 0 : 32) + i % 4 * size + (i < 16 ? 0 : 1));
+        return out;
+      }();
+      const __m512i found = _mm512_permutex2var_epi16(words(p, all), _mm512_load_si512(from.data()),
+                                                      words(p + 8 * size, all - 4 * size));
+      const __m512 d = _mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(found));
+      if constexpr (Kind::minimum)
+        return {d, _mm256_cvtph_ps(_mm512_maskz_extracti32x4_epi32(0xf, found, 2))};
+      else
+        return {d, _mm512_castps512_ps256(d)};
+    } else {
+      alignas(64) static constexpr std::array<std::uint16_t, 32> from = [] {
+        std::array<std::uint16_t, 32> out{};
+        for (int i = 0; i < 32; ++i) out[i] = static_cast<std::uint16_t>((i % 4 < 2 ? 0 : 32) + i % 2 * size);
+        return out;
+      }();
+      const __m512i index_of = _mm512_load_si512(from.data());
+      const __m512i low =
+          _mm512_permutex2var_epi16(words(p, all), index_of, words(p + 4 * size, all - 2 * size));
+      const __m512i high = _mm512_permutex2var_epi16(words(p + 8 * size, all - 4 * size), index_of,
+                                                     words(p + 12 * size, all - 6 * size));
+      const __m512i found = _mm512_mask_mov_epi64(low, 0xaa, high);
+      const __m512 d = _mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(found));
+      return {d, _mm512_castps512_ps256(d)};
+    }
+  }
+  /// Of eight blocks, for the first and for the second half of their numbers.
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI factors scaled(scales a, const float* b) {
+    __m512 twice = _mm512_maskz_broadcast_f32x8(0xffff, _mm256_loadu_ps(b));
+    if constexpr (Kind::nibbles) {
+      const float o = 1, s = 0.0625f;
+      twice = _mm512_mul_ps(twice, _mm512_setr_ps(o, o, o, o, o, o, o, o, s, s, s, s, s, s, s, s));
+    }
+    return _mm512_mul_ps(a.d, twice);
+  }
+  template <class Kind>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI reg add_offsets(scales a, const float* b, reg c) {
+    return avx2_blocks::add_offsets<Kind>({a.m, a.m}, b, c);
+  }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI float sum(sums a, reg rest) {
+    return avx2_blocks::sum({_mm512_castps512_ps256(a), _mm512_maskz_extractf32x8_ps(0xff, a, 1)}, rest);
+  }
 };
-#undef DISTIL_XLSTM_BLOCK_VECTORS
 
 /// The first whole blocks of `count` numbers, as floats; how many numbers that were.
 template <class Kind>
@@ -271,7 +499,7 @@ DISTIL_XLSTM_AVX2 index widen_blocks(const std::uint8_t* p, index count, float* 
   index i = 0;
   for (; i + 32 <= count; i += 32, p += Kind::bytes) {
     const __m256 d = _mm256_set1_ps(_cvtsh_ss(distil_xlstm::detail::load_bytes<std::uint16_t>(p)));
-    __m256i q = avx2_blocks::load<Kind>(p);
+    __m256i q = avx2_blocks::load_block<Kind>(p);
     if (Kind::zero != 0) q = _mm256_sub_epi8(q, _mm256_set1_epi8(static_cast<char>(Kind::zero)));
     const __m128i halves[2] = {_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)};
     _Pragma("GCC unroll 4") for (int v = 0; v < 4; ++v) {
@@ -301,33 +529,5 @@ namespace vnni {
 DISTIL_XLSTM_BLOCK_LOOPS(DISTIL_XLSTM_VNNI)
 }
 #endif
-
-/// c[m x n] = beta c + a bᵀ: m rows of floats, `a_stride` floats apart, up to `direct_rows` of them; n rows of k numbers in
-/// blocks, `b_stride` bytes apart.
-inline void multiply_blocks(const block_functions& all, index m, index n, index k, const float* a,
-                            index a_stride, dtype type, const void* b, index b_stride, float beta, float* c,
-                            index ldc, gemm_scratch<float>& scratch) {
-  constexpr index block = 16;  // rows of b that stay in cache while the rows of a pass, four at a time
-  const index blocks = k / 32, bytes = rounded_row_bytes(blocks);
-  auto* memory = static_cast<std::byte*>(scratch.take(gemm_scratch<float>::a_panels, m * bytes));
-  rounded_row x[direct_rows];
-  for (index i = 0; i < m; ++i) x[i] = round_row(a + i * a_stride, blocks, memory + i * bytes);
-  const auto& dots = all[type == dtype::q8_0 ? 0 : type == dtype::q4_0 ? 1 : 2];
-  for (index j = 0; j < n; j += block) {
-    const index cols = std::min(block, n - j);
-    const auto* rows = static_cast<const std::byte*>(b) + j * b_stride;
-    for (index i = 0, size; i < m; i += size) {
-      const int which = m - i >= 4 ? 2 : m - i >= 2 ? 1 : 0;
-      size = index{1} << which;
-      float out[4 * block];
-      dots[which](cols, blocks, x + i, rows, b_stride, out);
-      for (index r = 0; r < size; ++r) {
-        float* to = c + (i + r) * ldc + j;
-        for (index q = 0; q < cols; ++q)
-          to[q] = beta == 0 ? out[r * cols + q] : beta * to[q] + out[r * cols + q];
-      }
-    }
-  }
-}
 
 }  // namespace distil_xlstm::device::detail

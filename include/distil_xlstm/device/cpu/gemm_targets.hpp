@@ -432,22 +432,67 @@ void multiply_panels(const gemm_target<T>& t, index rows, index cols, index unit
   }
 }
 
+/// Whether few rows of A are rounded to 8 bits to be multiplied with a transposed B.
+template <class T>
+bool rounds_rows(index k, dtype a, dtype b) {
+  return sizeof(T) == 4 && a == dtype::f32 && multiplies_blocks(b) && k % 32 == 0;
+}
+/// Bytes of a row that is ready, and how many rows there are: four at a time, or two, or one.
+template <class T>
+index ready_row_bytes(const gemm_target<T>& t, index k, dtype a, dtype b) {
+  if (rounds_rows<T>(k, a, b)) return rounded_row::bytes(k / 32);
+  const index units = (k + t.depth - 1) / t.depth;
+  return (units + t.lanes - 1) / t.lanes * t.lanes * t.unit;
+}
+constexpr index ready_count(index m) { return m % 4 == 3 ? m + 1 : m; }
+
+/// m rows of A as `multiply_rows` reads them; zeros behind them.
+template <class T>
+void prepare_rows(const gemm_target<T>& t, index m, index k, gemm_operand a, dtype b, void* ready) {
+  const index row = ready_row_bytes(t, k, a.dtype, b);
+  const gemm_side from(a, true);
+  char* to = static_cast<char*>(ready);
+  for (index i = 0; i < m; ++i, to += row) {
+    if constexpr (sizeof(T) == 4) {
+      if (rounds_rows<T>(k, a.dtype, b)) {
+        t.blocks.round(reinterpret_cast<const float*>(from.row(i)), k / 32, rounded_row(to, k / 32));
+        continue;
+      }
+    }
+    const index used = k * (t.unit / t.depth);
+    t.fetch(a.dtype, from.row(i), 0, k, to);
+    std::memset(to + used, 0, static_cast<std::size_t>(row - used));
+  }
+  std::memset(to, 0, static_cast<std::size_t>((ready_count(m) - m) * row));
+}
+
 /// Few rows: scalar products with the rows of B's memory, each read once.
 template <class T>
-void multiply_rows(const gemm_target<T>& t, index m, index n, index k, const gemm_side& a, const gemm_side& b,
+void multiply_rows(const gemm_target<T>& t, index m, index n, index k, void* ready, dtype a, gemm_operand b,
                    T beta, T* c, index ldc, gemm_scratch<T>& scratch) {
-  constexpr index block = 16;  // rows of B that stay in cache while the rows of A pass, four at a time
-  const index units = (k + t.depth - 1) / t.depth, stride = (units + t.lanes - 1) / t.lanes * t.lanes;
-  const index row = stride * t.unit;
-  char* x = static_cast<char*>(scratch.take(gemm_scratch<T>::a_panels, (m + 3) * row));
-  std::memset(x, 0, static_cast<std::size_t>((m + 3) * row));
-  for (index i = 0; i < m; ++i) t.fetch(a.dtype, a.row(i), 0, k, x + i * row);
-
-  const bool floats = t.direct == dtype::f32;
+  const gemm_side right(b, true);
+  const index row = ready_row_bytes(t, k, a, b.dtype), units = (k + t.depth - 1) / t.depth;
+  auto* x = static_cast<char*>(ready);
+  const bool rounded = rounds_rows<T>(k, a, b.dtype), floats = t.direct == dtype::f32;
   const int stored = floats && t.dots[1][0] && b.dtype == dtype::bf16  ? 1
                      : floats && t.dots[2][0] && b.dtype == dtype::f16 ? 2
                                                                        : 0;
-  const bool as_it_lies = stored > 0 || (b.dtype == t.direct && k % t.depth == 0);
+  const bool as_it_lies = rounded || stored > 0 || (b.dtype == t.direct && k % t.depth == 0);
+  // Rows 1 << size of A from row i on with `cols` rows of B from row j on, or with what was fetched of them.
+  const auto products = [&](int size, index i, index j, index cols, const char* fetched, T* out) {
+    if constexpr (sizeof(T) == 4) {
+      if (rounded) {
+        const auto of = [&](index r) { return rounded_row(x + std::min(i + r, m - 1) * row, k / 32); };
+        const rounded_row rows[4] = {of(0), of(1), of(2), of(3)};
+        const int kind = b.dtype == dtype::q8_0 ? 0 : b.dtype == dtype::q4_0 ? 1 : 2;
+        return t.blocks.dots[kind][size](cols, k / 32, rows, right.row(j), right.stride, out);
+      }
+    }
+    t.dots[stored][size](cols, units, x + i * row, row / t.unit, fetched ? fetched : right.row(j),
+                         fetched ? row : right.stride, out);
+  };
+  if (m == 1 && beta == T(0) && as_it_lies) return products(0, 0, 0, n, nullptr, c);
+  constexpr index block = 16;  // rows of B that stay in cache while the rows of A pass, four at a time
   char* fetched = nullptr;
   if (!as_it_lies) {
     fetched = static_cast<char*>(scratch.take(gemm_scratch<T>::rows, block * row));
@@ -455,13 +500,12 @@ void multiply_rows(const gemm_target<T>& t, index m, index n, index k, const gem
   }
   for (index j = 0; j < n; j += block) {
     const index cols = std::min(block, n - j);
-    for (index q = 0; q < cols && !as_it_lies; ++q) t.fetch(b.dtype, b.row(j + q), 0, k, fetched + q * row);
+    for (index q = 0; q < cols && fetched; ++q) t.fetch(b.dtype, right.row(j + q), 0, k, fetched + q * row);
     for (index i = 0; i < m;) {
       int size = 0;
       while (size < 2 && (index{1} << size) < m - i) ++size;
       T out[4 * block];
-      t.dots[stored][size](cols, units, x + i * row, stride, as_it_lies ? b.row(j) : fetched,
-                           as_it_lies ? b.stride : row, out);
+      products(size, i, j, cols, fetched, out);
       for (index r = 0; r < index{1} << size && i < m; ++r, ++i)
         store_scaled(out + r * cols, cols, beta, c + i * ldc + j);
     }
@@ -480,11 +524,10 @@ void gemm_block_on(const gemm_target<T>& t, index m, index n, index k, gemm_oper
   }
   const gemm_side left(a, !a.transposed), right(b, b.transposed);
   if (m <= direct_rows && left.along && right.along) {
-    if constexpr (sizeof(T) == 4)
-      if (multiplies_blocks(b.dtype) && a.dtype == dtype::f32 && k % 32 == 0)
-        return multiply_blocks(t.blocks, m, n, k, static_cast<const float*>(a.data), a.ld, b.dtype, b.data,
-                               right.stride, beta, c, ldc, scratch);
-    return multiply_rows(t, m, n, k, left, right, beta, c, ldc, scratch);
+    void* ready =
+        scratch.take(gemm_scratch<T>::a_panels, ready_count(m) * ready_row_bytes(t, k, a.dtype, b.dtype));
+    prepare_rows(t, m, k, a, b.dtype, ready);
+    return multiply_rows(t, m, n, k, ready, a.dtype, b, beta, c, ldc, scratch);
   }
 
   // A panel of A (16 kB) stays in L1 while it meets a block of B (about 590 kB), which stays in L2. The parts

@@ -5,6 +5,12 @@
 
 #include <distil_xlstm/core/extent.hpp>
 
+namespace distil_xlstm::device::detail {
+/// How many bytes before they are multiplied rows are asked for, into the second cache: what a processor asks for by
+/// itself ends with each page of memory, and a third of the memory's speed is lost.
+inline constexpr index prefetch_bytes = 4096;
+}  // namespace distil_xlstm::device::detail
+
 /// The loops of the matrix product, written once and compiled for each instruction set.
 ///
 /// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16
@@ -14,8 +20,8 @@
 ///
 /// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in
 /// order of k. dots: out[Rows x n], the scalar products of rows x with n rows w of k units; x is padded with
-/// zeros to whole vectors. Lane l of two sums takes every other unit l + i * lanes. (A row of w at a time:
-/// memory likes it best.)
+/// zeros to whole vectors. Lane l of two sums takes every other unit l + i * lanes. Up to four rows of w go
+/// side by side, each with sums of its own.
 #define DISTIL_XLSTM_GEMM_LOOPS(TARGET)                                                                      \
   template <class V, int Rows, int Vectors>                                                                  \
   TARGET void tile(index k, const void* a_panel, const void* b_panel, typename V::number beta,               \
@@ -57,35 +63,55 @@
   template <class V, class Stored, int Rows>                                                                 \
   TARGET void dots(index n, index k, const void* x_rows, index x_stride, const void* w_rows, index w_stride, \
                    typename V::number* out) {                                                                \
+    using unit = typename Stored::unit;                                                                      \
+    constexpr int cols = 4 / Rows;                                                                           \
+    constexpr index step = 2 * V::lanes, bytes = step * static_cast<index>(sizeof(unit));                    \
     const auto* x = static_cast<const typename V::unit*>(x_rows);                                            \
-    for (index j = 0; j < n; ++j) {                                                                          \
-      const auto* w =                                                                                        \
-          reinterpret_cast<const typename Stored::unit*>(static_cast<const char*>(w_rows) + j * w_stride);   \
-      typename V::reg even[Rows], odd[Rows];                                                                 \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) even[r] = odd[r] = V::zero();                  \
+    for (index j = 0; j < n; j += cols) {                                                                    \
+      const unit* w[cols];                                                                                   \
+      typename V::reg even[Rows][cols], odd[Rows][cols];                                                     \
+      _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                              \
+        const index row = j + c < n ? j + c : n - 1;                                                         \
+        w[c] = reinterpret_cast<const unit*>(static_cast<const char*>(w_rows) + row * w_stride);             \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) even[r][c] = odd[r][c] = V::zero();          \
+      }                                                                                                      \
       index p = 0;                                                                                           \
-      for (; p + 2 * V::lanes <= k; p += 2 * V::lanes) {                                                     \
-        const typename V::reg first = Stored::load(w + p), second = Stored::load(w + p + V::lanes);          \
+      for (; p + step <= k; p += step) {                                                                     \
+        typename V::reg first[cols], second[cols];                                                           \
+        _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                            \
+          first[c] = Stored::load(w[c] + p), second[c] = Stored::load(w[c] + p + V::lanes);                  \
+          _Pragma("GCC unroll 4") for (index line = 0; line < bytes; line += 64)                             \
+              __builtin_prefetch(reinterpret_cast<const char*>(w[c] + p) + prefetch_bytes + line, 0, 2);     \
+        }                                                                                                    \
         _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                            \
-          even[r] = V::multiply_add(V::load(x + r * x_stride + p), first, even[r]);                          \
-          odd[r] = V::multiply_add(V::load(x + r * x_stride + p + V::lanes), second, odd[r]);                \
+          const typename V::reg low = V::load(x + r * x_stride + p),                                         \
+                                high = V::load(x + r * x_stride + p + V::lanes);                             \
+          _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                          \
+            even[r][c] = V::multiply_add(low, first[c], even[r][c]);                                         \
+            odd[r][c] = V::multiply_add(high, second[c], odd[r][c]);                                         \
+          }                                                                                                  \
         }                                                                                                    \
       }                                                                                                      \
       for (bool again = false; p < k; p += V::lanes, again = true) {                                         \
-        typename Stored::unit rest[V::lanes] = {};                                                           \
         const index left = k - p < V::lanes ? k - p : V::lanes;                                              \
-        std::memcpy(rest, w + p, static_cast<std::size_t>(left) * sizeof(typename Stored::unit));            \
-        const typename V::reg last = Stored::load(rest);                                                     \
-        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                            \
-          const typename V::reg both = V::load(x + r * x_stride + p);                                        \
-          if (again)                                                                                         \
-            odd[r] = V::multiply_add(both, last, odd[r]);                                                    \
-          else                                                                                               \
-            even[r] = V::multiply_add(both, last, even[r]);                                                  \
+        _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                            \
+          unit rest[V::lanes] = {};                                                                          \
+          std::memcpy(rest, w[c] + p, static_cast<std::size_t>(left) * sizeof(unit));                        \
+          const typename V::reg last = Stored::load(rest);                                                   \
+          _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                          \
+            const typename V::reg both = V::load(x + r * x_stride + p);                                      \
+            if (again)                                                                                       \
+              odd[r][c] = V::multiply_add(both, last, odd[r][c]);                                            \
+            else                                                                                             \
+              even[r][c] = V::multiply_add(both, last, even[r][c]);                                          \
+          }                                                                                                  \
         }                                                                                                    \
       }                                                                                                      \
-      _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j] =                               \
-          V::sum(V::add(even[r], odd[r]));                                                                   \
+      _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                              \
+        if (j + c == n) break;                                                                               \
+        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j + c] =                         \
+            V::sum(V::add(even[r][c], odd[r][c]));                                                           \
+      }                                                                                                      \
     }                                                                                                        \
   }
 

@@ -247,7 +247,6 @@ template <Precision P, class T>
 void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, matrix_view<T> c, T beta) {
   const index m = c.rows, n = c.cols;
   if (m == 0 || n == 0) return;
-  // Few rows, with each row of a transposed B by itself, are cut as finely as suits the threads.
   const bool few = m <= direct_rows && !a.transposed && b.transposed;
   const even_split rows(m, 512),
       cols = few ? even_split(n, n > 4096 ? 512 : 96, 16) : even_split(n, m <= 16 ? 512 : 2048, 256);
@@ -265,6 +264,18 @@ void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, mat
                     partial.data() + p * m * n + r0 * n + c0, n);
     });
     return map(device, m, n, sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
+  }
+  // Few rows, with each row of a transposed B by itself: parts small enough that threads end together; those of one
+  // thread follow one another in memory.
+  if (few) {
+    gemm_rows<T> left{m, k, a.dtype, b.dtype, multiplies_in_bf16<P, T> && b.dtype == dtype::bf16};
+    const auto memory = device.template scratch<std::byte>(left.bytes());
+    left.prepare(a, memory.data());
+    const even_split fine(n, n > 4096 ? 128 : 32, 16);
+    return device.tasks(fine.parts, [&](index task, cpu_base::worker& w) {
+      const index c0 = fine.begin(task), c1 = fine.begin(task + 1);
+      left.multiply(c1 - c0, at(b, 0, c0), beta, c.data + c0, c.stride, w.template packing<T>());
+    });
   }
   device.tasks(rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
     const index r = task % rows.parts, q = task / rows.parts;
