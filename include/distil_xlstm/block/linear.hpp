@@ -56,13 +56,13 @@ struct linear {
   /// y = x Wᵀ (+ b) (+ skip), for a block that it is a part of. x and y may be stored as the device's `operand_t`.
   template <class T, class X = const T>
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<T> y, const_view<T> skip = {}) const {
-    const matrix_view<const X> in = x;
+    const matrix_view<const X> operand = x;
     if (p.bias)
-      gemm_plus(d, in, transposed(p.weight), broadcast(p.bias), y);
+      gemm_plus(d, operand, transposed(p.weight), broadcast(p.bias), y);
     else if (skip.data)
-      gemm_plus(d, in, transposed(p.weight), skip, y);
+      gemm_plus(d, operand, transposed(p.weight), skip, y);
     else
-      gemm(d, in, transposed(p.weight), y);
+      gemm(d, operand, transposed(p.weight), y);
     if (p.bias && skip.data) transform(d, y, math::plus{}, y, skip);
   }
   /// y[i] = x W[i]ᵀ (+ b[i]) with the weights p[i], several maps of one x.
