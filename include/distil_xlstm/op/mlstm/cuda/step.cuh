@@ -64,54 +64,76 @@ __global__ void __launch_bounds__(Threads)
 }
 
 /// C and h. A block has `mlstm_step_lanes` packs of columns of one sequence and head; its other threads share the rows.
-/// A thread asks for several rows before it writes the first: for all that the compiler knows, one might be another.
+/// A thread asks for several rows before it needs anything else, and before it writes the first: for all that the
+/// compiler knows, one might be another. `Streams`: C is more than the caches hold until the next step.
 constexpr int mlstm_step_lanes = 8;
-template <class Pack, class Operand>
-__global__ void __launch_bounds__(256, 4)
+template <class Pack, bool Streams, class Operand>
+__global__ void __launch_bounds__(256, 3)
     mlstm_step_kernel(mlstm_arguments<float, Operand> a, const mlstm_step_factors* factors) {
-  constexpr int width = sizeof(Pack) / sizeof(float), ahead = 5, lanes = mlstm_step_lanes, groups = 256 / lanes;
+  constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, groups = 256 / lanes;
+  constexpr int ahead = 9, rows = ahead * groups, each = (rows + 255) / 256;
   __shared__ Pack sums[256];
-  const index b = blockIdx.y / a.shape.heads, e = blockIdx.y % a.shape.heads;
+  __shared__ float keys[rows], queries[rows];
+  const unsigned heads = static_cast<unsigned>(a.shape.heads);
+  const index b = blockIdx.y / heads, e = blockIdx.y % heads;
   const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
   const int column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
-  const mlstm_step_factors f = factors[blockIdx.y];
+  const int end = column < dv ? dq : 0;  // of the thread's rows
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  const Operand* v = a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv;
+  float* c = a.state.c.of(b) + e * dq * dv + column;
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
-  if (column < dv) {
-    const Operand* from = a.v.row(b) + e / a.shape.value_group * dv + column;
-    Pack v;
-    if constexpr (width == 4)
-      v = load4(from);
-    else
-      v = *from;
-    const float* value = reinterpret_cast<const float*>(&v);
-    float* c = a.state.c.of(b) + e * dq * dv + column;
-    for (int first = group; first < dq; first += ahead * groups) {
-      Pack x[ahead];
-      float write[ahead], read[ahead];
+  mlstm_step_factors f{};
+  for (int first = 0; first < dq; first += rows) {
+    Pack x[ahead], written{};
 #pragma unroll
-      for (int r = 0; r < ahead; ++r) {
-        const int d = first + r * groups;
-        if (d >= dq) break;
-        x[r] = *reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
-        write[r] = static_cast<float>(k[d]), read[r] = static_cast<float>(q[d]);
+    for (int r = 0; r < ahead; ++r) {
+      const int d = first + group + r * groups;
+      if (d >= end) break;
+      const Pack* from = reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
+      x[r] = Streams ? __ldcs(from) : *from;
+    }
+    f = factors[blockIdx.y];
+    if (column < dv) {
+      if constexpr (width == 4)
+        written = load4(v + column);
+      else
+        written = v[column];
+    }
+    float key[each], query[each];
+    const auto share = [&](const auto& move) {
+#pragma unroll
+      for (int j = 0; j < each; ++j) {
+        const int at = static_cast<int>(threadIdx.x) + 256 * j;
+        if (at < rows && first + at < dq) move(j, at);
       }
+    };
+    share([&](int j, int at) {
+      key[j] = static_cast<float>(k[first + at]), query[j] = static_cast<float>(q[first + at]);
+    });
+    if (first > 0) __syncthreads();
+    share([&](int j, int at) { keys[at] = key[j], queries[at] = query[j]; });
+    __syncthreads();
+    const float* value = reinterpret_cast<const float*>(&written);
 #pragma unroll
-      for (int r = 0; r < ahead; ++r) {
-        const int d = first + r * groups;
-        if (d >= dq) break;
-        if (!(f.forget > 0)) x[r] = Pack{};  // not before: the factors may still be on their way
-        float* y = reinterpret_cast<float*>(&x[r]);
-        write[r] *= f.input;
+    for (int r = 0; r < ahead; ++r) {
+      const int at = group + r * groups, d = first + at;
+      if (d >= end) break;
+      if (!(f.forget > 0)) x[r] = Pack{};
+      float* y = reinterpret_cast<float*>(&x[r]);
+      const float write = keys[at] * f.input, read = queries[at];
 #pragma unroll
-        for (int j = 0; j < width; ++j) {
-          y[j] = f.forget * y[j] + write[r] * value[j];
-          elements[j] += read[r] * y[j];
-        }
-        *reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv) = x[r];
+      for (int j = 0; j < width; ++j) {
+        y[j] = fmaf(f.forget, y[j], write * value[j]);
+        elements[j] = fmaf(read, y[j], elements[j]);
       }
+      Pack* to = reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv);
+      if constexpr (Streams)
+        __stcs(to, x[r]);
+      else
+        *to = x[r];
     }
   }
   sums[threadIdx.x] = sum;
@@ -139,12 +161,17 @@ void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
   const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
                      is_vectorised(a.state.c.data, a.state.c.stride) &&
                      (a.shape.query * a.shape.value) % 4 == 0;
-  const auto run = [&]<class Pack>(Pack) {
+  const auto run = [&]<class Pack, bool Streams>() {
     const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
     const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, columns)), static_cast<unsigned>(tasks));
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<Pack, Operand>, a, factors.data());
+    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<Pack, Streams, Operand>, a, factors.data());
   };
-  packs ? run(float4()) : run(float());
+  if (!packs)
+    run.template operator()<float, false>();
+  else if (tasks * a.shape.query * a.shape.value > index{1} << 22)
+    run.template operator()<float4, true>();
+  else
+    run.template operator()<float4, false>();
 }
 
 }  // namespace distil_xlstm::device::detail

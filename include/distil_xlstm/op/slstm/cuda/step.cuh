@@ -20,14 +20,19 @@ struct slstm_step_map {
     const index width = a.width();
     T *state = a.state.of(b) + c, *initial = a.initial + 4 * b * width + c;
     T *raw = a.raw.row(b) + c, *out = a.states.row(b) + c;
-    const bool goes_on = !a.seq.begins(b, 0);
-    V gates[4], before[4];
+    // All of it is on its way before anything is written.
+    V gates[4], before[4], sums[4], bias[4];
     for (index i = 0; i < 4; ++i) {
       const index at = i * width;
-      const V was = math::load<V>(state + at), sum = math::load<V>(recurrent.row(b) + c + at);
-      math::store<V>(initial + at, was);
-      before[i] = goes_on ? was : V(0);
-      gates[i] = math::load<V>(raw + at) + (math::load<V>(a.bias + c + at) + (goes_on ? sum : V(0)));
+      before[i] = math::load<V>(state + at), sums[i] = math::load<V>(recurrent.row(b) + c + at);
+      gates[i] = math::load<V>(raw + at), bias[i] = math::load<V>(a.bias + c + at);
+    }
+    const bool goes_on = !a.seq.begins(b, 0);
+    for (index i = 0; i < 4; ++i) {
+      const index at = i * width;
+      math::store<V>(initial + at, before[i]);
+      if (!goes_on) before[i] = V(0);
+      gates[i] = gates[i] + (bias[i] + (goes_on ? sums[i] : V(0)));
       math::store<V>(raw + at, gates[i]);
     }
     const auto s = math::slstm_cell<V>(gates[0], gates[1], gates[2], gates[3], before[1], before[2], before[3]);
