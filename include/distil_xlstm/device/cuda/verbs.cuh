@@ -191,12 +191,13 @@ struct row_of_id {
 /// The rows by their ids, those of one id in their own order: each counts those that come before it. A block has 32
 /// rows, and each of its warps looks at a part of the others.
 constexpr int sort_warps = 8;
-inline __global__ void __launch_bounds__(32 * sort_warps)
+template <int Warps>
+__global__ void __launch_bounds__(32 * Warps)
     sort_by_id_kernel(const std::int32_t* ids, int rows, row_of_id* sorted) {
-  __shared__ int before[sort_warps][32];
+  __shared__ int before[Warps][32];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int r = static_cast<int>(blockIdx.x) * 32 + lane, id = r < rows ? ids[r] : 0;
-  const int each = (rows + sort_warps - 1) / sort_warps, end = min((warp + 1) * each, rows);
+  const int each = (rows + Warps - 1) / Warps, end = min((warp + 1) * each, rows);
   int count = 0;
 #pragma unroll 8
   for (int s = warp * each; s < end; ++s) {
@@ -312,7 +313,7 @@ void embed_backward(basic_cuda<P>& device, const std::int32_t* ids, const_view<T
   auto sorted = device.template scratch<detail::row_of_id>(dx.rows);
   detail::launch(device, "embed's gradient",
                  {static_cast<unsigned>(detail::blocks_for(dx.rows, 32)), 32 * detail::sort_warps},
-                 detail::sort_by_id_kernel, ids, static_cast<int>(rows), sorted.data());
+                 detail::sort_by_id_kernel<detail::sort_warps>, ids, static_cast<int>(rows), sorted.data());
   detail::launch(device, "embed's gradient", {dim3(rows, strips), 128}, detail::add_rows_of_ids_kernel<T>,
                  sorted.data(), dx.rows, dx, dtable);
 }
