@@ -37,6 +37,7 @@ DISTIL_XLSTM_LINKED void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c,
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_batched(basic_cuda<P>& device, index count, A a, index step_a, B b, index step_b,
                                       matrix_view<T> c, index step_c, std::type_identity_t<T> beta = {});
+/// @{ As op/linear/op.hpp says.
 template <Precision P, class A, class B, class T>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c);
 template <Precision P, class A, class B, class U, class T>
@@ -45,6 +46,7 @@ template <Precision P, class A, class B, class U, class T, std::size_t N>
 DISTIL_XLSTM_LINKED void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b,
                                    const std::array<broadcast<U>, N>& bias,
                                    const std::array<matrix_view<T>, N>& c);
+/// @}
 
 template <class F>
 DISTIL_XLSTM_LINKED void map(cuda_base& device, index rows, index cols, const F& f);

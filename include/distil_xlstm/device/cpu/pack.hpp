@@ -34,8 +34,10 @@ struct pack {
   alignas(64) array v;                                                ///< the lanes: `v[i]`
 
   pack() = default;
+  /// @{ Copies, by the same vectors.
   pack(const pack& a) { set(a.v.data()); }
   pack& operator=(const pack& a) { return set(a.v.data()), *this; }
+  /// @}
   /// @{ The number in every lane. (x - 0, for 0 + x loses the sign of -0.)
   explicit pack(T x) { DISTIL_XLSTM_PIECES(i) at(i) = x - piece{}; }
   template <class U>

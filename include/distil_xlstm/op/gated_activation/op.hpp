@@ -9,7 +9,7 @@ namespace distil_xlstm {
 /// y = act(gate) value, element by element; stored as S, which may be bf16. y may be gate or value.
 template <class S>
 struct gated_activation_arguments {
-  activation act;
+  activation act;  ///< of the gate
   /// @{ [rows, cols]
   matrix_view<const S> gate, value;
   /// @}
