@@ -448,7 +448,8 @@ struct vnni_blocks {
       alignas(64) static constexpr std::array<std::uint16_t, 32> from = [] {
         std::array<std::uint16_t, 32> out{};
         for (int i = 0; i < 32; ++i)
-          out[i] = static_cast<std::uint16_t>((i % 8 < 4 ? 0 : 32) + i % 4 * size + (i < 16 ? 0 : 1));
+          out[static_cast<std::size_t>(i)] =
+              static_cast<std::uint16_t>((i % 8 < 4 ? 0 : 32) + i % 4 * size + (i < 16 ? 0 : 1));
         return out;
       }();
       const __m512i found = _mm512_permutex2var_epi16(words(p, all), _mm512_load_si512(from.data()),
@@ -461,7 +462,8 @@ struct vnni_blocks {
     } else {
       alignas(64) static constexpr std::array<std::uint16_t, 32> from = [] {
         std::array<std::uint16_t, 32> out{};
-        for (int i = 0; i < 32; ++i) out[i] = static_cast<std::uint16_t>((i % 4 < 2 ? 0 : 32) + i % 2 * size);
+        for (int i = 0; i < 32; ++i)
+          out[static_cast<std::size_t>(i)] = static_cast<std::uint16_t>((i % 4 < 2 ? 0 : 32) + i % 2 * size);
         return out;
       }();
       const __m512i index_of = _mm512_load_si512(from.data());
