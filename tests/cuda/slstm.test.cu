@@ -288,7 +288,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(step_by_step, P, float_precisions) {
         for (index c = 0; c < 8 * head; ++c)
           difference =
               std::max<double>(difference, std::abs(step.states.at(b, c) - whole.states.at(b * 6 + t, c)));
-      BOOST_TEST(difference == 0, "head " << head << ", step " << t << ": off by " << difference);
+      const auto most = testing::cuda_tolerance::slstm_steps;
+      BOOST_TEST(difference <= (std::is_same_v<P, bf16_mixed> ? most.bf16 : most.fp32),
+                 "head " << head << ", step " << t << ": off by " << difference);
     }
   }
 }

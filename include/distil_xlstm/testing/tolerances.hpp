@@ -60,6 +60,7 @@ struct cuda_tolerance {
   };
   static constexpr limits product{1e-6, 1e-2};      ///< gemm, gemm_batched
   static constexpr limits slstm{2e-6, 1e-2};        ///< outputs, states and gradients
+  static constexpr limits slstm_steps{0, 1e-4};     ///< against the whole; in bf16 they are another kernel's
   static constexpr limits mlstm{1e-5, 1e-2};        ///< or what rounding the inputs moves, where that is more
   static constexpr double mlstm_forget = 8e-2;      ///< bf16: rounded states do not cancel in d f
   static constexpr double narrow_mlstm = 5e-2;      ///< bf16, means by queries below 16 numbers
