@@ -22,15 +22,17 @@ class thread_pool {
  public:
   /// Starts threads - 1 threads; the caller of `run` is the other.
   explicit thread_pool(int threads) : shares_(static_cast<std::size_t>(std::max(threads, 1))) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    workers_.reserve(shares_.size());
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) {  // the system has no more threads
+      end();
+      throw;
+    }
   }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
-  ~thread_pool() {
-    stop_.store(true);
-    wake();
-    for (auto& t : workers_) t.join();
-  }
+  ~thread_pool() { end(); }
 
   /// Threads, the caller among them.
   int size() const { return static_cast<int>(shares_.size()); }
@@ -90,6 +92,11 @@ class thread_pool {
 #endif
   }
 
+  void end() {
+    stop_.store(true);
+    wake();
+    for (auto& t : workers_) t.join();
+  }
   /// There is work: who spins sees it, and who sleeps is woken up. Either a worker sees the new generation before it
   /// sleeps, or this sees that it sleeps.
   void wake() {

@@ -19,7 +19,7 @@ inline int cores_of_quota(const char* cpu_max) {
 }
 
 /// Cores that this process may use, at least 1: the machine's, of which taskset, a batch system or a container may have left
-/// it a few (Linux: its affinity, and its control group's quota). More threads would wait for one another.
+/// it a few (Linux: its affinity, and a container's quota as cgroup v2 shows it). More threads would wait for one another.
 inline int usable_cores() {
   int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 #if defined(__linux__)

@@ -115,6 +115,7 @@ bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
 /// In bfloat16 one product; few rows that it does not have take the default, as they may not be rounded.
 template <Precision P, class A, class B, class T>
 void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_view<T> c) {
+  distil_xlstm::detail::require_fit(c, addend);
   if (detail::few_rows_plus(device, a, std::array{b}, std::array{addend}, std::array{c})) return;
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (c.rows > 16) {

@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(512) weight_kernel(const T* partial, index par
 
 /// Whether registers hold a row, and 32 bits the number of rows.
 inline bool held(const norm_view<float>& n, index rows) {
-  return n.width <= 8192 && rows * n.groups <= 0xffffffff;
+  return n.width <= 8192 && rows * n.groups <= 0x7fffffff;
 }
 /// f<Threads, Vectors>() for a width that registers hold.
 template <class F>

@@ -189,8 +189,8 @@ void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statis
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
 }
-/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip` added to it where
-/// that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance + eps).
+/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip`, which is no part of
+/// dx, added to it where that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance + eps).
 template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx, const_view<T> skip = {}) {
