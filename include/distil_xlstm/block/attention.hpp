@@ -271,7 +271,8 @@ struct attention {
         rope().rotate_back(d, k.rotary, dq, of_q);
         rope().rotate_back(d, k.rotary, dk, of_k);
         transform(d, of_v, math::identity{}, dv);
-        const auto weights = joined(p), gradients = joined(g);
+        const auto weights = detail::joined(p.q_proj, p.k_proj, p.v_proj),
+                   gradients = detail::joined(g.q_proj, g.k_proj, g.v_proj);
         if (weights.weight.data && gradients.weight.data)
           return linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
         return through(of_q, of_k, of_v);
@@ -322,15 +323,6 @@ struct attention {
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
-
-  /// The weights of q, k and v as one matrix, where they lie one below another, as a layout without biases places them;
-  /// else without data.
-  template <class T, class Pointer>
-  static linear_params<matrix_view<T>, Pointer> joined(const attention_params<matrix_view<T>, Pointer>& p) {
-    const matrix_view<T>&q = p.q_proj.weight, &k = p.k_proj.weight, &v = p.v_proj.weight;
-    if (q.stride != q.cols || k.data != q.data + q.size() || v.data != k.data + k.size()) return {};
-    return {{q.data, q.rows + k.rows + v.rows, q.cols}};
-  }
 
   /// A head a row, and the rows again.
   template <class T>

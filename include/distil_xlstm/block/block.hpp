@@ -51,9 +51,8 @@ struct some_device;
 /// All views point to memory of the device; x and y do not overlap, nor do dy and dx. A block that has a static
 /// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static member
 /// `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and writes
-/// y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient. `skip` overlaps what is
-/// written no more than x does. `residual` has no sum
-/// of its own to make then. Where one with `gives_operand` is followed by one with `takes_operand`, whose products alone
+/// y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient, and `residual` has no
+/// sum of its own to make. `skip` overlaps what is written no more than x does. Where one with `gives_operand` is followed by one with `takes_operand`, whose products alone
 /// read x, `sequential` may store what lies between as the device's `operand_t`, which both then take.
 ///
 /// Laws (testing/check_block.hpp): the gradient is the finite difference; two halves with carried state are one

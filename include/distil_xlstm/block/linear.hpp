@@ -20,6 +20,29 @@ struct linear_params {
   Pointer bias = nullptr;  ///< [out] or null
 };
 
+namespace detail {
+/// @{ The weights of maps of one x as those of one map, where they lie one below another, as a layout without biases places
+/// them; else, and of frozen ones, without data.
+template <class T, class Pointer, class... Rest>
+linear_params<matrix_view<T>, Pointer> joined(const linear_params<matrix_view<T>, Pointer>& first,
+                                              const Rest&... rest) {
+  matrix_view<T> all = first.weight;
+  bool adjacent = true;
+  const auto take = [&](const matrix_view<T>& next) {
+    adjacent = adjacent && next.data == all.row(all.rows) && next.cols == all.cols && next.stride == all.stride;
+    all.rows += next.rows;
+  };
+  (take(rest.weight), ...);
+  if (!adjacent) return {};
+  return {all};
+}
+template <class Pointer, class... Rest>
+linear_params<frozen_matrix, Pointer> joined(const linear_params<frozen_matrix, Pointer>&, const Rest&...) {
+  return {};
+}
+/// @}
+}  // namespace detail
+
 /// y = x Wᵀ (+ b), torch.nn.Linear. Widths may be static or dynamic.
 template <index In = dynamic, index Out = dynamic>
 struct linear {

@@ -86,7 +86,7 @@ struct basic_swiglu {
                    frozen = std::is_same_v<decltype(p.down_proj.weight), frozen_matrix>;
     const auto through = [&](const auto& z, auto act) {
       const auto results = side_by_side(z.gate, z.up);
-      if (const auto weights = one_behind_the_other(p); results.data && weights.weight.data) {
+      if (const auto weights = detail::joined(p.gate_proj, p.up_proj); results.data && weights.weight.data) {
         gate_and_up().forward(d, weights, x, results);
       } else {
         linear<>::forward(d, std::array{p.gate_proj, p.up_proj}, x, std::array{z.gate, z.up});
@@ -115,7 +115,8 @@ struct basic_swiglu {
           d, gated_activation_backward_arguments<operand>{gated(z), dact, dgate, dup, again});
       down().add_weight_gradients(d, g.down_proj, again.data ? again : z.y, dy);
       const auto above = side_by_side(dgate, dup);
-      const auto weights = one_behind_the_other(p), gradients = one_behind_the_other(g);
+      const auto weights = detail::joined(p.gate_proj, p.up_proj),
+                 gradients = detail::joined(g.gate_proj, g.up_proj);
       if (above.data && weights.weight.data && gradients.weight.data)
         return gate_and_up().backward(d, weights, gradients, x, above, dx);
       up().backward(d, p.gate_proj, g.gate_proj, x, dgate, dx);
@@ -142,23 +143,12 @@ struct basic_swiglu {
   static gated_activation_arguments<T> gated(const swiglu_tape<T>& k) {
     return {activation::silu, k.gate, k.up};
   }
-  /// @{ Gate's and up's as one matrix, for one product, where they lie so; else without data.
+  /// Gate's and up's as one matrix, where they lie side by side; else without data.
   template <class T>
   static matrix_view<T> side_by_side(matrix_view<T> gate, matrix_view<T> up) {
     const bool so = gate.stride == 2 * gate.cols && up.data == gate.data + gate.cols;
     return {so ? gate.data : nullptr, gate.rows, 2 * gate.cols, gate.stride};
   }
-  template <class P>
-  static auto one_behind_the_other(const P& p) {
-    auto both = p.gate_proj;
-    bool so = false;
-    if constexpr (!std::is_same_v<decltype(both.weight), frozen_matrix>)
-      so = p.up_proj.weight.data == both.weight.row(both.weight.rows);
-    both.weight.rows *= 2;
-    if (!so) both.weight.data = nullptr;
-    return both;
-  }
-  /// @}
 };
 /// `basic_swiglu` under the names of Llama and Qwen2.
 using swiglu = basic_swiglu<>;
