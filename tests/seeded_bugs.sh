@@ -70,6 +70,7 @@ faults=(
 cxx=${CXX:-g++}
 flags="-std=c++20 -O1 -march=native -mtune=generic -w -DBOOST_TEST_DYN_LINK -DDISTIL_XLSTM_TEST_DATA=\"$PWD/tests\""
 libraries="-lboost_unit_test_framework -lpcre2-8 -lutf8proc -lz -lcrypto -lpthread"
+$cxx $flags -isystem /usr/include/eigen3 -c tests/main.cpp -o "$scratch/main.o"
 missed=0
 echo "| fault | noticed by |"
 echo "|---|---|"
@@ -86,7 +87,7 @@ for fault in "${faults[@]}"; do
   fi
   noticed=
   for test in $tests; do
-    if ! nice $cxx $flags -I "$scratch/include" -isystem /usr/include/eigen3 "tests/$test.test.cpp" \
+    if ! nice $cxx $flags -I "$scratch/include" -isystem /usr/include/eigen3 "tests/$test.test.cpp" "$scratch/main.o" \
       -o "$scratch/test" $libraries; then
       echo "seeded_bugs.sh: '$name' does not compile" >&2
       exit 2
