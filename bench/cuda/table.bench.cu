@@ -3,6 +3,7 @@
 //
 //   bench.cuda.table                                 everything
 //   bench.cuda.table limits mlstm slstm step decode  some of it; step64, step32, qwen: one of the steps;
+//                                                    teacher: a transformer's texts, token by token;
 //                                                    linearised: parts of a linearised transformer's layer, and
 //                                                    a step of each stage
 //   bench.cuda.table fp32 step64                     the same in float
@@ -432,6 +433,34 @@ void ragged(D& d, const random_decoder<D>& model, const char* name, decoder_opti
   std::fflush(stdout);
 }
 
+/// `texts` texts of a transformer, each from a prompt of 8 tokens, step by step.
+template <class D>
+void teacher_decode(D& d, const llama<float, D>& teacher, index texts, const char* peer) {
+  decoder<llama<float, D>> batch(d, teacher, {.capacity = texts, .context = 256});
+  std::vector<std::int32_t> prompt(8);
+  rng random(7);
+  for (index i = 0; i < texts; ++i) {
+    for (auto& id : prompt) id = static_cast<std::int32_t>(random.below(49152));
+    batch.join(prompt, {.temperature = 1, .seed = static_cast<std::uint64_t>(i)});
+  }
+  const auto steps = [&](int n) {
+    index drawn = 0;
+    while (n-- > 0) drawn += batch.step([](auto, std::int32_t) { return true; });
+    return drawn;
+  };
+  index drawn = 0;
+  for (int i = 0; drawn < texts && i < 4000; ++i) drawn = steps(1);  // until all have been read
+  std::vector<double> rates;
+  for (int i = 0; i < 5; ++i) {
+    const double begin = now(), n = static_cast<double>(steps(25));
+    rates.push_back(n / (now() - begin));
+  }
+  std::sort(rates.begin(), rates.end());
+  std::printf("| teacher decodes, batch %ld | %.3f ms | %.0f tokens/s | | %s |\n", static_cast<long>(texts),
+              1e3 * static_cast<double>(texts) / rates[2], rates[2], peer);
+  std::fflush(stdout);
+}
+
 /// The parts that were asked for; none: all.
 template <Precision P>
 void table(const std::set<std::string>& asked) {
@@ -474,6 +503,12 @@ void table(const std::set<std::string>& asked) {
     decode(d, model, 64, "peer 63.5k tokens/s");
     ragged(d, model, "greedy", {.capacity = 64}, {.temperature = 0}, "");
     ragged(d, model, "temperature 0.8", {.capacity = 64}, {.temperature = 0.8}, "");
+  }
+  if (wanted("decode") || wanted("teacher")) {
+    const random_teacher smollm(smollm2_shape());
+    const auto teacher = load_llama<float>(d, smollm.folder);
+    teacher_decode(d, teacher, 1, "peer 365 tokens/s");
+    for (const index texts : {64, 1024}) teacher_decode(d, teacher, texts, "peer 17.5k tokens/s");
   }
   const bool steps = wanted("step");
   if (steps || asked.count("step64") || asked.count("step32") || wanted("linearised")) {

@@ -95,7 +95,7 @@ class linearise_run {
         method_(method_of(o_)),
         lock_(o.out),
         engine_(make_engine(o.where)),
-        tokens_(parse_token_mix(o.tokens)) {
+        tokens_(parse_token_mix(o.tokens), {o.repeats, longest_window(), o.seed}) {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     teacher_ = engine_->open_teacher(o.teacher);
     tokenizer_ = tokenizer_of(o.teacher);
@@ -143,6 +143,10 @@ class linearise_run {
     method m = resolved(o);
     m.options.lr.floor = 0.02 * m.options.lr.peak;
     return m;
+  }
+
+  dx::index longest_window() const {
+    return std::max(method_.options.length, o_.long_tokens > 0 ? o_.long_length : 0);
   }
 
   void make_needles() {

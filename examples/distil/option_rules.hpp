@@ -73,9 +73,10 @@ inline const std::vector<option_rule>& option_rules() {
       {"schedule", {{not_given, "objective"}}, "--schedule cosine --objective ce"},
       {"alignment", {{not_given, "objective"}}, "--alignment mse --objective ce"},
       {"objective"}};
-  static const option_group optimiser = {
-      {"batch"}, {"length"},  {"accumulate"},   {"lr"},   {"lr-schedule"}, {"warmup"}, {"beta1"},
-      {"beta2"}, {"epsilon"}, {"weight-decay"}, {"clip"}, {"order"},       {"seed"},   {"shard-optimiser"}};
+  static const option_group optimiser = {{"batch"},       {"length"},          {"accumulate"}, {"lr"},
+                                         {"lr-schedule"}, {"warmup"},          {"beta1"},      {"beta2"},
+                                         {"epsilon"},     {"weight-decay"},    {"clip"},       {"order"},
+                                         {"seed"},        {"shard-optimiser"}, {"repeats"}};
   static const option_group records = {{"log-every"},
                                        {"checkpoint-every"},
                                        {"evaluate-every", {{given, "held-out"}}, "--evaluate-every 2"},

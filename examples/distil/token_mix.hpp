@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/from_chars.hpp>
+#include <distil_xlstm/distil/repeated_passages.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/token_file.hpp>
@@ -101,15 +102,31 @@ inline std::vector<weighted_file> parse_token_mix(std::string_view given) {
   return out;
 }
 
-/// The texts of --tokens, opened.
+/// Windows in which passages of the first file come back, beside those of the files.
+struct repeats {
+  double share = 0;      ///< of all windows that are read, 0 <= share < 1
+  dx::index length = 0;  ///< tokens of a document: the longest window
+  std::uint64_t seed = 0;
+};
+
+/// The texts of --tokens, opened, and that of --repeats.
 class token_mix {
  public:
-  explicit token_mix(const std::vector<weighted_file>& files) {
+  token_mix(const std::vector<weighted_file>& files, const repeats& r) : repeats_(r.share) {
+    double weights = 0;
     for (const weighted_file& f : files) {
       files_.emplace_back(f.path);
       texts_.push_back({&files_.back(), f.weight});
+      weights += f.weight;
     }
     shares_ = of_option("tokens", [&] { return dx::shares_of(texts_); });
+    if (repeats_ == 0) return;
+    // A quarter of the text, but no more memory than 64 MiB.
+    const dx::index tokens = std::min(files_.front().size() / 4, dx::index{1} << 24);
+    repeated_ =
+        dx::repeated_passages(files_.front(), std::max<dx::index>(1, tokens / r.length), r.length, r.seed);
+    repeated_.append(std::vector{repeated_.ids.front()});  // so that the last window has a last target
+    texts_.push_back({&repeated_, weights * repeats_ / (1 - repeats_)});
   }
   token_mix(const token_mix&) = delete;
   token_mix& operator=(const token_mix&) = delete;
@@ -119,8 +136,9 @@ class token_mix {
   const std::vector<dx::weighted_text>& texts() const { return texts_; }
 
   /// Adds to what a run is known by: `tokens_sha256`, of one file its hash, of several all hashes and, as
-  /// `tokens_shares`, what each has of the windows that are read.
+  /// `tokens_shares`, what each has of the windows that are of files; `repeats`, where there are some.
   void identify(dx::io::json& run) const {
+    if (repeats_ > 0) run["repeats"] = repeats_;
     if (files_.size() == 1) {
       run["tokens_sha256"] = files_.front().data_sha256();
       return;
@@ -133,6 +151,8 @@ class token_mix {
  private:
   std::deque<dx::io::token_file> files_;
   std::vector<dx::weighted_text> texts_;
+  dx::token_text repeated_;
+  double repeats_;
   std::vector<double> shares_;
 };
 

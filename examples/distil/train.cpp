@@ -78,7 +78,7 @@ class training_run {
         method_(resolved(o)),
         lock_(o.out),
         engine_(make_engine(o.where)),
-        tokens_(parse_token_mix(o.tokens)) {
+        tokens_(parse_token_mix(o.tokens), {o.repeats, method_.options.length, o.seed}) {
     require_shares(method_.options);
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
@@ -277,6 +277,8 @@ int train(const arguments& given) {
   if (const auto files = parse_token_mix(r.tokens); files.size() > 1 && !r.cache.empty())
     throw usage_error("--tokens: names " + std::to_string(files.size()) +
                       " files, and a --cache is of one text");
+  if (r.repeats > 0 && !r.cache.empty())
+    throw usage_error("--repeats: adds a text, and a --cache is of one text");
   check_prompt(r.prompt);
   int budgets = 0;
   for (const char* option : {"steps", "minutes", "epochs"}) {

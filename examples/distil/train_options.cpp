@@ -40,6 +40,8 @@ po::options_description optimiser_options(train_options& r) {
       ("shard-optimiser", po::bool_switch(&r.shard_optimiser),
        "each of several processes keeps a part of AdamW's moments: less memory, the same numbers")      //
       ("order", po::value(&r.order)->default_value(r.order), "order of windows: shuffled, sequential")  //
+      ("repeats", po::value(&r.repeats),
+       "share of the windows in which passages of the text come back, which teaches recall; default: 0")  //
       ("seed", po::value(&r.seed)->default_value(r.seed), "random seed of the weights and the order");
   return all;
 }
@@ -76,6 +78,8 @@ void check_numbers(const po::variables_map& values) {
   for (const char* option : {"beta1", "beta2"})
     if (given(option) && !(number(option) >= 0 && number(option) < 1))
       throw usage_error(std::string("--") + option + ": must be at least 0 and below 1");
+  if (given("repeats") && !(number("repeats") >= 0 && number("repeats") < 1))
+    throw usage_error("--repeats: must be at least 0 and below 1");
   for (const char* option : {"warmup", "evaluate-every", "sinks", "keep-attention"})
     if (given(option) && values[option].as<dx::index>() < 0)
       throw usage_error(std::string("--") + option + ": must not be negative");

@@ -18,6 +18,7 @@ struct train_options {
   std::string slstm_at;             ///< "0,2,4", "all", "none"; empty: the architecture's
   dx::index batch = 0, length = 0, accumulate = 0, steps = 0, warmup = -1;  ///< 0 or -1: the method's
   double minutes = 0, epochs = 0;
+  double repeats = 0;                                                      ///< share of the windows
   std::string alpha, beta, temperature, schedule, alignment, lr_schedule;  ///< empty: the method's
   std::optional<std::string> objective;
   double lr = 0, beta1 = -1, beta2 = -1, epsilon = 0, weight_decay = -1, clip = -1;

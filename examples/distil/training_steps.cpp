@@ -190,7 +190,8 @@ std::optional<std::string> difference(const json& before, const json& now) {
   for (const auto& [key, value] : now.items())
     if ((key != "init_sha256" && key != "held_out_sha256") || before.contains(key))
       if (compared(before, key) != compared(now, key)) return key;
-  if (before.contains("init_sha256") && !now.contains("init_sha256")) return "init_sha256";
+  for (const char* key : {"init_sha256", "repeats"})
+    if (before.contains(key) && !now.contains(key)) return key;
   return {};
 }
 

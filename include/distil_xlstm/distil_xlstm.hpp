@@ -51,6 +51,7 @@
 #include <distil_xlstm/distil/mixer_trainer.hpp>
 #include <distil_xlstm/distil/needle.hpp>
 #include <distil_xlstm/distil/perplexity.hpp>
+#include <distil_xlstm/distil/repeated_passages.hpp>
 #include <distil_xlstm/distil/score.hpp>
 #include <distil_xlstm/distil/score_divergence.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>

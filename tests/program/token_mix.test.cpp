@@ -160,6 +160,33 @@ BOOST_AUTO_TEST_CASE(steps_and_epochs_of_a_mixture) {
                       1) <= 1e-9);
 }
 
+BOOST_AUTO_TEST_CASE(passages_come_back) {
+  const temporary_folder folder;
+  const std::string tokens = texts().one.string();
+  done(training(tokens, folder / "none"));
+  done(training(tokens, folder / "whole", "--repeats 0.25"));
+  const json run_json = io::read_json_file(folder / "whole/run.json");
+  BOOST_TEST(run_json["repeats"].get<double>() == 0.25);
+  BOOST_TEST(!io::read_json_file(folder / "none/run.json").contains("repeats"));
+  BOOST_TEST(metrics(folder / "none").steps.front() != metrics(folder / "whole").steps.front());
+
+  process p(training(tokens, folder / "cut", "--repeats 0.25"));
+  p.wait_while([&] { return checkpoints_of(folder / "cut").empty(); });
+  p.signal(SIGKILL);
+  p.wait();
+  refused(training(tokens, folder / "cut", "--resume"), 1, {"checkpoints", "repeats"});
+  done(training(tokens, folder / "cut", "--resume --repeats 0.25"));
+  BOOST_TEST((content(folder / "cut/student/model.safetensors") ==
+              content(folder / "whole/student/model.safetensors")));
+
+  for (const char* share : {"1", "-0.1", "nan"})
+    refused(training(tokens, folder / "out", std::string("--repeats ") + share), 2, {"--repeats", "below 1"});
+  auto cached = arguments("train --blocks 2 --steps 1 --repeats 0.1 --cache", folder / "cache", "--out",
+                          folder / "out", "--tokens");
+  cached.push_back(tokens);
+  refused(cached, 2, {"--repeats", "--cache is of one text"});
+}
+
 BOOST_AUTO_TEST_CASE(what_makes_no_mixture_is_said) {
   const temporary_folder folder;
   const auto& t = texts();
