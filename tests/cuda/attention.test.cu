@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <sstream>
+#include <string>
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
@@ -63,6 +64,13 @@ struct problem {
   }
   index all() const { return shape.heads * shape.width; }
   index kv() const { return shape.kv_heads * shape.width; }
+  std::string name() const {
+    std::ostringstream what;
+    what << "batch " << seq.batch << " time " << seq.time << " heads " << shape.heads << "/" << shape.kv_heads
+         << " width " << shape.width << " window " << shape.window << " sinks " << shape.sinks << " past "
+         << length[0] << (start.empty() ? "" : " documents") << (place.offset ? " unaligned" : "");
+    return what.str();
+  }
 
   void on_the_cpu() {
     const index rows = seq.rows();
@@ -94,7 +102,8 @@ struct placed_matrix {
 
   placed_matrix(device::cuda_base& d, index r, index c, placement p, const std::vector<double>* from = nullptr)
       : gpu(d), rows(r), cols(c), stride(c + p.padding), offset(p.offset), memory(d, r * stride + offset + 1) {
-    std::vector<T> host(static_cast<std::size_t>(memory.size()), std::numeric_limits<T>::quiet_NaN());
+    std::vector<T> host(static_cast<std::size_t>(memory.size()),
+                        static_cast<T>(std::numeric_limits<float>::quiet_NaN()));
     if (from)
       for (index i = 0; i < rows * cols; ++i)
         host[static_cast<std::size_t>(offset + i / cols * stride + i % cols)] =
@@ -159,15 +168,11 @@ void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward
     a.past = {{keys.view().data, keys.stride},
               {values.view().data, values.stride},
               {length.view().data, length.stride}};
-  std::ostringstream what;
-  what << "batch " << p.seq.batch << " time " << p.seq.time << " heads " << p.shape.heads << "/"
-       << p.shape.kv_heads << " width " << p.shape.width << " window " << p.shape.window << " sinks "
-       << p.shape.sinks << " past " << p.length[0] << (p.start.empty() ? "" : " documents")
-       << (place.offset ? " unaligned" : "") << (is_bf16<P> ? " bf16" : "");
+  const std::string what = p.name() + (is_bf16<P> ? " bf16" : "");
   const auto check = [&](const char* name, const placed_matrix<T>& m, const std::vector<double>& reference,
                          double size) {
     const difference d = apart(m.numbers(), reference, size);
-    BOOST_TEST(d.error <= limit, what.str() << ": " << name << " is off by " << d.error << " at " << d.at);
+    BOOST_TEST(d.error <= limit, what << ": " << name << " is off by " << d.error << " at " << d.at);
     return d.error;
   };
   attention_forward(gpu, a);
@@ -180,8 +185,67 @@ void compare(device::basic_cuda<P>& gpu, problem& p, double limit, bool backward
     worst = std::max({check("dq", dq, p.dq, size), check("dk", dk, p.dk, size), check("dv", dv, p.dv, size)});
   }
   const cudaError_t status = cudaGetLastError();
-  BOOST_TEST(status == cudaSuccess, what.str() << ": " << cudaGetErrorString(status));
-  BOOST_TEST_MESSAGE(what.str() << ": y " << forward << ", gradients " << worst);
+  BOOST_TEST(status == cudaSuccess, what << ": " << cudaGetErrorString(status));
+  BOOST_TEST_MESSAGE(what << ": y " << forward << ", gradients " << worst);
+}
+
+/// Angles of every row, and a bias of the queries, on both devices.
+struct rotation {
+  index half;
+  std::vector<float> cosines, sines, bias;
+
+  rotation(const problem& p, bool biased) : half(p.shape.width / 2) {
+    rng random(7);
+    for (index i = 0; i < p.seq.rows() * half; ++i) {
+      const double angle = random.normal();
+      cosines.push_back(static_cast<float>(std::cos(angle))),
+          sines.push_back(static_cast<float>(std::sin(angle)));
+    }
+    for (index c = 0; biased && c < p.all(); ++c) bias.push_back(static_cast<float>(random.normal()));
+  }
+  void apply(std::vector<double>& q, index all) const {
+    for (std::size_t row = 0; row * static_cast<std::size_t>(all) < q.size(); ++row)
+      for (index c = 0; c < all; ++c) {
+        if (c % (2 * half) >= half) continue;
+        double *low = &q[row * static_cast<std::size_t>(all) + static_cast<std::size_t>(c)], *high = low + half;
+        if (!bias.empty())
+          *low += bias[static_cast<std::size_t>(c)], *high += bias[static_cast<std::size_t>(c + half)];
+        const std::size_t angle =
+            row * static_cast<std::size_t>(half) + static_cast<std::size_t>(c % (2 * half));
+        const auto t = math::rotate<double>(*low, *high, cosines[angle], sines[angle]);
+        *low = t.low, *high = t.high;
+      }
+  }
+};
+
+/// A frozen decoder's attention: all matrices in bfloat16, no past. Twice, for the same numbers.
+void compare_in_bf16(device::basic_cuda<bf16_mixed>& gpu, problem p, const rotation* rotated = nullptr) {
+  for (auto* x : {&p.q, &p.k, &p.v})
+    for (double& number : *x) number = bf16(static_cast<float>(number));
+  const index rows = p.seq.rows();
+  placed_matrix<bf16> q(gpu, rows, p.all(), p.place, &p.q), k(gpu, rows, p.kv(), p.place, &p.k),
+      v(gpu, rows, p.kv(), p.place, &p.v), y(gpu, rows, p.all(), p.place), again(gpu, rows, p.all(), p.place);
+  device_copy<std::int32_t, device::cuda_base> start;
+  device_copy<float, device::cuda_base> cosines, sines, bias;
+  sequence_view seq = p.seq;
+  if (!p.start.empty()) seq.start = start.put(gpu, p.start.data(), rows);
+  device::detail::flash::query_angles angles{};
+  if (rotated) {
+    angles = {cosines.put(gpu, rotated->cosines.data(), rows * rotated->half),
+              sines.put(gpu, rotated->sines.data(), rows * rotated->half), rotated->half,
+              rotated->bias.empty() ? nullptr : bias.put(gpu, rotated->bias.data(), p.all())};
+    rotated->apply(p.q, p.all());
+  }
+  p.on_the_cpu();
+  for (const auto* out : {&y, &again})
+    device::detail::flash::forward_bf16(
+        gpu, attention_arguments<bf16>{seq, p.shape, q.view(), k.view(), v.view(), {}, out->view()}, angles);
+  const std::string what = p.name() + (rotated ? " rotated" : "");
+  const difference d = apart(y.numbers(), p.y, largest_of(p.y));
+  BOOST_TEST(d.error <= (p.shape.width < 16 ? testing::cuda_tolerance::narrow_attention
+                                            : testing::cuda_tolerance::attention.bf16),
+             what << ": y is off by " << d.error << " at " << d.at);
+  BOOST_TEST((y.numbers() == again.numbers()), what << ": another run, other numbers");
 }
 
 template <Precision P>
@@ -246,6 +310,37 @@ BOOST_AUTO_TEST_CASE(bfloat16_is_close) {
                          shape.width < 16 ? testing::cuda_tolerance::narrow_attention
                                           : testing::cuda_tolerance::attention.bf16);
         }
+}
+BOOST_AUTO_TEST_CASE(matrices_in_bfloat16) {
+  device::basic_cuda<bf16_mixed> gpu;
+  for (const attention_shape& shape :
+       {attention_shape{9, 3, 64}, {1, 1, 64}, {7, 1, 64}, {12, 2, 128}, {3, 1, 96}, {4, 2, 20}, {5, 5, 3}})
+    for (const index time : {1, 7, 64, 131, 300})
+      for (const bool documents : {false, true})
+        for (const placement place : {placement{}, placement{8, 0}, placement{3, 1}})
+          compare_in_bf16(gpu, {2, time, shape, 0, documents, place});
+  for (const attention_shape& shape : {attention_shape{9, 3, 64, 64, 4},
+                                       {6, 2, 64, 11, 2},
+                                       {2, 1, 64, 20, 70},
+                                       {3, 1, 64, 129, 4},
+                                       {2, 1, 128, 50, 20}})
+    for (const index document : {1, 23, 100, 1000})
+      compare_in_bf16(gpu, {3, 300, shape, 0, true, {}, document});
+  // More parts than a row of blocks has; scores whose largest keeps growing, far beyond those of the first keys.
+  compare_in_bf16(gpu, {70, 50, {3, 1, 64}, 0, true});
+  problem growing(2, 512, {9, 3, 64}, 0, false);
+  for (std::size_t i = 0; i < growing.k.size(); ++i) growing.k[i] *= 1 + static_cast<double>(i) / 20000;
+  compare_in_bf16(gpu, growing);
+}
+BOOST_AUTO_TEST_CASE(queries_rotated_on_their_way) {
+  device::basic_cuda<bf16_mixed> gpu;
+  for (const attention_shape& shape : {attention_shape{9, 3, 64}, {1, 1, 64}, {4, 2, 128}})
+    for (const bool biased : {false, true})
+      for (const index time : {1, 131, 512}) {
+        const problem p(2, time, shape, 0, true);
+        const rotation turned(p, biased);
+        compare_in_bf16(gpu, p, &turned);
+      }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(windows_and_sinks, P, float_precisions) {
   device::basic_cuda<P> gpu;

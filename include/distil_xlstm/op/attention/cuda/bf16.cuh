@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include <distil_xlstm/device/cuda/async_copy.cuh>
@@ -18,172 +19,321 @@ struct query_angles {
   const float* bias;  ///< [heads * width] or null, added before
 };
 
-/// Queries stay in registers; two tiles of keys and two of values are in shared memory: one of each is
-/// multiplied, `Keys` rows at a time, one on its way.
-template <int Width, int Keys, bool Vectorised>
-struct bf16_tile : warp_tile<Width, Keys> {
-  using base = warp_tile<Width, Keys>;
-  using base::column_of, base::pitch, base::threads;
-  using typename base::results, typename base::scores;
-  static constexpr int width = Width, keys = Keys, fetched = 64;
-  static constexpr int pieces_a_row = Width / 8, pieces = fetched * pieces_a_row;
-  static_assert(pieces % threads == 0 && fetched % Keys == 0 && Keys % 16 == 0);
-  static constexpr int tile_numbers = fetched * pitch, bytes = 2 * 4 * tile_numbers;
-  using rows_held = typename base::piece[Width / 16];
+/// rows(r). In assembly: of a stride that is known ahead of a loop the compiler multiplies all 64 bits.
+template <class T>
+__device__ T* row_at(const now_rows<T>& rows, int r) {
+  index offset;
+  asm("mul.wide.s32 %0, %1, %2;" : "=l"(offset) : "r"(r), "r"(rows.stride));
+  return rows.data + offset;
+}
 
-  /// tile <- row(0), row(1), ..., of which `count` are there; the others' numbers do not matter.
-  template <class Row>
-  static __device__ void fetch(std::uint16_t* tile, int count, int n, const Row& row) {
-#pragma unroll
-    for (int i = 0; i < pieces; i += threads) {
-      const int piece = i + static_cast<int>(threadIdx.x), r = piece / pieces_a_row,
-                c = piece % pieces_a_row * 8;
-      if (c >= n) continue;
-      const bf16* from = row(min(r, count - 1));
-      std::uint16_t* to = tile + r * pitch + c;
-      if constexpr (Vectorised)
-        copy_async_16(to, from + c);
-      else
-        *reinterpret_cast<uint4*>(to) = {pair(from, c, n), pair(from, c + 2, n), pair(from, c + 4, n),
-                                         pair(from, c + 6, n)};
+/// 128 queries a block, `Strips` of 16 a warp, stay in registers: what is read of keys and values serves all strips.
+/// Shared memory has two places of `fetched` keys and values: one is multiplied, `keys` rows at a time, one filled.
+template <int Width, int Strips, bool Vectorised>
+struct bf16_tile {
+  static constexpr int width = Width, rows = 128, keys = 32, fetched = 64;
+  static constexpr int warp_rows = 16 * Strips, threads = 32 * rows / warp_rows, own_rows = 2 * Strips;
+  static constexpr int pitch = Width + 8;  ///< so that eight rows lie in different banks
+  static constexpr int pieces_a_row = Width / 8, rows_a_pass = threads / pieces_a_row;
+  static constexpr int values_at = fetched * pitch, place = 2 * values_at, bytes = 2 * 2 * place;
+  static_assert(fetched % rows_a_pass == 0 && rows * pitch <= place);
+  /// A thread's rows are 8 apart, its columns in pairs, 8 apart; as `multiply_add` has them.
+  using rows_held = std::uint32_t[Strips][Width / 16][4];
+  using scores = float[Strips][keys / 8][4];
+  using results = float[Strips][Width / 8][4];
+  using of_rows = float[own_rows];  ///< a number for each
+
+  static __device__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
+  /// Which of the warp's rows is the thread's row h, and which column its first.
+  static __device__ int row_of(int h) { return lane() / 4 + 8 * h; }
+  static __device__ int column() { return lane() % 4 * 2; }
+
+  /// @{ Eight numbers of a row of n, from column c on, to shared memory, zeros from n on; and back.
+  static __device__ void read(std::uint16_t* to, const bf16* row, int c, int n) {
+    if constexpr (Vectorised)
+      copy_async_16(shared_address(to), row + (c < n ? c : 0), c < n ? 16 : 0);
+    else
+      for (int e = 0; e < 8; ++e) to[e] = c + e < n ? row[c + e].bits : std::uint16_t{0};
+  }
+  static __device__ void write(bf16* row, const std::uint16_t* from, int c, int n) {
+    if constexpr (Vectorised) {
+      if (c < n) *reinterpret_cast<uint4*>(row + c) = *reinterpret_cast<const uint4*>(from);
+    } else {
+      for (int e = 0; e < 8 && c + e < n; ++e) row[c + e].bits = from[e];
     }
   }
-  /// What `fetch` never writes, of all four tiles.
-  static __device__ void clear(std::uint16_t* tiles, int n) {
-    for (int piece = static_cast<int>(threadIdx.x); piece < 4 * pieces; piece += threads) {
-      const int r = piece / pieces_a_row, c = piece % pieces_a_row * 8;
-      if (c >= n) *reinterpret_cast<uint4*>(tiles + r * pitch + c) = uint4{0, 0, 0, 0};
-    }
-  }
-  /// Columns c and c + 1, zero from column n on.
-  static __device__ std::uint32_t pair(const bf16* row, int c, int n) {
-    if constexpr (Vectorised) return c < n ? *reinterpret_cast<const std::uint32_t*>(row + c) : 0u;
-    const std::uint32_t first = c < n ? row[c].bits : 0u, second = c + 1 < n ? row[c + 1].bits : 0u;
-    return first | second << 16;
-  }
-
-  static __device__ void multiply_rows(scores& s, const rows_held& a, const std::uint16_t* b) {
-    base::multiply_rows(
-        s, [&](int i) -> const typename base::piece& { return a[i]; }, b);
-  }
-  static __device__ void store(bf16* row, const results& x, int half, float factor, int n) {
-    row += column_of(0, 0), n -= column_of(0, 0);
+  /// @}
+  /// visit(row, column) of eight numbers at a time of the warp's rows, by all lanes together.
+  template <class Visit>
+  static __device__ void for_pieces(const Visit& visit) {
+    constexpr int rows_a_visit = 32 / pieces_a_row;
 #pragma unroll
-    for (int i = 0; i < Width / 8; ++i) {
-      const int c = 8 * i;
-      const std::uint32_t both = pack_bf16(x[i][2 * half] * factor, x[i][2 * half + 1] * factor);
-      if constexpr (Vectorised) {
-        if (c < n) *reinterpret_cast<std::uint32_t*>(row + c) = both;
-      } else {
-        if (c < n) row[c].bits = static_cast<std::uint16_t>(both);
-        if (c + 1 < n) row[c + 1].bits = static_cast<std::uint16_t>(both >> 16);
+    for (int r = 0; r < warp_rows; r += rows_a_visit)
+      visit(r + lane() / pieces_a_row, lane() % pieces_a_row * 8);
+  }
+  /// q = the warp's rows in shared memory
+  static __device__ void hold(rows_held& q, const std::uint16_t* rows) {
+    const std::uint32_t at = shared_address(rows + lane() % 16 * pitch + lane() / 16 * 8);
+#pragma unroll
+    for (int strip = 0; strip < Strips; ++strip)
+#pragma unroll
+      for (int i = 0; i < Width / 16; ++i) load_matrices<false>(q[strip][i], at + 2 * 16 * (strip * pitch + i));
+  }
+  /// @{ Where a lane reads in a tile of keys, and of values, in bytes.
+  static __device__ std::uint32_t in_keys() {
+    return static_cast<std::uint32_t>(2 * ((lane() / 16 * 8 + lane() % 8) * pitch + lane() / 8 % 2 * 8));
+  }
+  static __device__ std::uint32_t in_values() {
+    return static_cast<std::uint32_t>(2 * (lane() % 16 * pitch + lane() / 16 * 8));
+  }
+  /// @}
+  /// s = q kᵀ; `at`: of k in shared memory, with `in_keys`
+  static __device__ void multiply_rows(scores& s, const rows_held& q, std::uint32_t at) {
+#pragma unroll
+    for (auto& strip : s)
+#pragma unroll
+      for (auto& four : strip) four[0] = four[1] = four[2] = four[3] = 0;
+#pragma unroll
+    for (int i = 0; i < Width / 16; ++i)
+#pragma unroll
+      for (int c = 0; c < keys / 16; ++c) {
+        std::uint32_t right[4];
+        load_matrices<false>(right, at + 2 * 16 * (c * pitch + i));
+#pragma unroll
+        for (int strip = 0; strip < Strips; ++strip) {
+          multiply_add(s[strip][2 * c], q[strip][i], right[0], right[1]);
+          multiply_add(s[strip][2 * c + 1], q[strip][i], right[2], right[3]);
+        }
       }
+  }
+  /// out += w v; `at`: of v, with `in_values`
+  static __device__ void combine(results& out, const scores& w, std::uint32_t at) {
+#pragma unroll
+    for (int i = 0; i < keys / 16; ++i) {
+      std::uint32_t left[Strips][4];
+#pragma unroll
+      for (int strip = 0; strip < Strips; ++strip)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          left[strip][e] =
+              pack_bf16(w[strip][2 * i + e / 2][e % 2 * 2], w[strip][2 * i + e / 2][e % 2 * 2 + 1]);
+#pragma unroll
+      for (int c = 0; c < Width / 16; ++c) {
+        std::uint32_t right[4];
+        load_matrices<true>(right, at + 2 * 16 * (i * pitch + c));
+#pragma unroll
+        for (int strip = 0; strip < Strips; ++strip) {
+          multiply_add(out[strip][2 * c], left[strip], right[0], right[1]);
+          multiply_add(out[strip][2 * c + 1], left[strip], right[2], right[3]);
+        }
+      }
+    }
+  }
+  /// Scores of keys that the warp's rows do not see become -inf: lane i says by bits which row i sees.
+  static __device__ void mask(scores& s, std::uint32_t seen) {
+#pragma unroll
+    for (int h = 0; h < own_rows; ++h) {
+      const std::uint32_t bits = __shfl_sync(~0u, seen, row_of(h)) >> column();
+#pragma unroll
+      for (int c = 0; c < keys / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (!(bits & 1u << (8 * c + e))) s[h / 2][c][h % 2 * 2 + e] = -INFINITY;
+    }
+  }
+  /// to <- x, row h times factor[h]
+  static __device__ void put(std::uint16_t* to, const results& x, const of_rows& factor) {
+#pragma unroll
+    for (int h = 0; h < own_rows; ++h)
+#pragma unroll
+      for (int i = 0; i < Width / 8; ++i)
+        *reinterpret_cast<std::uint32_t*>(to + row_of(h) * pitch + 8 * i + column()) =
+            pack_bf16(x[h / 2][i][h % 2 * 2] * factor[h], x[h / 2][i][h % 2 * 2 + 1] * factor[h]);
+  }
+};
+
+/// The softmax of a thread's rows, tile after tile: weights 2^(scale score + lift), `scale` with the factor log2 e.
+/// Any lift gives the same: it follows a row's largest score only where a weight would pass 2^8, seldom after the
+/// first keys, and only then are sums and results rescaled.
+template <class Tile>
+struct lazy_softmax {
+  static constexpr int rows = Tile::own_rows;
+  float scale;
+  float lift[rows], sum[rows];  ///< `sum`: of this thread's columns
+
+  __device__ explicit lazy_softmax(float scale_of_scores) : scale(scale_of_scores) {
+#pragma unroll
+    for (int h = 0; h < rows; ++h) lift[h] = -no_score, sum[h] = 0;
+  }
+  /// s <- their weights; sums and `out` by the same lift.
+  __device__ void take(typename Tile::scores& s, typename Tile::results& out) {
+    float top[rows];
+    bool passed = false;
+#pragma unroll
+    for (int h = 0; h < rows; ++h) {
+      const auto of_pair = [&](int c) { return fmaxf(s[h / 2][c][h % 2 * 2], s[h / 2][c][h % 2 * 2 + 1]); };
+      top[h] = of_pair(0);
+#pragma unroll
+      for (int c = 1; c < Tile::keys / 8; ++c) top[h] = fmaxf(top[h], of_pair(c));
+      passed |= fmaf(top[h], scale, lift[h]) > 8;
+    }
+    if (__any_sync(~0u, passed)) follow(top, out);
+#pragma unroll
+    for (int h = 0; h < rows; ++h)
+#pragma unroll
+      for (auto& four : s[h / 2])
+#pragma unroll
+        for (int e = h % 2 * 2; e < h % 2 * 2 + 2; ++e) {
+          four[e] = exp2_approx(fmaf(four[e], scale, lift[h]));
+          sum[h] += four[e];
+        }
+  }
+  /// 1 / the sums of whole rows.
+  __device__ void inverse(typename Tile::of_rows& to) const {
+#pragma unroll
+    for (int h = 0; h < rows; ++h) to[h] = reciprocal_approx(row_sum(sum[h]));
+  }
+
+ private:
+  __device__ void follow(const float (&top)[rows], typename Tile::results& out) {
+#pragma unroll
+    for (int h = 0; h < rows; ++h) {
+      const float next = fminf(lift[h], -row_max(top[h]) * scale), keep = exp2_approx(next - lift[h]);
+      lift[h] = next, sum[h] *= keep;
+#pragma unroll
+      for (auto& four : out[h / 2]) four[h % 2 * 2] *= keep, four[h % 2 * 2 + 1] *= keep;
     }
   }
 };
 
-/// A row's pairs of columns `low` and, half a head further, `high`, rotated.
-__device__ inline void rotate_pairs(std::uint32_t& low, std::uint32_t& high, const query_angles& angles,
-                                    index row, int column, int half, const float* bias) {
-  float2 x = unpack_bf16(low), y = unpack_bf16(high);
-  if (bias) {
-    x.x += bias[column], x.y += bias[column + 1];
-    y.x += bias[column + half], y.y += bias[column + half + 1];
+/// Rotates the warp's queries: lane i says where in the angles, and in the bias, row i has its own.
+template <class Tile, bool Biased>
+__device__ void rotate_queries(typename Tile::rows_held& queries, const query_angles& angles, index own_angles,
+                               int own_bias) {
+  constexpr int half = Tile::width / 2;
+#pragma unroll
+  for (int h = 0; h < Tile::own_rows; ++h) {
+    const index at = __shfl_sync(~0u, own_angles, Tile::row_of(h)) + Tile::column();
+    const float* bias = nullptr;
+    if constexpr (Biased) bias = angles.bias + __shfl_sync(~0u, own_bias, Tile::row_of(h)) + Tile::column();
+    const auto biased = [&](std::uint32_t pair, int c) {
+      float2 x = unpack_bf16(pair);
+      if constexpr (Biased) x.x += bias[c], x.y += bias[c + 1];
+      return x;
+    };
+#pragma unroll
+    for (int i = 0; i < half / 16; ++i)
+#pragma unroll
+      for (int e = h % 2; e < 4; e += 2) {
+        const int c = 16 * i + e / 2 * 8;
+        std::uint32_t &low = queries[h / 2][i][e], &high = queries[h / 2][i + half / 16][e];
+        const float2 x = biased(low, c), y = biased(high, c + half);
+        const float2 cosine = load2(angles.cosines + at + c), sine = load2(angles.sines + at + c);
+        const auto first = math::rotate(x.x, y.x, cosine.x, sine.x),
+                   second = math::rotate(x.y, y.y, cosine.y, sine.y);
+        low = pack_bf16(first.low, second.low), high = pack_bf16(first.high, second.high);
+      }
   }
-  const float2 cosine = *reinterpret_cast<const float2*>(angles.cosines + row * angles.stride + column),
-               sine = *reinterpret_cast<const float2*>(angles.sines + row * angles.stride + column);
-  const auto first = math::rotate(x.x, y.x, cosine.x, sine.x),
-             second = math::rotate(x.y, y.y, cosine.y, sine.y);
-  low = pack_bf16(first.low, second.low), high = pack_bf16(first.high, second.high);
 }
 
-/// While a tile of keys and values is multiplied, the next are on their way.
+/// While a tile of keys and values is multiplied, the next are on their way. Blocks: x and z are parts, y tiles.
 template <class Tile>
-__global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 2 : 1)
-    forward_bf16_kernel(attention_arguments<bf16> a, query_angles angles, int tiles) {
+__global__ void __launch_bounds__(Tile::threads, Tile::width <= 64 ? 3 : 1)
+    forward_bf16_kernel(attention_arguments<bf16> a, query_angles angles, float scale) {
   using tile = Tile;
-  constexpr int keys = tile::keys, fetched = tile::fetched, width = tile::width;
-  extern __shared__ __align__(16) unsigned char memory[];
-  auto* k = reinterpret_cast<std::uint16_t*>(memory);
-  std::uint16_t* v = k + 2 * tile::tile_numbers;
+  constexpr int keys = tile::keys, fetched = tile::fetched;
+  extern __shared__ __align__(16) std::uint16_t shared[];
+  const int task = static_cast<int>(blockIdx.z * gridDim.x + blockIdx.x);
+  if (task >= static_cast<int>(a.seq.batch * a.shape.kv_heads)) return;
 
   // Late tiles see the most keys: they go first.
-  const int m0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * tile::rows;
-  const part_of<bf16> p(a, static_cast<int>(blockIdx.x) / tiles);
+  const int m0 = static_cast<int>(gridDim.y - 1 - blockIdx.y) * tile::rows;
+  const part_of<bf16> p(a, task);
   const int n = p.width(), end_row = min(m0 + tile::rows, p.rows);
+  // Of the warp's rows each lane knows one, and asks for others'.
+  const int warp_row = tile::warp() * tile::warp_rows;
+  const int m = min(m0 + warp_row + tile::lane() % tile::warp_rows, end_row - 1), token = p.token(m);
+  const auto of_row = [](auto* own, int r) {
+    return reinterpret_cast<decltype(own)>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(own), r));
+  };
+  // The warp's own rows in the place that has no keys: the second before the loop, the other than the last after it.
+  const auto rows_in = [&](int place) { return shared + place * tile::place + warp_row * tile::pitch; };
+  const bf16* query = p.queries(a.q).of(m, token);
+  tile::for_pieces([&](int r, int c) { tile::read(rows_in(1) + r * tile::pitch + c, of_row(query, r), c, n); });
+  commit_copies();
+
   const visited_keys visited(p, m0, end_row);
+  const seen_keys seen = p.seen(visited.place(p.first(m)), visited.place(token));
   const int end = visited.end;
-  const float scale = p.scale() * log2_e;
   const auto keys_of = p.now(a.k), values_of = p.now(a.v);
   const auto fetch = [&](int j0, int place) {
-    tile::fetch(k + place * tile::tile_numbers, end - j0, n,
-                [&](int r) { return keys_of(visited.key(j0 + r)); });
-    tile::fetch(v + place * tile::tile_numbers, end - j0, n,
-                [&](int r) { return values_of(visited.key(j0 + r)); });
+    const int c = static_cast<int>(threadIdx.x % tile::pieces_a_row) * 8;
+#pragma unroll
+    for (int i = 0; i < fetched; i += tile::rows_a_pass) {
+      const int r = i + static_cast<int>(threadIdx.x / tile::pieces_a_row);
+      const int key = visited.key(min(j0 + r, end - 1));
+      std::uint16_t* to = shared + place * tile::place + r * tile::pitch + c;
+      tile::read(to, row_at(keys_of, key), c, n);
+      tile::read(to + tile::values_at, row_at(values_of, key), c, n);
+    }
     commit_copies();
   };
   fetch(visited.begin, 0);
-  if (n < width) tile::clear(k, n);
 
   typename tile::rows_held queries;
-  const auto rows = p.queries(a.q);
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int m = min(m0 + tile::row_of(h), end_row - 1), column = tile::column_of(0, 0);
-    const bf16* row = rows(m);
-#pragma unroll
-    for (int i = 0; i < width / 16; ++i) {
-      queries[i][h] = tile::pair(row, 16 * i + column, n);
-      queries[i][h + 2] = tile::pair(row, 16 * i + 8 + column, n);
-    }
-    if (!angles.cosines) continue;
-    const int token = p.token(m);
-    const float* bias = angles.bias ? angles.bias + (p.kv * p.group + m - token * p.group) * n : nullptr;
-#pragma unroll
-    for (int i = 0; i < width / 32; ++i)
-#pragma unroll
-      for (int e = h; e < 4; e += 2)
-        rotate_pairs(queries[i][e], queries[i + width / 32][e], angles, p.b * a.seq.time + token,
-                     16 * i + e / 2 * 8 + column, width / 2, bias);
+  wait_for_copies<1>();
+  __syncwarp();
+  tile::hold(queries, rows_in(1));
+  if (angles.cosines) {
+    const index own_angles = (p.b * a.seq.time + token) * angles.stride;
+    const int own_bias = (p.kv * p.group + m - token * p.group) * n;
+    angles.bias ? rotate_queries<tile, true>(queries, angles, own_angles, own_bias)
+                : rotate_queries<tile, false>(queries, angles, own_angles, own_bias);
   }
 
-  tensor_softmax<tile, part_of<bf16>> softmax(p, visited, m0, end_row);
+  lazy_softmax<tile> softmax(scale);
   typename tile::results out = {};
+  const std::uint32_t keys_at = shared_address(shared) + tile::in_keys(),
+                      values_at = shared_address(shared + tile::values_at) + tile::in_values();
   int place = 0;
   for (int j0 = visited.begin; j0 < end; j0 += fetched, place ^= 1) {
     wait_for_copies<0>();
     __syncthreads();
     if (j0 + fetched < end) fetch(j0 + fetched, place ^ 1);
 #pragma unroll 1
-    for (int first = 0; first < fetched; first += keys) {
-      if (softmax.idle(j0 + first, keys)) continue;
-      const int at = place * tile::tile_numbers + first * tile::pitch;
+    for (int i = 0; i < fetched; i += keys) {
+      const std::uint32_t bits = seen.bits(j0 + i);
+      if (__all_sync(~0u, bits == 0)) continue;
+      const auto at = static_cast<std::uint32_t>(2 * (place * tile::place + i * tile::pitch));
       typename tile::scores s;
-      tile::multiply_rows(s, queries, k + at);
-      softmax.mask(s, j0 + first, keys);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float keep = softmax.take(h, s, scale);
-#pragma unroll
-        for (auto& four : out) four[2 * h] *= keep, four[2 * h + 1] *= keep;
-      }
-      tile::combine(out, s, v + at);
+      tile::multiply_rows(s, queries, keys_at + at);
+      if (!__all_sync(~0u, bits == ~0u)) tile::mask(s, bits);
+      softmax.take(s, out);
+      tile::combine(out, s, values_at + at);
     }
   }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int m = m0 + tile::row_of(h);
-    const float inverse = softmax.inverse(h);
-    if (m < end_row) tile::store(p.queries(a.y).of(m, visited.key(softmax.high[h])), out, h, inverse, n);
-  }
+  typename tile::of_rows inverse;
+  softmax.inverse(inverse);
+  tile::put(rows_in(place), out, inverse);
+  __syncwarp();
+  bf16* result = p.queries(a.y).of(m, token);
+  tile::for_pieces([&](int r, int c) {
+    bf16* row = of_row(result, r);
+    if (m0 + warp_row + r < end_row) tile::write(row, rows_in(place) + r * tile::pitch + c, c, n);
+  });
 }
 
-template <int Width, int Keys, bool Vectorised>
+template <int Width, int Strips, bool Vectorised>
 void run_forward_bf16(cuda_base& device, const attention_arguments<bf16>& a, const query_angles& angles) {
-  using tile = bf16_tile<Width, Keys, Vectorised>;
-  const int tiles = row_tiles(a, tile::rows);
-  launch(device, "attention", {blocks(a, tiles), tile::threads, tile::bytes}, forward_bf16_kernel<tile>, a,
-         angles, tiles);
+  using tile = bf16_tile<Width, Strips, Vectorised>;
+  // Blocks start by x, then y, then z: of some parts together the longest tiles first, and not of all, so that their
+  // keys and values stay in the L2 cache.
+  const index parts = a.seq.batch * a.shape.kv_heads, groups = blocks_for(parts, 64);
+  const dim3 grid(static_cast<unsigned>(blocks_for(parts, groups)),
+                  static_cast<unsigned>(row_tiles(a, tile::rows)), static_cast<unsigned>(groups));
+  const float scale = log2_e / std::sqrt(static_cast<float>(a.shape.width));
+  launch(device, "attention", {grid, tile::threads, tile::bytes}, forward_bf16_kernel<tile>, a, angles, scale);
 }
 /// Whether a thread has both numbers of a pair that is rotated, and reads its angles in twos.
 inline bool rotates_queries(const attention_arguments<bf16>& a, const query_angles& angles) {
@@ -196,9 +346,9 @@ template <class S>
 void forward_bf16(cuda_base& device, const attention_arguments<S>& a, const query_angles& angles) {
   const auto run = [&]<bool Vectorised>() {
     if (a.shape.width <= 64)
-      run_forward_bf16<64, 32, Vectorised>(device, a, angles);
+      run_forward_bf16<64, 2, Vectorised>(device, a, angles);
     else
-      run_forward_bf16<128, 64, Vectorised>(device, a, angles);
+      run_forward_bf16<128, 1, Vectorised>(device, a, angles);
   };
   is_vectorised(a) ? run.template operator()<true>() : run.template operator()<false>();
 }

@@ -7,7 +7,7 @@
 #include <distil_xlstm/device/cuda/tensor_core.cuh>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 
-// What a warp does in attention on the tensor cores, wherever its operands come from.
+// What a warp of 16 rows does in attention on the tensor cores.
 namespace distil_xlstm::device::detail::flash {
 
 inline constexpr float log2_e = 1.4426950408889634f;
