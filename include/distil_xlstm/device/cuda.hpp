@@ -132,8 +132,9 @@ DISTIL_XLSTM_LINKED void decoder_layer_forward(basic_cuda<P>& device, const deco
 
 /// The pass over the logits: see loss/head.hpp.
 template <Precision P, class Rows, class T, class Head>
-DISTIL_XLSTM_LINKED void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs,
-                                   matrix_view<const T> ht, const Head& head, matrix_view<T> dhs, index bytes);
+requires(!Head::capped) DISTIL_XLSTM_LINKED
+    void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
+                   const Head& head, matrix_view<T> dhs, index bytes);
 
 }  // namespace distil_xlstm::device
 

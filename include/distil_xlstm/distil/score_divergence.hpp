@@ -29,17 +29,15 @@ struct divergence_score {
 /// KL(teacher || model) over the tokens that `score_text` scores, in the same windows, each from an empty state, beside
 /// that score itself. `read_teacher` and `read_model` are as its `forward`: each writes the vectors that its own head
 /// reads. Logits of both are alive a chunk of rows at a time, as in `loss::head`. Several ranks share the batches as
-/// there. Throws `error` where the vocabularies differ or a head caps its logits, and as `score_text` does.
+/// there. Throws `error` where the vocabularies differ, and as `score_text` does.
 template <class T, class D, class Text, class ReadTeacher, class ReadModel, Communicator C = comm::single>
 divergence_score score_divergence(D& device, const Text& text, index window, index batch,
                                   logit_head teacher_head, ReadTeacher&& read_teacher, logit_head head,
                                   ReadModel&& read_model, C& ranks = comm::alone) {
-  for (const auto& [whose, cap] : {std::pair{"the teacher", teacher_head.cap}, {"the model", head.cap}})
-    require(cap == 0, "divergence: ", whose, " caps its logits at ", cap,
-            "; only logits without a cap are compared");
   require(head.rows == teacher_head.rows, "divergence: the model has a vocabulary of ", head.rows,
           ", the teacher of ", teacher_head.rows);
   const head_pair<frozen_matrix, frozen_matrix, T> heads{head.matrix, teacher_head.matrix};
+  const head_pair<logit_head, logit_head, T> capped{head, teacher_head};
   const auto kl = loss::kl(1.0).template at<T>({}).logits;
   const index most = std::max<index>(1, batch * std::min(window, text.size()));
   const buffer<T, D> of_model(device, most * head.cols), of_teacher(device, most * teacher_head.cols);
@@ -49,7 +47,10 @@ divergence_score score_divergence(D& device, const Text& text, index window, ind
     read_teacher(w.seq, w.ids, ht);
     read_model(w.seq, w.ids, hs);
     const auto s = loss::score_tokens(device, matrix_view<const T>(hs), head, w.targets, w.scored);
-    const double kl_sum = loss::head(device, kl, hs, ht, heads, w.targets, w.scored, T(1), {}).raw[0];
+    const auto apart = [&](const auto& with) {
+      return loss::head(device, kl, hs, ht, with, w.targets, w.scored, T(1), {}).raw[0];
+    };
+    const double kl_sum = head.cap == 0 && teacher_head.cap == 0 ? apart(heads) : apart(capped);
     return std::array{s.nll, static_cast<double>(s.scored), kl_sum};
   };
   const auto [nll, scored, apart] =

@@ -191,10 +191,10 @@ void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view
     if (stacked_rows) {
       const matrix_view<T> both(stacked.data(), 2 * m, d);
       map(device, 2 * m, d, stack_rows<T>{hidden, ht.slice(first, m), both});
-      gemm(device, matrix_view<const T>(both), transposed(heads.student), all);
+      write_logits(device, matrix_view<const T>(both), heads.student, all);
     } else {
-      gemm(device, hidden, transposed(heads.student), student);
-      if (ht.data) gemm(device, ht.slice(first, m), transposed(heads.teacher), all.slice(m, m));
+      write_logits(device, hidden, heads.student, student);
+      if (ht.data) write_logits(device, ht.slice(first, m), heads.teacher, all.slice(m, m));
     }
     // A teacher that no weight asks for is the student itself: its divergence is 0.
     const head_chunk_view<Terms> h{rows.from(first), student, ht.data ? all.slice(m, m) : student, found.data(),
@@ -205,12 +205,14 @@ void head_pass(D& device, const Rows& rows, matrix_view<const T> hs, matrix_view
     fold_rows(device, m, vocabulary, head_fold<Terms, 0>{h, !facts.second_pass});
     if constexpr (Rows::list::two_passes)
       if (facts.second_pass) fold_rows(device, m, vocabulary, head_fold<Terms, 1>{h, true});
-    if (!dhs.data && !heads.gradient.data) continue;
-    map(device, m, vocabulary, head_gradient<Terms>{h});
-    parallel_for(device, m, add_target_gradient<Terms>{h});
-    const matrix_view<const T> dlogits = student;
-    if (dhs.data) gemm(device, dlogits, heads.student, dhs.slice(first, m));
-    if (heads.gradient.data) gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));
+    if constexpr (!heads.capped) {
+      if (!dhs.data && !heads.gradient.data) continue;
+      map(device, m, vocabulary, head_gradient<Terms>{h});
+      parallel_for(device, m, add_target_gradient<Terms>{h});
+      const matrix_view<const T> dlogits = student;
+      if (dhs.data) gemm(device, dlogits, heads.student, dhs.slice(first, m));
+      if (heads.gradient.data) gemm(device, transposed(dlogits), hidden, heads.gradient, T(1));
+    }
   }
 }
 
@@ -263,6 +265,7 @@ void head(D& device, const Term& term, matrix_view<const typename Term::scalar> 
   } else {
     const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
     detail::require_heads(heads, d);
+    require(!heads.capped || (!dhs.data && !heads.gradient.data), "loss: a cap on logits has no gradient");
     const bool uses_teacher = term.facts().uses_teacher, teacher = ht.data && uses_teacher;
     require(teacher || !uses_teacher, "loss: the objective compares with the teacher, whose states are absent");
     require(!teacher || (ht.rows == n && ht.cols == heads.teacher.cols), "loss: the teacher's states are [",

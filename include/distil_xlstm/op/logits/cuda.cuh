@@ -400,8 +400,9 @@ void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, m
 /// mixed precision: float logits take half as long again, and lower the hidden gradient's error from 1.74e-3
 /// to 1.68e-3.
 template <Precision P, class Rows, class T, class Head>
-void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
-               const Head& head, matrix_view<T> dhs, index bytes) {
+requires(!Head::capped) void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs,
+                                       matrix_view<const T> ht, const Head& head, matrix_view<T> dhs,
+                                       index bytes) {
   // Large chunks make good products; what one holds does not stay in the cache, at any size that does.
   if (bytes == 0) bytes = index{768} << 20;
   constexpr std::size_t acc = detail::fold_bytes<Rows>();

@@ -22,16 +22,17 @@ struct logit_head {
 };
 
 /// The heads of a student and of its teacher where each has its own; widths may differ, vocabularies do not. What
-/// takes one matrix for both takes a pair, too.
+/// takes one matrix for both takes a pair, too. Two `logit_head`s, whose logits may be capped, have no gradient.
 template <class Student, class Teacher, class T>
 struct head_pair {
   Student student;            ///< [vocabulary, width of the student]: a frozen_matrix or a matrix_view
   Teacher teacher;            ///< [vocabulary, width of the teacher]
   matrix_view<T> gradient{};  ///< the student's is added here; without data it is not wanted
+  static constexpr bool capped = std::is_same_v<Student, logit_head>;
 
   /// One matrix: logits of both are one product.
   bool shared() const {
-    if constexpr (std::is_same_v<Student, Teacher>)
+    if constexpr (std::is_same_v<Student, Teacher> && !capped)
       return student.data == teacher.data && student.rows == teacher.rows && student.cols == teacher.cols;
     else
       return false;
