@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   using tile_type = typename memory::tile;
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float sums[N / tile_type::columns][L], factor[L], dr[L];
+  __shared__ __align__(8) float sums[N / tile_type::columns][L], factor[L], dr[L], added[N];
   tile_type tile(shared);
   const int of_query = z.query / N;
   const unsigned block = mlstm_block_from_last(), chunks = static_cast<unsigned>(z.chunks),
@@ -113,6 +113,9 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   if (keys) part -= of_query;
   const int column0 = part * N;
   const index of_state = state + static_cast<index>(column0) * z.value;
+  static_assert(N <= tile_type::threads);
+  if (threadIdx.x < N)
+    copy_async_4(added + threadIdx.x, (keys ? g.dn : m.n) + vector + column0 + threadIdx.x, 4);
   const step_operand<number> own{(keys ? k : q).data + column0, keys ? k.stride : q.stride};
   number* const kept = reinterpret_cast<number*>(shared + tile_type::bytes);
   const auto keep = [&] {
@@ -129,7 +132,6 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     __syncthreads();
   }
   const mlstm_output_rows& out = keys ? g.dk : g.dq;
-  const float* added = (keys ? g.dn : m.n) + vector + column0;
   float weight[4], dot[4] = {};
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
