@@ -274,13 +274,13 @@ class mlstm_products {
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
   }
-  /// f.operator()<Columns>() with the columns of a product that a block makes. Of heads of 288 it makes all in bfloat16,
-  /// where there is the shared memory for it, and where blocks of N columns, of which there would be `narrow`, would have
-  /// to share the multiprocessors.
+  /// f.operator()<Columns>() with the columns of a product that a block makes. Of heads of 288 or 256 it makes all in
+  /// bfloat16, where there is the shared memory for it, and where blocks of N columns, of which there would be `narrow`,
+  /// would have to share the multiprocessors.
   template <class F>
   void with_columns(index narrow, const F& f) const {
-    constexpr int wide = 288;
-    if constexpr (std::is_same_v<P, bf16_products> && N == 96)
+    constexpr int wide = N == 96 ? 288 : 256;
+    if constexpr (std::is_same_v<P, bf16_products> && N >= 96)
       if (z_.query % wide == 0 && z_.value % wide == 0 && narrow > device_.multiprocessors() &&
           device_.shared_bytes() >= mlstm_chunk_gradients_memory<P, wide>::bytes)
         return f.template operator()<wide>();
