@@ -274,9 +274,9 @@ class mlstm_products {
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
   }
-  /// f.operator()<Columns>() with the columns of a product that a block makes. Of heads of 288 or 256 it makes all in
-  /// bfloat16, where there is the shared memory for it, and where blocks of N columns, of which there would be `narrow`,
-  /// would have to share the multiprocessors.
+  /// f.operator()<Columns>() with the columns of a product that a block makes: N; in bfloat16 all 288 or 256 of large
+  /// heads, where the shared memory suffices, and where blocks of N columns, of which there would be `narrow`, would
+  /// share multiprocessors.
   template <class F>
   void with_columns(index narrow, const F& f) const {
     constexpr int wide = N == 96 ? 288 : 256;

@@ -58,8 +58,8 @@ struct mlstm_chunk_gradients {
   float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
 };
 
-/// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, where there is room,
-/// those rows of q or k that meet dq or dk.
+/// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, of wide tiles, those
+/// rows of q or k that meet dq or dk.
 template <class P, int N>
 struct mlstm_chunk_gradients_memory {
   using tile = product_tile<P, 4, N>;

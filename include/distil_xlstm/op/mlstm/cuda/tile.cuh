@@ -62,8 +62,7 @@ struct whole_operand {
   }
 };
 
-/// The tile C [32 Down, N] of a block of Down * Across warps, each of which has 32 rows and its share of the columns:
-/// the more, the less of the operands a product reads from memory, and from shared memory.
+/// The tile C [32 Down, N] of a block of Down * Across warps, each of which has 32 rows and its share of the columns.
 ///
 /// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
 template <class P, int Down, int N, int Across = N <= 128 ? 2 : N / 96>
