@@ -11,6 +11,10 @@ namespace distil_xlstm::device::detail {
 __device__ inline void copy_async_16(std::uint32_t shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
+/// Of a line of 128 bytes, of which the rest is wanted soon: the L2 cache asks the memory for all of it.
+__device__ inline void copy_async_16_of_line(std::uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
 /// `bytes` of them, or of four, and zeros for the rest.
 __device__ inline void copy_async_16(std::uint32_t shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)

@@ -104,9 +104,12 @@ class mlstm_products {
     walk<false>("mlstm: states",
                 {m.k, m.v, rows.left, nullptr, rows.decay, state, state, rows.empty, m.states, m.n});
     scores(rows, m);
-    launch(device_, "mlstm: outputs",
-           {blocks(z_.tasks * z_.chunks * (z_.value / N)), 256, product_tile<P, 4, N>::bytes},
-           mlstm_outputs_kernel<P, N>, z_, m, rows, output(a.h, z_.dv));
+    const index chunks = z_.tasks * z_.chunks;
+    with_columns(chunks * (z_.value / N), [&]<int Columns>() {
+      using tile = product_tile<P, 4, Columns>;
+      launch(device_, "mlstm: outputs", {blocks(chunks * (z_.value / Columns)), tile::threads, tile::bytes},
+             mlstm_outputs_kernel<P, Columns>, z_, m, rows, output(a.h, z_.dv));
+    });
   }
 
   void backward(const mlstm_backward_arguments<float, From>& a) {
@@ -271,11 +274,26 @@ class mlstm_products {
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
   }
+  /// f.operator()<Columns>() with the columns of a product that a block makes: N; in bfloat16 all 288 or 256 of large
+  /// heads, where the shared memory suffices, and where blocks of N columns, of which there would be `narrow`, would
+  /// share multiprocessors.
+  template <class F>
+  void with_columns(index narrow, const F& f) const {
+    constexpr int wide = N == 96 ? 288 : 256;
+    if constexpr (std::is_same_v<P, bf16_products> && N >= 96)
+      if (z_.query % wide == 0 && z_.value % wide == 0 && narrow > device_.multiprocessors() &&
+          device_.shared_bytes() >= mlstm_chunk_gradients_memory<P, wide>::bytes)
+        return f.template operator()<wide>();
+    f.template operator()<N>();
+  }
   template <bool Backwards>
   void walk(const char* what, const mlstm_walk<number>& w) const {
-    launch(device_, what,
-           {blocks(z_.tasks * (z_.query / N) * (z_.value / N)), 2 * N, product_tile<P, N / 32, N>::bytes},
-           mlstm_walk_kernel<P, N, Backwards>, z_, w);
+    const index down = z_.tasks * (z_.query / N);
+    with_columns(down * (z_.value / N), [&]<int Columns>() {
+      using tile = mlstm_state_tile<P, N, Columns>;
+      launch(device_, what, {blocks(down * (z_.value / Columns)), tile::threads, tile::bytes},
+             mlstm_walk_kernel<P, N, Columns, Backwards>, z_, w);
+    });
   }
   void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
     launch(device_, "mlstm: scores",
@@ -295,13 +313,18 @@ class mlstm_products {
                mlstm_whole_chunk_gradients_kernel<P>, z_, g);
         return 1;
       }
+    const auto tiles = [&](int columns) { return chunks * ((2 * z_.query + z_.value) / columns); };
+    index parts = 0;
     distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From>& own) {
       g.dv = output(own.dv, z_.dv);
-      launch(device_, what,
-             {blocks(chunks * ((2 * z_.query + z_.value) / N)), 256, product_tile<P, 4, N>::bytes},
-             mlstm_chunk_gradients_kernel<P, N>, z_, g);
+      with_columns(tiles(N), [&]<int Columns>() {
+        using memory = mlstm_chunk_gradients_memory<P, Columns>;
+        parts = z_.query / Columns;
+        launch(device_, what, {blocks(tiles(Columns)), memory::tile::threads, memory::bytes},
+               mlstm_chunk_gradients_kernel<P, Columns>, z_, g);
+      });
     });
-    return z_.query / N;
+    return parts;
   }
 
   cuda_base& device_;

@@ -58,20 +58,35 @@ struct mlstm_chunk_gradients {
   float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
 };
 
+/// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, of wide tiles, those
+/// rows of q or k that meet dq or dk.
+template <class P, int N>
+struct mlstm_chunk_gradients_memory {
+  using tile = product_tile<P, 4, N>;
+  static constexpr bool keeps = N > 128;
+  static constexpr int stride = N + tile::padding;
+  static constexpr int bytes =
+      tile::bytes + (keeps ? mlstm_chunk * stride * static_cast<int>(sizeof(typename P::number)) : 0);
+};
+
 /// dq, dk and dv of a chunk, N columns of one of them a block.
 ///   dq = past (dU Cᵀ + dr n) + dS K;  dk = left (V dC'ᵀ + dn') + dSᵀ Q;  dv = left K dC' + (S D)ᵀ dU
 template <class P, int N>
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
     mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
   using number = typename P::number;
+  using memory = mlstm_chunk_gradients_memory<P, N>;
+  using tile_type = typename memory::tile;
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float sums[2][L], factor[L], weights[L];
-  product_tile<P, 4, N> tile(shared);
-  const int of_query = z.query / N, tiles = 2 * of_query + z.value / N;
-  const index chunk = blockIdx.x / tiles, row0 = chunk * L;
-  int part = static_cast<int>(blockIdx.x % tiles);
-  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  __shared__ __align__(8) float sums[N / tile_type::columns][L], factor[L], dr[L], added[N];
+  tile_type tile(shared);
+  const int of_query = z.query / N;
+  const unsigned block = mlstm_block_from_last(), chunks = static_cast<unsigned>(z.chunks),
+                 tiles = static_cast<unsigned>(2 * of_query + z.value / N), of_all = block / tiles;
+  const index chunk = of_all, row0 = chunk * L;
+  int part = static_cast<int>(block % tiles);
+  const index task = of_all / chunks, t0 = static_cast<index>(of_all % chunks) * L;
   const index state = chunk * z.query * z.value, vector = chunk * z.query;
   const auto& m = g.memory;
   const step_operand<number> q = m.q.at(z, task, t0), k = m.k.at(z, task, t0), v = m.v.at(z, task, t0);
@@ -79,15 +94,14 @@ __global__ void __launch_bounds__(256, 2)
   const bool queries = part < of_query, keys = !queries && part < 2 * of_query;
   if (threadIdx.x < L) {
     const index row = row0 + threadIdx.x;
-    const float weight = queries ? g.rows.past[row] : g.rows.left[row];
-    factor[threadIdx.x] = weight;
-    weights[threadIdx.x] = queries ? weight * g.of_rows.dr[row] : weight;
+    copy_async_4(factor + threadIdx.x, (queries ? g.rows.past : g.rows.left) + row, 4);
+    if (queries) copy_async_4(dr + threadIdx.x, g.of_rows.dr + row, 4);
   }
 
   if (!queries && !keys) {
     const int column0 = (part - 2 * of_query) * N;
     mlstm_two_products<P, false, true>(tile, z.query, k, {g.dc + state + column0, z.value}, factor,
-                                       {m.gated + row0 * L, L}, {du + column0, z.value});
+                                       {m.gated + row0 * L, L}, {du + column0, z.value}, [] {});
     tile.float4s(
         [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
         [&](float* to, int column, float4 x) {
@@ -99,26 +113,40 @@ __global__ void __launch_bounds__(256, 2)
   if (keys) part -= of_query;
   const int column0 = part * N;
   const index of_state = state + static_cast<index>(column0) * z.value;
+  static_assert(N <= tile_type::threads);
+  if (threadIdx.x < N)
+    copy_async_4(added + threadIdx.x, (keys ? g.dn : m.n) + vector + column0 + threadIdx.x, 4);
+  const step_operand<number> own{(keys ? k : q).data + column0, keys ? k.stride : q.stride};
+  number* const kept = reinterpret_cast<number*>(shared + tile_type::bytes);
+  const auto keep = [&] {
+    if constexpr (memory::keeps) tile_type::template copy<L, N>(kept, own, tile_type::thread_again());
+  };
   if (keys)
     mlstm_two_products<P, true, true>(tile, z.value, v, {g.dc + of_state, z.value}, factor, {ds, L},
-                                      {q.data + column0, q.stride});
+                                      {q.data + column0, q.stride}, keep);
   else
     mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value}, factor,
-                                       {ds, L}, {k.data + column0, k.stride});
+                                       {ds, L}, {k.data + column0, k.stride}, keep);
+  if constexpr (memory::keeps) {
+    wait_for_copies<0>();
+    __syncthreads();
+  }
   const mlstm_output_rows& out = keys ? g.dk : g.dq;
-  const float* added = (keys ? g.dn : m.n) + vector + column0;
-  const step_operand<number> operand = keys ? k : q;
   float weight[4], dot[4] = {};
 #pragma unroll
-  for (int x = 0; x < 4; ++x) weight[x] = weights[tile.row_of(x / 2, x % 2)];
+  for (int x = 0; x < 4; ++x) {
+    const int row = tile.row_of(x / 2, x % 2);
+    weight[x] = queries ? factor[row] * dr[row] : factor[row];
+  }
 #pragma unroll
   for (int c = 0; c < tile.across; ++c) {
     const int column = tile.column_of(c);
     const float2 a = load2(added + column);
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
-      const float2 with = load2(operand.data + static_cast<index>(tile.row_of(x / 2, x % 2)) * operand.stride +
-                                column0 + column);
+      const int row = tile.row_of(x / 2, x % 2);
+      const float2 with = memory::keeps ? load2(kept + row * memory::stride + column)
+                                        : load2(own.data + static_cast<index>(row) * own.stride + column);
       float* e = tile.sum[x / 2][c] + x % 2 * 2;
       e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
       dot[x] += e[0] * with.x + e[1] * with.y;
@@ -131,12 +159,15 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
     dot[x] = row_sum(dot[x]);
-    if (tile.lane % 4 == 0) sums[tile.first_column != 0][tile.row_of(x / 2, x % 2)] = dot[x];
+    if (tile.lane % 4 == 0) sums[tile.first_column / tile.columns][tile.row_of(x / 2, x % 2)] = dot[x];
   }
   __syncthreads();
-  if (threadIdx.x < L)
-    (keys ? g.k_dk : g.q_dq)[part * z.tasks * z.padded() + row0 + threadIdx.x] =
-        sums[0][threadIdx.x] + sums[1][threadIdx.x];
+  if (threadIdx.x < L) {
+    float sum = sums[0][threadIdx.x];
+#pragma unroll
+    for (int c = 1; c < N / tile.columns; ++c) sum += sums[c][threadIdx.x];
+    (keys ? g.k_dk : g.q_dq)[part * z.tasks * z.padded() + row0 + threadIdx.x] = sum;
+  }
 }
 
 /// The same of heads padded to 128 and 64, in bfloat16: all of dq, dk or dv of a chunk a block, dv of all heads that

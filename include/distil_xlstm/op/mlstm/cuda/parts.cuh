@@ -111,20 +111,31 @@ struct mlstm_walk {
   float* n;
 };
 
+/// This block's number from the last on, for kernels that read what the one before wrote from the first on: what it
+/// wrote last may still lie in the L2 cache.
+inline __device__ unsigned mlstm_block_from_last() { return gridDim.x - 1 - blockIdx.x; }
+
+/// Of one head's state [query, value], the tile that a block walks with.
+template <class P, int Rows, int Columns>
+using mlstm_state_tile = product_tile<P, Rows / 32, Columns>;
+
 /// A block a tile of one head's state, which stays in registers.
-template <class P, int N, bool Backwards>
-__global__ void __launch_bounds__(2 * N, N == 64 ? 5 : 2)
+template <class P, int Rows, int Columns, bool Backwards>
+__global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, Columns == 64    ? 5
+                                                                               : Columns <= 128 ? 2
+                                                                                                : 1)
     mlstm_walk_kernel(mlstm_sizes z, mlstm_walk<typename P::number> walk) {
-  using tile_type = product_tile<P, N / 32, N>;
+  using tile_type = mlstm_state_tile<P, Rows, Columns>;
   constexpr int steps = mlstm_chunk / tile_type::step;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float ones[tile_type::step];
   if (threadIdx.x < tile_type::step) ones[threadIdx.x] = 1;
   tile_type tile(shared);
-  const int across = z.value / N, tiles = z.query / N * across;
-  const index task = blockIdx.x / tiles, b = task / z.heads, e = task % z.heads;
-  const int which = static_cast<int>(blockIdx.x % tiles), row0 = which / across * N,
-            column0 = which % across * N;
+  const int across = z.value / Columns, tiles = z.query / Rows * across;
+  const unsigned block = mlstm_block_from_last();
+  const index task = block / tiles, b = task / z.heads, e = task % z.heads;
+  const int which = static_cast<int>(block % tiles), row0 = which / across * Rows,
+            column0 = which % across * Columns;
   const bool vector = column0 == 0 && tile.first_column == 0;  // this warp has rows of n, too
   const int lane = tile.lane;
 
@@ -209,15 +220,21 @@ __global__ void __launch_bounds__(256, 2)
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float sums[2][L];
-  __shared__ float4 of_rows[L];  // D~'s two parts, what is added or beta's weight, the first position seen
+  __shared__ __align__(16) float of_rows[6][L];  // D~'s parts; what is added, or beta's weight; the first seen
   tile_type tile(shared);
   const index chunk = blockIdx.x, row0 = chunk * L;
   if (threadIdx.x < L) {
-    const index row = row0 + threadIdx.x;
-    of_rows[threadIdx.x] = {rows.row[row], rows.row_rest[row], Gradient ? dr[row] : rows.past[row],
-                            static_cast<float>(rows.first[row])};
+    const float* from[] = {rows.row,
+                           rows.row_rest,
+                           rows.column,
+                           rows.column_rest,
+                           Gradient ? dr : rows.past,
+                           reinterpret_cast<const float*>(rows.first)};
+#pragma unroll
+    for (int x = 0; x < 6; ++x) copy_async_4(of_rows[x] + threadIdx.x, from[x] + row0 + threadIdx.x, 4);
   }
-  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  const unsigned chunks = static_cast<unsigned>(z.chunks);
+  const index task = blockIdx.x / chunks, t0 = static_cast<index>(blockIdx.x % chunks) * L;
   const step_operand<typename P::number> a = of_a.at(z, task, t0), b = of_b.at(z, task, t0);
   const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
   const bool vector = !Gradient && tile.first_column == 0;
@@ -236,15 +253,15 @@ __global__ void __launch_bounds__(256, 2)
   int first[4];
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
-    const float4 row = of_rows[tile.row_of(x / 2, x % 2)];
-    high[x] = row.x, rest[x] = row.y, weight[x] = row.z, first[x] = static_cast<int>(row.w), partial[x] = 0;
+    const int row = tile.row_of(x / 2, x % 2);
+    high[x] = of_rows[0][row], rest[x] = of_rows[1][row], weight[x] = of_rows[4][row];
+    first[x] = __float_as_int(of_rows[5][row]), partial[x] = 0;
   }
   if (!above)
 #pragma unroll
     for (int c = 0; c < tile_type::across; ++c) {
       const int column = tile.column_of(c);
-      const float2 shifted = load2(rows.column + row0 + column),
-                   shifted_rest = load2(rows.column_rest + row0 + column);
+      const float2 shifted = load2(of_rows[2] + column), shifted_rest = load2(of_rows[3] + column);
 #pragma unroll
       for (int x = 0; x < 4; ++x)
 #pragma unroll
@@ -278,11 +295,12 @@ inline __device__ distil_xlstm::detail::mlstm_norm<float> mlstm_norm_at(const ml
 }
 
 /// sum = factor A B (over `width` numbers) + A' B' (over the chunk); `factor` of each row. A' is lower
-/// triangular, and read transposed where TransposeA2 is set.
-template <class P, bool TransposeB1, bool TransposeA2, class Tile>
+/// triangular, and read transposed where TransposeA2 is set. `late` may send for what is read thereafter.
+template <class P, bool TransposeB1, bool TransposeA2, class Tile, class Late>
 __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename P::number> a1,
                                    step_operand<typename P::number> b1, const float* factor,
-                                   step_operand<typename P::number> a2, step_operand<typename P::number> b2) {
+                                   step_operand<typename P::number> a2, step_operand<typename P::number> b2,
+                                   const Late& late) {
   constexpr int step = Tile::step;
   const int steps = width / step;
   run_steps<P>(
@@ -301,7 +319,10 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
       },
       [&](int s, int stage) {
         if (s < steps) return tile.template multiply<false, TransposeB1>(stage);
-        if (s == steps) tile.scale_rows([&](int row) { return factor[row]; });
+        if (s == steps) {
+          tile.scale_rows([&](int row) { return factor[row]; });
+          late();
+        }
         const int u = (s - steps) * step;
         if (TransposeA2 ? u + step > tile.first_row : u < tile.first_row + 32)
           tile.template multiply<TransposeA2, false>(stage);
@@ -331,25 +352,30 @@ struct mlstm_output_rows {
 
 /// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon)
 template <class P, int N>
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
     mlstm_outputs_kernel(mlstm_sizes z, mlstm_memory<typename P::number> memory, mlstm_rows rows,
                          mlstm_output_rows h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float past[L], over[L];
+  __shared__ float past[L], r[L], mu[L];
   product_tile<P, 4, N> tile(shared);
-  const int tiles = z.value / N, column0 = static_cast<int>(blockIdx.x % tiles) * N;
-  const index chunk = blockIdx.x / tiles, row0 = chunk * L;
-  if (threadIdx.x < L) {
-    const index row = row0 + threadIdx.x;
-    past[threadIdx.x] = rows.past[row];
-    over[threadIdx.x] = 1 / (mlstm_norm_at(z, memory.r[row], rows.mu[row]).value + z.epsilon);
+  const unsigned block = mlstm_block_from_last(), chunks = static_cast<unsigned>(z.chunks),
+                 tiles = static_cast<unsigned>(z.value / N), of_all = block / tiles;
+  const int column0 = static_cast<int>(block % tiles) * N;
+  const index chunk = of_all, row0 = chunk * L;
+  const int x = static_cast<int>(threadIdx.x);
+  if (x < L) {
+    copy_async_4(past + x, rows.past + row0 + x, 4);
+    copy_async_4(r + x, memory.r + row0 + x, 4);
+    copy_async_4(mu + x, rows.mu + row0 + x, 4);
   }
-  const index task = chunk / z.chunks, t0 = chunk % z.chunks * L;
+  const index task = of_all / chunks, t0 = static_cast<index>(of_all % chunks) * L;
   mlstm_two_products<P, false, false>(tile, z.query, memory.q.at(z, task, t0),
                                       {memory.states + chunk * z.query * z.value + column0, z.value}, past,
-                                      {memory.gated + row0 * L, L}, memory.v.at(z, task, t0, column0));
-  tile.scale_rows([&](int row) { return over[row]; });
+                                      {memory.gated + row0 * L, L}, memory.v.at(z, task, t0, column0), [] {});
+  if (x < L) r[x] = 1 / (mlstm_norm_at(z, r[x], mu[x]).value + z.epsilon);
+  __syncthreads();
+  tile.scale_rows([&](int row) { return r[row]; });
   tile.float4s([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
                [&](float* to, int column, float4 x) {
                  if (to) store_columns(to, column0 + column, h.head, h.vectorised, x);

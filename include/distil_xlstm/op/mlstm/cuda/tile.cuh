@@ -62,20 +62,22 @@ struct whole_operand {
   }
 };
 
-/// The tile C [32 Down, N] of a block of 2 Down warps, each of which has 32 rows and half of the columns.
+/// The tile C [32 Down, N] of a block of Down * Across warps, each of which has 32 rows and its share of the columns.
 ///
 /// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
-template <class P, int Down, int N>
+template <class P, int Down, int N, int Across = N <= 128 ? 2 : N / 96>
 struct product_tile {
   using number = typename P::number;
-  static constexpr int rows = 32 * Down, step = 32, threads = 64 * Down;
-  static constexpr int across = N / 16;                                  ///< blocks of eight columns a warp has
+  static constexpr int rows = 32 * Down, step = 32, threads = 32 * Down * Across;
+  static constexpr int columns = N / Across;                             ///< of a warp
+  static constexpr int across = columns / 8;                             ///< blocks of eight of them
   static constexpr int padding = 16 / static_cast<int>(sizeof(number));  // rows shift by a bank group
   static constexpr int size_of(int m) {
     const int a = m * (step + padding), b = step * (m + padding);
     return a > b ? a : b;
   }
   static constexpr int b_at = size_of(rows), stage = b_at + size_of(N);
+  static_assert(columns % 16 == 0 && N % columns == 0);
   static constexpr int bytes = P::stages * (stage * static_cast<int>(sizeof(number)) + 2 * step * 4);
 
   float sum[2][across][4];
@@ -86,7 +88,7 @@ struct product_tile {
   __device__ explicit product_tile(void* shared) : memory(static_cast<number*>(shared)) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     lane = static_cast<int>(threadIdx.x) % 32;
-    first_row = 32 * (warp / 2), first_column = N / 2 * (warp % 2);
+    first_row = 32 * (warp / Across), first_column = columns * (warp % Across);
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -101,6 +103,12 @@ struct product_tile {
   /// What follows from the lane, places in shared memory above all, is made again from here on: a loop around products
   /// would else keep more of it than there are registers.
   __device__ void forget_lane() { asm volatile("" : "+r"(lane)); }
+  /// The thread's number, what follows from which is likewise made where it is wanted.
+  __device__ static int thread_again() {
+    int thread = static_cast<int>(threadIdx.x);
+    asm volatile("" : "+r"(thread));
+    return thread;
+  }
 
   /// f(row, column, x, y): each pair of neighbours that this thread has.
   template <class F>
@@ -163,8 +171,11 @@ struct product_tile {
   }
   /// The whole tile, rows `stride` apart.
   __device__ void store(number* to, int stride) const {
-    float4s([&](int row) { return to + static_cast<index>(row) * stride; },
-            [](number* row, int column, float4 x) { store4(row + column, x); });
+    if constexpr (std::is_same_v<P, bf16_products>)
+      store_bf16(to, stride);
+    else
+      float4s([&](int row) { return to + static_cast<index>(row) * stride; },
+              [](number* row, int column, float4 x) { store4(row + column, x); });
   }
   __device__ int row_of(int m, int half) const { return first_row + 16 * m + 8 * half + lane / 4; }
   __device__ int column_of(int n) const { return first_column + 8 * n + 2 * (lane % 4); }
@@ -181,15 +192,18 @@ struct product_tile {
     copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a);
     copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b);
   }
+  /// Thread `thread` sends for its pieces of an operand, whose rows come to lie Columns + padding apart.
   template <int Rows, int Columns>
-  __device__ static void copy(number* to, step_operand<number> from) {
+  __device__ static void copy(number* to, step_operand<number> from,
+                              int thread = static_cast<int>(threadIdx.x)) {
     constexpr int each = padding, along = Columns / each, count = Rows * along;
 #pragma unroll
     for (int first = 0; first < count; first += threads) {
-      const int i = first + static_cast<int>(threadIdx.x);
+      const int i = first + thread;
       if (count % threads == 0 || i < count) {
         const int r = i / along, c = i % along * each;
-        copy_async_16(to + r * (Columns + padding) + c, from.data + r * from.stride + c);
+        copy_async_16_of_line(shared_address(to + r * (Columns + padding) + c),
+                              from.data + r * from.stride + c);
       }
     }
   }
@@ -221,6 +235,24 @@ struct product_tile {
   }
 
  private:
+  /// As float4s exchanges, but for pairs that are rounded already.
+  __device__ void store_bf16(bf16* to, int stride) const {
+    const bool odd = lane % 2 != 0;
+    const int column = first_column + lane % 2 * 8 + lane % 4 / 2 * 4;
+    const auto pair = [](const float* x) { return __uint_as_float(pack_bf16(x[0], x[1])); };
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        bf16* row = to + static_cast<index>(row_of(m, half)) * stride + column;
+#pragma unroll
+        for (int n = 0; n < across; n += 2) {
+          const float x = pair(sum[m][n] + 2 * half), y = pair(sum[m][n + 1] + 2 * half);
+          const float other = __shfl_xor_sync(~0u, select(odd, x, y), 1);
+          *reinterpret_cast<float2*>(row + 8 * n) = {select(odd, other, x), select(odd, y, other)};
+        }
+      }
+  }
   /// Columns k .. k + 15 of A, where `at(row, column)` is the address of 16 bytes of it as it lies.
   template <bool Transpose, class At>
   __device__ void load_a(std::uint32_t (&fa)[2][4], int k, const At& at) const {
