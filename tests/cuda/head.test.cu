@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include <distil_xlstm/device/rounded_weights.hpp>
 #include <distil_xlstm/loss/alignment.hpp>
 #include <distil_xlstm/loss/any_objective.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
@@ -207,9 +208,10 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
 struct pair_results {
   std::vector<double> sums, dhs, dhead;
 };
-/// A head of the student's own, its gradient added to what is there, beside a teacher of another width.
+/// A head of the student's own, its gradient added to what is there, beside a teacher of another width. Where `held`
+/// is not 0, so many times the student's is held as its copy.
 template <class T, class D>
-pair_results run_pair(D& d, index n, index width, index teacher_width, index v, index bytes) {
+pair_results run_pair(D& d, index n, index width, index teacher_width, index v, index bytes, double held = 0) {
   const double spread = 1 / std::sqrt(static_cast<double>(width));
   const on_device<T, D> hs(d, random_numbers(n * width, 1)), ht(d, random_numbers(n * teacher_width, 2)),
       own(d, random_numbers(v * width, 3, spread)), others(d, random_numbers(v * teacher_width, 4, spread)),
@@ -222,9 +224,19 @@ pair_results run_pair(D& d, index n, index width, index teacher_width, index v, 
   const head_pair heads{matrix_view<const T>(own.data(), v, width),
                         matrix_view<const T>(others.data(), v, teacher_width),
                         matrix_view<T>(dhead.data(), v, width)};
-  const auto got = head(d, o.logits, matrix_view<const T>(hs.data(), n, width),
-                        matrix_view<const T>(ht.data(), n, teacher_width), heads, ids.data(), takes.data(),
-                        T(0.125), matrix_view<T>(dhs.data(), n, width), bytes);
+  const auto call = [&] {
+    return head(d, o.logits, matrix_view<const T>(hs.data(), n, width),
+                matrix_view<const T>(ht.data(), n, teacher_width), heads, ids.data(), takes.data(), T(0.125),
+                matrix_view<T>(dhs.data(), n, width), bytes);
+  };
+  const auto call_held = [&] {
+    const on_device<T, D> copied(d, random_numbers(v * width, 3, held * spread));
+    const rounded_weights<T, D> rounded(d, v * width);
+    rounded.round(d, copied.data());
+    [[maybe_unused]] const auto hold = rounded.hold(d, own.data());
+    return call();
+  };
+  const auto got = held != 0 ? call_held() : call();
   return {{got.raw[0], got.raw[1], got.value, static_cast<double>(got.rows)}, dhs.numbers(), dhead.numbers()};
 }
 
@@ -244,7 +256,12 @@ BOOST_AUTO_TEST_CASE(a_head_of_the_students_own) {
       };
       compare("double", run_pair<double>(gpu, n, width, teacher_width, v, bytes), 1e-12, 1e-12);
       compare("float", run_pair<float>(gpu, n, width, teacher_width, v, bytes), value.fp32, gradient.fp32);
-      compare("bf16", run_pair<float>(rounding, n, width, teacher_width, v, bytes), value.bf16, gradient.bf16);
+      const auto got = run_pair<float>(rounding, n, width, teacher_width, v, bytes);
+      compare("bf16", got, value.bf16, gradient.bf16);
+      const auto held = run_pair<float>(rounding, n, width, teacher_width, v, bytes, 1),
+                 other = run_pair<float>(rounding, n, width, teacher_width, v, bytes, 2);
+      BOOST_TEST((held.sums == got.sums && held.dhs == got.dhs && held.dhead == got.dhead));
+      BOOST_TEST((other.sums != got.sums) == (width % 8 == 0));
     }
 }
 

@@ -15,6 +15,7 @@
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/device/rounded_weights.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
@@ -269,6 +270,92 @@ BOOST_AUTO_TEST_CASE(products_of_all_kinds) {
       frozen(gpu, s, shape, rounded, want, testing::cuda_tolerance::product.fp32);
       frozen(rounding, s, shape, rounded, want, testing::cuda_tolerance::product.bf16);
     }
+  }
+}
+
+// Weights that are held are rounded once, and products give the same bits.
+BOOST_AUTO_TEST_CASE(products_of_weights_that_are_held) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  struct map_of_rows {
+    index rows, in, out, at;  // at: of the weight's first number
+  };
+  constexpr index heads = 3;
+  D gpu;
+  for (const auto& [rows, in, out, at] : {map_of_rows{300, 64, 48, 0},
+                                          {300, 64, 48, 16},
+                                          {300, 64, 48, 4},
+                                          {300, 64, 27, 0},
+                                          {300, 20, 48, 0},
+                                          {301, 96, 24, 8},
+                                          {40, 64, 48, 16},
+                                          {5, 64, 48, 0},
+                                          {1024, 576, 576, 16},
+                                          {1024, 576, 192, 48},
+                                          {1024, 576, 960, 32},
+                                          {1024, 576, 3072, 16},
+                                          {1024, 1536, 576, 80}}) {
+    const index all = at + in * out + 16, part = out / heads;
+    const auto first = random_numbers(all, 1), second = random_numbers(all, 2);
+    auto doubled = first;
+    for (double& x : doubled) x *= 2;
+    const numbers w(gpu, first), twice(gpu, doubled), x(gpu, random_numbers(rows * in, 3)),
+        dy(gpu, random_numbers(rows * out, 4)), y(gpu, rows * out), dx(gpu, rows * in), sum(gpu, rows * out);
+    const matrix_view<const float> weight(w.data() + at, out, in), above(dy.data(), rows, out),
+        below(x.data(), rows, in), head(weight.data, part, in);
+    const auto forward = [&, rows = rows, out = out] {
+      gemm(gpu, below, transposed(weight), matrix_view<float>(y.data(), rows, out));
+      return y.numbers();
+    };
+    const auto backward = [&, rows = rows, in = in] {
+      gemm(gpu, above, weight, matrix_view<float>(dx.data(), rows, in));
+      return dx.numbers();
+    };
+    const auto parts = [&, rows = rows, in = in, out = out] {  // one below another
+      gemm_batched(gpu, heads, below, 0, transposed(head), part * in,
+                   matrix_view<float>(y.data(), rows, part, out), part);
+      return y.numbers();
+    };
+    const auto plus = [&, rows = rows, out = out] {
+      gemm_plus(gpu, below, transposed(weight), above, matrix_view<float>(sum.data(), rows, out));
+      return sum.numbers();
+    };
+    const auto results = [&] { return std::vector{forward(), backward(), parts(), plus()}; };
+    const std::string what = std::to_string(rows) + " rows, " + std::to_string(in) + " to " +
+                             std::to_string(out) + ", from number " + std::to_string(at);
+    rounded_weights<float, D> rounded(gpu, all);
+    const auto held_results = [&] {
+      rounded.round(gpu, w.data());
+      const auto held = rounded.hold(gpu, w.data());
+      return results();
+    };
+    const auto before = results();
+    BOOST_TEST((held_results() == before), what);
+    BOOST_TEST((results() == before), what);
+    // Another copy would be seen, by all products but those that round no weights, or need zeros beside them.
+    const auto twice_of = [](std::vector<double> numbers) {
+      for (double& n : numbers) n *= 2;
+      return numbers;
+    };
+    {
+      rounded.round(gpu, twice.data());
+      const auto held = rounded.hold(gpu, w.data());
+      const bool found = in % 8 == 0 && out % 8 == 0 && at % 8 == 0;
+      BOOST_TEST((forward() == (found && rows > 64 ? twice_of(before[0]) : before[0])), what);
+      BOOST_TEST((backward() == (found && rows > 16 ? twice_of(before[1]) : before[1])), what);
+      BOOST_TEST((parts() == (found && rows > 64 ? twice_of(before[2]) : before[2])), what);
+      BOOST_TEST(((plus() == before[3]) == !(found && rows > 64)), what);
+      // Nothing writes what is held.
+      const matrix_view<float> written(w.data() + at, out, in);
+      BOOST_CHECK_THROW(gpu.copy(w.data(), twice.data(), 4), error);
+      BOOST_CHECK_THROW(transform(gpu, written, math::identity{}, weight), error);
+      BOOST_CHECK_THROW(gemm(gpu, transposed(above), below, written), error);
+    }
+    const std::vector<float> others(second.begin(), second.end());
+    gpu.upload(w.data(), others.data(), w.bytes());
+    const auto after = results();
+    BOOST_TEST((after != before), what);
+    BOOST_TEST((held_results() == after), what);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <distil_xlstm/device/cuda.cuh>
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/model/load_linearised.hpp>
 #include <distil_xlstm/testing/check_block.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 
@@ -84,6 +85,23 @@ void train_alike(D& gpu, loss::alignment form, double most) {
   for (int i = 0; i < 2; ++i) near("cached", from_cache.step().total, from_teacher.step().total, 1e-6);
 }
 
+/// A student that holds nothing where its trainer holds its weights: its products round them.
+template <class D>
+struct rounding_student : linearised_model<float, D> {
+  using base = linearised_model<float, D>;
+  explicit rounding_student(base&& b) : base(std::move(b)) {}
+  template <class... Arguments>
+  void forward(D& d, Arguments&&... arguments) const {
+    const auto none = d.hold_rounded(nullptr, 0, nullptr);
+    base::forward(d, std::forward<Arguments>(arguments)...);
+  }
+  template <class... Arguments>
+  void backward(D& d, Arguments&&... arguments) const {
+    const auto none = d.hold_rounded(nullptr, 0, nullptr);
+    base::backward(d, std::forward<Arguments>(arguments)...);
+  }
+};
+
 template <class T>
 void read_alike(cuda& gpu, const fs::path& path, double most) {
   const temporary_folder folder;
@@ -148,6 +166,41 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(recorded_steps, P, float_precisions) {
   const auto text = testing::text_of(folder.path / "text", 96);
   testing::train_recorded<float>(gpu, small_teacher, text,
                                  [](const char* what, bool same) { BOOST_TEST(same, what); });
+}
+
+// Weights that are rounded once a step are those of the step: after each update, and when others take their place.
+BOOST_AUTO_TEST_CASE(weights_are_rounded_in_every_step) {
+  using D = device::basic_cuda<bf16_mixed>;
+  D gpu;
+  const temporary_folder folder;
+  const auto text = testing::text_of(folder.path / "text", 96);
+  const auto teacher = load_llama<float>(gpu, small_teacher);
+  live_teacher live(teacher);
+  const token_windows cut(text, 9);
+  training_options options;
+  options.batch = 12, options.length = 9, options.accumulate = 2, options.total_steps = 8, options.lr = {1e-2};
+  const auto run = [&](auto student) {
+    trainer t(gpu, student, cut, live, loss::kl(1.7) + 0.3 * loss::frobenius(), options);
+    std::vector<double> all;
+    const auto steps = [&](int count) {
+      for (int i = 0; i < count; ++i) {
+        const auto m = t.step();
+        all.push_back(m.total), all.push_back(m.grad_norm);
+      }
+    };
+    const auto first = student.weights();
+    steps(4);
+    BOOST_TEST(t.recorded());
+    student.weights() = first;
+    steps(2);
+    const auto last = testing::on_host(gpu, static_cast<const float*>(student.weights().data()), first.size());
+    all.insert(all.end(), last.begin(), last.end());
+    return all;
+  };
+  linearised_config mixers;
+  mixers.mixers = {mixer_kind::hybrid, mixer_kind::attention}, mixers.window = 4, mixers.features = 8;
+  const auto student = [&] { return linearise<float>(gpu, small_teacher, mixers, 3); };
+  BOOST_TEST((run(student()) == run(rounding_student<D>(student()))));
 }
 
 BOOST_AUTO_TEST_CASE(readings) {

@@ -14,6 +14,7 @@
 #include <distil_xlstm/comm/communicator.hpp>
 #include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/device/captured_graph.hpp>
+#include <distil_xlstm/device/rounded_weights.hpp>
 #include <distil_xlstm/distil/step_metrics.hpp>
 #include <distil_xlstm/distil/token_windows.hpp>
 #include <distil_xlstm/distil/training_counters.hpp>
@@ -97,7 +98,7 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 ///                                     else that is asked of the device stays, so that it can be recorded
 ///   prepare_part(p)                   before part p, never recorded
 ///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients;
-///                                     of several ranks each its share of both
+///                                     of several ranks each its share of both; writes no weights
 ///   sums_gradients                    whether part() calls `sum_gradients_from` where `sums_beside()`, down to 0
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
@@ -235,6 +236,7 @@ class trainer_base {
         order_(text.ranges(), options_.batch * options_.accumulate, options_.order, options_.seed,
                options_.window_of),
         gradients_(device, student.trained()),
+        rounded_(device, gradients_.size()),
         sums_(device, detail::step_sums::own + own_sums),
         scalars_(device, 1) {
     require(options_.batch % ranks.size() == 0, "trainer: a batch of ", options_.batch,
@@ -353,7 +355,10 @@ class trainer_base {
         if (part == 0) {
           fill(*device_, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
           fill(*device_, matrix_view<double>(sums_.data(), 1, sums_.size()));
+          rounded_.round(*device_, student_->weights().data());
         }
+        // Nothing writes the weights between the parts of a step.
+        [[maybe_unused]] const auto held = rounded_.hold(*device_, student_->weights().data());
         derived().part();
       });
     }
@@ -453,6 +458,7 @@ class trainer_base {
  private:
   window_sampler order_;
   weights_type gradients_;
+  rounded_weights<T, D> rounded_;
   std::vector<optim::parameter_range> ranges_, own_ranges_;
   std::vector<index> shards_, shard_bytes_;  ///< where each rank's part begins, in numbers and in bytes
   optim::shard kept_;                        ///< what this rank updates

@@ -173,6 +173,12 @@ struct product_input {
     step = from_step == 0 ? 0 : to_step;
   }
 
+  /// The copy of o, if it is held and lies as one that is made would; else null.
+  static const bf16* held(cuda_base& device, const cuda_operand& o) {
+    if (!kept(o) || o.cols != o.stride || o.cols % padding != 0) return nullptr;
+    return device.operand_copies().find_held(static_cast<const float*>(o.data), o.rows * o.cols);
+  }
+
   /// Where products will look for the copy of m, for a kernel that writes both, once copies of what m was are void.
   /// Without data where zeros would have to lie beside.
   static matrix_view<P> copy_to_make(cuda_base& device, matrix_view<const float> m) {
@@ -195,6 +201,10 @@ struct product_input {
     stride = padded(whole.cols);
     const index more_rows = separate ? 0 : padded(whole.rows) - whole.rows;
     const index copies = separate ? count : 1, copy_step = (whole.rows + more_rows) * stride;
+    zeros_beside = count == 1;
+    step = from_step == 0 ? 0 : separate ? copy_step : below ? o.rows * stride : from_step;
+    data = separate || more_rows > 0 ? nullptr : held(device, whole);
+    if (data) return;
     const auto* in = static_cast<const float*>(o.data);
     const auto [copy, there] = device.operand_copies().find({o.data, whole.rows, whole.cols, o.stride},
                                                             copies * copy_step * index{2}, separate);
@@ -203,8 +213,6 @@ struct product_input {
       convert(device, copies, in, o.stride, from_step, out, stride, copy_step, whole.rows, whole.cols,
               more_rows, stride - whole.cols);
     data = out;
-    zeros_beside = count == 1;
-    step = from_step == 0 ? 0 : separate ? copy_step : below ? o.rows * stride : from_step;
   }
 };
 

@@ -46,13 +46,19 @@ struct cuda_memory {
 
 /// Copies of products' operands in bfloat16. One is good for the products that follow it directly (two maps of one
 /// input, or the two gradients that one output's gradient gives): anything else that the device is asked for may write
-/// its operand, and calls `invalidate`, or says what is `written`.
+/// its operand, and calls `invalidate`, or says what is `written`. Numbers that a caller holds have a copy of the
+/// caller's, which is good for as long as they are held.
 class operand_copies {
  public:
   struct key {
     const void* data;
     index rows, cols, stride;
     bool operator==(const key&) const = default;
+  };
+  /// Floats that nobody writes for now, and the same in bfloat16.
+  struct held_numbers {
+    const float *begin = nullptr, *end = nullptr;
+    const bf16* copy = nullptr;
   };
   operand_copies() = default;
   operand_copies(const operand_copies&) = delete;
@@ -82,10 +88,19 @@ class operand_copies {
   void settle() {
     for (slot& s : slots_) grow(s);
   }
+  /// Where the n floats at `data` are in bfloat16, aligned to 16 bytes, if they are held; else null.
+  const bf16* find_held(const float* data, index n) const {
+    if (data < held_.begin || data + n > held_.end || (data - held_.begin) % 8 != 0) return nullptr;
+    return held_.copy + (data - held_.begin);
+  }
+  /// From now on these numbers are held; returns those that were.
+  held_numbers hold(const held_numbers& numbers) { return std::exchange(held_, numbers); }
   /// No copy made so far is good any longer.
   void invalidate() { ++epoch_; }
-  /// Memory from `begin` to `end` is written anew.
+  /// Memory from `begin` to `end` is written anew. Throws `error` where numbers are held.
   void written(const void* begin, const void* end) {
+    require(!(held_.begin < end && begin < held_.end),
+            "cuda: weights are written while products read their copy in bfloat16");
     for (slot& s : slots_) {
       const char* from = static_cast<const char*>(s.of.data);
       const char* to = from + ((s.of.rows - 1) * s.of.stride + s.of.cols) * index{4};
@@ -111,10 +126,25 @@ class operand_copies {
     s.size = largest_;
   }
   std::array<slot, 3> slots_{};
+  held_numbers held_;
   std::int64_t uses_ = 0;
   std::int64_t epoch_ = 0;
   index largest_ = 0;
   index generation_ = 0;
+};
+
+/// Holds numbers while it lives, in the place of those that were held before.
+class held_copy {
+ public:
+  held_copy(operand_copies& copies, const operand_copies::held_numbers& numbers)
+      : copies_(copies), before_(copies.hold(numbers)) {}
+  held_copy(const held_copy&) = delete;
+  held_copy& operator=(const held_copy&) = delete;
+  ~held_copy() { copies_.hold(before_); }
+
+ private:
+  operand_copies& copies_;
+  operand_copies::held_numbers before_;
 };
 
 }  // namespace detail
@@ -246,9 +276,15 @@ class cuda_base {
 
   /// For kernels and products, which say here what they write: copies of that are void, or all of them.
   detail::operand_copies& operand_copies() { return copies_; }
+  /// While the result lives, the n numbers at `from` are held: nothing writes them, and products that would round
+  /// some of them read `copy`, where all of them are rounded. See `rounded_weights`.
+  [[nodiscard]] detail::held_copy hold_rounded(const float* from, index n, const bf16* copy) {
+    return {copies_, {from, from + n, copy}};
+  }
 
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
+    copies_.written(to, static_cast<const char*>(to) + bytes);
     copies_.invalidate();
     if (bytes > 0)
       detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),

@@ -313,13 +313,17 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
       {static_cast<unsigned>(count), Threads, folding}, 0);
 }
 
-/// A head in the product's type, where all chunks find it: a float one is rounded here.
+/// A head in the product's type, where all chunks find it: a float one is rounded here, if no copy of it is held.
 template <class P>
 class head_weight {
   cuda_operand matrix_;
   scratch_lease<P, cuda_memory> rounded_;
   product_input<P> input_;
 
+  static cuda_operand found(cuda_base& device, cuda_operand m) {
+    if (const bf16* copy = product_input<P>::held(device, m)) m.data = copy, m.dtype = dtype::bf16;
+    return m;
+  }
   const cuda_operand& round(cuda_base& device, index width) {
     if (!product_input<P>::kept(matrix_)) return matrix_;
     convert(device, 1, static_cast<const float*>(matrix_.data), matrix_.stride, 0, rounded_.data(), width, 0,
@@ -332,7 +336,7 @@ class head_weight {
   /// `width` is that of its rows when they are padded.
   template <class Head>
   head_weight(cuda_base& device, const Head& head, index width)
-      : matrix_(product_operand(head)),
+      : matrix_(found(device, product_operand(head))),
         rounded_(device.template scratch<P>(product_input<P>::kept(matrix_) ? matrix_.rows * width : 0)),
         input_(device, round(device, width), 1, 0) {}
   blas_operand<P> plain() const { return {input_.data, input_.stride}; }
