@@ -43,8 +43,9 @@ struct odd_term {
 struct problem {
   index rows, width, vocabulary;
   bool teacher = true, masked = false;
-  index slack = 0;    ///< numbers between rows
-  double spread = 1;  ///< of the logits
+  index slack = 0;        ///< numbers between rows
+  double spread = 1;      ///< of the logits
+  bool shut_out = false;  ///< a token has logits of minus infinity, the student's and the teacher's
 };
 struct results {
   std::vector<double> gradient, sums, quiet;
@@ -61,8 +62,19 @@ results run(D& d, const problem& p, const Objective& objective, index bytes, boo
                                                    : r.below(static_cast<std::uint64_t>(v))));
     scored.push_back(i % 3 != 1);
   }
-  const on_device<T, D> hs(d, random_numbers(n * stride, 1)), ht(d, random_numbers(n * stride, 2)),
-      head_memory(d, random_numbers(v * w, 3, spread)), dhs(d, n * stride);
+  auto students = random_numbers(n * stride, 1), teachers = random_numbers(n * stride, 2),
+       weights = random_numbers(v * w, 3, spread);
+  if (p.shut_out) {
+    const index token = v / 2;
+    weights[static_cast<std::size_t>(token * w)] = -3e38;
+    for (index i = 0; i < n; ++i) {
+      const auto first = static_cast<std::size_t>(i * stride);
+      students[first] = teachers[first] = 4;
+      double& target = targets[static_cast<std::size_t>(i)];
+      if (target == static_cast<double>(token)) target = 0;
+    }
+  }
+  const on_device<T, D> hs(d, students), ht(d, teachers), head_memory(d, weights), dhs(d, n * stride);
   const on_device<std::int32_t, D> ids(d, targets);
   const on_device<std::uint8_t, D> takes(d, scored);
   const on_device<double, D> totals(d, 16);
@@ -186,6 +198,10 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
   check("many rows", {130, 64, 1000, true, true}, both);
   check("a real vocabulary", {24, 96, 49152, true, true}, both);
   check("a real vocabulary and three", {17, 64, 49155, true, true}, both);
+  check("a large vocabulary", {3, 64, 151936}, both + 0.3 * jsd(0.5, 2));
+  check("a vocabulary too large for a cluster", {3, 64, 200003}, both);
+  check("a large vocabulary, no teacher", {3, 64, 151936, false}, 1.0 * cross_entropy());
+  check("a token that is shut out", {7, 24, 301, true, true, 0, 1, true}, both + 0.3 * jsd(0.5));
 }
 
 struct pair_results {

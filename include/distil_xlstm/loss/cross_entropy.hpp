@@ -23,7 +23,7 @@ struct cross_entropy_term : tempered<T> {
   }
   template <class V>
   DISTIL_XLSTM_HD V grad(const target_logits<T>&, V student, V, const math::log_sum_exp<T>& s) const {
-    return s.probability(student);
+    return s.probability(math::clamp_min(student));
   }
   DISTIL_XLSTM_HD T target_grad(const target_logits<T>&, const math::log_sum_exp<T>&) const { return T(-1); }
   /// @}

@@ -104,6 +104,11 @@ inline constexpr bool is_named = false;
 template <class Name, class V>
 inline constexpr bool is_named<named_input<Name, V>> = true;
 
+template <class Acc, class... Arrays>
+concept pushes_arrays = requires(Acc& a, Arrays... x) {
+  push(a, x...);
+};
+
 /// What a column brings to a fold.
 template <template <class> class Fold, class First, class... More>
 struct contribution {
@@ -113,6 +118,21 @@ struct contribution {
 
   DISTIL_XLSTM_HD void add_to(acc& a) const {
     [&]<std::size_t... I>(std::index_sequence<I...>) { push(a, value_of(get<I>(inputs))...); }
+    (std::index_sequence_for<First, More...>{});
+  }
+  /// The same of N columns, `at(n)` each: at once, where the fold has a push of arrays.
+  template <int N, class At>
+  static DISTIL_XLSTM_HD void add_all(acc& a, const At& at) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      if constexpr (N > 1 &&
+                    pushes_arrays<acc, decltype((static_cast<void>(I), std::declval<numeric(&)[N]>()))...>) {
+        numeric x[sizeof...(I)][N];
+        for (int n = 0; n < N; ++n) ((x[I][n] = value_of(get<I>(at(n).inputs))), ...);
+        push(a, x[I]...);
+      } else {
+        for (int n = 0; n < N; ++n) at(n).add_to(a);
+      }
+    }
     (std::index_sequence_for<First, More...>{});
   }
   /// Whether both folds have one result, whatever the row.
@@ -143,7 +163,8 @@ struct accumulators<V, tuple<C...>> {
 ///
 /// A fold of one's own is a struct Fold<V> of V's with `static Fold empty()`, `push(Fold<V>&, V...)` and
 /// `join(Fold<T>&, const Fold<T>&)` beside it; join is associative, empty() its identity, and pushing the
-/// columns of two parts of a row, one part after the other, is joining the parts.
+/// columns of two parts of a row, one part after the other, is joining the parts. It may have a
+/// `push(Fold<V>&, V (&)[N]...)`, too: N columns at once.
 template <template <class> class Fold, class... In>
 DISTIL_XLSTM_HD auto fold(In... in) {
   return detail::contribution<Fold, In...>{detail::make_tuple(in...)};

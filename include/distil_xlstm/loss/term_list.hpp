@@ -152,8 +152,10 @@ class term_list {
         for (int n = 0; n < N; ++n) in[n] = contributions<Pass, K>(before, student[n], teacher[n]);
         detail::for_each_below<size>([&](auto i) {
           constexpr std::size_t I = decltype(i)::value;
-          if (visited_[Pass] >> (first + I) & 1)
-            for (int n = 0; n < N; ++n) detail::get<I>(in[n]).add_to(detail::get<first + I>(a));
+          if (!(visited_[Pass] >> (first + I) & 1)) return;
+          using column = std::remove_reference_t<decltype(detail::get<I>(in[0]))>;
+          column::template add_all<N>(detail::get<first + I>(a),
+                                      [&](int n) -> const column& { return detail::get<I>(in[n]); });
         });
       }
     });

@@ -7,14 +7,33 @@ namespace distil_xlstm::math {
 /// Logits below this count as this, so that a logit of minus infinity has probability 0 and gives no NaN.
 inline constexpr double logit_floor = -1e9;
 
-/// x, or the floor where x is below it. NaN stays NaN.
+/// x, or `low` where x is below it. NaN stays NaN.
 template <class V>
-DISTIL_XLSTM_HD V clamp_min(V x) {
-  const V low(static_cast<scalar_of<V>>(logit_floor));
+DISTIL_XLSTM_HD V not_below(V x, V low) {
   if constexpr (requires { at_least(x, low); })
     return at_least(x, low);
   else
     return select_positive(low - x, low, x);
+}
+/// x, or the floor where x is below it. NaN stays NaN.
+template <class V>
+DISTIL_XLSTM_HD V clamp_min(V x) {
+  return not_below(x, V(static_cast<scalar_of<V>>(logit_floor)));
+}
+
+/// A numeric type that finds exp(x - y) by less than a difference and an exponential.
+template <class V>
+concept FusesDifferences = requires(V x, V y) {
+  exp_difference(x, y);
+};
+/// exp(x - y)
+template <class V>
+DISTIL_XLSTM_HD V exp_of_difference(V x, V y) {
+  using std::exp;
+  if constexpr (FusesDifferences<V>)
+    return exp_difference(x, y);
+  else
+    return exp(x - y);
 }
 
 /// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max) (the online softmax, Milakov and
@@ -33,11 +52,10 @@ struct log_sum_exp {
     using std::log;
     return max + log(sum);
   }
-  /// exp(x) / sum exp: the softmax of one of the numbers, without a logarithm.
+  /// exp(x) / sum exp: the softmax of one of the numbers (clamp_min), without a logarithm.
   template <class W>
   DISTIL_XLSTM_HD W probability(W x) const {
-    using std::exp;
-    return exp(clamp_min(x) - W(max)) * W(V(1) / sum);
+    return exp_of_difference(x, W(max)) * W(V(1) / sum);
   }
 };
 
@@ -60,6 +78,27 @@ DISTIL_XLSTM_HD rescaling<V> push(log_sum_exp<V>& a, V x) {
   a.max = select_positive(d, x, a.max);
   a.sum = a.sum * r.keep + r.weight;
   return r;
+}
+
+/// Takes N numbers into `a`, with N + 1 exponentials: x[i] <- the weight of number i; returns what old sums are
+/// multiplied by.
+template <FusesDifferences V, int N>
+DISTIL_XLSTM_HD V push_weighing(log_sum_exp<V>& a, V (&x)[N]) {
+  using std::exp;
+  V max = a.max;
+  for (int i = 0; i < N; ++i) max = not_below(x[i], max);
+  const V keep = exp(a.max - max);  // 1 where they are equal, be they at the floor
+  a.max = max, a.sum = a.sum * keep;
+  for (int i = 0; i < N; ++i) {
+    x[i] = exp_difference(x[i], max);
+    a.sum = a.sum + x[i];
+  }
+  return keep;
+}
+/// The same without an answer.
+template <FusesDifferences V, int N>
+DISTIL_XLSTM_HD void push(log_sum_exp<V>& a, V (&x)[N]) {
+  push_weighing(a, x);
 }
 
 /// a <- a and b; the factors that bring sums of a and of b to the new max.
@@ -90,6 +129,12 @@ template <class V>
 DISTIL_XLSTM_HD void push(softmax_mean<V>& a, V x, V y) {
   const rescaling<V> r = push(a.x, x);
   a.dot = a.dot * r.keep + r.weight * y;
+}
+/// Takes N of them into `a`; x[i] <- the weight of number i.
+template <FusesDifferences V, int N>
+DISTIL_XLSTM_HD void push(softmax_mean<V>& a, V (&x)[N], const V (&y)[N]) {
+  a.dot = a.dot * push_weighing(a.x, x);
+  for (int i = 0; i < N; ++i) a.dot = a.dot + x[i] * y[i];
 }
 /// a <- a and b
 template <class S>

@@ -45,5 +45,13 @@ template <int Open>
 __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
 }
+/// The same where `open`, 0 at least, is known at run time: for all but the newest Most where it is more than Most.
+template <int Most>
+__device__ void wait_for_copies_but(int open) {
+  if (open >= Most)
+    wait_for_copies<Most>();
+  else if constexpr (Most > 0)
+    wait_for_copies_but<Most - 1>(open);
+}
 
 }  // namespace distil_xlstm::device::detail

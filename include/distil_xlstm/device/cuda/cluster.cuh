@@ -35,6 +35,13 @@ __device__ inline void cluster_sync() {
   if constexpr (has_clusters)
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+/// In two parts, where nothing that was written before needs to be seen after: this block has come, and all have.
+__device__ inline void cluster_arrive() {
+  if constexpr (has_clusters) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ inline void cluster_wait() {
+  if constexpr (has_clusters) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
 /// The address of block `rank`'s copy of what this block has at `address`.
 __device__ inline std::uint32_t address_in(int rank, std::uint32_t address) {
   std::uint32_t there = address;

@@ -37,19 +37,21 @@ DISTIL_XLSTM_HD inline float reciprocal_approx(float x) {
 }
 
 /// What of a float's functions is approximate. The exponential alone: a relative error of about (1 + |x|) 2^-23, and
-/// what lies below 1e-38 is 0. All: log and quotients are off by a few units in the last place, too, tanh and log1p by
+/// what lies below 1e-38 is 0. Softmax: besides, exp(x - y) has one of about (1 + |x| + |y|) 2^-23, for logits that are
+/// rounded to bfloat16. All: log and quotients are off by a few units in the last place, too, tanh and log1p by
 /// 1e-7, for cells whose products round their operands to bfloat16.
-enum class approximate { exponential, all };
+enum class approximate { exponential, softmax, all };
 
 /// A scalar for the functions of math/. Double is exact.
 template <class T, approximate What>
 struct fast_scalar {
-  static constexpr bool fast = std::is_same_v<T, float>, all = fast && What == approximate::all;
+  static constexpr bool fast = std::is_same_v<T, float>, all = fast && What == approximate::all,
+                        fuses = fast && What == approximate::softmax;
   T x;
 
   fast_scalar() = default;
   template <class U>
-  requires std::is_arithmetic_v<U> DISTIL_XLSTM_HD explicit(What == approximate::exponential) fast_scalar(U u)
+  requires std::is_arithmetic_v<U> DISTIL_XLSTM_HD explicit(What != approximate::all) fast_scalar(U u)
       : x(static_cast<T>(u)) {}
 
   friend DISTIL_XLSTM_HD fast_scalar operator+(fast_scalar a, fast_scalar b) { return fast_scalar(a.x + b.x); }
@@ -70,6 +72,10 @@ struct fast_scalar {
       return fast_scalar(exp2_approx(a.x * 1.44269504f));
     else
       return fast_scalar(std::exp(a.x));
+  }
+  /// exp(x - y), where y stays for many x.
+  friend DISTIL_XLSTM_HD fast_scalar exp_difference(fast_scalar x, fast_scalar y) requires(fuses) {
+    return fast_scalar(exp2_approx(std::fma(x.x, 1.44269504f, y.x * -1.44269504f)));
   }
   friend DISTIL_XLSTM_HD fast_scalar log(fast_scalar a) { return fast_scalar(std::log(a.x)); }
   friend DISTIL_XLSTM_HD fast_scalar log1p(fast_scalar a) {

@@ -92,6 +92,7 @@ template <class S>
 struct read_pack {
   uint4 words;
   explicit read_pack() = default;
+  __device__ explicit read_pack(uint4 x) : words(x) {}
   __device__ static read_pack first(const S* p) { return read_pack(*reinterpret_cast<const uint4*>(p)); }
   /// For the last time.
   __device__ static read_pack last(const S* p) { return read_pack(__ldcs(reinterpret_cast<const uint4*>(p))); }
@@ -106,9 +107,6 @@ struct read_pack {
     else
       return __hiloint2double(static_cast<int>(w[2 * i + 1]), static_cast<int>(w[2 * i]));
   }
-
- private:
-  __device__ explicit read_pack(uint4 x) : words(x) {}
 };
 /// @{ Eight neighbours, of which the first is at 16 bytes.
 template <class S>

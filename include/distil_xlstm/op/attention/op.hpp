@@ -167,7 +167,7 @@ struct attention_backward_task {
         for (index c = 0; c < n; ++c) dq[c] = 0;
         for (index s = seen.begin(); s <= t; s = seen.next(s)) {
           const T* k = a.key(b, kv, s);
-          const T p = total.probability(a.scale() * dot_product(q, k, n));
+          const T p = total.probability(math::clamp_min(a.scale() * dot_product(q, k, n)));
           const T ds = a.scale() * p * (dot_product(dy, a.value(b, kv, s), n) - mean);
           for (index c = 0; c < n; ++c) dq[c] += ds * k[c];
           if (s < 0) continue;

@@ -5,6 +5,8 @@
 #include <optional>
 #include <type_traits>
 
+#include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/cluster.cuh>
 #include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
@@ -14,59 +16,182 @@
 namespace distil_xlstm::device {
 namespace detail {
 
-/// A block's threads fold a row of the student's logits beside the teacher's, 16 bytes at a time; every thread has
-/// the row's result. `before` is what the row's earlier passes found.
-template <int Threads, int Pass, class List, class L>
-__device__ auto fold_row(const List& terms, const typename List::results& before, const L* student,
-                         const L* teacher, int cols, unsigned char* memory) {
-  using T = typename List::scalar;
-  using V = fast_scalar<T, approximate::exponential>;
-  using acc = typename List::template acc<T, Pass>;
-  using pack = read_pack<L>;
-  constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;
-  acc* all = reinterpret_cast<acc*>(memory);
-  const int thread = static_cast<int>(threadIdx.x), full = cols / each * each;
+/// What logits that are stored as L's are computed in.
+template <class T, class L>
+using logit_scalar = fast_scalar<T, std::is_same_v<L, bf16> ? approximate::softmax : approximate::exponential>;
 
-  auto folded = terms.template init<V, Pass>();
-  pack s, t, next_s, next_t;
-  int c = thread * each;
-  if (c < full) {
-    s = pack::first(student + c), t = pack::first(teacher + c);
+/// A row of the student's logits beside the teacher's, and which of the threads that share it this one is. Each has
+/// some of its packs of 16 bytes, and some of the columns behind the last of them.
+template <class L>
+struct row_of_logits {
+  using logit = L;
+  using pack = read_pack<L>;
+  static constexpr int each = 16 / static_cast<int>(sizeof(L));
+  const L *student, *teacher;
+  int cols, thread, threads;
+
+  __device__ int packed() const { return cols / each * each; }  ///< columns in whole packs
+  __device__ int first() const { return thread * each; }
+  __device__ int step() const { return threads * each; }
+};
+
+/// A row that a block reads from memory the first time, then from the cache.
+template <int Threads, class L>
+struct cached_row : row_of_logits<L> {
+  static constexpr int blocks_at_once = 1;  ///< that a multiprocessor shall have room for
+  static constexpr bool whole = true;       ///< a block has all of it
+  using typename row_of_logits<L>::pack;
+
+  __device__ cached_row(const L* student, const L* teacher, index stride, int cols, unsigned char*)
+      : row_of_logits<L>{student + blockIdx.x * stride, teacher + blockIdx.x * stride, cols,
+                         static_cast<int>(threadIdx.x), Threads} {}
+  __device__ static index number() { return blockIdx.x; }
+  __device__ void fetch() const {}
+  /// f(column, the student's pack, the teacher's) of this thread's packs.
+  template <class F>
+  __device__ void visit(const F& f) const {
+    int c = this->first();
+    if (c >= this->packed()) return;
+    pack s = pack::first(this->student + c), t = pack::first(this->teacher + c), next_s, next_t;
     for (;;) {
-      const int next = c + step;
-      if (next < full) {
-        next_s = pack::first(student + next);
-        next_t = pack::first(teacher + next);
+      const int next = c + this->step();
+      if (next < this->packed()) {
+        next_s = pack::first(this->student + next);
+        next_t = pack::first(this->teacher + next);
       }
-      V from_student[each], from_teacher[each];
-#pragma unroll
-      for (int i = 0; i < each; ++i)
-        from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
-      terms.template visit<Pass>(folded, before, from_student, from_teacher);
-      if (next >= full) break;
+      f(c, s, t);
+      if (next >= this->packed()) break;
       c = next, s = next_s, t = next_t;
     }
   }
-  for (c = full + thread; c < cols; c += Threads) {
-    const V from_student[1] = {V(widen<T>(student[c]))}, from_teacher[1] = {V(widen<T>(teacher[c]))};
+  /// The same for the last time.
+  template <class F>
+  __device__ void visit_last(const F& f) const {
+    for (int c = this->first(); c < this->packed(); c += this->step())
+      f(c, pack::last(this->student + c), pack::last(this->teacher + c));
+  }
+  template <class A, class Merge>
+  __device__ static void merge_blocks(A*, const Merge&) {}
+};
+
+/// A row that the blocks of a cluster keep in their shared memory, a part each, so small that a multiprocessor has room
+/// for two: one works while the other waits. A thread reads what it has copied itself. `Sides` is 1 where the
+/// teacher's logits are not asked for.
+template <int Threads, int Sides, class L>
+struct kept_row : row_of_logits<L> {
+  static constexpr int blocks_at_once = 2;
+  static constexpr bool whole = false;
+  static constexpr int most_blocks = 8;          ///< of a cluster
+  static constexpr int most_packs = 12 / Sides;  ///< that a thread has of each side
+  using typename row_of_logits<L>::pack;
+  uint4* memory;  ///< this thread's first pack; its next are Threads further each
+
+  /// How many blocks a row takes.
+  static constexpr int blocks(index cols) {
+    const index packs = cols / row_of_logits<L>::each;
+    return static_cast<int>(std::max<index>(2, blocks_for(packs, Threads * most_packs)));
+  }
+  /// Bytes of shared memory that a block keeps its part in.
+  static constexpr index bytes(index cols) {
+    const index packs = cols / row_of_logits<L>::each;
+    return blocks_for(packs, Threads * blocks(cols)) * Sides * Threads * 16;
+  }
+
+  __device__ kept_row(const L* student, const L* teacher, index stride, int cols, unsigned char* shared)
+      : row_of_logits<L>{student + number() * stride, teacher + number() * stride, cols,
+                         cluster_rank() * Threads + static_cast<int>(threadIdx.x), cluster_size() * Threads},
+        memory(reinterpret_cast<uint4*>(shared) + threadIdx.x) {}
+  __device__ static index number() { return static_cast<int>(blockIdx.x) / cluster_size(); }
+  /// Begins to copy, and waits until all blocks have begun: they write into each other later.
+  __device__ void fetch() const {
+    cluster_arrive();
+    uint4* to = memory;
+    for (int c = this->first(); c < this->packed(); c += this->step(), to += Sides * Threads) {
+      copy_async_16(to, this->student + c);
+      if constexpr (Sides == 2) copy_async_16(to + Threads, this->teacher + c);
+      commit_copies();
+    }
+    cluster_wait();
+  }
+  template <class F>
+  __device__ void visit(const F& f) const {
+    const uint4* from = memory;
+    int later = (this->packed() - this->first() - 1) / this->step();  // packs behind this one
+    for (int c = this->first(); c < this->packed(); c += this->step(), from += Sides * Threads) {
+      wait_for_copies_but<most_packs - 1>(later--);
+      f(c, pack(from[0]), pack(from[(Sides - 1) * Threads]));
+    }
+  }
+  template <class F>
+  __device__ void visit_last(const F& f) const {
+    const uint4* from = memory;
+    for (int c = this->first(); c < this->packed(); c += this->step(), from += Sides * Threads)
+      f(c, pack(from[0]), pack(from[(Sides - 1) * Threads]));
+  }
+  /// The blocks' first threads merge what each has written to `own`, in the order of the blocks. Once a pass.
+  template <class A, class Merge>
+  __device__ static void merge_blocks(A* own, const Merge& merge) {
+    constexpr int words = (sizeof(A) + sizeof(float) - 1) / sizeof(float);
+    static_assert(words <= 32, "a warp writes them");
+    __shared__ float parts[most_blocks][words];
+    __syncwarp();
+    if (const int i = static_cast<int>(threadIdx.x); i < words)
+      for (int block = 0; block < cluster_size(); ++block)
+        write_in(block, parts[cluster_rank()] + i, reinterpret_cast<const float*>(own)[i]);
+    __syncwarp();
+    cluster_sync();
+    if (threadIdx.x > 0) return;
+    memcpy(own, parts[0], sizeof(A));
+    for (int block = 1; block < cluster_size(); ++block) {
+      A other;
+      memcpy(&other, parts[block], sizeof other);
+      merge(*own, other);
+    }
+  }
+};
+
+/// The threads that share a row fold it, a pack at a time; all of them have the result. `before` is what the row's
+/// earlier passes found, `memory` has room for half a block's accumulators.
+template <int Threads, int Pass, class List, class Row>
+__device__ auto fold_row(const List& terms, const typename List::results& before, const Row& row,
+                         unsigned char* memory) {
+  using T = typename List::scalar;
+  using V = logit_scalar<T, typename Row::logit>;
+  using acc = typename List::template acc<T, Pass>;
+  constexpr int each = Row::each;
+  acc* all = reinterpret_cast<acc*>(memory);
+  const int thread = static_cast<int>(threadIdx.x);
+
+  auto folded = terms.template init<V, Pass>();
+  row.visit([&](int, const auto& s, const auto& t) {
+    V from_student[each], from_teacher[each];
+#pragma unroll
+    for (int i = 0; i < each; ++i)
+      from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
+    terms.template visit<Pass>(folded, before, from_student, from_teacher);
+  });
+  for (int c = row.packed() + row.thread; c < row.cols; c += row.threads) {
+    const V from_student[1] = {V(widen<T>(row.student[c]))}, from_teacher[1] = {V(widen<T>(row.teacher[c]))};
     terms.template visit<Pass>(folded, before, from_student, from_teacher);
   }
 
   static_assert(sizeof(acc) == sizeof(folded), "an accumulator holds nothing but V's");
   acc mine;
   memcpy(&mine, &folded, sizeof mine);
+  const auto merge = [](acc& into, const acc& from) { List::template merge<Pass>(into, from); };
   if constexpr (Pass > 0) __syncthreads();  // the pass before is read by all
-  all[thread] = mine;
+  if (thread >= Threads / 2) all[thread - Threads / 2] = mine;
   for (int half = Threads / 2; half > 0; half /= 2) {
     if (half >= 32)
       __syncthreads();
     else if (thread < 32)
       __syncwarp();
     if (thread < half) {
-      terms.template merge<Pass>(mine, all[thread + half]);
+      merge(mine, all[half == Threads / 2 ? thread : thread + half]);
       all[thread] = mine;
     }
   }
+  row.merge_blocks(all, merge);
   __syncthreads();
   return all[0];
 }
@@ -89,52 +214,52 @@ __device__ T select_kth(index k, const L* teacher, int cols) {
   return search.value();
 }
 
-/// A block a row: finds the teacher's largest logits where a term asks for them, folds the row once or twice,
-/// reports it, and writes its gradient, which may take the student's place. All but the first time the row is
-/// read from the cache. `gradient` may be null.
-template <int Threads, class Rows, class L, class G>
-__global__ void __launch_bounds__(Threads)
+/// A `Row` at a time: finds the teacher's largest logits where a term asks for them, folds the row once or twice,
+/// reports it, and writes its gradient, which may take the student's place. `gradient` may be null. The first `kept`
+/// bytes of the dynamic shared memory are the row's, the others are for folding.
+template <int Threads, class Row, class Rows, class L, class G>
+__global__ void __launch_bounds__(Threads, Row::blocks_at_once)
     head_rows_kernel(Rows rows, const L* student, const L* teacher, index stride, G* gradient,
-                     index gradient_stride, int cols, bool second_pass) {
+                     index gradient_stride, int cols, int kept, bool second_pass) {
   using T = typename Rows::scalar;
-  using V = fast_scalar<T, approximate::exponential>;
+  using V = logit_scalar<T, L>;
   using list = typename Rows::list;
   using target = typename Rows::target;
-  constexpr int each = 16 / static_cast<int>(sizeof(L)), step = Threads * each;
-  using pack = read_pack<L>;
+  constexpr int each = Row::each;
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ alignas(target) unsigned char target_memory[sizeof(target)];
   target& shared_target = *reinterpret_cast<target*>(target_memory);
 
+  if constexpr (!Row::whole && !has_clusters) return;
   const auto step_terms = rows.terms.at_hand();
   const list& terms = step_terms();
-  const index r = blockIdx.x;
-  const int thread = static_cast<int>(threadIdx.x), full = cols / each * each;
-  student += r * stride, teacher += r * stride;
+  const index r = Row::number();
+  const Row row(student, teacher, stride, cols, memory);
+  const bool reports = row.thread == 0;
   if (gradient) gradient += r * gradient_stride;
   if (!rows.takes(r)) {
-    if (thread == 0) rows.skip(r);
+    if (reports) rows.skip(r);
     if (gradient)
-      for (int c = thread; c < cols; c += Threads) gradient[c] = G(0.f);
+      for (int c = row.thread; c < cols; c += row.threads) gradient[c] = G(0.f);
     return;
   }
+  row.fetch();
   const int at = rows.targets[r];
-  if (thread == 0) shared_target = target{widen<T>(student[at]), widen<T>(teacher[at])};
+  if (threadIdx.x == 0) shared_target = target{widen<T>(row.student[at]), widen<T>(row.teacher[at])};
 
   typename list::results found;
-  terms.select(found, [&](index k) { return select_kth<Threads, T>(k, teacher, cols); });
-  terms.template record<0>(found, fold_row<Threads, 0>(terms, found, student, teacher, cols, memory));
+  if constexpr (Row::whole)
+    terms.select(found, [&](index k) { return select_kth<Threads, T>(k, row.teacher, cols); });
+  terms.template record<0>(found, fold_row<Threads, 0>(terms, found, row, memory + kept));
   if constexpr (list::two_passes)
-    if (second_pass)
-      terms.template record<1>(found, fold_row<Threads, 1>(terms, found, student, teacher, cols, memory));
+    if (second_pass) terms.template record<1>(found, fold_row<Threads, 1>(terms, found, row, memory + kept));
   const target at_target = shared_target;
-  if (thread == 0) rows.finish(terms, r, found, at_target);
+  if (reports) rows.finish(terms, r, found, at_target);
   if (!gradient) return;
 
   const T factor = rows.factor * step_terms.factor();
   const T more = terms.target_grad(found, at_target, factor);
-  for (int c = thread * each; c < full; c += step) {
-    const pack s = pack::last(student + c), t = pack::last(teacher + c);
+  row.visit_last([&](int c, const auto& s, const auto& t) {
     V from_student[each], from_teacher[each], g[each];
 #pragma unroll
     for (int i = 0; i < each; ++i)
@@ -148,9 +273,10 @@ __global__ void __launch_bounds__(Threads)
 #pragma unroll
     for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
     *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
-  }
-  for (int c = full + thread; c < cols; c += Threads) {
-    const T g = terms.grad(found, at_target, V(widen<T>(student[c])), V(widen<T>(teacher[c])), factor).x;
+  });
+  for (int c = row.packed() + row.thread; c < cols; c += row.threads) {
+    const T g =
+        terms.grad(found, at_target, V(widen<T>(row.student[c])), V(widen<T>(row.teacher[c])), factor).x;
     gradient[c] = G(c == at ? g + more : g);
   }
 }
@@ -167,11 +293,24 @@ constexpr std::size_t fold_bytes() {
 template <int Threads, class Rows, class L, class G>
 void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* student, const L* teacher,
                    index stride, G* gradient, index gradient_stride, index cols) {
-  constexpr std::size_t shared = Threads * fold_bytes<Rows>();
-  static_assert(shared < 160 * 1024, "an accumulator of a row is not as large as this");
-  launch(device, "the head's rows", {static_cast<unsigned>(count), Threads, shared},
-         head_rows_kernel<Threads, Rows, L, G>, rows, student, teacher, stride, gradient, gradient_stride,
-         static_cast<int>(cols), rows.terms.facts().second_pass);
+  constexpr index folding = Threads / 2 * static_cast<index>(fold_bytes<Rows>());
+  static_assert(folding < 160 * 1024, "an accumulator of a row is not as large as this");
+  const auto facts = rows.terms.facts();
+  const auto run = [&](auto kernel, launch_shape shape, index kept) {
+    launch(device, "the head's rows", shape, kernel, rows, student, teacher, stride, gradient, gradient_stride,
+           static_cast<int>(cols), static_cast<int>(kept), facts.second_pass);
+  };
+  if constexpr (std::is_same_v<L, bf16> && Threads == 1024) {
+    constexpr int threads = Threads / 2;
+    using row = kept_row<threads, Rows::list::asks_teacher ? 2 : 1, L>;
+    const int blocks = row::blocks(cols);
+    if (device.capability() >= 90 && blocks <= row::most_blocks && !facts.selects)
+      return run(head_rows_kernel<threads, row, Rows, L, G>,
+                 {static_cast<unsigned>(count * blocks), threads, row::bytes(cols) + folding / 2, blocks},
+                 row::bytes(cols));
+  }
+  run(head_rows_kernel<Threads, cached_row<Threads, L>, Rows, L, G>,
+      {static_cast<unsigned>(count), Threads, folding}, 0);
 }
 
 /// A head in the product's type, where all chunks find it: a float one is rounded here.
