@@ -131,7 +131,7 @@ struct kept_row : row_of_logits<L> {
   /// The blocks' first threads merge what each has written to `own`, in the order of the blocks. Once a pass.
   template <class A, class Merge>
   __device__ static void merge_blocks(A* own, const Merge& merge) {
-    constexpr int words = sizeof(A) / sizeof(float);
+    constexpr int words = (sizeof(A) + sizeof(float) - 1) / sizeof(float);
     static_assert(words <= 32, "a warp writes them");
     __shared__ float parts[most_blocks][words];
     __syncwarp();
