@@ -16,13 +16,17 @@ concept CudaFunctor = std::floating_point<typename F::scalar>;
 
 /// A thread has a pack of columns, or the few that are left of a row.
 template <class F>
-__global__ void map_kernel(F f, index rows, index cols) {
+__global__ void map_kernel(earlier_kernels earlier, F f, index rows, index cols) {
   using T = typename F::scalar;
   using V = cuda_pack<T>;
   const index first = (static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x) * V::width;
   const index step = static_cast<index>(gridDim.x) * blockDim.x * V::width;
-  for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
-       r += static_cast<index>(gridDim.y) * blockDim.y)
+  const index row = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y;
+  earlier.wait([&] {
+    if constexpr (requires { f.prefetch(row, first); })
+      if (row < rows && first < cols) f.prefetch(row, first);
+  });
+  for (index r = row; r < rows; r += static_cast<index>(gridDim.y) * blockDim.y)
     for (index c = first; c < cols; c += step)
       if (c + V::width <= cols)
         f.template operator()<V>(r, c);
@@ -166,14 +170,17 @@ void fold_columns_by(cuda_base& device, index rows, index cols, const F& f) {
 }
 
 template <class F>
-__global__ void parallel_for_kernel(F f, index n) {
+__global__ void parallel_for_kernel(earlier_kernels earlier, F f, index n) {
+  earlier.wait();
   for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += static_cast<index>(gridDim.x) * blockDim.x)
     f(i);
 }
 
 template <class T>
-__global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
+__global__ void gather_rows_kernel(earlier_kernels earlier, frozen_matrix table, const std::int32_t* ids,
+                                   matrix_view<T> x) {
+  earlier.wait();
   const index r = blockIdx.x;
   const index from = static_cast<index>(ids[r]) * table.cols;
   T* out = x.row(r);
