@@ -13,6 +13,7 @@ namespace distil_xlstm::device::detail {
 template <class T>
 struct slstm_step_map {
   using scalar = T;
+  static constexpr bool single_columns = true;
   slstm_arguments<T> a;
   matrix_view<const T> recurrent;
   __device__ void prefetch(index b, index c) const {
