@@ -79,13 +79,15 @@ void compare(device::cuda& gpu, const norm_problem& p, double limit) {
   const norm_problem plain{0, 0, 0, 0, p.offset, false, false};
   both<T> x(gpu, p.rows, cols, p, random, 0.5), dy(gpu, p.rows, cols, p, random, 0.1),
       y(gpu, p.rows, cols, p, random, 0), z(gpu, p.rows, cols, p, random, 0),
-      dx(gpu, p.rows, cols, p, random, 0), skip(gpu, p.rows, cols, p, random, 0),
-      sum(gpu, p.rows, cols, p, random, 0), weight(gpu, 1, cols, plain, random, 1),
-      dw(gpu, 1, cols, plain, random, 0), statistics(gpu, p.rows * p.groups, 2, plain, random, 0),
+      y_and_skip(gpu, p.rows, cols, p, random, 0), dx(gpu, p.rows, cols, p, random, 0),
+      skip(gpu, p.rows, cols, p, random, 0), sum(gpu, p.rows, cols, p, random, 0),
+      weight(gpu, 1, cols, plain, random, 1), dw(gpu, 1, cols, plain, random, 0),
+      statistics(gpu, p.rows * p.groups, 2, plain, random, 0),
       again(gpu, p.rows * p.groups, 2, plain, random, 0);
   const auto run = [&](auto& d, auto view, auto in, auto* kept, auto* second, auto out, auto gradient,
-                       auto* to_weight, auto to, auto beside, auto with, auto mixed) {
+                       auto* to_weight, auto to, auto beside, auto with, auto mixed, auto added) {
     norm_forward(d, view, in, kept, out);
+    norm_forward(d, view, in, kept, added, beside);
     norm_transform(d, view, in, kept, mixed, mixture{}, gradient, broadcast(view.weight));
     norm_statistics(d, view, in, second);
     norm_backward(d, view, in, kept, gradient, to_weight, to);
@@ -94,11 +96,11 @@ void compare(device::cuda& gpu, const norm_problem& p, double limit) {
   run(cpu(), norm_view<double>{p.groups, p.width, p.subtract_mean, p.residual_weight, 1e-5, weight.host.data()},
       matrix_view<const double>(x.on_host()), statistics.host.data(), again.host.data(), y.on_host(),
       matrix_view<const double>(dy.on_host()), dw.host.data(), dx.on_host(), skip.on_host(), sum.on_host(),
-      z.on_host());
+      z.on_host(), y_and_skip.on_host());
   run(gpu, norm_view<T>{p.groups, p.width, p.subtract_mean, p.residual_weight, T(1e-5), weight.on_card().data},
       matrix_view<const T>(x.on_card()), statistics.on_card().data, again.on_card().data, y.on_card(),
       matrix_view<const T>(dy.on_card()), dw.on_card().data, dx.on_card(), skip.on_card(), sum.on_card(),
-      z.on_card());
+      z.on_card(), y_and_skip.on_card());
   std::ostringstream what;
   what << "rows " << p.rows << " groups " << p.groups << " width " << p.width << " padding " << p.padding
        << " offset " << p.offset << (p.subtract_mean ? " mean" : "") << (p.residual_weight ? " 1 + w" : "");
@@ -109,6 +111,7 @@ void compare(device::cuda& gpu, const norm_problem& p, double limit) {
     BOOST_TEST(e <= most, what.str() << ": " << name << " is off by " << e);
   };
   check("y", y, p.width < 16 ? 4 * limit : limit);
+  check("y and what is added", y_and_skip, p.width < 16 ? 4 * limit : limit);
   check("what follows", z, p.width < 16 ? 4 * limit : limit);
   check("statistics", statistics, limit);
   check("statistics alone", again, limit);

@@ -625,6 +625,14 @@ struct doubled {
   }
 };
 
+/// Each number and one, from where another block wrote it.
+struct passed_on {
+  const float* in;
+  float* out;
+  index n;
+  DISTIL_XLSTM_HD void operator()(index i) const { out[i] = in[(i + 1037) % n] + 1; }
+};
+
 struct twice {
   template <class V>
   struct both {
@@ -674,6 +682,32 @@ BOOST_AUTO_TEST_CASE(a_product_sees_what_was_written_before_it) {
   const auto graph = gpu.record([&] { map(gpu, m, k, doubled{rows}); });
   check("graph", [&] { gpu.launch(graph); });
   gpu.discard(graph);
+}
+
+// Kernels that start while others run, one by one and recorded: each reads what those before it wrote, and writes
+// what they have read.
+BOOST_AUTO_TEST_CASE(kernels_wait_for_one_another) {
+  device::cuda gpu;
+  constexpr index n = 20000, launches = 20, kernels = 100;
+  std::vector<double> first(n);
+  for (std::size_t i = 0; i < first.size(); ++i) first[i] = static_cast<double>(i);
+  const on_device<float, device::cuda> a(gpu, first), b(gpu, n);
+  const auto chain = [&] {
+    for (index k = 0; k < kernels; k += 2) {
+      parallel_for(gpu, n, passed_on{a.data(), b.data(), n});
+      parallel_for(gpu, n, passed_on{b.data(), a.data(), n});
+    }
+  };
+  chain();
+  const auto graph = gpu.record(chain);
+  for (index i = 1; i < launches; ++i) gpu.launch(graph);
+  const auto got = a.numbers();
+  gpu.discard(graph);
+  index wrong = 0;
+  for (index i = 0; i < n; ++i)
+    wrong += got[static_cast<std::size_t>(i)] !=
+             static_cast<double>((i + 1037 * kernels * launches) % n + kernels * launches);
+  BOOST_TEST(wrong == 0);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(batches_of_products, P, float_precisions) {

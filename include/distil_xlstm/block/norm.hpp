@@ -62,8 +62,9 @@ struct norm {
 
   /// The same without what it does not read, for a block that it is a part of.
   template <class T, class Y>
-  void forward(auto& d, const auto& p, const norm_tape<T>& k, const_view<T> x, matrix_view<Y> y) const {
-    norm_forward(d, view<T>(p.weight), x, k.statistics, y);
+  void forward(auto& d, const auto& p, const norm_tape<T>& k, const_view<T> x, matrix_view<Y> y,
+               const_view<T> skip = {}) const {
+    norm_forward(d, view<T>(p.weight), x, k.statistics, y, skip);
   }
   template <class T>
   void backward(auto& d, const auto& p, const auto& g, const auto& k, const_view<T> x, const_view<T> dy,

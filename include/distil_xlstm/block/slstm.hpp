@@ -70,6 +70,7 @@ struct basic_slstm {
   [[no_unique_address]] extent<Window> conv_window{4};  ///< 0: no convolution, the gates read the bare input
   /// Which block of the model it is, from 0, for the initial values of the forget bias.
   index block_index = 0, block_count = 1;  ///< blocks of the model
+  static constexpr bool adds_to_y = true;  ///< y = skip + the layer, in its norm
 
   /// @name What every block has
   /// @{
@@ -124,7 +125,7 @@ struct basic_slstm {
 
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
-               matrix_view<T> y) const {
+               matrix_view<T> y, const_view<T> skip = {}) const {
     if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, k.u, k.a);
     const matrix_view<const T> a = conv_window ? k.a : x;
     const auto raw = [&](index i) { return k.raw.columns(i * width, width); };
@@ -132,7 +133,7 @@ struct basic_slstm {
                    std::array<matrix_view<const T>, 4>{a, a, x, x}, std::array{raw(0), raw(1), raw(2), raw(3)});
     slstm_forward(d, slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw, k.states,
                                         k.initial, s.cell.hcnm});
-    group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y);
+    group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y, skip);
   }
 
   /// As the concept `Block` says. Destroys the tape's pre-activations.

@@ -33,7 +33,7 @@
   keyword void device::slstm_backward(device::basic_cpu<P>&, const slstm_backward_arguments<T>&, T*);          \
   keyword void norm_statistics(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, T*);          \
   keyword void norm_forward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, T*,              \
-                            matrix_view<T>);                                                                   \
+                            matrix_view<T>, matrix_view<const T>);                                             \
   keyword void norm_backward(device::basic_cpu<P>&, const norm_view<T>&, matrix_view<const T>, const T*,       \
                              matrix_view<const T>, T*, matrix_view<T>, matrix_view<const T>);                  \
   keyword void causal_conv_forward(device::basic_cpu<P>&, const causal_conv_arguments<T, dynamic>&);           \

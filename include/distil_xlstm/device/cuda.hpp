@@ -72,7 +72,7 @@ DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<
                                          T* statistics);
 template <Precision P, class T, class Y>
 DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
-                                      T* statistics, matrix_view<Y> y);
+                                      T* statistics, matrix_view<Y> y, const_view<T> skip = {});
 template <Precision P, class T, class F, class... Xs>
 DISTIL_XLSTM_LINKED void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                         T* statistics, matrix_view<T> y, const F& f, const Xs&... operands);

@@ -10,8 +10,6 @@ namespace distil_xlstm::device::detail {
 /// The number of this warp, the same register for all its lanes.
 __device__ inline int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
 
-__device__ inline void prefetch_far(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
 // Blocks of one cluster meet in each other's shared memory, from sm_90 on. Kernels that do are compiled for
 // older chips as empty ones and not launched there; so are the functions below, which may stand alone.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

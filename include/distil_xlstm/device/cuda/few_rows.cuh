@@ -30,6 +30,7 @@ struct products {
   index stride_x, stride_w;
   index step_x, step_w, step_c;
   int rows, n, k, count;  ///< n: the largest
+  int wave;               ///< blocks that run at once
   float beta;
 };
 
@@ -47,7 +48,7 @@ struct eight {
           "{\n.reg .pred there;\n"
           "setp.ne.s32 there, %5, 0;\n"
           "mov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
-          "@there ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
+          "@there ld.global.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
           : "=r"(words[i].x), "=r"(words[i].y), "=r"(words[i].z), "=r"(words[i].w)
           : "l"(__cvta_generic_to_global(from + 4 * i)), "r"(static_cast<int>(there)));
   }
@@ -67,13 +68,18 @@ struct eight {
 
 constexpr int chunk = 32;
 
+/// Of a kernel's blocks on a multiprocessor.
+constexpr int blocks_at_once(int products, int warps, std::size_t bytes) {
+  return (bytes == 2 && products == 1 ? 24 : 16) / warps;
+}
+
 /// A block has 16 `Strips` columns of c and 8 `Tiles` rows; its warps take chunks of k in turn, and their sums are added
 /// in the order of the warps: a row's result depends neither on the others nor on Strips and Tiles. wᵀ is the
 /// tensor cores' left operand, so that rows are its narrow side. A lane reads eight neighbours of a row at once: which of
 /// k a place in the product stands for does not matter where it is the same for both operands.
 template <int Strips, int Tiles, int Warps, class X, class W>
-__global__ void __launch_bounds__(32 * Warps, (sizeof(W) == 2 && Strips * Tiles == 1 ? 24 : 16) / Warps)
-    kernel(const __grid_constant__ products<X, W> p) {
+__global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warps, sizeof(W)))
+    kernel(earlier_kernels earlier, const __grid_constant__ products<X, W> p) {
   constexpr int columns = 16 * Strips, rows = 8 * Tiles;
   constexpr int ahead =
       Strips * Tiles < 4 ? 4 / (Strips * Tiles) : 1;  // chunks whose loads are under way at once
@@ -83,9 +89,21 @@ __global__ void __launch_bounds__(32 * Warps, (sizeof(W) == 2 && Strips * Tiles 
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int of_eight = lane / 4, part = lane % 4 * 8;
   const int column0 = static_cast<int>(blockIdx.x) * columns, row0 = static_cast<int>(blockIdx.y) * rows;
-  if (column0 >= set.n) return;  // the whole block
   const X* x = set.x + item * p.step_x + (row0 + of_eight) * p.stride_x + part;
   const W* w = set.w + item * p.step_w + (column0 + of_eight) * p.stride_w + part;
+  // The first blocks have their rows of w fetched, and all of them those of the block that will follow.
+  const int bytes = min(p.k * static_cast<int>(sizeof(W)), 1 << 16);
+  const auto fetch = [&](int block) {
+    const int row = block * columns + warp * (columns / Warps) + lane;
+    if (lane < columns / Warps && row < set.n && bytes > 0)
+      prefetch_far(set.w + item * p.step_w + row * p.stride_w, bytes);
+  };
+  earlier.wait([&] {
+    const int block = static_cast<int>(blockIdx.x);
+    if (block < p.wave) fetch(block);
+    fetch(block + p.wave);
+  });
+  if (column0 >= set.n) return;  // the whole block
   float sum[Strips][Tiles][4] = {};
   for (int first = warp * chunk; first < p.k; first += ahead * Warps * chunk) {
     eight<W> left[ahead][Strips][2];
@@ -141,8 +159,9 @@ __global__ void __launch_bounds__(32 * Warps, (sizeof(W) == 2 && Strips * Tiles 
 
 /// The first `sets` of p, which writes c's of which the caller tells the copies of operands.
 template <class X, class W>
-void run(cuda_base& device, const products<X, W>& p, int sets) {
+void run(cuda_base& device, products<X, W> p, int sets) {
   const auto with = [&]<int Strips, int Tiles, int Warps = 8>() {
+    p.wave = blocks_at_once(Strips * Tiles, Warps, sizeof(W)) * device.multiprocessors();
     const dim3 blocks(static_cast<unsigned>(blocks_for(p.n, 16 * Strips)),
                       static_cast<unsigned>(blocks_for(p.rows, 8 * Tiles)),
                       static_cast<unsigned>(sets * p.count));

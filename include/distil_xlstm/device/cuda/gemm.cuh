@@ -61,8 +61,9 @@ __global__ void convert_kernel(const From* in, index in_stride, index in_step, T
 /// Eight numbers a thread, where memory allows it: `octs` runs of eight in a row, and zeros in `out`'s further rows
 /// and runs.
 template <class Float>
-__global__ void round_kernel(const Float* in, index in_stride, bf16* out, index out_stride, index rows,
-                             unsigned octs, index out_rows, unsigned out_octs) {
+__global__ void round_kernel(earlier_kernels earlier, const Float* in, index in_stride, bf16* out,
+                             index out_stride, index rows, unsigned octs, index out_rows, unsigned out_octs) {
+  earlier.wait();
   for (index r = blockIdx.y * blockDim.y + threadIdx.y; r < out_rows; r += gridDim.y * blockDim.y)
     for (unsigned c = blockIdx.x * blockDim.x + threadIdx.x; c < out_octs; c += gridDim.x * blockDim.x) {
       float4 x{}, y{};

@@ -14,17 +14,35 @@ namespace detail {
 template <class F>
 concept CudaFunctor = std::floating_point<typename F::scalar>;
 
+/// What a thread of a map computes at once: a pack of columns, or one column of an f with a `single_columns`, whose
+/// numbers take longer than memory does.
+template <class F>
+struct map_value {
+  using type = cuda_pack<typename F::scalar>;
+};
+template <class F>
+requires F::single_columns struct map_value<F> {
+  using type = typename F::scalar;
+};
+template <class F>
+constexpr index map_width = math::numeric_traits<typename map_value<F>::type>::width;
+
 /// A thread has a pack of columns, or the few that are left of a row.
 template <class F>
-__global__ void map_kernel(F f, index rows, index cols) {
+__global__ void map_kernel(earlier_kernels earlier, F f, index rows, index cols) {
   using T = typename F::scalar;
-  using V = cuda_pack<T>;
-  const index first = (static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x) * V::width;
-  const index step = static_cast<index>(gridDim.x) * blockDim.x * V::width;
-  for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
-       r += static_cast<index>(gridDim.y) * blockDim.y)
+  using V = typename map_value<F>::type;
+  constexpr index width = map_width<F>;
+  const index first = (static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x) * width;
+  const index step = static_cast<index>(gridDim.x) * blockDim.x * width;
+  const index row = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y;
+  earlier.wait([&] {
+    if constexpr (requires { f.prefetch(row, first); })
+      if (row < rows && first < cols) f.prefetch(row, first);
+  });
+  for (index r = row; r < rows; r += static_cast<index>(gridDim.y) * blockDim.y)
     for (index c = first; c < cols; c += step)
-      if (c + V::width <= cols)
+      if (c + width <= cols)
         f.template operator()<V>(r, c);
       else
 #pragma unroll 1
@@ -166,14 +184,17 @@ void fold_columns_by(cuda_base& device, index rows, index cols, const F& f) {
 }
 
 template <class F>
-__global__ void parallel_for_kernel(F f, index n) {
+__global__ void parallel_for_kernel(earlier_kernels earlier, F f, index n) {
+  earlier.wait();
   for (index i = static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += static_cast<index>(gridDim.x) * blockDim.x)
     f(i);
 }
 
 template <class T>
-__global__ void gather_rows_kernel(frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
+__global__ void gather_rows_kernel(earlier_kernels earlier, frozen_matrix table, const std::int32_t* ids,
+                                   matrix_view<T> x) {
+  earlier.wait();
   const index r = blockIdx.x;
   const index from = static_cast<index>(ids[r]) * table.cols;
   T* out = x.row(r);
@@ -248,7 +269,7 @@ void map(cuda_base& device, index rows, index cols, const F& f) {
       "and `template <class V> DISTIL_XLSTM_HD void operator()(index r, index c) const`");
   if (rows == 0 || cols == 0) return;
   // A warp along a row, less where rows are shorter; one row alone has the whole block.
-  const index packs = detail::blocks_for(cols, cuda_pack<typename F::scalar>::width);
+  const index packs = detail::blocks_for(cols, detail::map_width<F>);
   unsigned x = 1, y = 256;
   while (x < 256 && x < packs && (x < 32 || rows < y)) x *= 2, y /= 2;
   const dim3 grid(detail::grid_size(packs, x, 4096), detail::grid_size(rows, y, 16384));

@@ -75,16 +75,26 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 
 /// One token of each sequence, a row of the block each: its past is read and written once.
 template <int Window>
-__global__ void __launch_bounds__(block_columns* block_lanes) conv_step_kernel(causal_conv_arguments<float> a) {
+__global__ void __launch_bounds__(block_columns* block_lanes)
+    conv_step_kernel(earlier_kernels earlier, causal_conv_arguments<float> a) {
   const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y, width = a.in.width;
-  if (column >= width || b >= a.in.seq.batch) return;
+  const bool there = column < width && b < a.in.seq.batch;
   float* past = a.past.of(b) + column;
+  earlier.wait([&] {
+    if (!there) return;
+#pragma unroll
+    for (int j = 0; j + 1 < Window; ++j) prefetch_far(past + j * width);
+#pragma unroll
+    for (int i = 0; i < 4 * Window; i += 8) prefetch_far(a.weight + column * Window + i);
+    prefetch_far(a.bias + column);
+  });
+  if (!there) return;
   float* before = a.before + b * (Window - 1) * width + column;
   float4 w[Window], x[Window];
 #pragma unroll
   for (int j = 0; j + 1 < Window; ++j) x[j] = load4(past + j * width);
-  x[Window - 1] = load4_readonly(a.in.x.row(b) + column);
+  x[Window - 1] = load4(a.in.x.row(b) + column);
   read_taps<Window>(a.weight, column, w);
   float4 sum{a.bias[column], a.bias[column + 1], a.bias[column + 2], a.bias[column + 3]};
   const int first = static_cast<int>(a.in.first_tap(b, 0));

@@ -6,7 +6,6 @@
 
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/cuda/async_copy.cuh>
-#include <distil_xlstm/device/cuda/cluster.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>

@@ -18,13 +18,17 @@ namespace detail {
 /// Blocks of four columns; blockIdx.z says of which arguments.
 template <class T, std::size_t N>
 __global__ void __launch_bounds__(block_columns* block_lanes)
-    headwise_forward_kernel(const __grid_constant__ std::array<headwise_arguments<T>, N> several, int each) {
+    headwise_forward_kernel(earlier_kernels earlier,
+                            const __grid_constant__ std::array<headwise_arguments<T>, N> several, int each) {
   const headwise_arguments<T>& a = several[blockIdx.z];
   const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
+  earlier.wait([&] {
+    if (block < a.blocks) prefetch_far(a.weight + 16 * block), prefetch_far(a.weight + 16 * block + 8);
+  });
   if (block >= a.blocks) return;
   float4 w[4];
 #pragma unroll
-  for (int o = 0; o < 4; ++o) w[o] = load4_readonly(a.weight + 16 * block + 4 * o);
+  for (int o = 0; o < 4; ++o) w[o] = load4(a.weight + 16 * block + 4 * o);
   const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + threadIdx.y;
   const float* x = a.x.data + 4 * block;
   float* y = a.y.data + 4 * block;
@@ -34,7 +38,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {
       const index r = begin + (i + k) * block_lanes;
-      if (i + k < each && r < a.x.rows) in[k] = load4_readonly(x + r * a.x.stride);
+      if (i + k < each && r < a.x.rows) in[k] = load4(x + r * a.x.stride);
     }
 #pragma unroll
     for (int k = 0; k < ahead; ++k) {

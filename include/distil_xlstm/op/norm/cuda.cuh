@@ -19,6 +19,14 @@ struct held_row {
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % Threads; }
   static __device__ int part() { return static_cast<int>(threadIdx.x) / Threads; }
   static __device__ int column(int vector) { return 4 * (lane() + Threads * vector); }
+  /// f(column) of each vector, where there are so few blocks that what they share is not there already.
+  template <class F>
+  static __device__ void each_of_few_blocks(int width, const F& f) {
+    if (gridDim.x > 64) return;
+#pragma unroll
+    for (int i = 0; i < Vectors; ++i)
+      if (column(i) < width) f(column(i));
+  }
 
   /// Zeros from `width` on.
   __device__ void load(const float* row, int width, bool vectorised) {
@@ -86,18 +94,22 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
   return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
 }
 
-/// Statistics, and y where `Write`, rounded, too, where there is a place for that.
+/// Statistics, and y where `Write`, with `skip` where there is one, and rounded, too, where there is a place for
+/// that.
 template <int Threads, int Vectors, bool Write, class Y>
 __global__ void __launch_bounds__(256)
-    forward_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<Y> y,
-                   matrix_view<bf16> rounded) {
+    forward_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
+                   matrix_view<Y> y, matrix_view<const float> skip, matrix_view<bf16> rounded) {
   using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
   const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
   index row = short_row;
   if (groups > 1) row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
-  if (row >= x.rows) return;  // a whole warp, or a whole block
   const index at = (short_row - row * groups) * width;
+  earlier.wait([&] {
+    if constexpr (Write) held::each_of_few_blocks(width, [&](int c) { prefetch_far(n.weight + at + c); });
+  });
+  if (row >= x.rows) return;  // a whole warp, or a whole block
   held h, scale;
   h.load(x.row(row) + at, width, is_vectorised(x, width));
   if constexpr (Write) scale.load(n.weight + at, width, is_vectorised(n.weight, 0, width));
@@ -106,23 +118,44 @@ __global__ void __launch_bounds__(256)
   if constexpr (Write) {
     const float base = n.residual_weight ? 1 : 0;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
+    if (skip.data) {  // what it is added to has been rounded, as in the default
+      scale.load(skip.row(row) + at, width, is_vectorised(skip, width));
+      h.each(width, [&](float& v, int i, int e) { v = __fadd_rn(v, scale.v[i][e]); });
+    }
     h.store(y.row(row) + at, width, is_vectorised(y, width));
     if (rounded.data) h.store(rounded.row(row) + at, width, width % 4 == 0);
   }
 }
 
+/// @{ For operands that no kernel of a step writes.
+template <class X>
+__device__ void prefetch_operand(const X&, index) {}
+template <class T>
+__device__ void prefetch_operand(const broadcast<T>& x, index column) {
+  prefetch_far(x.values + column);
+}
+template <class... Xs>
+__device__ void prefetch_operands(const distil_xlstm::detail::operands<Xs...>& xs, index column) {
+  if constexpr (sizeof...(Xs) > 0) prefetch_operand(xs.first, column), prefetch_operands(xs.rest, column);
+}
+/// @}
+
 /// Statistics, and y = f(scale, u, ...) of rows of whole packs.
 template <int Threads, int Vectors, class F, class Operands>
 __global__ void __launch_bounds__(256)
-    transform_kernel(norm_view<float> n, matrix_view<const float> x, float* statistics, matrix_view<float> y,
-                     F f, Operands operands) {
+    transform_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
+                     matrix_view<float> y, F f, Operands operands) {
   using held = held_row<Threads, Vectors>;
   using V = cuda_pack<float>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
   const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
   const index row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
-  if (row >= x.rows) return;  // a whole warp, or a whole block
   const index at = (short_row - row * groups) * width;
+  earlier.wait([&] {
+    held::each_of_few_blocks(
+        width, [&](int c) { prefetch_far(n.weight + at + c), prefetch_operands(operands, at + c); });
+  });
+  if (row >= x.rows) return;  // a whole warp, or a whole block
   held h;
   h.load(x.row(row) + at, width, is_vectorised(x, width));
   const row_statistics by = statistics_of(n, h);
@@ -253,7 +286,7 @@ void choose(index width, const F& f) {
 /// For products that round: y's copy for them, too; so that older copies are made void before, not by `launch`.
 template <bool Write, class Y>
 void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const float> x, float* statistics,
-             matrix_view<Y> y, bool round = false) {
+             matrix_view<Y> y, matrix_view<const float> skip, bool round = false) {
   device.operand_copies().invalidate();
   matrix_view<bf16> rounded;
   if constexpr (std::is_same_v<Y, float>)
@@ -261,7 +294,7 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
   choose(n.width, [&]<int Threads, int Vectors>() {
     const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
     enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write, Y>, n,
-            x, statistics, y, rounded);
+            x, statistics, y, skip, rounded);
   });
 }
 /// y in bfloat16, of rows that are one group.
@@ -287,18 +320,20 @@ void norm_statistics(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<c
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (detail::norms::held(n, x.rows))
-      return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>());
+      return detail::norms::forward<false>(device, n, x, statistics, matrix_view<float>(), {});
   distil_xlstm::norm_statistics<basic_cuda<P>, T>(device, n, x, statistics);
 }
 template <Precision P, class T, class Y>
 void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
-                  matrix_view<Y> y) {
+                  matrix_view<Y> y, const_view<T> skip) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
-    if (detail::norms::held(n, x.rows))
-      return detail::norms::forward<true>(device, n, x, statistics, y,
+    if (detail::norms::held(n, x.rows)) {
+      if (skip.data) distil_xlstm::detail::require_fit(y, skip);
+      return detail::norms::forward<true>(device, n, x, statistics, y, skip,
                                           n.for_products && multiplies_in_bf16<P, T>);
-  distil_xlstm::norm_forward<basic_cuda<P>, T, Y>(device, n, x, statistics, y);
+    }
+  distil_xlstm::norm_forward<basic_cuda<P>, T, Y>(device, n, x, statistics, y, skip);
 }
 template <Precision P, class T, class F, class... Xs>
 void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,

@@ -183,11 +183,14 @@ void norm_transform(D& d, const norm_view<T>& n, matrix_view<const T> x, T* stat
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, f, norm_scale<T>{n}, normalised<T>{x, statistics}, operands...);
 }
-/// The statistics, and y = scale (x - mean) / sqrt(variance + eps), which may be stored as the device's `operand_t`.
+/// The statistics, and y = scale (x - mean) / sqrt(variance + eps), which may be stored as the device's `operand_t`;
+/// y = skip + that, where `skip` has data.
 template <class D, class T, class Y>
-void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y) {
+void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y,
+                  const_view<T> skip = {}) {
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
+  if (skip.data) transform(d, y, math::plus{}, y, skip);
 }
 /// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip`, which is no part of
 /// dx, added to it where that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance + eps).

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstdint>
+#include <algorithm>
 
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/reduce.cuh>
@@ -19,12 +19,17 @@ struct mlstm_step_factors {
 /// m and n of a sequence and head, a block each.
 template <int Threads, class Operand>
 __global__ void __launch_bounds__(Threads)
-    mlstm_step_gates_kernel(mlstm_arguments<float, Operand> a, mlstm_step_factors* factors) {
+    mlstm_step_gates_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
+                            mlstm_step_factors* factors) {
   static_assert(Threads == 128);
   __shared__ float sums[4];
   const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  earlier.wait([&] {
+    for (index d = threadIdx.x; d < dq; d += Threads) prefetch_far(n + d);
+    prefetch_far(m);
+  });
   // What n is made of is on its way before the factors are there.
   constexpr int ahead = 4;
   float old[ahead], key[ahead], query[ahead];
@@ -63,39 +68,63 @@ __global__ void __launch_bounds__(Threads)
   factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
 }
 
-/// C and h. A block has `mlstm_step_lanes` packs of columns of one sequence and head; its other threads share the rows.
-/// A thread asks for several rows before it needs anything else, and before it writes the first: for all that the
-/// compiler knows, one might be another. `Streams`: C is more than the caches hold until the next step.
+/// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
+/// block share; the blocks take tiles in turn. What a thread reads next it asks for row by row, as it writes those
+/// that it has, so that there is always something on its way. `Streams`: C is more than the caches hold until the
+/// next step.
 constexpr int mlstm_step_lanes = 8;
+constexpr int mlstm_step_blocks(bool streams) { return streams ? 3 : 2; }
 template <class Pack, bool Streams, class Operand>
-__global__ void __launch_bounds__(256, 3)
-    mlstm_step_kernel(mlstm_arguments<float, Operand> a, const mlstm_step_factors* factors) {
+__global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
+    mlstm_step_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
+                      const mlstm_step_factors* factors, unsigned strips, unsigned tiles) {
   constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, groups = 256 / lanes;
   constexpr int ahead = 9, rows = ahead * groups, each = (rows + 255) / 256;
   __shared__ Pack sums[256];
   __shared__ float keys[rows], queries[rows];
   const unsigned heads = static_cast<unsigned>(a.shape.heads);
-  const index b = blockIdx.y / heads, e = blockIdx.y % heads;
   const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
-  const int column = (static_cast<int>(blockIdx.x) * lanes + lane) * width;
-  const int end = column < dv ? dq : 0;  // of the thread's rows
-  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
-  const Operand* v = a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv;
-  float* c = a.state.c.of(b) + e * dq * dv + column;
+  // `rows` of a tile's, and of them the thread's: from c on, `groups` apart, while there are `left`.
+  struct pass {
+    float* c;
+    int left;
+  };
+  const auto column_of = [&](unsigned tile) {
+    return (static_cast<int>(tile % strips) * lanes + lane) * width;
+  };
+  const auto pass_of = [&](unsigned tile, int first) {
+    const unsigned task = tile / strips;
+    const int column = column_of(tile), d = first + group;
+    float* c = a.state.c.of(task / heads) + (static_cast<index>(task % heads) * dq + d) * dv + column;
+    return pass{c, tile < tiles && column < dv ? dq - d : 0};
+  };
+  const auto row_of = [&](const pass& p, int r) {
+    return reinterpret_cast<Pack*>(p.c + static_cast<index>(r * groups) * dv);
+  };
+  Pack x[ahead];
+  const auto ask = [&](const pass& p, int r) {
+    if (r * groups < p.left) x[r] = Streams ? __ldcs(row_of(p, r)) : *row_of(p, r);
+  };
+
+  pass now = pass_of(blockIdx.x, 0);
+  earlier.wait([&] {
+    for (int r = 0; r < ahead && r * groups < now.left; ++r) prefetch_far(row_of(now, r));
+  });
+#pragma unroll
+  for (int r = 0; r < ahead; ++r) ask(now, r);
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
-  mlstm_step_factors f{};
-  for (int first = 0; first < dq; first += rows) {
-    Pack x[ahead], written{};
-#pragma unroll
-    for (int r = 0; r < ahead; ++r) {
-      const int d = first + group + r * groups;
-      if (d >= end) break;
-      const Pack* from = reinterpret_cast<const Pack*>(c + static_cast<index>(d) * dv);
-      x[r] = Streams ? __ldcs(from) : *from;
-    }
-    f = factors[blockIdx.y];
+  unsigned tile = blockIdx.x;
+  for (int first = 0; tile < tiles;) {
+    const index b = tile / strips / heads, e = tile / strips % heads;
+    const int column = column_of(tile);
+    const bool last = first + rows >= dq;
+    const pass next = last ? pass_of(tile + gridDim.x, 0) : pass_of(tile, first + rows);
+    const mlstm_step_factors f = factors[tile / strips];
+    const Operand *q = a.q.row(b) + e * dq + first, *k = a.k.row(b) + e * dq + first;
+    const Operand* v = a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv;
+    Pack written{};
     if (column < dv) {
       if constexpr (width == 4)
         written = load4(v + column);
@@ -110,46 +139,50 @@ __global__ void __launch_bounds__(256, 3)
         if (at < rows && first + at < dq) move(j, at);
       }
     };
-    share([&](int j, int at) {
-      key[j] = static_cast<float>(k[first + at]), query[j] = static_cast<float>(q[first + at]);
-    });
-    if (first > 0) __syncthreads();
+    share([&](int j, int at) { key[j] = static_cast<float>(k[at]), query[j] = static_cast<float>(q[at]); });
+    __syncthreads();  // the pass before is over
     share([&](int j, int at) { keys[at] = key[j], queries[at] = query[j]; });
     __syncthreads();
     const float* value = reinterpret_cast<const float*>(&written);
 #pragma unroll
     for (int r = 0; r < ahead; ++r) {
-      const int at = group + r * groups, d = first + at;
-      if (d >= end) break;
-      if (!(f.forget > 0)) x[r] = Pack{};
-      float* y = reinterpret_cast<float*>(&x[r]);
-      const float write = keys[at] * f.input, read = queries[at];
+      if (r * groups < now.left) {
+        if (!(f.forget > 0)) x[r] = Pack{};
+        float* y = reinterpret_cast<float*>(&x[r]);
+        const float write = keys[group + r * groups] * f.input, read = queries[group + r * groups];
 #pragma unroll
-      for (int j = 0; j < width; ++j) {
-        y[j] = fmaf(f.forget, y[j], write * value[j]);
-        elements[j] = fmaf(read, y[j], elements[j]);
+        for (int j = 0; j < width; ++j) {
+          y[j] = fmaf(f.forget, y[j], write * value[j]);
+          elements[j] = fmaf(read, y[j], elements[j]);
+        }
+        if constexpr (Streams)
+          __stcs(row_of(now, r), x[r]);
+        else
+          *row_of(now, r) = x[r];
       }
-      Pack* to = reinterpret_cast<Pack*>(c + static_cast<index>(d) * dv);
-      if constexpr (Streams)
-        __stcs(to, x[r]);
-      else
-        *to = x[r];
+      ask(next, r);
     }
-  }
-  sums[threadIdx.x] = sum;
-  for (int half = groups / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (group < half) {
-      const Pack other = sums[threadIdx.x + half * lanes];
+    now = next;
+    first = last ? 0 : first + rows;
+    if (!last) continue;
+    sums[threadIdx.x] = sum;
+    for (int half = groups / 2; half > 0; half /= 2) {
+      __syncthreads();
+      if (group < half) {
+        const Pack other = sums[threadIdx.x + half * lanes];
 #pragma unroll
-      for (int j = 0; j < width; ++j) elements[j] += reinterpret_cast<const float*>(&other)[j];
-      sums[threadIdx.x] = sum;
+        for (int j = 0; j < width; ++j) elements[j] += reinterpret_cast<const float*>(&other)[j];
+        sums[threadIdx.x] = sum;
+      }
     }
-  }
-  if (group != 0 || column >= dv) return;
-  float* h = a.h.row(b) + e * dv + column;
+    if (group == 0 && column < dv) {
+      float* h = a.h.row(b) + e * dv + column;
 #pragma unroll
-  for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
+      for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
+    }
+    sum = Pack{};
+    tile += gridDim.x;
+  }
 }
 
 template <class Operand>
@@ -163,8 +196,11 @@ void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
                      (a.shape.query * a.shape.value) % 4 == 0;
   const auto run = [&]<class Pack, bool Streams>() {
     const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
-    const dim3 grid(static_cast<unsigned>(blocks_for(a.shape.value, columns)), static_cast<unsigned>(tasks));
-    launch(device, "mlstm: a step", {grid, 256}, mlstm_step_kernel<Pack, Streams, Operand>, a, factors.data());
+    const index strips = blocks_for(a.shape.value, columns), tiles = strips * tasks;
+    const auto blocks = std::min(tiles, index{mlstm_step_blocks(Streams)} * device.multiprocessors());
+    launch(device, "mlstm: a step", {static_cast<unsigned>(blocks), 256},
+           mlstm_step_kernel<Pack, Streams, Operand>, a, factors.data(), static_cast<unsigned>(strips),
+           static_cast<unsigned>(tiles));
   };
   if (!packs)
     run.template operator()<float, false>();

@@ -13,8 +13,13 @@ namespace distil_xlstm::device::detail {
 template <class T>
 struct slstm_step_map {
   using scalar = T;
+  static constexpr bool single_columns = true;
   slstm_arguments<T> a;
   matrix_view<const T> recurrent;
+  __device__ void prefetch(index b, index c) const {
+    for (index i = 0; i < 4; ++i)
+      prefetch_far(a.state.of(b) + c + i * a.width()), prefetch_far(a.bias + c + i * a.width());
+  }
   template <class V>
   DISTIL_XLSTM_HD void operator()(index b, index c) const {
     const index width = a.width();
