@@ -119,7 +119,7 @@ void row(const std::string& what, double ms, double bytes, double operations, co
   std::fflush(stdout);
 }
 
-/// q, k and v stored as Operand.
+/// q, k, v and the gradients dh, dq and dk stored as Operand.
 template <class Operand, class D>
 void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer,
                 mlstm_normaliser normaliser = mlstm_normaliser::at_least_one, index value_group = 1) {
@@ -128,10 +128,9 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
   shape.normaliser = normaliser, shape.value_group = value_group;
   const double mean = normaliser == mlstm_normaliser::sum ? 5 : 0;  // of which q and k are positive
   const random_numbers<Operand> q(d, rows * heads * query, 1, mean), k(d, rows * heads * query, 1, mean),
-      v(d, rows * shape.value_heads() * value);
-  const random_buffer i(d, rows * heads), f(d, rows * heads, 1, 3), dh(d, rows * heads * value);
-  const random_buffer h(d, dh.size()), dq(d, q.size()), dk(d, k.size()), dv(d, v.size()), di(d, i.size()),
-      df(d, f.size());
+      v(d, rows * shape.value_heads() * value), dh(d, rows * heads * value), dq(d, q.size()), dk(d, k.size());
+  const random_buffer i(d, rows * heads), f(d, rows * heads, 1, 3), h(d, dh.size()), dv(d, v.size()),
+      di(d, i.size()), df(d, f.size());
   const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
   const buffer<float, cuda_base> c(d, batch * heads * query * value), n(d, batch * heads * query),
       m(d, batch * heads), tape(d, kept);
@@ -153,8 +152,8 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
                     static_cast<double>(value) / static_cast<double>(value_group),
                out = static_cast<double>(value), both = static_cast<double>(query + value),
                operand = sizeof(Operand);
-  const double forward_bytes = numbers * (operand * in + 4 * out),
-               backward_bytes = numbers * ((operand + 4) * in + 8 * out),
+  const double forward_bytes = numbers * (operand * in + 4 * out), of_queries = static_cast<double>(2 * query),
+               backward_bytes = numbers * (operand * (in + of_queries + out) + 4 * (in - of_queries) + 4 * out),
                forward_operations = numbers * (64 * both + 4 * static_cast<double>(query * value));
   row(shape_text + " forward", milliseconds(d, [&] { mlstm_forward(d, forward); }), forward_bytes,
       forward_operations, "");
@@ -228,8 +227,8 @@ void windowed_attention(D& d, index batch, index time, const attention_shape& sh
 template <class Operand, class D>
 void features(D& d, index rows, const feature_map_shape& shape) {
   const index in = shape.inputs * shape.width, out = shape.heads * shape.size();
-  const random_buffer w(d, shape.heads * shape.width * shape.features, 0.1), x(d, rows * in),
-      dphi(d, rows * out);
+  const random_buffer w(d, shape.heads * shape.width * shape.features, 0.1), x(d, rows * in);
+  const random_numbers<Operand> dphi(d, rows * out);
   const buffer<Operand, cuda_base> phi(d, rows * out);
   const buffer<float, cuda_base> dx(d, rows * in), dw(d, w.size());
   const feature_map_arguments<float, Operand> forward{shape, w.data(), x.matrix(rows),
@@ -245,7 +244,7 @@ void features(D& d, index rows, const feature_map_shape& shape) {
   row(what + " forward", milliseconds(d, [&] { feature_map_forward(d, forward); }),
       4 * inputs + operand * outputs, operations, "");
   row(what + " backward", milliseconds(d, [&] { feature_map_backward(d, backward); }),
-      12 * inputs + 4 * outputs, 3 * operations, "");
+      12 * inputs + operand * outputs, 3 * operations, "");
 }
 /// The gradient of a table, of ids of which the small ones come often, as a text's do.
 template <class D>

@@ -141,15 +141,17 @@ struct mlstm_run {
   }
   template <class Operand = T, class D>
   void backward(D& d, kernels which = kernels::fused) {
-    dq = dk = q, dv = v, di = df = i;
+    dv = v, di = df = i;
+    std::vector<Operand> of_q = detail::stored_as<Operand>(q, rows(), 0), of_k = of_q,
+                         of_h = detail::stored_as<Operand>(dh, rows(), 0);
     operands<Operand> in(*this);
     mirrored on(d);
     mlstm_backward_arguments<T, Operand> a{{batch, time, on(start)}, shape,
                                            in.matrix(on, in.q),      in.matrix(on, in.k),
                                            in.matrix(on, in.v),      on.matrix(i, rows()),
                                            on.matrix(f, rows()),     on.matrix(h, rows()),
-                                           on.matrix(dh, rows()),    on(chunk_states),
-                                           on.matrix(dq, rows()),    on.matrix(dk, rows()),
+                                           on.matrix(of_h, rows()),  on(chunk_states),
+                                           on.matrix(of_q, rows()),  on.matrix(of_k, rows()),
                                            on.matrix(dv, rows()),    on.matrix(di, rows()),
                                            on.matrix(df, rows())};
     a.beta = beta, a.dstate = on(dstate), a.last = state(on);
@@ -158,6 +160,7 @@ struct mlstm_run {
     else if constexpr (std::is_same_v<Operand, T>)
       distil_xlstm::mlstm_backward<D, T>(d, a);
     on.back();
+    dq.assign(of_q.begin(), of_q.end()), dk.assign(of_k.begin(), of_k.end());
   }
   /// All that the two directions give.
   static auto results() {

@@ -1,6 +1,13 @@
+#include <cmath>
+#include <vector>
+
 #include <boost/test/unit_test.hpp>
 
+#include <distil_xlstm/core/rng.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/model/llama.hpp>
+#include <distil_xlstm/model/memory.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
 
 #include "check.hpp"
 
@@ -46,6 +53,32 @@ hybrid_attention hybrid(index heads, index kv_heads, index window, index sinks, 
   return {.base = heads_of(heads, kv_heads, window, sinks), .features = features, .chunk = 3};
 }
 
+/// What two calls give in the second, over a tape that a backward may follow or a transient one.
+template <class B>
+std::vector<double> second_of_two(const B& block, bool transient) {
+  device::basic_cpu<fp64> d(1);
+  const sequence_view seq{2, 6, nullptr};
+  layout<double> size;
+  block.params(size);
+  std::vector<double> weights(static_cast<std::size_t>(size.size())),
+      x(static_cast<std::size_t>(seq.rows() * block.width_in())), y(x.size());
+  rng random(1);
+  for (auto* m : {&weights, &x})
+    for (double& e : *m) e = 0.5 * random.normal();
+  layout<double> over(weights.data());
+  const auto p = block.params(over);
+  state_memory<B, double, device::basic_cpu<fp64>> state(d, block, seq.batch);
+  const auto tape = make_scratch<double>(d, [&](auto& l) {
+    l.transient(transient);
+    return block.tape(l, seq);
+  });
+  for (int call = 0; call < 2; ++call)
+    block.forward(d, seq, p, state.views(), tape.views,
+                  matrix_view<const double>(x.data(), seq.rows(), block.width_in()),
+                  matrix_view<double>(y.data(), seq.rows(), block.width_in()));
+  return y;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(feature_maps) {
@@ -82,6 +115,19 @@ BOOST_AUTO_TEST_CASE(layers) {
   stack<any_decoder_layer, dynamic, named<"norm", rms_norm<>>, "layers"> all;
   all.blocks.blocks = {both, plain, window, memory};
   check("a stack of all", all, {.samples = 3});
+}
+/// Layers share their angles over a tape that a backward may follow, and these do not over a transient one: attention
+/// that counts from the call's first token, mixers that count on, one of them slower, one without positions.
+BOOST_AUTO_TEST_CASE(angles_that_layers_share) {
+  const decoder_layer plain{heads_of(4, 2, 0, 0), 7};
+  decoder_layer slow{heads_of(4, 2, 3, 0), 7}, still = slow;
+  slow.mixer.theta = 1000, still.mixer.rotates = false;
+  const hybrid_decoder_layer both{hybrid(4, 2, 3, 1), 7}, memory{hybrid(4, 2, 0, 0), 7};
+  stack<any_decoder_layer, dynamic, named<"norm", rms_norm<>>, "layers"> all;
+  all.blocks.blocks = {still, plain, both, slow, plain, memory};
+  const auto kept = second_of_two(all, false), transient = second_of_two(all, true);
+  for (std::size_t i = 0; i < kept.size(); ++i)
+    BOOST_TEST(std::abs(kept[i] - transient[i]) <= testing::tolerance<double>::forms * 10);
 }
 
 }  // namespace distil_xlstm

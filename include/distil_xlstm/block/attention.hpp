@@ -9,6 +9,8 @@
 #include <distil_xlstm/block/rotary.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
+#include <distil_xlstm/device/transform.hpp>
+#include <distil_xlstm/math/numeric.hpp>
 #include <distil_xlstm/op/attention/op.hpp>
 #include <distil_xlstm/op/attention/reach.hpp>
 
@@ -24,16 +26,47 @@ struct cache_rows {
   attention_shape shape;
   matrix_view<const T> k, v;
   batched_state<T> keys, values, position;
+  /// How many tokens of a sequence are looked at: all, or as many as a ring holds, which are the last `window`, and
+  /// before them the first of the last document.
+  DISTIL_XLSTM_HD index each() const {
+    const index held = shape.window + shape.sinks;
+    return shape.window > 0 && held < seq.time ? held : seq.time;
+  }
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index b = r / seq.time, t = r % seq.time, last = seq.document_start(b, seq.time - 1);
-    if (t < last) return;
+    const index b = r / each(), i = r % each(), start = seq.document_start(b, seq.time - 1);
+    const bool first = each() < seq.time && i < shape.sinks;
+    const index t = first ? i + (start > 0 ? start : 0) : i + seq.time - each();
+    if (t < start || (first && t + shape.window >= seq.time)) return;
     const index place = position_of(seq, position, b, t);
     // Of a ring's tokens, those that a later one of the call does not take the place of.
     if (shape.window > 0 && place >= shape.sinks && t + shape.window < seq.time) return;
-    const index at = shape.slot(place) * k.cols + c;
-    math::store<V>(keys.of(b) + at, math::load<V>(k.row(r) + c));
-    math::store<V>(values.of(b) + at, math::load<V>(v.row(r) + c));
+    const index row = b * seq.time + t, at = shape.slot(place) * k.cols + c;
+    math::store<V>(keys.of(b) + at, math::load<V>(k.row(row) + c));
+    math::store<V>(values.of(b) + at, math::load<V>(v.row(row) + c));
+  }
+};
+
+/// A further map of the x that `attention` projects, and the gradient dy of what it gives.
+template <class P, class G, class T>
+struct further_map {
+  linear<> map;
+  const P& weights;
+  const G& gradients;
+  matrix_view<const T> dy;
+  /// Columns for its dy where products read 16 bytes of bfloat16 at a time.
+  index room() const { return (dy.cols + 7) / 8 * 8; }
+};
+/// An operand of `transform`: a matrix, and zeros beyond its rows and columns.
+template <class T>
+struct zeros_beyond {
+  matrix_view<const T> x;
+  template <class V>
+  DISTIL_XLSTM_HD V load(const element& e) const {
+    const auto at = [&](index i) {
+      return e.row < x.rows && e.column + i < x.cols ? x.row(e.row)[e.column + i] : T(0);
+    };
+    return math::lanes<V>(at);
   }
 };
 
@@ -219,9 +252,10 @@ struct attention {
   // The parts, for a block that has another mixer beside.
 
   /// Writes q, k and v of the tape, q and k normed and rotated where the block does so; the state's position is read.
-  template <class T, class X>
+  /// `values`, of another type, gets v, too.
+  template <class T, class X, class V = T>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
-               const attention_tape<T>& k, matrix_view<X> x) const {
+               const attention_tape<T>& k, matrix_view<X> x, matrix_view<V> values = {}) const {
     linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
                       std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
                                  head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
@@ -229,9 +263,15 @@ struct attention {
       head_norm().forward(d, p.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x), heads_of(k.q));
       head_norm().forward(d, p.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x), heads_of(k.k));
     }
+    constexpr bool also_v = !std::is_same_v<V, T>;
+    if constexpr (also_v)
+      if (!rotates) transform(d, values, math::identity{}, k.v);
     if (!rotates) return;
     if (own_angles) rope().tables(d, seq, s.position, k.rotary);
-    rope().rotate_both(d, k.rotary, k.q, k.k);
+    if constexpr (also_v)
+      rope().rotate_both(d, k.rotary, k.q, k.k, const_view<T>(k.v), values);
+    else
+      rope().rotate_both(d, k.rotary, k.q, k.k);
   }
   /// After `project`: writes the heads' results to the tape's y, and puts keys and values into the state, whose
   /// position it advances.
@@ -242,7 +282,8 @@ struct attention {
     if (s.capacity > 0 && k.past.capacity > 0) keep_past(d, seq, s, k.past);
     attention_forward(d, arguments(seq, s, k));
     if (s.capacity == 0) return;
-    map(d, seq.rows(), kv_width(), detail::cache_rows<T>{seq, shape(), k.k, k.v, s.keys, s.values, s.position});
+    const detail::cache_rows<T> cache{seq, shape(), k.k, k.v, s.keys, s.values, s.position};
+    map(d, seq.batch * cache.each(), kv_width(), cache);
     rope().advance(d, seq, s.position);
   }
   /// Overwrites dq, dk and dv, shaped as the tape's q, k and v, by dout, the gradient of the tape's y.
@@ -251,31 +292,35 @@ struct attention {
                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv) const {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
-  /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms.
-  template <class T, class X>
+  /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms. So
+  /// for `further`, a `further_map` or none.
+  template <class T, class X, class... Further>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
-                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx) const {
+                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx,
+                        const Further&... further) const {
+    static_assert(sizeof...(Further) <= 1);
     const auto through = [&](auto of_q, auto of_k, auto of_v) {
       query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);
       key().backward(d, p.k_proj, g.k_proj, x, of_k, dx, T(1));
       key().backward(d, p.v_proj, g.v_proj, x, of_v, dx, T(1));
+      (further.map.backward(d, further.weights, further.gradients, x, further.dy, dx, T(1)), ...);
     };
     using operand = operand_t<decltype(d), T>;
     if constexpr (!std::is_same_v<operand, T>)
       if (rotates && !head_norms && !bias) {
-        // Products alone read what is rotated back, and where the weights allow it, one product reads all three.
-        const index queries = dq.cols, keys = dk.cols;
-        const auto memory = scratch_matrices<operand>(d, x.rows, queries + 2 * keys);
+        // Products alone read what is rotated back, and where the weights allow it, one product reads all.
+        const index queries = dq.cols, keys = dk.cols, own = queries + 2 * keys;
+        const auto memory = scratch_matrices<operand>(d, x.rows, (own + ... + further.room()));
         const matrix_view<operand> all = memory.views[0], of_q = all.columns(0, queries),
                                    of_k = all.columns(queries, keys), of_v = all.columns(queries + keys, keys);
-        rope().rotate_back(d, k.rotary, dq, of_q);
-        rope().rotate_back(d, k.rotary, dk, of_k);
-        transform(d, of_v, math::identity{}, dv);
+        rope().rotate_back(d, k.rotary, std::array{dq, dk, dv}, std::array{of_q, of_k, of_v});
         const auto weights = detail::joined(p.q_proj, p.k_proj, p.v_proj),
                    gradients = detail::joined(g.q_proj, g.k_proj, g.v_proj);
-        if (weights.weight.data && gradients.weight.data)
+        if (!weights.weight.data || !gradients.weight.data) return through(of_q, of_k, of_v);
+        if constexpr (sizeof...(Further) == 0)
           return linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
-        return through(of_q, of_k, of_v);
+        else
+          return backward_with(d, weights, gradients, matrix_view<const X>(x), all, dx, further...);
       }
     if (rotates) {
       rope().rotate_back(d, k.rotary, dq, dq);
@@ -301,6 +346,10 @@ struct attention {
   const attention_state<T>& past_of(const attention_state<T>& s) const {
     return s;
   }
+  /// What projects and rotates: of another mixer a part.
+  const attention& projections() const { return *this; }
+  /// Whether positions go on from a state whatever the layout's capacity.
+  bool counts_on() const { return window > 0 || capacity > 0; }
   /// How far back each head would look without a window, in the call whose `project` left this tape and that had no
   /// past: `attention_reach`, with its errors.
   template <class T>
@@ -320,6 +369,30 @@ struct attention {
   rotary rope() const { return {heads * head_dim, head_dim, theta, scaling}; }
 
  private:
+  /// One product for dx and one for the gradients of weights, of the projections and a further map. `all`: the
+  /// gradients of what the projections give, and room for the map's beside them.
+  template <class Operand, class T>
+  void backward_with(auto& d, const auto& weights, const auto& gradients, auto x, matrix_view<Operand> all,
+                     matrix_view<T> dx, const auto& further) const {
+    const index own = weights.weight.rows, room = all.cols - own;
+    const matrix_view<const Operand> dy = all;
+    transform(d, all.columns(own, room), math::identity{}, detail::zeros_beyond<T>{further.dy});
+    {
+      const auto memory = scratch_matrices<Operand>(d, all.cols, width);
+      const matrix_view<Operand> w = memory.views[0];
+      transform(d, w.slice(0, own), math::identity{}, weights.weight);
+      transform(d, w.slice(own, room), math::identity{}, detail::zeros_beyond<T>{further.weights.weight});
+      gemm(d, dy, matrix_view<const Operand>(w), dx, T(0));
+    }
+    const auto memory = scratch_matrices<T>(d, all.cols, width);
+    const matrix_view<T> sums = memory.views[0];
+    gemm(d, transposed(dy), x, sums, T(0));
+    const auto add = [&](matrix_view<T> to, index first) {
+      transform(d, to, math::plus{}, to, sums.slice(first, to.rows));
+    };
+    add(gradients.weight, 0), add(further.gradients.weight, own);
+    if (further.gradients.bias) add_column_sums(d, further.dy, further.gradients.bias);
+  }
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }

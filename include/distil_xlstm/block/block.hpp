@@ -107,6 +107,10 @@ template <class B>
 inline constexpr bool takes_operand = requires {
   requires B::takes_operand;
 };
+template <class B>
+inline constexpr bool has_angles = requires(const B& b, tape_t<B, float>& k) {
+  b.angles_for(b, k);
+};
 /// @}
 }  // namespace detail
 

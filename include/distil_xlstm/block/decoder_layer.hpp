@@ -20,10 +20,12 @@ struct decoder_layer_tape {
   Blocks blocks;           ///< of a forward whose backward follows
   rotary_tape<T> angles;   ///< of one that nothing follows, and the blocks' tape is the device's scratch
   bool transient = false;  ///< no backward follows
+  bool own_angles = true;  ///< false: the blocks' are those of a layer before
 };
 
 /// x + mixer(RMS(x)), then x + SwiGLU(RMS(x)), under Hugging Face's names: with `attention` a layer of the Llama and
-/// Qwen2 family. Another mixer than `attention` needs its `rope`, `take_angles`, `angles_of` and `past_of`.
+/// Qwen2 family. Another mixer than `attention` needs its `rope`, `take_angles`, `angles_of`, `past_of`,
+/// `projections` and `counts_on`.
 ///
 /// Where no backward follows, y may be x; and where nothing is kept of the text either, frozen weights of attention
 /// go through a device's own `decoder_layer_forward`, if it has one.
@@ -54,19 +56,12 @@ struct basic_decoder_layer {
   }
   template <class L>
   auto tape(L& l, sequence_view seq) const {
-    using T = typename L::scalar;
-    decoder_layer_tape<T, tape_t<blocks_type, T>> k{};
-    k.transient = l.transient();
-    if (k.transient)
-      k.angles = mixer.rope().tape(l, seq);
-    else
-      k.blocks = blocks().tape(l, seq);
-    return k;
+    return tape(l, seq, static_cast<const rotary_tape<typename L::scalar>*>(nullptr));
   }
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {
-    if (!k.transient) return blocks().forward(d, seq, p, s, k.blocks, x, y);
+    if (!k.transient) return blocks(k.own_angles).forward(d, seq, p, s, k.blocks, x, y);
     const attention_state<T>& past = mixer.past_of(std::get<1>(std::get<0>(s)));
     if (first) mixer.rope().tables(d, seq, past.position, k.angles);
     using D = std::remove_reference_t<decltype(d)>;
@@ -80,7 +75,7 @@ struct basic_decoder_layer {
     const auto describe = [&](layout<T> l) {
       l.transient(true);
       auto tape = inside.tape(l, seq);
-      mixer.angles_of(std::get<1>(std::get<0>(tape).inner).inner) = k.angles;
+      angles_of(tape) = k.angles;
       return std::pair{tape, l.size()};
     };
     const auto memory = d.template scratch<T>(describe(layout<T>()).second);
@@ -126,6 +121,29 @@ struct basic_decoder_layer {
     feed.forward(d, seq, std::get<1>(feeding), no_state{}, z.feed, z.u, z.a);
     transform(d, y, math::plus{}, z.a, y);
   }
+  /// The tape where a layer before has computed `angles`, or null, as `angles_for` says.
+  template <class L, class T>
+  auto tape(L& l, sequence_view seq, const rotary_tape<T>* angles) const {
+    decoder_layer_tape<T, tape_t<blocks_type, T>> k{};
+    k.transient = l.transient();
+    k.own_angles = !angles;
+    if (k.transient)
+      k.angles = mixer.rope().tape(l, seq);
+    else
+      k.blocks = blocks(k.own_angles).tape(l, seq);
+    if (angles) angles_of(k.blocks) = *angles;
+    return k;
+  }
+  /// The angles on this layer's tape, which is not transient, where a layer after it in a stack has the same in every
+  /// call; else null.
+  template <class Other, class T, class Blocks>
+  const rotary_tape<T>* angles_for(const basic_decoder_layer<Other>& next,
+                                   decoder_layer_tape<T, Blocks>& k) const {
+    const attention &a = mixer.projections(), &b = next.mixer.projections();
+    const bool same =
+        a.rotates && b.rotates && a.rope().turns_as(b.rope()) && mixer.counts_on() == next.mixer.counts_on();
+    return same && !k.transient ? &angles_of(k.blocks) : nullptr;
+  }
   /// The mixer's part of the layer's weights, or of gradients.
   template <class P>
   static const auto& mixer_of(const P& p) {
@@ -148,6 +166,10 @@ struct basic_decoder_layer {
     return blocks_type{{{sequential{named<"input_layernorm", rms_norm<>>{norm()}, attend}}},
                        {{sequential{named<"post_attention_layernorm", rms_norm<>>{norm()},
                                     named<"mlp", swiglu>{{width_in(), inner}}}}}};
+  }
+  template <class K>
+  auto& angles_of(K& blocks) const {
+    return mixer.angles_of(std::get<1>(std::get<0>(blocks).inner).inner);
   }
   rms_norm<> norm() const {
     return {.width = width_in(), .groups = 1, .epsilon = epsilon, .for_products = true};
@@ -184,7 +206,8 @@ using decoder_layer = basic_decoder_layer<>;
 /// With a recurrent memory for what lies beyond a window, or for all.
 using hybrid_decoder_layer = basic_decoder_layer<hybrid_attention>;
 /// A layer whose mixer is chosen when the program runs: attention, with a window or without, or a hybrid, with a
-/// window or without. Each has angles of its own (`first`): only mixers with a state count on from call to call.
+/// window or without. Over a transient tape each has angles of its own (`first`): only mixers with a state count on
+/// from call to call.
 using any_decoder_layer = mixed<decoder_layer, hybrid_decoder_layer>;
 
 }  // namespace distil_xlstm

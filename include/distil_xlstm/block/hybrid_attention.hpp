@@ -122,14 +122,15 @@ struct hybrid_attention {
                matrix_view<T> y, const_view<T> skip = {}) const {
     // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
-    base.project(d, seq, p.attention, s.window, k.attention, x);
     {
       const index wide = query_features().width_out();
       using operand = operand_t<decltype(d), T>;
       const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, k.attention.v.cols);
-      const auto [q, key, v] = memory.views;
+      const auto [q, key, room] = memory.views;
+      const auto v = values(k, room);
+      base.project(d, seq, p.attention, s.window, k.attention, x, v);
       write_features(d, p, k, q, key);
-      mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, values(d, k, v), gate(k, input_gate),
+      mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, v, gate(k, input_gate),
                                                    gate(k, forget_gate), k.r, s.cell, k.chunk_states});
     }
     if (!has_window()) {
@@ -149,15 +150,16 @@ struct hybrid_attention {
   template <class T, class X = const T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
+    using operand = operand_t<decltype(d), T>;
     const index wide = query_features().width_out(), keys = k.attention.k.cols;
-    const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), inner(), wide, wide, inner(), keys,
-                                            keys, k.gates.cols);
-    const auto [dh, dr, dw, dq_features, dk_features, dq, dk, dv, dgates] = memory.views;
+    const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), keys, keys, k.gates.cols);
+    const auto [dw, dq, dk, dv, dgates] = memory.views;
+    const auto above = scratch_matrices<operand>(d, x.rows, inner(), inner());
+    const auto [dh, dr] = above.views;
     const index heads = base.heads;
-    matrix_view<T> dmemory = dh;
+    matrix_view<operand> dmemory = dh;
+    base.output().input_gradient(d, p.attention.o_proj, dy, dh);
     if (has_window()) {
-      using operand = operand_t<decltype(d), T>;
-      base.output().input_gradient(d, p.attention.o_proj, dy, dh);
       {
         const auto room = scratch_matrices<operand>(d, x.rows, inner());
         const matrix_view<operand> h = room.views[0];
@@ -168,25 +170,27 @@ struct hybrid_attention {
       base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
       dmemory = dr;
     } else {
-      base.output().backward(d, p.attention.o_proj, g.attention.o_proj, k.r, dy, dh);
+      base.output().add_weight_gradients(d, g.attention.o_proj, k.r, dy);
     }
     const T beta = has_window() ? T(1) : T(0);
     {
       // Features take more memory than time: they are made again.
-      using operand = operand_t<decltype(d), T>;
-      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, keys);
-      const auto [q, key, v] = room.views;
+      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, wide, wide, keys);
+      const auto [q, key, dq_features, dk_features, of_v] = room.views;
       write_features(d, p, k, q, key);
-      mlstm_backward(d, mlstm_backward_arguments<T, operand>{seq, cell(), q, key, values(d, k, v),
-                                                             gate(k, input_gate), gate(k, forget_gate), k.r,
-                                                             dmemory, k.chunk_states, dq_features, dk_features,
-                                                             dv, dgates.columns(input_gate * heads, heads),
+      const auto v = values(k, of_v);
+      if constexpr (!std::is_same_v<operand, T>) transform(d, v, math::identity{}, k.attention.v);
+      mlstm_backward(d, mlstm_backward_arguments<T, operand>{seq, cell(), q, key, v, gate(k, input_gate),
+                                                             gate(k, forget_gate), k.r, dmemory, k.chunk_states,
+                                                             dq_features, dk_features, dv,
+                                                             dgates.columns(input_gate * heads, heads),
                                                              dgates.columns(forget_gate * heads, heads), beta});
       query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
       key_features().backward(d, p.k_features, g.k_features, k.attention.k, key, dk_features, dk, beta);
     }
-    base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx);
-    gates().backward(d, p.gates, g.gates, x, dgates, dx, T(1));
+    const detail::further_map<decltype(p.gates), decltype(g.gates), T> beside{gates(), p.gates, g.gates,
+                                                                              dgates};
+    base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx, beside);
   }
   /// @}
 
@@ -198,6 +202,8 @@ struct hybrid_attention {
   /// As `attention` has it.
   rotary rope() const { return base.rope(); }
   void take_angles() { base.take_angles(); }
+  const attention& projections() const { return base; }
+  bool counts_on() const { return true; }
   template <class T>
   rotary_tape<T>& angles_of(hybrid_attention_tape<T>& k) const {
     return k.attention.rotary;
@@ -235,16 +241,13 @@ struct hybrid_attention {
     query_features().forward(d, p.q_features, const_view<T>(k.attention.q), q);
     key_features().forward(d, p.k_features, const_view<T>(k.attention.k), key);
   }
-  /// The tape's values, in `memory` where products read another type.
-  template <class D, class T, class Operand>
-  matrix_view<const Operand> values(D& d, const hybrid_attention_tape<T>& k,
-                                    matrix_view<Operand> memory) const {
-    if constexpr (std::is_same_v<Operand, T>) {
+  /// Where the values lie as products read them: on the tape, or in `memory`, of another type.
+  template <class T, class Operand>
+  static matrix_view<Operand> values(const hybrid_attention_tape<T>& k, matrix_view<Operand> memory) {
+    if constexpr (std::is_same_v<Operand, T>)
       return k.attention.v;
-    } else {
-      transform(d, memory, math::identity{}, k.attention.v);
+    else
       return memory;
-    }
   }
   template <class T>
   gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {

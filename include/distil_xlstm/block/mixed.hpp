@@ -66,6 +66,22 @@ struct mixed {
       return std::variant<tape_t<Bs, T>...>(in_place<B_of<decltype(b)>>(), b.tape(l, seq));
     });
   }
+  /// The same where all kinds are layers of a decoder, with their `angles_for` below.
+  template <class L, class Angles>
+  auto tape(L& l, sequence_view seq, const Angles* angles) const {
+    using T = typename L::scalar;
+    return visit([&](const auto& b) {
+      return std::variant<tape_t<Bs, T>...>(in_place<B_of<decltype(b)>>(), b.tape(l, seq, angles));
+    });
+  }
+  template <class K>
+  auto angles_for(const mixed& next, K& k) const requires(detail::has_angles<Bs>&&...) {
+    return visit([&](const auto& b) {
+      return next.visit([&](const auto& other) {
+        return b.angles_for(other, *std::get_if<position<B_of<decltype(b)>>>(&k));
+      });
+    });
+  }
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y) const {

@@ -68,9 +68,10 @@ struct repeat {
     matrix_view<T> outputs[buffers];
     if (l.transient())
       for (auto& m : outputs) m = l.matrix("out", seq.rows(), width_out());
+    std::vector<tape_t<Inner, T>> before;
     return many(l, [&](index i) {
       const index mark = l.mark();
-      entry s{at(i).tape(l, seq), {}};
+      entry s{tape_of(l, seq, i, before), {}};
       if (l.transient()) {
         l.rewind(mark);
         s.out = outputs[i % buffers];
@@ -112,6 +113,18 @@ struct repeat {
 
  private:
   const Inner& at(index i) const { return blocks[static_cast<std::size_t>(i)]; }
+  /// Block i's tape; layers of a decoder may share the angles of one `before`.
+  template <class L, class K>
+  K tape_of(L& l, sequence_view seq, index i, std::vector<K>& before) const {
+    if constexpr (detail::has_angles<Inner>) {
+      decltype(at(i).angles_for(at(i), before[0])) angles = nullptr;
+      for (index j = 0; j < i && !angles; ++j)
+        angles = at(j).angles_for(at(i), before[static_cast<std::size_t>(j)]);
+      return before.emplace_back(at(i).tape(l, seq, angles));
+    } else {
+      return at(i).tape(l, seq);
+    }
+  }
   template <class L, class F>
   auto many(L& l, F f) const {
     using R = decltype(f(0));

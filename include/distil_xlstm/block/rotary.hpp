@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <type_traits>
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -86,15 +88,14 @@ struct rotary_table {
 /// `direction` -1 rotates back, which is the gradient.
 template <class T, class Y>
 struct rotary_pairs {
-  using scalar = T;
   index heads;
   matrix_view<const T> cosines, sines;
   T direction;
   matrix_view<const T> x;
   matrix_view<Y> y;
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index row = r / heads, half = cosines.cols, column = r % heads * 2 * half + c;
+  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
+    const index half = cosines.cols, column = head * 2 * half + c;
     const V cosine = math::load<V>(cosines.row(row) + c);
     const V sine = V(direction) * math::load<V>(sines.row(row) + c);
     const V low = math::load<V>(x.row(row) + column), high = math::load<V>(x.row(row) + column + half);
@@ -104,18 +105,49 @@ struct rotary_pairs {
   }
 };
 
-/// Two matrices in one pass: in each row the heads of the first, then those of the second.
-template <class T>
-struct rotary_pairs_of_two {
+/// Heads as they are, in halves as `rotary_pairs` has them.
+template <class T, class Y>
+struct unrotated_pairs {
+  index heads, half;
+  matrix_view<const T> x;
+  matrix_view<Y> y;
+  template <class V>
+  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
+    const index column = head * 2 * half + c;
+    math::store<V>(y.row(row) + column, math::load<V>(x.row(row) + column));
+    math::store<V>(y.row(row) + column + half, math::load<V>(x.row(row) + column + half));
+  }
+};
+
+/// Of each row the heads of the first, then those of the second, and so on.
+template <class... Parts>
+struct heads_of {
+  index heads = 0;
+  template <class V>
+  DISTIL_XLSTM_HD void at(index, index, index) const {}
+};
+template <class First, class... Rest>
+struct heads_of<First, Rest...> {
+  First first;
+  heads_of<Rest...> rest;
+  index heads = first.heads + rest.heads;
+  template <class V>
+  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
+    if (head < first.heads)
+      first.template at<V>(row, head, c);
+    else
+      rest.template at<V>(row, head - first.heads, c);
+  }
+};
+
+/// All of them, a head a row of `map`, half as wide.
+template <class T, class... Parts>
+struct rotary_map {
   using scalar = T;
-  rotary_pairs<T, T> first, second;
+  heads_of<Parts...> all;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    const index heads = first.heads + second.heads, row = r / heads, head = r % heads;
-    if (head < first.heads)
-      first.template operator()<V>(row * first.heads + head, c);
-    else
-      second.template operator()<V>(row * second.heads + head - first.heads, c);
+    all.template at<V>(r / all.heads, r % all.heads, c);
   }
 };
 
@@ -191,6 +223,11 @@ struct rotary {
   }
   /// @}
 
+  /// Whether another one rotates a head by the same angles.
+  bool turns_as(const rotary& other) const {
+    return head_dim == other.head_dim && theta == other.theta && scaling == other.scaling;
+  }
+
   // The parts, for a block that rotates several matrices with one table.
 
   /// Writes the table of the call's tokens into k. A document that began before the call goes on from `carried`, the
@@ -210,28 +247,57 @@ struct rotary {
   /// `operand_t`.
   template <class T, class Y>
   void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<Y> y, T direction = 1) const {
-    const index heads = x.cols / head_dim;
-    map(d, x.rows * heads, head_dim / 2,
-        detail::rotary_pairs<T, Y>{heads, k.cosines, k.sines, direction, x, y});
+    run<T>(d, x.rows, pairs(k, x, y, direction));
   }
-  /// x and z, of any numbers of heads, each in place.
+  /// x and z, of any numbers of heads, each in place, in one pass.
   template <class T>
   void rotate_both(auto& d, const rotary_tape<T>& k, matrix_view<T> x, matrix_view<T> z) const {
-    const auto pairs = [&](matrix_view<T> m) {
-      return detail::rotary_pairs<T, T>{m.cols / head_dim, k.cosines, k.sines, T(1), m, m};
-    };
-    const detail::rotary_pairs_of_two<T> both{pairs(x), pairs(z)};
-    map(d, x.rows * (both.first.heads + both.second.heads), head_dim / 2, both);
+    run<T>(d, x.rows, pairs(k, x, x, T(1)), pairs(k, z, z, T(1)));
+  }
+  /// The same, and `copy` = w, as it is, which may be stored as the device's `operand_t`.
+  template <class T, class Y>
+  void rotate_both(auto& d, const rotary_tape<T>& k, matrix_view<T> x, matrix_view<T> z, const_view<T> w,
+                   matrix_view<Y> copy) const {
+    run<T>(d, x.rows, pairs(k, x, x, T(1)), pairs(k, z, z, T(1)), unrotated<T>(w, copy));
   }
   /// The gradient of `rotate`; dx may be dy, or stored as the device's `operand_t`.
   template <class T, class Dx>
   void rotate_back(auto& d, const rotary_tape<T>& k, const_view<T> dy, matrix_view<Dx> dx) const {
     rotate(d, k, dy, dx, T(-1));
   }
+  /// That of `rotate_both`, in one pass, all stored as the device's `operand_t`.
+  template <class T, class Y>
+  void rotate_back(auto& d, const rotary_tape<T>& k, const std::array<matrix_view<T>, 3>& dy,
+                   const std::array<matrix_view<Y>, 3>& dx) const {
+    run<T>(d, dy[0].rows, pairs(k, dy[0], dx[0], T(-1)), pairs(k, dy[1], dx[1], T(-1)),
+           unrotated<T>(dy[2], dx[2]));
+  }
   /// Moves the state's position to where the next call goes on. After `tables`, which read it.
   template <class T>
   void advance(auto& d, sequence_view seq, batched_state<T> position) const {
     parallel_for(d, seq.batch, detail::advance_position<T>{seq, position});
+  }
+
+ private:
+  template <class T, class Y>
+  detail::rotary_pairs<T, Y> pairs(const rotary_tape<T>& k, const_view<T> x, matrix_view<Y> y,
+                                   T direction) const {
+    return {x.cols / head_dim, k.cosines, k.sines, direction, x, y};
+  }
+  template <class T, class Y>
+  detail::unrotated_pairs<T, Y> unrotated(const_view<T> x, matrix_view<Y> y) const {
+    return {x.cols / head_dim, head_dim / 2, x, y};
+  }
+  /// All heads of the parts in one pass.
+  template <class T, class... Parts>
+  void run(auto& d, index rows, const Parts&... parts) const {
+    const detail::rotary_map<T, Parts...> f{of(parts...)};
+    map(d, rows * f.all.heads, head_dim / 2, f);
+  }
+  static detail::heads_of<> of() { return {}; }
+  template <class First, class... Rest>
+  static detail::heads_of<First, Rest...> of(const First& first, const Rest&... rest) {
+    return {first, of(rest...)};
   }
 };
 

@@ -52,10 +52,10 @@ struct softmax_features {
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<Operand> phi) const {
     feature_map_forward(d, feature_map_arguments<std::remove_const_t<X>, Operand>{shape(), p.weight, x, phi});
   }
-  /// dx = beta dx + what dphi gives; adds to g.
+  /// dx = beta dx + what dphi, stored as phi is, gives; adds to g.
   template <class T, class Operand>
   void backward(auto& d, const auto& p, const auto& g, const_view<T> x, matrix_view<Operand> phi,
-                const_view<T> dphi, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
+                const_view<Operand> dphi, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
     feature_map_backward(
         d, feature_map_backward_arguments<T, Operand>{{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight});
   }

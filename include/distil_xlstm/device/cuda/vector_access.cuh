@@ -47,7 +47,8 @@ __device__ inline void store4_global(float* p, float4 x) {
 }
 __device__ inline void store4_global(bf16* p, float4 x) { store4(p, x); }
 /// Four of a row of n from column c on, zeros from column n on.
-__device__ inline float4 load4(const float* row, int c, int n, bool vectorised) {
+template <class T>
+__device__ float4 load4(const T* row, int c, int n, bool vectorised) {
   if (vectorised) return c < n ? load4(row + c) : float4{0, 0, 0, 0};
   return {c < n ? row[c] : 0.f, c + 1 < n ? row[c + 1] : 0.f, c + 2 < n ? row[c + 2] : 0.f,
           c + 3 < n ? row[c + 3] : 0.f};

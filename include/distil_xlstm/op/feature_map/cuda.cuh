@@ -159,31 +159,35 @@ struct feature_tile : flash::warp_tile<64, 64, Rows> {
 };
 
 /// What a block reads of a tile's rows, in shared memory, which cp.async fills while the tile before is multiplied:
-/// dphi, of both signs, and x. A warp copies and reads its own rows alone. Of odd rows, the pieces of 16 bytes change
-/// places so that those that eight lanes read lie in different banks.
-template <class Tile>
+/// dphi, of both signs, stored as S, and x. A warp copies and reads its own rows alone. Of odd rows, the pieces of 16
+/// bytes change places so that those that eight lanes read lie in different banks.
+template <class Tile, class S>
 struct feature_stage {
-  /// @{ Pieces of a row.
-  static constexpr int of_dphi = 2 * Tile::size / 4, of_x = Tile::size / 4;
+  /// @{ Numbers of a piece of dphi; pieces of a row.
+  static constexpr int in_piece = 16 / static_cast<int>(sizeof(S));
+  static constexpr int of_dphi = 2 * Tile::size / in_piece, of_x = Tile::size / 4;
   /// @}
   static constexpr int bytes = Tile::rows * (of_dphi + of_x) * 16;
 
   uint4* memory;  ///< dphi's rows, then x's
 
   /// Begins to copy the rows of dphi, of f features a sign, and of x, of n numbers; zeros where there are none.
-  __device__ void copy(matrix_view<const float> dphi, matrix_view<const float> x, bool both, int f,
-                       int n) const {
-    static_assert(of_dphi == 32 && of_x == 16);
+  __device__ void copy(matrix_view<const S> dphi, matrix_view<const float> x, bool both, int f, int n) const {
+    static_assert((of_dphi == 32 || of_dphi == 16) && of_x == 16);
     const int lane = Tile::lane(), first = 16 * Tile::warp(), half = lane / 16, column = lane % 16 * 4;
     const int rows = static_cast<int>(dphi.rows) - first;
-    {  // A row at a time, a sign half a warp.
-      const bool wanted = column < f && (half == 0 || both);
-      const float* from = dphi.row(first) + half * f + column;
+    {  // A row at a time, or a row half a warp.
+      constexpr int at_once = 32 / of_dphi;
+      const int piece = lane % of_dphi, row = lane / of_dphi;
+      const int sign = piece / (of_dphi / 2), feature = piece % (of_dphi / 2) * in_piece;
+      const bool wanted = feature < f && (sign == 0 || both);
+      const S* from = dphi.row(first + row) + sign * f + feature;
       const std::uint64_t policy = read_once_policy();  // x and dx stay for the heads that share them
       const std::uint32_t to = shared_address(memory + first * of_dphi);
 #pragma unroll
-      for (int r = 0; r < 16; ++r, from += dphi.stride)
-        copy_async_16(to + 16 * (r * of_dphi + (lane ^ r % 2)), from, wanted && r < rows ? 16 : 0, policy);
+      for (int r = 0; r < 16; r += at_once, from += at_once * dphi.stride)
+        copy_async_16(to + 16 * ((r + row) * of_dphi + (piece ^ moved * ((r + row) % 2))), from,
+                      wanted && r + row < rows ? 16 : 0, policy);
     }
     {  // A row half a warp.
       const float* from = x.row(first + half) + column;
@@ -206,16 +210,23 @@ struct feature_stage {
   }
   /// And of dphi, one of the thread's two rows and one sign.
   __device__ void read(typename Tile::features_of_row& dp, int half, int sign) const {
-    const uint4* row = memory + Tile::row_of(half) * of_dphi + sign * of_dphi / 2 + Tile::lane() % 4 * 2;
+    const uint4* row = memory + Tile::row_of(half) * of_dphi;
 #pragma unroll
     for (int i = 0; i < Tile::size / 32; ++i) {
-      const float4 first = four(row + 8 * i + odd()), second = four(row + 8 * i + (1 - odd()));
-      dp[i][0] = first.x, dp[i][1] = first.y, dp[i][2] = first.z, dp[i][3] = first.w;
-      dp[i][4] = second.x, dp[i][5] = second.y, dp[i][6] = second.z, dp[i][7] = second.w;
+      const int piece = (sign * Tile::size + Tile::features(i)) / in_piece;
+#pragma unroll
+      for (int first = 0; first < 8; first += in_piece) {
+        const auto pack =
+            read_pack<S>::first(reinterpret_cast<const S*>(row + ((piece + first / in_piece) ^ moved * odd())));
+#pragma unroll
+        for (int e = 0; e < in_piece; ++e) dp[i][first + e] = pack.template at<float>(e);
+      }
     }
   }
 
  private:
+  /// What of a piece's place in a row of dphi changes where the row is odd.
+  static constexpr int moved = sizeof(S) == 4 ? 1 : 4;
   /// Of both of this thread's rows.
   static __device__ int odd() { return Tile::lane() / 4 % 2; }
   static __device__ float4 four(const uint4* piece) { return load4(reinterpret_cast<const float*>(piece)); }
@@ -290,18 +301,20 @@ __global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_argumen
   }
 }
 
-/// Shared memory of a block of `feature_map_backward_kernel`: what comes, and operands of products.
+/// Shared memory of a block of `feature_map_backward_kernel`: what comes, dphi as S, and operands of products.
+template <class S>
 struct feature_map_backward_tile : feature_tile<64> {
-  using stage = feature_stage<feature_tile<64>>;
+  using stage = feature_stage<feature_tile<64>, S>;
   static constexpr int bytes = stage::bytes + (weight_numbers + 2 * row_numbers) * 2;
 };
 
 /// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads,
 /// width, features]. phi is made again: the card has time for that, not for reading it. While a tile is multiplied,
 /// the next one comes, of the next head after a head's last.
-template <class Tile>
-__global__ void __launch_bounds__(Tile::threads, 3)
-    feature_map_backward_kernel(feature_map_backward_arguments<float> g, index each, float* partial) {
+template <class S>
+__global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3)
+    feature_map_backward_kernel(feature_map_backward_arguments<float, S> g, index each, float* partial) {
+  using Tile = feature_map_backward_tile<S>;
   using stage_type = typename Tile::stage;
   extern __shared__ __align__(16) unsigned char memory[];
   const stage_type stage{reinterpret_cast<uint4*>(memory)};
@@ -392,7 +405,8 @@ bool fits_feature_tile(const feature_map_arguments<float, Operand>& a) {
   return a.shape.width <= size && a.shape.features <= size && a.shape.width % 8 == 0 &&
          a.shape.features % 8 == 0 && is_aligned(a.weight) && is_vectorised(a.x) && is_vectorised(a.phi);
 }
-inline bool fits_feature_tile(const feature_map_backward_arguments<float>& g) {
+template <class Operand>
+bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) {
   return fits_feature_tile(g.forward) && is_vectorised(g.dphi) && is_vectorised(g.dx);
 }
 /// Blocks of the kernels that a large card runs at once: as many whatever card it is, since the order of sums shall
@@ -415,16 +429,16 @@ void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, O
     }
   distil_xlstm::feature_map_forward<basic_cuda<P>, T>(device, a);
 }
-/// Its gradient: the kernel also asks for 75 KiB of shared memory, and makes phi again. It sums the weights' in an
-/// order that depends on the shape alone.
+/// Its gradient: the kernel also asks for up to 75 KiB of shared memory, and makes phi again. It sums the weights' in
+/// an order that depends on the shape alone.
 template <Precision P, class T, class Operand>
 void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T, Operand>& g) {
   if constexpr (multiplies_in_bf16<P, T>) {
-    using tile = detail::feature_map_backward_tile;
+    using tile = detail::feature_map_backward_tile<Operand>;
     const feature_map_shape& s = g.forward.shape;
     const index rows = g.forward.x.rows;
-    const feature_map_backward_arguments<float> without_phi{
-        {s, g.forward.weight, g.forward.x, {}}, g.dphi, g.dx, g.beta, g.dweight};
+    feature_map_backward_arguments<float, Operand> without_phi = g;
+    without_phi.forward.phi = {};
     if (detail::fits_feature_tile(without_phi) && tile::bytes <= device.shared_bytes()) {
       if (rows == 0 || s.heads == 0) return;
       // Equal shares, of whole warps' rows.
@@ -436,7 +450,7 @@ void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_argu
       detail::launch(
           device, "feature map's gradient",
           {dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(s.inputs)), tile::threads, tile::bytes},
-          detail::feature_map_backward_kernel<tile>, without_phi, each, partial.data());
+          detail::feature_map_backward_kernel<Operand>, without_phi, each, partial.data());
       return add_column_sums(device, matrix_view<const float>(partial.data(), stretches, size), g.dweight);
     }
   }

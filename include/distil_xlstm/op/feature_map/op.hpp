@@ -33,11 +33,11 @@ struct feature_map_arguments {
   matrix_view<const T> x;    ///< [rows, inputs * width]
   matrix_view<Operand> phi;  ///< [rows, heads * size()]
 };
-/// dx = beta dx + its gradient by x; dweight += that by the weight.
+/// dx = beta dx + its gradient by x; dweight += that by the weight. dphi is stored as phi is.
 template <class T, class Operand = T>
 struct feature_map_backward_arguments {
   feature_map_arguments<T, Operand> forward;  ///< as forward had them, phi as it gave it
-  matrix_view<const T> dphi;                  ///< [rows, heads * size()]
+  matrix_view<const Operand> dphi;            ///< [rows, heads * size()]
   matrix_view<T> dx;                          ///< [rows, inputs * width]
   T beta;                                     ///< 0: dx is overwritten
   T* dweight;                                 ///< [heads, width, features], added to
@@ -98,14 +98,12 @@ struct feature_values {
 template <class T, class Operand>
 struct feature_gradient_sums : fold_into<math::two_sums, T> {
   feature_map_shape shape;
-  matrix_view<const Operand> phi;
-  matrix_view<const T> dphi;
+  matrix_view<const Operand> phi, dphi;
   T* sums;
   template <class V>
   DISTIL_XLSTM_HD void visit(math::two_sums<V>& a, index r, index c) const {
     const index row = r / shape.heads, at = r % shape.heads * shape.size() + c;
-    const Operand* p = phi.row(row) + at;
-    const T* g = dphi.row(row) + at;
+    const Operand *p = phi.row(row) + at, *g = dphi.row(row) + at;
     const auto product = [p, g](index i) { return math::load<V>(p + i) * math::load<V>(g + i); };
     push(a, product(0), shape.both ? product(shape.features) : V(0));
   }
@@ -118,15 +116,13 @@ template <class T, class Operand>
 struct feature_input_gradient {
   using scalar = T;
   feature_map_shape shape;
-  matrix_view<const Operand> phi;
-  matrix_view<const T> dphi;
+  matrix_view<const Operand> phi, dphi;
   const T* sums;
   matrix_view<T> dz;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index row = r / shape.heads, head = r % shape.heads, at = head * shape.size() + c;
-    const Operand* p = phi.row(row) + at;
-    const T* g = dphi.row(row) + at;
+    const Operand *p = phi.row(row) + at, *g = dphi.row(row) + at;
     V d = math::load<V>(p) * (math::load<V>(g) - V(sums[2 * r]));
     if (shape.both)
       d = d - math::load<V>(p + shape.features) * (math::load<V>(g + shape.features) - V(sums[2 * r + 1]));

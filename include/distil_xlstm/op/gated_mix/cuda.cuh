@@ -27,9 +27,10 @@ __global__ void __launch_bounds__(gated_mix_threads)
     float o = 0;
     if (i < count) {
       const index row = i / heads, at = static_cast<index>(i % heads) * width;
-      const float *r = a.r.row(row) + at, *w = a.w.row(row) + at, *dh = g.dh.row(row) + at;
-      float *dr = g.dr.row(row) + at, *dw = g.dw.row(row) + at;
-      H* h = g.h.data ? g.h.row(row) + at : nullptr;
+      const float *r = a.r.row(row) + at, *w = a.w.row(row) + at;
+      const H* dh = g.dh.row(row) + at;
+      float* dw = g.dw.row(row) + at;
+      H *dr = g.dr.row(row) + at, *h = g.h.data ? g.h.row(row) + at : nullptr;
       int c = 4 * lane;
       float4 d, x, y;
       const auto load = [&] {
@@ -80,14 +81,15 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
             static_cast<int>(width));
       };
       auto& copies = device.operand_copies();
-      distil_xlstm::detail::tell_written(copies, outputs{g.dr, g.dw});
-      distil_xlstm::detail::tell_written(copies, outputs{g.dgate});
+      distil_xlstm::detail::tell_written(copies, outputs{g.dr});
+      distil_xlstm::detail::tell_written(copies, outputs{g.dw, g.dgate});
       if (g.h.data) distil_xlstm::detail::tell_written(copies, outputs{g.h});
-      const bool vectorised =
-          detail::is_vectorised(g.forward.r, width) && detail::is_vectorised(g.forward.w, width) &&
-          detail::is_vectorised(g.dh, width) && detail::is_vectorised(g.dr, width) &&
-          detail::is_vectorised(g.dw, width) &&
-          (!g.h.data || (g.h.stride % 4 == 0 && detail::is_aligned(g.h.data, static_cast<int>(4 * sizeof(H)))));
+      const auto fours = [](const auto& m) {
+        return m.stride % 4 == 0 && detail::is_aligned(m.data, static_cast<int>(4 * sizeof(H)));
+      };
+      const bool vectorised = detail::is_vectorised(g.forward.r, width) &&
+                              detail::is_vectorised(g.forward.w, width) && detail::is_vectorised(g.dw, width) &&
+                              fours(g.dh) && fours(g.dr) && (!g.h.data || fours(g.h));
       if (width <= 64)
         return vectorised ? run.template operator()<16, true>() : run.template operator()<16, false>();
       return vectorised ? run.template operator()<32, true>() : run.template operator()<32, false>();

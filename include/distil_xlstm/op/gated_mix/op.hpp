@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/device/fold_into.hpp>
@@ -19,13 +21,15 @@ struct gated_mix_arguments {
   matrix_view<const T> r, w;
   /// @}
 };
-/// The gradients by r, w and gate, overwritten; and h again, as type H, for the gradient of weights that it meets.
+/// The gradients by r, w and gate, overwritten; and h again, for the gradient of weights that it meets. `H`: what h,
+/// dh and dr are stored as.
 template <class T, class H = T>
 struct gated_mix_backward_arguments {
   gated_mix_arguments<T> forward;  ///< what forward was given
-  matrix_view<const T> dh;         ///< [rows, heads * width]
+  matrix_view<const H> dh;         ///< [rows, heads * width]
   /// @{ o dh and (1 - o) dh, [rows, heads * width].
-  matrix_view<T> dr, dw;
+  matrix_view<H> dr;
+  matrix_view<T> dw;
   /// @}
   matrix_view<T> dgate;  ///< o (1 - o) dh.(r - w), [rows, heads]
   matrix_view<H> h{};    ///< what forward wrote, [rows, heads * width], or nothing
@@ -49,6 +53,13 @@ struct gated_mix {
     return w + o * (r - w);
   }
 };
+/// dh - o dh
+struct gated_mix_rest {
+  template <class V>
+  DISTIL_XLSTM_HD V operator()(V o, V dh) const {
+    return dh - o * dh;
+  }
+};
 struct gated_mix_gradients {
   template <class V>
   struct gradients {
@@ -56,7 +67,7 @@ struct gated_mix_gradients {
   };
   template <class V>
   DISTIL_XLSTM_HD gradients<V> operator()(V o, V dh) const {
-    return {o * dh, dh - o * dh};
+    return {o * dh, gated_mix_rest{}(o, dh)};
   }
 };
 template <class T, class H>
@@ -90,8 +101,13 @@ void gated_mix_backward(D& d, const gated_mix_backward_arguments<T, H>& g) {
   const index width = g.dh.cols / a.heads;
   if (g.h.data) gated_mix_forward(d, a, g.h);
   fold_rows(d, g.dh.rows * a.heads, width, detail::gated_mix_gate_gradient<T, H>{{}, g, width});
-  transform_groups(d, a.heads, outputs{g.dr, g.dw}, detail::gated_mix_gradients{}, detail::head_gate<T>{a.gate},
-                   g.dh);
+  const detail::head_gate<T> gate{a.gate};
+  if constexpr (std::is_same_v<H, T>) {
+    transform_groups(d, a.heads, outputs{g.dr, g.dw}, detail::gated_mix_gradients{}, gate, g.dh);
+  } else {
+    transform_groups(d, a.heads, g.dr, math::times{}, gate, g.dh);
+    transform_groups(d, a.heads, g.dw, detail::gated_mix_rest{}, gate, g.dh);
+  }
 }
 
 }  // namespace distil_xlstm

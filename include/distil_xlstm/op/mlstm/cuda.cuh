@@ -151,7 +151,7 @@ class mlstm_products {
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
     launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
-           mlstm_row_gradients_kernel<number>, z_, a.h, a.dh, rows, m.r, of_rows);
+           mlstm_row_gradients_kernel<number, From>, z_, a.h, a.dh, rows, m.r, of_rows);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
@@ -265,7 +265,10 @@ class mlstm_products {
     float *c = tape + z_.tasks, *n = c + z_.tasks * size;
     return {c, shape_.heads * size, size, n, shape_.heads * shape_.query, shape_.query};
   }
-  static mlstm_output_rows output(matrix_view<float> x, int head) { return {x, head, is_vectorised(x, head)}; }
+  template <class S>
+  static mlstm_output_rows<S> output(matrix_view<S> x, int head) {
+    return {x, head, is_vectorised(x, head)};
+  }
 
   void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
              float* m_last, float* m_kept, const mlstm_rows& rows) const {
@@ -301,16 +304,16 @@ class mlstm_products {
            mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
   }
   /// Returns how many parts q . dq and k . dk are left in.
-  index input_gradients(const mlstm_backward_arguments<float, From>& a, mlstm_chunk_gradients<number> g) const {
+  index input_gradients(const mlstm_backward_arguments<float, From>& a,
+                        mlstm_chunk_gradients<number, From> g) const {
     constexpr const char* what = "mlstm: gradients of inputs";
     const index chunks = z_.tasks * z_.chunks;
-    if constexpr (std::is_same_v<P, bf16_products> && N == mlstm_whole_chunk::value)
-      if (mlstm_whole_chunk::fits(z_)) {
+    using whole = mlstm_whole_chunk<From>;
+    if constexpr (std::is_same_v<P, bf16_products> && N == whole::value)
+      if (whole::fits(z_)) {
         g.dv = output(a.dv, z_.dv), g.beta = a.beta;
-        launch(device_, what,
-               {blocks(2 * chunks + chunks / shape_.value_group), mlstm_whole_chunk::threads,
-                mlstm_whole_chunk::bytes},
-               mlstm_whole_chunk_gradients_kernel<P>, z_, g);
+        launch(device_, what, {blocks(2 * chunks + chunks / shape_.value_group), whole::threads, whole::bytes},
+               mlstm_whole_chunk_gradients_kernel<P, From>, z_, g);
         return 1;
       }
     const auto tiles = [&](int columns) { return chunks * ((2 * z_.query + z_.value) / columns); };
@@ -321,7 +324,7 @@ class mlstm_products {
         using memory = mlstm_chunk_gradients_memory<P, Columns>;
         parts = z_.query / Columns;
         launch(device_, what, {blocks(tiles(Columns)), memory::tile::threads, memory::bytes},
-               mlstm_chunk_gradients_kernel<P, Columns>, z_, g);
+               mlstm_chunk_gradients_kernel<P, Columns, From>, z_, g);
       });
     });
     return parts;

@@ -69,11 +69,13 @@ struct mlstm_backward_arguments {
   mlstm_shape shape;  ///< sizes and numbers
   /// @{ As forward had them, h as it gave it; and the gradient of h.
   matrix_view<const Operand> q, k, v;
-  matrix_view<const T> i, f, h, dh;
+  matrix_view<const T> i, f, h;
+  matrix_view<const Operand> dh;
   /// @}
   const T* chunk_states;  ///< as forward left them
   /// @{ Gradients, shapes as those of q, k, v, i, f; overwritten, but for dv = beta dv + its gradient.
-  matrix_view<T> dq, dk, dv, di, df;
+  matrix_view<Operand> dq, dk;
+  matrix_view<T> dv, di, df;
   /// @}
   T beta = 0;  ///< 0: dv is overwritten
   T* dstate =

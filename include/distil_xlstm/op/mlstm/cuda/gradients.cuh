@@ -15,9 +15,9 @@ struct mlstm_row_gradients {
 };
 
 /// 8, 16 or 32 lanes of a warp a position.
-template <class Number>
+template <class Number, class S>
 __global__ void __launch_bounds__(256)
-    mlstm_row_gradients_kernel(mlstm_sizes z, matrix_view<const float> h, matrix_view<const float> dh,
+    mlstm_row_gradients_kernel(mlstm_sizes z, matrix_view<const float> h, matrix_view<const S> dh,
                                mlstm_rows rows, const float* r, mlstm_row_gradients<Number> out) {
   const int lanes = mlstm_row_threads(z.value), lane = static_cast<int>(threadIdx.x) % lanes;
   const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
@@ -46,14 +46,16 @@ __global__ void __launch_bounds__(256)
   out.dmu[row] = there ? -along * z.epsilon : 0;
 }
 
-template <class Number>
+/// dq and dk are stored as S.
+template <class Number, class S>
 struct mlstm_chunk_gradients {
   mlstm_memory<Number> memory;
   mlstm_rows rows;
   mlstm_row_gradients<Number> of_rows;
   const Number *ds, *dc;  ///< dS of each chunk, and the gradient of the state that leaves it
   const float* dn;
-  mlstm_output_rows dq, dk, dv;
+  mlstm_output_rows<S> dq, dk;
+  mlstm_output_rows<> dv;
   float *q_dq, *k_dk;  ///< [parts, tasks, padded time]: a part of N columns, or of all
   float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
 };
@@ -71,9 +73,9 @@ struct mlstm_chunk_gradients_memory {
 
 /// dq, dk and dv of a chunk, N columns of one of them a block.
 ///   dq = past (dU Cᵀ + dr n) + dS K;  dk = left (V dC'ᵀ + dn') + dSᵀ Q;  dv = left K dC' + (S D)ᵀ dU
-template <class P, int N>
+template <class P, int N, class S>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
-    mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
+    mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number, S> g) {
   using number = typename P::number;
   using memory = mlstm_chunk_gradients_memory<P, N>;
   using tile_type = typename memory::tile;
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     wait_for_copies<0>();
     __syncthreads();
   }
-  const mlstm_output_rows& out = keys ? g.dk : g.dq;
+  const mlstm_output_rows<S>& out = keys ? g.dk : g.dq;
   float weight[4], dot[4] = {};
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
@@ -153,7 +155,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     }
   }
   tile.float4s([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
-               [&](float* to, int column, float4 x) {
+               [&](S* to, int column, float4 x) {
                  if (to) store_columns(to, column0 + column, out.head, out.vectorised, x);
                });
 #pragma unroll
@@ -173,6 +175,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
 /// The same of heads padded to 128 and 64, in bfloat16: all of dq, dk or dv of a chunk a block, dv of all heads that
 /// share a v. What is multiplied is sent for long before its use, but for the quarters of dS and S D that lie in the
 /// future.
+template <class S>
 struct mlstm_whole_chunk {
   static constexpr int L = mlstm_chunk, query = 128, value = 64, threads = 256;
   static constexpr int bytes = 96 * 1024;
@@ -184,7 +187,7 @@ struct mlstm_whole_chunk {
   };
 
   mlstm_sizes z;
-  const mlstm_chunk_gradients<bf16>& g;
+  const mlstm_chunk_gradients<bf16, S>& g;
   bf16* shared;
   row_numbers& of_rows;
   index chunk, row0, task, t0;
@@ -216,18 +219,18 @@ struct mlstm_whole_chunk {
       if (TransposeA ? k >= tile.first_row : k < tile.first_row + 32)
         tile.template multiply<TransposeA, false>(a, b, k);
   }
-  template <class Tile>
-  __device__ void write(const Tile& tile, const mlstm_output_rows& out, unsigned group = 1,
+  template <class Tile, class Out>
+  __device__ void write(const Tile& tile, const mlstm_output_rows<Out>& out, unsigned group = 1,
                         float beta = 0) const {
     const index at = task / group, heads = z.heads / group;
     if (out.vectorised && out.head == 16 * Tile::across && t0 + L <= z.time)
       tile.float4s([&](int row) { return out.row(at, heads, z.time, t0 + row); },
-                   [&](float* to, int column, float4 x) {
+                   [&](Out* to, int column, float4 x) {
                      store4(to + column, beta == 0 ? x : add_product(x, beta, load4(to + column)));
                    });
     else
       tile.float4s([&](int row) { return t0 + row < z.time ? out.row(at, heads, z.time, t0 + row) : nullptr; },
-                   [&](float* to, int column, float4 x) {
+                   [&](Out* to, int column, float4 x) {
                      if (to) store_columns(to, column, out.head, out.vectorised, x, beta);
                    });
   }
@@ -347,11 +350,11 @@ struct mlstm_whole_chunk {
   }
 };
 
-template <class P>
-__global__ void __launch_bounds__(mlstm_whole_chunk::threads, 2)
-    mlstm_whole_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number> g) {
+template <class P, class S>
+__global__ void __launch_bounds__(mlstm_whole_chunk<S>::threads, 2)
+    mlstm_whole_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number, S> g) {
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ mlstm_whole_chunk::row_numbers of_rows;
+  __shared__ typename mlstm_whole_chunk<S>::row_numbers of_rows;
   // From the last chunk on, whose dS the kernel before wrote last: it may still lie in the L2 cache. Of a chunk of
   // the heads that share a v: dq and dk of each, and dv, which goes first.
   const unsigned group = g.memory.v.group, chunks = static_cast<unsigned>(z.chunks);
@@ -360,20 +363,20 @@ __global__ void __launch_bounds__(mlstm_whole_chunk::threads, 2)
   const bool values = part == 2 * group;
   const unsigned task = of_group / chunks * group + (values ? 0 : part / 2),
                  chunk = task * chunks + of_group % chunks;
-  const mlstm_whole_chunk whole{z,
-                                g,
-                                reinterpret_cast<bf16*>(shared),
-                                of_rows,
-                                chunk,
-                                static_cast<index>(chunk) * mlstm_chunk,
-                                task,
-                                static_cast<index>(chunk % chunks) * mlstm_chunk};
+  const mlstm_whole_chunk<S> whole{z,
+                                   g,
+                                   reinterpret_cast<bf16*>(shared),
+                                   of_rows,
+                                   chunk,
+                                   static_cast<index>(chunk) * mlstm_chunk,
+                                   task,
+                                   static_cast<index>(chunk % chunks) * mlstm_chunk};
   if (values)
     whole.values();
   else if (part % 2 == 0)
-    whole.queries<false>();
+    whole.template queries<false>();
   else
-    whole.queries<true>();
+    whole.template queries<true>();
 }
 
 /// <dC, C> + <dn, n> of each sequence and head, a block each.

@@ -330,21 +330,22 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
 }
 
 /// Those of four neighbours that a row of `width` elements has, plus beta times what it had.
-inline __device__ void store_columns(float* row, int column, int width, bool vectorised, float4 x,
-                                     float beta = 0) {
+template <class S>
+__device__ void store_columns(S* row, int column, int width, bool vectorised, float4 x, float beta = 0) {
   if (vectorised && column + 4 <= width)
     return store4(row + column, beta == 0 ? x : add_product(x, beta, load4(row + column)));
   const float each[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    if (column + j < width) row[column + j] = beta == 0 ? each[j] : fmaf(beta, row[column + j], each[j]);
+    if (column + j < width) row[column + j] = S(beta == 0 ? each[j] : fmaf(beta, row[column + j], each[j]));
 }
 
+template <class S = float>
 struct mlstm_output_rows {
-  matrix_view<float> to;
+  matrix_view<S> to;
   int head;
   bool vectorised;
-  __device__ float* row(index task, index heads, index time, index t) const {
+  __device__ S* row(index task, index heads, index time, index t) const {
     const unsigned i = static_cast<unsigned>(task), n = static_cast<unsigned>(heads);
     return to.row(i / n * time + t) + i % n * static_cast<unsigned>(head);
   }
@@ -354,7 +355,7 @@ struct mlstm_output_rows {
 template <class P, int N>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
     mlstm_outputs_kernel(mlstm_sizes z, mlstm_memory<typename P::number> memory, mlstm_rows rows,
-                         mlstm_output_rows h) {
+                         mlstm_output_rows<> h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float past[L], r[L], mu[L];
