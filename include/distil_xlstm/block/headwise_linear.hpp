@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
@@ -47,11 +48,13 @@ struct headwise_linear {
     headwise_forward(d, headwise_arguments<T>{blocks, width, p.weight, x, y});
     if (p.bias) transform(d, y, math::plus{}, y, broadcast(p.bias));
   }
-  /// y[i] = HL(x[i]) with p[i], for several such maps, none of which reads what another writes.
-  template <class T, std::size_t N>
+  /// y[i] = HL(x[i]) with p[i], for several such maps, none of which reads what another writes; without biases y may
+  /// be stored as the device's `operand_t`.
+  template <class T, class Y, std::size_t N>
   void forward(auto& d, const auto& p, const std::array<matrix_view<const T>, N>& x,
-               const std::array<matrix_view<T>, N>& y) const {
-    std::array<headwise_arguments<T>, N> all;
+               const std::array<matrix_view<Y>, N>& y) const {
+    require(std::is_same_v<T, Y> || !bias, "headwise_linear: a bias is added to numbers that are not rounded");
+    std::array<headwise_arguments<T, Y>, N> all;
     for (std::size_t i = 0; i < N; ++i) all[i] = {blocks, width, p[i].weight, x[i], y[i]};
     headwise_forward(d, all);
     for (std::size_t i = 0; i < N; ++i)

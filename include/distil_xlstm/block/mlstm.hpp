@@ -7,35 +7,11 @@
 #include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
-#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
+#include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_output/op.hpp>
 
 namespace distil_xlstm {
-
-namespace detail {
-
-/// y = (norm(h) + skip a) SiLU(z), norm(h) = scale u
-struct mlstm_output {
-  template <class V>
-  DISTIL_XLSTM_HD V operator()(V scale, V u, V skip, V a, V z) const {
-    return (scale * u + skip * a) * z * math::sigmoid(z);
-  }
-};
-/// Its gradients by norm(h), a and z.
-struct mlstm_output_backward {
-  template <class V>
-  struct gradients {
-    V norm, a, z;
-  };
-  template <class V>
-  DISTIL_XLSTM_HD gradients<V> operator()(V scale, V u, V skip, V a, V z, V dy) const {
-    const auto gate = math::silu(z);
-    const V dnorm = dy * gate.value;
-    return {dnorm, dnorm * skip, dy * (scale * u + skip * a) * gate.slope};
-  }
-};
-
-}  // namespace detail
 
 /// Weights of `basic_mlstm`.
 template <class Matrix, class Pointer>
@@ -70,7 +46,9 @@ struct mlstm_tape {
   conv_tape<T> conv;  ///< its past
   /// [rows, inner]: the convolution.
   matrix_view<T> u, a;  ///< [rows, inner]: SiLU of it
-  matrix_view<T> qkv;   ///< [rows, 3 inner]: q, k and v side by side
+  /// [rows, 3 inner]: q, k and v side by side; where a backward may follow, and they have no biases, stored as the
+  /// device's `operand_t`.
+  matrix_view<T> qkv;
   /// @{
 
   /// [rows, heads] of i~ and f~, the gates before their functions; [rows, inner] of the cell's result h.
@@ -78,7 +56,8 @@ struct mlstm_tape {
   /// @}
   T* chunk_states;    ///< see `mlstm_arguments`; null of a transient tape
   norm_tape<T> norm;  ///< of the norm of h, a group a head
-  matrix_view<T> y;   ///< [rows, inner]: what the down projection reads
+  /// [rows, inner]: what the down projection reads; where a backward may follow, stored as the device's `operand_t`.
+  matrix_view<T> y;
 };
 
 /// The mLSTM layer of NX-AI/xlstm: up projection into cell input and output gate z, convolution and SiLU before q and
@@ -188,16 +167,23 @@ struct basic_mlstm {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
     conv().forward(d, seq, p.conv1d, s.conv, k.conv, in, k.u, k.a);
-    const auto q = k.qkv.columns(0, inner), key = k.qkv.columns(inner, inner),
-               v = k.qkv.columns(2 * inner, inner);
-    qkv().forward(d, std::array{p.q_proj, p.k_proj, p.v_proj},
-                  std::array<matrix_view<const T>, 3>{k.a, k.a, in}, std::array{q, key, v});
-    linear<>::forward(d, std::array{p.igate, p.fgate}, k.qkv, std::array{k.i, k.f});
-    mlstm_forward(d, mlstm_arguments<T>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
+    const auto remember = [&]<class S>(S) {
+      const auto of = stored<S>(k.qkv);
+      const auto q = of.columns(0, inner), key = of.columns(inner, inner), v = of.columns(2 * inner, inner);
+      qkv().forward(d, std::array{p.q_proj, p.k_proj, p.v_proj},
+                    std::array<matrix_view<const T>, 3>{k.a, k.a, in}, std::array{q, key, v});
+      linear<>::forward(d, std::array{p.igate, p.fgate}, of, std::array{k.i, k.f});
+      mlstm_forward(d, mlstm_arguments<T, S>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
+    };
+    k.chunk_states && !bias ? remember(operand_t<decltype(d), T>()) : remember(T());
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
-    norm_transform(d, norm, h, k.norm.statistics, k.y, detail::mlstm_output{}, broadcast(p.learnable_skip), k.a,
-                   z);
-    down().forward(d, p.proj_down, k.y, y, skip);
+    const auto through = [&]<class Y>(Y) {
+      const auto read = stored<Y>(k.y);
+      norm_transform(d, norm, h, k.norm.statistics, read, detail::mlstm_output{}, broadcast(p.learnable_skip),
+                     k.a, z);
+      down().forward(d, p.proj_down, read, y, skip);
+    };
+    k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
   template <class T>
@@ -208,24 +194,41 @@ struct basic_mlstm {
     const auto [dup, dnorm, dqkv, da, dh, dgates] = memory.views;
     const auto columns = [this](matrix_view<T> m, index i) { return m.columns(i * inner, inner); };
     const matrix_view<const T> in = columns(k.up, 0), z = columns(k.up, 1), h = k.h;
-    const auto din = columns(dup, 0), dq = columns(dqkv, 0), dk = columns(dqkv, 1), dv = columns(dqkv, 2);
+    const auto din = columns(dup, 0);
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
 
-    down().backward(d, p.proj_down, g.proj_down, k.y, dy, dnorm);
-    transform_groups(d, heads, outputs{dnorm, da, columns(dup, 1)}, detail::mlstm_output_backward{},
-                     norm_scale<T>{norm}, normalised<T>{h, k.norm.statistics}, broadcast(p.learnable_skip), k.a,
-                     z, dnorm);
-    add_column_sums(d, g.learnable_skip, math::times{}, dnorm, k.a);
-    outnorm().backward(d, p.outnorm, g.outnorm, k.norm, h, dnorm, dh);
-    mlstm_backward(d, mlstm_backward_arguments<T>{seq, shape(), columns(k.qkv, 0), columns(k.qkv, 1),
-                                                  columns(k.qkv, 2), k.i, k.f, h, dh, k.chunk_states, dq, dk,
-                                                  dv, dgates.columns(0, heads), dgates.columns(heads, heads)});
-    gates_backward(d, p, g, k.qkv, dgates, dqkv);
-    qkv().backward(d, p.q_proj, g.q_proj, k.a, dq, da, T(1));
-    qkv().backward(d, p.k_proj, g.k_proj, k.a, dk, da, T(1));
-    qkv().backward(d, p.v_proj, g.v_proj, in, dv, din);
-    transform(d, da, math::silu_backward{}, k.u, da);
-    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, din, T(1));
+    using operand = operand_t<decltype(d), T>;
+    down().backward(d, p.proj_down, g.proj_down, stored<operand>(k.y), dy, dnorm);
+    mlstm_output_backward(
+        d, mlstm_output_backward_arguments<T>{norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh,
+                                              da, columns(dup, 1), g.outnorm.weight, g.learnable_skip});
+    const auto through = [&]<class S>(S) {
+      const matrix_view<const S> of = stored<S>(k.qkv);
+      mlstm_backward(
+          d, mlstm_backward_arguments<T, S>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),
+                                            of.columns(2 * inner, inner), k.i, k.f, h, dh, k.chunk_states,
+                                            columns(dqkv, 0), columns(dqkv, 1), columns(dqkv, 2),
+                                            dgates.columns(0, heads), dgates.columns(heads, heads)});
+      mlstm_inputs_backward(
+          d, mlstm_inputs_backward_arguments<T, S>{heads,
+                                                   inner / qkv_block,
+                                                   qkv_block,
+                                                   {p.q_proj.weight, p.k_proj.weight, p.v_proj.weight},
+                                                   {g.q_proj.weight, g.k_proj.weight, g.v_proj.weight},
+                                                   {g.q_proj.bias, g.k_proj.bias, g.v_proj.bias},
+                                                   {p.igate.weight.data, p.fgate.weight.data},
+                                                   {g.igate.weight.data, g.fgate.weight.data},
+                                                   {g.igate.bias, g.fgate.bias},
+                                                   k.a,
+                                                   in,
+                                                   of,
+                                                   dgates,
+                                                   dqkv,
+                                                   da,
+                                                   din});
+    };
+    bias ? through(T()) : through(operand());
+    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, din, T(1), k.u);
     up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
   /// @}
@@ -234,6 +237,11 @@ struct basic_mlstm {
   mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
 
  private:
+  /// The tape's m, as a matrix of S's in the same place.
+  template <class S, class T>
+  static matrix_view<S> stored(matrix_view<T> m) {
+    return {reinterpret_cast<S*>(m.data), m.rows, m.cols};
+  }
   double small() const { return detail::small_deviation(width); }
   linear<> up() const { return {width, 2 * inner, bias, small()}; }
   linear<> down() const { return {inner, width, bias, detail::last_deviation("mlstm", width, block_count)}; }
@@ -247,23 +255,6 @@ struct basic_mlstm {
     p.weight = l.matrix("weight", heads, 3 * inner, initial::zeros());
     p.bias = l.tensor("bias", {heads}, bias_init);
     return p;
-  }
-  /// dqkv += [di df] [Wi; Wf], and the gradients of both: one pass each over the wide matrices, which thin
-  /// products only read.
-  template <class T>
-  void gates_backward(auto& d, const auto& p, const auto& g, const_view<T> qkv_in, const_view<T> dgates,
-                      matrix_view<T> dqkv) const {
-    const auto memory = scratch_matrices<T>(d, 2 * heads, 3 * inner, 3 * inner);
-    const auto [weights, gradients] = memory.views;
-    const index each = heads * 3 * inner, bytes = each * static_cast<index>(sizeof(T));
-    d.copy(weights.data, p.igate.weight.data, bytes);
-    d.copy(weights.data + each, p.fgate.weight.data, bytes);
-    gemm(d, dgates, weights, dqkv, T(1));
-    gemm(d, transposed(dgates), qkv_in, gradients);
-    transform(d, g.igate.weight, math::plus{}, g.igate.weight, gradients.slice(0, heads));
-    transform(d, g.fgate.weight, math::plus{}, g.fgate.weight, gradients.slice(heads, heads));
-    add_column_sums(d, dgates.columns(0, heads), g.igate.bias);
-    add_column_sums(d, dgates.columns(heads, heads), g.fgate.bias);
   }
 };
 /// `basic_mlstm` of sizes chosen when the program runs.

@@ -8,8 +8,8 @@
 #include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
-#include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
+#include <distil_xlstm/op/slstm_inputs/op.hpp>
 
 namespace distil_xlstm {
 
@@ -150,25 +150,20 @@ struct basic_slstm {
     const slstm_backward_arguments<T> arguments{seq, heads, head, p.recurrent, k.raw, k.states, k.initial, dh};
     slstm_backward(d, arguments, carry.data);
 
-    // dR and db are one product and one sum after the loop; dh is free by now.
-    map(d, x.rows, width, detail::slstm_previous_h<T>{arguments, dh});
-    const matrix_view<const T> draw = k.raw;
-    for (index gate_index = 0; gate_index < 4; ++gate_index)
-      gemm_batched(d, heads, transposed(draw.columns(gate_index * width, head)), head, dh.columns(0, head),
-                   head, matrix_view<T>(g.recurrent + gate_index * head * head, head, head), 4 * head * head,
-                   T(1));
-    add_column_sums(d, draw, g.bias);
-
-    const matrix_view<const T> a = conv_window ? k.a : x;
+    // Products and sums over all tokens, after the loop; dh is free by now.
     const matrix_view<T> da = conv_window ? dh : dx;
-    gate().backward(d, p.fgate, g.fgate, a, draw.columns(0, width), da);
-    gate().backward(d, p.igate, g.igate, a, draw.columns(width, width), da, T(1));
-    gate().backward(d, p.zgate, g.zgate, x, draw.columns(2 * width, width), dx, T(conv_window ? 0 : 1));
-    gate().backward(d, p.ogate, g.ogate, x, draw.columns(3 * width, width), dx, T(1));
-    if (conv_window) {
-      transform(d, da, math::silu_backward{}, k.u, da);
-      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, T(1));
-    }
+    slstm_inputs_backward(
+        d, slstm_inputs_backward_arguments<T>{arguments,
+                                              {p.fgate.weight, p.igate.weight, p.zgate.weight, p.ogate.weight},
+                                              {g.fgate.weight, g.igate.weight, g.zgate.weight, g.ogate.weight},
+                                              g.recurrent,
+                                              g.bias,
+                                              conv_window ? matrix_view<const T>(k.a) : x,
+                                              x,
+                                              da,
+                                              dx,
+                                              dh});
+    if (conv_window) conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, T(1), k.u);
   }
   /// @}
 

@@ -14,9 +14,12 @@
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
+#include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
+#include <distil_xlstm/op/slstm_inputs/op.hpp>
 
 // The GPU for compilers that are not nvcc: the device, and its verbs and operations as device/cuda.cuh defines them.
 // A program's own source may use a model on a GPU when a source that nvcc compiles instantiates that model
@@ -73,9 +76,9 @@ DISTIL_XLSTM_LINKED void norm_statistics(basic_cuda<P>& device, const norm_view<
 template <Precision P, class T, class Y>
 DISTIL_XLSTM_LINKED void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                       T* statistics, matrix_view<Y> y, const_view<T> skip = {});
-template <Precision P, class T, class F, class... Xs>
+template <Precision P, class T, class Y, class F, class... Xs>
 DISTIL_XLSTM_LINKED void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
-                                        T* statistics, matrix_view<T> y, const F& f, const Xs&... operands);
+                                        T* statistics, matrix_view<Y> y, const F& f, const Xs&... operands);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x,
                                        const T* statistics, matrix_view<const T> dy, T* dw, matrix_view<T> dx,
@@ -90,11 +93,11 @@ DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
                                               const causal_conv_backward_arguments<T>& a);
-template <Precision P, class T>
-DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a);
-template <Precision P, class T, std::size_t N>
+template <Precision P, class T, class Y>
+DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T, Y>& a);
+template <Precision P, class T, class Y, std::size_t N>
 DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device,
-                                          const std::array<headwise_arguments<T>, N>& several);
+                                          const std::array<headwise_arguments<T, Y>, N>& several);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void headwise_backward(basic_cuda<P>& device, const headwise_backward_arguments<T>& a);
 
@@ -102,10 +105,19 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a, T* carry);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void slstm_inputs_backward(basic_cuda<P>& device,
+                                               const slstm_inputs_backward_arguments<T>& a);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand>& a);
+template <Precision P, class T, class S>
+DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
+                                               const mlstm_inputs_backward_arguments<T, S>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void mlstm_output_backward(basic_cuda<P>& device,
+                                               const mlstm_output_backward_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a);
 template <Precision P, class T>

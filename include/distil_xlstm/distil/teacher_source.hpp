@@ -86,7 +86,8 @@ class teacher_source {
 struct no_teacher {};
 
 namespace detail {
-/// y = (first ? 0 : y) + weight x
+/// y = (first ? 0 : y) + weight x, from the last row on: a cache may still hold what a layer wrote last, and then the
+/// first rows, with which the next layer begins.
 template <class T>
 struct accumulate_mean {
   using scalar = T;
@@ -96,8 +97,8 @@ struct accumulate_mean {
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(y.row(r) + c,
-                   math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
+    T* to = y.row(x.rows - 1 - r) + c;
+    math::store<V>(to, math::load_if<V>(!first, to) + V(weight) * math::load<V>(x.row(x.rows - 1 - r) + c));
   }
 };
 }  // namespace detail

@@ -54,20 +54,23 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   constexpr int ahead = 4;
   for (int t = s.begin; t < s.end; t += ahead) {
     float4 next[ahead];
+    int first[ahead];
 #pragma unroll
     for (int i = 0; i < ahead; ++i)
-      if (t + i < s.end) next[i] = read_input<Window>(a.in, s.b, t + i, s.column);
+      if (t + i < s.end) {
+        next[i] = read_input<Window>(a.in, s.b, t + i, s.column);
+        first[i] = static_cast<int>(a.in.first_tap(s.b, t + i));
+      }
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
       if (t + i >= s.end) break;
 #pragma unroll
       for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1];
       x[Window - 1] = next[i];
-      const int first = static_cast<int>(a.in.first_tap(s.b, t + i));
       float4 sum = bias;
 #pragma unroll
       for (int j = 0; j < Window; ++j)
-        if (j >= first) sum = add_product(sum, w[j], x[j]);
+        if (j >= first[i]) sum = add_product(sum, w[j], x[j]);
       store_convolved(a, s.b * time + t + i, s.column, sum);
     }
   }
@@ -110,50 +113,92 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   store_convolved(a, b, column, sum);
 }
 
+/// What the way back reads of a row: dy, and u where there is one.
+struct conv_gradient_row {
+  float4 dy, u;
+  static __device__ conv_gradient_row of(const causal_conv_backward_arguments<float>& a, index row,
+                                         int column) {
+    return {load4_readonly(a.dy.row(row) + column),
+            a.u.data ? load4_readonly(a.u.row(row) + column) : float4{0, 0, 0, 0}};
+  }
+  /// The gradient by y, rounded as one that memory holds.
+  __device__ float4 gradient(bool by_silu) const {
+    if (!by_silu) return dy;
+    const auto by = [](float u, float dy) { return __fmul_rn(dy, math::silu(u).slope); };
+    return {by(u.x, dy.x), by(u.y, dy.y), by(u.z, dy.z), by(u.w, dy.w)};
+  }
+};
+
 /// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
 template <int Window>
-__global__ void __launch_bounds__(block_columns* block_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes, 2)
     conv_backward_kernel(causal_conv_backward_arguments<float> a, index tiles, int each, float* partial) {
   const int time = static_cast<int>(a.in.seq.time), width = static_cast<int>(a.in.width);
   const conv_stretch s(tiles, time, each);
   const float4 zero{0, 0, 0, 0};
+  const bool by_silu = a.u.data != nullptr;
+  __shared__ float4 taps[Window][block_columns];
+  if (threadIdx.y == 0 && s.column < width) {
+    float4 w[Window];
+    read_taps<Window>(a.weight, s.column, w);
+#pragma unroll
+    for (int j = 0; j < Window; ++j) taps[j][threadIdx.x] = w[j];
+  }
+  __syncthreads();
   float4 dw[Window], db = zero;
 #pragma unroll
   for (int j = 0; j < Window; ++j) dw[j] = zero;
   if (s.column < width && s.begin < s.end) {
     const index row = s.b * time;
-    const float* dy_of = a.dy.row(row) + s.column;
     float* dx_of = a.dx.row(row) + s.column;
     // dy[i] and start[i] are of time t + i, as far as there is one, x[j] is what tap j of time t reads.
-    float4 w[Window], x[Window], dy[Window];
+    float4 x[Window], dy[Window];
     int start[Window];
-    const auto start_of = [&](int t) { return static_cast<int>(a.in.seq.document_start(s.b, t)); };
-    read_taps<Window>(a.weight, s.column, w);
+    const auto start_of = [&](int t) {
+      return t < time ? static_cast<int>(a.in.seq.document_start(s.b, t)) : time;
+    };
+    const auto row_of = [&](int t) {
+      return t < time ? conv_gradient_row::of(a, row + t, s.column) : conv_gradient_row{zero, zero};
+    };
 #pragma unroll
     for (int j = 1; j < Window; ++j) {
       const int t = s.begin + j - 1;
       x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
-      dy[j] = t < time ? load4_readonly(dy_of + t * a.dy.stride) : zero;
-      start[j] = t < time ? start_of(t) : time;
+      dy[j] = row_of(t).gradient(by_silu);
+      start[j] = start_of(t);
     }
-    for (int t = s.begin; t < s.end; ++t) {
-      const int last = t + Window - 1;
+    constexpr int ahead = 2;
+    for (int first = s.begin; first < s.end; first += ahead) {
+      float4 next[ahead], old[ahead];
+      conv_gradient_row above[ahead];
+      int start_above[ahead];
 #pragma unroll
-      for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
-      x[Window - 1] = read_input<Window>(a.in, s.b, t, s.column);
-      dy[Window - 1] = last < time ? load4_readonly(dy_of + last * a.dy.stride) : zero;
-      start[Window - 1] = last < time ? start_of(last) : time;
-      float4 sum = a.beta != 0 ? add_product(zero, a.beta, load4(dx_of + t * a.dx.stride)) : zero;
+      for (int i = 0; i < ahead; ++i) {
+        const int t = first + i < s.end ? first + i : s.end - 1, last = t + Window - 1;
+        next[i] = read_input<Window>(a.in, s.b, t, s.column);
+        above[i] = row_of(last), start_above[i] = start_of(last);
+        old[i] = a.beta != 0 ? load4(dx_of + t * a.dx.stride) : zero;
+      }
 #pragma unroll
-      for (int i = 0; i < Window; ++i)
-        if (t >= start[i]) sum = add_product(sum, w[Window - 1 - i], dy[i]);
-      store4(dx_of + t * a.dx.stride, sum);
-      db = add(db, dy[0]);
-      // Taps before the first read another document, or what lies before the past.
-      const int back = start[0] < 0 ? Window - 1 : t - start[0];
+      for (int i = 0; i < ahead; ++i) {
+        const int t = first + i;
+        if (t >= s.end) break;
 #pragma unroll
-      for (int j = 0; j < Window; ++j)
-        if (Window - 1 - j <= back) dw[j] = add_product(dw[j], dy[0], x[j]);
+        for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
+        x[Window - 1] = next[i], dy[Window - 1] = above[i].gradient(by_silu);
+        start[Window - 1] = start_above[i];
+        float4 sum = add_product(zero, a.beta, old[i]);
+#pragma unroll
+        for (int k = 0; k < Window; ++k)
+          if (t >= start[k]) sum = add_product(sum, taps[Window - 1 - k][threadIdx.x], dy[k]);
+        store4(dx_of + t * a.dx.stride, sum);
+        db = add(db, dy[0]);
+        // Taps before the first read another document, or what lies before the past.
+        const int back = start[0] < 0 ? Window - 1 : t - start[0];
+#pragma unroll
+        for (int j = 0; j < Window; ++j)
+          if (Window - 1 - j <= back) dw[j] = add_product(dw[j], dy[0], x[j]);
+      }
     }
   }
   partial += static_cast<index>(blockIdx.x) * width * (Window + 1);
@@ -215,7 +260,8 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
 template <Precision P, class T>
 void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && detail::is_vectorised(a.dx)) {
+    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && detail::is_vectorised(a.dx) &&
+        detail::is_vectorised(a.u)) {
       const detail::stretches s(a.in.seq.time);
       const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {

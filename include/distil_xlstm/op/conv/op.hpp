@@ -6,6 +6,7 @@
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/device.hpp>
+#include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/device/transform.hpp>
 #include <distil_xlstm/math/activation.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -150,6 +151,7 @@ struct causal_conv_backward_arguments {
   /// @{ [width, 1, window] and [width], added to.
   T *dweight, *dbias;
   /// @}
+  matrix_view<const T> u = {};  ///< [rows, width]: y, where dy is the gradient of SiLU(y); else without data
 };
 
 /// Writes y and what was asked for, and keeps what the next call will look back at. The default of any device.
@@ -166,12 +168,15 @@ void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
 template <class D, class T, index Window>
 void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window>& a) {
   const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;
+  const auto memory = scratch_matrices<T>(d, rows, a.u.data ? width : 0);
+  if (a.u.data) transform(d, memory.views[0], math::silu_backward{}, a.u, a.dy);
+  const matrix_view<const T> dy = a.u.data ? memory.views[0] : a.dy;
   auto taps = d.template scratch<T>(window * width);
   map(d, window, width, detail::tap_major<T>{window, width, a.weight, taps.data()});
   for (index j = 0; j < window; ++j)
-    add_column_sums(d, rows, width, detail::conv_tap_gradient<T, Window>{a.in, a.dy, j}, a.dweight + j, window);
-  add_column_sums(d, a.dy, a.dbias);
-  map(d, rows, width, detail::conv_input_gradient<T, Window>{a.in, taps.data(), a.dy, a.dx, a.beta});
+    add_column_sums(d, rows, width, detail::conv_tap_gradient<T, Window>{a.in, dy, j}, a.dweight + j, window);
+  add_column_sums(d, dy, a.dbias);
+  map(d, rows, width, detail::conv_input_gradient<T, Window>{a.in, taps.data(), dy, a.dx, a.beta});
 }
 
 }  // namespace distil_xlstm

@@ -7,6 +7,7 @@
 
 #include <distil_xlstm/device/cuda/blas.cuh>
 #include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/few_results.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/linear/op.hpp>
@@ -16,11 +17,11 @@ namespace distil_xlstm::device {
 namespace detail {
 
 /// Blocks of four columns; blockIdx.z says of which arguments.
-template <class T, std::size_t N>
+template <class T, class Y, std::size_t N>
 __global__ void __launch_bounds__(block_columns* block_lanes)
     headwise_forward_kernel(earlier_kernels earlier,
-                            const __grid_constant__ std::array<headwise_arguments<T>, N> several, int each) {
-  const headwise_arguments<T>& a = several[blockIdx.z];
+                            const __grid_constant__ std::array<headwise_arguments<T, Y>, N> several, int each) {
+  const headwise_arguments<T, Y>& a = several[blockIdx.z];
   const int block = static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   earlier.wait([&] {
     if (block < a.blocks) prefetch_far(a.weight + 16 * block), prefetch_far(a.weight + 16 * block + 8);
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   for (int o = 0; o < 4; ++o) w[o] = load4(a.weight + 16 * block + 4 * o);
   const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + threadIdx.y;
   const float* x = a.x.data + 4 * block;
-  float* y = a.y.data + 4 * block;
+  Y* y = a.y.data + 4 * block;
   constexpr int ahead = 4;
   for (int i = 0; i < each; i += ahead) {
     float4 in[ahead];
@@ -114,6 +115,31 @@ bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
   return false;
 }
 
+/// c[i] = a b[i] + bias[i], four results each, in float where products would round. Returns whether it does.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+bool few_results_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
+                      const std::array<broadcast<U>, N>& bias, const std::array<matrix_view<T>, N>& c) {
+  if constexpr (N == few_results::sets && multiplies_in_bf16<P, T> && std::is_same_v<T, float> &&
+                std::is_same_v<std::remove_const_t<U>, float>) {
+    const auto x = product_operand(a);
+    few_results::products p{};
+    if (x.transposed) return false;
+    for (std::size_t i = 0; i < N; ++i) {
+      const auto w = product_operand(b[i]);
+      require_product("gemm_plus", x, w, c[i].rows, c[i].cols);
+      if (w.dtype != dtype::f32 || !w.transposed || w.rows != few_results::results) return false;
+      p.weight[i] = {static_cast<const float*>(w.data), w.rows, w.cols, w.stride};
+      p.bias[i] = bias[i].values, p.y[i] = c[i];
+    }
+    const auto run = [&]<class X>(const X* from) {
+      return few_results::run(device, matrix_view<const X>(from, x.rows, x.cols, x.stride), p);
+    };
+    if (x.dtype == dtype::bf16) return run(static_cast<const bf16*>(x.data));
+    return x.dtype == dtype::f32 && run(static_cast<const float*>(x.data));
+  }
+  return false;
+}
+
 }  // namespace detail
 
 /// In bfloat16 one product; few rows that it does not have take the default, as they may not be rounded.
@@ -132,13 +158,13 @@ void gemm_plus(basic_cuda<P>& device, A a, B b, const_view<T> addend, matrix_vie
   distil_xlstm::gemm_plus<basic_cuda<P>, A, B, T>(device, a, b, addend, c);
 }
 
-/// Few rows in one kernel.
+/// Few rows in one kernel, and two times four results.
 template <Precision P, class A, class B, class U, class T, std::size_t N>
 void gemm_plus(basic_cuda<P>& device, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
                const std::array<matrix_view<T>, N>& c) {
   std::array<matrix_view<const U>, N> rows;
   for (std::size_t i = 0; i < N; ++i) rows[i] = {bias[i].values, c[i].rows, c[i].cols, 0};
-  if (detail::few_rows_plus(device, a, b, rows, c)) return;
+  if (detail::few_rows_plus(device, a, b, rows, c) || detail::few_results_plus(device, a, b, bias, c)) return;
   for (std::size_t i = 0; i < N; ++i)
     if (bias[i].values)
       distil_xlstm::gemm_plus<basic_cuda<P>, A, B, U, T>(device, a, b[i], bias[i], c[i]);
@@ -152,15 +178,15 @@ void gemm_plus(basic_cuda<P>& device, A a, B b, broadcast<U> bias, matrix_view<T
 
 /// Blocks of four columns in one pass, in float whatever the products are; wider ones as products of few rows, in one
 /// kernel, or as the default does.
-template <Precision P, class T, std::size_t N>
-void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments<T>, N>& several) {
-  const headwise_arguments<T>& one = several.front();
-  const bool alike = std::all_of(several.begin(), several.end(), [&](const headwise_arguments<T>& a) {
+template <Precision P, class T, class Y, std::size_t N>
+void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments<T, Y>, N>& several) {
+  const headwise_arguments<T, Y>& one = several.front();
+  const bool alike = std::all_of(several.begin(), several.end(), [&](const headwise_arguments<T, Y>& a) {
     return a.width == one.width && a.blocks == one.blocks && a.x.rows == one.x.rows;
   });
   if constexpr (std::is_same_v<T, float>)
     if (alike && one.x.rows > 0 && one.blocks > 0) {
-      const bool narrow = std::all_of(several.begin(), several.end(), [](const headwise_arguments<T>& a) {
+      const bool narrow = std::all_of(several.begin(), several.end(), [](const headwise_arguments<T, Y>& a) {
         return a.width == 4 && detail::is_vectorised(a.weight) && detail::is_vectorised(a.x) &&
                detail::is_vectorised(a.y);
       });
@@ -170,9 +196,9 @@ void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments
         grid.z = N;
         return detail::launch(device, "headwise_forward",
                               {grid, dim3(detail::block_columns, detail::block_lanes)},
-                              detail::headwise_forward_kernel<T, N>, several, s.each);
+                              detail::headwise_forward_kernel<T, Y, N>, several, s.each);
       }
-      if constexpr (multiplies_in_bf16<P, T>) {
+      if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<Y, T>) {
         const index n = one.width;
         std::array<detail::few_rows_set, N> sets;
         std::transform(several.begin(), several.end(), sets.begin(), [n](const headwise_arguments<T>& a) {
@@ -183,10 +209,10 @@ void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments
         if (detail::few_rows_product(device, one.blocks, n, n * n, n, 0, sets)) return;
       }
     }
-  for (const auto& a : several) distil_xlstm::headwise_forward<basic_cuda<P>, T>(device, a);
+  for (const auto& a : several) distil_xlstm::headwise_forward<basic_cuda<P>, T, Y>(device, a);
 }
-template <Precision P, class T>
-void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T>& a) {
+template <Precision P, class T, class Y>
+void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T, Y>& a) {
   headwise_forward(device, std::array{a});
 }
 template <Precision P, class T>

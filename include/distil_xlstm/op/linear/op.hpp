@@ -11,15 +11,15 @@
 namespace distil_xlstm {
 
 /// A product with a block-diagonal matrix: y[a, o] = sum over k of weight[a, o, k] x[a, k], for each of `blocks`
-/// blocks of `width` columns.
-template <class T>
+/// blocks of `width` columns. y may be stored as the device's `operand_t`.
+template <class T, class Y = T>
 struct headwise_arguments {
   /// @{ Sizes of the diagonal.
   index blocks, width;
   /// @}
   const T* weight;         ///< [blocks, width, width]
   matrix_view<const T> x;  ///< [rows, blocks * width]
-  matrix_view<T> y;        ///< [rows, blocks * width]
+  matrix_view<Y> y;        ///< [rows, blocks * width]
 };
 /// dx = beta dx + its gradient by x; dweight += that by the weight.
 template <class T>
@@ -114,16 +114,16 @@ void gemm_plus(D& d, A a, const std::array<B, N>& b, const std::array<broadcast<
 }
 
 /// Writes y. The default of any device.
-template <class D, class T>
-void headwise_forward(D& d, const headwise_arguments<T>& a) {
+template <class D, class T, class Y>
+void headwise_forward(D& d, const headwise_arguments<T, Y>& a) {
   detail::with_dense_squares(d, a.blocks, a.width, a.weight, [&](const T* w, index n, index count) {
     gemm_batched(d, count, a.x.columns(0, n), n, transposed(matrix_view<const T>(w, n, n)), n * n,
                  a.y.columns(0, n), n);
   });
 }
 /// Several of one shape, none of which reads what another writes. The default of any device.
-template <class D, class T, std::size_t N>
-void headwise_forward(D& d, const std::array<headwise_arguments<T>, N>& several) {
+template <class D, class T, class Y, std::size_t N>
+void headwise_forward(D& d, const std::array<headwise_arguments<T, Y>, N>& several) {
   for (const auto& a : several) headwise_forward(d, a);
 }
 /// The gradients. The default of any device.

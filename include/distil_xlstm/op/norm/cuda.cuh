@@ -141,10 +141,10 @@ __device__ void prefetch_operands(const distil_xlstm::detail::operands<Xs...>& x
 /// @}
 
 /// Statistics, and y = f(scale, u, ...) of rows of whole packs.
-template <int Threads, int Vectors, class F, class Operands>
+template <int Threads, int Vectors, class Y, class F, class Operands>
 __global__ void __launch_bounds__(256)
     transform_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
-                     matrix_view<float> y, F f, Operands operands) {
+                     matrix_view<Y> y, F f, Operands operands) {
   using held = held_row<Threads, Vectors>;
   using V = cuda_pack<float>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
@@ -335,9 +335,9 @@ void norm_forward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<cons
     }
   distil_xlstm::norm_forward<basic_cuda<P>, T, Y>(device, n, x, statistics, y, skip);
 }
-template <Precision P, class T, class F, class... Xs>
+template <Precision P, class T, class Y, class F, class... Xs>
 void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<const T> x, T* statistics,
-                    matrix_view<T> y, const F& f, const Xs&... operands) {
+                    matrix_view<Y> y, const F& f, const Xs&... operands) {
   if (x.rows == 0) return;
   if constexpr (std::is_same_v<T, float>)
     if (detail::norms::held(n, x.rows) && n.width % 4 == 0) {
@@ -347,11 +347,11 @@ void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<co
       return detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
         const auto blocks = static_cast<unsigned>(detail::blocks_for(x.rows * n.groups, 256 / Threads));
         detail::launch(device, "norm", {blocks, 256},
-                       detail::norms::transform_kernel<Threads, Vectors, F, all_type>, n, x, statistics, y, f,
-                       all);
+                       detail::norms::transform_kernel<Threads, Vectors, Y, F, all_type>, n, x, statistics, y,
+                       f, all);
       });
     }
-  distil_xlstm::norm_transform<basic_cuda<P>, T, F, Xs...>(device, n, x, statistics, y, f, operands...);
+  distil_xlstm::norm_transform<basic_cuda<P>, T, Y, F, Xs...>(device, n, x, statistics, y, f, operands...);
 }
 /// dw is summed row by row in registers, then over the blocks. Rows that the default knows to be narrow are
 /// its.

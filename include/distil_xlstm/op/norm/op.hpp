@@ -176,9 +176,9 @@ void norm_statistics(D& d, const norm_view<T>& n, matrix_view<const T> x, T* sta
   fold_rows(d, rows, n.width, detail::norm_variance<T>{{}, n, x, statistics});
 }
 /// The statistics, and y = f(scale, u, ...) with u = (x - mean) / sqrt(variance + eps) and operands as
-/// `transform_groups` takes them. The default of any device.
-template <class D, class T, class F, class... Xs>
-void norm_transform(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<T> y,
+/// `transform_groups` takes them; y may be stored as the device's `operand_t`. The default of any device.
+template <class D, class T, class Y, class F, class... Xs>
+void norm_transform(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y,
                     const F& f, const Xs&... operands) {
   norm_statistics(d, n, x, statistics);
   transform_groups(d, n.groups, y, f, norm_scale<T>{n}, normalised<T>{x, statistics}, operands...);

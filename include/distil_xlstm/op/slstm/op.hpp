@@ -118,12 +118,12 @@ struct slstm_backward_task {
   }
 };
 
-/// h before each step, for dR: zeros at a document's start.
-template <class T>
+/// h before each step, for dR: zeros at a document's start. Stored as S's.
+template <class T, class S = T>
 struct slstm_previous_h {
   using scalar = T;
   slstm_backward_arguments<T> a;
-  matrix_view<T> previous;
+  matrix_view<S> previous;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const T* before = slstm_before<T>(a, r / a.seq.time, r % a.seq.time);

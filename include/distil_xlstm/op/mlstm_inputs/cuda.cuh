@@ -1,0 +1,186 @@
+#pragma once
+
+#include <algorithm>
+
+#include <distil_xlstm/device/cuda/columns.cuh>
+#include <distil_xlstm/device/cuda/gemm.cuh>
+#include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/op/mlstm_inputs/op.hpp>
+
+namespace distil_xlstm::device {
+
+namespace detail::mlstm_inputs {
+
+/// Gates of both kinds that the kernel is made for.
+constexpr int gates = 8;
+
+/// `Maps` of one x, and their part of the gates: views of what they read and write.
+template <int Maps, class S>
+struct maps {
+  int blocks;
+  const float *weight[Maps],
+      *gate_weight[2];  ///< the latter from the first map's columns on, rows `stride` apart
+  index stride;
+  matrix_view<const S> y;  ///< results side by side, as is dy
+  matrix_view<const float> x, dy, dgates;
+  matrix_view<float> dx;
+  bool adds;            ///< to dx
+  float* dweight;       ///< a row a block row: [Maps, blocks, 4, 4]
+  float* dgate_weight;  ///< a row a block row: [gates, stride], from the first map's columns on
+};
+
+/// Blocks of four columns: of each row, dy with the gates' part, dx, and what both add to the weights' gradients.
+template <int Maps, class S>
+__global__ void __launch_bounds__(block_columns* block_lanes, Maps == 1 ? 2 : 1)
+    backward_kernel(const __grid_constant__ maps<Maps, S> a, int each) {
+  __shared__ float4 weight[Maps][4][block_columns], gate_weight[Maps][gates][block_columns];
+  const int lane = static_cast<int>(threadIdx.y), x = static_cast<int>(threadIdx.x);
+  const int block = static_cast<int>(blockIdx.y) * block_columns + x, inner = 4 * a.blocks;
+  const bool inside = block < a.blocks;
+  const float4 zero{0, 0, 0, 0};
+  static_assert(block_lanes == gates);
+#pragma unroll
+  for (int m = 0; m < Maps; ++m) {
+    const float* of_gate = a.gate_weight[lane / 4] + lane % 4 * a.stride + m * inner + 4 * block;
+    gate_weight[m][lane][x] = inside ? load4_readonly(of_gate) : zero;
+    if (lane < 4) weight[m][lane][x] = inside ? load4_readonly(a.weight[m] + 16 * block + 4 * lane) : zero;
+  }
+  __syncthreads();
+  float4 dw[Maps][4], dgate[Maps][gates];
+#pragma unroll
+  for (int m = 0; m < Maps; ++m) {
+    for (float4& v : dw[m]) v = zero;
+    for (float4& v : dgate[m]) v = zero;
+  }
+  constexpr int ahead = 2;
+  const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + lane;
+  for (int i = 0; inside && i < each; i += ahead) {
+    float4 in[ahead], old[ahead], result[ahead][Maps], d[ahead][Maps], g[ahead][2];
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const index r = begin + (i + k) * block_lanes;
+      const bool there = i + k < each && r < a.x.rows;
+      in[k] = there ? load4_readonly(a.x.row(r) + 4 * block) : zero;
+      old[k] = there && a.adds ? load4(a.dx.row(r) + 4 * block) : zero;
+#pragma unroll
+      for (int m = 0; m < Maps; ++m) {
+        result[k][m] = there ? load4(a.y.row(r) + m * inner + 4 * block) : zero;
+        d[k][m] = there ? load4_readonly(a.dy.row(r) + m * inner + 4 * block) : zero;
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        g[k][half] = there ? load4_readonly(a.dgates.row(r) + 4 * half) : zero;
+    }
+#pragma unroll
+    for (int m = 0; m < Maps; ++m) {
+#pragma unroll
+      for (int j = 0; j < gates; ++j) {
+        const float4 w = gate_weight[m][j][x];
+#pragma unroll
+        for (int k = 0; k < ahead; ++k) {
+          const float4 four = g[k][j / 4];
+          const float dg = j % 4 == 0 ? four.x : j % 4 == 1 ? four.y : j % 4 == 2 ? four.z : four.w;
+          d[k][m] = add_product(d[k][m], dg, w);
+          dgate[m][j] = add_product(dgate[m][j], dg, result[k][m]);
+        }
+      }
+#pragma unroll
+      for (int o = 0; o < 4; ++o) {
+        const float4 w = weight[m][o][x];
+#pragma unroll
+        for (int k = 0; k < ahead; ++k) {
+          const float4 four = d[k][m];
+          const float dy = o == 0 ? four.x : o == 1 ? four.y : o == 2 ? four.z : four.w;
+          old[k] = add_product(old[k], dy, w);
+          dw[m][o] = add_product(dw[m][o], dy, in[k]);
+        }
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const index r = begin + (i + k) * block_lanes;
+      if (i + k < each && r < a.x.rows) store4(a.dx.row(r) + 4 * block, old[k]);
+    }
+  }
+  const bool writes = inside && lane == 0;
+#pragma unroll
+  for (int m = 0; m < Maps; ++m) {
+    float* to = a.dweight + ((static_cast<index>(blockIdx.x) * Maps + m) * a.blocks + block) * 16;
+#pragma unroll
+    for (int o = 0; o < 4; ++o) {
+      const float4 sum = sum_of_lanes(dw[m][o]);
+      if (writes) store4(to + 4 * o, sum);
+    }
+    float* to_gate = a.dgate_weight + static_cast<index>(blockIdx.x) * gates * a.stride + m * inner + 4 * block;
+#pragma unroll
+    for (int j = 0; j < gates; ++j) {
+      const float4 sum = sum_of_lanes(dgate[m][j]);
+      if (writes) store4(to_gate + j * a.stride, sum);
+    }
+  }
+}
+
+/// Blocks along the rows, and rows of a thread: a few rounds of the card.
+struct cut {
+  index tiles;
+  int each;
+  cut(const cuda_base& device, index rows, index inner) {
+    const index wanted =
+        std::max<index>(1, 4 * device.multiprocessors() / blocks_for(inner, 4 * block_columns));
+    each = static_cast<int>(blocks_for(rows, block_lanes * std::min(wanted, blocks_for(rows, block_lanes))));
+    tiles = blocks_for(rows, block_lanes * index{each});
+  }
+};
+
+/// The maps from number `First` on, which are `Maps`.
+template <int First, int Maps, class S>
+void run(cuda_base& device, const mlstm_inputs_backward_arguments<float, S>& a, const cut& c,
+         matrix_view<const float> x, matrix_view<float> dx, float* dgate_weight) {
+  const index inner = a.inner(), first = First * inner;
+  auto partial = device.scratch<float>(c.tiles * Maps * 16 * a.blocks);
+  maps<Maps, S> m{static_cast<int>(a.blocks)};
+  for (int i = 0; i < Maps; ++i) m.weight[i] = a.weight[First + i];
+  for (int i = 0; i < 2; ++i) m.gate_weight[i] = a.gate_weight[i] + first;
+  m.stride = 3 * inner, m.x = x, m.dgates = a.dgates, m.dx = dx, m.adds = First == 0;
+  m.y = a.qkv.columns(first, Maps * inner), m.dy = a.dqkv.columns(first, Maps * inner);
+  m.dweight = partial.data(), m.dgate_weight = dgate_weight + first;
+  launch(device, "mlstm_inputs_backward", {column_grid(c.tiles, inner), dim3(block_columns, block_lanes)},
+         backward_kernel<Maps, S>, m, c.each);
+  const matrix_view<const float> sums(partial.data(), c.tiles, Maps * 16 * a.blocks);
+  for (int i = 0; i < Maps; ++i)
+    add_column_sums(device, sums.columns(i * 16 * a.blocks, 16 * a.blocks), a.dweight[First + i]);
+}
+
+template <class S>
+void backward(cuda_base& device, const mlstm_inputs_backward_arguments<float, S>& a) {
+  const cut c(device, a.a.rows, a.inner());
+  const index each = a.heads * 3 * a.inner();
+  auto partial = device.scratch<float>(c.tiles * 2 * each);
+  run<0, 2>(device, a, c, a.a, a.da, partial.data());
+  run<2, 1>(device, a, c, a.e, a.de, partial.data());
+  const matrix_view<const float> sums(partial.data(), c.tiles, 2 * each);
+  for (int i = 0; i < 2; ++i) {
+    add_column_sums(device, sums.columns(i * each, each), a.dgate_weight[i]);
+    add_column_sums(device, a.dgates.columns(i * a.heads, a.heads), a.dgate_bias[i]);
+  }
+}
+template <class S>
+bool fits(const mlstm_inputs_backward_arguments<float, S>& a) {
+  const auto vectorised = [](const auto&... x) { return (is_vectorised(x) && ...); };
+  return a.width == 4 && 2 * a.heads == gates && a.a.rows > 0 && a.blocks > 0 && a.blocks < (1 << 24) &&
+         !a.dbias[0] && !a.dbias[1] && !a.dbias[2] &&
+         vectorised(a.a, a.e, a.qkv, a.dgates, a.dqkv, a.da, a.de) &&
+         vectorised(a.weight[0], a.weight[1], a.weight[2], a.gate_weight[0], a.gate_weight[1]);
+}
+
+}  // namespace detail::mlstm_inputs
+
+/// Where products round: blocks of four columns and four heads in two passes, one of q and k, one of v, in float.
+template <Precision P, class T, class S>
+void mlstm_inputs_backward(basic_cuda<P>& device, const mlstm_inputs_backward_arguments<T, S>& a) {
+  if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
+    if (detail::mlstm_inputs::fits(a)) return detail::mlstm_inputs::backward(device, a);
+  distil_xlstm::mlstm_inputs_backward<basic_cuda<P>, T, S>(device, a);
+}
+
+}  // namespace distil_xlstm::device
