@@ -16,3 +16,17 @@
 #include <distil_xlstm/model/tensor_files.ipp>
 #include <distil_xlstm/model/xlstm.ipp>
 #include <distil_xlstm/model/xlstm_7b.ipp>
+
+namespace distil_xlstm {
+template llama_stack llama_config::stack() const;
+template linearised_stack linearised_config::stack() const;
+template xlstm_stack xlstm_config::stack() const;
+template xlstm_7b_stack xlstm_7b_config::stack() const;
+template any_config::stack_type any_config::stack() const;
+template index xlstm_config::trainable<xlstm_stack>() const;
+template index xlstm_7b_config::total<xlstm_7b_stack>() const;
+template detail::linearised_files::linearised_files(const std::filesystem::path&);
+template detail::xlstm_files::xlstm_files(const std::filesystem::path&);
+template detail::xlstm_7b_files::xlstm_7b_files(const std::filesystem::path&);
+template quantised_model quantise(const std::filesystem::path&, dtype, const std::filesystem::path&);
+}  // namespace distil_xlstm

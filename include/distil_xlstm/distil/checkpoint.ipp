@@ -10,6 +10,7 @@
 #include <distil_xlstm/distil/checkpoint.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_object.hpp>
 #include <distil_xlstm/io/safetensors.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 #include <distil_xlstm/model/tensor_files.hpp>
@@ -72,15 +73,15 @@ DISTIL_XLSTM_INLINE void write_checkpoint(const training_state& state, const io:
         file.append(reinterpret_cast<const float*>(values.data()), e.size);
     }
   file.commit();
-  const io::json about = {{"format", checkpoints::format},
-                          {"step", c.step},
-                          {"updates", c.updates},
-                          {"skipped", c.skipped},
-                          {"unusable", c.unusable},
-                          {"empty", c.empty},
-                          {"total_steps", state.total_steps()},
-                          {"precision", traits(state.type()).name},
-                          {"run", run}};
+  const io::json about = io::detail::json_object({{"format", checkpoints::format},
+                                                  {"step", c.step},
+                                                  {"updates", c.updates},
+                                                  {"skipped", c.skipped},
+                                                  {"unusable", c.unusable},
+                                                  {"empty", c.empty},
+                                                  {"total_steps", state.total_steps()},
+                                                  {"precision", traits(state.type()).name},
+                                                  {"run", run}});
   io::write_text_atomically(folder / "manifest.json", about.dump(2) + "\n");
 }
 
@@ -192,8 +193,9 @@ DISTIL_XLSTM_INLINE void checkpoints::restore_state(detail::training_state& stat
     }
   const auto counters = comm::from_root(ranks, found ? found->counters : training_counters{});
   state.count(counters, comm::from_root(ranks, found ? found->total_steps : 0));
-  *run = ranks.size() == 1 ? found->run
-                           : io::json::parse(comm::from_root(ranks, found ? found->run.dump() : std::string()));
+  *run = ranks.size() == 1
+             ? found->run
+             : io::parse_json(comm::from_root(ranks, found ? found->run.dump() : std::string()), "run");
 }
 
 DISTIL_XLSTM_INLINE std::optional<io::json> checkpoints::newest_run() const {

@@ -3,19 +3,20 @@
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/distil/teacher_cache.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_object.hpp>
 
 namespace distil_xlstm {
 
 DISTIL_XLSTM_INLINE io::json cache_identity::json() const {
-  return {{"teacher", teacher},
-          {"teacher_sha256", teacher_sha256},
-          {"tokens_sha256", tokens_sha256},
-          {"windows", windows},
-          {"length", length},
-          {"width", width},
-          {"layers", layers},
-          {"alignment", alignment},
-          {"targets", targets}};
+  return io::detail::json_object({{"teacher", teacher},
+                                  {"teacher_sha256", teacher_sha256},
+                                  {"tokens_sha256", tokens_sha256},
+                                  {"windows", windows},
+                                  {"length", length},
+                                  {"width", width},
+                                  {"layers", layers},
+                                  {"alignment", alignment},
+                                  {"targets", targets}});
 }
 
 DISTIL_XLSTM_INLINE cache_writer::cache_writer(std::filesystem::path folder, cache_identity identity,

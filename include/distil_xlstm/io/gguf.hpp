@@ -7,7 +7,6 @@
 #include <cstring>
 #include <filesystem>
 #include <iterator>
-#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>

@@ -225,10 +225,8 @@ DISTIL_XLSTM_INLINE void gguf_file::parse(std::span<const std::byte> file) {
     const gguf_type type = read_type(key);
     keys_.emplace_back(key, read_value(key, type, 0));
   }
-  keys_by_name_.resize(keys_.size());
-  std::iota(keys_by_name_.begin(), keys_by_name_.end(), std::size_t{0});
-  std::sort(keys_by_name_.begin(), keys_by_name_.end(),
-            [&](std::size_t a, std::size_t b) { return keys_[a].first < keys_[b].first; });
+  keys_by_name_ = detail::sorted_order(
+      keys_.size(), [&](std::size_t a, std::size_t b) { return keys_[a].first < keys_[b].first; });
   for (std::size_t i = 1; i < keys_by_name_.size(); ++i)
     require(keys_[keys_by_name_[i - 1]].first != keys_[keys_by_name_[i]].first, name_, ": key ",
             detail::printable(keys_[keys_by_name_[i]].first), " is there twice");
@@ -330,9 +328,8 @@ DISTIL_XLSTM_INLINE void gguf_file::place_tensors(const std::vector<std::uint64_
             " do not lie in the ", data.size(), " bytes of data");
     t.data = data.data() + offsets[i];
   }
-  std::vector<std::size_t> order(tensors_.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return offsets[a] < offsets[b]; });
+  const auto order = detail::sorted_order(
+      tensors_.size(), [&](std::size_t a, std::size_t b) { return offsets[a] < offsets[b]; });
   for (std::size_t i = 1; i < order.size(); ++i) {
     const std::size_t before = order[i - 1], next = order[i];
     require(offsets[before] + static_cast<std::uint64_t>(tensors_[before].bytes) <= offsets[next], name_,

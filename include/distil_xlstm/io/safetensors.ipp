@@ -46,9 +46,14 @@ DISTIL_XLSTM_INLINE void safetensors_file::parse(std::span<const std::byte> file
   const auto data = file.subspan(8 + static_cast<std::size_t>(length));
   read_header(text, data);
 
-  std::sort(tensors_.begin(), tensors_.end(), [](const tensor_info& a, const tensor_info& b) {
-    return std::tie(a.data, a.bytes, a.name) < std::tie(b.data, b.bytes, b.name);
-  });
+  std::vector<tensor_info> by_place;
+  by_place.reserve(tensors_.size());
+  for (const std::size_t i : detail::sorted_order(tensors_.size(), [&](std::size_t i, std::size_t j) {
+         const tensor_info &a = tensors_[i], &b = tensors_[j];
+         return std::tie(a.data, a.bytes, a.name) < std::tie(b.data, b.bytes, b.name);
+       }))
+    by_place.push_back(std::move(tensors_[i]));
+  tensors_ = std::move(by_place);
   std::ptrdiff_t end = 0;
   for (const auto& t : tensors_) {
     require(t.data - data.data() == end, name_, ": the data of tensor ", detail::printable(t.name),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -85,6 +86,10 @@ inline bool multiply(index a, index b, index& product) { return !__builtin_mul_o
 
 /// "[2, 3]"
 std::string shape_text(const std::vector<index>& shape);
+
+/// The numbers below `count` in the order that `before` says: one sort for all lists.
+std::vector<std::size_t> sorted_order(std::size_t count,
+                                      const std::function<bool(std::size_t, std::size_t)>& before);
 
 /// Names to places in a list of tensors.
 class tensor_index {

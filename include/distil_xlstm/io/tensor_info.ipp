@@ -1,5 +1,7 @@
 #pragma once
 
+#include <numeric>
+
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/tensor_info.hpp>
 
@@ -21,11 +23,17 @@ DISTIL_XLSTM_INLINE std::string shape_text(const std::vector<index>& shape) {
   return out + (shape.size() > 8 ? ", ...]" : "]");
 }
 
+DISTIL_XLSTM_INLINE std::vector<std::size_t> sorted_order(
+    std::size_t count, const std::function<bool(std::size_t, std::size_t)>& before) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return before(a, b); });
+  return order;
+}
+
 DISTIL_XLSTM_INLINE tensor_index::tensor_index(const std::vector<tensor_info>& tensors, std::string_view file) {
-  by_name_.reserve(tensors.size());
-  for (std::size_t i = 0; i < tensors.size(); ++i) by_name_.push_back(i);
-  std::sort(by_name_.begin(), by_name_.end(),
-            [&](std::size_t a, std::size_t b) { return tensors[a].name < tensors[b].name; });
+  by_name_ = sorted_order(tensors.size(),
+                          [&](std::size_t a, std::size_t b) { return tensors[a].name < tensors[b].name; });
   for (std::size_t i = 1; i < by_name_.size(); ++i)
     require(tensors[by_name_[i - 1]].name != tensors[by_name_[i]].name, file, ": tensor ",
             printable(tensors[by_name_[i]].name), " is there twice");

@@ -45,7 +45,8 @@ struct any_config {
     if constexpr (requires { config.context; }) context = config.context;
   }
   /// The family's stack. Throws `error` as that does.
-  stack_type stack() const;
+  template <class Stack = stack_type>
+  Stack stack() const;
   /// As the family does.
   void identify(fnv_hash& hash) const;
 };
@@ -57,6 +58,10 @@ using language_model = model<any_config, T, D, frozen>;
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template any_config::stack_type any_config::stack() const;
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/language_model.ipp>
 #endif

@@ -5,8 +5,9 @@
 
 namespace distil_xlstm {
 
-DISTIL_XLSTM_INLINE any_config::stack_type any_config::stack() const {
-  return std::visit([](const auto& c) { return stack_type(c.stack()); }, family);
+template <class Stack>
+Stack any_config::stack() const {
+  return std::visit([](const auto& c) { return Stack(c.stack()); }, family);
 }
 
 DISTIL_XLSTM_INLINE void any_config::identify(fnv_hash& hash) const {

@@ -40,7 +40,8 @@ struct linearised_config : llama_config {
   bool both_signs = true;  ///< twice as many: of z and of -z
 
   /// Throws `error` as `check` does.
-  linearised_stack stack() const;
+  template <class Stack = linearised_stack>
+  Stack stack() const;
 
   /// As `llama_config::identify`.
   void identify(fnv_hash& hash) const;
@@ -57,6 +58,10 @@ using linearised_model = model<linearised_config, T, D, fully_trainable>;
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template linearised_stack linearised_config::stack() const;
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/linearised.ipp>
 #endif

@@ -11,9 +11,10 @@ DISTIL_XLSTM_INLINE mixer_kind mixer_named(std::string_view name) {
   fail("mixer '", name, "' is not known (attention, window, mlstm, hybrid are)");
 }
 
-DISTIL_XLSTM_INLINE linearised_stack linearised_config::stack() const {
+template <class Stack>
+Stack linearised_config::stack() const {
   check("linearised");
-  linearised_stack s{{}, true, epsilon};
+  Stack s{{}, true, epsilon};
   for (index i = 0; i < layers; ++i) {
     const mixer_kind kind = mixers[static_cast<std::size_t>(i)];
     attention of_teacher = mixer_of(i);

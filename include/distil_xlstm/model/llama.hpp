@@ -80,7 +80,8 @@ struct llama_config {
   /// The attention of layer i.
   attention mixer_of(index i) const;
   /// The layers and the final norm, of numbers that `check` has passed.
-  llama_stack stack() const;
+  template <class Stack = llama_stack>
+  Stack stack() const;
 
   /// Adds what changes the model and no tensor tells, each number as a float.
   void identify(fnv_hash& hash) const;
@@ -94,6 +95,10 @@ using llama = model<llama_config, T, D, frozen>;
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template llama_stack llama_config::stack() const;
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/llama.ipp>
 #endif

@@ -30,8 +30,9 @@ DISTIL_XLSTM_INLINE attention llama_config::mixer_of(index i) const {
           .window = window};
 }
 
-DISTIL_XLSTM_INLINE llama_stack llama_config::stack() const {
-  llama_stack s{{}, true, epsilon};
+template <class Stack>
+Stack llama_config::stack() const {
+  Stack s{{}, true, epsilon};
   for (index i = 0; i < layers; ++i) s.blocks.blocks.push_back({mixer_of(i), intermediate, epsilon, i == 0});
   return s;
 }

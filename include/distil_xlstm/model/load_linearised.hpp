@@ -42,6 +42,7 @@ struct linearised_files {
   converted_tensors converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  template <class Config = linearised_config>
   explicit linearised_files(const std::filesystem::path& where);
   /// Throws `error` naming a tensor that holds a number that is not finite.
   stored_tensor find(const std::string& name) const;
@@ -101,6 +102,10 @@ model<Family, T, D, frozen> load_windowed(D& device, const std::filesystem::path
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template detail::linearised_files::linearised_files(const std::filesystem::path&);
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/load_linearised.ipp>
 #endif

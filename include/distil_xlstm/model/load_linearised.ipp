@@ -3,6 +3,7 @@
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/atomic_file.hpp>
 #include <distil_xlstm/io/config_json.hpp>
+#include <distil_xlstm/io/json_object.hpp>
 #include <distil_xlstm/model/load_linearised.hpp>
 
 namespace distil_xlstm {
@@ -13,12 +14,14 @@ DISTIL_XLSTM_INLINE bool is_linearised_config(const io::json& c) {
 
 DISTIL_XLSTM_INLINE io::json write_linearised_config(const linearised_config& c) {
   io::json out = write_llama_config(c);
-  out["architectures"] = {"DistilLinear"};
-  out["teacher_model_type"] = c.model_type, out["model_type"] = "distil_xlstm_linear";
-  out["hidden_act"] = "silu", out["torch_dtype"] = "float32";
-  for (const mixer_kind k : c.mixers) out["mixers"].push_back(name_of(k));
+  out.update(io::detail::json_object({{"architectures", io::detail::json_texts({"DistilLinear"})},
+                                      {"teacher_model_type", c.model_type},
+                                      {"model_type", "distil_xlstm_linear"},
+                                      {"hidden_act", "silu"},
+                                      {"torch_dtype", "float32"},
+                                      {"features", c.both_signs ? "softmax_pm" : "softmax"}}));
+  for (const mixer_kind k : c.mixers) out["mixers"].push_back(std::string(name_of(k)));
   out["window"] = c.window, out["sinks"] = c.sinks;
-  out["features"] = c.both_signs ? "softmax_pm" : "softmax";
   if (c.features != c.head_dim) out["feature_count"] = c.features;
   return out;
 }
@@ -60,8 +63,8 @@ DISTIL_XLSTM_INLINE void write_linearised_config(const linearised_config& c,
 
 namespace distil_xlstm::detail {
 
-DISTIL_XLSTM_INLINE linearised_files::linearised_files(const std::filesystem::path& where)
-    : path(where.string()), folder(where) {
+template <class Config>
+linearised_files::linearised_files(const std::filesystem::path& where) : path(where.string()), folder(where) {
   const io::config_json file(where);
   config = read_linearised_config(file.required(), file.name);
   io::tensor_match match;
@@ -70,7 +73,8 @@ DISTIL_XLSTM_INLINE linearised_files::linearised_files(const std::filesystem::pa
   config.qkv_bias = match.has(first + "q_proj.bias"), config.output_bias = match.has(first + "o_proj.bias");
   config.head_norms = match.has(first + "q_norm.weight");
   if (config.tied) match.ignore(std::string(config.head_name));
-  for (const auto& e : tensors_of(config)) found[e.name] = match.take(e.name, e.shape);
+  for (const auto& e : tensors_of(static_cast<const Config&>(config)))
+    found[e.name] = match.take(e.name, e.shape);
   match.finish(path);
 }
 

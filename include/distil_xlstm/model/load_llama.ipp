@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/json.hpp>
+#include <distil_xlstm/io/json_object.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 
 namespace distil_xlstm {
@@ -95,20 +96,26 @@ DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::json& c, const std:
 DISTIL_XLSTM_INLINE io::json write_llama_config(const llama_config& c) {
   const llama_family& family =
       find_llama_family(c.model_type, "write_llama_config: model_type " + c.model_type);
-  io::json config = {{"model_type", c.model_type},     {"vocab_size", c.vocabulary},
-                     {"hidden_size", c.width},         {"num_hidden_layers", c.layers},
-                     {"num_attention_heads", c.heads}, {"num_key_value_heads", c.kv_heads},
-                     {"head_dim", c.head_dim},         {"intermediate_size", c.intermediate},
-                     {"rms_norm_eps", c.epsilon},      {"rope_theta", c.theta},
-                     {"tie_word_embeddings", c.tied}};
+  using io::detail::json_object;
+  io::json config = json_object({{"model_type", c.model_type},
+                                 {"vocab_size", c.vocabulary},
+                                 {"hidden_size", c.width},
+                                 {"num_hidden_layers", c.layers},
+                                 {"num_attention_heads", c.heads},
+                                 {"num_key_value_heads", c.kv_heads},
+                                 {"head_dim", c.head_dim},
+                                 {"intermediate_size", c.intermediate},
+                                 {"rms_norm_eps", c.epsilon},
+                                 {"rope_theta", c.theta},
+                                 {"tie_word_embeddings", c.tied}});
   if (c.scaling.type == rope_scaling::kind::linear)
-    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", c.scaling.factor}};
+    config["rope_scaling"] = json_object({{"rope_type", "linear"}, {"factor", c.scaling.factor}});
   if (c.scaling.type == rope_scaling::kind::llama3)
-    config["rope_scaling"] = {{"rope_type", "llama3"},
-                              {"factor", c.scaling.factor},
-                              {"low_freq_factor", c.scaling.low},
-                              {"high_freq_factor", c.scaling.high},
-                              {"original_max_position_embeddings", c.scaling.original}};
+    config["rope_scaling"] = json_object({{"rope_type", "llama3"},
+                                          {"factor", c.scaling.factor},
+                                          {"low_freq_factor", c.scaling.low},
+                                          {"high_freq_factor", c.scaling.high},
+                                          {"original_max_position_embeddings", c.scaling.original}});
   if (family.attention_bias) config["attention_bias"] = c.output_bias;
   if (family.every_fourth)
     for (index i = 0; i < c.layers; ++i)

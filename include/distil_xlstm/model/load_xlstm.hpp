@@ -30,6 +30,7 @@ namespace detail {
 class xlstm_files {
  public:
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  template <class Config = xlstm_config>
   explicit xlstm_files(const std::filesystem::path& model);
 
   io::tensor_folder folder;
@@ -96,6 +97,10 @@ void save_xlstm(D& device, const xlstm<T, D>& m, const std::filesystem::path& fo
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template detail::xlstm_files::xlstm_files(const std::filesystem::path&);
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/load_xlstm.ipp>
 #endif

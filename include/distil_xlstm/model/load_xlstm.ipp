@@ -2,6 +2,7 @@
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/io/config_json.hpp>
+#include <distil_xlstm/io/json_object.hpp>
 #include <distil_xlstm/model/load_xlstm.hpp>
 
 namespace distil_xlstm {
@@ -152,105 +153,104 @@ DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const io::json& file, const s
 }
 
 DISTIL_XLSTM_INLINE io::json write_xlstm_config(const xlstm_config& x) {
+  using io::detail::json_object;
   io::json mlstm_json = nullptr, slstm_json = nullptr;
   const bool any_slstm = !x.slstm_at.empty(), any_mlstm = static_cast<index>(x.slstm_at.size()) < x.blocks;
   if (any_mlstm)
-    mlstm_json = {{"mlstm",
-                   {{"proj_factor", x.mlstm_factor},
-                    {"round_proj_up_dim_up", x.mlstm_round_up},
-                    {"round_proj_up_to_multiple_of", x.mlstm_multiple},
-                    {"_proj_up_dim", x.mlstm_inner()},
-                    {"conv1d_kernel_size", x.mlstm_conv},
-                    {"qkv_proj_blocksize", x.qkv_block},
-                    {"num_heads", x.mlstm_heads},
-                    {"embedding_dim", x.width},
-                    {"bias", x.bias},
-                    {"dropout", 0.0},
-                    {"context_length", x.context_length},
-                    {"_num_blocks", x.blocks},
-                    {"_inner_embedding_dim", x.mlstm_inner()}}},
-                  {"_num_blocks", x.blocks}};
+    mlstm_json = json_object({{"mlstm", json_object({{"proj_factor", x.mlstm_factor},
+                                                     {"round_proj_up_dim_up", x.mlstm_round_up},
+                                                     {"round_proj_up_to_multiple_of", x.mlstm_multiple},
+                                                     {"_proj_up_dim", x.mlstm_inner()},
+                                                     {"conv1d_kernel_size", x.mlstm_conv},
+                                                     {"qkv_proj_blocksize", x.qkv_block},
+                                                     {"num_heads", x.mlstm_heads},
+                                                     {"embedding_dim", x.width},
+                                                     {"bias", x.bias},
+                                                     {"dropout", 0.0},
+                                                     {"context_length", x.context_length},
+                                                     {"_num_blocks", x.blocks},
+                                                     {"_inner_embedding_dim", x.mlstm_inner()}})},
+                              {"_num_blocks", x.blocks}});
   if (any_slstm) {
     io::json ffn = nullptr;
     if (x.feed_forward)
-      ffn = {{"proj_factor", x.feed_forward_factor},
-             {"round_proj_up_dim_up", x.feed_forward_round_up},
-             {"round_proj_up_to_multiple_of", x.feed_forward_multiple},
-             {"_proj_up_dim", 0},
-             {"act_fn", name_of(x.act)},
-             {"embedding_dim", -1},
-             {"dropout", 0.0},
-             {"bias", x.feed_forward_bias},
-             {"ff_type", "ffn_gated"},
-             {"_num_blocks", 1}};
-    slstm_json = {{"slstm",
-                   {{"hidden_size", x.width},
-                    {"num_heads", x.slstm_heads},
-                    {"num_states", 4},
-                    {"backend", "vanilla"},
-                    {"function", "slstm"},
-                    {"bias_init", "powerlaw_blockdependent"},
-                    {"recurrent_weight_init", "zeros"},
-                    {"_num_blocks", x.blocks},
-                    {"num_gates", 4},
-                    {"gradient_recurrent_cut", false},
-                    {"gradient_recurrent_clipval", nullptr},
-                    {"forward_clipval", nullptr},
-                    {"batch_size", 8},
-                    {"input_shape", "BSGNH"},
-                    {"internal_input_shape", "SBNGH"},
-                    {"output_shape", "BNSH"},
-                    {"constants", io::json::object()},
-                    {"dtype", "float32"},
-                    {"dtype_b", "float32"},
-                    {"dtype_r", "float32"},
-                    {"dtype_w", "float32"},
-                    {"dtype_g", "float32"},
-                    {"dtype_s", "float32"},
-                    {"dtype_a", "float32"},
-                    {"enable_automatic_mixed_precision", false},
-                    {"initial_val", 0.0},
-                    {"embedding_dim", x.width},
-                    {"conv1d_kernel_size", x.slstm_conv},
-                    {"group_norm_weight", true},
-                    {"dropout", 0.0}}},
-                  {"feedforward", ffn},
-                  {"_num_blocks", x.blocks}};
+      ffn = json_object({{"proj_factor", x.feed_forward_factor},
+                         {"round_proj_up_dim_up", x.feed_forward_round_up},
+                         {"round_proj_up_to_multiple_of", x.feed_forward_multiple},
+                         {"_proj_up_dim", 0},
+                         {"act_fn", name_of(x.act)},
+                         {"embedding_dim", -1},
+                         {"dropout", 0.0},
+                         {"bias", x.feed_forward_bias},
+                         {"ff_type", "ffn_gated"},
+                         {"_num_blocks", 1}});
+    slstm_json = json_object({{"slstm", json_object({{"hidden_size", x.width},
+                                                     {"num_heads", x.slstm_heads},
+                                                     {"num_states", 4},
+                                                     {"backend", "vanilla"},
+                                                     {"function", "slstm"},
+                                                     {"bias_init", "powerlaw_blockdependent"},
+                                                     {"recurrent_weight_init", "zeros"},
+                                                     {"_num_blocks", x.blocks},
+                                                     {"num_gates", 4},
+                                                     {"gradient_recurrent_cut", false},
+                                                     {"gradient_recurrent_clipval", nullptr},
+                                                     {"forward_clipval", nullptr},
+                                                     {"batch_size", 8},
+                                                     {"input_shape", "BSGNH"},
+                                                     {"internal_input_shape", "SBNGH"},
+                                                     {"output_shape", "BNSH"},
+                                                     {"constants", json_object({})},
+                                                     {"dtype", "float32"},
+                                                     {"dtype_b", "float32"},
+                                                     {"dtype_r", "float32"},
+                                                     {"dtype_w", "float32"},
+                                                     {"dtype_g", "float32"},
+                                                     {"dtype_s", "float32"},
+                                                     {"dtype_a", "float32"},
+                                                     {"enable_automatic_mixed_precision", false},
+                                                     {"initial_val", 0.0},
+                                                     {"embedding_dim", x.width},
+                                                     {"conv1d_kernel_size", x.slstm_conv},
+                                                     {"group_norm_weight", true},
+                                                     {"dropout", 0.0}})},
+                              {"feedforward", ffn},
+                              {"_num_blocks", x.blocks}});
   }
   std::string map;
   for (index b = 0; b < x.blocks; ++b) map += std::string(b ? "," : "") + (x.is_slstm(b) ? "1" : "0");
-  return {{"architectures", {"DistilxLSTM"}},
-          {"model_type", "distil_xlstm"},
-          {"torch_dtype", "float32"},
-          {"xlstm_cfg",
-           {{"mlstm_block", mlstm_json},
-            {"slstm_block", slstm_json},
-            {"context_length", x.context_length},
-            {"num_blocks", x.blocks},
-            {"embedding_dim", x.width},
-            {"add_post_blocks_norm", x.post_blocks_norm},
-            {"bias", x.bias},
-            {"dropout", 0.0},
-            {"slstm_at", x.slstm_at},
-            {"_block_map", map},
-            {"vocab_size", x.vocabulary},
-            {"tie_weights", x.tied},
-            {"weight_decay_on_embedding", false},
-            {"add_embedding_dropout", false}}}};
+  return json_object({{"architectures", io::detail::json_texts({"DistilxLSTM"})},
+                      {"model_type", "distil_xlstm"},
+                      {"torch_dtype", "float32"},
+                      {"xlstm_cfg", json_object({{"mlstm_block", mlstm_json},
+                                                 {"slstm_block", slstm_json},
+                                                 {"context_length", x.context_length},
+                                                 {"num_blocks", x.blocks},
+                                                 {"embedding_dim", x.width},
+                                                 {"add_post_blocks_norm", x.post_blocks_norm},
+                                                 {"bias", x.bias},
+                                                 {"dropout", 0.0},
+                                                 {"slstm_at", x.slstm_at},
+                                                 {"_block_map", map},
+                                                 {"vocab_size", x.vocabulary},
+                                                 {"tie_weights", x.tied},
+                                                 {"weight_decay_on_embedding", false},
+                                                 {"add_embedding_dropout", false}})}});
 }
 
 }  // namespace distil_xlstm
 
 namespace distil_xlstm::detail {
 
-DISTIL_XLSTM_INLINE xlstm_files::xlstm_files(const std::filesystem::path& model)
+template <class Config>
+xlstm_files::xlstm_files(const std::filesystem::path& model)
     : folder(model),
       config(read_xlstm_config(model)),
       path_((std::filesystem::is_directory(model) ? model / "model.safetensors" : model).string()) {
   io::tensor_match match;
   for (const auto& [name, t] : folder.tensors()) match.offer(canonical(name), *t);
   if (config.tied) match.ignore(std::string(config.head_name));  // the same numbers again
-  for (const auto& e : tensors_of(config)) {
+  for (const auto& e : tensors_of(static_cast<const Config&>(config))) {
     const auto fits = [&](const std::vector<index>& given) {
       const bool turned = e.name.ends_with("_recurrent_kernel_") && given.size() == 3 &&
                           given[0] == e.shape[0] && given[1] == e.shape[2] && given[2] == e.shape[1];

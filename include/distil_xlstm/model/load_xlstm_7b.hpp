@@ -42,6 +42,7 @@ struct xlstm_7b_files {
   converted_tensors converted;
 
   /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  template <class Config = xlstm_7b_config>
   explicit xlstm_7b_files(const std::filesystem::path& where);
   /// Throws `error` naming a tensor that holds a number that is not finite.
   stored_tensor find(const std::string& name) const;
@@ -63,6 +64,10 @@ model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template detail::xlstm_7b_files::xlstm_7b_files(const std::filesystem::path&);
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/load_xlstm_7b.ipp>
 #endif

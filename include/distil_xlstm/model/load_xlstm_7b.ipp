@@ -100,8 +100,8 @@ DISTIL_XLSTM_INLINE void split_fused(const xlstm_7b_config& c, io::tensor_match&
   }
 }
 
-DISTIL_XLSTM_INLINE xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& where)
-    : path(where.string()), folder(where) {
+template <class Config>
+xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& where) : path(where.string()), folder(where) {
   const io::config_json file(where);
   config = read_xlstm_7b_config(file.required(), file.name);
   io::tensor_match match;
@@ -109,7 +109,8 @@ DISTIL_XLSTM_INLINE xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& 
   if (config.fused) split_fused(config, match, parts);
   // Hugging Face ties nothing where a file has a head of its own.
   config.tied = config.tied && !match.has(std::string(config.head_name));
-  for (const auto& e : tensors_of(config)) found[e.name] = match.take(e.name, e.shape);
+  for (const auto& e : tensors_of(static_cast<const Config&>(config)))
+    found[e.name] = match.take(e.name, e.shape);
   match.finish(path);
 }
 

@@ -25,10 +25,15 @@ struct quantised_model {
 /// are copied. Every other family keeps the names of its safetensors, and the key distil_xlstm.config holds its
 /// config.json. The tokenizer is in the keys tokenizer.*, where the model has one. The file is written aside and renamed.
 /// Throws `error` as the loaders do, or where GGUF has no key for what the model does.
-quantised_model quantise(const std::filesystem::path& model, dtype type, const std::filesystem::path& out);
+template <class Result = quantised_model>
+Result quantise(const std::filesystem::path& model, dtype type, const std::filesystem::path& out);
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template quantised_model quantise(const std::filesystem::path&, dtype, const std::filesystem::path&);
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/quantise.ipp>
 #endif

@@ -216,8 +216,8 @@ quantised_model quantise_own(const std::filesystem::path& model, const char* arc
 
 }  // namespace detail
 
-DISTIL_XLSTM_INLINE quantised_model quantise(const std::filesystem::path& model, dtype type,
-                                             const std::filesystem::path& out) {
+template <class Result>
+Result quantise(const std::filesystem::path& model, dtype type, const std::filesystem::path& out) {
   require(type == dtype::q8_0 || type == dtype::q4_0, "quantise: ", traits(type).name,
           " is not supported (Q8_0 and Q4_0 are)");
   std::error_code none;

@@ -85,16 +85,22 @@ struct xlstm_config {
   /// Whether `slstm_at` names the block.
   bool is_slstm(index block) const;
 
-  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
-  xlstm_stack stack() const;
+  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit. A template, as what
+  /// calls it: the types of a stack are compiled where one is used.
+  template <class Stack = xlstm_stack>
+  Stack stack() const;
 
   /// Adds what changes the model and no tensor tells.
   void identify(fnv_hash& hash) const;
 
   /// Numbers of the stack. Allocates no memory for them. Throws `error` as `stack` does.
+  template <class Stack = xlstm_stack>
   index trainable() const;
   /// And of the frozen embedding and head, too.
-  index total() const { return trainable() + vocabulary * width * (tied ? 1 : 2); }
+  template <class Stack = xlstm_stack>
+  index total() const {
+    return trainable<Stack>() + vocabulary * width * (tied ? 1 : 2);
+  }
 };
 
 /// The student that a method gives a teacher. `paper`: six blocks of 16 heads; `heuristic`: half the teacher's
@@ -110,6 +116,11 @@ using xlstm = model<xlstm_config, T, D>;
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template xlstm_stack xlstm_config::stack() const;
+extern template index xlstm_config::trainable<xlstm_stack>() const;
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/xlstm.ipp>
 #endif

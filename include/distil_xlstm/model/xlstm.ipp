@@ -18,10 +18,11 @@ DISTIL_XLSTM_INLINE bool xlstm_config::is_slstm(index block) const {
   return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
 }
 
-DISTIL_XLSTM_INLINE xlstm_stack xlstm_config::stack() const {
+template <class Stack>
+Stack xlstm_config::stack() const {
   require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
   for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
-  xlstm_stack s;
+  Stack s;
   s.post_blocks_norm = post_blocks_norm;
   for (index b = 0; b < blocks; ++b) {
     const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
@@ -55,10 +56,11 @@ DISTIL_XLSTM_INLINE void xlstm_config::identify(fnv_hash& hash) const {
   hash.add(mlstm_heads), hash.add(slstm_heads), hash.add(qkv_block), hash.add(static_cast<int>(act));
 }
 
-DISTIL_XLSTM_INLINE index xlstm_config::trainable() const {
+template <class Stack>
+index xlstm_config::trainable() const {
   manifest names;
   layout<float> measure(nullptr, &names);
-  stack().params(measure);
+  stack<Stack>().params(measure);
   index n = 0;
   for (const auto& e : names) n += e.size;
   return n;

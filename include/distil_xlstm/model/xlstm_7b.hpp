@@ -62,12 +62,14 @@ struct xlstm_7b_config {
   index feed_forward() const;
 
   /// The blocks and the final norm, of numbers that `check` has passed.
-  xlstm_7b_stack stack() const;
+  template <class Stack = xlstm_7b_stack>
+  Stack stack() const;
 
   /// Adds what changes the model and no tensor tells, each number as a float.
   void identify(fnv_hash& hash) const;
 
   /// Numbers of the whole model; one matrix where embedding and head are tied. Allocates no memory for them.
+  template <class Stack = xlstm_7b_stack>
   index total() const;
 
   /// Throws `error` beginning with `name` unless the numbers make a model.
@@ -81,6 +83,11 @@ using xlstm_7b = model<xlstm_7b_config, T, D, frozen>;
 
 }  // namespace distil_xlstm
 
-#ifndef DISTIL_XLSTM_COMPILED
+#ifdef DISTIL_XLSTM_COMPILED
+namespace distil_xlstm {
+extern template xlstm_7b_stack xlstm_7b_config::stack() const;
+extern template index xlstm_7b_config::total<xlstm_7b_stack>() const;
+}  // namespace distil_xlstm
+#else
 #include <distil_xlstm/model/xlstm_7b.ipp>
 #endif

@@ -11,7 +11,8 @@ DISTIL_XLSTM_INLINE index xlstm_7b_config::feed_forward() const {
   return static_cast<index>(std::round(x - std::fmod(x, m)));
 }
 
-DISTIL_XLSTM_INLINE xlstm_7b_stack xlstm_7b_config::stack() const {
+template <class Stack>
+Stack xlstm_7b_config::stack() const {
   const mlstm_v2 cell{.width = width,
                       .heads = heads,
                       .query = query(),
@@ -33,10 +34,11 @@ DISTIL_XLSTM_INLINE void xlstm_7b_config::identify(fnv_hash& hash) const {
   for (const double x : {gate_cap, logit_cap, norm_epsilon, cell_epsilon}) hash.add(static_cast<float>(x));
 }
 
-DISTIL_XLSTM_INLINE index xlstm_7b_config::total() const {
+template <class Stack>
+index xlstm_7b_config::total() const {
   manifest names;
   layout<float> measure(nullptr, &names);
-  stack().params(measure);
+  stack<Stack>().params(measure);
   index n = vocabulary * width * (tied ? 1 : 2);
   for (const auto& e : names) n += e.size;
   return n;

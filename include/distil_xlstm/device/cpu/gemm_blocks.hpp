@@ -83,6 +83,7 @@ struct block_functions {
 /// pairs, the first of which is added to eight sums, the second to eight others. A vector type V gives
 ///
 ///     cols                                how many rows of blocks one rounded row meets at a time
+///     in_line                             eight blocks are worth code of their own; the rest of a row is a loop of pairs
 ///     pair, load, load_one                the numbers of two blocks, or of one and zeros
 ///     load_x                              64 numbers of x
 ///     scales, read_scales(p, n)           what n <= 8 blocks have in halves, zeros behind them
@@ -93,6 +94,21 @@ struct block_functions {
 ///     round                               `round_row`
 #define DISTIL_XLSTM_BLOCK_LOOPS(TARGET)                                                                       \
   template <class V, class Kind, int Rows, int Cols>                                                           \
+  [[gnu::always_inline]] TARGET inline void add_pair(                                                          \
+      index count, index b, int i, const rounded_row* x, const std::uint8_t* const(&w)[Cols],                  \
+      const typename V::factors(&d)[Rows][Cols], typename V::sums(&sums)[Rows][Cols]) {                        \
+    typename V::pair pairs[Cols];                                                                              \
+    _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) {                                                   \
+      const auto* p = w[c] + i * Kind::bytes;                                                                  \
+      pairs[c] = i + 1 < count ? V::template load<Kind>(p) : V::template load_one<Kind>(p);                    \
+    }                                                                                                          \
+    _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                                   \
+      const auto q = V::template load_x<Kind>(x[r].q + (b + i) * 32);                                          \
+      _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) sums[r][c] =                                      \
+          V::template add_dots<Kind>(pairs[c], q, d[r][c], i, sums[r][c]);                                     \
+    }                                                                                                          \
+  }                                                                                                            \
+  template <class V, class Kind, bool Whole, int Rows, int Cols>                                               \
   [[gnu::always_inline]] TARGET inline void add_group(                                                         \
       index count, index b, const rounded_row* x, const std::uint8_t* const(&w)[Cols],                         \
       typename V::sums(&sums)[Rows][Cols], typename V::reg(&rest)[Rows][Cols]) {                               \
@@ -107,19 +123,12 @@ struct block_functions {
           rest[r][c] = V::template add_offsets<Kind>(scales, x[r].sum + b, rest[r][c]);                        \
       }                                                                                                        \
     }                                                                                                          \
-    _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2) {                                                   \
-      if (i >= count) break;                                                                                   \
-      typename V::pair pairs[Cols];                                                                            \
-      _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) {                                                 \
-        const auto* p = w[c] + i * Kind::bytes;                                                                \
-        pairs[c] = i + 1 < count ? V::template load<Kind>(p) : V::template load_one<Kind>(p);                  \
-      }                                                                                                        \
-      _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) {                                                 \
-        const auto q = V::template load_x<Kind>(x[r].q + (b + i) * 32);                                        \
-        _Pragma("GCC unroll 4") for (int c = 0; c < Cols; ++c) sums[r][c] =                                    \
-            V::template add_dots<Kind>(pairs[c], q, d[r][c], i, sums[r][c]);                                   \
-      }                                                                                                        \
-    }                                                                                                          \
+    if constexpr (Whole)                                                                                       \
+      _Pragma("GCC unroll 4") for (int i = 0; i < 8; i += 2)                                                   \
+          add_pair<V, Kind, Rows, Cols>(8, b, i, x, w, d, sums);                                               \
+    else                                                                                                       \
+      _Pragma("GCC unroll 1") for (int i = 0; i < count; i += 2)                                               \
+          add_pair<V, Kind, Rows, Cols>(count, b, i, x, w, d, sums);                                           \
   }                                                                                                            \
   template <class V, class Kind, int Rows>                                                                     \
   TARGET void block_dots(index n, index blocks, const rounded_row* x, const void* rows, index stride,          \
@@ -134,11 +143,16 @@ struct block_functions {
         _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) sums[r][c] = V::none(), rest[r][c] = V::zero(); \
       }                                                                                                        \
       index b = 0;                                                                                             \
-      for (; b + 8 <= blocks; b += 8) {                                                                        \
-        add_group<V, Kind, Rows, cols>(8, b, x, w, sums, rest);                                                \
-        _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) w[c] += 8 * Kind::bytes;                        \
+      if constexpr (V::in_line)                                                                                \
+        for (; b + 8 <= blocks; b += 8) {                                                                      \
+          add_group<V, Kind, true, Rows, cols>(8, b, x, w, sums, rest);                                        \
+          _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) w[c] += 8 * Kind::bytes;                      \
+        }                                                                                                      \
+      for (; b < blocks; b += 8) {                                                                             \
+        const index count = blocks - b < 8 ? blocks - b : 8;                                                   \
+        add_group<V, Kind, false, Rows, cols>(count, b, x, w, sums, rest);                                     \
+        _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) w[c] += count * Kind::bytes;                    \
       }                                                                                                        \
-      if (b < blocks) add_group<V, Kind, Rows, cols>(blocks - b, b, x, w, sums, rest);                         \
       _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) {                                                 \
         if (j + c == n) break;                                                                                 \
         _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) out[r * n + j + c] =                            \
@@ -166,6 +180,11 @@ struct block_functions {
 #endif
 struct portable_blocks {
   static constexpr int cols = 1;
+#if defined(DISTIL_XLSTM_X86)
+  static constexpr bool in_line = false;
+#else
+  static constexpr bool in_line = true;
+#endif
   struct pair {
     std::int8_t q[64];
   };
@@ -253,6 +272,7 @@ inline bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("a
 
 struct avx2_blocks {
   static constexpr int cols = 1;
+  static constexpr bool in_line = true;
   using reg = __m256;
   struct pair {
     __m256i first, second;
@@ -372,6 +392,7 @@ struct avx2_blocks {
 /// A pair in one vector: the first block's numbers, then the second's; the same sums as AVX2's in the same order.
 struct vnni_blocks {
   static constexpr int cols = 4;
+  static constexpr bool in_line = true;
   using reg = __m256;
   using pair = __m512i;
   using sums = __m512;
