@@ -205,10 +205,10 @@ struct basic_mlstm {
     const auto through = [&]<class S>(S) {
       const matrix_view<const S> of = stored<S>(k.qkv);
       mlstm_backward(
-          d, mlstm_backward_arguments<T, S>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),
-                                            of.columns(2 * inner, inner), k.i, k.f, h, dh, k.chunk_states,
-                                            columns(dqkv, 0), columns(dqkv, 1), columns(dqkv, 2),
-                                            dgates.columns(0, heads), dgates.columns(heads, heads)});
+          d, mlstm_backward_arguments<T, S, T>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),
+                                               of.columns(2 * inner, inner), k.i, k.f, h, dh, k.chunk_states,
+                                               columns(dqkv, 0), columns(dqkv, 1), columns(dqkv, 2),
+                                               dgates.columns(0, heads), dgates.columns(heads, heads)});
       mlstm_inputs_backward(
           d, mlstm_inputs_backward_arguments<T, S>{heads,
                                                    inner / qkv_block,

@@ -110,8 +110,9 @@ DISTIL_XLSTM_LINKED void slstm_inputs_backward(basic_cuda<P>& device,
                                                const slstm_inputs_backward_arguments<T>& a);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a);
-template <Precision P, class T, class Operand>
-DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand>& a);
+template <Precision P, class T, class Operand, class Gradient>
+DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device,
+                                        const mlstm_backward_arguments<T, Operand, Gradient>& a);
 template <Precision P, class T, class S>
 DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
                                                const mlstm_inputs_backward_arguments<T, S>& a);

@@ -112,7 +112,8 @@ class mlstm_products {
     });
   }
 
-  void backward(const mlstm_backward_arguments<float, From>& a) {
+  template <class S>
+  void backward(const mlstm_backward_arguments<float, From, S>& a) {
     float* tape = const_cast<float*>(a.chunk_states);
     const bool in_place = reads_in_place(a);
     mlstm_copies copies;
@@ -151,7 +152,7 @@ class mlstm_products {
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
     launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
-           mlstm_row_gradients_kernel<number, From>, z_, a.h, a.dh, rows, m.r, of_rows);
+           mlstm_row_gradients_kernel<number, S>, z_, a.h, a.dh, rows, m.r, of_rows);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
@@ -166,7 +167,7 @@ class mlstm_products {
     launch(device_, "mlstm: gradients of scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
            mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
-    const index parts = input_gradients(
+    const index parts = input_gradients<S>(
         a, {m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq), {}, q_dq, k_dk});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
     launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), 512}, mlstm_gate_gradients_kernel<512>,
@@ -304,27 +305,28 @@ class mlstm_products {
            mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
   }
   /// Returns how many parts q . dq and k . dk are left in.
-  index input_gradients(const mlstm_backward_arguments<float, From>& a,
-                        mlstm_chunk_gradients<number, From> g) const {
+  template <class S>
+  index input_gradients(const mlstm_backward_arguments<float, From, S>& a,
+                        mlstm_chunk_gradients<number, S> g) const {
     constexpr const char* what = "mlstm: gradients of inputs";
     const index chunks = z_.tasks * z_.chunks;
-    using whole = mlstm_whole_chunk<From>;
+    using whole = mlstm_whole_chunk<S>;
     if constexpr (std::is_same_v<P, bf16_products> && N == whole::value)
       if (whole::fits(z_)) {
         g.dv = output(a.dv, z_.dv), g.beta = a.beta;
         launch(device_, what, {blocks(2 * chunks + chunks / shape_.value_group), whole::threads, whole::bytes},
-               mlstm_whole_chunk_gradients_kernel<P, From>, z_, g);
+               mlstm_whole_chunk_gradients_kernel<P, S>, z_, g);
         return 1;
       }
     const auto tiles = [&](int columns) { return chunks * ((2 * z_.query + z_.value) / columns); };
     index parts = 0;
-    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From>& own) {
+    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From, S>& own) {
       g.dv = output(own.dv, z_.dv);
       with_columns(tiles(N), [&]<int Columns>() {
         using memory = mlstm_chunk_gradients_memory<P, Columns>;
         parts = z_.query / Columns;
         launch(device_, what, {blocks(tiles(Columns)), memory::tile::threads, memory::bytes},
-               mlstm_chunk_gradients_kernel<P, Columns, From>, z_, g);
+               mlstm_chunk_gradients_kernel<P, Columns, S>, z_, g);
       });
     });
     return parts;
@@ -374,8 +376,8 @@ void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) 
 }
 
 /// Its gradient.
-template <Precision P, class T, class Operand>
-void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand>& a) {
+template <Precision P, class T, class Operand, class Gradient>
+void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand, Gradient>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     detail::with_mlstm_tile(a.shape, [&]<int N>() {

@@ -62,19 +62,19 @@ struct mlstm_arguments {
   T* chunk_states;       ///< [batch, heads, chunks, chunk_state_size()], or null where no backward follows
 };
 
-/// The same for the way back.
-template <class T, class Operand = T>
+/// The same for the way back; the gradients of h, q and k are stored as Gradients.
+template <class T, class Operand = T, class Gradient = Operand>
 struct mlstm_backward_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
   /// @{ As forward had them, h as it gave it; and the gradient of h.
   matrix_view<const Operand> q, k, v;
   matrix_view<const T> i, f, h;
-  matrix_view<const Operand> dh;
+  matrix_view<const Gradient> dh;
   /// @}
   const T* chunk_states;  ///< as forward left them
   /// @{ Gradients, shapes as those of q, k, v, i, f; overwritten, but for dv = beta dv + its gradient.
-  matrix_view<Operand> dq, dk;
+  matrix_view<Gradient> dq, dk;
   matrix_view<T> dv, di, df;
   /// @}
   T beta = 0;  ///< 0: dv is overwritten
@@ -559,8 +559,8 @@ struct sum_heads {
 };
 
 /// f(a) with a dv of every head's own, [rows, heads * value], that is overwritten; then what a asked for.
-template <class D, class T, class Operand, class F>
-void with_own_dv(D& d, mlstm_backward_arguments<T, Operand> a, const F& f) {
+template <class D, class T, class Operand, class Gradient, class F>
+void with_own_dv(D& d, mlstm_backward_arguments<T, Operand, Gradient> a, const F& f) {
   if (a.shape.value_group == 1 && a.beta == T(0)) return f(a);
   const index rows = a.dv.rows, heads = a.shape.value_heads(), width = a.shape.heads * a.shape.value;
   auto memory = d.template scratch<T>(rows * width);
@@ -582,8 +582,8 @@ void mlstm_forward(D& d, const mlstm_arguments<T, Operand>& a) {
   parallel_for(d, tasks, detail::mlstm_forward_task<T>{a, memory.data(), each});
 }
 /// Its gradient, the whole one: the normaliser's and the stabiliser's parts included.
-template <class D, class T, std::same_as<T> Operand>
-void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand>& a) {
+template <class D, class T, std::same_as<T> Operand, std::same_as<T> Gradient>
+void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand, Gradient>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   detail::with_own_dv(d, a, [&](const mlstm_backward_arguments<T>& own) {
