@@ -12,22 +12,22 @@ namespace distil_xlstm::device {
 
 namespace detail::slstm_inputs {
 
-/// y = x, rounded, and the sums of x's columns: `partial` has a row a block row.
-__global__ inline void __launch_bounds__(block_columns* block_lanes)
+/// y = x, rounded, and the sums of x's columns: `partial` has a row a block row. `Ahead`: rows asked for at once.
+template <int Ahead>
+__global__ void __launch_bounds__(block_columns* block_lanes)
     round_and_sum_kernel(matrix_view<const float> x, matrix_view<bf16> y, int each, float* partial) {
   const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
   const index begin = static_cast<index>(blockIdx.x) * block_lanes * each + threadIdx.y;
   float4 sum{0, 0, 0, 0};
-  constexpr int ahead = 4;
-  for (int i = 0; column < x.cols && i < each; i += ahead) {
-    float4 four[ahead];
+  for (int i = 0; column < x.cols && i < each; i += Ahead) {
+    float4 four[Ahead];
 #pragma unroll
-    for (int k = 0; k < ahead; ++k) {
+    for (int k = 0; k < Ahead; ++k) {
       const index r = begin + (i + k) * block_lanes;
       if (i + k < each && r < x.rows) four[k] = load4_readonly(x.row(r) + column);
     }
 #pragma unroll
-    for (int k = 0; k < ahead; ++k) {
+    for (int k = 0; k < Ahead; ++k) {
       const index r = begin + (i + k) * block_lanes;
       if (i + k >= each || r >= x.rows) continue;
       store4(y.row(r) + column, four[k]);
@@ -179,7 +179,7 @@ void backward(basic_cuda<P>& device, const slstm_inputs_backward_arguments<float
     const stretches s(rows);
     auto partial = device.template scratch<float>(s.tiles * 4 * width);
     launch(device, "slstm_inputs_backward", {column_grid(s.tiles, 4 * width), dim3(block_columns, block_lanes)},
-           round_and_sum_kernel, matrix_view<const float>(a.cell.raw), draw, s.each, partial.data());
+           round_and_sum_kernel<4>, matrix_view<const float>(a.cell.raw), draw, s.each, partial.data());
     add_column_sums(device, matrix_view<const float>(partial.data(), s.tiles, 4 * width), a.dbias);
   }
   map(device, rows, width, distil_xlstm::detail::slstm_previous_h<float, bf16>{a.cell, more(4)});
