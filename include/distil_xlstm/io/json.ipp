@@ -62,6 +62,11 @@ DISTIL_XLSTM_INLINE json read_json_file(const std::filesystem::path& path) {
   return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.path());
 }
 
+DISTIL_XLSTM_INLINE bool is_text(const json& value, std::string_view text) {
+  const auto* given = value.get_ptr<const json::string_t*>();
+  return given && *given == text;
+}
+
 DISTIL_XLSTM_INLINE const json& member(const json& object, std::string_view key, std::string_view name) {
   require(object.is_object(), name, ": a JSON object with ", detail::printable(key), " is expected, not ",
           object.type_name());

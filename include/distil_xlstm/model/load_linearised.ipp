@@ -9,7 +9,7 @@
 namespace distil_xlstm {
 
 DISTIL_XLSTM_INLINE bool is_linearised_config(const io::json& c) {
-  return c.is_object() && c.contains("model_type") && c.at("model_type") == "distil_xlstm_linear";
+  return c.is_object() && c.contains("model_type") && io::is_text(c.at("model_type"), "distil_xlstm_linear");
 }
 
 DISTIL_XLSTM_INLINE io::json write_linearised_config(const linearised_config& c) {

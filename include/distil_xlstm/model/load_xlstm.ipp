@@ -51,7 +51,7 @@ class xlstm_config_reader {
   /// Which blocks are sLSTM.
   void read_places(const json& c, bool has_mlstm, bool has_slstm) {
     x_.slstm_at.clear();
-    if (!has_mlstm || (c.contains("slstm_at") && c.at("slstm_at") == "all"))
+    if (!has_mlstm || (c.contains("slstm_at") && io::is_text(c.at("slstm_at"), "all")))
       for (index b = 0; b < x_.blocks; ++b) x_.slstm_at.push_back(b);
     else if (!null(c, "slstm_at"))
       x_.slstm_at = get<std::vector<index>>(c, "slstm_at");

@@ -7,7 +7,8 @@
 namespace distil_xlstm {
 
 DISTIL_XLSTM_INLINE bool is_xlstm_7b_config(const io::json& c) {
-  return c.is_object() && !c.contains("xlstm_cfg") && c.contains("model_type") && c.at("model_type") == "xlstm";
+  return c.is_object() && !c.contains("xlstm_cfg") && c.contains("model_type") &&
+         io::is_text(c.at("model_type"), "xlstm");
 }
 
 DISTIL_XLSTM_INLINE xlstm_7b_config read_xlstm_7b_config(const io::json& c, const std::string& name) {

@@ -24,8 +24,9 @@ Stack xlstm_config::stack() const {
   for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
   Stack s;
   s.post_blocks_norm = post_blocks_norm;
-  for (index b = 0; b < blocks; ++b) {
-    const named<"xlstm_norm", layer_norm<>> before{{extent<>(width)}};
+  // Generic, for the types that are made of `norm` to be compiled where the stack is.
+  const auto add = [&]<class Norm>(const Norm& norm, index b) {
+    const named<"xlstm_norm", Norm> before{norm};
     if (!is_slstm(b)) {
       const mlstm cell{.width = width,
                        .heads = mlstm_heads,
@@ -34,21 +35,19 @@ Stack xlstm_config::stack() const {
                        .qkv_block = qkv_block,
                        .bias = bias,
                        .block_count = blocks};
-      s.blocks.blocks.push_back(mlstm_block{sequential{before, named<"xlstm", mlstm>{cell}}});
-      continue;
+      s.blocks.blocks.push_back(residual{sequential{before, named<"xlstm", mlstm>{cell}}});
+      return;
     }
-    const bare_slstm_block cell{
-        sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
+    residual cell{sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
     if (!feed_forward) {
       s.blocks.blocks.push_back(cell);
-      continue;
+      return;
     }
     const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
-    s.blocks.blocks.push_back(
-        slstm_block{named<"", bare_slstm_block>{cell},
-                    {residual{sequential{named<"ffn_norm", layer_norm<>>{{extent<>(width)}},
-                                         named<"ffn", distil_xlstm::feed_forward>{ffn}}}}});
-  }
+    residual feeds{sequential{named<"ffn_norm", Norm>{norm}, named<"ffn", distil_xlstm::feed_forward>{ffn}}};
+    s.blocks.blocks.push_back(sequential{named<"", decltype(cell)>{cell}, named<"", decltype(feeds)>{feeds}});
+  };
+  for (index b = 0; b < blocks; ++b) add(layer_norm<>{extent<>(width)}, b);
   return s;
 }
 

@@ -21,12 +21,14 @@ Stack xlstm_7b_config::stack() const {
                       .norm_epsilon = norm_epsilon,
                       .cell_epsilon = cell_epsilon,
                       .block_count = blocks};
-  const rms_norm<> before{width, 1, norm_epsilon};
   const xlstm_7b_ffn ffn{width, feed_forward()};
-  const xlstm_7b_layer layer{
-      {{sequential{named<"norm_mlstm", rms_norm<>>{before}, named<"mlstm_layer", mlstm_v2>{cell}}}},
-      {{sequential{named<"norm_ffn", rms_norm<>>{before}, named<"ffn", xlstm_7b_ffn>{ffn}}}}};
-  return {repeated(blocks, layer), true, norm_epsilon};
+  // Generic, for the types that are made of `before` to be compiled where the stack is.
+  const auto layer = [&]<class Norm>(const Norm& before) {
+    residual mixes{sequential{named<"norm_mlstm", Norm>{before}, named<"mlstm_layer", mlstm_v2>{cell}}};
+    residual feeds{sequential{named<"norm_ffn", Norm>{before}, named<"ffn", xlstm_7b_ffn>{ffn}}};
+    return sequential{named<"", decltype(mixes)>{mixes}, named<"", decltype(feeds)>{feeds}};
+  };
+  return Stack{repeated(blocks, layer(rms_norm<>{width, 1, norm_epsilon})), true, norm_epsilon};
 }
 
 DISTIL_XLSTM_INLINE void xlstm_7b_config::identify(fnv_hash& hash) const {
