@@ -147,8 +147,14 @@ numbers passes(D& d, const B& block, index batch, index time) {
   h.forward();
   h.backward();
   const auto widened = [](const std::vector<T>& x) { return std::vector<double>(x.begin(), x.end()); };
-  return {widened(testing::on_host(d, h.y)), widened(testing::on_host(d, h.dx)),
-          widened(testing::on_host(d, h.gradients))};
+  numbers out{widened(testing::on_host(d, h.y)), widened(testing::on_host(d, h.dx))};
+  // What lies between tensors depends on the type.
+  const auto gradients = widened(testing::on_host(d, h.gradients));
+  for (const auto& e : h.names) {
+    const auto first = gradients.begin() + e.offset;
+    out.emplace_back(first, first + e.size);
+  }
+  return out;
 }
 
 struct devices {
@@ -168,7 +174,9 @@ BOOST_AUTO_TEST_CASE(gradients_of_the_inputs) {
     check_all(what + ", double", inputs<double>(d.gpu, rows, 4, blocks, 4), want, 1e-12);
     check_all(what + ", float", inputs<float>(d.gpu, rows, 4, blocks, 4), want, 5e-6);
     check_all(what + ", bf16", inputs<float>(d.rounding, rows, 4, blocks, 4), want, 5e-6);
-    check_all(what + ", stored in bf16", inputs<float, bf16>(d.rounding, rows, 4, blocks, 4), want, 5e-6);
+    // Rows of bfloat16 that are no whole packs are left to rounded products.
+    check_all(what + ", stored in bf16", inputs<float, bf16>(d.rounding, rows, 4, blocks, 4), want,
+              blocks % 2 == 0 ? 5e-6 : 2e-2);
   }
   // What no kernel is made for.
   const auto want = inputs<double>(d.cpu, 70, 2, 12, 6);
