@@ -87,7 +87,8 @@ json read_json_file(const std::filesystem::path& path);
 /// The value under `key`; throws naming `name` (the file) and the key when it is not there.
 const json& member(const json& object, std::string_view key, std::string_view name);
 
-/// Whether the value is this text. nlohmann's `==` asks of every type that could be compared whether JSON can be made of it.
+/// Whether the value is this text. nlohmann's `==` asks of every type that could be compared whether JSON can be
+/// made of it.
 bool is_text(const json& value, std::string_view text);
 
 /// The value under `key` as a T: bool, an integer type (range checked), a floating-point type, std::string,

@@ -83,7 +83,7 @@ struct block_functions {
 /// pairs, the first of which is added to eight sums, the second to eight others. A vector type V gives
 ///
 ///     cols                                how many rows of blocks one rounded row meets at a time
-///     in_line                             eight blocks are worth code of their own; the rest of a row is a loop of pairs
+///     in_line                             eight blocks have code of their own, the rest of a row a loop of pairs
 ///     pair, load, load_one                the numbers of two blocks, or of one and zeros
 ///     load_x                              64 numbers of x
 ///     scales, read_scales(p, n)           what n <= 8 blocks have in halves, zeros behind them
