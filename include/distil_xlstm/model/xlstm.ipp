@@ -18,36 +18,44 @@ DISTIL_XLSTM_INLINE bool xlstm_config::is_slstm(index block) const {
   return std::find(slstm_at.begin(), slstm_at.end(), block) != slstm_at.end();
 }
 
+namespace detail {
+
+/// Block b of a stack. A template, for the types that are made of `norm` to be compiled where the stack is; a function, for
+/// nvcc (13.0) repeats a default argument where such a template has a generic lambda.
+template <class Stack, class Norm>
+void add_block(const xlstm_config& c, Stack& s, const Norm& norm, index b) {
+  const named<"xlstm_norm", Norm> before{norm};
+  if (!c.is_slstm(b)) {
+    const mlstm cell{.width = c.width,
+                     .heads = c.mlstm_heads,
+                     .inner = c.mlstm_inner(),
+                     .conv_window = c.mlstm_conv,
+                     .qkv_block = c.qkv_block,
+                     .bias = c.bias,
+                     .block_count = c.blocks};
+    s.blocks.blocks.push_back(residual{sequential{before, named<"xlstm", mlstm>{cell}}});
+    return;
+  }
+  residual cell{
+      sequential{before, named<"xlstm", slstm>{slstm{c.width, c.slstm_heads, c.slstm_conv, b, c.blocks}}}};
+  if (!c.feed_forward) {
+    s.blocks.blocks.push_back(cell);
+    return;
+  }
+  const distil_xlstm::feed_forward ffn{c.width, c.feed_forward_inner(), c.act, c.feed_forward_bias, c.blocks};
+  residual feeds{sequential{named<"ffn_norm", Norm>{norm}, named<"ffn", distil_xlstm::feed_forward>{ffn}}};
+  s.blocks.blocks.push_back(sequential{named<"", decltype(cell)>{cell}, named<"", decltype(feeds)>{feeds}});
+}
+
+}  // namespace detail
+
 template <class Stack>
 Stack xlstm_config::stack() const {
   require(width > 0 && blocks > 0, "xlstm: width ", width, " and ", blocks, " blocks are not possible");
   for (index b : slstm_at) require(b >= 0 && b < blocks, "xlstm: slstm_at names block ", b, " of ", blocks);
   Stack s;
   s.post_blocks_norm = post_blocks_norm;
-  // Generic, for the types that are made of `norm` to be compiled where the stack is.
-  const auto add = [&]<class Norm>(const Norm& norm, index b) {
-    const named<"xlstm_norm", Norm> before{norm};
-    if (!is_slstm(b)) {
-      const mlstm cell{.width = width,
-                       .heads = mlstm_heads,
-                       .inner = mlstm_inner(),
-                       .conv_window = mlstm_conv,
-                       .qkv_block = qkv_block,
-                       .bias = bias,
-                       .block_count = blocks};
-      s.blocks.blocks.push_back(residual{sequential{before, named<"xlstm", mlstm>{cell}}});
-      return;
-    }
-    residual cell{sequential{before, named<"xlstm", slstm>{slstm{width, slstm_heads, slstm_conv, b, blocks}}}};
-    if (!feed_forward) {
-      s.blocks.blocks.push_back(cell);
-      return;
-    }
-    const distil_xlstm::feed_forward ffn{width, feed_forward_inner(), act, feed_forward_bias, blocks};
-    residual feeds{sequential{named<"ffn_norm", Norm>{norm}, named<"ffn", distil_xlstm::feed_forward>{ffn}}};
-    s.blocks.blocks.push_back(sequential{named<"", decltype(cell)>{cell}, named<"", decltype(feeds)>{feeds}});
-  };
-  for (index b = 0; b < blocks; ++b) add(layer_norm<>{extent<>(width)}, b);
+  for (index b = 0; b < blocks; ++b) detail::add_block(*this, s, layer_norm<>{extent<>(width)}, b);
   return s;
 }
 

@@ -11,6 +11,18 @@ DISTIL_XLSTM_INLINE index xlstm_7b_config::feed_forward() const {
   return static_cast<index>(std::round(x - std::fmod(x, m)));
 }
 
+namespace detail {
+
+/// A layer of a stack; a template as `add_block` of model/xlstm.ipp is one.
+template <class Norm>
+auto make_layer(const Norm& before, const mlstm_v2& cell, const xlstm_7b_ffn& ffn) {
+  residual mixes{sequential{named<"norm_mlstm", Norm>{before}, named<"mlstm_layer", mlstm_v2>{cell}}};
+  residual feeds{sequential{named<"norm_ffn", Norm>{before}, named<"ffn", xlstm_7b_ffn>{ffn}}};
+  return sequential{named<"", decltype(mixes)>{mixes}, named<"", decltype(feeds)>{feeds}};
+}
+
+}  // namespace detail
+
 template <class Stack>
 Stack xlstm_7b_config::stack() const {
   const mlstm_v2 cell{.width = width,
@@ -21,14 +33,9 @@ Stack xlstm_7b_config::stack() const {
                       .norm_epsilon = norm_epsilon,
                       .cell_epsilon = cell_epsilon,
                       .block_count = blocks};
-  const xlstm_7b_ffn ffn{width, feed_forward()};
-  // Generic, for the types that are made of `before` to be compiled where the stack is.
-  const auto layer = [&]<class Norm>(const Norm& before) {
-    residual mixes{sequential{named<"norm_mlstm", Norm>{before}, named<"mlstm_layer", mlstm_v2>{cell}}};
-    residual feeds{sequential{named<"norm_ffn", Norm>{before}, named<"ffn", xlstm_7b_ffn>{ffn}}};
-    return sequential{named<"", decltype(mixes)>{mixes}, named<"", decltype(feeds)>{feeds}};
-  };
-  return Stack{repeated(blocks, layer(rms_norm<>{width, 1, norm_epsilon})), true, norm_epsilon};
+  const auto layer =
+      detail::make_layer(rms_norm<>{width, 1, norm_epsilon}, cell, xlstm_7b_ffn{width, feed_forward()});
+  return Stack{repeated(blocks, layer), true, norm_epsilon};
 }
 
 DISTIL_XLSTM_INLINE void xlstm_7b_config::identify(fnv_hash& hash) const {
