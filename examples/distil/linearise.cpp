@@ -95,15 +95,15 @@ class linearise_run {
         method_(method_of(o_)),
         lock_(o.out),
         engine_(make_engine(o.where)),
-        tokens_(parse_token_mix(o.tokens), {o.repeats, longest_window(), o.seed}) {
+        tokens_(parse_token_mix(o.tokens), o.repeats, o.seed) {
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     teacher_ = engine_->open_teacher(o.teacher);
     tokenizer_ = tokenizer_of(o.teacher);
     check_texts(tokens_, held_out_, teacher_->facts().vocabulary, tokenizer_);
     if (held_out_)
       for (const dx::index w : o_.window_lengths) require_held_out(*held_out_, w);
-    windows_.emplace(tokens_.texts(), method_.options.length);
-    if (o_.long_tokens > 0) long_windows_.emplace(tokens_.texts(), o_.long_length);
+    windows_.emplace(tokens_.texts(method_.options.length), method_.options.length);
+    if (o_.long_tokens > 0) long_windows_.emplace(tokens_.texts(o_.long_length), o_.long_length);
     make_needles();
     make_stages();
   }
@@ -143,10 +143,6 @@ class linearise_run {
     method m = resolved(o);
     m.options.lr.floor = 0.02 * m.options.lr.peak;
     return m;
-  }
-
-  dx::index longest_window() const {
-    return std::max(method_.options.length, o_.long_tokens > 0 ? o_.long_length : 0);
   }
 
   void make_needles() {

@@ -102,38 +102,42 @@ inline std::vector<weighted_file> parse_token_mix(std::string_view given) {
   return out;
 }
 
-/// Windows in which passages of the first file come back, beside those of the files.
-struct repeats {
-  double share = 0;      ///< of all windows that are read, 0 <= share < 1
-  dx::index length = 0;  ///< tokens of a document: the longest window
-  std::uint64_t seed = 0;
-};
-
-/// The texts of --tokens, opened, and that of --repeats.
+/// The texts of --tokens, opened, and those of --repeats.
 class token_mix {
  public:
-  token_mix(const std::vector<weighted_file>& files, const repeats& r) : repeats_(r.share) {
-    double weights = 0;
+  /// `repeats`: the share of the windows in which passages of the first file come back, 0 <= repeats < 1.
+  token_mix(const std::vector<weighted_file>& files, double repeats, std::uint64_t seed)
+      : repeats_(repeats), seed_(seed) {
     for (const weighted_file& f : files) {
       files_.emplace_back(f.path);
       texts_.push_back({&files_.back(), f.weight});
-      weights += f.weight;
     }
     shares_ = of_option("tokens", [&] { return dx::shares_of(texts_); });
-    if (repeats_ == 0) return;
-    // A quarter of the text, but no more memory than 64 MiB.
-    const dx::index tokens = std::min(files_.front().size() / 4, dx::index{1} << 24);
-    repeated_ =
-        dx::repeated_passages(files_.front(), std::max<dx::index>(1, tokens / r.length), r.length, r.seed);
-    repeated_.append(std::vector{repeated_.ids.front()});  // so that the last window has a last target
-    texts_.push_back({&repeated_, weights * repeats_ / (1 - repeats_)});
   }
   token_mix(const token_mix&) = delete;
   token_mix& operator=(const token_mix&) = delete;
 
   const std::deque<dx::io::token_file>& files() const { return files_; }
-  /// Refers to this.
+  /// The files' alone. Refers to this.
   const std::vector<dx::weighted_text>& texts() const { return texts_; }
+  /// What is cut into windows of `length` tokens: with --repeats also a text of documents that are as long, so that what
+  /// comes back does so within a window. Refers to this.
+  std::vector<dx::weighted_text> texts(dx::index length) {
+    if (repeats_ == 0 || files_.front().size() == 0) return texts_;
+    const double weight = repeats_ / (1 - repeats_);  // beside files that weigh 1
+    double tokens = 0;
+    for (const auto& f : files_) tokens += weight * static_cast<double>(f.size());
+    // As many as are read while all files are; no more memory than 64 MiB.
+    const double documents = std::min(tokens, 16777216.) / static_cast<double>(length);
+    repeated_.push_back(dx::repeated_passages(
+        files_.front(), std::max<dx::index>(1, static_cast<dx::index>(documents)), length, seed_));
+    dx::token_text& made = repeated_.back();
+    made.append(std::vector{made.ids.front()});  // so that the last window has a last target
+    std::vector<dx::weighted_text> out;
+    for (std::size_t i = 0; i < texts_.size(); ++i) out.push_back({texts_[i].text, shares_[i]});
+    out.push_back({&repeated_.back(), weight});
+    return out;
+  }
 
   /// Adds to what a run is known by: `tokens_sha256`, of one file its hash, of several all hashes and, as
   /// `tokens_shares`, what each has of the windows that are of files; `repeats`, where there are some.
@@ -151,8 +155,9 @@ class token_mix {
  private:
   std::deque<dx::io::token_file> files_;
   std::vector<dx::weighted_text> texts_;
-  dx::token_text repeated_;
+  std::deque<dx::token_text> repeated_;
   double repeats_;
+  std::uint64_t seed_;
   std::vector<double> shares_;
 };
 

@@ -78,11 +78,11 @@ class training_run {
         method_(resolved(o)),
         lock_(o.out),
         engine_(make_engine(o.where)),
-        tokens_(parse_token_mix(o.tokens), {o.repeats, method_.options.length, o.seed}) {
+        tokens_(parse_token_mix(o.tokens), o.repeats, o.seed) {
     require_shares(method_.options);
     if (!o.held_out.empty()) held_out_.emplace(o.held_out);
     open_teacher();
-    windows_.emplace(tokens_.texts(), method_.options.length);
+    windows_.emplace(tokens_.texts(method_.options.length), method_.options.length);
     if (held_out_) require_held_out(*held_out_, window());
     if (cache_)
       cache_->verify(tokens_.files().front().data_sha256(), windows_->count(), method_.options.length);

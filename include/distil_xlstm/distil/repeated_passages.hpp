@@ -33,8 +33,8 @@ passage passage_from(const Text& text, index first, index length) {
 /// A text in which passages of `text` come back, to learn recall from: a student that is to repeat a passage as its
 /// teacher does must have kept it. `documents` documents of `length` tokens each: the first passage of one is the
 /// beginning of a document of `text`; each that follows is, with a chance of one half, one of those before it, else a
-/// new one, from anywhere. Passages have 8 to 256 tokens, log-uniform, and a quarter of `length` at most; the last one
-/// is cut. Such texts of random passages show what are called induction heads (Olsson et al. 2022). A function of its
+/// new one, from anywhere. Passages have 8 to 256 tokens, log-uniform, and a quarter of `length` at most; less where a
+/// document of `text` ends before. The last one is cut. Such texts of random passages show what are called induction heads (Olsson et al. 2022). A function of its
 /// arguments alone. `text` is a `token_text` or an `io::token_file`. Throws `error` where it is empty, or where there
 /// are not one document of one token at least.
 template <class Text>
@@ -49,11 +49,11 @@ token_text repeated_passages(const Text& text, index documents, index length, st
   const double longest = std::max(1.0, std::min(256.0, static_cast<double>(length) / 4)),
                shortest = std::min(8.0, longest);
   const auto some_length = [&] {
-    return static_cast<index>(std::exp(random.uniform(std::log(shortest), std::log(longest))));
+    return static_cast<index>(shortest * std::pow(longest / shortest, random.uniform()));
   };
 
   token_text out;
-  out.ids.reserve(static_cast<std::size_t>(documents * length));
+  out.ids.reserve(static_cast<std::size_t>(documents * length) + 1);
   std::vector<detail::passage> seen;
   for (index d = 1; d <= documents; ++d) {
     out.documents.push_back(out.size());

@@ -47,10 +47,10 @@ divergence_score score_divergence(D& device, const Text& text, index window, ind
     read_teacher(w.seq, w.ids, ht);
     read_model(w.seq, w.ids, hs);
     const auto s = loss::score_tokens(device, matrix_view<const T>(hs), head, w.targets, w.scored);
-    const auto apart = [&](const auto& with) {
+    const auto divergence = [&](const auto& with) {
       return loss::head(device, kl, hs, ht, with, w.targets, w.scored, T(1), {}).raw[0];
     };
-    const double kl_sum = head.cap == 0 && teacher_head.cap == 0 ? apart(heads) : apart(capped);
+    const double kl_sum = head.cap == 0 && teacher_head.cap == 0 ? divergence(heads) : divergence(capped);
     return std::array{s.nll, static_cast<double>(s.scored), kl_sum};
   };
   const auto [nll, scored, apart] =

@@ -1,9 +1,7 @@
 #pragma once
 
-#include <array>
-
 #include <distil_xlstm/core/config.hpp>
-#include <distil_xlstm/io/json_text.hpp>
+#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/safetensors_writer.hpp>
 
 namespace distil_xlstm::io::detail {
@@ -69,32 +67,23 @@ DISTIL_XLSTM_INLINE void safetensors_writer::commit() {
 }
 
 DISTIL_XLSTM_INLINE std::string safetensors_writer::header_text(const std::string& file) const {
-  detail::json_text out(-1, true);
-  const auto numbers = [&](const char* name, const auto& list) {
-    out.key(name).array([&] {
-      for (const index n : list) out.put(n);
-    });
-  };
+  ordered_json root = ordered_json::object();
+  if (!metadata_.empty()) root["__metadata__"] = metadata_;
+  index at = 0;
+  for (const entry& e : entries_) {
+    const index begin = at;
+    require(!__builtin_add_overflow(at, e.bytes, &at), file, ": the tensors are too large together");
+    // Each name is there once: appended, not looked up.
+    root.get_ref<ordered_json::object_t&>().Container::emplace_back(
+        e.name, ordered_json{{"dtype", traits(e.dtype).name},
+                             {"shape", e.shape},
+                             {"data_offsets", ordered_json::array({begin, at})}});
+  }
   try {
-    out.object([&] {
-      if (!metadata_.empty())
-        out.key("__metadata__").object([&] {
-          for (const auto& [name, text] : metadata_) out.member(name, text);
-        });
-      index at = 0;
-      for (const entry& e : entries_) {
-        const index begin = at;
-        require(!__builtin_add_overflow(at, e.bytes, &at), file, ": the tensors are too large together");
-        out.key(e.name).object([&] {
-          out.member("dtype", traits(e.dtype).name);
-          numbers("shape", e.shape), numbers("data_offsets", std::array{begin, at});
-        });
-      }
-    });
-  } catch (const json::exception&) {
+    return root.dump();
+  } catch (const ordered_json::exception&) {
     fail(file, ": a name is not UTF-8");
   }
-  return out.text();
 }
 
 DISTIL_XLSTM_INLINE void safetensors_writer::skip_complete() {

@@ -253,7 +253,7 @@ void head(D& device, const Term& term, matrix_view<const typename Term::scalar> 
   static_assert(
       !std::is_same_v<Head, logit_head>,
       "distil_xlstm::loss::head: a cap on logits has no gradient here; give the head's matrix, and train "
-      "without a cap");
+      "without a cap; two heads in a head_pair are compared without a gradient");
   using T = typename Term::scalar;
   constexpr index columns = totals_size<Term::terms>;
   const index n = hs.rows, d = hs.cols;

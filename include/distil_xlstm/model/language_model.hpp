@@ -62,6 +62,7 @@ using language_model = model<any_config, T, D, frozen>;
 namespace distil_xlstm {
 extern template any_config::stack_type any_config::stack() const;
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/language_model.ipp>
 #endif

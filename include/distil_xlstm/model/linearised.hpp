@@ -62,6 +62,7 @@ using linearised_model = model<linearised_config, T, D, fully_trainable>;
 namespace distil_xlstm {
 extern template linearised_stack linearised_config::stack() const;
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/linearised.ipp>
 #endif

@@ -99,6 +99,7 @@ using llama = model<llama_config, T, D, frozen>;
 namespace distil_xlstm {
 extern template llama_stack llama_config::stack() const;
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/llama.ipp>
 #endif

@@ -106,6 +106,7 @@ model<Family, T, D, frozen> load_windowed(D& device, const std::filesystem::path
 namespace distil_xlstm {
 extern template detail::linearised_files::linearised_files(const std::filesystem::path&);
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/load_linearised.ipp>
 #endif

@@ -101,6 +101,7 @@ void save_xlstm(D& device, const xlstm<T, D>& m, const std::filesystem::path& fo
 namespace distil_xlstm {
 extern template detail::xlstm_files::xlstm_files(const std::filesystem::path&);
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/load_xlstm.ipp>
 #endif

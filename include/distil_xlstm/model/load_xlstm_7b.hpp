@@ -68,6 +68,7 @@ model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path
 namespace distil_xlstm {
 extern template detail::xlstm_7b_files::xlstm_7b_files(const std::filesystem::path&);
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/load_xlstm_7b.ipp>
 #endif

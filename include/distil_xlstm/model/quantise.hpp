@@ -35,6 +35,7 @@ Result quantise(const std::filesystem::path& model, dtype type, const std::files
 namespace distil_xlstm {
 extern template quantised_model quantise(const std::filesystem::path&, dtype, const std::filesystem::path&);
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/quantise.ipp>
 #endif

@@ -121,6 +121,7 @@ namespace distil_xlstm {
 extern template xlstm_stack xlstm_config::stack() const;
 extern template index xlstm_config::trainable<xlstm_stack>() const;
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/xlstm.ipp>
 #endif

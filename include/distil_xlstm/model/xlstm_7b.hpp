@@ -88,6 +88,7 @@ namespace distil_xlstm {
 extern template xlstm_7b_stack xlstm_7b_config::stack() const;
 extern template index xlstm_7b_config::total<xlstm_7b_stack>() const;
 }  // namespace distil_xlstm
-#else
+#endif
+#ifndef DISTIL_XLSTM_COMPILED
 #include <distil_xlstm/model/xlstm_7b.ipp>
 #endif

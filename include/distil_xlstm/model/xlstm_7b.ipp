@@ -13,7 +13,7 @@ DISTIL_XLSTM_INLINE index xlstm_7b_config::feed_forward() const {
 
 namespace detail {
 
-/// A layer of a stack; a template as `add_block` of model/xlstm.ipp is one.
+/// A layer of a stack; a template for the reasons that model/xlstm.ipp gives.
 template <class Norm>
 auto make_layer(const Norm& before, const mlstm_v2& cell, const xlstm_7b_ffn& ffn) {
   residual mixes{sequential{named<"norm_mlstm", Norm>{before}, named<"mlstm_layer", mlstm_v2>{cell}}};

@@ -25,10 +25,12 @@ struct logit_head {
 /// takes one matrix for both takes a pair, too. Two `logit_head`s, whose logits may be capped, have no gradient.
 template <class Student, class Teacher, class T>
 struct head_pair {
-  Student student;            ///< [vocabulary, width of the student]: a frozen_matrix or a matrix_view
+  Student student;            ///< [vocabulary, width of the student]
   Teacher teacher;            ///< [vocabulary, width of the teacher]
   matrix_view<T> gradient{};  ///< the student's is added here; without data it is not wanted
   static constexpr bool capped = std::is_same_v<Student, logit_head>;
+  static_assert(capped == std::is_same_v<Teacher, logit_head>,
+                "distil_xlstm::head_pair: where one head is a logit_head, both are; write logit_head{matrix}");
 
   /// One matrix: logits of both are one product.
   bool shared() const {
