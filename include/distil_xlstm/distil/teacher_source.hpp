@@ -86,8 +86,7 @@ class teacher_source {
 struct no_teacher {};
 
 namespace detail {
-/// y = (first ? 0 : y) + weight x, from the last row on: a cache may still hold what a layer wrote last, and then the
-/// first rows, with which the next layer begins.
+/// y = (first ? 0 : y) + weight x
 template <class T>
 struct accumulate_mean {
   using scalar = T;
@@ -97,8 +96,8 @@ struct accumulate_mean {
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    T* to = y.row(x.rows - 1 - r) + c;
-    math::store<V>(to, math::load_if<V>(!first, to) + V(weight) * math::load<V>(x.row(x.rows - 1 - r) + c));
+    math::store<V>(y.row(r) + c,
+                   math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
   }
 };
 }  // namespace detail
