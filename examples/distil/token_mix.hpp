@@ -120,8 +120,8 @@ class token_mix {
   const std::deque<dx::io::token_file>& files() const { return files_; }
   /// The files' alone. Refers to this.
   const std::vector<dx::weighted_text>& texts() const { return texts_; }
-  /// What is cut into windows of `length` tokens: with --repeats also a text of documents that are as long, so that what
-  /// comes back does so within a window. Refers to this.
+  /// What is cut into windows of `length` tokens: with --repeats also a text of documents that are as long, so that
+  /// what comes back does so within a window. Refers to this.
   std::vector<dx::weighted_text> texts(dx::index length) {
     if (repeats_ == 0 || files_.front().size() == 0) return texts_;
     const double weight = repeats_ / (1 - repeats_);  // beside files that weigh 1

@@ -125,8 +125,8 @@ void train_recorded(D& d, const std::filesystem::path& model, const io::token_fi
 /// What a model makes of a text, in every way that there is to read one.
 template <class T>
 struct readings {
-  text_score plain, carried;  ///< the second of recurrent models alone
-  double kl = 0;              ///< from itself where it takes all documents for one, if without a cap
+  text_score plain, carried;                 ///< the second of recurrent models alone
+  double kl = 0;                             ///< from itself where it takes all documents for one
   std::vector<continuation_score> answers;   ///< where the tokenizer fits
   std::vector<std::int32_t> written, drawn;  ///< the likeliest continuation, and one by chance
   std::vector<T> hidden;                     ///< of the session, then of every layer
@@ -139,11 +139,9 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
   const auto model = load_language_model<T>(d, path);
   reader read(d, model);
   out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
-  if (model.head().cap == 0) {
-    reader other(d, model);
-    const auto whole = [&](sequence_view seq, auto... rest) { other({seq.batch, seq.time}, rest...); };
-    out.kl = score_divergence<T>(d, text, 17, 3, model.head(), whole, model.head(), read).kl;
-  }
+  reader other(d, model);
+  const auto whole = [&](sequence_view seq, auto... rest) { other({seq.batch, seq.time}, rest...); };
+  out.kl = score_divergence<T>(d, text, 17, 3, model.head(), whole, model.head(), read).kl;
   const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
   std::vector<continuation> asked;
   for (const auto& [context, answer] :

@@ -143,7 +143,7 @@ BOOST_AUTO_TEST_CASE(large_heads) {
   compare(run::random(1, 520, {1, 384, 384}, 130), name_of(1, 520, 384, 384));
   compare(run::random(1, 260, {2, 256, 512}, 0), name_of(1, 260, 256, 512));
 }
-/// So many that a block makes 288 or 256 columns: of heads of as many or a few less, of two such tiles.
+/// So many that a block makes 256 columns of heads of that many or a few less, or of two such tiles.
 BOOST_AUTO_TEST_CASE(many_large_heads) {
   auto r = run::random(8, 260, {2, 288, 288}, 0);
   begin_documents(r, {5, 126, 127, 128, 200, 259});
@@ -154,8 +154,8 @@ BOOST_AUTO_TEST_CASE(many_large_heads) {
   compare(run::random(20, 130, {1, 250, 512}, 0), name_of(20, 130, 250, 512));
 }
 /// Of one sequence a block makes fewer columns, of which it makes the same numbers.
-BOOST_AUTO_TEST_CASE(heads_of_288_do_not_see_their_neighbours) {
-  run all = run::random(12, 260, {2, 288, 288}, 100), alone = all;
+BOOST_AUTO_TEST_CASE(heads_of_256_do_not_see_their_neighbours) {
+  run all = run::random(12, 260, {2, 256, 256}, 100), alone = all;
   alone.batch = 1;
   for (const auto x :
        {&run::q, &run::k, &run::v, &run::i, &run::f, &run::dh, &run::c, &run::n, &run::m, &run::dstate})

@@ -49,7 +49,7 @@ struct cache_rows {
 
 /// A further map of the x that `attention` projects, and the gradient dy of what it gives.
 template <class P, class G, class T>
-struct further_map {
+struct extra_projection {
   linear<> map;
   const P& weights;
   const G& gradients;
@@ -59,7 +59,7 @@ struct further_map {
 };
 /// An operand of `transform`: a matrix, and zeros beyond its rows and columns.
 template <class T>
-struct zeros_beyond {
+struct zero_padded {
   matrix_view<const T> x;
   template <class V>
   DISTIL_XLSTM_HD V load(const element& e) const {
@@ -293,7 +293,7 @@ struct attention {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
   /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms. So
-  /// for `further`, a `further_map` or none.
+  /// for `further`, a `extra_projection` or none.
   template <class T, class X, class... Further>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx,
@@ -376,12 +376,12 @@ struct attention {
                      matrix_view<T> dx, const auto& further) const {
     const index own = weights.weight.rows, room = all.cols - own;
     const matrix_view<const Operand> dy = all;
-    transform(d, all.columns(own, room), math::identity{}, detail::zeros_beyond<T>{further.dy});
+    transform(d, all.columns(own, room), math::identity{}, detail::zero_padded<T>{further.dy});
     {
       const auto memory = scratch_matrices<Operand>(d, all.cols, width);
       const matrix_view<Operand> w = memory.views[0];
       transform(d, w.slice(0, own), math::identity{}, weights.weight);
-      transform(d, w.slice(own, room), math::identity{}, detail::zeros_beyond<T>{further.weights.weight});
+      transform(d, w.slice(own, room), math::identity{}, detail::zero_padded<T>{further.weights.weight});
       gemm(d, dy, matrix_view<const Operand>(w), dx, T(0));
     }
     const auto memory = scratch_matrices<T>(d, all.cols, width);

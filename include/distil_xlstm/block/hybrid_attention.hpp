@@ -188,8 +188,8 @@ struct hybrid_attention {
       query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
       key_features().backward(d, p.k_features, g.k_features, k.attention.k, key, dk_features, dk, beta);
     }
-    const detail::further_map<decltype(p.gates), decltype(g.gates), T> beside{gates(), p.gates, g.gates,
-                                                                              dgates};
+    const detail::extra_projection<decltype(p.gates), decltype(g.gates), T> beside{gates(), p.gates, g.gates,
+                                                                                   dgates};
     base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx, beside);
   }
   /// @}

@@ -17,8 +17,8 @@ namespace detail {
 /// Positions of a text: from the first to before the second.
 using passage = std::pair<index, index>;
 
-/// Up to `length` tokens of the text from `first` on, within one document and without the document's last token, which
-/// may be its end-of-text token, but where it has no other; one token at least.
+/// Up to `length` tokens of the text from `first` on, within one document and without the document's last token,
+/// which may be its end-of-text token, but where it has no other; one token at least.
 template <class Text>
 passage passage_from(const Text& text, index first, index length) {
   index end = std::min(first + length, text.size());
@@ -33,10 +33,10 @@ passage passage_from(const Text& text, index first, index length) {
 /// A text in which passages of `text` come back, to learn recall from: a student that is to repeat a passage as its
 /// teacher does must have kept it. `documents` documents of `length` tokens each: the first passage of one is the
 /// beginning of a document of `text`; each that follows is, with a chance of one half, one of those before it, else a
-/// new one, from anywhere. Passages have 8 to 256 tokens, log-uniform, and a quarter of `length` at most; less where a
-/// document of `text` ends before. The last one is cut. Such texts of random passages show what are called induction heads (Olsson et al. 2022). A function of its
-/// arguments alone. `text` is a `token_text` or an `io::token_file`. Throws `error` where it is empty, or where there
-/// are not one document of one token at least.
+/// new one, from anywhere. Passages have 8 to 256 tokens, log-uniform, and a quarter of `length` at most; less where
+/// a document of `text` ends before. The last one is cut. Such texts of random passages show what are called
+/// induction heads (Olsson et al. 2022). A function of its arguments alone. `text` is a `token_text` or an
+/// `io::token_file`. Throws `error` where it is empty, or where there are not one document of one token at least.
 template <class Text>
 token_text repeated_passages(const Text& text, index documents, index length, std::uint64_t seed) {
   require(text.size() > 0, "repeated_passages: the text is empty");

@@ -52,7 +52,7 @@ struct log_sum_exp {
     using std::log;
     return max + log(sum);
   }
-  /// exp(x) / sum exp: the softmax of one of the numbers (clamp_min), without a logarithm.
+  /// exp(x) / sum exp: the softmax of one of the numbers, as `clamp_min` leaves it, without a logarithm.
   template <class W>
   DISTIL_XLSTM_HD W probability(W x) const {
     return exp_of_difference(x, W(max)) * W(V(1) / sum);

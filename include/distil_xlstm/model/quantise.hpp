@@ -21,11 +21,11 @@ struct quantised_model {
 /// but for the small ones that gate a cell (igate, fgate, gates, igate_preact, fgate_preact). What is stored as that
 /// already is copied as it is.
 ///
-/// A transformer gets the names and keys of its architecture, as llama.cpp's converter gives them; those of a GGUF file
-/// are copied. Every other family keeps the names of its safetensors, and the key distil_xlstm.config holds its
-/// config.json. The tokenizer is in the keys tokenizer.*, where the model has one. The file is written aside and renamed.
-/// Throws `error` as the loaders do, or where GGUF has no key for what the model does. A template, for what it calls to
-/// be compiled where it is used.
+/// A transformer gets the names and keys of its architecture, as llama.cpp's converter gives them; those of a GGUF
+/// file are copied. Every other family keeps the names of its safetensors, and the key distil_xlstm.config holds its
+/// config.json. The tokenizer is in the keys tokenizer.*, where the model has one. The file is written aside and
+/// renamed. Throws `error` as the loaders do, or where GGUF has no key for what the model does. A template, for what
+/// it calls to be compiled where it is used.
 template <class Result = quantised_model>
 Result quantise(const std::filesystem::path& model, dtype type, const std::filesystem::path& out);
 

@@ -20,8 +20,8 @@ DISTIL_XLSTM_INLINE bool xlstm_config::is_slstm(index block) const {
 
 namespace detail {
 
-/// Block b of a stack; a template, so that the types that are made of `norm` are compiled where the stack is. It is no
-/// lambda of `stack`: nvcc 13.0 takes no generic lambda in a member template that has a default argument.
+/// Block b of a stack; a template, so that the types that are made of `norm` are compiled where the stack is. It is
+/// no lambda of `stack`: nvcc 13.0 takes no generic lambda in a member template that has a default argument.
 template <class Stack, class Norm>
 void add_block(const xlstm_config& c, Stack& s, const Norm& norm, index b) {
   const named<"xlstm_norm", Norm> before{norm};

@@ -37,8 +37,8 @@ DISTIL_XLSTM_HD inline float reciprocal_approx(float x) {
 }
 
 /// What of a float's functions is approximate. The exponential alone: a relative error of about (1 + |x|) 2^-23, and
-/// what lies below 1e-38 is 0. Softmax: besides, exp(x - y) has one of about (1 + |x| + |y|) 2^-23, for logits that are
-/// rounded to bfloat16. All: log and quotients are off by a few units in the last place, too, tanh and log1p by
+/// what lies below 1e-38 is 0. Softmax: besides, exp(x - y) has one of about (1 + |x| + |y|) 2^-23, for logits that
+/// are rounded to bfloat16. All: log and quotients are off by a few units in the last place, too, tanh and log1p by
 /// 1e-7, for cells whose products round their operands to bfloat16.
 enum class approximate { exponential, softmax, all };
 
@@ -73,7 +73,8 @@ struct fast_scalar {
     else
       return fast_scalar(std::exp(a.x));
   }
-  /// exp(x - y), where y stays for many x.
+  /// exp(x - y), where y stays for many x. Rounding of y log2 e is not seen where x is above the floor of logits;
+  /// where both are at the floor it is not 1.
   friend DISTIL_XLSTM_HD fast_scalar exp_difference(fast_scalar x, fast_scalar y) requires(fuses) {
     return fast_scalar(exp2_approx(std::fma(x.x, 1.44269504f, y.x * -1.44269504f)));
   }

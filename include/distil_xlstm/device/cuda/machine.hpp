@@ -284,11 +284,10 @@ class cuda_base {
 
  private:
   void move(void* to, const void* from, index bytes, cudaMemcpyKind kind) {
+    if (bytes <= 0) return;
     copies_.written(to, static_cast<const char*>(to) + bytes);
     copies_.invalidate();
-    if (bytes > 0)
-      detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_),
-                    "copying memory");
+    detail::check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_), "copying memory");
   }
   std::string name_;
   int multiprocessors_ = 0, capability_ = 0;

@@ -14,8 +14,8 @@ namespace detail {
 template <class F>
 concept CudaFunctor = std::floating_point<typename F::scalar>;
 
-/// What a thread of a map computes at once: a pack of columns, or one column of an f with a `single_columns`, whose
-/// numbers take longer than memory does.
+/// What a thread of a map computes at once: a pack of columns, or one column of an f with a `single_columns`, which
+/// is bound by arithmetic, not by memory.
 template <class F>
 struct map_value {
   using type = cuda_pack<typename F::scalar>;

@@ -74,8 +74,8 @@ struct cached_row : row_of_logits<L> {
   __device__ static void merge_blocks(A*, const Merge&) {}
 };
 
-/// A row that the blocks of a cluster keep in their shared memory, a part each, so small that a multiprocessor has room
-/// for two: one works while the other waits. A thread reads what it has copied itself. `Sides` is 1 where the
+/// A row that the blocks of a cluster keep in their shared memory, a part each, so small that a multiprocessor has
+/// room for two: one works while the other waits. A thread reads what it has copied itself. `Sides` is 1 where the
 /// teacher's logits are not asked for.
 template <int Threads, int Sides, class L>
 struct kept_row : row_of_logits<L> {
@@ -304,10 +304,11 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
     constexpr int threads = Threads / 2;
     using row = kept_row<threads, Rows::list::asks_teacher ? 2 : 1, L>;
     const int blocks = row::blocks(cols);
-    if (device.capability() >= 90 && blocks <= row::most_blocks && !facts.selects)
+    const index shared = row::bytes(cols) + folding / 2;
+    if (runs_code_of_90(device) && shared <= device.shared_bytes() - 4096 && blocks <= row::most_blocks &&
+        !facts.selects)
       return run(head_rows_kernel<threads, row, Rows, L, G>,
-                 {static_cast<unsigned>(count * blocks), threads, row::bytes(cols) + folding / 2, blocks},
-                 row::bytes(cols));
+                 {static_cast<unsigned>(count * blocks), threads, shared, blocks}, row::bytes(cols));
   }
   run(head_rows_kernel<Threads, cached_row<Threads, L>, Rows, L, G>,
       {static_cast<unsigned>(count), Threads, folding}, 0);

@@ -278,15 +278,15 @@ class mlstm_products {
         mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
         rows);
   }
-  /// f.operator()<Columns>() with the columns of a product that a block makes: N; in bfloat16 all 288 or 256 of large
-  /// heads, where the shared memory suffices, and where blocks of N columns, of which there would be `narrow`, would
-  /// share multiprocessors.
+  /// f.operator()<Columns>() with the columns of a product that a block makes: N; in bfloat16 256 of large heads,
+  /// where the shared memory suffices, and where blocks of N columns, of which there would be `narrow`, would share
+  /// multiprocessors. (288 in one block gained nothing.)
   template <class F>
   void with_columns(index narrow, const F& f) const {
-    constexpr int wide = N == 96 ? 288 : 256;
-    if constexpr (std::is_same_v<P, bf16_products> && N >= 96)
+    constexpr int wide = 256;
+    if constexpr (std::is_same_v<P, bf16_products> && N == 128)
       if (z_.query % wide == 0 && z_.value % wide == 0 && narrow > device_.multiprocessors() &&
-          device_.shared_bytes() >= mlstm_chunk_gradients_memory<P, wide>::bytes)
+          device_.shared_bytes() - 4096 >= mlstm_chunk_gradients_memory<P, wide>::bytes)
         return f.template operator()<wide>();
     f.template operator()<N>();
   }

@@ -184,7 +184,7 @@ void norm_transform(D& d, const norm_view<T>& n, matrix_view<const T> x, T* stat
   transform_groups(d, n.groups, y, f, norm_scale<T>{n}, normalised<T>{x, statistics}, operands...);
 }
 /// The statistics, and y = scale (x - mean) / sqrt(variance + eps), which may be stored as the device's `operand_t`;
-/// y = skip + that, where `skip` has data.
+/// y = skip + that, where `skip`, which is not y, has data.
 template <class D, class T, class Y>
 void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statistics, matrix_view<Y> y,
                   const_view<T> skip = {}) {

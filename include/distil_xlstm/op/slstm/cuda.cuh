@@ -119,7 +119,7 @@ slstm_cut slstm_float_cut(const cuda_base& device, index head, int& blocks, int 
 }
 inline slstm_plan slstm_float_plan(const cuda_base& device, index batch, index heads, index head) {
   int blocks = 1;
-  if (device.capability() >= 90)
+  if (runs_code_of_90(device))
     while (blocks < 8 && head / blocks >= 32 &&
            blocks_for(batch, 4) * heads * blocks * 2 <= device.multiprocessors())
       blocks *= 2;

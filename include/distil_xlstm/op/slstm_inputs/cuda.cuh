@@ -44,8 +44,8 @@ struct operands {
   int heads, head_dim;
 };
 
-/// The gradients by R and W of a head and a gate, drawᵀ previous and drawᵀ a (or x), over some rows, of heads of up to
-/// 16 Tiles channels: nine warps, three by three, share each of the two.
+/// The gradients by R and W of a head and a gate, drawᵀ previous and drawᵀ a (or x), over some rows, of heads of up
+/// to 16 Tiles channels: nine warps, three by three, share each of the two.
 template <int Tiles>
 struct weights_tile {
   static constexpr int threads = 576, rows = 32, stride = 16 * Tiles + 8, matrix = rows * stride, stages = 4;
@@ -196,19 +196,21 @@ void backward(basic_cuda<P>& device, const slstm_inputs_backward_arguments<float
         (gate < 2 ? a.da : a.dx).columns(0, head), head, distil_xlstm::detail::slstm_adds(a, gate) ? 1.f : 0.f);
 }
 
-inline bool fits(const slstm_inputs_backward_arguments<float>& a) {
-  return a.x.rows > 64 && a.x.rows < (1 << 30) && a.cell.head_dim > 32 && a.cell.head_dim <= 144 &&
-         a.cell.head_dim % 8 == 0 && is_vectorised(a.cell.raw);
+inline bool fits(const cuda_base& device, const slstm_inputs_backward_arguments<float>& a) {
+  const int bytes = a.cell.head_dim <= 96 ? weights_tile<6>::bytes : weights_tile<9>::bytes;
+  return bytes <= device.shared_bytes() - 1024 && a.x.rows > 64 && a.x.rows < (1 << 30) &&
+         a.cell.head_dim > 32 && a.cell.head_dim <= 144 && a.cell.head_dim % 8 == 0 &&
+         is_vectorised(a.cell.raw);
 }
 
 }  // namespace detail::slstm_inputs
 
-/// Where products round: of heads of 40 to 144 channels, a multiple of eight, all weights' gradients in one kernel, of
-/// operands that are rounded once.
+/// Where products round: of heads of 40 to 144 channels, a multiple of eight, all weights' gradients in one kernel,
+/// of operands that are rounded once.
 template <Precision P, class T>
 void slstm_inputs_backward(basic_cuda<P>& device, const slstm_inputs_backward_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
-    if (detail::slstm_inputs::fits(a)) return detail::slstm_inputs::backward(device, a);
+    if (detail::slstm_inputs::fits(device, a)) return detail::slstm_inputs::backward(device, a);
   distil_xlstm::slstm_inputs_backward<basic_cuda<P>, T>(device, a);
 }
 

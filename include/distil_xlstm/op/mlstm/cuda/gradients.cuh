@@ -60,8 +60,8 @@ struct mlstm_chunk_gradients {
   float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
 };
 
-/// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, of wide tiles, those
-/// rows of q or k that meet dq or dk.
+/// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, of wide tiles,
+/// those rows of q or k that meet dq or dk.
 template <class P, int N>
 struct mlstm_chunk_gradients_memory {
   using tile = product_tile<P, 4, N>;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   const step_operand<number> own{(keys ? k : q).data + column0, keys ? k.stride : q.stride};
   number* const kept = reinterpret_cast<number*>(shared + tile_type::bytes);
   const auto keep = [&] {
-    if constexpr (memory::keeps) tile_type::template copy<L, N>(kept, own, tile_type::thread_again());
+    if constexpr (memory::keeps) tile_type::template copy<L, N>(kept, own, tile_type::opaque_thread());
   };
   if (keys)
     mlstm_two_products<P, true, true>(tile, z.value, v, {g.dc + of_state, z.value}, factor, {ds, L},

@@ -65,7 +65,7 @@ struct whole_operand {
 /// The tile C [32 Down, N] of a block of Down * Across warps, each of which has 32 rows and its share of the columns.
 ///
 /// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
-template <class P, int Down, int N, int Across = N <= 128 ? 2 : N / 96>
+template <class P, int Down, int N, int Across = 2>
 struct product_tile {
   using number = typename P::number;
   static constexpr int rows = 32 * Down, step = 32, threads = 32 * Down * Across;
@@ -104,7 +104,7 @@ struct product_tile {
   /// would else keep more of it than there are registers.
   __device__ void forget_lane() { asm volatile("" : "+r"(lane)); }
   /// The thread's number, what follows from which is likewise made where it is wanted.
-  __device__ static int thread_again() {
+  __device__ static int opaque_thread() {
     int thread = static_cast<int>(threadIdx.x);
     asm volatile("" : "+r"(thread));
     return thread;
