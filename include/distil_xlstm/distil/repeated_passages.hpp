@@ -34,9 +34,9 @@ passage passage_from(const Text& text, index first, index length) {
 /// teacher does must have kept it. `documents` documents of `length` tokens each: the first passage of one is the
 /// beginning of a document of `text`; each that follows is, with a chance of one half, one of those before it, else a
 /// new one, from anywhere. Passages have 8 to 256 tokens, log-uniform, and a quarter of `length` at most; less where
-/// a document of `text` ends before. The last one is cut. Such texts of random passages show what are called
-/// induction heads (Olsson et al. 2022). A function of its arguments alone. `text` is a `token_text` or an
-/// `io::token_file`. Throws `error` where it is empty, or where there are not one document of one token at least.
+/// a document of `text` ends before. The last one is cut. Repeated random tokens are what induction heads
+/// are found by (Olsson et al. 2022). A function of its arguments alone. `text` is a `token_text` or an
+/// `io::token_file`. Throws `error` where it is empty, or where there is not one document of one token at least.
 template <class Text>
 token_text repeated_passages(const Text& text, index documents, index length, std::uint64_t seed) {
   require(text.size() > 0, "repeated_passages: the text is empty");
