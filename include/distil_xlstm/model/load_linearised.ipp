@@ -73,6 +73,7 @@ linearised_files::linearised_files(const std::filesystem::path& where) : path(wh
   config.qkv_bias = match.has(first + "q_proj.bias"), config.output_bias = match.has(first + "o_proj.bias");
   config.head_norms = match.has(first + "q_norm.weight");
   if (config.tied) match.ignore(std::string(config.head_name));
+  // As a Config: the stack is compiled where a loader is used.
   for (const auto& e : tensors_of(static_cast<const Config&>(config)))
     found[e.name] = match.take(e.name, e.shape);
   match.finish(path);

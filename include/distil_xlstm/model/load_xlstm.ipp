@@ -250,6 +250,7 @@ xlstm_files::xlstm_files(const std::filesystem::path& model)
   io::tensor_match match;
   for (const auto& [name, t] : folder.tensors()) match.offer(canonical(name), *t);
   if (config.tied) match.ignore(std::string(config.head_name));  // the same numbers again
+  // As a Config: the stack is compiled where a loader is used.
   for (const auto& e : tensors_of(static_cast<const Config&>(config))) {
     const auto fits = [&](const std::vector<index>& given) {
       const bool turned = e.name.ends_with("_recurrent_kernel_") && given.size() == 3 &&

@@ -110,6 +110,7 @@ xlstm_7b_files::xlstm_7b_files(const std::filesystem::path& where) : path(where.
   if (config.fused) split_fused(config, match, parts);
   // Hugging Face ties nothing where a file has a head of its own.
   config.tied = config.tied && !match.has(std::string(config.head_name));
+  // As a Config: the stack is compiled where a loader is used.
   for (const auto& e : tensors_of(static_cast<const Config&>(config)))
     found[e.name] = match.take(e.name, e.shape);
   match.finish(path);

@@ -24,8 +24,7 @@ struct quantised_model {
 /// A transformer gets the names and keys of its architecture, as llama.cpp's converter gives them; those of a GGUF
 /// file are copied. Every other family keeps the names of its safetensors, and the key distil_xlstm.config holds its
 /// config.json. The tokenizer is in the keys tokenizer.*, where the model has one. The file is written aside and
-/// renamed. Throws `error` as the loaders do, or where GGUF has no key for what the model does. A template, for what
-/// it calls to be compiled where it is used.
+/// renamed. Throws `error` as the loaders do, or where GGUF has no key for what the model does.
 template <class Result = quantised_model>
 Result quantise(const std::filesystem::path& model, dtype type, const std::filesystem::path& out);
 

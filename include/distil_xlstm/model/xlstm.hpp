@@ -85,8 +85,7 @@ struct xlstm_config {
   /// Whether `slstm_at` names the block.
   bool is_slstm(index block) const;
 
-  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit. A template, as what
-  /// calls it: the types of a stack are compiled where one is used.
+  /// The blocks it names. Throws `error` naming the field and both numbers where they do not fit.
   template <class Stack = xlstm_stack>
   Stack stack() const;
 
