@@ -140,8 +140,8 @@ readings<T> read_all(D& d, const std::filesystem::path& path, const io::token_fi
   reader read(d, model);
   out.plain = score_text<T>(d, text, 17, 3, model.head(), read);
   reader other(d, model);
-  const auto whole = [&](sequence_view seq, auto... rest) { other({seq.batch, seq.time}, rest...); };
-  out.kl = score_divergence<T>(d, text, 17, 3, model.head(), whole, model.head(), read).kl;
+  const auto no_documents = [&](sequence_view seq, auto... rest) { other({seq.batch, seq.time}, rest...); };
+  out.kl = score_divergence<T>(d, text, 17, 3, model.head(), no_documents, model.head(), read).kl;
   const io::tokenizer tokenizer(io::read_tokenizer(tokenizer_folder));
   std::vector<continuation> asked;
   for (const auto& [context, answer] :
