@@ -202,7 +202,8 @@ struct basic_mlstm {
     mlstm_output_backward(
         d, mlstm_output_backward_arguments<T>{norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh,
                                               da, columns(dup, 1), g.outnorm.weight, g.learnable_skip});
-    const auto through = [&]<class S>(S) {
+    // (Clang before 16 captures no parts of a structured binding by themselves.)
+    const auto through = [&, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
       const matrix_view<const S> of = stored<S>(k.qkv);
       mlstm_backward(
           d, mlstm_backward_arguments<T, S, T>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),

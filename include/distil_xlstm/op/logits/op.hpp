@@ -28,7 +28,7 @@ struct head_pair {
   Student student;            ///< [vocabulary, width of the student]
   Teacher teacher;            ///< [vocabulary, width of the teacher]
   matrix_view<T> gradient{};  ///< the student's is added here; without data it is not wanted
-  static constexpr bool capped = std::is_same_v<Student, logit_head>;
+  static constexpr bool capped = std::is_same_v<Student, logit_head>;  ///< logits may be capped
   static_assert(capped == std::is_same_v<Teacher, logit_head>,
                 "distil_xlstm::head_pair: where one head is a logit_head, both are; write logit_head{matrix}");
 

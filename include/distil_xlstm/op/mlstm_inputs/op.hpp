@@ -21,16 +21,22 @@ struct mlstm_inputs_backward_arguments {
   /// @{ Gates of a kind; blocks on the diagonals, and columns of each.
   index heads, blocks, width;
   /// @}
-  std::array<const T*, 3> weight;              ///< of q, k, v: [blocks, width, width]
-  std::array<T*, 3> dweight, dbias;            ///< [inner]; null where there is none
-  std::array<const T*, 2> gate_weight;         ///< of i, f: [heads, 3 inner]
-  std::array<T*, 2> dgate_weight, dgate_bias;  ///< [heads]
-  matrix_view<const T> a, e;                   ///< [rows, inner]
-  matrix_view<const S> qkv;                    ///< [rows, 3 inner]
-  matrix_view<const T> dgates;                 ///< [rows, 2 heads]: of i, then of f
-  matrix_view<T> dqkv;                         ///< [rows, 3 inner]: what the memory gives; spoiled
-  matrix_view<T> da;                           ///< [rows, inner]: added to
-  matrix_view<T> de;                           ///< [rows, inner]: overwritten
+  std::array<const T*, 3> weight;  ///< of q, k, v: [blocks, width, width]
+  /// @{ Gradients of those and of their biases, [inner] each, null where there is none.
+  std::array<T*, 3> dweight, dbias;
+  /// @}
+  std::array<const T*, 2> gate_weight;  ///< of i, f: [heads, 3 inner]
+  /// @{ Gradients of those and of their biases, [heads] each.
+  std::array<T*, 2> dgate_weight, dgate_bias;
+  /// @}
+  /// @{ As forward had them, [rows, inner].
+  matrix_view<const T> a, e;
+  /// @}
+  matrix_view<const S> qkv;     ///< as forward left them, [rows, 3 inner]
+  matrix_view<const T> dgates;  ///< [rows, 2 heads]: of i, then of f
+  matrix_view<T> dqkv;          ///< [rows, 3 inner]: what the memory gives; spoiled
+  matrix_view<T> da;            ///< [rows, inner]: added to
+  matrix_view<T> de;            ///< [rows, inner]: overwritten
   /// Columns of a, e, q, k and v.
   index inner() const { return blocks * width; }
 };

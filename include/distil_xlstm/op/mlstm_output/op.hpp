@@ -36,13 +36,19 @@ struct mlstm_output_gradients {
 /// The gradients of y = (norm(h) + skip a) SiLU(z), all matrices [rows, inner].
 template <class T>
 struct mlstm_output_backward_arguments {
-  norm_view<T> norm;             ///< of h; inner = groups * width
-  const T* skip;                 ///< [inner]
-  matrix_view<const T> h, a, z;  ///< as forward read them
-  const T* statistics;           ///< as forward left them
-  matrix_view<T> dy;             ///< of y; spoiled
-  matrix_view<T> dh, da, dz;     ///< overwritten
-  T *dweight, *dskip;            ///< [inner] of the norm's weight and of `skip`: added to
+  norm_view<T> norm;  ///< of h; inner = groups * width
+  const T* skip;      ///< [inner]
+  /// @{ As forward read them.
+  matrix_view<const T> h, a, z;
+  /// @}
+  const T* statistics;  ///< as forward left them
+  matrix_view<T> dy;    ///< of y; spoiled
+  /// @{ Overwritten.
+  matrix_view<T> dh, da, dz;
+  /// @}
+  /// @{ [inner], of the norm's weight and of `skip`: added to.
+  T *dweight, *dskip;
+  /// @}
 };
 
 /// The default of any device.

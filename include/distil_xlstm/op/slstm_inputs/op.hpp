@@ -20,10 +20,16 @@ struct slstm_inputs_backward_arguments {
   slstm_backward_arguments<T> cell;  ///< after `slstm_backward`, whose `raw` are those gradients
   std::array<const T*, 4> weight;    ///< of i, f, z, o
   std::array<T*, 4> dweight;         ///< likewise
-  T *drecurrent, *dbias;             ///< [heads, 4 head_dim, head_dim], [4 width]
-  matrix_view<const T> a, x;         ///< [rows, width]
-  matrix_view<T> da, dx;             ///< [rows, width]: overwritten, and the sum of both where they are one
-  matrix_view<T> previous;           ///< [rows, width], to work with; may be da
+  /// @{ [heads, 4 head_dim, head_dim] and [4 width].
+  T *drecurrent, *dbias;
+  /// @}
+  /// @{ As forward had them, [rows, width].
+  matrix_view<const T> a, x;
+  /// @}
+  /// @{ [rows, width]: overwritten, and the sum of both where they are one.
+  matrix_view<T> da, dx;
+  /// @}
+  matrix_view<T> previous;  ///< [rows, width], to work with; may be da
 };
 
 namespace detail {
