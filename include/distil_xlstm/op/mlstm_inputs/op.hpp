@@ -37,6 +37,7 @@ struct mlstm_inputs_backward_arguments {
   matrix_view<T> dqkv;          ///< [rows, 3 inner]: what the memory gives; spoiled
   matrix_view<T> da;            ///< [rows, inner]: added to
   matrix_view<T> de;            ///< [rows, inner]: overwritten
+
   /// Columns of a, e, q, k and v.
   index inner() const { return blocks * width; }
 };
