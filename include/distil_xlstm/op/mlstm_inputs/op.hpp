@@ -35,8 +35,9 @@ struct mlstm_inputs_backward_arguments {
   matrix_view<const S> qkv;     ///< as forward left them, [rows, 3 inner]
   matrix_view<const T> dgates;  ///< [rows, 2 heads]: of i, then of f
   matrix_view<T> dqkv;          ///< [rows, 3 inner]: what the memory gives; spoiled
-  matrix_view<T> da;            ///< [rows, inner]: added to
-  matrix_view<T> de;            ///< [rows, inner]: overwritten
+  /// @{ [rows, inner]: da is added to, de is overwritten.
+  matrix_view<T> da, de;
+  /// @}
 
   /// Columns of a, e, q, k and v.
   index inner() const { return blocks * width; }
