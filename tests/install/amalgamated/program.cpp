@@ -35,6 +35,9 @@ int main() {
   };
   const auto x = rows(0), hidden = rows(1), dhidden = rows(2), dx_rows = rows(3);
 
+  // Families of models are in the file, too.
+  if (dx::xlstm_architecture("default", vocabulary, 64, 4, 4, true).total() <= 0) return 1;
+
   const double before = nll(device, model, ids, next);
   for (int step = 0; step < 20; ++step) {
     const auto state = model.make_state(device, 1);
