@@ -135,7 +135,7 @@ class token_mix {
     made.append(std::vector{made.ids.front()});  // so that the last window has a last target
     std::vector<dx::weighted_text> out;
     for (std::size_t i = 0; i < texts_.size(); ++i) out.push_back({texts_[i].text, shares_[i]});
-    out.push_back({&repeated_.back(), weight});
+    out.push_back({&made, weight});
     return out;
   }
 

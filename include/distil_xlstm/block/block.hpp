@@ -49,11 +49,12 @@ struct some_device;
 /// - `width_in()`, `width_out()`: an `index`, or an `extent`, so that widths known to the compiler are checked by it.
 ///
 /// All views point to memory of the device; x and y do not overlap, nor do dy and dx. A block that has a static
-/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static member
-/// `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and writes
-/// y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient, and `residual` has no
-/// sum of its own to make. `skip` overlaps what is written no more than x does. Where one with `gives_operand` is followed by one with `takes_operand`, whose products alone
-/// read x, `sequential` may store what lies between as the device's `operand_t`, which both then take.
+/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static
+/// member `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and
+/// writes y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient, and
+/// `residual` has no sum of its own to make. `skip` overlaps what is written no more than x does. Where one with
+/// `gives_operand` is followed by one with `takes_operand`, whose products alone read x, `sequential` may store what
+/// lies between as the device's `operand_t`, which both then take.
 ///
 /// Laws (testing/check_block.hpp): the gradient is the finite difference; two halves with carried state are one
 /// whole; steps of one token are one forward; a copied state goes on as the state does; backward adds to gradients

@@ -55,7 +55,7 @@ class operand_copies {
     index rows, cols, stride;
     bool operator==(const key&) const = default;
   };
-  /// Floats that nobody writes for now, and the same in bfloat16.
+  /// Floats that are not written while they are held, and the same in bfloat16.
   struct held_numbers {
     const float *begin = nullptr, *end = nullptr;
     const bf16* copy = nullptr;
