@@ -183,6 +183,10 @@ BOOST_AUTO_TEST_CASE(many_documents) {
     compare(r, "many documents");
     begin_documents(r, {300});
     compare(r, "one late document");
+    // More positions than the gates' smaller blocks have.
+    auto longer = run::random(2, 700, {2, 32, 32, 64, empty_m}, 0);
+    begin_documents(longer, {37, 140, 384, 511, 512, 513, 699});
+    compare(longer, "many documents of 700 tokens");
   }
 }
 BOOST_AUTO_TEST_CASE(the_stabilisers_gradient) {

@@ -170,9 +170,12 @@ class mlstm_products {
     const index parts = input_gradients<S>(
         a, {m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq), {}, q_dq, k_dk});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
-    launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), 512}, mlstm_gate_gradients_kernel<512>,
-           mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, parts, of_rows.dmu,
-                                inner, first_is_free, a.di, a.df});
+    with_mlstm_gate_threads(z_.chunks, [&]<int Threads>() {
+      launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), Threads},
+             mlstm_gate_gradients_kernel<Threads>,
+             mlstm_gate_gradients{seq_, shape_.heads, z_.padded(), rows, a.f, q_dq, k_dk, parts, of_rows.dmu,
+                                  inner, first_is_free, a.di, a.df});
+    });
   }
 
  private:
@@ -273,10 +276,12 @@ class mlstm_products {
 
   void gates(matrix_view<const float> i, matrix_view<const float> f, const float* m, index m_stride,
              float* m_last, float* m_kept, const mlstm_rows& rows) const {
-    launch(
-        device_, "mlstm: gates", {blocks(z_.tasks), 512}, mlstm_gates_kernel<512>,
-        mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last, m_kept},
-        rows);
+    with_mlstm_gate_threads(z_.chunks, [&]<int Threads>() {
+      launch(device_, "mlstm: gates", {blocks(z_.tasks), Threads}, mlstm_gates_kernel<Threads>,
+             mlstm_gates{seq_, shape_.heads, z_.chunks, i, f, m, m_stride, shape_.empty_m, z_.scale, m_last,
+                         m_kept},
+             rows);
+    });
   }
   /// f.operator()<Columns>() with the columns of a product that a block makes: N; in bfloat16 256 of large heads,
   /// where the shared memory suffices, and where blocks of N columns, of which there would be `narrow`, would share

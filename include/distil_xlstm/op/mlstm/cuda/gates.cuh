@@ -5,6 +5,7 @@
 
 #include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
+#include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/op/mlstm/op.hpp>
 
 // What the gates of mLSTM make of each position: decays, stabilisers, and in backward their own gradients.
@@ -26,6 +27,16 @@ struct mlstm_rows {
   int* empty;    ///< of each sequence and head: nothing enters it
 };
 inline constexpr int mlstm_begins = 1, mlstm_own = 2;
+
+/// f.operator()<Threads>() with the threads of a block of the two kernels below, which has a sequence and head: no more
+/// than there are positions for, four a thread, so that several blocks share a multiprocessor.
+template <class F>
+void with_mlstm_gate_threads(index chunks, const F& f) {
+  if (chunks * mlstm_chunk <= 4 * 128)
+    f.template operator()<128>();
+  else
+    f.template operator()<512>();
+}
 
 /// The inclusive scan of a warp's lanes, which begins anew at each lane whose `head` is set; afterwards `head`
 /// says whether one was set so far.
@@ -138,7 +149,8 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
 
     if (there) {
       double row[each];
-      const index at = task * g.chunks * mlstm_chunk + t0;
+      stored<float, each> high, high_rest, column, column_rest, mus, past, left;
+      stored<int, each> firsts, marks;
       const double m_in = entering[warp];
       double previous = max_before;  // of best, in the row's own document
 #pragma unroll
@@ -149,28 +161,35 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
         const bool own = shifted[j] > max_of(floor, previous);
         previous = best[j];
         row[j] = mu == -INFINITY ? 0.0 : (b_sum[j] - static_cast<double>(mu)) * log2e;
-        const float high = static_cast<float>(row[j]), column = static_cast<float>(shifted[j] * log2e);
-        out.row[at + j] = high;
-        out.row_rest[at + j] = static_cast<float>(row[j] - static_cast<double>(high));
-        out.column[at + j] = column;
-        out.column_rest[at + j] =
-            column == -INFINITY ? 0.0f : static_cast<float>(shifted[j] * log2e - static_cast<double>(column));
-        out.mu[at + j] = mu;
+        high.s[j] = static_cast<float>(row[j]);
+        high_rest.s[j] = static_cast<float>(row[j] - static_cast<double>(high.s[j]));
+        const float of_key = static_cast<float>(shifted[j] * log2e);
+        column.s[j] = of_key;
+        column_rest.s[j] =
+            of_key == -INFINITY ? 0.0f : static_cast<float>(shifted[j] * log2e - static_cast<double>(of_key));
+        mus.s[j] = mu;
         const float beta = carried[j] && m_in > lowest
                                ? expf(static_cast<float>(b_sum[j] + m_in - static_cast<double>(mu)))
                                : 0.0f;
-        out.past[at + j] = beta * g.scale;
+        past.s[j] = beta * g.scale;
         const index first = start[j] - origin;
-        out.first[at + j] = first > 0 ? static_cast<int>(first) : 0;
-        out.marks[at + j] = (begins[j] ? mlstm_begins : 0) | (own ? mlstm_own : 0);
+        firsts.s[j] = first > 0 ? static_cast<int>(first) : 0;
+        marks.s[j] = (begins[j] ? mlstm_begins : 0) | (own ? mlstm_own : 0);
         if (lane == 31 && j == each - 1) out.decay[task * g.chunks + chunk] = beta;
       }
       const double row_last = __shfl_sync(~0u, row[each - 1], 31);
       const index first_last = __shfl_sync(~0u, start[each - 1], 31);
 #pragma unroll
       for (int j = 0; j < each; ++j)
-        out.left[at + j] =
+        left.s[j] =
             t0 + j >= first_last ? exp2_approx(static_cast<float>(row_last + shifted[j] * log2e)) : 0.0f;
+      const auto store = [at = task * g.chunks * mlstm_chunk + t0]<class X>(X* to, const stored<X, each>& x) {
+        *reinterpret_cast<stored<X, each>*>(to + at) = x;
+      };
+      store(out.row, high), store(out.row_rest, high_rest);
+      store(out.column, column), store(out.column_rest, column_rest);
+      store(out.mu, mus), store(out.past, past), store(out.left, left);
+      store(out.first, firsts), store(out.marks, marks);
     }
     __syncthreads();  // before the next group's totals
   }

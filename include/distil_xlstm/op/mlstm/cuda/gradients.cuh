@@ -26,18 +26,23 @@ __global__ void __launch_bounds__(256)
   const bool there = t < z.time;
   const index from = there ? task / z.heads * z.time + t : 0;
   const index head = task % z.heads * z.dv;
+  float g[8] = {}, y[8] = {};
+  int x = lane * 8;
+  const auto load = [&] {
+    if (!there || x >= z.value) return;
+    load_eight(g, dh.row(from) + head, x, z.dv);
+    load_eight(y, h.row(from) + head, x, z.dv);
+  };
+  load();  // on its way before r and mu are waited for
   const auto norm = mlstm_norm_at(z, there ? r[row] : 1, there ? rows.mu[row] : 0);
   const float over = 1 / (norm.value + z.epsilon);
   float along = 0;
-  for (int x = lane * 8; x < z.value; x += lanes * 8) {
-    float g[8] = {}, y[8] = {};
-    if (there) {
-      load_eight(g, dh.row(from) + head, x, z.dv);
-      load_eight(y, h.row(from) + head, x, z.dv);
-    }
+  while (x < z.value) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) along += g[j] * y[j], g[j] *= over;
     store_eight(out.du + row * z.value + x, g);
+    x += lanes * 8;
+    load();
   }
   for (int step = lanes / 2; step > 0; step /= 2) along += __shfl_xor_sync(~0u, along, step);
   if (lane != 0) return;
