@@ -7,6 +7,7 @@
 #include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
 #include <distil_xlstm/op/gated_mix/op.hpp>
+#include <distil_xlstm/op/rotary/op.hpp>
 #include <distil_xlstm/testing/gradcheck.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
@@ -89,6 +90,37 @@ std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, in
   if (with_h) g.h = {h.data(), rows, cols, cols + slack};
   gated_mix_backward(d, g);
   return {dr.numbers(), dw.numbers(), dgate.numbers(), h.numbers()};
+}
+
+/// Two parts rotated and one as it is, each in place or into numbers stored as Y. All rows are `slack` numbers longer
+/// than they need be.
+template <class T, class Y = T, class D>
+std::vector<std::vector<double>> rotated(D& d, index rows, index half, T direction, index slack) {
+  const std::vector<index> heads{5, 2, 3};
+  const auto random = [&]<class S>(S, index cols, std::uint64_t seed) {
+    return on_device<S, D>(d, random_numbers(rows * (cols + slack), seed));
+  };
+  const auto cosines = random(T(), half, 1), sines = random(T(), half, 2);
+  std::vector<on_device<T, D>> x;
+  std::vector<on_device<Y, D>> y;
+  for (const index n : heads)
+    x.push_back(random(T(), n * 2 * half, 3 + n)), y.push_back(random(Y(), n * 2 * half, 3 + n));
+  const auto part = [&](std::size_t i, bool rotates) {
+    const index cols = heads[i] * 2 * half, stride = cols + slack;
+    rotary_heads<T, Y> h{matrix_view<const T>(x[i].data(), rows, cols, stride), {}, rotates};
+    if constexpr (std::is_same_v<Y, T>)
+      h.y = {x[i].data(), rows, cols, stride};
+    else
+      h.y = {y[i].data(), rows, cols, stride};
+    return h;
+  };
+  const rotary_angles<T> angles{matrix_view<const T>(cosines.data(), rows, half, half + slack),
+                                matrix_view<const T>(sines.data(), rows, half, half + slack), direction};
+  rotate_heads(d, angles, part(0, true), part(1, true), part(2, false));
+  std::vector<std::vector<double>> out;
+  for (std::size_t i = 0; i < heads.size(); ++i)
+    out.push_back(std::is_same_v<Y, T> ? x[i].numbers() : y[i].numbers());
+  return out;
 }
 
 /// y, dx, then the weights' gradients, by their names.
@@ -192,6 +224,27 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
         const std::vector<std::vector<double>> gradients(got.begin(), got.end() - 1);
         BOOST_TEST((without == gradients), what << "other gradients");
       }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(rotated_heads, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  device::cpu cpu(2);
+  for (const index half : {1, 4, 6, 12, 32, 64, 128})
+    for (const index rows : {1, 3, 4, 5, 130})
+      for (const index slack : {0, 1, 4, 8})
+        for (const double direction : {1.0, -1.0}) {
+          const std::string what = std::to_string(rows) + " rows, half a head of " + std::to_string(half) +
+                                   ", slack " + std::to_string(slack);
+          const auto turn = static_cast<float>(direction);
+          const auto got = rotated<float>(gpu, rows, half, turn, slack),
+                     rounded = rotated<float, bf16>(gpu, rows, half, turn, slack),
+                     want = rotated<double>(cpu, rows, half, direction, slack);
+          for (std::size_t i = 0; i < want.size(); ++i) {
+            check_close(what.c_str(), got[i], want[i], testing::cuda_tolerance::features.fp32);
+            check_close((what + ", rounded").c_str(), rounded[i], want[i],
+                        testing::cuda_tolerance::features.bf16);
+          }
+        }
 }
 
 /// By norms. A gradient that is 0 but for rounding, as of queries, keys and gates where all that a token sees is

@@ -6,7 +6,7 @@
 
 #include <distil_xlstm/block/block.hpp>
 #include <distil_xlstm/math/numeric.hpp>
-#include <distil_xlstm/math/rotary.hpp>
+#include <distil_xlstm/op/rotary/op.hpp>
 
 namespace distil_xlstm {
 
@@ -81,73 +81,6 @@ struct rotary_table {
   }
   DISTIL_XLSTM_HD void operator()(index r) const {
     for (index c = 0; c < cosines.cols; ++c) operator()<T>(r, c);
-  }
-};
-
-/// (y_i, y_{i+half}) = (x_i c - x_{i+half} s, x_{i+half} c + x_i s), each head of each row; y may be x.
-/// `direction` -1 rotates back, which is the gradient.
-template <class T, class Y>
-struct rotary_pairs {
-  index heads;
-  matrix_view<const T> cosines, sines;
-  T direction;
-  matrix_view<const T> x;
-  matrix_view<Y> y;
-  template <class V>
-  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
-    const index half = cosines.cols, column = head * 2 * half + c;
-    const V cosine = math::load<V>(cosines.row(row) + c);
-    const V sine = V(direction) * math::load<V>(sines.row(row) + c);
-    const V low = math::load<V>(x.row(row) + column), high = math::load<V>(x.row(row) + column + half);
-    const auto rotated = math::rotate(low, high, cosine, sine);
-    math::store<V>(y.row(row) + column, rotated.low);
-    math::store<V>(y.row(row) + column + half, rotated.high);
-  }
-};
-
-/// Heads as they are, in halves as `rotary_pairs` has them.
-template <class T, class Y>
-struct unrotated_pairs {
-  index heads, half;
-  matrix_view<const T> x;
-  matrix_view<Y> y;
-  template <class V>
-  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
-    const index column = head * 2 * half + c;
-    math::store<V>(y.row(row) + column, math::load<V>(x.row(row) + column));
-    math::store<V>(y.row(row) + column + half, math::load<V>(x.row(row) + column + half));
-  }
-};
-
-/// Of each row the heads of the first, then those of the second, and so on.
-template <class... Parts>
-struct heads_of {
-  index heads = 0;
-  template <class V>
-  DISTIL_XLSTM_HD void at(index, index, index) const {}
-};
-template <class First, class... Rest>
-struct heads_of<First, Rest...> {
-  First first;
-  heads_of<Rest...> rest;
-  index heads = first.heads + rest.heads;
-  template <class V>
-  DISTIL_XLSTM_HD void at(index row, index head, index c) const {
-    if (head < first.heads)
-      first.template at<V>(row, head, c);
-    else
-      rest.template at<V>(row, head - first.heads, c);
-  }
-};
-
-/// All of them, a head a row of `map`, half as wide.
-template <class T, class... Parts>
-struct rotary_map {
-  using scalar = T;
-  heads_of<Parts...> all;
-  template <class V>
-  DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    all.template at<V>(r / all.heads, r % all.heads, c);
   }
 };
 
@@ -247,18 +180,19 @@ struct rotary {
   /// `operand_t`.
   template <class T, class Y>
   void rotate(auto& d, const rotary_tape<T>& k, const_view<T> x, matrix_view<Y> y, T direction = 1) const {
-    run<T>(d, x.rows, pairs(k, x, y, direction));
+    rotate_heads(d, angles(k, direction), rotary_heads<T, Y>{x, y});
   }
   /// x and z, of any numbers of heads, each in place, in one pass.
   template <class T>
   void rotate_both(auto& d, const rotary_tape<T>& k, matrix_view<T> x, matrix_view<T> z) const {
-    run<T>(d, x.rows, pairs(k, x, x, T(1)), pairs(k, z, z, T(1)));
+    rotate_heads(d, angles(k, T(1)), rotary_heads<T>{x, x}, rotary_heads<T>{z, z});
   }
   /// The same, and `copy` = w, as it is, which may be stored as the device's `operand_t`.
   template <class T, class Y>
   void rotate_both(auto& d, const rotary_tape<T>& k, matrix_view<T> x, matrix_view<T> z, const_view<T> w,
                    matrix_view<Y> copy) const {
-    run<T>(d, x.rows, pairs(k, x, x, T(1)), pairs(k, z, z, T(1)), unrotated<T>(w, copy));
+    rotate_heads(d, angles(k, T(1)), rotary_heads<T>{x, x}, rotary_heads<T>{z, z},
+                 rotary_heads<T, Y>{w, copy, false});
   }
   /// The gradient of `rotate`; dx may be dy, or stored as the device's `operand_t`.
   template <class T, class Dx>
@@ -269,8 +203,8 @@ struct rotary {
   template <class T, class Y>
   void rotate_back(auto& d, const rotary_tape<T>& k, const std::array<matrix_view<T>, 3>& dy,
                    const std::array<matrix_view<Y>, 3>& dx) const {
-    run<T>(d, dy[0].rows, pairs(k, dy[0], dx[0], T(-1)), pairs(k, dy[1], dx[1], T(-1)),
-           unrotated<T>(dy[2], dx[2]));
+    rotate_heads(d, angles(k, T(-1)), rotary_heads<T, Y>{dy[0], dx[0]}, rotary_heads<T, Y>{dy[1], dx[1]},
+                 rotary_heads<T, Y>{dy[2], dx[2], false});
   }
   /// Moves the state's position to where the next call goes on. After `tables`, which read it.
   template <class T>
@@ -279,25 +213,9 @@ struct rotary {
   }
 
  private:
-  template <class T, class Y>
-  detail::rotary_pairs<T, Y> pairs(const rotary_tape<T>& k, const_view<T> x, matrix_view<Y> y,
-                                   T direction) const {
-    return {x.cols / head_dim, k.cosines, k.sines, direction, x, y};
-  }
-  template <class T, class Y>
-  detail::unrotated_pairs<T, Y> unrotated(const_view<T> x, matrix_view<Y> y) const {
-    return {x.cols / head_dim, head_dim / 2, x, y};
-  }
-  /// All heads of the parts in one pass.
-  template <class T, class... Parts>
-  void run(auto& d, index rows, const Parts&... parts) const {
-    const detail::rotary_map<T, Parts...> f{of(parts...)};
-    map(d, rows * f.all.heads, head_dim / 2, f);
-  }
-  static detail::heads_of<> of() { return {}; }
-  template <class First, class... Rest>
-  static detail::heads_of<First, Rest...> of(const First& first, const Rest&... rest) {
-    return {first, of(rest...)};
+  template <class T>
+  static rotary_angles<T> angles(const rotary_tape<T>& k, T direction) {
+    return {k.cosines, k.sines, direction};
   }
 };
 

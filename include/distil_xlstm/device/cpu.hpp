@@ -16,6 +16,7 @@
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
+#include <distil_xlstm/op/rotary/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
 
@@ -50,6 +51,9 @@
   keyword void gated_activation_backward(device::basic_cpu<P>&,                                                \
                                          const gated_activation_backward_arguments<T>&);                       \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
+  keyword void rotate_heads(device::basic_cpu<P>&, const rotary_angles<T>&, const rotary_heads<T>&);           \
+  keyword void rotate_heads(device::basic_cpu<P>&, const rotary_angles<T>&, const rotary_heads<T>&,            \
+                            const rotary_heads<T>&);                                                           \
   keyword void mlstm_inputs_backward(device::basic_cpu<P>&, const mlstm_inputs_backward_arguments<T>&);        \
   keyword void mlstm_output_backward(device::basic_cpu<P>&, const mlstm_output_backward_arguments<T>&);        \
   keyword void slstm_inputs_backward(device::basic_cpu<P>&, const slstm_inputs_backward_arguments<T>&);        \

@@ -19,6 +19,7 @@
 #include <distil_xlstm/op/mlstm_inputs/cuda.cuh>
 #include <distil_xlstm/op/mlstm_output/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
+#include <distil_xlstm/op/rotary/cuda.cuh>
 #include <distil_xlstm/op/sampling/cuda.cuh>
 #include <distil_xlstm/op/slstm/cuda.cuh>
 #include <distil_xlstm/op/slstm_inputs/cuda.cuh>

@@ -17,6 +17,7 @@
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
+#include <distil_xlstm/op/rotary/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
@@ -136,6 +137,9 @@ DISTIL_XLSTM_LINKED void gated_activation_backward(basic_cuda<P>& device,
                                                    const gated_activation_backward_arguments<S, G>& g);
 template <Precision P, class T, class H>
 DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g);
+template <Precision P, class T, class... Y>
+DISTIL_XLSTM_LINKED void rotate_heads(basic_cuda<P>& device, const rotary_angles<T>& angles,
+                                      const rotary_heads<T, Y>&... parts);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED bool has_decoder_layer(const basic_cuda<P>& device, const decoder_layer_arguments<T>& a);
