@@ -92,6 +92,23 @@ std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, in
   return {dr.numbers(), dw.numbers(), dgate.numbers(), h.numbers()};
 }
 
+/// h, stored as H, of random numbers; rows of all matrices are `slack` numbers longer than they need be.
+template <class T, class H = T, class D>
+std::vector<double> mixed(D& d, index rows, index heads, index width, index slack) {
+  const index cols = heads * width;
+  const auto there = [&](index n, std::uint64_t seed) {
+    return on_device<T, D>(d, random_numbers(rows * (n + slack), seed));
+  };
+  const auto gate = there(heads, 1), r = there(cols, 2), w = there(cols, 3);
+  const on_device<H, D> h(d, random_numbers(rows * (cols + slack), 4));
+  const auto view = [&](const on_device<T, D>& m, index n) {
+    return matrix_view<const T>(m.data(), rows, n, n + slack);
+  };
+  gated_mix_forward(d, gated_mix_arguments<T>{heads, view(gate, heads), view(r, cols), view(w, cols)},
+                    matrix_view<H>(h.data(), rows, cols, cols + slack));
+  return h.numbers();
+}
+
 /// Two parts rotated and one as it is, each in place or into numbers stored as Y. All rows are `slack` numbers longer
 /// than they need be.
 template <class T, class Y = T, class D>
@@ -199,6 +216,21 @@ BOOST_AUTO_TEST_CASE(large_numbers_are_no_overflow) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(gated_mixes) {
+  device::cuda gpu;
+  device::cpu cpu(2);
+  for (const index width : {1, 6, 16, 64, 68, 128, 200})
+    for (const index rows : {1, 2, 11, 130})
+      for (const index slack : {0, 1, 4}) {
+        const auto want = mixed<double>(cpu, rows, 3, width, slack);
+        const std::string what = std::to_string(rows) + " rows, heads of " + std::to_string(width) +
+                                 ", slack " + std::to_string(slack);
+        check_close(what.c_str(), mixed<float>(gpu, rows, 3, width, slack), want,
+                    testing::cuda_tolerance::features.fp32);
+        check_close((what + ", rounded").c_str(), mixed<float, bf16>(gpu, rows, 3, width, slack), want,
+                    testing::cuda_tolerance::features.bf16);
+      }
+}
 BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
   device::cuda gpu;
   device::cpu cpu(2);

@@ -136,6 +136,9 @@ template <Precision P, class S, class G>
 DISTIL_XLSTM_LINKED void gated_activation_backward(basic_cuda<P>& device,
                                                    const gated_activation_backward_arguments<S, G>& g);
 template <Precision P, class T, class H>
+DISTIL_XLSTM_LINKED void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a,
+                                           matrix_view<H> h);
+template <Precision P, class T, class H>
 DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g);
 template <Precision P, class T, class... Y>
 DISTIL_XLSTM_LINKED void rotate_heads(basic_cuda<P>& device, const rotary_angles<T>& angles,

@@ -12,7 +12,38 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-constexpr int gated_mix_threads = 256;
+constexpr int gated_mix_threads = 256, gated_mix_heads = 2;
+/// `Lanes` neighbouring threads have `gated_mix_heads` heads, of one row or two, four columns of each at a time.
+template <int Lanes, class H>
+__global__ void __launch_bounds__(gated_mix_threads)
+    gated_mix_kernel(earlier_kernels earlier, gated_mix_arguments<float> a, matrix_view<H> h, unsigned count,
+                     int width) {
+  constexpr unsigned each = gated_mix_threads / Lanes;
+  earlier.wait();
+  const unsigned heads = static_cast<unsigned>(a.heads),
+                 first = blockIdx.x * gated_mix_heads * each + threadIdx.x / Lanes;
+  const int lane = static_cast<int>(threadIdx.x % Lanes);
+  for (int c = 4 * lane; c < width; c += 4 * Lanes) {
+    float4 r[gated_mix_heads], w[gated_mix_heads];
+    float gate[gated_mix_heads];
+    const auto each_head = [&](const auto& f) {
+#pragma unroll
+      for (int k = 0; k < gated_mix_heads; ++k) {
+        const unsigned i = first + static_cast<unsigned>(k) * each;
+        if (i < count) f(k, i / heads, i % heads);
+      }
+    };
+    each_head([&](int k, index row, index head) {
+      r[k] = load4(a.r.row(row) + head * width + c), w[k] = load4(a.w.row(row) + head * width + c);
+      gate[k] = a.gate.row(row)[head];
+    });
+    each_head([&](int k, index row, index head) {
+      const float4 apart{r[k].x - w[k].x, r[k].y - w[k].y, r[k].z - w[k].z, r[k].w - w[k].w};
+      store4_global(h.row(row) + head * width + c, add_product(w[k], math::sigmoid(gate[k]), apart));
+    });
+  }
+}
+
 /// `Lanes` neighbouring threads have a head of a row, four columns each at a time.
 template <int Lanes, bool Vectorised, class H>
 __global__ void __launch_bounds__(gated_mix_threads)
@@ -62,7 +93,40 @@ __global__ void __launch_bounds__(gated_mix_threads)
   }
 }
 
+/// Whether four numbers of a head are read, or written, in one access.
+template <class H>
+bool mixes_in_fours(matrix_view<H> m, index width) {
+  return width % 4 == 0 && m.stride % 4 == 0 && is_aligned(m.data, static_cast<int>(4 * sizeof(H)));
+}
+/// Heads of all rows, and their columns, fit into 32 bits, and so does the number of the next block's first.
+inline bool mixes_in_32_bits(index count, index width) {
+  constexpr index most = index{1} << 31;
+  return count < most && width < most;
+}
+
 }  // namespace detail
+
+/// In float four columns at a time, where addresses allow it.
+template <Precision P, class T, class H>
+void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a, matrix_view<H> h) {
+  if constexpr (std::is_same_v<T, float>) {
+    const index count = h.rows * a.heads, width = h.cols / a.heads;
+    if (count == 0) return;
+    if (detail::mixes_in_32_bits(count, width) && detail::mixes_in_fours(a.r, width) &&
+        detail::mixes_in_fours(a.w, width) && detail::mixes_in_fours(h, width)) {
+      const auto run = [&]<int Lanes>() {
+        constexpr index each = detail::gated_mix_heads * detail::gated_mix_threads / Lanes;
+        detail::enqueue(device, "a gated mix",
+                        {static_cast<unsigned>(detail::blocks_for(count, each)), detail::gated_mix_threads},
+                        detail::gated_mix_kernel<Lanes, H>, a, h, static_cast<unsigned>(count),
+                        static_cast<int>(width));
+        distil_xlstm::detail::tell_written(device.operand_copies(), outputs{h});
+      };
+      return width <= 64 ? run.template operator()<16>() : run.template operator()<32>();
+    }
+  }
+  distil_xlstm::gated_mix_forward<basic_cuda<P>, T, H>(device, a, h);
+}
 
 /// In float all gradients in one pass over r, w and dh.
 template <Precision P, class T, class H>
@@ -71,8 +135,7 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
     const index heads = g.forward.heads, count = g.dh.rows * heads;
     if (count == 0) return;
     const index width = g.dh.cols / heads;
-    constexpr index most = index{1} << 31;  // a head's number and the next block's first fit into 32 bits
-    if (count < most && width < most) {
+    if (detail::mixes_in_32_bits(count, width)) {
       const auto run = [&]<int Lanes, bool Vectorised>() {
         detail::enqueue(
             device, "a gated mix's gradients",
@@ -84,12 +147,9 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
       distil_xlstm::detail::tell_written(copies, outputs{g.dr});
       distil_xlstm::detail::tell_written(copies, outputs{g.dw, g.dgate});
       if (g.h.data) distil_xlstm::detail::tell_written(copies, outputs{g.h});
-      const auto fours = [](const auto& m) {
-        return m.stride % 4 == 0 && detail::is_aligned(m.data, static_cast<int>(4 * sizeof(H)));
-      };
-      const bool vectorised = detail::is_vectorised(g.forward.r, width) &&
-                              detail::is_vectorised(g.forward.w, width) && detail::is_vectorised(g.dw, width) &&
-                              fours(g.dh) && fours(g.dr) && (!g.h.data || fours(g.h));
+      const auto fours = [&](const auto& m) { return detail::mixes_in_fours(m, width); };
+      const bool vectorised = fours(g.forward.r) && fours(g.forward.w) && fours(g.dw) && fours(g.dh) &&
+                              fours(g.dr) && (!g.h.data || fours(g.h));
       if (width <= 64)
         return vectorised ? run.template operator()<16, true>() : run.template operator()<16, false>();
       return vectorised ? run.template operator()<32, true>() : run.template operator()<32, false>();

@@ -17,7 +17,8 @@ struct rotary_angles {
   /// @}
   T direction;  ///< 1, or -1: back, which is the gradient
 };
-/// Heads side by side, and where they go: y = x rotated, or as it is. y may be x, and stored as the device's `operand_t`.
+/// Heads side by side, and where they go: y = x rotated, or as it is. y may be x, or stored as the device's
+/// `operand_t`.
 template <class T, class Y = T>
 struct rotary_heads {
   matrix_view<const T> x;  ///< [rows, a number of heads]

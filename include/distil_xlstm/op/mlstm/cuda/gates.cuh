@@ -28,8 +28,8 @@ struct mlstm_rows {
 };
 inline constexpr int mlstm_begins = 1, mlstm_own = 2;
 
-/// f.operator()<Threads>() with the threads of a block of the two kernels below, which has a sequence and head: no more
-/// than there are positions for, four a thread, so that several blocks share a multiprocessor.
+/// f.operator()<Threads>() with the threads of a block of the two kernels below, which has a sequence and head: few
+/// where there are few positions, four a thread, so that several blocks share a multiprocessor.
 template <class F>
 void with_mlstm_gate_threads(index chunks, const F& f) {
   if (chunks * mlstm_chunk <= 4 * 128)
