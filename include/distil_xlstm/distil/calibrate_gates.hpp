@@ -27,18 +27,17 @@ std::vector<std::vector<head_reach>> attention_reach_of(typename Teacher::device
   device_batch<typename Teacher::device_type> placed;
   placed.put(d, tokens);
   std::vector<std::vector<head_reach>> out;
-  for_each_mixer(d, teacher, placed.view(), placed.ids(),
-                 [&](index i, matrix_view<const T> u, matrix_view<const T>) {
-                   const auto at = static_cast<std::size_t>(i);
-                   const auto& layer = teacher.stack().blocks.blocks[at];
-                   attention mixer = layer.mixer;
-                   mixer.window = mixer.sinks = 0;
-                   const sequence_view seq = placed.view();
-                   const auto memory = make_scratch<T>(d, [&](auto& l) { return mixer.tape(l, seq); });
-                   mixer.project(d, seq, layer.mixer_of(teacher.stack_weights().blocks[at]),
-                                 attention_state<T>{}, memory.views, u);
-                   out.push_back(mixer.reach(d, seq, memory.views, beyond, sinks, seq.time / 2));
-                 });
+  for_each_mixer(d, teacher, placed.view(), placed.ids(), [&](index i, auto u, matrix_view<const T>) {
+    const auto at = static_cast<std::size_t>(i);
+    const auto& layer = teacher.stack().blocks.blocks[at];
+    attention mixer = layer.mixer;
+    mixer.window = mixer.sinks = 0;
+    const sequence_view seq = placed.view();
+    const auto memory = make_scratch<T>(d, [&](auto& l) { return mixer.tape(l, seq); });
+    mixer.project(d, seq, layer.mixer_of(teacher.stack_weights().blocks[at]), attention_state<T>{},
+                  memory.views, u);
+    out.push_back(mixer.reach(d, seq, memory.views, beyond, sinks, seq.time / 2));
+  });
   return out;
 }
 

@@ -11,9 +11,9 @@
 namespace distil_xlstm {
 
 /// Shows each layer of a transformer at work: on_mixer(i, u, a) with the normed input u [rows, width] of layer i's
-/// attention and what that gives, a, after its output projection, both in the device's scratch. `ids` and `seq.start`
-/// lie in the device's memory; a text that began before the call counts from the call's first token. Throws `error`
-/// where the attention has a window of its own that the texts do not fit in.
+/// attention, stored as the device's `operand_t`, and what that gives, a, after its output projection, both in the
+/// device's scratch. `ids` and `seq.start` lie in the device's memory; a text that began before the call counts from
+/// the call's first token. Throws `error` where the attention has a window of its own that the texts do not fit in.
 template <class Teacher, class D, class OnMixer>
 void for_each_mixer(D& d, const Teacher& teacher, sequence_view seq, const std::int32_t* ids,
                     const OnMixer& on_mixer) {
@@ -39,12 +39,11 @@ void for_each_mixer(D& d, const Teacher& teacher, sequence_view seq, const std::
   layout<T> none;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     layer_type layer = layers[i];
-    layer.first = true;
+    layer.first = i == 0 || !layer.mixer.rope().turns_as(layers[i - 1].mixer.rope());
     if (layer.mixer.window > 0) layer.mixer.window = layer.mixer.sinks = 0;
     const auto state = layer.state(none);
-    layer.forward(
-        d, seq, weights[i], state, tape, matrix_view<const T>(x), x,
-        [&](matrix_view<const T> u, matrix_view<const T> a) { on_mixer(static_cast<index>(i), u, a); });
+    layer.forward(d, seq, weights[i], state, tape, matrix_view<const T>(x), x,
+                  [&](auto u, matrix_view<const T> a) { on_mixer(static_cast<index>(i), u, a); });
   }
 }
 
