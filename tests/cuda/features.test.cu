@@ -1,8 +1,10 @@
 #include "compare.hpp"
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/op/feature_map/op.hpp>
@@ -176,6 +178,34 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(as_the_cpu_s, P, float_precisions) {
     for (const index rows : {1, 2, 127, 128, 129, 700})
       for (const index slack : {0, 3, 8})
         for (const double beta : {0.0, 1.0}) check_features(gpu, cpu, rows, s, beta, slack);
+}
+/// Maps of queries and keys at once give what each gives alone, to the bit.
+BOOST_AUTO_TEST_CASE_TEMPLATE(several_maps, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  using operand = operand_t<device::basic_cuda<P>, float>;
+  for (const index rows : {1, 130, 9000})
+    for (const index keys : {3, 9}) {
+      const feature_map_shape shapes[] = {{9, 9, 64, 64, true}, {keys, 3, 64, 64, true}};
+      std::vector<on_device<float, device::basic_cuda<P>>> x, weight;
+      std::vector<on_device<operand, device::basic_cuda<P>>> together, alone;
+      for (const feature_map_shape& s : shapes) {
+        x.emplace_back(gpu, random_numbers(rows * s.inputs * s.width, 1));
+        weight.emplace_back(gpu, random_numbers(s.heads * s.width * s.features, 2, 0.1));
+        together.emplace_back(gpu, rows * s.heads * s.size()),
+            alone.emplace_back(gpu, rows * s.heads * s.size());
+      }
+      const auto arguments = [&](std::size_t i, const auto& phi) {
+        const feature_map_shape& s = shapes[i];
+        return feature_map_arguments<float, operand>{
+            s, weight[i].data(), matrix_view<const float>(x[i].data(), rows, s.inputs * s.width),
+            matrix_view<operand>(phi[i].data(), rows, s.heads * s.size())};
+      };
+      feature_map_forward(gpu, std::array{arguments(0, together), arguments(1, together)});
+      for (const std::size_t i : {0, 1}) {
+        feature_map_forward(gpu, arguments(i, alone));
+        BOOST_TEST((together[i].numbers() == alone[i].numbers()), rows << " rows, map " << i);
+      }
+    }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(several_tiles_a_block, P, float_precisions) {
   device::basic_cuda<P> gpu;

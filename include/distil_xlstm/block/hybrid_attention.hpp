@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include <distil_xlstm/block/attention.hpp>
@@ -238,8 +239,8 @@ struct hybrid_attention {
   template <class D, class T, class Operand>
   void write_features(D& d, const auto& p, const hybrid_attention_tape<T>& k, matrix_view<Operand> q,
                       matrix_view<Operand> key) const {
-    query_features().forward(d, p.q_features, const_view<T>(k.attention.q), q);
-    key_features().forward(d, p.k_features, const_view<T>(k.attention.k), key);
+    feature_map_forward(d, std::array{query_features().arguments(p.q_features, k.attention.q, q),
+                                      key_features().arguments(p.k_features, k.attention.k, key)});
   }
   /// Where the values lie as products read them: on the tape, or in `memory`, of another type.
   template <class T, class Operand>

@@ -50,7 +50,13 @@ struct softmax_features {
   /// phi [rows, heads * size] of x [rows, inputs * width].
   template <class X, class Operand>
   void forward(auto& d, const auto& p, matrix_view<X> x, matrix_view<Operand> phi) const {
-    feature_map_forward(d, feature_map_arguments<std::remove_const_t<X>, Operand>{shape(), p.weight, x, phi});
+    feature_map_forward(d, arguments(p, x, phi));
+  }
+  /// What `feature_map_forward` takes of the same.
+  template <class X, class Operand>
+  feature_map_arguments<std::remove_const_t<X>, Operand> arguments(const auto& p, matrix_view<X> x,
+                                                                   matrix_view<Operand> phi) const {
+    return {shape(), p.weight, x, phi};
   }
   /// dx = beta dx + what dphi, stored as phi is, gives; adds to g.
   template <class T, class Operand>

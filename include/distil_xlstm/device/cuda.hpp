@@ -126,6 +126,9 @@ template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_backward(basic_cuda<P>& device, const attention_backward_arguments<T>& g);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a);
+template <Precision P, class T, class Operand, std::size_t N>
+DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device,
+                                             const std::array<feature_map_arguments<T, Operand>, N>& several);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
                                               const feature_map_backward_arguments<T, Operand>& g);

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include <distil_xlstm/device/column_sums.hpp>
@@ -270,9 +272,11 @@ struct feature_weight_gradient {
   }
 };
 
-/// Tiles of a head's rows a block.
-template <class Operand>
-__global__ void __launch_bounds__(256, 3) feature_map_kernel(feature_map_arguments<float, Operand> a) {
+/// Tiles of a head's rows a block; blockIdx.z says of which arguments.
+template <class Operand, std::size_t N>
+__global__ void __launch_bounds__(256, 3)
+    feature_map_kernel(const __grid_constant__ std::array<feature_map_arguments<float, Operand>, N> several) {
+  const feature_map_arguments<float, Operand>& a = several[blockIdx.z];
   using tile = feature_tile<128>;
   __shared__ __align__(16) std::uint16_t weight[tile::weight_numbers];
   const feature_map_shape& s = a.shape;
@@ -414,20 +418,34 @@ bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) 
 inline constexpr index feature_blocks = 396;
 }  // namespace detail
 
-/// With `bf16_mixed` one kernel on the tensor cores, where width and features are multiples of 8 up to 64, and rows
-/// begin at 16 bytes. Else the default.
+/// With `bf16_mixed` one kernel on the tensor cores for maps of as many heads and rows, where widths and features are
+/// multiples of 8 up to 64, and rows begin at 16 bytes. Else the default.
+template <Precision P, class T, class Operand, std::size_t N>
+void feature_map_forward(basic_cuda<P>& device,
+                         const std::array<feature_map_arguments<T, Operand>, N>& several) {
+  const index rows = several[0].x.rows, heads = several[0].shape.heads;
+  if constexpr (multiplies_in_bf16<P, T>)
+    if (std::all_of(several.begin(), several.end(), [&](const auto& a) {
+          return a.x.rows == rows && a.shape.heads == heads && detail::fits_feature_tile(a);
+        })) {
+      using tile = detail::feature_tile<128>;
+      if (rows == 0 || heads == 0) return;
+      const index most = std::max<index>(detail::feature_blocks / (heads * static_cast<index>(N)), 1);
+      const dim3 grid(detail::grid_size(rows, tile::rows, most), static_cast<unsigned>(heads),
+                      static_cast<unsigned>(N));
+      return detail::launch(device, "feature map", {grid, tile::threads},
+                            detail::feature_map_kernel<Operand, N>, several);
+    }
+  for (const auto& a : several) {
+    if constexpr (N > 1)
+      feature_map_forward(device, std::array{a});
+    else
+      distil_xlstm::feature_map_forward<basic_cuda<P>, T>(device, a);
+  }
+}
 template <Precision P, class T, class Operand>
 void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a) {
-  if constexpr (multiplies_in_bf16<P, T>)
-    if (detail::fits_feature_tile(a)) {
-      using tile = detail::feature_tile<128>;
-      if (a.x.rows == 0 || a.shape.heads == 0) return;
-      const index most = std::max<index>(detail::feature_blocks / a.shape.heads, 1);
-      const dim3 grid(detail::grid_size(a.x.rows, tile::rows, most), static_cast<unsigned>(a.shape.heads));
-      return detail::launch(device, "feature map", {grid, tile::threads}, detail::feature_map_kernel<Operand>,
-                            a);
-    }
-  distil_xlstm::feature_map_forward<basic_cuda<P>, T>(device, a);
+  feature_map_forward(device, std::array{a});
 }
 /// Its gradient: the kernel also asks for up to 75 KiB of shared memory, and makes phi again. It sums the weights' in
 /// an order that depends on the shape alone.

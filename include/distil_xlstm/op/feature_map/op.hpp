@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
@@ -146,6 +148,11 @@ void feature_map_forward(D& d, const feature_map_arguments<T, Operand>& a) {
                  group * n * f, z.columns(j * f, f), group * f);
   fold_rows(d, rows * s.heads, f, detail::feature_statistics<T>{s, z, statistics});
   map(d, rows * s.heads, f, detail::feature_values<T, Operand>{s, z, statistics, a.phi});
+}
+/// Several, none of which reads what another writes. The default of any device.
+template <class D, class T, class Operand, std::size_t N>
+void feature_map_forward(D& d, const std::array<feature_map_arguments<T, Operand>, N>& several) {
+  for (const auto& a : several) feature_map_forward(d, a);
 }
 /// The gradients. The default of any device, in batches as forward.
 template <class D, class T, class Operand>
