@@ -1,5 +1,5 @@
-# Programs, essays, tests, benchmarks, fuzz targets: what is built of this project alone.
-# The program, its tests, fuzz targets and most essays take the library compiled once, the README's code and the
+# Programs, examples, tests, benchmarks, fuzz targets: what is built of this project alone.
+# The program, its tests, fuzz targets and most examples take the library compiled once, the README's code and the
 # benchmarks its headers alone.
 
 # g++ 12 takes AVX-512 intrinsics for uses of uninitialised memory (its bug 105593), and a vector or a string that grows for
@@ -80,9 +80,9 @@ if(DISTIL_XLSTM_EXAMPLES)
     target_link_libraries(distil PRIVATE distil_xlstm::mpi)
     target_compile_definitions(distil PRIVATE DISTIL_WITH_MPI)
   endif()
-  # The essays: each says in its exit status whether its claim holds.
-  file(GLOB essays CONFIGURE_DEPENDS examples/*.cpp)
-  foreach(file ${essays})
+  # The examples: each says in its exit status whether its claim holds.
+  file(GLOB examples CONFIGURE_DEPENDS examples/*.cpp)
+  foreach(file ${examples})
     cmake_path(GET file STEM name)
     distil_xlstm_program(example.${name} ${file})
     if(NOT name STREQUAL "readme")
@@ -122,7 +122,10 @@ if(DISTIL_XLSTM_BENCH AND DISTIL_XLSTM_CUDA)
     if(name STREQUAL "cuda.ranks" AND NOT DISTIL_XLSTM_NCCL)
       continue()
     endif()
-    distil_xlstm_cuda_program(bench.${name} ${file})
+    # Beside it may be a folder of its name with its parts.
+    string(REPLACE ".bench.cu" "" parts ${file})
+    file(GLOB parts CONFIGURE_DEPENDS ${parts}/*.cu)
+    distil_xlstm_cuda_program(bench.${name} ${file} ${parts})
     if(name STREQUAL "cuda.ranks")
       target_link_libraries(bench.${name} PRIVATE distil_xlstm::nccl)
     endif()

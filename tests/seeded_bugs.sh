@@ -65,6 +65,7 @@ faults=(
   "batch: what was read ahead is left behind|model/decoder.hpp|s/state_.copy(std::ssize(present_), state_, ready_.front().row);//|model/decoder"
   "saved text: a model of another rotary base is the same|model/model.hpp|s/; }) config_.identify(hash);/; }) (void)0;/|model/decoder"
   "batch: a prompt counts for nothing|model/decoder.hpp|s/state_.copy(t.row, reading_, lane);/state_.reset(t.row);/|model/decoder"
+  "JSON: a whole number beyond 64 bits is 0|io/json.ipp|s/r.ec == std::errc() \&\& r.ptr == last/r.ptr == last/|io/json"
 )
 
 cxx=${CXX:-g++}

@@ -1,11 +1,28 @@
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include <distil_xlstm/comm/agree.hpp>
 #include <distil_xlstm/io/json.hpp>
 
 #include "processes.hpp"
 
 namespace program {
+
+/// The first key under which two objects differ, one that only one of them has among them.
+inline std::optional<std::string> difference(const dx::io::json& a, const dx::io::json& b) {
+  dx::io::json keys = a;
+  keys.update(b);
+  for (const auto& item : keys.items())
+    if (!a.contains(item.key()) || !b.contains(item.key()) || a.at(item.key()) != b.at(item.key()))
+      return item.key();
+  return {};
+}
+/// What an error says of a key's value.
+inline std::string value_text(const dx::io::json& object, const std::string& key) {
+  return object.contains(key) ? object.at(key).dump() : "none";
+}
 
 /// Throws `error` on all processes where one of them has another job than rank 0: `mine` are the facts that make it
 /// what it is, a model's hash, a text's, options. The error names what is another.
@@ -14,13 +31,9 @@ inline void require_one_job(const dx::io::json& mine) {
   if (all.size() == 1) return;
   const auto first = dx::io::json::parse(dx::comm::from_root(all, mine.dump()));
   dx::comm::on_every_rank(all, [&] {
-    dx::io::json keys = first;
-    keys.update(mine);
-    for (const auto& item : keys.items())
-      if (const auto its = first.value(item.key(), dx::io::json()),
-          own = mine.value(item.key(), dx::io::json());
-          its != own)
-        dx::fail("another ", item.key(), " than rank 0: ", own.dump(), ", which has ", its.dump());
+    if (const auto key = difference(first, mine))
+      dx::fail("another ", *key, " than rank 0: ", value_text(mine, *key), ", which has ",
+               value_text(first, *key));
   });
 }
 

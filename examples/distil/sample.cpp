@@ -95,10 +95,10 @@ class finished_parts {
     if (!names().empty()) {
       const json before = dx::io::read_json_file(manifest);
       dx::require(before.is_object(), manifest.string(), ": is no object");
-      for (const auto& [key, value] : options.items())
-        if (const json was = before.value(key, json()); was != value)
-          dx::fail(folder_.string(), ": the run there has another ", key, ": ", was.dump(),
-                   ", this one asks for ", value.dump(), "; go on with its options, or remove that folder");
+      if (const auto key = difference(before, options))
+        dx::fail(folder_.string(), ": the run there has another ", *key, ": ", value_text(before, *key),
+                 ", this one asks for ", value_text(options, *key),
+                 "; go on with its options, or remove that folder");
     }
     dx::io::write_text_atomically(manifest, options.dump(2) + "\n");
   }

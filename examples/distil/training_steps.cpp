@@ -26,10 +26,24 @@ namespace {
 
 void warn(const std::string& why) { std::cerr << "distil: warning: " << why << "\n"; }
 
-/// What `run` holds of `key`, as far as it must be the same: of a teacher its content, whatever it is called now.
-json compared(const json& run, const std::string& key) {
-  if (!run.contains(key)) return {};
-  return key == "teacher" && run.at(key).is_object() ? run.at(key).value("sha256", json()) : run.at(key);
+/// A run as it is compared with another: of a teacher its content, whatever it is called now.
+json compared(json run) {
+  if (run.contains("teacher") && run["teacher"].is_object())
+    run["teacher"] = run["teacher"].value("sha256", json());
+  return run;
+}
+
+/// The first key that makes a run that goes on another: its value has changed, it is there no longer, or was not.
+std::optional<std::string> changed(const json& before, const json& now) {
+  json had = compared(before), asked = compared(now);
+  const auto may_lack = [](json& one, json& other, const char* key) {
+    if (!one.contains(key)) other.erase(key);
+  };
+  // A text may be held out from a resume on, or no longer.
+  may_lack(had, asked, "held_out_sha256"), may_lack(asked, had, "held_out_sha256");
+  // The first checkpoints had none.
+  may_lack(had, asked, "init_sha256");
+  return difference(had, asked);
 }
 
 /// The last step that metrics.jsonl has a line of.
@@ -185,18 +199,8 @@ void say_done(const fs::path& out, const run_totals& totals, const std::string& 
             << " tokens" << reached << counted_steps(totals.empty, totals.skipped) << "\n";
 }
 
-std::optional<std::string> difference(const json& before, const json& now) {
-  // Runs of before a key was written have none; a text may be held out from a resume on.
-  for (const auto& [key, value] : now.items())
-    if ((key != "init_sha256" && key != "held_out_sha256") || before.contains(key))
-      if (compared(before, key) != compared(now, key)) return key;
-  for (const char* key : {"init_sha256", "repeats"})
-    if (before.contains(key) && !now.contains(key)) return key;
-  return {};
-}
-
 void require_one_run(json identity, const train_options& o) {
-  identity["teacher"] = compared(identity, "teacher");
+  identity = compared(std::move(identity));
   identity["checkpoint-every"] = o.checkpoint_every, identity["evaluate-every"] = o.evaluate_every;
   identity["shard-optimiser"] = o.shard_optimiser;
   require_one_job(identity);
@@ -230,9 +234,10 @@ bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::
     return false;
   }
   // Before the tensors, which differ where the run does.
-  if (const auto key = difference(*found, identity))
-    dx::fail(where, ": the run there has another ", *key, ": ", found->value(*key, json()).dump(),
-             ", this one asks for ", identity.value(*key, json()).dump());
+  dx::require(found->is_object(), where, ": what the run there is known by is no object");
+  if (const auto key = changed(*found, identity))
+    dx::fail(where, ": the run there has another ", *key, ": ", value_text(*found, *key),
+             ", this one asks for ", value_text(identity, *key));
   if (!t.restore(store, warn)) return false;
   const dx::index total = t.options().total_steps;
   dx::require(asked == 0 || asked == total, where, ": the run there has ", total,

@@ -77,9 +77,6 @@ void require_one_run(dx::io::json identity, const train_options& o);
 /// Throws `usage_error` where the processes cannot share a batch.
 void require_shares(const dx::training_options& o);
 
-/// Where two runs differ, though one has gone on with the other's name; nothing where they are one.
-std::optional<std::string> difference(const dx::io::json& before, const dx::io::json& now);
-
 /// What a run that goes on finds: false where it begins at step 0, which it must without `resume`. Warns about what is
 /// damaged or lost. Throws `error` where another run is there: identity, or `asked` steps (0: any).
 struct resumed_run {

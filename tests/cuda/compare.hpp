@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <distil_xlstm/core/rng.hpp>
@@ -20,6 +21,13 @@ inline std::vector<double> random_numbers(index n, std::uint64_t seed, double sp
   rng r(seed);
   std::vector<double> x(static_cast<std::size_t>(n));
   for (auto& v : x) v = static_cast<float>(spread * r.normal());
+  return x;
+}
+
+/// Numbers that bfloat16 holds.
+inline std::vector<double> rounded_numbers(index n, std::uint64_t seed) {
+  auto x = random_numbers(n, seed);
+  for (auto& v : x) v = bf16(static_cast<float>(v));
   return x;
 }
 
@@ -63,6 +71,12 @@ inline void check_close(const char* what, const std::vector<double>& got, const 
   const double error = relative_error(got, want);
   BOOST_TEST_MESSAGE(what << ": " << error);
   BOOST_CHECK_MESSAGE(error <= most, what << ": off by " << error << ", at most " << most);
+}
+/// Of several results each.
+inline void check_all(const std::string& what, const std::vector<std::vector<double>>& got,
+                      const std::vector<std::vector<double>>& want, double most) {
+  for (std::size_t i = 0; i < got.size(); ++i)
+    check_close((what + ", result " + std::to_string(i)).c_str(), got[i], want[i], most);
 }
 
 }  // namespace distil_xlstm

@@ -19,18 +19,6 @@ namespace {
 
 using numbers = std::vector<std::vector<double>>;
 
-void check_all(const std::string& what, const numbers& got, const numbers& want, double most) {
-  for (std::size_t i = 0; i < got.size(); ++i)
-    check_close((what + ", result " + std::to_string(i)).c_str(), got[i], want[i], most);
-}
-
-/// Numbers that bfloat16 holds.
-std::vector<double> rounded_numbers(index n, std::uint64_t seed) {
-  auto x = random_numbers(n, seed);
-  for (auto& v : x) v = bf16(static_cast<float>(v));
-  return x;
-}
-
 /// e and de are the left half of wider rows; q, k and v are stored as S's.
 template <class T, class S = T, class D>
 numbers inputs(D& d, index rows, index heads, index blocks, index width) {

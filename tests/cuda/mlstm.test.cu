@@ -143,23 +143,31 @@ BOOST_AUTO_TEST_CASE(large_heads) {
   compare(run::random(1, 520, {1, 384, 384}, 130), name_of(1, 520, 384, 384));
   compare(run::random(1, 260, {2, 256, 512}, 0), name_of(1, 260, 256, 512));
 }
-/// So many that a block makes 256 columns of heads of that many or a few less, or of two such tiles.
+/// Heads of `query` and `value` numbers, multiples of 128, that are more blocks of 128 columns than the GPU has
+/// multiprocessors, in every kernel: then a block makes 256.
+index heads_for_wide_blocks(index query, index value) {
+  return gpu<bf16_mixed>().multiprocessors() / (query / 128 * (value / 128)) + 1;
+}
+/// The last two so many that a block makes 256 columns of heads of that many or a few less, or of two such tiles.
 BOOST_AUTO_TEST_CASE(many_large_heads) {
   auto r = run::random(8, 260, {2, 288, 288}, 0);
   begin_documents(r, {5, 126, 127, 128, 200, 259});
   compare(r, name_of(8, 260, 288, 288) + ", many documents");
   compare(run::random(24, 129, {1, 272, 281}, 60), name_of(24, 129, 272, 281));
   compare(run::random(8, 130, {1, 576, 288}, 0), name_of(8, 130, 576, 288));
-  compare(run::random(36, 130, {1, 256, 256}, 100), name_of(36, 130, 256, 256));
-  compare(run::random(20, 130, {1, 250, 512}, 0), name_of(20, 130, 250, 512));
+  const index square = std::max<index>(36, heads_for_wide_blocks(256, 256)),
+              oblong = std::max<index>(20, heads_for_wide_blocks(256, 512));
+  compare(run::random(square, 130, {1, 256, 256}, 100), name_of(square, 130, 256, 256));
+  compare(run::random(oblong, 130, {1, 250, 512}, 0), name_of(oblong, 130, 250, 512));
 }
 /// Of one sequence a block makes fewer columns, of which it makes the same numbers.
 BOOST_AUTO_TEST_CASE(heads_of_256_do_not_see_their_neighbours) {
-  run all = run::random(12, 260, {2, 256, 256}, 100), alone = all;
+  const index batch = heads_for_wide_blocks(256, 256) / 2 + 1;
+  run all = run::random(batch, 260, {2, 256, 256}, 100), alone = all;
   alone.batch = 1;
   for (const auto x :
        {&run::q, &run::k, &run::v, &run::i, &run::f, &run::dh, &run::c, &run::n, &run::m, &run::dstate})
-    (alone.*x).resize((all.*x).size() / 12);
+    (alone.*x).resize((all.*x).size() / static_cast<std::size_t>(batch));
   alone.start.resize(260);
   for (auto* r : {&all, &alone}) r->forward(gpu<bf16_mixed>()), r->backward(gpu<bf16_mixed>());
   for (const auto& [name, x] : run::results()) {

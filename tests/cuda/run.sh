@@ -22,7 +22,7 @@ if [ -z "$built" ]; then
   cmake --build --preset cuda
 fi
 # A ladder: if one fails, what comes after it is not worth reading.
-for step in verbs map norm optim slstm mlstm attention features head golden teacher steps whole batch nccl compiled_once; do
+for step in launch verbs products few_rows operand_copies map norm optim slstm mlstm attention features head golden teacher steps whole batch nccl compiled_once; do
   test=build/cuda/bin/test.cuda.$step
   [ -x "$test" ] || continue
   echo "== $step"

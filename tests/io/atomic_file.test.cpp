@@ -3,14 +3,12 @@
 
 #include <boost/test/unit_test.hpp>
 #include <csignal>
-#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 
 #include <distil_xlstm/io/atomic_file.hpp>
-#include <distil_xlstm/io/json.hpp>
 #include <distil_xlstm/io/mapped_file.hpp>
 
 using namespace distil_xlstm;
@@ -56,12 +54,6 @@ auto says(std::string part, std::string other = "") {
     BOOST_TEST_MESSAGE(what);
     return what.find(part) != what.npos && what.find(other) != what.npos && what.find('\n') == what.npos;
   };
-}
-
-json nested(int depth) {
-  return parse_json(
-      std::string(static_cast<std::size_t>(depth), '[') + std::string(static_cast<std::size_t>(depth), ']'),
-      "deep");
 }
 
 }  // namespace
@@ -161,50 +153,4 @@ BOOST_AUTO_TEST_CASE(mapping) {
   BOOST_CHECK_EXCEPTION(mapped_file(f.path), error, says(f.path.string(), "is a directory"));
   BOOST_CHECK_EXCEPTION(mapped_file("/dev/null"), error, says("not a regular file"));
   BOOST_CHECK_EXCEPTION(mapped_file(f.path / "none"), error, says("none: cannot open", "No such file"));
-}
-
-BOOST_AUTO_TEST_CASE(json_values) {
-  const json j =
-      parse_json(R"({"a": 3, "b": -1, "c": 1.5, "d": "x", "e": [1, 2], "f": null, "g": true, "big": 5000000000,
-                                "o": {"x": [[1], [2, 3]], "y": {}}})",
-                 "f.json");
-  BOOST_TEST(j == json::parse(j.dump()));
-  BOOST_TEST(get<int>(j, "a", "f.json") == 3);
-  BOOST_TEST(get<double>(j, "a", "f.json") == 3.0);
-  BOOST_TEST(get<float>(j, "c", "f.json") == 1.5f);
-  BOOST_TEST(get<bool>(j, "g", "f.json"));
-  BOOST_TEST(get<std::string>(j, "d", "f.json") == "x");
-  BOOST_TEST(get<std::int64_t>(j, "big", "f.json") == 5000000000);
-  BOOST_TEST((get<std::vector<int>>(j, "e", "f.json") == std::vector<int>{1, 2}));
-  BOOST_TEST((get<std::vector<std::vector<int>>>(member(j, "o", "f.json"), "x", "f.json")[1] ==
-              std::vector<int>{2, 3}));
-  BOOST_TEST(get_or(j, "none", "f.json", 7) == 7);
-  BOOST_TEST(get_or(j, "f", "f.json", 7) == 7);
-  BOOST_TEST(get_or(j, "a", "f.json", 7) == 3);
-  BOOST_CHECK_EXCEPTION(get<int>(j, "big", "f.json"), error, says("f.json: big must be an integer in range"));
-  BOOST_CHECK_EXCEPTION(get<unsigned>(j, "b", "f.json"), error, says("b must be a non-negative"));
-  BOOST_CHECK_EXCEPTION(get<int>(j, "c", "f.json"), error, says("c must be an integer, not 1.5"));
-  BOOST_CHECK_EXCEPTION(get<int>(j, "g", "f.json"), error, says("g must be an integer, not true"));
-  BOOST_CHECK_EXCEPTION(get<bool>(j, "a", "f.json"), error, says("a must be true or false, not 3"));
-  BOOST_CHECK_EXCEPTION(get<std::string>(j, "a", "f.json"), error, says("a must be a string"));
-  BOOST_CHECK_EXCEPTION(get_or<double>(j, "d", "f.json", 1), error, says("d must be a number"));
-  BOOST_CHECK_EXCEPTION(get<int>(j, "none", "f.json"), error, says("f.json: none is missing"));
-  BOOST_CHECK_EXCEPTION(get<int>(j["e"], "a", "f.json"), error, says("f.json", "array"));
-  BOOST_CHECK_EXCEPTION(get<std::vector<int>>(j, "a", "f.json"), error, says("a must be an array"));
-}
-
-BOOST_AUTO_TEST_CASE(json_that_is_refused) {
-  BOOST_CHECK_NO_THROW(nested(256));
-  BOOST_CHECK_EXCEPTION(nested(257), error, says("deep: ", "nested more than 256"));
-  BOOST_CHECK_THROW(nested(1000000), error);
-  for (const char* text : {"", "{", "[1,]", "{\"a\":1,}", "nul", "[1] x", "\"\xff\"", "{\"a\":1e999}", "{1:2}",
-                           "\"\n\"", "[\"\\ud800\"]"})
-    BOOST_CHECK_EXCEPTION(parse_json(text, "f.json"), error, says("f.json: not valid JSON at byte"));
-  BOOST_CHECK_EXCEPTION(parse_json(R"({"a": {"b": 1, "b": 2}})", "f.json"), error,
-                        says("\"b\" is given twice"));
-  BOOST_CHECK_NO_THROW(parse_json(R"({"a": {"b": 1}, "c": {"b": 2}})", "f.json"));
-  folder f;
-  write_text_atomically(f.path / "x.json", " {\"a\": [1, 2.5, \"\\u00e9\", null]} ");
-  BOOST_TEST((read_json_file(f.path / "x.json") == json{{"a", {1, 2.5, "\u00e9", nullptr}}}));
-  BOOST_CHECK_EXCEPTION(read_json_file(f.path / "y.json"), error, says("y.json"));
 }

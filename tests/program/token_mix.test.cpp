@@ -174,7 +174,8 @@ BOOST_AUTO_TEST_CASE(passages_come_back) {
   p.wait_while([&] { return checkpoints_of(folder / "cut").empty(); });
   p.signal(SIGKILL);
   p.wait();
-  refused(training(tokens, folder / "cut", "--resume"), 1, {"checkpoints", "repeats"});
+  refused(training(tokens, folder / "cut", "--resume"), 1,
+          {"checkpoints", "another repeats: 0.25, this one asks for none"});
   done(training(tokens, folder / "cut", "--resume --repeats 0.25"));
   BOOST_TEST((content(folder / "cut/student/model.safetensors") ==
               content(folder / "whole/student/model.safetensors")));

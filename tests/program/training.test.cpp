@@ -298,6 +298,41 @@ BOOST_AUTO_TEST_CASE(another_run_is_refused) {
   same_run(folder / "new", out);
 }
 
+// What is asked for no longer, or had not been asked for, makes another run, whatever it is.
+BOOST_AUTO_TEST_CASE(a_key_more_or_less_is_another_run) {
+  const auto& m = material::get();
+  const temporary_folder folder;
+  const auto out = folder / "run";
+  const auto given = arguments("train --batch 2 --length 16 --steps 3 --teacher", m.teacher, "--tokens",
+                               m.tokens, "--out", out),
+             begun = arguments(given, "--init", m.student());
+  done(begun);
+  const auto edit = [&](const auto& change) {
+    for (const auto& step : fs::directory_iterator(out / "checkpoints")) {
+      json manifest = io::read_json_file(step.path() / "manifest.json");
+      change(manifest["run"]);
+      write_file(step.path() / "manifest.json", manifest.dump());
+    }
+  };
+  const std::string sha256 = io::read_json_file(out / "run.json").at("init_sha256").dump();
+  refused(arguments(given, "--resume --blocks 2"), 1,
+          {"checkpoints: the run there has another init_sha256: " + sha256 + ", this one asks for none\n"});
+  refused(arguments(begun, "--resume --repeats 0.5"), 1,
+          {"the run there has another repeats: none, this one asks for 0.5\n"});
+  edit([](json& run) { run["of_before"] = {1, 2}; });
+  refused(arguments(begun, "--resume"), 1,
+          {"the run there has another of_before: [1,2], this one asks for none\n"});
+  edit([](json& run) { run.erase("of_before"), run.erase("seed"); });
+  refused(arguments(begun, "--resume"), 1, {"the run there has another seed: none, this one asks for 42\n"});
+  // A text that is held out changes no step; the first checkpoints did not say what a student had begun as.
+  edit([](json& run) { run["seed"] = 42; });
+  done(arguments(begun, "--resume --held-out", m.held_out));
+  edit([&](json& run) { run["held_out_sha256"] = io::token_file(m.held_out).data_sha256(); });
+  done(arguments(begun, "--resume"));
+  edit([](json& run) { run.erase("init_sha256"); });
+  done(arguments(begun, "--resume"));
+}
+
 BOOST_AUTO_TEST_CASE(one_run_writes_in_a_folder) {
   const temporary_folder folder;
   const auto out = folder / "run";

@@ -31,8 +31,9 @@ DISTIL_XLSTM_INLINE json json_tree(json_scanner& in) {
   if (text == "true" || text == "false") return text == "true";
   const char *first = text.data(), *last = first + text.size();
   // A whole number is kept as one where 64 bits hold it.
-  if (std::uint64_t n = 0; std::from_chars(first, last, n).ptr == last) return n;
-  if (std::int64_t n = 0; std::from_chars(first, last, n).ptr == last) return n;
+  const auto held = [last](std::from_chars_result r) { return r.ec == std::errc() && r.ptr == last; };
+  if (std::uint64_t n = 0; held(std::from_chars(first, last, n))) return n;
+  if (std::int64_t n = 0; held(std::from_chars(first, last, n))) return n;
   double x = 0;
   if (distil_xlstm::from_chars(first, last, x).ec != std::errc())
     in.malformed(begin, "a number beyond a double's range");

@@ -26,11 +26,13 @@ struct json_member {
   json_value is;
 };
 
+/// Of a name given twice the last counts.
 inline json json_object(std::initializer_list<json_member> members) {
   json out = json::object();
   for (const auto& [name, is] : members) out[name] = is.value;
   return out;
 }
+/// An array.
 inline json json_texts(std::initializer_list<std::string_view> texts) {
   json out = json::array();
   for (const auto text : texts) out.push_back(json_value(text).value);

@@ -7,10 +7,74 @@
 
 namespace distil_xlstm {
 
+namespace detail {
+
+inline bool is_given(const io::json& c, const char* key) { return c.contains(key) && !c.at(key).is_null(); }
+
+/// What the layers rotate, and by which angles.
+inline void read_positions(llama_config& x, const io::json& c, const llama_family& family,
+                           const std::string& name) {
+  using io::get_or;
+  x.theta = get_or<double>(c, "rope_theta", name, family.theta);
+  const char* read = nullptr;
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    if (!is_given(c, key)) continue;
+    const rope_scaling scaling = read_rope_scaling(c.at(key), key, name);
+    const auto theta = get_or<double>(c.at(key), "rope_theta", name, x.theta);
+    require(!read || (scaling == x.scaling && theta == x.theta), name, ": ", read, " and ", key, " differ");
+    x.scaling = scaling, x.theta = theta, read = key;
+  }
+  require(get_or<double>(c, "partial_rotary_factor", name, 1.0) == 1.0, name,
+          ": partial_rotary_factor other than 1 is not supported");
+  require(!get_or<bool>(c, "rope_interleaved", name, false), name, ": rope_interleaved true is not supported");
+
+  if (family.every_fourth) {
+    const auto step = get_or<index>(c, "no_rope_layer_interval", name, 4);
+    require(step > 0, name, ": no_rope_layer_interval ", step, " must be positive");
+    const auto listed = get_or<std::vector<index>>(c, "no_rope_layers", name, {});
+    require(!is_given(c, "no_rope_layers") || std::ssize(listed) >= x.layers, name,
+            ": no_rope_layers speaks of ", listed.size(), " of ", x.layers, " layers");
+    for (const index each : listed)
+      require(each == 0 || each == 1, name, ": no_rope_layers: ", each, " is not supported (0 and 1 are)");
+    for (index i = 0; i < std::min(x.layers, x.most_layers); ++i)
+      x.rotates.push_back(is_given(c, "no_rope_layers") ? listed[static_cast<std::size_t>(i)] == 1
+                                                        : (i + 1) % step != 0);
+  } else {
+    require(!is_given(c, "no_rope_layers"), name, ": no_rope_layers is not supported for ", x.model_type);
+  }
+}
+
+/// What the layers compute otherwise is refused.
+inline void require_supported(const io::json& c, const llama_family& family, const std::string& name) {
+  using io::get;
+  using io::get_or;
+  const auto act = get_or<std::string>(c, "hidden_act", name, "silu");
+  require(act == "silu" || act == "swish", name, ": hidden_act '", io::detail::printable(act),
+          "' is not supported (silu is)");
+  for (const char* key : {"attention_bias", "mlp_bias"})
+    require((family.attention_bias && key[0] == 'a') || !get_or<bool>(c, key, name, false), name, ": ", key,
+            " true is not supported");
+  require(!get_or<bool>(c, "use_sliding_window", name, false), name,
+          ": use_sliding_window true is not supported");
+  if (is_given(c, "layer_types"))
+    for (const auto& type : get<std::vector<std::string>>(c, "layer_types", name))
+      require(type == "full_attention", name, ": layer_types: '", io::detail::printable(type),
+              "' is not supported (full_attention is)");
+  require(!is_given(c, "quantization_config"), name, ": quantization_config is not supported");
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (!is_given(c, key)) continue;
+    const auto type = get<std::string>(c, key, name);
+    require(type == "float32" || type == "bfloat16" || type == "float16" || type == "float64" || type == "auto",
+            name, ": ", key, " '", io::detail::printable(type), "' is not supported");
+  }
+}
+
+}  // namespace detail
+
 DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::json& c, const std::string& name) {
   using io::get;
   using io::get_or;
-  const auto given = [&](const char* key) { return c.contains(key) && !c.at(key).is_null(); };
+  const auto given = [&](const char* key) { return detail::is_given(c, key); };
   llama_config x;
   x.model_type = get<std::string>(c, "model_type", name);
   const llama_family& family =
@@ -34,34 +98,7 @@ DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::json& c, const std:
             " does not divide hidden_size ", x.width, ", and head_dim is not given");
     x.head_dim = x.width / x.heads;
   }
-
-  x.theta = get_or<double>(c, "rope_theta", name, family.theta);
-  const char* read = nullptr;
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    if (!given(key)) continue;
-    const rope_scaling scaling = detail::read_rope_scaling(c.at(key), key, name);
-    const auto theta = get_or<double>(c.at(key), "rope_theta", name, x.theta);
-    require(!read || (scaling == x.scaling && theta == x.theta), name, ": ", read, " and ", key, " differ");
-    x.scaling = scaling, x.theta = theta, read = key;
-  }
-  require(get_or<double>(c, "partial_rotary_factor", name, 1.0) == 1.0, name,
-          ": partial_rotary_factor other than 1 is not supported");
-  require(!get_or<bool>(c, "rope_interleaved", name, false), name, ": rope_interleaved true is not supported");
-
-  if (family.every_fourth) {
-    const auto step = get_or<index>(c, "no_rope_layer_interval", name, 4);
-    require(step > 0, name, ": no_rope_layer_interval ", step, " must be positive");
-    const auto listed = get_or<std::vector<index>>(c, "no_rope_layers", name, {});
-    require(!given("no_rope_layers") || std::ssize(listed) >= x.layers, name, ": no_rope_layers speaks of ",
-            listed.size(), " of ", x.layers, " layers");
-    for (const index each : listed)
-      require(each == 0 || each == 1, name, ": no_rope_layers: ", each, " is not supported (0 and 1 are)");
-    for (index i = 0; i < std::min(x.layers, x.most_layers); ++i)
-      x.rotates.push_back(given("no_rope_layers") ? listed[static_cast<std::size_t>(i)] == 1
-                                                  : (i + 1) % step != 0);
-  } else {
-    require(!given("no_rope_layers"), name, ": no_rope_layers is not supported for ", x.model_type);
-  }
+  detail::read_positions(x, c, family, name);
   if (family.window > 0 && (given("sliding_window") || !c.contains("sliding_window"))) {
     x.window = get_or<index>(c, "sliding_window", name, family.window);
     require(x.window > 0, name, ": sliding_window ", x.window, " must be positive");
@@ -69,26 +106,7 @@ DISTIL_XLSTM_INLINE llama_config read_llama_config(const io::json& c, const std:
     require(x.window == 0 || !given("layer_types"), name, ": layer_types beside sliding_window ", x.window,
             " is not supported");
   }
-
-  const auto act = get_or<std::string>(c, "hidden_act", name, "silu");
-  require(act == "silu" || act == "swish", name, ": hidden_act '", io::detail::printable(act),
-          "' is not supported (silu is)");
-  for (const char* key : {"attention_bias", "mlp_bias"})
-    require((family.attention_bias && key[0] == 'a') || !get_or<bool>(c, key, name, false), name, ": ", key,
-            " true is not supported");
-  require(!get_or<bool>(c, "use_sliding_window", name, false), name,
-          ": use_sliding_window true is not supported");
-  if (given("layer_types"))
-    for (const auto& type : get<std::vector<std::string>>(c, "layer_types", name))
-      require(type == "full_attention", name, ": layer_types: '", io::detail::printable(type),
-              "' is not supported (full_attention is)");
-  require(!given("quantization_config"), name, ": quantization_config is not supported");
-  for (const char* key : {"torch_dtype", "dtype"}) {
-    if (!given(key)) continue;
-    const auto type = get<std::string>(c, key, name);
-    require(type == "float32" || type == "bfloat16" || type == "float16" || type == "float64" || type == "auto",
-            name, ": ", key, " '", io::detail::printable(type), "' is not supported");
-  }
+  detail::require_supported(c, family, name);
   x.check(name);
   return x;
 }

@@ -152,71 +152,82 @@ DISTIL_XLSTM_INLINE xlstm_config read_xlstm_config(const io::json& file, const s
                                                                            : file);
 }
 
+namespace detail {
+
+inline io::json mlstm_block_json(const xlstm_config& x) {
+  using io::detail::json_object;
+  return json_object({{"mlstm", json_object({{"proj_factor", x.mlstm_factor},
+                                             {"round_proj_up_dim_up", x.mlstm_round_up},
+                                             {"round_proj_up_to_multiple_of", x.mlstm_multiple},
+                                             {"_proj_up_dim", x.mlstm_inner()},
+                                             {"conv1d_kernel_size", x.mlstm_conv},
+                                             {"qkv_proj_blocksize", x.qkv_block},
+                                             {"num_heads", x.mlstm_heads},
+                                             {"embedding_dim", x.width},
+                                             {"bias", x.bias},
+                                             {"dropout", 0.0},
+                                             {"context_length", x.context_length},
+                                             {"_num_blocks", x.blocks},
+                                             {"_inner_embedding_dim", x.mlstm_inner()}})},
+                      {"_num_blocks", x.blocks}});
+}
+
+inline io::json slstm_block_json(const xlstm_config& x) {
+  using io::detail::json_object;
+  io::json ffn = nullptr;
+  if (x.feed_forward)
+    ffn = json_object({{"proj_factor", x.feed_forward_factor},
+                       {"round_proj_up_dim_up", x.feed_forward_round_up},
+                       {"round_proj_up_to_multiple_of", x.feed_forward_multiple},
+                       {"_proj_up_dim", 0},
+                       {"act_fn", name_of(x.act)},
+                       {"embedding_dim", -1},
+                       {"dropout", 0.0},
+                       {"bias", x.feed_forward_bias},
+                       {"ff_type", "ffn_gated"},
+                       {"_num_blocks", 1}});
+  return json_object({{"slstm", json_object({{"hidden_size", x.width},
+                                             {"num_heads", x.slstm_heads},
+                                             {"num_states", 4},
+                                             {"backend", "vanilla"},
+                                             {"function", "slstm"},
+                                             {"bias_init", "powerlaw_blockdependent"},
+                                             {"recurrent_weight_init", "zeros"},
+                                             {"_num_blocks", x.blocks},
+                                             {"num_gates", 4},
+                                             {"gradient_recurrent_cut", false},
+                                             {"gradient_recurrent_clipval", nullptr},
+                                             {"forward_clipval", nullptr},
+                                             {"batch_size", 8},
+                                             {"input_shape", "BSGNH"},
+                                             {"internal_input_shape", "SBNGH"},
+                                             {"output_shape", "BNSH"},
+                                             {"constants", json_object({})},
+                                             {"dtype", "float32"},
+                                             {"dtype_b", "float32"},
+                                             {"dtype_r", "float32"},
+                                             {"dtype_w", "float32"},
+                                             {"dtype_g", "float32"},
+                                             {"dtype_s", "float32"},
+                                             {"dtype_a", "float32"},
+                                             {"enable_automatic_mixed_precision", false},
+                                             {"initial_val", 0.0},
+                                             {"embedding_dim", x.width},
+                                             {"conv1d_kernel_size", x.slstm_conv},
+                                             {"group_norm_weight", true},
+                                             {"dropout", 0.0}})},
+                      {"feedforward", ffn},
+                      {"_num_blocks", x.blocks}});
+}
+
+}  // namespace detail
+
 DISTIL_XLSTM_INLINE io::json write_xlstm_config(const xlstm_config& x) {
   using io::detail::json_object;
-  io::json mlstm_json = nullptr, slstm_json = nullptr;
   const bool any_slstm = !x.slstm_at.empty(), any_mlstm = static_cast<index>(x.slstm_at.size()) < x.blocks;
-  if (any_mlstm)
-    mlstm_json = json_object({{"mlstm", json_object({{"proj_factor", x.mlstm_factor},
-                                                     {"round_proj_up_dim_up", x.mlstm_round_up},
-                                                     {"round_proj_up_to_multiple_of", x.mlstm_multiple},
-                                                     {"_proj_up_dim", x.mlstm_inner()},
-                                                     {"conv1d_kernel_size", x.mlstm_conv},
-                                                     {"qkv_proj_blocksize", x.qkv_block},
-                                                     {"num_heads", x.mlstm_heads},
-                                                     {"embedding_dim", x.width},
-                                                     {"bias", x.bias},
-                                                     {"dropout", 0.0},
-                                                     {"context_length", x.context_length},
-                                                     {"_num_blocks", x.blocks},
-                                                     {"_inner_embedding_dim", x.mlstm_inner()}})},
-                              {"_num_blocks", x.blocks}});
-  if (any_slstm) {
-    io::json ffn = nullptr;
-    if (x.feed_forward)
-      ffn = json_object({{"proj_factor", x.feed_forward_factor},
-                         {"round_proj_up_dim_up", x.feed_forward_round_up},
-                         {"round_proj_up_to_multiple_of", x.feed_forward_multiple},
-                         {"_proj_up_dim", 0},
-                         {"act_fn", name_of(x.act)},
-                         {"embedding_dim", -1},
-                         {"dropout", 0.0},
-                         {"bias", x.feed_forward_bias},
-                         {"ff_type", "ffn_gated"},
-                         {"_num_blocks", 1}});
-    slstm_json = json_object({{"slstm", json_object({{"hidden_size", x.width},
-                                                     {"num_heads", x.slstm_heads},
-                                                     {"num_states", 4},
-                                                     {"backend", "vanilla"},
-                                                     {"function", "slstm"},
-                                                     {"bias_init", "powerlaw_blockdependent"},
-                                                     {"recurrent_weight_init", "zeros"},
-                                                     {"_num_blocks", x.blocks},
-                                                     {"num_gates", 4},
-                                                     {"gradient_recurrent_cut", false},
-                                                     {"gradient_recurrent_clipval", nullptr},
-                                                     {"forward_clipval", nullptr},
-                                                     {"batch_size", 8},
-                                                     {"input_shape", "BSGNH"},
-                                                     {"internal_input_shape", "SBNGH"},
-                                                     {"output_shape", "BNSH"},
-                                                     {"constants", json_object({})},
-                                                     {"dtype", "float32"},
-                                                     {"dtype_b", "float32"},
-                                                     {"dtype_r", "float32"},
-                                                     {"dtype_w", "float32"},
-                                                     {"dtype_g", "float32"},
-                                                     {"dtype_s", "float32"},
-                                                     {"dtype_a", "float32"},
-                                                     {"enable_automatic_mixed_precision", false},
-                                                     {"initial_val", 0.0},
-                                                     {"embedding_dim", x.width},
-                                                     {"conv1d_kernel_size", x.slstm_conv},
-                                                     {"group_norm_weight", true},
-                                                     {"dropout", 0.0}})},
-                              {"feedforward", ffn},
-                              {"_num_blocks", x.blocks}});
-  }
+  io::json mlstm_json = nullptr, slstm_json = nullptr;
+  if (any_mlstm) mlstm_json = detail::mlstm_block_json(x);
+  if (any_slstm) slstm_json = detail::slstm_block_json(x);
   std::string map;
   for (index b = 0; b < x.blocks; ++b) map += std::string(b ? "," : "") + (x.is_slstm(b) ? "1" : "0");
   return json_object({{"architectures", io::detail::json_texts({"DistilxLSTM"})},

@@ -133,40 +133,21 @@ auto fold_packs(const term_row<List>& row, const typename List::results& before)
   return total;
 }
 
-}  // namespace detail
-
-/// Tries the laws of LogitsTerm or HiddenTerm on one term of the scalar double, or on a list of them. With a pack
-/// of a device as V (`check_term<device::pack<double>>(t)`), the term must give over packs what it gives over
-/// scalars, too.
-template <class V = double, class Term>
-law_report check_term(const Term& term, const term_options& options = {}) {
-  static_assert(std::is_same_v<typename Term::scalar, double>,
-                "check_term: laws are tried in double; write check_term(my_term<double>{...})");
-  using detail::largest_difference;
-  const auto list = detail::as_list(term);
-  using row_type = detail::term_row<std::remove_const_t<decltype(list)>>;
-  using results = typename row_type::results;
-  constexpr bool logits = row_type::logits;
-  row_type row(list, options);
+/// A row folded in parts a, b, c, which are joined in one order or another, in every pass, gives what it gives whole.
+template <class Row>
+law_report check_merges(const Row& row, const std::vector<double>& whole, double limit) {
   const std::size_t n = row.size();
-  const results all = row.passes();
-  const auto whole = row.outcome(all);
-  const double limit = options.forms_limit;
-  for (const double v : whole)
-    if (!std::isfinite(v)) return detail::judge("values and gradients are finite", INFINITY, 0);
-
-  // A row folded in parts a, b, c, which are joined in one order or another, in every pass.
   const auto outcome = [&](const auto& joined) {
-    return row.outcome(row.passes([&]<int Pass>(const row_type& r, const results& before) {
+    return row.outcome(row.passes([&]<int Pass>(const Row& r, const auto& before) {
       const auto part = [&](std::size_t from, std::size_t to) {
         return r.template fold<Pass>(before, from, to);
       };
       const auto merged = [&](auto into, const auto& from) {
-        list.template merge<Pass>(into, from);
+        row.list.template merge<Pass>(into, from);
         return into;
       };
-      return joined(merged, list.template init<double, Pass>(), part(0, n), part(0, n / 4), part(n / 4, n / 2),
-                    part(n / 2, n));
+      return joined(merged, row.list.template init<double, Pass>(), part(0, n), part(0, n / 4),
+                    part(n / 4, n / 2), part(n / 2, n));
     }));
   };
   const auto empty_first =
@@ -178,35 +159,38 @@ law_report check_term(const Term& term, const term_options& options = {}) {
   const auto right =
       outcome([](auto merged, auto, auto, auto a, auto b, auto c) { return merged(a, merged(b, c)); });
   for (const auto& side : {empty_first, empty_last})
-    if (auto r = detail::judge("init is the identity of merge", largest_difference(side, whole), limit);
-        !r.ok())
+    if (auto r = judge("init is the identity of merge", largest_difference(side, whole), limit); !r.ok())
       return r;
-  if (auto r = detail::judge("merge is associative", largest_difference(left, right), limit); !r.ok()) return r;
-  if (auto r =
-          detail::judge("visiting a then b is merging the two visits", largest_difference(left, whole), limit);
-      !r.ok())
-    return r;
+  if (auto r = judge("merge is associative", largest_difference(left, right), limit); !r.ok()) return r;
+  return judge("visiting a then b is merging the two visits", largest_difference(left, whole), limit);
+}
 
-  if constexpr (math::width_of < V >> 1) {
-    const char* law = "a pack is its lanes";
-    const auto packs_fold = row.outcome(row.passes([]<int Pass>(const row_type& r, const results& before) {
-      return detail::fold_packs<V, Pass>(r, before);
-    }));
-    if (auto r = detail::judge(law, largest_difference(packs_fold, whole), limit, "fold"); !r.ok()) return r;
-    constexpr auto width = static_cast<std::size_t>(math::width_of<V>);
-    std::vector<double> packs, scalars;
-    for (std::size_t i = 0; i + width <= n; i += width) {
-      double lanes[width];
-      math::store<V>(lanes, list.grad(all, row.context(), math::load<V>(row.student.data() + i),
-                                      math::load<V>(row.teacher.data() + i)));
-      for (std::size_t l = 0; l < width; ++l) {
-        packs.push_back(lanes[l]);
-        scalars.push_back(list.grad(all, row.context(), row.student[i + l], row.teacher[i + l]));
-      }
+/// Folds and gradients over packs V give what they give over scalars.
+template <class V, class Row>
+law_report check_packs(const Row& row, const typename Row::results& all, const std::vector<double>& whole,
+                       double limit) {
+  const char* law = "a pack is its lanes";
+  const auto packs_fold = row.outcome(
+      row.passes([]<int Pass>(const Row& r, const auto& before) { return fold_packs<V, Pass>(r, before); }));
+  if (auto r = judge(law, largest_difference(packs_fold, whole), limit, "fold"); !r.ok()) return r;
+  constexpr auto width = static_cast<std::size_t>(math::width_of<V>);
+  std::vector<double> packs, scalars;
+  for (std::size_t i = 0; i + width <= row.size(); i += width) {
+    double lanes[width];
+    math::store<V>(lanes, row.list.grad(all, row.context(), math::load<V>(row.student.data() + i),
+                                        math::load<V>(row.teacher.data() + i)));
+    for (std::size_t l = 0; l < width; ++l) {
+      packs.push_back(lanes[l]);
+      scalars.push_back(row.list.grad(all, row.context(), row.student[i + l], row.teacher[i + l]));
     }
-    if (auto r = detail::judge(law, largest_difference(packs, scalars), limit, "gradient"); !r.ok()) return r;
   }
+  return judge(law, largest_difference(packs, scalars), limit, "gradient");
+}
 
+/// Gradients beside central differences of the value.
+template <class Row>
+law_report check_derivative(Row& row, const std::vector<double>& whole, const term_options& options) {
+  const std::size_t n = row.size();
   double worst = 0, largest = 0;
   std::size_t at = 0;
   for (std::size_t i = 0; i < n; ++i) {
@@ -223,10 +207,32 @@ law_report check_term(const Term& term, const term_options& options = {}) {
     if (!(off <= worst)) worst = off, at = i;
     largest = std::max(largest, std::abs(numeric));
   }
-  return detail::judge(
-      logits ? "grad + target_grad is the derivative of value" : "grad is the derivative of value",
+  return judge(
+      Row::logits ? "grad + target_grad is the derivative of value" : "grad is the derivative of value",
       largest > 0 ? worst / largest : worst, options.gradient_limit, "number ", at,
-      logits && at == row.target ? " (the target)" : "");
+      Row::logits && at == row.target ? " (the target)" : "");
+}
+
+}  // namespace detail
+
+/// Tries the laws of LogitsTerm or HiddenTerm on one term of the scalar double, or on a list of them. With a pack
+/// of a device as V (`check_term<device::pack<double>>(t)`), the term must give over packs what it gives over
+/// scalars, too.
+template <class V = double, class Term>
+law_report check_term(const Term& term, const term_options& options = {}) {
+  static_assert(std::is_same_v<typename Term::scalar, double>,
+                "check_term: laws are tried in double; write check_term(my_term<double>{...})");
+  const auto list = detail::as_list(term);
+  using row_type = detail::term_row<std::remove_const_t<decltype(list)>>;
+  row_type row(list, options);
+  const auto all = row.passes();
+  const auto whole = row.outcome(all);
+  for (const double v : whole)
+    if (!std::isfinite(v)) return detail::judge("values and gradients are finite", INFINITY, 0);
+  if (auto r = detail::check_merges(row, whole, options.forms_limit); !r.ok()) return r;
+  if constexpr (math::width_of < V >> 1)
+    if (auto r = detail::check_packs<V>(row, all, whole, options.forms_limit); !r.ok()) return r;
+  return detail::check_derivative(row, whole, options);
 }
 
 }  // namespace distil_xlstm::testing

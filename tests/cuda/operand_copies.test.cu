@@ -1,0 +1,350 @@
+#include "compare.hpp"
+
+#include <array>
+#include <cmath>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/sequential.hpp>
+#include <distil_xlstm/block/swiglu.hpp>
+#include <distil_xlstm/device/rounded_weights.hpp>
+#include <distil_xlstm/testing/tolerances.hpp>
+
+// What is kept in bfloat16 for products: copies of operands, weights that are held, what blocks round for them.
+namespace distil_xlstm {
+namespace {
+
+/// Doubles a matrix.
+struct doubled {
+  using scalar = float;
+  matrix_view<float> x;
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index r, index c) const {
+    math::store<V>(x.row(r) + c, V(2) * math::load<V>(x.row(r) + c));
+  }
+};
+
+struct twice {
+  template <class V>
+  struct both {
+    V first, second;
+  };
+  template <class V>
+  DISTIL_XLSTM_HD both<V> operator()(V x) const {
+    return {x + x, x + x};
+  }
+};
+
+}  // namespace
+
+// Weights that are held are rounded once, and products give the same bits.
+BOOST_AUTO_TEST_CASE(products_of_weights_that_are_held) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  struct map_of_rows {
+    index rows, in, out, at;  // at: of the weight's first number
+  };
+  constexpr index heads = 3;
+  D gpu;
+  for (const auto& [rows, in, out, at] : {map_of_rows{300, 64, 48, 0},
+                                          {300, 64, 48, 16},
+                                          {300, 64, 48, 4},
+                                          {300, 64, 27, 0},
+                                          {300, 20, 48, 0},
+                                          {301, 96, 24, 8},
+                                          {40, 64, 48, 16},
+                                          {5, 64, 48, 0},
+                                          {1024, 576, 576, 16},
+                                          {1024, 576, 192, 48},
+                                          {1024, 576, 960, 32},
+                                          {1024, 576, 3072, 16},
+                                          {1024, 1536, 576, 80}}) {
+    const index all = at + in * out + 16, part = out / heads;
+    const auto first = random_numbers(all, 1), second = random_numbers(all, 2);
+    auto doubled = first;
+    for (double& x : doubled) x *= 2;
+    const numbers w(gpu, first), twice(gpu, doubled), x(gpu, random_numbers(rows * in, 3)),
+        dy(gpu, random_numbers(rows * out, 4)), y(gpu, rows * out), dx(gpu, rows * in), sum(gpu, rows * out);
+    const matrix_view<const float> weight(w.data() + at, out, in), above(dy.data(), rows, out),
+        below(x.data(), rows, in), head(weight.data, part, in);
+    const auto forward = [&, rows = rows, out = out] {
+      gemm(gpu, below, transposed(weight), matrix_view<float>(y.data(), rows, out));
+      return y.numbers();
+    };
+    const auto backward = [&, rows = rows, in = in] {
+      gemm(gpu, above, weight, matrix_view<float>(dx.data(), rows, in));
+      return dx.numbers();
+    };
+    const auto parts = [&, rows = rows, in = in, out = out] {  // one below another
+      gemm_batched(gpu, heads, below, 0, transposed(head), part * in,
+                   matrix_view<float>(y.data(), rows, part, out), part);
+      return y.numbers();
+    };
+    const auto plus = [&, rows = rows, out = out] {
+      gemm_plus(gpu, below, transposed(weight), above, matrix_view<float>(sum.data(), rows, out));
+      return sum.numbers();
+    };
+    const auto results = [&] { return std::vector{forward(), backward(), parts(), plus()}; };
+    const std::string what = std::to_string(rows) + " rows, " + std::to_string(in) + " to " +
+                             std::to_string(out) + ", from number " + std::to_string(at);
+    rounded_weights<float, D> rounded(gpu, all);
+    const auto held_results = [&] {
+      rounded.round(gpu, w.data());
+      const auto held = rounded.hold(gpu, w.data());
+      return results();
+    };
+    const auto before = results();
+    BOOST_TEST((held_results() == before), what);
+    BOOST_TEST((results() == before), what);
+    // Another copy would be seen, by all products but those that round no weights, or need zeros beside them.
+    const auto twice_of = [](std::vector<double> numbers) {
+      for (double& n : numbers) n *= 2;
+      return numbers;
+    };
+    {
+      rounded.round(gpu, twice.data());
+      const auto held = rounded.hold(gpu, w.data());
+      const bool found = in % 8 == 0 && out % 8 == 0 && at % 8 == 0;
+      BOOST_TEST((forward() == (found && rows > 64 ? twice_of(before[0]) : before[0])), what);
+      BOOST_TEST((backward() == (found && rows > 16 ? twice_of(before[1]) : before[1])), what);
+      BOOST_TEST((parts() == (found && rows > 64 ? twice_of(before[2]) : before[2])), what);
+      BOOST_TEST(((plus() == before[3]) == !(found && rows > 64)), what);
+      // Nothing writes what is held.
+      const matrix_view<float> written(w.data() + at, out, in);
+      BOOST_CHECK_THROW(gpu.copy(w.data(), twice.data(), 4), error);
+      BOOST_CHECK_THROW(transform(gpu, written, math::identity{}, weight), error);
+      BOOST_CHECK_THROW(gemm(gpu, transposed(above), below, written), error);
+    }
+    const std::vector<float> others(second.begin(), second.end());
+    gpu.upload(w.data(), others.data(), w.bytes());
+    const auto after = results();
+    BOOST_TEST((after != before), what);
+    BOOST_TEST((held_results() == after), what);
+  }
+}
+
+// An operand's copy in bfloat16 serves the products that follow one another, and no product after a write.
+BOOST_AUTO_TEST_CASE(a_product_sees_what_was_written_before_it) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  constexpr index m = 64, n = 48, k = 40;
+  D gpu, fresh;
+  const numbers x(gpu, random_numbers(m * k, 1)), other(gpu, random_numbers(m * k, 2)),
+      w(gpu, random_numbers(k * n, 3)), square(gpu, random_numbers(k * k, 4)), y(gpu, m * n);
+  const matrix_view<float> rows(x.data(), m, k);
+  const auto product = [&] {
+    gemm(gpu, matrix_view<const float>(rows), matrix_view<const float>(w.data(), k, n),
+         matrix_view<float>(y.data(), m, n));
+  };
+  const std::vector<float> host(static_cast<std::size_t>(m * k), 0.5f);
+  const auto check = [&](const char* what, const auto& write) {
+    product();
+    write();
+    product();
+    const numbers there(fresh, x.numbers()), weight(fresh, w.numbers()), want(fresh, m * n);
+    gemm(fresh, matrix_view<const float>(there.data(), m, k), matrix_view<const float>(weight.data(), k, n),
+         matrix_view<float>(want.data(), m, n));
+    BOOST_TEST((y.numbers() == want.numbers()), what);
+  };
+  check("map", [&] { map(gpu, m, k, doubled{rows}); });
+  check("transform", [&] { transform(gpu, rows, math::plus{}, rows, rows); });
+  check("transform of a column", [&] {
+    const auto last = rows.columns(k - 1, 1);
+    transform(gpu, outputs{matrix_view<float>(y.data(), m, 1), last}, twice{}, last);
+  });
+  check("copy", [&] { gpu.copy(x.data(), other.data(), x.bytes()); });
+  check("product", [&] {
+    gemm(gpu, matrix_view<const float>(other.data(), m, k), matrix_view<const float>(square.data(), k, k),
+         rows);
+  });
+  check("upload", [&] { gpu.upload(x.data(), host.data(), x.bytes()); });
+  const auto graph = gpu.record([&] { map(gpu, m, k, doubled{rows}); });
+  check("graph", [&] { gpu.launch(graph); });
+  gpu.discard(graph);
+}
+
+// A norm for products gives what they would have rounded themselves.
+BOOST_AUTO_TEST_CASE(a_norm_rounds_for_products) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
+    const index n = 48;
+    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
+        w(gpu, random_numbers(n * width, 3)), statistics(gpu, 2 * rows), u(gpu, rows * width);
+    const auto mapped = [&, rows = rows, width = width](bool for_products, bool written) {
+      const rms_norm<> block{width, 1, 1e-6, for_products};
+      const numbers y(gpu, rows * n);
+      const matrix_view<float> normed(u.data(), rows, width);
+      block.forward(gpu, norm_params<float*>{weight.data()}, norm_tape<float>{statistics.data()},
+                    matrix_view<const float>(x.data(), rows, width), normed);
+      if (written)
+        transform(gpu, normed.columns(3, 1), math::times{}, normed.columns(3, 1), normed.columns(4, 1));
+      gemm(gpu, matrix_view<const float>(normed), transposed(matrix_view<const float>(w.data(), n, width)),
+           matrix_view<float>(y.data(), rows, n));
+      return y.numbers();
+    };
+    for (const bool written : {false, true})
+      BOOST_TEST((mapped(true, written) == mapped(false, written)), rows << " rows of " << width);
+  }
+}
+
+// A norm's gradient, with what is added to it, as well.
+BOOST_AUTO_TEST_CASE(a_norms_gradient_rounds_for_products) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
+    const index n = 48;
+    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
+        w(gpu, random_numbers(n * width, 3)), dy(gpu, random_numbers(rows * width, 4)),
+        skip(gpu, random_numbers(rows * width, 5)), statistics(gpu, 2 * rows), u(gpu, rows * width),
+        dw(gpu, random_numbers(width, 6));
+    const auto wide = [&, rows = rows, width = width](const numbers& m) {
+      return matrix_view<float>(m.data(), rows, width);
+    };
+    const auto mapped = [&, rows = rows, width = width](bool for_products) {
+      const rms_norm<> block{width, 1, 1e-6, for_products};
+      const norm_params<float*> p{weight.data()}, g{dw.data()};
+      const norm_tape<float> k{statistics.data()};
+      const numbers y(gpu, rows * n);
+      block.forward(gpu, p, k, wide(x), wide(u));
+      block.backward(gpu, p, g, k, wide(x), wide(dy), wide(u), wide(skip));
+      gemm(gpu, matrix_view<const float>(wide(u)), transposed(matrix_view<const float>(w.data(), n, width)),
+           matrix_view<float>(y.data(), rows, n));
+      return y.numbers();
+    };
+    BOOST_TEST((mapped(true) == mapped(false)), rows << " rows of " << width);
+  }
+}
+
+// With products in bfloat16 all that the tape holds is rounded, too; weights may lie one behind the other or not.
+BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
+  const auto run = []<class T, class D>(D& d, T, const swiglu& block, index rows, index apart) {
+    using numbers = on_device<T, D>;
+    const index size = block.width * block.inner, all = 3 * size + apart, across = rows * block.inner;
+    const numbers w(d, random_numbers(all, 1, 0.3)), x(d, random_numbers(rows * block.width, 2)),
+        dy(d, random_numbers(rows * block.width, 3)), gate(d, across), up(d, across), y(d, rows * block.width),
+        dx(d, rows * block.width), g(d, random_numbers(all, 4));
+    const auto weights = [&](T* at) {
+      const auto one = [&](T* first, index out, index in) {
+        return linear_params<matrix_view<T>, T*>{{first, out, in}};
+      };
+      return swiglu_params<matrix_view<T>, T*>{one(at, block.inner, block.width),
+                                               one(at + size + apart, block.inner, block.width),
+                                               one(at + 2 * size + apart, block.width, block.inner)};
+    };
+    const swiglu_tape<T> k{{gate.data(), rows, block.inner}, {up.data(), rows, block.inner}, {}};
+    const matrix_view<const T> in(x.data(), rows, block.width), above(dy.data(), rows, block.width);
+    block.forward(d, sequence_view{1, rows}, weights(w.data()), no_state{}, k, in,
+                  matrix_view<T>(y.data(), rows, block.width));
+    block.backward(d, sequence_view{1, rows}, weights(w.data()), weights(g.data()), k, in, above,
+                   matrix_view<T>(dx.data(), rows, block.width));
+    std::vector results{y.numbers(), dx.numbers(), g.numbers()};
+    if constexpr (std::is_same_v<operand_t<D, T>, bf16>) {
+      std::vector<bf16> kept(static_cast<std::size_t>(2 * across));
+      d.download(kept.data(), gate.data(), 2 * across * index{sizeof(bf16)});
+      results.emplace_back(kept.begin(), kept.end());
+    } else {
+      const auto gates = gate.numbers(), ups = up.numbers();
+      auto& both = results.emplace_back();
+      for (index r = 0; r < rows; ++r)
+        for (const auto& m : {gates, ups})
+          both.insert(both.end(), m.begin() + r * block.inner, m.begin() + (r + 1) * block.inner);
+    }
+    return results;
+  };
+  device::basic_cuda<bf16_mixed> gpu;
+  device::cpu cpu(2);
+  for (const auto& [rows, width, inner] :
+       {std::array<index, 3>{40, 48, 80}, {300, 64, 192}, {33, 20, 27}, {2, 8, 16}})
+    for (const index apart : {0, 8}) {
+      const swiglu block{width, inner};
+      const auto got = run(gpu, float(), block, rows, apart);
+      check_all(std::to_string(rows) + " rows, " + std::to_string(width) + " to " + std::to_string(inner), got,
+                run(cpu, double(), block, rows, apart), testing::cuda_tolerance::feed_forward);
+      BOOST_TEST((run(gpu, float(), block, rows, apart) == got));
+    }
+}
+
+// A norm's rows that products alone read are stored as their operand, and what comes of it is the same; the residual's
+// sums lie in a product and in the norm's gradient.
+BOOST_AUTO_TEST_CASE(a_residual_is_as_its_parts_are) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  constexpr index rows = 72, width = 96, inner = 160, size = width + 3 * width * inner;
+  const residual block{sequential{rms_norm<>{width, 1, 1e-6, true}, swiglu{width, inner}}};
+  const sequence_view seq{1, rows};
+  layout<float> measure;
+  block.tape(measure, seq);
+  const numbers weights(gpu, random_numbers(size, 1, 0.2)), x(gpu, random_numbers(rows * width, 2)),
+      dy(gpu, random_numbers(rows * width, 3)), g(gpu, random_numbers(size, 4)),
+      g2(gpu, random_numbers(size, 4)), y(gpu, rows * width), dx(gpu, rows * width), y2(gpu, rows * width),
+      dx2(gpu, rows * width), u(gpu, rows * width), du(gpu, rows * width), tape(gpu, measure.size()),
+      tape2(gpu, measure.size());
+  const auto wide = [&](const numbers& m) { return matrix_view<float>(m.data(), rows, width); };
+  const auto bound = [&](const numbers& m) {
+    layout<float> l(m.data());
+    return block.params(l);
+  };
+  layout<float> l(tape.data()), l2(tape2.data());
+  const auto k = block.tape(l, seq), k2 = block.tape(l2, seq);
+  const auto p = bound(weights), q = bound(g), q2 = bound(g2);
+  block.forward(gpu, seq, p, std::tuple(no_state{}, no_state{}), k, wide(x), wide(y));
+  block.backward(gpu, seq, p, q, k, wide(x), wide(dy), wide(dx));
+
+  const auto& [norm, feed] = block.inner.blocks;
+  const auto& feeding = std::get<1>(k2).inner;
+  norm.forward(gpu, std::get<0>(p), std::get<0>(k2).inner, wide(x), wide(u));
+  feed.forward(gpu, seq, std::get<1>(p), no_state{}, feeding, wide(u), wide(y2));
+  transform(gpu, wide(y2), math::plus{}, wide(y2), wide(x));
+  feed.backward(gpu, seq, std::get<1>(p), std::get<1>(q2), feeding, wide(u), matrix_view<const float>(wide(dy)),
+                wide(du));
+  norm.backward(gpu, std::get<0>(p), std::get<0>(q2), std::get<0>(k2).inner, wide(x), wide(du), wide(dx2));
+  transform(gpu, wide(dx2), math::plus{}, wide(dx2), wide(dy));
+  check_close("y", y.numbers(), y2.numbers(), 1e-5);
+  check_close("dx", dx.numbers(), dx2.numbers(), 1e-6);
+  BOOST_TEST((g.numbers() == g2.numbers()));
+}
+
+// The gradients of q, k and v by one product, where their weights lie one below another, or by one each.
+BOOST_AUTO_TEST_CASE(weights_of_attention_lie_together_or_apart) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  D gpu;
+  const attention block{.width = 96, .heads = 2, .kv_heads = 1, .head_dim = 32};
+  const sequence_view seq{2, 36};
+  layout<float> weights, tape;
+  block.params(weights), block.tape(tape, seq);
+  const index size = seq.rows() * block.width;
+  const numbers w(gpu, random_numbers(weights.size(), 1, 0.2)), x(gpu, random_numbers(size, 2)),
+      dy(gpu, random_numbers(size, 3));
+  const auto wide = [&](const numbers& m) { return matrix_view<float>(m.data(), seq.rows(), block.width); };
+  const auto gradients = [&](bool apart) {
+    const numbers elsewhere(gpu, w.numbers()), g(gpu, random_numbers(weights.size(), 4)),
+        memory(gpu, tape.size()), y(gpu, size), dx(gpu, size);
+    const auto bound = [&](const numbers& m) {
+      layout<float> l(m.data());
+      return block.params(l);
+    };
+    layout<float> l(memory.data());
+    const auto k = block.tape(l, seq);
+    auto p = bound(w);
+    if (apart) p.k_proj = bound(elsewhere).k_proj;
+    block.forward(gpu, seq, p, attention_state<float>{}, k, wide(x), wide(y));
+    block.backward(gpu, seq, p, bound(g), k, wide(x), wide(dy), wide(dx));
+    auto all = dx.numbers();
+    const auto more = g.numbers();
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  check_close("gradients", gradients(false), gradients(true), 1e-5);
+}
+
+}  // namespace distil_xlstm
