@@ -197,8 +197,13 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
   check("chosen at run time, one more", {9, 16, 301, true, true}, chosen, false);
   check("two passes and one", {9, 16, 1024, true, false, 4}, both + 0.3 * jsd(0.5, 2) + 0.2 * skew_kl(0.3));
   check("many rows", {130, 64, 1000, true, true}, both);
+  check("more rows than fit at once", {1100, 16, 1001, true, true}, both);
+  check("more rows than fit at once, none left out, two passes", {700, 16, 1024, true},
+        both + 0.3 * jsd(0.5, 2));
+  check("more rows than fit at once, no teacher", {700, 16, 1001, false, true}, 1.0 * cross_entropy());
   check("a real vocabulary", {24, 96, 49152, true, true}, both);
   check("a real vocabulary and three", {17, 64, 49155, true, true}, both);
+  check("a real vocabulary and more rows than fit at once", {300, 16, 49155, true, true}, both);
   check("a large vocabulary", {3, 64, 151936}, both + 0.3 * jsd(0.5, 2));
   check("a vocabulary too large for a cluster", {3, 64, 200003}, both);
   check("a large vocabulary, no teacher", {3, 64, 151936, false}, 1.0 * cross_entropy());

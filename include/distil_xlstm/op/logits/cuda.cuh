@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <type_traits>
@@ -42,10 +43,11 @@ struct cached_row : row_of_logits<L> {
   static constexpr bool whole = true;       ///< a block has all of it
   using typename row_of_logits<L>::pack;
 
-  __device__ cached_row(const L* student, const L* teacher, index stride, int cols, unsigned char*)
-      : row_of_logits<L>{student + blockIdx.x * stride, teacher + blockIdx.x * stride, cols,
-                         static_cast<int>(threadIdx.x), Threads} {}
-  __device__ static index number() { return blockIdx.x; }
+  struct exchange {};  ///< of blocks that share a row
+  __device__ cached_row(const L* student, const L* teacher, int cols, unsigned char*, exchange&, int)
+      : row_of_logits<L>{student, teacher, cols, static_cast<int>(threadIdx.x), Threads} {}
+  __device__ static int number() { return static_cast<int>(blockIdx.x); }
+  __device__ static void meet(exchange&) {}
   __device__ void fetch() const {}
   /// f(column, the student's pack, the teacher's) of this thread's packs.
   template <class F>
@@ -66,17 +68,18 @@ struct cached_row : row_of_logits<L> {
   }
   /// The same for the last time.
   template <class F>
-  __device__ void visit_last(const F& f) const {
+  __device__ void visit_last(int, const F& f) const {
     for (int c = this->first(); c < this->packed(); c += this->step())
       f(c, pack::last(this->student + c), pack::last(this->teacher + c));
   }
-  template <class A, class Merge>
-  __device__ static void merge_blocks(A*, const Merge&) {}
+  template <int Pass, class A, class Merge>
+  __device__ void merge_blocks(A*, const Merge&) const {}
 };
 
 /// A row that the blocks of a cluster keep in their shared memory, a part each, so small that a multiprocessor has
-/// room for two: one works while the other waits. A thread reads what it has copied itself. `Sides` is 1 where the
-/// teacher's logits are not asked for.
+/// room for two: one works while the other waits. A thread reads what it has copied itself, so a pack of the next
+/// row can take a pack's place once that was read for the last time. `Sides` is 1 where the teacher's logits are
+/// not asked for.
 template <int Threads, int Sides, class L>
 struct kept_row : row_of_logits<L> {
   static constexpr int blocks_at_once = 2;
@@ -84,7 +87,13 @@ struct kept_row : row_of_logits<L> {
   static constexpr int most_blocks = 8;          ///< of a cluster
   static constexpr int most_packs = 12 / Sides;  ///< that a thread has of each side
   using typename row_of_logits<L>::pack;
+  /// Where blocks wait for what the others send, by turns: they may be one exchange apart.
+  struct exchange {
+    std::uint64_t arrivals[2];
+  };
   uint4* memory;  ///< this thread's first pack; its next are Threads further each
+  exchange& come;
+  int exchanges;  ///< before this row
 
   /// How many blocks a row takes.
   static constexpr int blocks(index cols) {
@@ -97,21 +106,25 @@ struct kept_row : row_of_logits<L> {
     return blocks_for(packs, Threads * blocks(cols)) * Sides * Threads * 16;
   }
 
-  __device__ kept_row(const L* student, const L* teacher, index stride, int cols, unsigned char* shared)
-      : row_of_logits<L>{student + number() * stride, teacher + number() * stride, cols,
-                         cluster_rank() * Threads + static_cast<int>(threadIdx.x), cluster_size() * Threads},
-        memory(reinterpret_cast<uint4*>(shared) + threadIdx.x) {}
-  __device__ static index number() { return static_cast<int>(blockIdx.x) / cluster_size(); }
-  /// Begins to copy, and waits until all blocks have begun: they write into each other later.
+  __device__ kept_row(const L* student, const L* teacher, int cols, unsigned char* shared, exchange& between,
+                      int exchanged)
+      : row_of_logits<L>{student, teacher, cols, cluster_rank() * Threads + static_cast<int>(threadIdx.x),
+                         cluster_size() * Threads},
+        memory(reinterpret_cast<uint4*>(shared) + threadIdx.x),
+        come(between),
+        exchanges(exchanged) {}
+  __device__ static int number() { return static_cast<int>(blockIdx.x) / cluster_size(); }
+  /// Before the first exchange.
+  __device__ static void meet(exchange& come) {
+    if (threadIdx.x == 0)
+      for (std::uint64_t& a : come.arrivals) arrival{shared_address(&a)}.begin();
+    __syncwarp();
+    cluster_sync();
+  }
+  /// Begins to copy the row.
   __device__ void fetch() const {
-    cluster_arrive();
     uint4* to = memory;
-    for (int c = this->first(); c < this->packed(); c += this->step(), to += Sides * Threads) {
-      copy_async_16(to, this->student + c);
-      if constexpr (Sides == 2) copy_async_16(to + Threads, this->teacher + c);
-      commit_copies();
-    }
-    cluster_wait();
+    for (int c = this->first(); c < this->packed(); c += this->step(), to += Sides * Threads) copy(to, c);
   }
   template <class F>
   __device__ void visit(const F& f) const {
@@ -122,31 +135,45 @@ struct kept_row : row_of_logits<L> {
       f(c, pack(from[0]), pack(from[(Sides - 1) * Threads]));
     }
   }
+  /// The same for the last time; begins to copy the row that is `ahead` elements further where that is not 0.
   template <class F>
-  __device__ void visit_last(const F& f) const {
-    const uint4* from = memory;
-    for (int c = this->first(); c < this->packed(); c += this->step(), from += Sides * Threads)
+  __device__ void visit_last(int ahead, const F& f) const {
+    uint4* from = memory;
+    for (int c = this->first(); c < this->packed(); c += this->step(), from += Sides * Threads) {
       f(c, pack(from[0]), pack(from[(Sides - 1) * Threads]));
+      if (ahead != 0) copy(from, ahead + c);
+    }
   }
   /// The blocks' first threads merge what each has written to `own`, in the order of the blocks. Once a pass.
-  template <class A, class Merge>
-  __device__ static void merge_blocks(A* own, const Merge& merge) {
+  template <int Pass, class A, class Merge>
+  __device__ void merge_blocks(A* own, const Merge& merge) const {
     constexpr int words = (sizeof(A) + sizeof(float) - 1) / sizeof(float);
-    static_assert(words <= 32, "a warp writes them");
-    __shared__ float parts[most_blocks][words];
+    static_assert(words <= 32, "a warp sends them");
+    __shared__ float all_parts[2][most_blocks][words];
+    const int number = exchanges + Pass;
+    auto& parts = all_parts[number % 2];
+    const arrival came{shared_address(&come.arrivals[number % 2])};
     __syncwarp();
     if (const int i = static_cast<int>(threadIdx.x); i < words)
       for (int block = 0; block < cluster_size(); ++block)
-        write_in(block, parts[cluster_rank()] + i, reinterpret_cast<const float*>(own)[i]);
+        send(address_in(block, shared_address(parts[cluster_rank()] + i)), address_in(block, came.address),
+             __float_as_uint(reinterpret_cast<const float*>(own)[i]));
     __syncwarp();
-    cluster_sync();
     if (threadIdx.x > 0) return;
-    memcpy(own, parts[0], sizeof(A));
-    for (int block = 1; block < cluster_size(); ++block) {
-      A other;
-      memcpy(&other, parts[block], sizeof other);
-      merge(*own, other);
-    }
+    came.announce(cluster_size() * words * static_cast<int>(sizeof(float)));
+    came.wait(number / 2);
+    const auto of = [&](int block) -> const A& { return *reinterpret_cast<const A*>(parts[block]); };
+    A all = of(0);
+    for (int block = 1; block < cluster_size(); ++block) merge(all, of(block));
+    *own = all;
+  }
+
+ private:
+  /// Begins to copy the pack of both sides at column c.
+  __device__ void copy(uint4* to, int c) const {
+    copy_async_16(to, this->student + c);
+    if constexpr (Sides == 2) copy_async_16(to + Threads, this->teacher + c);
+    commit_copies();
   }
 };
 
@@ -179,7 +206,7 @@ __device__ auto fold_row(const List& terms, const typename List::results& before
   acc mine;
   memcpy(&mine, &folded, sizeof mine);
   const auto merge = [](acc& into, const acc& from) { List::template merge<Pass>(into, from); };
-  if constexpr (Pass > 0) __syncthreads();  // the pass before is read by all
+  if constexpr (Pass > 0 || !Row::whole) __syncthreads();  // the pass, or the row, before is read by all
   if (thread >= Threads / 2) all[thread - Threads / 2] = mine;
   for (int half = Threads / 2; half > 0; half /= 2) {
     if (half >= 32)
@@ -191,7 +218,7 @@ __device__ auto fold_row(const List& terms, const typename List::results& before
       all[thread] = mine;
     }
   }
-  row.merge_blocks(all, merge);
+  row.template merge_blocks<Pass>(all, merge);
   __syncthreads();
   return all[0];
 }
@@ -214,70 +241,103 @@ __device__ T select_kth(index k, const L* teacher, int cols) {
   return search.value();
 }
 
-/// A `Row` at a time: finds the teacher's largest logits where a term asks for them, folds the row once or twice,
-/// reports it, and writes its gradient, which may take the student's place. `gradient` may be null. The first `kept`
-/// bytes of the dynamic shared memory are the row's, the others are for folding.
-template <int Threads, class Row, class Rows, class L, class G>
-__global__ void __launch_bounds__(Threads, Row::blocks_at_once)
-    head_rows_kernel(Rows rows, const L* student, const L* teacher, index stride, G* gradient,
-                     index gradient_stride, int cols, int kept, bool second_pass) {
-  using T = typename Rows::scalar;
-  using V = logit_scalar<T, L>;
-  using list = typename Rows::list;
-  using target = typename Rows::target;
+/// Writes the gradient of a row whose folds were `found` and whose target is column `at`, and begins to copy the row
+/// that is `ahead` elements further, where that is not 0.
+template <class List, class Row, class Target, class G>
+__device__ void write_gradient(const List& terms, const typename List::results& found, const Row& row,
+                               G* gradient, int at, const Target& at_target, typename List::scalar factor,
+                               int ahead) {
+  using T = typename List::scalar;
+  using V = logit_scalar<T, typename Row::logit>;
   constexpr int each = Row::each;
-  extern __shared__ __align__(16) unsigned char memory[];
-  __shared__ alignas(target) unsigned char target_memory[sizeof(target)];
-  target& shared_target = *reinterpret_cast<target*>(target_memory);
-
-  if constexpr (!Row::whole && !has_clusters) return;
-  const auto step_terms = rows.terms.at_hand();
-  const list& terms = step_terms();
-  const index r = Row::number();
-  const Row row(student, teacher, stride, cols, memory);
-  const bool reports = row.thread == 0;
-  if (gradient) gradient += r * gradient_stride;
-  if (!rows.takes(r)) {
-    if (reports) rows.skip(r);
-    if (gradient)
-      for (int c = row.thread; c < cols; c += row.threads) gradient[c] = G(0.f);
-    return;
-  }
-  row.fetch();
-  const int at = rows.targets[r];
-  if (threadIdx.x == 0) shared_target = target{widen<T>(row.student[at]), widen<T>(row.teacher[at])};
-
-  typename list::results found;
-  if constexpr (Row::whole)
-    terms.select(found, [&](index k) { return select_kth<Threads, T>(k, row.teacher, cols); });
-  terms.template record<0>(found, fold_row<Threads, 0>(terms, found, row, memory + kept));
-  if constexpr (list::two_passes)
-    if (second_pass) terms.template record<1>(found, fold_row<Threads, 1>(terms, found, row, memory + kept));
-  const target at_target = shared_target;
-  if (reports) rows.finish(terms, r, found, at_target);
-  if (!gradient) return;
-
-  const T factor = rows.factor * step_terms.factor();
   const T more = terms.target_grad(found, at_target, factor);
-  row.visit_last([&](int c, const auto& s, const auto& t) {
+  row.visit_last(ahead, [&](int c, const auto& s, const auto& t) {
     V from_student[each], from_teacher[each], g[each];
 #pragma unroll
     for (int i = 0; i < each; ++i)
       from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
     terms.grad(g, found, at_target, from_student, from_teacher, factor);
-    if (at >= c && at < c + each) {
+    if (static_cast<unsigned>(at - c) < each) {
 #pragma unroll
       for (int i = 0; i < each; ++i) g[i].x += c + i == at ? more : T(0);
     }
-    stored<G, each> out;
+    if constexpr (std::is_same_v<G, bf16> && std::is_same_v<T, float> && each == 8) {
+      store_eight(gradient + c, {g[0].x, g[1].x, g[2].x, g[3].x, g[4].x, g[5].x, g[6].x, g[7].x});
+    } else {
+      stored<G, each> out;
 #pragma unroll
-    for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
-    *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
+      for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
+      *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
+    }
   });
-  for (int c = row.packed() + row.thread; c < cols; c += row.threads) {
+  for (int c = row.packed() + row.thread; c < row.cols; c += row.threads) {
     const T g =
         terms.grad(found, at_target, V(widen<T>(row.student[c])), V(widen<T>(row.teacher[c])), factor).x;
     gradient[c] = G(c == at ? g + more : g);
+  }
+}
+
+/// `each` rows, one after the other (1 where a `Row` is whole): finds the teacher's largest logits where a term asks
+/// for them, folds the row once or twice, reports it, and writes its gradient, which may take the student's place.
+/// `gradient` may be null. The first `kept` bytes of the dynamic shared memory are the row's, the others are for
+/// folding.
+template <int Threads, class Row, class Rows, class L, class G>
+__global__ void __launch_bounds__(Threads, Row::blocks_at_once)
+    head_rows_kernel(Rows rows, int count, int each, const L* student, const L* teacher, index stride,
+                     G* gradient, index gradient_stride, int cols, int kept, bool second_pass) {
+  using T = typename Rows::scalar;
+  using list = typename Rows::list;
+  using target = typename Rows::target;
+  extern __shared__ __align__(16) unsigned char memory[];
+  __shared__ typename Row::exchange between;
+  __shared__ alignas(target) unsigned char target_memory[2][sizeof(target)];  // by turns: one may still be read
+
+  if constexpr (!Row::whole && !has_clusters) return;
+  const auto step_terms = rows.terms.at_hand();
+  const list& terms = step_terms();
+  const int begin = Row::number() * each;
+  const int end = begin + each < count ? begin + each : count;
+  const int passes = list::two_passes && second_pass ? 2 : 1;
+  const auto row_at = [&](index r, int i) {
+    return Row(student + r * stride, teacher + r * stride, cols, memory, between, i * passes);
+  };
+  // The first row from r on that takes part; the gradient of those before it is 0.
+  const auto next_from = [&](int r) {
+    for (; r < end && !rows.takes(r); ++r) {
+      const Row row = row_at(r, 0);
+      if (row.thread == 0) rows.skip(r);
+      if (gradient)
+        for (int c = row.thread; c < cols; c += row.threads) gradient[index{r} * gradient_stride + c] = G(0.f);
+    }
+    return r;
+  };
+
+  int r = next_from(begin);
+  if (r < end) row_at(r, 0).fetch();
+  Row::meet(between);
+  int at = r < end ? rows.targets[r] : 0;
+  for (int i = 0; r < end; ++i) {
+    const Row row = row_at(r, i);
+    target& shared_target = *reinterpret_cast<target*>(target_memory[i % 2]);
+    if (threadIdx.x == 0) shared_target = target{widen<T>(row.student[at]), widen<T>(row.teacher[at])};
+    const int next = Row::whole ? end : next_from(r + 1);
+    const int next_at = next < end ? rows.targets[next] : 0;
+
+    typename list::results found;
+    if constexpr (Row::whole)
+      terms.select(found, [&](index k) { return select_kth<Threads, T>(k, row.teacher, cols); });
+    terms.template record<0>(found, fold_row<Threads, 0>(terms, found, row, memory + kept));
+    if constexpr (list::two_passes)
+      if (second_pass) terms.template record<1>(found, fold_row<Threads, 1>(terms, found, row, memory + kept));
+    const target at_target = shared_target;
+    if (row.thread == 0) rows.finish(terms, r, found, at_target);
+    if (gradient)
+      write_gradient(terms, found, row, gradient + index{r} * gradient_stride, at, at_target,
+                     rows.factor * step_terms.factor(), next < end ? (next - r) * static_cast<int>(stride) : 0);
+    else if (next < end)
+      row_at(next, 0).fetch();
+    if constexpr (Row::whole) return;
+    r = next, at = next_at;
   }
 }
 
@@ -296,9 +356,10 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
   constexpr index folding = Threads / 2 * static_cast<index>(fold_bytes<Rows>());
   static_assert(folding < 160 * 1024, "an accumulator of a row is not as large as this");
   const auto facts = rows.terms.facts();
-  const auto run = [&](auto kernel, launch_shape shape, index kept) {
-    launch(device, "the head's rows", shape, kernel, rows, student, teacher, stride, gradient, gradient_stride,
-           static_cast<int>(cols), static_cast<int>(kept), facts.second_pass);
+  const auto run = [&](auto kernel, launch_shape shape, index each, index kept) {
+    launch(device, "the head's rows", shape, kernel, rows, static_cast<int>(count), static_cast<int>(each),
+           student, teacher, stride, gradient, gradient_stride, static_cast<int>(cols), static_cast<int>(kept),
+           facts.second_pass);
   };
   if constexpr (std::is_same_v<L, bf16> && Threads == 1024) {
     constexpr int threads = Threads / 2;
@@ -306,12 +367,17 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
     const int blocks = row::blocks(cols);
     const index shared = row::bytes(cols) + folding / 2;
     if (runs_code_of_90(device) && shared <= device.shared_bytes() - 4096 && blocks <= row::most_blocks &&
-        !facts.selects)
+        !facts.selects) {
+      // So many rows that a cluster's start costs little, and so few that none works long when others have ended.
+      const index clusters = std::max<index>(1, row::blocks_at_once * device.multiprocessors() / blocks);
+      const index each = std::min<index>(8, blocks_for(count, clusters));
       return run(head_rows_kernel<threads, row, Rows, L, G>,
-                 {static_cast<unsigned>(count * blocks), threads, shared, blocks}, row::bytes(cols));
+                 {static_cast<unsigned>(blocks_for(count, each) * blocks), threads, shared, blocks}, each,
+                 row::bytes(cols));
+    }
   }
   run(head_rows_kernel<Threads, cached_row<Threads, L>, Rows, L, G>,
-      {static_cast<unsigned>(count), Threads, folding}, 0);
+      {static_cast<unsigned>(count), Threads, folding}, 1, 0);
 }
 
 /// A head in the product's type, where all chunks find it: a float one is rounded here, if no copy of it is held.
