@@ -68,20 +68,45 @@ __global__ void __launch_bounds__(Threads)
   factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
 }
 
-/// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
-/// block share; the blocks take tiles in turn. What a thread reads next it asks for row by row, as it writes those
-/// that it has, so that there is always something on its way. `Streams`: C is more than the caches hold until the
-/// next step.
+/// Packs of columns that a block has side by side.
 constexpr int mlstm_step_lanes = 8;
+/// A warp adds what a block's threads have of its columns: halves, quarters, ... of the groups, the total in the first.
+template <int Groups, class Pack>
+__device__ Pack mlstm_step_sum(const Pack* sums) {
+  constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, parts = 32 / lanes;
+  constexpr int each = Groups / parts;
+  Pack x[each];
+#pragma unroll
+  for (int i = 0; i < each; ++i) x[i] = sums[threadIdx.x % 32 + 32 * i];
+#pragma unroll
+  for (int half = each / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i)
+#pragma unroll
+      for (int j = 0; j < width; ++j)
+        reinterpret_cast<float*>(&x[i])[j] += reinterpret_cast<const float*>(&x[i + half])[j];
+#pragma unroll
+  for (int half = parts / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      float& y = reinterpret_cast<float*>(&x[0])[j];
+      y += __shfl_down_sync(~0u, y, half * lanes);
+    }
+  return x[0];
+}
+/// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
+/// block share; the blocks take tiles in turn. What a thread reads next it asks for at once when it has written all
+/// that it has: a load between those would be waited for with them. `Streams`: C is more than the caches hold until the
+/// next step.
 constexpr int mlstm_step_blocks(bool streams) { return streams ? 3 : 2; }
 template <class Pack, bool Streams, class Operand>
 __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
     mlstm_step_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
                       const mlstm_step_factors* factors, unsigned strips, unsigned tiles) {
   constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, groups = 256 / lanes;
-  constexpr int ahead = 9, rows = ahead * groups, each = (rows + 255) / 256;
+  constexpr int ahead = 9, rows = ahead * groups;
   __shared__ Pack sums[256];
-  __shared__ float keys[rows], queries[rows];
+  __shared__ alignas(16) float inputs[2][2][rows];  // k and q, of passes in turn
   const unsigned heads = static_cast<unsigned>(a.shape.heads);
   const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
@@ -99,86 +124,82 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
     float* c = a.state.c.of(task / heads) + (static_cast<index>(task % heads) * dq + d) * dv + column;
     return pass{c, tile < tiles && column < dv ? dq - d : 0};
   };
-  const auto row_of = [&](const pass& p, int r) {
-    return reinterpret_cast<Pack*>(p.c + static_cast<index>(r * groups) * dv);
-  };
+  const auto row_of = [&](const pass& p, int r) { return reinterpret_cast<Pack*>(p.c + r * groups * dv); };
   Pack x[ahead];
-  const auto ask = [&](const pass& p, int r) {
-    if (r * groups < p.left) x[r] = Streams ? __ldcs(row_of(p, r)) : *row_of(p, r);
+  const auto ask = [&](const pass& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r)
+      if (r * groups < p.left) x[r] = Streams ? __ldcs(row_of(p, r)) : *row_of(p, r);
+  };
+  const auto put = [&](const pass& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r)
+      if (r * groups < p.left) {
+        if constexpr (Streams)
+          __stcs(row_of(p, r), x[r]);
+        else
+          *row_of(p, r) = x[r];
+      }
   };
 
   pass now = pass_of(blockIdx.x, 0);
   earlier.wait([&] {
     for (int r = 0; r < ahead && r * groups < now.left; ++r) prefetch_far(row_of(now, r));
   });
-#pragma unroll
-  for (int r = 0; r < ahead; ++r) ask(now, r);
+  ask(now);
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
   unsigned tile = blockIdx.x;
-  for (int first = 0; tile < tiles;) {
+  for (int first = 0, turn = 0; tile < tiles;) {
     const index b = tile / strips / heads, e = tile / strips % heads;
     const int column = column_of(tile);
     const bool last = first + rows >= dq;
     const pass next = last ? pass_of(tile + gridDim.x, 0) : pass_of(tile, first + rows);
     const mlstm_step_factors f = factors[tile / strips];
-    const Operand *q = a.q.row(b) + e * dq + first, *k = a.k.row(b) + e * dq + first;
+    const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
     const Operand* v = a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv;
     Pack written{};
-    if (column < dv) {
-      if constexpr (width == 4)
-        written = load4(v + column);
-      else
-        written = v[column];
+    if constexpr (width == 4) {
+      if (column < dv) written = load4(v + column);
+      // Four numbers a thread: of k, then of q.
+      const int at = 4 * static_cast<int>(threadIdx.x), which = at < rows ? 0 : 1, d = at - which * rows;
+      float4 four{};
+      if (at < 2 * rows && first + d < dq) four = load4((which == 0 ? k : q) + first + d);
+      if (at < 2 * rows) store4(&inputs[turn][which][d], four);
+    } else {
+      if (column < dv) written = v[column];
+      for (int d = static_cast<int>(threadIdx.x); d < rows && first + d < dq; d += 256)
+        inputs[turn][0][d] = k[first + d], inputs[turn][1][d] = q[first + d];
     }
-    float key[each], query[each];
-    const auto share = [&](const auto& move) {
-#pragma unroll
-      for (int j = 0; j < each; ++j) {
-        const int at = static_cast<int>(threadIdx.x) + 256 * j;
-        if (at < rows && first + at < dq) move(j, at);
-      }
-    };
-    share([&](int j, int at) { key[j] = static_cast<float>(k[at]), query[j] = static_cast<float>(q[at]); });
-    __syncthreads();  // the pass before is over
-    share([&](int j, int at) { keys[at] = key[j], queries[at] = query[j]; });
-    __syncthreads();
+    __syncthreads();  // the pass before is over, too
     const float* value = reinterpret_cast<const float*>(&written);
 #pragma unroll
     for (int r = 0; r < ahead; ++r) {
-      if (r * groups < now.left) {
-        if (!(f.forget > 0)) x[r] = Pack{};
-        float* y = reinterpret_cast<float*>(&x[r]);
-        const float write = keys[group + r * groups] * f.input, read = queries[group + r * groups];
+      if (r * groups >= now.left) break;
+      if (!(f.forget > 0)) x[r] = Pack{};
+      float* y = reinterpret_cast<float*>(&x[r]);
+      const float write = inputs[turn][0][group + r * groups] * f.input,
+                  read = inputs[turn][1][group + r * groups];
 #pragma unroll
-        for (int j = 0; j < width; ++j) {
-          y[j] = fmaf(f.forget, y[j], write * value[j]);
-          elements[j] = fmaf(read, y[j], elements[j]);
-        }
-        if constexpr (Streams)
-          __stcs(row_of(now, r), x[r]);
-        else
-          *row_of(now, r) = x[r];
+      for (int j = 0; j < width; ++j) {
+        y[j] = fmaf(f.forget, y[j], write * value[j]);
+        elements[j] = fmaf(read, y[j], elements[j]);
       }
-      ask(next, r);
     }
+    put(now);
+    ask(next);
     now = next;
-    first = last ? 0 : first + rows;
+    first = last ? 0 : first + rows, turn ^= 1;
     if (!last) continue;
     sums[threadIdx.x] = sum;
-    for (int half = groups / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (group < half) {
-        const Pack other = sums[threadIdx.x + half * lanes];
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      sum = mlstm_step_sum<groups>(sums);
+      if (group == 0 && column < dv) {
+        float* h = a.h.row(b) + e * dv + column;
 #pragma unroll
-        for (int j = 0; j < width; ++j) elements[j] += reinterpret_cast<const float*>(&other)[j];
-        sums[threadIdx.x] = sum;
+        for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
       }
-    }
-    if (group == 0 && column < dv) {
-      float* h = a.h.row(b) + e * dv + column;
-#pragma unroll
-      for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
     }
     sum = Pack{};
     tile += gridDim.x;
@@ -191,9 +212,9 @@ void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
   launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128, Operand>, a,
          factors.data());
-  const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
-                     is_vectorised(a.state.c.data, a.state.c.stride) &&
-                     (a.shape.query * a.shape.value) % 4 == 0;
+  const bool packs = a.shape.value % 4 == 0 && a.shape.query % 4 == 0 && is_vectorised(a.q) &&
+                     is_vectorised(a.k) && is_vectorised(a.v) &&
+                     is_vectorised(a.state.c.data, a.state.c.stride);
   const auto run = [&]<class Pack, bool Streams>() {
     const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
     const index strips = blocks_for(a.shape.value, columns), tiles = strips * tasks;
