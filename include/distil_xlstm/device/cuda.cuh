@@ -22,3 +22,4 @@
 #include <distil_xlstm/op/sampling/cuda.cuh>
 #include <distil_xlstm/op/slstm/cuda.cuh>
 #include <distil_xlstm/op/slstm_inputs/cuda.cuh>
+#include <distil_xlstm/op/slstm_layer/cuda.cuh>
