@@ -14,6 +14,7 @@
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
@@ -52,6 +53,7 @@
                                          const gated_activation_backward_arguments<T>&);                       \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
   keyword void mlstm_inputs_backward(device::basic_cpu<P>&, const mlstm_inputs_backward_arguments<T>&);        \
+  keyword void mlstm_layer_forward(device::basic_cpu<P>&, const mlstm_layer_arguments<T>&);                    \
   keyword void mlstm_output_backward(device::basic_cpu<P>&, const mlstm_output_backward_arguments<T>&);        \
   keyword void slstm_inputs_backward(device::basic_cpu<P>&, const slstm_inputs_backward_arguments<T>&);        \
   keyword void slstm_layer_forward(device::basic_cpu<P>&, const slstm_layer_arguments<T>&);                    \

@@ -17,6 +17,7 @@
 #include <distil_xlstm/op/logits/cuda.cuh>
 #include <distil_xlstm/op/mlstm/cuda.cuh>
 #include <distil_xlstm/op/mlstm_inputs/cuda.cuh>
+#include <distil_xlstm/op/mlstm_layer/cuda.cuh>
 #include <distil_xlstm/op/mlstm_output/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
 #include <distil_xlstm/op/sampling/cuda.cuh>

@@ -15,6 +15,7 @@
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
@@ -119,6 +120,9 @@ DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device,
 template <Precision P, class T, class S>
 DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
                                                const mlstm_inputs_backward_arguments<T, S>& a);
+template <Precision P, class T, class S, class Matrix>
+DISTIL_XLSTM_LINKED void mlstm_layer_forward(basic_cuda<P>& device,
+                                             const mlstm_layer_arguments<T, S, Matrix>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void mlstm_output_backward(basic_cuda<P>& device,
                                                const mlstm_output_backward_arguments<T>& a);

@@ -16,22 +16,71 @@ struct mlstm_step_factors {
   float forget, input, output;
 };
 
+/// The products i and f of x, or, without x, nothing: they are there.
+struct mlstm_step_products {
+  matrix_view<const float> x;          ///< [batch, k]
+  matrix_view<const float> weight[2];  ///< of i, f: [heads, k], rows at 16 bytes
+  const float* bias[2];                ///< [heads]
+  matrix_view<float> y[2];             ///< i, f: [batch, heads]
+};
+/// i and f of a sequence and head, for all threads of a block.
+template <int Threads>
+__device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e, float (&gate)[2]) {
+  constexpr int ahead = 4;
+  __shared__ float sums[2][Threads / 32];
+  const int k = static_cast<int>(p.x.cols);
+  const float *x = p.x.row(b), *w[2] = {p.weight[0].row(e), p.weight[1].row(e)};
+  const float bias[2] = {p.bias[0][e], p.bias[1][e]};
+  const float4 zero{0, 0, 0, 0};
+  float sum[2] = {0, 0};
+  for (int first = 0; first < k; first += 4 * Threads * ahead) {
+    float4 in[ahead], of[2][ahead];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int at = first + 4 * (Threads * u + static_cast<int>(threadIdx.x));
+      in[u] = at < k ? load4(x + at) : zero;
+#pragma unroll
+      for (int g = 0; g < 2; ++g) of[g][u] = at < k ? load4(w[g] + at) : zero;
+    }
+#pragma unroll
+    for (int u = 0; u < ahead; ++u)
+#pragma unroll
+      for (int g = 0; g < 2; ++g) sum[g] = add_dot(sum[g], in[u], of[g][u]);
+  }
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    sum[g] = warp_sum(sum[g]);
+    if (threadIdx.x % 32 == 0) sums[g][threadIdx.x / 32] = sum[g];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    gate[g] = 0;
+#pragma unroll
+    for (const float part : sums[g]) gate[g] += part;
+    gate[g] += bias[g];
+    if (threadIdx.x == 0) p.y[g].row(b)[e] = gate[g];
+  }
+}
+
 /// m and n of a sequence and head, a block each.
 template <int Threads, class Operand>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     mlstm_step_gates_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
-                            mlstm_step_factors* factors) {
-  static_assert(Threads == 128);
-  __shared__ float sums[4];
+                            const __grid_constant__ mlstm_step_products products, mlstm_step_factors* factors) {
+  __shared__ float sums[Threads / 32];
   const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  const bool multiplies = products.x.data != nullptr;
   earlier.wait([&] {
     for (index d = threadIdx.x; d < dq; d += Threads) prefetch_far(n + d);
     prefetch_far(m);
+    if (const unsigned g = threadIdx.x; multiplies && b == 0 && g < 2)
+      prefetch_far(products.weight[g].row(e), 4 * static_cast<int>(products.x.cols));
   });
   // What n is made of is on its way before the factors are there.
-  constexpr int ahead = 4;
+  constexpr int ahead = 2;
   float old[ahead], key[ahead], query[ahead];
   const auto load = [&](index first) {
 #pragma unroll
@@ -42,8 +91,13 @@ __global__ void __launch_bounds__(Threads)
   };
   load(threadIdx.x);
   const bool begins = a.seq.begins(b, 0);
-  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m, i = a.i.row(b)[e];
-  const float log_f = math::log_sigmoid(a.f.row(b)[e]) + m0, m1 = fmaxf(log_f, i);
+  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
+  float gate[2];
+  if (multiplies)
+    mlstm_step_gates<Threads>(products, b, e, gate);
+  else
+    gate[0] = a.i.row(b)[e], gate[1] = a.f.row(b)[e];
+  const float i = gate[0], log_f = math::log_sigmoid(gate[1]) + m0, m1 = fmaxf(log_f, i);
   const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
   float r = 0;
   for (index first = threadIdx.x; first < dq; first += ahead * Threads) {
@@ -61,7 +115,9 @@ __global__ void __launch_bounds__(Threads)
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
   __syncthreads();  // m has been read, too
   if (threadIdx.x != 0) return;
-  r = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  r = 0;
+#pragma unroll
+  for (const float part : sums) r += part;
   const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
   const auto norm = distil_xlstm::detail::mlstm_norm_of(a.shape.normaliser, scale * r, expf(-m1));
   *m = m1;
@@ -206,12 +262,14 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
   }
 }
 
+/// i and f are those of the arguments, or made on the way.
 template <class Operand>
-void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
+void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a,
+                const mlstm_step_products& products = {}) {
   const index tasks = a.seq.batch * a.shape.heads;
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
-  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128, Operand>, a,
-         factors.data());
+  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 256}, mlstm_step_gates_kernel<256, Operand>, a,
+         products, factors.data());
   const bool packs = a.shape.value % 4 == 0 && a.shape.query % 4 == 0 && is_vectorised(a.q) &&
                      is_vectorised(a.k) && is_vectorised(a.v) &&
                      is_vectorised(a.state.c.data, a.state.c.stride);
