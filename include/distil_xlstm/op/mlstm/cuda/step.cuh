@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Threads, 2)
     for (index d = threadIdx.x; d < dq; d += Threads) prefetch_far(n + d);
     prefetch_far(m);
     if (const unsigned g = threadIdx.x; multiplies && b == 0 && g < 2)
-      prefetch_far(products.weight[g].row(e), 4 * static_cast<int>(products.x.cols));
+      prefetch_far(products.weight[g].row(e), min(4 * static_cast<int>(products.x.cols), 1 << 16));
   });
   // What n is made of is on its way before the factors are there.
   constexpr int ahead = 2;
