@@ -80,8 +80,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
-/// @{ Of a token of sequence b, four columns of what is there already; and of y, for the input x: the past is read and
-/// written once.
+/// @{ Of a token of sequence b, four columns of what is there already; and of y: the past is read and written once.
 template <int Window>
 __device__ void prefetch_conv_step(const causal_conv_arguments<float>& a, index b, int column) {
   const float* past = a.past.of(b) + column;

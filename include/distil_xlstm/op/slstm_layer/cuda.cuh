@@ -24,8 +24,8 @@ __device__ inline float block_sum(float x, float (&parts)[32]) {
   return x;
 }
 
-/// The cell, once `recurrent` has R h of the state, and the norm: a block a sequence and head, a thread a channel of up
-/// to `Most`.
+/// The cell, once `recurrent` has R h of the state, and the norm: a block a sequence and head, a thread a channel, of
+/// which there are up to `Most`.
 template <int Most>
 __global__ void __launch_bounds__(Most)
     slstm_layer_step_kernel(earlier_kernels earlier, slstm_layer_arguments<float> a,

@@ -63,7 +63,8 @@ __device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e,
   }
 }
 
-/// m and n of a sequence and head, a block each.
+/// m and n of a sequence and head, a block each. (Two blocks a multiprocessor: with fewer registers, which the compiler
+/// chooses otherwise, the loads would wait for one another.)
 template <int Threads, class Operand>
 __global__ void __launch_bounds__(Threads, 2)
     mlstm_step_gates_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
@@ -126,7 +127,8 @@ __global__ void __launch_bounds__(Threads, 2)
 
 /// Packs of columns that a block has side by side.
 constexpr int mlstm_step_lanes = 8;
-/// A warp adds what a block's threads have of its columns: halves, quarters, ... of the groups, the total in the first.
+/// A warp adds what a block's threads have of its columns: halves, quarters, ... of the groups, until the first lanes
+/// have the total.
 template <int Groups, class Pack>
 __device__ Pack mlstm_step_sum(const Pack* sums) {
   constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, parts = 32 / lanes;
@@ -151,9 +153,9 @@ __device__ Pack mlstm_step_sum(const Pack* sums) {
   return x[0];
 }
 /// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
-/// block share; the blocks take tiles in turn. What a thread reads next it asks for at once when it has written all
-/// that it has: a load between those would be waited for with them. `Streams`: C is more than the caches hold until the
-/// next step.
+/// block share; the blocks take tiles in turn. What a thread reads next it asks for all at once, when it has written
+/// what it has: uses between the loads would wait for those before them. `Streams`: C is more than the caches hold
+/// until the next step.
 constexpr int mlstm_step_blocks(bool streams) { return streams ? 3 : 2; }
 template <class Pack, bool Streams, class Operand>
 __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
