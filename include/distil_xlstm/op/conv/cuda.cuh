@@ -33,11 +33,15 @@ __device__ void read_taps(const float* weight, int column, float4 (&w)[Window]) 
   }
 }
 
-/// Four numbers of y, and of SiLU(y).
-__device__ inline void store_convolved(const causal_conv_arguments<float>& a, index row, int column, float4 y) {
+/// Four numbers of y, and of SiLU(y), which it gives, where those are asked for.
+__device__ inline float4 store_convolved(const causal_conv_arguments<float>& a, index row, int column,
+                                         float4 y) {
   store4(a.y.row(row) + column, y);
+  if (!a.activated.data) return y;
   const math::silu_forward silu;
-  if (a.activated.data) store4(a.activated.row(row) + column, {silu(y.x), silu(y.y), silu(y.z), silu(y.w)});
+  const float4 activated{silu(y.x), silu(y.y), silu(y.z), silu(y.w)};
+  store4(a.activated.row(row) + column, activated);
+  return activated;
 }
 
 template <int Window>
@@ -76,28 +80,24 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
-/// One token of each sequence, a row of the block each: its past is read and written once.
+/// @{ Of a token of sequence b, four columns of what is there already; and of y: the past is read and written once.
 template <int Window>
-__global__ void __launch_bounds__(block_columns* block_lanes)
-    conv_step_kernel(earlier_kernels earlier, causal_conv_arguments<float> a) {
-  const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
-  const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y, width = a.in.width;
-  const bool there = column < width && b < a.in.seq.batch;
-  float* past = a.past.of(b) + column;
-  earlier.wait([&] {
-    if (!there) return;
+__device__ void prefetch_conv_step(const causal_conv_arguments<float>& a, index b, int column) {
+  const float* past = a.past.of(b) + column;
 #pragma unroll
-    for (int j = 0; j + 1 < Window; ++j) prefetch_far(past + j * width);
+  for (int j = 0; j + 1 < Window; ++j) prefetch_far(past + j * a.in.width);
 #pragma unroll
-    for (int i = 0; i < 4 * Window; i += 8) prefetch_far(a.weight + column * Window + i);
-    prefetch_far(a.bias + column);
-  });
-  if (!there) return;
-  float* before = a.before + b * (Window - 1) * width + column;
+  for (int i = 0; i < 4 * Window; i += 8) prefetch_far(a.weight + column * Window + i);
+  prefetch_far(a.bias + column);
+}
+template <int Window>
+__device__ float4 conv_step(const causal_conv_arguments<float>& a, index b, int column, float4 present) {
+  const index width = a.in.width;
+  float *past = a.past.of(b) + column, *before = a.before + b * (Window - 1) * width + column;
   float4 w[Window], x[Window];
 #pragma unroll
   for (int j = 0; j + 1 < Window; ++j) x[j] = load4(past + j * width);
-  x[Window - 1] = load4(a.in.x.row(b) + column);
+  x[Window - 1] = present;
   read_taps<Window>(a.weight, column, w);
   float4 sum{a.bias[column], a.bias[column + 1], a.bias[column + 2], a.bias[column + 3]};
   const int first = static_cast<int>(a.in.first_tap(b, 0));
@@ -110,7 +110,22 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
     // Of a document that begins here nothing before it is kept.
     store4(past + j * width, j + 1 > first || j + 2 == Window ? x[j + 1] : float4{0, 0, 0, 0});
   }
-  store_convolved(a, b, column, sum);
+  return sum;
+}
+/// @}
+
+/// One token of each sequence, a row of the block each.
+template <int Window>
+__global__ void __launch_bounds__(block_columns* block_lanes, 2)
+    conv_step_kernel(earlier_kernels earlier, causal_conv_arguments<float> a) {
+  const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
+  const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y;
+  const bool there = column < a.in.width && b < a.in.seq.batch;
+  earlier.wait([&] {
+    if (there) prefetch_conv_step<Window>(a, b, column);
+  });
+  if (!there) return;
+  store_convolved(a, b, column, conv_step<Window>(a, b, column, load4(a.in.x.row(b) + column)));
 }
 
 /// What the way back reads of a row: dy, and u where there is one.
@@ -227,6 +242,13 @@ inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& i
   return in.width % 4 == 0 && in.width < (1 << 24) && in.seq.time < (1 << 24) && is_vectorised(in.x) &&
          is_vectorised(in.past) && in.seq.rows() > 0 && in.width > 0;
 }
+inline bool is_conv_vectorised(const causal_conv_arguments<float>& a) {
+  return is_conv_vectorised(a.in) && is_vectorised(a.y) && is_vectorised(a.activated);
+}
+/// Whether it is one token, of arrays that a step's kernel reads and writes.
+inline bool is_conv_step(const causal_conv_arguments<float>& a) {
+  return a.in.seq.time == 1 && is_conv_vectorised(a) && is_vectorised(a.past.data, a.past.stride);
+}
 
 }  // namespace detail
 
@@ -234,8 +256,8 @@ inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& i
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.y) && detail::is_vectorised(a.activated)) {
-      const bool step = a.in.seq.time == 1 && detail::is_vectorised(a.past.data, a.past.stride);
+    if (detail::is_conv_vectorised(a)) {
+      const bool step = detail::is_conv_step(a);
       const detail::stretches s(a.in.seq.time);
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
         const dim3 threads(detail::block_columns, detail::block_lanes);
