@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <distil_xlstm/device/cuda/reduce.cuh>
+#include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/parts.cuh>
 
 // Attention of single tokens: keys and values are read once, in order, by many blocks a sequence.
@@ -51,6 +52,18 @@ struct decode_tile {
   static __device__ int team() { return static_cast<int>(threadIdx.x) / Lanes; }
   static __device__ int column(int vector) { return 4 * (lane() + Lanes * vector); }
 
+  /// What a team's lanes have of the keys from j0 on, counted without those between `seen`'s sinks and its window; zeros
+  /// from `end` on.
+  static __device__ void load(of_keys& x, const key_rows& row_of, const seen_keys& seen, int j0, int end, int n,
+                              bool vectorised) {
+#pragma unroll
+    for (int u = 0; u < at_once; ++u) {
+      const int j = j0 + u * teams + team(), key = j < seen.sinks_end ? j : j + seen.recent - seen.sinks_end;
+#pragma unroll
+      for (int i = 0; i < Vectors; ++i)
+        x[u][i] = j < end ? load4(row_of(key), column(i), n, vectorised) : float4{0, 0, 0, 0};
+    }
+  }
   /// s[head, key] = q . k, this lane's part of it.
   static __device__ void multiply(float (&s)[count], const of_heads& q, const of_keys& k, int heads) {
 #pragma unroll
@@ -82,9 +95,73 @@ struct decode_tile {
   }
 };
 
-template <int Lanes, int Vectors, int Heads>
-__global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> a, int splits, bool vectorised,
-                                                     partial_sums* sums, float* partial) {
+/// Queries, keys and values as they lie in memory.
+struct plain_step {
+  static constexpr bool rotates = false;
+  __device__ float4 load4(int, const float* head, int c, int n, bool vectorised) const {
+    return detail::load4(head, c, n, vectorised);
+  }
+};
+/// A step whose queries and keys are still to be rotated, and whose keys and values are still to be kept. Heads have a
+/// multiple of 8 numbers, all of which is read and written 16 bytes at a time; there is no window.
+struct rotating_step {
+  static constexpr bool rotates = true;
+  matrix_view<const float> cosines, sines;      ///< [batch, width / 2]
+  batched_state<float> keys, values, position;  ///< as `attention_past` has them
+  /// Four of sequence b's head from column c on, rotated; zeros from column n on.
+  __device__ float4 load4(int b, const float* head, int c, int n, bool) const {
+    if (c >= n) return {0, 0, 0, 0};
+    const int half = n / 2, pair = c < half ? c : c - half;
+    const float4 low = detail::load4(head + pair), high = detail::load4(head + pair + half),
+                 cosine = detail::load4(cosines.row(b) + pair), sine = detail::load4(sines.row(b) + pair);
+    const auto one = [&](float l, float h, float co, float si) {
+      const auto rotated = math::rotate(l, h, co, si);
+      return c < half ? rotated.low : rotated.high;
+    };
+    return {one(low.x, high.x, cosine.x, sine.x), one(low.y, high.y, cosine.y, sine.y),
+            one(low.z, high.z, cosine.z, sine.z), one(low.w, high.w, cosine.w, sine.w)};
+  }
+  /// Where the token is among the keys from j0 to `end` that a block has loaded: rotates its key, and puts key and
+  /// value, if the block `keeps` them, where its document's memory has them.
+  template <class Tile>
+  __device__ void take_token(const part& p, int j0, int end, bool keeps, typename Tile::of_keys& k,
+                             const typename Tile::of_keys& v) const {
+    const index place = p.a.seq.document_start(p.b, 0) < 0 ? p.past : 0;
+    const index at = (place * p.a.shape.kv_heads + p.kv) * p.a.shape.width;
+#pragma unroll
+    for (int u = 0; u < Tile::at_once; ++u) {
+      if (j0 + u * Tile::teams + Tile::team() != p.past || p.past >= end) continue;
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(sizeof k[u] / sizeof k[u][i]); ++i) {
+        const int c = Tile::column(i);
+        k[u][i] = load4(p.b, p.now(p.a.k)(0), c, p.width(), true);
+        if (!keeps || c >= p.width()) continue;
+        store4_global(keys.of(p.b) + at + c, k[u][i]), store4_global(values.of(p.b) + at + c, v[u][i]);
+      }
+    }
+  }
+};
+
+/// Asks for a split's keys and values, or the first of them, to be near when they are read. The length is a guess here:
+/// a kernel that still runs may change it.
+template <int MinKeys>
+__device__ void prefetch_split(const attention_arguments<float>& a, int task, int split, int splits) {
+  if (!a.past.length.data) return;
+  const part p(a, task);
+  const index held = min(static_cast<index>(p.past), static_cast<index>(p.window) + p.sinks);
+  const int each = max(static_cast<int>(held) / splits + 1, MinKeys), most = min(each, 2 * MinKeys);
+  for (int i = static_cast<int>(threadIdx.x); i < 2 * most; i += 128) {
+    const index row = static_cast<index>(split) * each + i / 2;
+    if (row >= held) return;
+    const auto& from = i % 2 ? a.past.values : a.past.keys;
+    prefetch_far(from.of(p.b) + (row * a.shape.kv_heads + p.kv) * a.shape.width, 4 * p.width());
+  }
+}
+
+template <int Lanes, int Vectors, int Heads, class Step>
+__global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
+    decode_kernel(earlier_kernels earlier, attention_arguments<float> a, int splits, bool vectorised, Step step,
+                  partial_sums* sums, float* partial) {
   using tile = decode_tile<Lanes, Vectors, Heads>;
   constexpr int teams = tile::teams, at_once = tile::at_once, padded = tile::padded,
                 each_lane = tile::each_lane;
@@ -94,6 +171,9 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
   __shared__ __align__(16) float team_out[teams][Heads][padded];
   const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
   const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
+  earlier.wait([&] {
+    if (vectorised && rest % parts == 0) prefetch_split<tile::min_keys>(a, rest / parts, split, splits);
+  });
   const part p(a, rest / parts);
   const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
   // The keys are counted without those between the sinks and the window.
@@ -116,22 +196,16 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
   for (int h = 0; h < Heads; ++h)
 #pragma unroll
     for (int i = 0; i < Vectors; ++i)
-      q[h][i] = h < heads ? load4(queries(head0 + h), tile::column(i), n, vectorised) : float4{0, 0, 0, 0};
+      q[h][i] =
+          h < heads ? step.load4(p.b, queries(head0 + h), tile::column(i), n, vectorised) : float4{0, 0, 0, 0};
   const int first_score = lane / tile::alike * each_lane, my_head = first_score / at_once;
   float max_score = no_score, sum = 0;  // of this lane's head; of this lane's keys
 
   for (int j0 = begin; j0 < end; j0 += teams * at_once) {
     typename tile::of_keys k, v;
-#pragma unroll
-    for (int u = 0; u < at_once; ++u) {
-      const int j = j0 + u * teams + team, key = j < seen.sinks_end ? j : j + gap;
-#pragma unroll
-      for (int i = 0; i < Vectors; ++i) {
-        const int c = tile::column(i);
-        k[u][i] = j < end ? load4(keys_of(key), c, n, vectorised) : float4{0, 0, 0, 0};
-        v[u][i] = j < end ? load4(values_of(key), c, n, vectorised) : float4{0, 0, 0, 0};
-      }
-    }
+    tile::load(k, keys_of, seen, j0, end, n, vectorised);
+    tile::load(v, values_of, seen, j0, end, n, vectorised);
+    if constexpr (Step::rotates) step.template take_token<tile>(p, j0, end, head0 == 0, k, v);
     float s[tile::count];
     tile::multiply(s, q, k, heads);
     scatter_sums<Lanes>(s, lane);
@@ -185,13 +259,18 @@ __global__ void __launch_bounds__(128) decode_kernel(attention_arguments<float> 
     (splits == 1 ? results(head0 + h) : partial + (result + h * splits) * n)[c] = x;
   }
 }
-/// y of one sequence and head from its splits, at most 64, of which some may have had no keys.
+/// y of one sequence and head from its splits, at most 64, of which some may have had no keys; and where the next call
+/// goes on, if `position` says where that is written.
 template <class T>
 __global__ void __launch_bounds__(128)
-    decode_join_kernel(attention_arguments<T> a, int splits, const partial_sums* sums, const T* partial) {
+    decode_join_kernel(earlier_kernels earlier, attention_arguments<T> a, int splits, batched_state<T> position,
+                       const partial_sums* sums, const T* partial) {
   __shared__ float weights[64];
+  earlier.wait();
   const index task = blockIdx.x, n = a.shape.width;
   const index b = task / a.shape.heads, head = task % a.shape.heads;
+  if (position.data && head == 0 && threadIdx.x == 0)
+    *position.of(b) = static_cast<T>((a.seq.document_start(b, 0) < 0 ? a.past_length(b) : 0) + 1);
   const float scale = a.scale();
   sums += task * splits, partial += task * splits * n;
   if (threadIdx.x < 32) {
@@ -220,30 +299,42 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-template <int Lanes, int Vectors, int Heads>
-void decode_heads(cuda_base& device, const attention_arguments<float>& a) {
+template <int Lanes, int Vectors, int Heads, class Step>
+void decode_heads(cuda_base& device, const attention_arguments<float>& a, const Step& step) {
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
   const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);
   const index worth =
       a.shape.window > 0 ? (a.shape.window + a.shape.sinks) / decode_tile<Lanes, Vectors, Heads>::min_keys : 64;
+  // The kernel that joins splits may move the position, as no other block reads it then.
+  constexpr index fewest = Step::rotates ? 2 : 1;
   const int splits =
-      a.past.length.data ? static_cast<int>(std::clamp<index>(std::min(wanted, worth), 1, 64)) : 1;
+      a.past.length.data ? static_cast<int>(std::clamp<index>(std::min(wanted, worth), fewest, 64)) : 1;
   const index results = splits > 1 ? a.seq.batch * a.shape.heads * splits : 0;
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);
+  batched_state<float> position;
+  if constexpr (Step::rotates) position = step.position;
   launch(device, "attention of single tokens", {static_cast<unsigned>(tasks * splits), 128},
-         decode_kernel<Lanes, Vectors, Heads>, a, splits, is_vectorised(a), sums.data(), partial.data());
+         decode_kernel<Lanes, Vectors, Heads, Step>, a, splits, is_vectorised(a), step, sums.data(),
+         partial.data());
   if (splits > 1)
     launch(device, "attention of single tokens", {static_cast<unsigned>(a.seq.batch * a.shape.heads), 128},
-           decode_join_kernel<float>, a, splits, sums.data(), partial.data());
+           decode_join_kernel<float>, a, splits, position, sums.data(), partial.data());
 }
-template <int Lanes, int Vectors>
-void decode(cuda_base& device, const attention_arguments<float>& a) {
-  if (a.shape.group() == 1) return decode_heads<Lanes, Vectors, 1>(device, a);
-  if (a.shape.group() == 2) return decode_heads<Lanes, Vectors, 2>(device, a);
-  if (a.shape.group() <= 4 || Vectors > 1) return decode_heads<Lanes, Vectors, 4>(device, a);
-  decode_heads<Lanes, Vectors, Vectors == 1 ? 8 : 4>(device, a);
+template <int Lanes, int Vectors, class Step>
+void decode_groups(cuda_base& device, const attention_arguments<float>& a, const Step& step) {
+  if (a.shape.group() == 1) return decode_heads<Lanes, Vectors, 1>(device, a, step);
+  if (a.shape.group() == 2) return decode_heads<Lanes, Vectors, 2>(device, a, step);
+  if (a.shape.group() <= 4 || Vectors > 1) return decode_heads<Lanes, Vectors, 4>(device, a, step);
+  decode_heads<Lanes, Vectors, Vectors == 1 ? 8 : 4>(device, a, step);
+}
+/// Of heads up to 256 wide.
+template <class Step = plain_step>
+void decode(cuda_base& device, const attention_arguments<float>& a, const Step& step = {}) {
+  if (a.shape.width <= 64) return decode_groups<16, 1>(device, a, step);
+  if (a.shape.width <= 128) return decode_groups<32, 1>(device, a, step);
+  decode_groups<32, 2>(device, a, step);
 }
 
 }  // namespace distil_xlstm::device::detail::flash
