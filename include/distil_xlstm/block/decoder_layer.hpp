@@ -202,7 +202,8 @@ struct basic_decoder_layer {
             x,
             past.keys,
             past.values,
-            past.position};
+            past.position,
+            past.capacity};
   }
 };
 /// A layer of Llama, Qwen2 and their like.

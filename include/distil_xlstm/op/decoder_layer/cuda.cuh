@@ -198,7 +198,7 @@ bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a
 }
 /// The residual stream stays float; normed rows, queries, keys, values and the feed-forward's inner rows are
 /// rounded to bfloat16 where they are written. Nine kernels, four of them products, where matrices that share
-/// an input lie side by side; six of single tokens, whose queries, keys and values stay float.
+/// an input lie side by side; five of single tokens, whose queries, keys and values stay float.
 template <Precision P, class T>
 void decoder_layer_forward(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   if constexpr (multiplies_in_bf16<P, T>)

@@ -43,6 +43,7 @@ struct decoder_layer_arguments {
   /// and adds its own. Without data there is no such memory.
   batched_state<T> keys{}, values{}, position{};
   /// @}
+  index capacity = 0;  ///< tokens that such a memory holds
 };
 
 /// A device that has a way of its own through a whole layer. Others, and this one where `has_decoder_layer`

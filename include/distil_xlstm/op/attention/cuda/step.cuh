@@ -95,6 +95,9 @@ struct decode_tile {
   }
 };
 
+/// Of the device's counters, those before are the sequences', of which a `rotating_step` has no more.
+inline constexpr int task_counters = 64;
+
 /// Queries, keys and values as they lie in memory.
 struct plain_step {
   static constexpr bool rotates = false;
@@ -108,6 +111,7 @@ struct rotating_step {
   static constexpr bool rotates = true;
   matrix_view<const float> cosines, sines;      ///< [batch, width / 2]
   batched_state<float> keys, values, position;  ///< as `attention_past` has them
+  index capacity;                               ///< tokens that they hold
   /// Four of sequence b's head from column c on, rotated; zeros from column n on.
   __device__ float4 load4(int b, const float* head, int c, int n, bool) const {
     if (c >= n) return {0, 0, 0, 0};
@@ -158,10 +162,28 @@ __device__ void prefetch_split(const attention_arguments<float>& a, int task, in
   }
 }
 
+/// What a block does: keys `begin` .. `end` - 1, counted without those between the sinks and the window, for `heads`
+/// queries from head0 on of a group.
+struct split_of_keys {
+  seen_keys seen;
+  int begin, end, head0, heads;
+  int splits, shared;  ///< blocks for these queries, and those of them that have keys
+  index result;        ///< where its first head's sums lie; the next head's are `splits` further on
+
+  __device__ split_of_keys(const part& p, int first_head, int most_heads, int split, int all_splits,
+                           int min_keys)
+      : seen(p.seen(0)), head0(first_head), heads(min(most_heads, p.group - first_head)), splits(all_splits) {
+    const int all_keys = p.keys() - seen.low - (seen.recent - seen.sinks_end),
+              each = max((all_keys + splits - 1) / splits, min_keys);
+    begin = seen.low + min(all_keys, split * each), end = seen.low + min(all_keys, (split + 1) * each);
+    shared = (all_keys + each - 1) / each;
+    result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * p.group + head0) * splits + split;
+  }
+};
+/// Attention to a split's keys: the results where no other block has keys, else a part of them.
 template <int Lanes, int Vectors, int Heads, class Step>
-__global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
-    decode_kernel(earlier_kernels earlier, attention_arguments<float> a, int splits, bool vectorised, Step step,
-                  partial_sums* sums, float* partial) {
+__device__ void attend_split(const part& p, const split_of_keys& of, bool vectorised, const Step& step,
+                             partial_sums* sums, float* partial) {
   using tile = decode_tile<Lanes, Vectors, Heads>;
   constexpr int teams = tile::teams, at_once = tile::at_once, padded = tile::padded,
                 each_lane = tile::each_lane;
@@ -169,28 +191,12 @@ __global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
   __shared__ __align__(16) float weights[teams][tile::count];
   __shared__ float keeps[teams][Heads];
   __shared__ __align__(16) float team_out[teams][Heads][padded];
-  const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
-  const int split = static_cast<int>(blockIdx.x) % splits, rest = static_cast<int>(blockIdx.x) / splits;
-  earlier.wait([&] {
-    if (vectorised && rest % parts == 0) prefetch_split<tile::min_keys>(a, rest / parts, split, splits);
-  });
-  const part p(a, rest / parts);
-  const int head0 = rest % parts * Heads, heads = min(Heads, group - head0), n = p.width();
-  // The keys are counted without those between the sinks and the window.
-  const seen_keys seen = p.seen(0);
-  const int low = seen.low, gap = seen.recent - seen.sinks_end, all_keys = p.keys() - low - gap,
-            each = max((all_keys + splits - 1) / splits, tile::min_keys);
-  const int begin = low + min(all_keys, split * each), end = low + min(all_keys, (split + 1) * each);
+  const seen_keys& seen = of.seen;
+  const int head0 = of.head0, heads = of.heads, begin = of.begin, end = of.end, n = p.width();
   const int lane = tile::lane(), team = tile::team();
-  const index result = (static_cast<index>(p.b) * p.a.shape.heads + p.kv * group + head0) * splits + split;
-  const float scale = a.scale();
-  if (begin >= end) {
-    if (static_cast<int>(threadIdx.x) < heads) sums[result + threadIdx.x * splits] = {no_score, 0};
-    return;
-  }
-
-  const auto queries = p.queries(a.q);
-  const auto keys_of = p.keys_of(a.k, a.past.keys), values_of = p.keys_of(a.v, a.past.values);
+  const float scale = p.a.scale();
+  const auto queries = p.queries(p.a.q);
+  const auto keys_of = p.keys_of(p.a.k, p.a.past.keys), values_of = p.keys_of(p.a.v, p.a.past.values);
   typename tile::of_heads q, out = {};
 #pragma unroll
   for (int h = 0; h < Heads; ++h)
@@ -240,63 +246,106 @@ __global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
     for (int i = 0; i < teams; ++i) top = fmaxf(top, team_sums[i][h].max);
 #pragma unroll
     for (int i = 0; i < teams; ++i) all += team_sums[i][h].sum * expf((team_sums[i][h].max - top) * scale);
-    const float mine = expf((team_sums[team][h].max - top) * scale) * (splits == 1 ? 1 / all : 1.f);
+    const float mine = expf((team_sums[team][h].max - top) * scale) * (of.shared == 1 ? 1 / all : 1.f);
 #pragma unroll
     for (int i = 0; i < Vectors; ++i) {
       const float4 o = out[h][i];
       store4(team_out[team][h] + tile::column(i), {o.x * mine, o.y * mine, o.z * mine, o.w * mine});
     }
-    if (splits > 1 && threadIdx.x == 0) sums[result + h * splits] = {top, all};
+    if (of.shared > 1 && threadIdx.x == 0) sums[of.result + h * of.splits] = {top, all};
   }
   __syncthreads();
-  const auto results = p.queries(a.y);
+  const auto results = p.queries(p.a.y);
   for (int at = static_cast<int>(threadIdx.x); at < heads * padded; at += 128) {
     const int h = at / padded, c = at % padded;
     if (c >= n) continue;
     float x = 0;
 #pragma unroll
     for (int i = 0; i < teams; ++i) x += team_out[i][h][c];
-    (splits == 1 ? results(head0 + h) : partial + (result + h * splits) * n)[c] = x;
+    (of.shared == 1 ? results(head0 + h) : partial + (of.result + h * of.splits) * n)[c] = x;
   }
 }
-/// y of one sequence and head from its splits, at most 64, of which some may have had no keys; and where the next call
-/// goes on, if `position` says where that is written.
-template <class T>
-__global__ void __launch_bounds__(128)
-    decode_join_kernel(earlier_kernels earlier, attention_arguments<T> a, int splits, batched_state<T> position,
-                       const partial_sums* sums, const T* partial) {
-  __shared__ float weights[64];
-  earlier.wait();
-  const index task = blockIdx.x, n = a.shape.width;
-  const index b = task / a.shape.heads, head = task % a.shape.heads;
-  if (position.data && head == 0 && threadIdx.x == 0)
-    *position.of(b) = static_cast<T>((a.seq.document_start(b, 0) < 0 ? a.past_length(b) : 0) + 1);
-  const float scale = a.scale();
-  sums += task * splits, partial += task * splits * n;
-  if (threadIdx.x < 32) {
-    partial_sums mine[2];
-    float top = no_score, all = 0, weight[2];
+
+/// Whether n - 1 others have counted before, of n that count once each: the counter is 0 again behind the last.
+__device__ inline bool counts_last(unsigned* counter, int n) {
+  const auto last = static_cast<unsigned>(n - 1);
+  return n == 1 || atomicInc(counter, last) == last;
+}
+/// Whether the block is the last of n to come here, which then sees what all of them wrote, past the caches of its
+/// multiprocessor.
+__device__ inline bool comes_last(unsigned* counter, int n) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = counts_last(counter, n);
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+/// y from the parts of the blocks that have keys, at most 64.
+template <int Heads>
+__device__ void join_splits(const part& p, const split_of_keys& of, const partial_sums* sums,
+                            const float* partial) {
+  __shared__ float weights[Heads][64];
+  const int n = p.width(), lane = static_cast<int>(threadIdx.x) % 32;
+  const float scale = p.a.scale();
+  const index first = of.result - of.result % of.splits;
+  for (int h = static_cast<int>(threadIdx.x) / 32; h < of.heads; h += 4) {
+    float2 mine[2];
+    float top = no_score, all = 0;
     for (int i = 0; i < 2; ++i) {
-      const int split = static_cast<int>(threadIdx.x) + 32 * i;
-      mine[i] = split < splits ? sums[split] : partial_sums{no_score, 0};
-      top = fmaxf(top, mine[i].max);
+      const int split = lane + 32 * i;
+      mine[i] = split < of.shared
+                    ? __ldcg(reinterpret_cast<const float2*>(sums + first + h * of.splits + split))
+                    : float2{no_score, 0};
+      top = fmaxf(top, mine[i].x);
     }
     top = warp_max(top);
     for (int i = 0; i < 2; ++i) {
-      weight[i] = expf((mine[i].max - top) * scale);
-      all += weight[i] * mine[i].sum;
+      mine[i].x = expf((mine[i].x - top) * scale);
+      all += mine[i].x * mine[i].y;
     }
     all = warp_sum(all);
-    for (int i = 0; i < 2; ++i) weights[threadIdx.x + 32 * i] = mine[i].sum == 0 ? 0 : weight[i] / all;
+    for (int i = 0; i < 2; ++i) weights[h][lane + 32 * i] = mine[i].x / all;
   }
   __syncthreads();
-  for (index c = threadIdx.x; c < n; c += blockDim.x) {
-    T x = 0;
+  const auto results = p.queries(p.a.y);
+  for (int at = static_cast<int>(threadIdx.x); at < of.heads * n; at += 128) {
+    const int h = at / n, c = at % n;
+    const float* from = partial + (first + h * of.splits) * n + c;
+    float x = 0;
 #pragma unroll 8
-    for (int i = 0; i < splits; ++i)
-      if (weights[i] != 0) x = fmaf(weights[i], partial[i * n + c], x);
-    a.y.row(b)[head * n + c] = x;
+    for (int i = 0; i < of.shared; ++i) x = fmaf(weights[h][i], __ldcg(from + static_cast<index>(i) * n), x);
+    results(of.head0 + h)[c] = x;
   }
+}
+
+/// `counters`: one a sequence, then from `task_counters` on one for the blocks that share queries; all 0 between kernels.
+template <int Lanes, int Vectors, int Heads, class Step>
+__global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
+    decode_kernel(earlier_kernels earlier, attention_arguments<float> a, int splits, bool vectorised, Step step,
+                  partial_sums* sums, float* partial, unsigned* counters) {
+  constexpr int min_keys = decode_tile<Lanes, Vectors, Heads>::min_keys;
+  const int group = static_cast<int>(a.shape.group()), parts = (group + Heads - 1) / Heads;
+  const int split = static_cast<int>(blockIdx.x) % splits, task = static_cast<int>(blockIdx.x) / splits;
+  earlier.wait([&] {
+    if (vectorised && task % parts == 0) prefetch_split<min_keys>(a, task / parts, split, splits);
+  });
+  const part p(a, task / parts);
+  const split_of_keys of(p, task % parts * Heads, Heads, split, splits, min_keys);
+  if (of.begin < of.end)
+    attend_split<Lanes, Vectors, Heads>(p, of, Step::rotates || vectorised, step, sums, partial);
+  if (splits == 1 && !Step::rotates) return;
+  if (!comes_last(counters + task_counters + task, splits)) return;
+  // All blocks for these queries have read the position: behind the last of the sequence's it may move.
+  bool moves = false;
+  if constexpr (Step::rotates)
+    moves = threadIdx.x == 0 && counts_last(counters + p.b, static_cast<int>(a.shape.kv_heads) * parts);
+  if (of.shared > 1) join_splits<Heads>(p, of, sums, partial);
+  if constexpr (Step::rotates)
+    if (moves) *step.position.of(p.b) = static_cast<float>((a.seq.document_start(p.b, 0) < 0 ? p.past : 0) + 1);
 }
 
 template <int Lanes, int Vectors, int Heads, class Step>
@@ -304,23 +353,18 @@ void decode_heads(cuda_base& device, const attention_arguments<float>& a, const 
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
   const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);
-  const index worth =
-      a.shape.window > 0 ? (a.shape.window + a.shape.sinks) / decode_tile<Lanes, Vectors, Heads>::min_keys : 64;
-  // The kernel that joins splits may move the position, as no other block reads it then.
-  constexpr index fewest = Step::rotates ? 2 : 1;
+  constexpr index min_keys = decode_tile<Lanes, Vectors, Heads>::min_keys;
+  index worth = a.shape.window > 0 ? (a.shape.window + a.shape.sinks) / min_keys : 64;
+  if constexpr (Step::rotates) worth = blocks_for(step.capacity, min_keys);
+  if (task_counters + tasks > device.counter_count) worth = 1;
   const int splits =
-      a.past.length.data ? static_cast<int>(std::clamp<index>(std::min(wanted, worth), fewest, 64)) : 1;
+      a.past.length.data ? static_cast<int>(std::clamp<index>(std::min(wanted, worth), 1, 64)) : 1;
   const index results = splits > 1 ? a.seq.batch * a.shape.heads * splits : 0;
   auto sums = device.template scratch<partial_sums>(results);
   auto partial = device.template scratch<float>(results * a.shape.width);
-  batched_state<float> position;
-  if constexpr (Step::rotates) position = step.position;
   launch(device, "attention of single tokens", {static_cast<unsigned>(tasks * splits), 128},
          decode_kernel<Lanes, Vectors, Heads, Step>, a, splits, is_vectorised(a), step, sums.data(),
-         partial.data());
-  if (splits > 1)
-    launch(device, "attention of single tokens", {static_cast<unsigned>(a.seq.batch * a.shape.heads), 128},
-           decode_join_kernel<float>, a, splits, position, sums.data(), partial.data());
+         partial.data(), device.counters());
 }
 template <int Lanes, int Vectors, class Step>
 void decode_groups(cuda_base& device, const attention_arguments<float>& a, const Step& step) {

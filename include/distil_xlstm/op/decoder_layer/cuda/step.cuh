@@ -89,7 +89,8 @@ void step(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
       v,
       {{a.keys.data, a.keys.stride}, {a.values.data, a.values.stride}, {a.position.data, a.position.stride}},
       y};
-  flash::decode(device, heads, flash::rotating_step{a.cosines, a.sines, a.keys, a.values, a.position});
+  flash::decode(device, heads,
+                flash::rotating_step{a.cosines, a.sines, a.keys, a.values, a.position, a.capacity});
   gemm(device, matrix_view<const T>(y), transposed(a.o), a.x, T(1));
   feed(device, a, fed);
   gemm(device, matrix_view<const bf16>(fed), transposed(a.down), a.x, T(1));
