@@ -161,8 +161,8 @@ BOOST_AUTO_TEST_CASE(shapes) {
   compare(folder.path, "heads of 144", limits::teacher, false);
 }
 
-/// The last hidden states of `batch` texts, step by step, after a prompt of `before` tokens; some of the texts begin a
-/// document in the third step. A text's tokens do not depend on the batch.
+/// The last hidden states of `batch` texts, step by step, after a prompt of `before` tokens; some of the texts begin
+/// a document in the third step. A text's tokens do not depend on the batch.
 template <class T, class D>
 std::vector<std::vector<T>> hidden_by_steps(D& device, const llama<T, D>& model, index batch, index before) {
   constexpr index steps = 5;

@@ -48,8 +48,9 @@ struct products {
   bf16* gated;     ///< [rows, n]; as `handling` says
   index stride_gated;
 };
-/// What a kernel does beside its products. `normed`: x is the norm's, c = (x (base + w)) Wᵀ / sqrt(mean(x²) + epsilon).
-/// `normed_and_gated`: so it is, and of two such products of one shape SiLU(c0) c1 is all that is written, rounded.
+/// What a kernel does beside its products. `normed`: x is the norm's, c = (x (base + weight)) wᵀ / sqrt(mean(x²) +
+/// epsilon). `normed_and_gated`: so it is, and of two such products of one shape SiLU(c0) c1, rounded, is all that is
+/// written.
 enum class handling { none, normed, normed_and_gated };
 
 /// Eight numbers as they are stored.

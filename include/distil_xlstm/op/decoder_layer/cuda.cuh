@@ -180,9 +180,9 @@ void layer(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
 
 }  // namespace detail::decoder
 
-/// Products in bfloat16, heads without a window, rotated and without norms, no bias of the output, and every matrix at
-/// hand in bfloat16. Where there is a memory of keys and values, single tokens, as `is_step` says; else heads up to 128
-/// wide, and rows that the norm's registers hold.
+/// Products in bfloat16, heads without a window, rotated and without norms, no bias of the output, and every matrix
+/// at hand in bfloat16. Where there is a memory of keys and values, single tokens, as `is_step` says; else heads up
+/// to 128 wide, and rows that the norm's registers hold.
 template <Precision P, class T>
 bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a) {
   if constexpr (multiplies_in_bf16<P, T>) {

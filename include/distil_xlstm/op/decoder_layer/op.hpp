@@ -39,8 +39,8 @@ struct decoder_layer_arguments {
   matrix_view<const T> cosines, sines;
   /// @}
   matrix_view<T> x;  ///< [rows, d]
-  /// @{ Keys (rotated) and values of the document so far, and [1] how many tokens those are: the call goes on from them,
-  /// and adds its own. Without data there is no such memory.
+  /// @{ Keys (rotated) and values of the document so far, and [1] how many tokens those are: the call goes on from
+  /// them, and adds its own. Without data there is no such memory.
   batched_state<T> keys{}, values{}, position{};
   /// @}
   index capacity = 0;  ///< tokens that such a memory holds

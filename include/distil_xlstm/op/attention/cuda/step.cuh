@@ -52,8 +52,8 @@ struct decode_tile {
   static __device__ int team() { return static_cast<int>(threadIdx.x) / Lanes; }
   static __device__ int column(int vector) { return 4 * (lane() + Lanes * vector); }
 
-  /// What a team's lanes have of the keys from j0 on, counted without those between `seen`'s sinks and its window; zeros
-  /// from `end` on.
+  /// What a team's lanes have of the keys from j0 on, counted without those between `seen`'s sinks and its window;
+  /// zeros from `end` on.
   static __device__ void load(of_keys& x, const key_rows& row_of, const seen_keys& seen, int j0, int end, int n,
                               bool vectorised) {
 #pragma unroll
@@ -105,8 +105,8 @@ struct plain_step {
     return detail::load4(head, c, n, vectorised);
   }
 };
-/// A step whose queries and keys are still to be rotated, and whose keys and values are still to be kept. Heads have a
-/// multiple of 8 numbers, all of which is read and written 16 bytes at a time; there is no window.
+/// A step whose queries and keys are still to be rotated, and whose keys and values are still to be kept. Heads have
+/// a multiple of 8 numbers, and all is read and written 16 bytes at a time; there is no window.
 struct rotating_step {
   static constexpr bool rotates = true;
   matrix_view<const float> cosines, sines;      ///< [batch, width / 2]
@@ -146,8 +146,8 @@ struct rotating_step {
   }
 };
 
-/// Asks for a split's keys and values, or the first of them, to be near when they are read. The length is a guess here:
-/// a kernel that still runs may change it.
+/// Asks for a split's keys and values, or the first of them, to be near when they are read. The length is a guess
+/// here: a kernel that still runs may change it.
 template <int MinKeys>
 __device__ void prefetch_split(const attention_arguments<float>& a, int task, int split, int splits) {
   if (!a.past.length.data) return;
@@ -322,7 +322,8 @@ __device__ void join_splits(const part& p, const split_of_keys& of, const partia
   }
 }
 
-/// `counters`: one a sequence, then from `task_counters` on one for the blocks that share queries; all 0 between kernels.
+/// `counters`: one a sequence, then from `task_counters` on one for the blocks that share queries; all 0 between
+/// kernels.
 template <int Lanes, int Vectors, int Heads, class Step>
 __global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
     decode_kernel(earlier_kernels earlier, attention_arguments<float> a, int splits, bool vectorised, Step step,

@@ -10,7 +10,7 @@
 #include <distil_xlstm/op/attention/cuda/step.cuh>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
 
-// A layer of a frozen decoder for single tokens, as a decoder's step has them: the fewest kernels, each of which has its
+// A layer of a frozen decoder for single tokens, as a decoder's step has them: few kernels, each of which has its
 // weights fetched while the one before runs.
 namespace distil_xlstm::device::detail::decoder {
 
@@ -18,8 +18,8 @@ inline const bf16* in_bf16(const frozen_matrix& m) {
   return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.bf16_copy);
 }
 
-/// Whether `step` knows how: single tokens, few enough for products of few rows, heads up to 256 wide, and all that is
-/// read 16 bytes at a time lies so that it can be.
+/// Whether `step` knows how: single tokens, few enough for products of few rows, heads up to 256 wide, and all that
+/// is read 16 bytes at a time lies so that it can be.
 template <class T>
 bool is_step(const decoder_layer_arguments<T>& a) {
   const index rows = a.x.rows, d = a.x.cols, inner = a.gate.rows, width = a.shape.width;
@@ -46,7 +46,7 @@ auto of_normed(const norm_view<T>& n, matrix_view<const T> x) {
 /// q, k and v of the tokens, one beside another, with their biases.
 template <class T, std::size_t N>
 void project(cuda_base& device, const decoder_layer_arguments<T>& a, const std::array<matrix_view<T>, N>& to) {
-  static_assert(N == 3 && N <= few_rows::most_sets);
+  static_assert(N == 3);
   auto p = of_normed<T>(a.attention_norm, a.x);
   const std::array w{a.q, a.k, a.v};
   const std::array bias{a.q_bias, a.k_bias, a.v_bias};
@@ -68,8 +68,8 @@ void feed(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf
   few_rows::run<few_rows::handling::normed_and_gated>(device, p, 1);
 }
 
-/// Norms are a part of the products that follow, rotation and the memory a part of attention, sums of the products
-/// before.
+/// Norms are a part of the products that follow, rotation and the memory a part of attention, and sums a part of the
+/// products before.
 template <Precision P, class T>
 void step(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   const index rows = a.x.rows, queries = a.shape.heads * a.shape.width, keys = a.shape.kv_heads * a.shape.width;
