@@ -64,13 +64,14 @@ struct random_teacher {
   static constexpr index vocabulary = 2500, width = 64;
   llama<T, D> model;
 
-  explicit random_teacher(D& d, index window = 0) : model(make(d, window)) {}
+  explicit random_teacher(D& d, index window = 0, bool plain = false) : model(make(d, window, plain)) {}
 
  private:
-  static llama<T, D> make(D& d, index window) {
+  static llama<T, D> make(D& d, index window, bool plain) {
     llama_config c{.vocabulary = vocabulary, .width = width, .layers = 2, .heads = 4, .kv_heads = 2};
     c.head_dim = 16, c.intermediate = 96;
-    c.head_norms = true, c.rotates = {true, false}, c.window = window;
+    c.head_norms = !plain, c.window = window;
+    if (!plain) c.rotates = {true, false};
     c.scaling = {rope_scaling::kind::llama3, 8, 1, 4, 64};
     const auto numbers = std::make_shared<std::map<std::string, std::vector<float>>>();
     manifest shapes;
@@ -95,6 +96,12 @@ struct random_teacher {
 template <class T, class D>
 struct random_window_teacher : random_teacher<T, D> {
   explicit random_window_teacher(D& d) : random_teacher<T, D>(d, 11) {}
+};
+
+/// Of layers that a GPU may take whole.
+template <class T, class D>
+struct random_plain_teacher : random_teacher<T, D> {
+  explicit random_plain_teacher(D& d) : random_teacher<T, D>(d, 0, true) {}
 };
 
 /// A text to be written, and what became of it: its tokens, and its memory at the end.

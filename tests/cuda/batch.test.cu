@@ -28,6 +28,7 @@ BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
     bounded.context = 3 * 16 + 25;
     testing::same_alone_and_beside<float, testing::random_teacher>(gpu, bounded, 60);
     testing::same_alone_and_beside<float, testing::random_teacher>(rounding, bounded, 60);
+    testing::same_alone_and_beside<float, testing::random_plain_teacher>(rounding, bounded, 60);
   }
 }
 

@@ -27,8 +27,8 @@ struct decoder_layer_tape {
 /// Qwen2 family. Another mixer than `attention` needs its `rope`, `take_angles`, `angles_of`, `past_of`,
 /// `projections` and `counts_on`.
 ///
-/// Where no backward follows, y may be x; and where nothing is kept of the text either, frozen weights of attention
-/// go through a device's own `decoder_layer_forward`, if it has one.
+/// Where no backward follows, y may be x, and frozen weights of attention go through a device's own
+/// `decoder_layer_forward`, if it has one.
 template <class Mixer = attention>
 struct basic_decoder_layer {
   static constexpr bool in_place = true;  ///< y may be x where no backward follows
@@ -67,7 +67,7 @@ struct basic_decoder_layer {
     using D = std::remove_reference_t<decltype(d)>;
     if constexpr (std::is_same_v<Mixer, attention> && DecoderDevice<D, T>)
       if constexpr (std::is_same_v<decltype(mixer_of(p).q_proj.weight), frozen_matrix>)
-        if (const auto a = arguments(seq, p, k, y); past.capacity == 0 && has_decoder_layer(d, a)) {
+        if (const auto a = arguments(seq, p, past, k, y); has_decoder_layer(d, a)) {
           if (y.data != x.data) d.copy(y.data, x.data, x.size() * static_cast<index>(sizeof(T)));
           return decoder_layer_forward(d, a);
         }
@@ -178,7 +178,8 @@ struct basic_decoder_layer {
     return {.width = width_in(), .groups = 1, .epsilon = epsilon, .for_products = true};
   }
   template <class P, class K, class T>
-  decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const K& k, matrix_view<T> x) const {
+  decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const attention_state<T>& past,
+                                       const K& k, matrix_view<T> x) const {
     const auto& a = mixer_of(p);
     const auto& f = std::get<1>(std::get<1>(p));
     return {seq,
@@ -201,7 +202,11 @@ struct basic_decoder_layer {
             mixer.rotates,
             k.angles.cosines,
             k.angles.sines,
-            x};
+            x,
+            past.keys,
+            past.values,
+            past.position,
+            past.capacity};
   }
 };
 /// A layer of Llama, Qwen2 and their like.

@@ -272,14 +272,14 @@ inline bool few_rows_product(cuda_base& device, index count, index step_a, index
   const index rows = sets.front().c.rows, k = b.cols;
   const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
   const bool bf16_b = rounded(b), bf16_a = a.dtype == dtype::bf16;
-  if (rows > 64 || k > (1 << 24) || count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
+  if (count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
   index n = 0;
   for (const few_rows_set& s : sets) {
     if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
     if (s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
     n = std::max(n, s.c.cols);
   }
-  if (n > (1 << 24) || (rows > 4 && rows * n * k > index{1} << 27)) return false;
+  if (!few_rows::pays(rows, n, k)) return false;
   const auto fits = [&]<class S>(const cuda_operand& o, const S* p, index step) {
     return (o.dtype == dtype::bf16 || o.dtype == dtype::f32) && k % 8 == 0 && is_vectorised(p, o.stride, step);
   };

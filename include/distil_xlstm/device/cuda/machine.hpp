@@ -176,12 +176,16 @@ class cuda_base {
     // A workspace of our own: the same sums on every run, and nothing is allocated later.
     workspace_ = detail::cuda_memory{}.allocate(workspace_bytes);
     detail::check(cublasSetWorkspace(products_, workspace_, workspace_bytes), "giving cuBLAS its workspace");
+    constexpr std::size_t bytes = counter_count * sizeof(unsigned);
+    counters_ = static_cast<unsigned*>(detail::cuda_memory{}.allocate(bytes));
+    detail::check(cudaMemsetAsync(counters_, 0, bytes, stream_), "zeroing memory");
   }
   cuda_base(const cuda_base&) = delete;
   cuda_base& operator=(const cuda_base&) = delete;
   ~cuda_base() {
     cudaStreamSynchronize(stream_);
     cublasDestroy(products_);
+    cudaFree(counters_);
     cudaFree(workspace_);
     cudaStreamDestroy(stream_);
   }
@@ -206,6 +210,9 @@ class cuda_base {
   /// Memory that a product may use while it runs.
   void* workspace() const { return workspace_; }
   static constexpr std::size_t workspace_bytes = std::size_t{64} << 20;  ///< of that
+  /// For blocks of a kernel to count one another; 0 whenever no kernel runs that does.
+  unsigned* counters() const { return counters_; }
+  static constexpr index counter_count = 4096;  ///< of these
   /// Waits for everything that was asked for.
   void wait() const { detail::check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
@@ -295,6 +302,7 @@ class cuda_base {
   cudaStream_t stream_ = nullptr;
   cublasHandle_t products_ = nullptr;
   void* workspace_ = nullptr;
+  unsigned* counters_ = nullptr;
   detail::scratch_stack<detail::cuda_memory> scratch_;
   detail::operand_copies copies_;
 };

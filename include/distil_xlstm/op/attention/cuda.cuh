@@ -17,9 +17,7 @@ void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a) {
   const index n = a.shape.width;
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || n == 0) return;
-    if (a.seq.time == 1 && n <= 64) return detail::flash::decode<16, 1>(device, a);
-    if (a.seq.time == 1 && n <= 128) return detail::flash::decode<32, 1>(device, a);
-    if (a.seq.time == 1 && n <= 256) return detail::flash::decode<32, 2>(device, a);
+    if (a.seq.time == 1 && n <= 256) return detail::flash::decode(device, a);
     if constexpr (multiplies_in_bf16<P, T>) {
       if (n <= 64) return detail::flash::forward_tensor<64>(device, a);
       if (n <= 128) return detail::flash::forward_tensor<128>(device, a);

@@ -9,6 +9,7 @@
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/bf16.cuh>
+#include <distil_xlstm/op/decoder_layer/cuda/step.cuh>
 #include <distil_xlstm/op/decoder_layer/op.hpp>
 #include <distil_xlstm/op/gated_activation/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
@@ -127,9 +128,6 @@ void rotate(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<
   octs ? run.template operator()<8>() : run.template operator()<1>();
 }
 
-inline const bf16* in_bf16(const frozen_matrix& m) {
-  return static_cast<const bf16*>(m.dtype == dtype::bf16 ? m.data : m.bf16_copy);
-}
 inline blas_operand<bf16> operand(matrix_view<const bf16> x) { return {x.data, x.stride}; }
 inline blas_operand<bf16> weight(const frozen_matrix& w) { return {in_bf16(w), w.cols, true}; }
 /// y = x W_iT, side by side from columns `at[i]` on. Matrices that lie one behind another are one.
@@ -182,28 +180,29 @@ void layer(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
 
 }  // namespace detail::decoder
 
-/// Products in bfloat16, heads up to 128 wide without a window, rotated and without norms, no bias of the output, rows
-/// that the norm's registers hold, and every matrix at hand in bfloat16.
+/// Products in bfloat16, heads without a window, rotated and without norms, no bias of the output, and every matrix
+/// at hand in bfloat16. Where there is a memory of keys and values, single tokens, as `is_step` says; else heads up
+/// to 128 wide, and rows that the norm's registers hold.
 template <Precision P, class T>
 bool has_decoder_layer(const basic_cuda<P>&, const decoder_layer_arguments<T>& a) {
   if constexpr (multiplies_in_bf16<P, T>) {
-    if (a.shape.width > 128 || a.shape.window > 0 || a.x.rows == 0) return false;
+    if (a.shape.window > 0 || a.x.rows == 0) return false;
     if (!a.rotates || a.q_norm.weight || a.k_norm.weight || a.o_bias) return false;
-    if (!detail::norms::held(a.attention_norm, a.x.rows)) return false;
     for (const frozen_matrix& m : std::array{a.q, a.k, a.v, a.o, a.gate, a.up, a.down})
       if (!detail::decoder::in_bf16(m)) return false;
-    return true;
+    if (a.position.data) return detail::decoder::is_step(a);
+    return a.shape.width <= 128 && detail::norms::held(a.attention_norm, a.x.rows);
   } else {
     return false;
   }
 }
 /// The residual stream stays float; normed rows, queries, keys, values and the feed-forward's inner rows are
 /// rounded to bfloat16 where they are written. Nine kernels, four of them products, where matrices that share
-/// an input lie side by side.
+/// an input lie side by side; five of single tokens, whose queries, keys and values stay float.
 template <Precision P, class T>
 void decoder_layer_forward(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   if constexpr (multiplies_in_bf16<P, T>)
-    detail::decoder::layer(device, a);
+    a.position.data ? detail::decoder::step(device, a) : detail::decoder::layer(device, a);
   else
     fail("cuda: a decoder layer whose products are not in bfloat16 has no way of its own");
 }

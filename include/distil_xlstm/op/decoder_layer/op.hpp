@@ -8,13 +8,13 @@
 
 namespace distil_xlstm {
 
-/// A whole layer of a frozen decoder, of which nothing is kept, in place:
+/// A whole layer of a frozen decoder, of which nothing is kept for a backward, in place:
 ///
 ///     x += Wo attention(rotate(q), rotate(k), v) + bo,  q, k, v = W RMS(x) + b
 ///     x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
 ///
 /// Where there are norms of the heads, q and k go through them before they are rotated. A document that began before
-/// the call counts from the call's first token.
+/// the call counts from the call's first token, unless there is a memory of its keys and values.
 template <class T>
 struct decoder_layer_arguments {
   sequence_view seq;      ///< of the call
@@ -39,6 +39,11 @@ struct decoder_layer_arguments {
   matrix_view<const T> cosines, sines;
   /// @}
   matrix_view<T> x;  ///< [rows, d]
+  /// @{ Keys (rotated) and values of the document so far, and [1] how many tokens those are: the call goes on from
+  /// them, and adds its own. Without data there is no such memory.
+  batched_state<T> keys{}, values{}, position{};
+  /// @}
+  index capacity = 0;  ///< tokens that such a memory holds
 };
 
 /// A device that has a way of its own through a whole layer. Others, and this one where `has_decoder_layer`
