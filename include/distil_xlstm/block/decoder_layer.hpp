@@ -84,7 +84,8 @@ struct basic_decoder_layer {
   /// @}
 
   /// The same part by part over a transient tape, else an `error`: on_mixer(u, a) sees what the mixer reads,
-  /// u = RMS(x), and what it gives, a; what another mixer in its place is to learn. y may be x.
+  /// u = RMS(x), stored as the device's `operand_t`, and what it gives, a; what another mixer in its place is to
+  /// learn. y may be x.
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, auto&& on_mixer) const {
@@ -95,6 +96,7 @@ struct basic_decoder_layer {
     Mixer mix = mixer;
     mix.take_angles();
     const swiglu feed{width_in(), inner};
+    using operand = operand_t<decltype(d), T>;
     struct parts {
       matrix_view<T> u, a;
       norm_tape<T> norm;
@@ -109,17 +111,18 @@ struct basic_decoder_layer {
       z.mixer = mix.tape(l, seq);
       mix.angles_of(z.mixer) = k.angles;
       l.rewind(mark);
+      l.transient(std::is_same_v<operand, T>);  // a tape for a backward holds what is rounded
       z.feed = feed.tape(l, seq);
       return z;
     });
     const parts& z = memory.views;
-    norm().forward(d, std::get<0>(mixing), z.norm, x, z.u);
-    mix.forward(d, seq, std::get<1>(mixing), past, z.mixer, z.u, z.a);
-    on_mixer(matrix_view<const T>(z.u), matrix_view<const T>(z.a));
-    transform(d, y, math::plus{}, z.a, x);
-    norm().forward(d, std::get<0>(feeding), z.norm, y, z.u);
-    feed.forward(d, seq, std::get<1>(feeding), no_state{}, z.feed, z.u, z.a);
-    transform(d, y, math::plus{}, z.a, y);
+    const matrix_view<operand> u(reinterpret_cast<operand*>(z.u.data), z.u.rows, z.u.cols);
+    norm().forward(d, std::get<0>(mixing), z.norm, x, u);
+    mix.forward(d, seq, std::get<1>(mixing), past, z.mixer, u, z.a);
+    on_mixer(matrix_view<const operand>(u), matrix_view<const T>(z.a));
+    transform(d, z.a, math::plus{}, z.a, x);
+    norm().forward(d, std::get<0>(feeding), z.norm, z.a, u);
+    feed.forward(d, seq, std::get<1>(feeding), no_state{}, z.feed, u, y, z.a);
   }
   /// The tape where a layer before has computed `angles`, or null, as `angles_for` says.
   template <class L, class T>

@@ -19,6 +19,7 @@ std::vector<std::vector<head_reach>> attention_reach_of(typename Teacher::device
                                                         const Teacher& teacher, const token_windows& text,
                                                         index beyond, index sinks, index sequences = 8) {
   using T = typename Teacher::scalar;
+  using operand = operand_t<typename Teacher::device_type, T>;
   token_batch tokens;
   std::vector<index> which;
   const index n = std::min(sequences, text.count());
@@ -28,7 +29,7 @@ std::vector<std::vector<head_reach>> attention_reach_of(typename Teacher::device
   placed.put(d, tokens);
   std::vector<std::vector<head_reach>> out;
   for_each_mixer(d, teacher, placed.view(), placed.ids(),
-                 [&](index i, matrix_view<const T> u, matrix_view<const T>) {
+                 [&](index i, matrix_view<const operand> u, matrix_view<const T>) {
                    const auto at = static_cast<std::size_t>(i);
                    const auto& layer = teacher.stack().blocks.blocks[at];
                    attention mixer = layer.mixer;

@@ -96,6 +96,7 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
   friend base;
   using T = typename Student::scalar;
   using D = typename Student::device_type;
+  using operand = operand_t<D, T>;
   static constexpr bool sums_gradients = false;
   using base::batch_, base::book, base::device_, base::options_, base::student_, base::times_;
 
@@ -146,10 +147,10 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
   void prepare_part(index) {}
   void part() {
     for_each_mixer(*device_, *teacher_, batch_.view(), batch_.ids(),
-                   [&](index i, matrix_view<const T> u, matrix_view<const T> a) { align(i, u, a); });
+                   [&](index i, matrix_view<const operand> u, matrix_view<const T> a) { align(i, u, a); });
     book(times_.backward);
   }
-  void align(index i, matrix_view<const T> u, matrix_view<const T> a) {
+  void align(index i, matrix_view<const operand> u, matrix_view<const T> a) {
     const auto at = static_cast<std::size_t>(i);
     if (student_->config().mixers[at] == mixer_kind::attention) return;
     std::visit(
@@ -164,7 +165,7 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
   }
   template <class Mixer>
   void align(index i, const Mixer& mixer, const weights_t<Mixer, T>& weights,
-             const weights_t<Mixer, T>& gradients, matrix_view<const T> u, matrix_view<const T> a) {
+             const weights_t<Mixer, T>& gradients, matrix_view<const operand> u, matrix_view<const T> a) {
     D& d = *device_;
     const sequence_view seq = batch_.view();
     struct parts {

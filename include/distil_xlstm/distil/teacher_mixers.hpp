@@ -11,13 +11,14 @@
 namespace distil_xlstm {
 
 /// Shows each layer of a transformer at work: on_mixer(i, u, a) with the normed input u [rows, width] of layer i's
-/// attention and what that gives, a, after its output projection, both in the device's scratch. `ids` and `seq.start`
-/// lie in the device's memory; a text that began before the call counts from the call's first token. Throws `error`
-/// where the attention has a window of its own that the texts do not fit in.
+/// attention, stored as the device's `operand_t`, and what that gives, a, after its output projection, both in the
+/// device's scratch. `ids` and `seq.start` lie in the device's memory; a text that began before the call counts from the
+/// call's first token. Throws `error` where the attention has a window of its own that the texts do not fit in.
 template <class Teacher, class D, class OnMixer>
 void for_each_mixer(D& d, const Teacher& teacher, sequence_view seq, const std::int32_t* ids,
                     const OnMixer& on_mixer) {
   using T = typename Teacher::scalar;
+  using operand = operand_t<D, T>;
   const auto& layers = teacher.stack().blocks.blocks;
   const auto& weights = teacher.stack_weights().blocks;
   using layer_type = std::remove_cvref_t<decltype(layers.front())>;
@@ -44,7 +45,7 @@ void for_each_mixer(D& d, const Teacher& teacher, sequence_view seq, const std::
     const auto state = layer.state(none);
     layer.forward(
         d, seq, weights[i], state, tape, matrix_view<const T>(x), x,
-        [&](matrix_view<const T> u, matrix_view<const T> a) { on_mixer(static_cast<index>(i), u, a); });
+        [&](matrix_view<const operand> u, matrix_view<const T> a) { on_mixer(static_cast<index>(i), u, a); });
   }
 }
 
