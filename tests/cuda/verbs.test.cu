@@ -163,8 +163,8 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
       x(d, random_numbers(rows * (width + slack), 3)), dy(d, random_numbers(rows * width, 4)),
       past(d, random_numbers(batch * (window - 1) * width, 5)), before(d, batch * (window - 1) * width),
       y(d, rows * width), silu(d, random_numbers(rows * width, 9)), dx(d, random_numbers(rows * width, 6)),
-      dw(d, random_numbers(width * window, 7)), db(d, random_numbers(width, 8)),
-      more(d, random_numbers(rows * width, 10));
+      dw(d, random_numbers(width * window, 7)), db(d, random_numbers(width, 8)), more(d, rows * width),
+      beside(d, random_numbers(rows * width, 10)), alone(d, rows * width);
   const causal_conv1d block{width, window};
   const conv_params<const T*> p{w.data(), b.data()};
   const conv_params<T*> g{dw.data(), db.data()};
@@ -172,13 +172,14 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
   const conv_tape<T> k{before.data()};
   const matrix_view<const T> in(x.data(), rows, width, width + slack), dout(dy.data(), rows, width);
   const matrix_view<T> activated(documents ? silu.data() : nullptr, rows, width);
-  block.forward(d, seq, p, s, k, in, matrix_view<T>(y.data(), rows, width), activated);
-  block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(dx.data(), rows, width), true);
+  const auto whole = [&](const on_device<T, D>& m) { return matrix_view<T>(m.data(), rows, width); };
+  block.forward(d, seq, p, s, k, in, whole(y), activated);
+  block.backward(d, seq, p, g, k, in, dout, whole(dx), whole(dx));
   // dout as the gradient of SiLU(y).
-  block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(more.data(), rows, width), T(0.5),
-                 matrix_view<const T>(y.data(), rows, width));
-  return {y.numbers(),  silu.numbers(), past.numbers(), before.numbers(),
-          dx.numbers(), more.numbers(), dw.numbers(),   db.numbers()};
+  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), whole(y));
+  block.backward(d, seq, p, g, k, in, dout, whole(alone));
+  return {y.numbers(),    silu.numbers(),  past.numbers(), before.numbers(), dx.numbers(),
+          more.numbers(), alone.numbers(), dw.numbers(),   db.numbers()};
 }
 
 template <class T, class D>
@@ -487,6 +488,36 @@ BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
                 run(cpu, double(), block, rows, apart), testing::cuda_tolerance::feed_forward);
       BOOST_TEST((run(gpu, float(), block, rows, apart) == got));
     }
+}
+
+// Rounded where it is written is rounded as a product would.
+BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
+  using D = device::basic_cuda<bf16_mixed>;
+  D gpu;
+  for (const auto& [width, window] : {std::array<index, 2>{1152, 4}, {64, 3}, {60, 4}, {30, 4}, {24, 5}}) {
+    const sequence_view seq{2, 70};
+    const index rows = seq.rows(), size = rows * width;
+    const auto random = [&](index n, std::uint64_t seed) {
+      return on_device<float, D>(gpu, random_numbers(n, seed));
+    };
+    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), y = random(size, 4),
+               addend = random(size, 5), before = random(2 * (window - 1) * width, 6), dx = random(size, 7),
+               dw = random(width * window, 8), db = random(width, 9);
+    const on_device<bf16, D> rounded(gpu, random_numbers(size, 10));
+    const auto run = [&, width = width, window = window](auto to) {
+      const auto whole = [&](const on_device<float, D>& m) {
+        return matrix_view<const float>(m.data(), rows, width);
+      };
+      causal_conv1d{width, window}.backward(
+          gpu, seq, conv_params<const float*>{w.data(), nullptr}, conv_params<float*>{dw.data(), db.data()},
+          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), whole(y));
+    };
+    run(matrix_view<float>(dx.data(), rows, width));
+    run(matrix_view<bf16>(rounded.data(), rows, width));
+    auto want = dx.numbers();
+    for (auto& v : want) v = bf16(static_cast<float>(v));
+    BOOST_TEST((rounded.numbers() == want), "a window of " << window << " over " << width << " columns");
+  }
 }
 
 // A norm for products gives what they would have rounded themselves.
