@@ -8,8 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/block/feed_forward.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
+#include <distil_xlstm/block/norm.hpp>
+#include <distil_xlstm/block/residual.hpp>
+#include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
 #include <distil_xlstm/op/mlstm_layer/op.hpp>
@@ -56,22 +60,23 @@ numbers inputs(D& d, index rows, index heads, index blocks, index width) {
   return {da.numbers(), de.numbers(), dw.numbers(), dwi.numbers(), dwf.numbers(), dbi.numbers(), dbf.numbers()};
 }
 
-/// z and dz are the right half of wider rows.
-template <class T, class D>
+/// z and dz are the right half of wider rows; dz is stored as Z's.
+template <class T, class Z = T, class D>
 numbers output(D& d, index rows, index groups, index width) {
   const index inner = groups * width, size = rows * inner;
   const auto random = [&](index n, std::uint64_t seed) { return on_device<T, D>(d, random_numbers(n, seed)); };
   const auto weight = random(inner, 1), skip = random(inner, 2), h = random(size, 3), a = random(size, 4),
-             z = random(2 * size, 5), dy = random(size, 6), dz = random(2 * size, 7),
-             dweight = random(inner, 8), dskip = random(inner, 9);
+             z = random(2 * size, 5), dy = random(size, 6), dweight = random(inner, 8),
+             dskip = random(inner, 9);
+  const on_device<Z, D> dz(d, random_numbers(2 * size, 7));
   const on_device<T, D> statistics(d, 2 * rows * groups), dh(d, size), da(d, size);
   const auto whole = [&](const on_device<T, D>& m) { return matrix_view<T>(m.data(), rows, inner); };
-  const auto right = [&](const on_device<T, D>& m) {
-    return matrix_view<T>(m.data() + inner, rows, inner, 2 * inner);
+  const auto right = [&]<class S>(const on_device<S, D>& m) {
+    return matrix_view<S>(m.data() + inner, rows, inner, 2 * inner);
   };
   const norm_view<T> norm{groups, width, true, true, T(1e-5), weight.data()};
   norm_statistics(d, norm, matrix_view<const T>(whole(h)), statistics.data());
-  mlstm_output_backward(d, mlstm_output_backward_arguments<T>{
+  mlstm_output_backward(d, mlstm_output_backward_arguments<T, Z>{
                                norm, skip.data(), whole(h), whole(a), right(z), statistics.data(), whole(dy),
                                whole(dh), whole(da), right(dz), dweight.data(), dskip.data()});
   return {dh.numbers(), da.numbers(), dz.numbers(), dweight.numbers(), dskip.numbers()};
@@ -241,6 +246,11 @@ numbers passes(D& d, const B& block, index batch, index time) {
   return out;
 }
 
+/// Whose rows are not stored as an operand.
+struct norm_in_float : layer_norm<> {
+  static constexpr bool gives_operand = false;
+};
+
 struct devices {
   device::cuda gpu;
   device::basic_cuda<bf16_mixed> rounding;
@@ -311,6 +321,15 @@ BOOST_AUTO_TEST_CASE(an_output_is_stored_as_products_read_it) {
     auto want = y.numbers();
     for (auto& x : want) x = bf16(static_cast<float>(x));
     BOOST_TEST((std::vector<double>(stored.begin(), stored.end()) == want), "groups of " << width);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_gradient_of_the_output_is_stored_as_products_read_it) {
+  devices d;
+  for (const index width : {288, 12, 21}) {
+    auto want = output<float>(d.rounding, 70, 4, width);
+    for (auto& dz : want[2]) dz = bf16(static_cast<float>(dz));
+    BOOST_TEST((output<float, bf16>(d.rounding, 70, 4, width) == want), "groups of " << width);
   }
 }
 
@@ -422,8 +441,35 @@ BOOST_AUTO_TEST_CASE(layers_with_rounded_products) {
   compare("mlstm", mlstm{.width = 32, .heads = 4, .inner = 384});
   compare("mlstm with biases", mlstm{.width = 32, .heads = 4, .inner = 384, .bias = true});
   compare("mlstm of two heads", mlstm{.width = 24, .heads = 2, .inner = 48});
+  compare("feed_forward", feed_forward{32, 64});
+  compare("feed_forward with biases", feed_forward{32, 64, activation::gelu, true});
   compare("slstm", slstm{.width = 256, .heads = 4});
   compare("slstm without a convolution", slstm{.width = 256, .heads = 4, .conv_window = 0});
+}
+
+// A norm's rows that products alone read are stored as their operand, and what comes of it is the same.
+BOOST_AUTO_TEST_CASE(layers_behind_a_norm) {
+  devices d;
+  const auto compare = [&](const char* what, const auto& layer) {
+    const index width = layer.width;
+    const auto got = passes<float>(d.rounding, sequential{layer_norm<>{width}, layer}, 3, 256),
+               want = passes<float>(d.rounding, sequential{norm_in_float{{width}}, layer}, 3, 256);
+    BOOST_TEST((got == want), what);
+  };
+  compare("mlstm", mlstm{.width = 32, .heads = 4, .inner = 384});
+  compare("mlstm with biases", mlstm{.width = 32, .heads = 4, .inner = 384, .bias = true});
+  compare("feed_forward", feed_forward{32, 64});
+  compare("feed_forward with biases", feed_forward{32, 64, activation::gelu, true});
+  // And where the norm leaves a copy, for what it goes into and for the layer before.
+  const auto compare_copies = [&](const char* what, const auto& layer) {
+    const auto run = [&](bool for_products) {
+      const residual one{sequential{layer_norm<>{layer.width, 1, 1e-5, for_products}, layer}};
+      return passes<float>(d.rounding, sequential{one, one}, 3, 256);
+    };
+    BOOST_TEST((run(true) == run(false)), what);
+  };
+  compare_copies("mlstm", mlstm{.width = 32, .heads = 4, .inner = 384});
+  compare_copies("slstm", slstm{.width = 256, .heads = 4});
 }
 
 BOOST_AUTO_TEST_CASE(every_run_gives_the_same_bits) {

@@ -168,6 +168,36 @@ BOOST_AUTO_TEST_CASE(a_product_sees_what_was_written_before_it) {
   gpu.discard(graph);
 }
 
+// Rounded where it is written is rounded as a product would.
+BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
+  using D = device::basic_cuda<bf16_mixed>;
+  D gpu;
+  for (const auto& [width, window] : {std::array<index, 2>{1152, 4}, {64, 3}, {60, 4}, {30, 4}, {24, 5}}) {
+    const sequence_view seq{2, 70};
+    const index rows = seq.rows(), size = rows * width;
+    const auto random = [&](index n, std::uint64_t seed) {
+      return on_device<float, D>(gpu, random_numbers(n, seed));
+    };
+    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), y = random(size, 4),
+               addend = random(size, 5), before = random(2 * (window - 1) * width, 6), dx = random(size, 7),
+               dw = random(width * window, 8), db = random(width, 9);
+    const on_device<bf16, D> rounded(gpu, random_numbers(size, 10));
+    const auto run = [&, width = width, window = window](auto to) {
+      const auto whole = [&](const on_device<float, D>& m) {
+        return matrix_view<const float>(m.data(), rows, width);
+      };
+      causal_conv1d{width, window}.backward(
+          gpu, seq, conv_params<const float*>{w.data(), nullptr}, conv_params<float*>{dw.data(), db.data()},
+          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), whole(y));
+    };
+    run(matrix_view<float>(dx.data(), rows, width));
+    run(matrix_view<bf16>(rounded.data(), rows, width));
+    auto want = dx.numbers();
+    for (auto& v : want) v = bf16(static_cast<float>(v));
+    BOOST_TEST((rounded.numbers() == want), "a window of " << window << " over " << width << " columns");
+  }
+}
+
 // A norm for products gives what they would have rounded themselves.
 BOOST_AUTO_TEST_CASE(a_norm_rounds_for_products) {
   using D = device::basic_cuda<bf16_mixed>;

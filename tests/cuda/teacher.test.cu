@@ -11,6 +11,7 @@
 #include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
+#include <distil_xlstm/distil/teacher_mixers.hpp>
 #include <distil_xlstm/model/load_llama.hpp>
 #include <distil_xlstm/model/random_llama.hpp>
 #include <distil_xlstm/testing/on_host.hpp>
@@ -83,6 +84,24 @@ double worst_of(const std::vector<std::vector<A>>& a, const std::vector<std::vec
   return worst;
 }
 
+/// What each layer's mixer reads and gives, as another in its place learns it.
+template <class T, class D>
+std::vector<std::vector<double>> all_mixers(D& device, const llama<T, D>& model, const problem& p) {
+  device_copy<std::int32_t, D> ids, start;
+  sequence_view seq = p.seq;
+  const auto* tokens = ids.put(device, p.ids.data(), seq.rows());
+  if (!p.start.empty()) seq.start = start.put(device, p.start.data(), seq.rows());
+  std::vector<std::vector<double>> out;
+  const auto keep = [&]<class S>(matrix_view<const S> m) {
+    const auto numbers = testing::on_host(device, m.data, m.size());
+    out.emplace_back(numbers.begin(), numbers.end());
+  };
+  for_each_mixer(
+      device, model, seq, tokens,
+      [&](index, matrix_view<const operand_t<D, T>> u, matrix_view<const T> a) { keep(u), keep(a); });
+  return out;
+}
+
 using limits = testing::cuda_tolerance;
 
 /// Whether any layer is of the kind that the GPU takes whole.
@@ -109,6 +128,9 @@ void compare(const fs::path& folder, const std::string& name, double limit, bool
                  name << " of " << time << (documents ? ", documents" : "") << ": off by " << error);
       if (time > 1) BOOST_TEST((got == blocks) == !own);
       sum += error, of_blocks += worst_of(blocks, want);
+      if (model.config().window > 0) continue;  // which texts may not be longer than
+      const double of_mixers = worst_of(all_mixers(gpu, model, p), all_mixers(host, reference, p));
+      BOOST_TEST(of_mixers <= 3 * limit, name << " of " << time << ": a mixer is off by " << of_mixers);
     }
   BOOST_TEST(sum <= limits::teacher_by_blocks * of_blocks,
              name << ": off by " << sum / of_blocks << " times as much as the layers' blocks");

@@ -69,8 +69,8 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
       x(d, random_numbers(rows * (width + slack), 3)), dy(d, random_numbers(rows * width, 4)),
       past(d, random_numbers(batch * (window - 1) * width, 5)), before(d, batch * (window - 1) * width),
       y(d, rows * width), silu(d, random_numbers(rows * width, 9)), dx(d, random_numbers(rows * width, 6)),
-      dw(d, random_numbers(width * window, 7)), db(d, random_numbers(width, 8)),
-      more(d, random_numbers(rows * width, 10));
+      dw(d, random_numbers(width * window, 7)), db(d, random_numbers(width, 8)), more(d, rows * width),
+      beside(d, random_numbers(rows * width, 10)), alone(d, rows * width);
   const causal_conv1d block{width, window};
   const conv_params<const T*> p{w.data(), b.data()};
   const conv_params<T*> g{dw.data(), db.data()};
@@ -78,13 +78,14 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
   const conv_tape<T> k{before.data()};
   const matrix_view<const T> in(x.data(), rows, width, width + slack), dout(dy.data(), rows, width);
   const matrix_view<T> activated(documents ? silu.data() : nullptr, rows, width);
-  block.forward(d, seq, p, s, k, in, matrix_view<T>(y.data(), rows, width), activated);
-  block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(dx.data(), rows, width), true);
+  const auto whole = [&](const on_device<T, D>& m) { return matrix_view<T>(m.data(), rows, width); };
+  block.forward(d, seq, p, s, k, in, whole(y), activated);
+  block.backward(d, seq, p, g, k, in, dout, whole(dx), whole(dx));
   // dout as the gradient of SiLU(y).
-  block.backward(d, seq, p, g, k, in, dout, matrix_view<T>(more.data(), rows, width), T(0.5),
-                 matrix_view<const T>(y.data(), rows, width));
-  return {y.numbers(),  silu.numbers(), past.numbers(), before.numbers(),
-          dx.numbers(), more.numbers(), dw.numbers(),   db.numbers()};
+  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), whole(y));
+  block.backward(d, seq, p, g, k, in, dout, whole(alone));
+  return {y.numbers(),    silu.numbers(),  past.numbers(), before.numbers(), dx.numbers(),
+          more.numbers(), alone.numbers(), dw.numbers(),   db.numbers()};
 }
 
 template <class T, class D>

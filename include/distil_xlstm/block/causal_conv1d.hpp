@@ -72,13 +72,13 @@ struct basic_causal_conv1d {
                matrix_view<T> y, std::type_identity_t<matrix_view<T>> activated = {}) const {
     causal_conv_forward(d, arguments<D, T>(seq, p, s, k, x, y, activated));
   }
-  /// dx = beta dx + its gradient; adds to g. `u`: y, where dy is the gradient of SiLU(y).
-  template <class T, class D>
-  void backward(D& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
-                const_view<T> dy, matrix_view<T> dx, std::type_identity_t<T> beta = 0,
-                const_view<T> u = {}) const {
-    causal_conv_backward(d, causal_conv_backward_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, dy, dx,
-                                                                        beta, g.weight, g.bias, u});
+  /// dx = addend + its gradient, which may be stored as the device's `operand_t`; adds to g. `addend`: dx, or another
+  /// matrix, or without data 0. `u`: y, where dy is the gradient of SiLU(y).
+  template <class T, class G, class D>
+  void backward(D& d, sequence_view seq, const auto& p, const auto& g, const conv_tape<T>& k, const_view<T> x,
+                const_view<T> dy, matrix_view<G> dx, const_view<T> addend = {}, const_view<T> u = {}) const {
+    causal_conv_backward(d, causal_conv_backward_arguments<T, known<D>, G>{input<D>(seq, k, x), p.weight, dy,
+                                                                           dx, addend, g.weight, g.bias, u});
   }
   /// @}
 

@@ -96,6 +96,7 @@ struct basic_decoder_layer {
     Mixer mix = mixer;
     mix.take_angles();
     const swiglu feed{width_in(), inner};
+    using operand = operand_t<decltype(d), T>;
     struct parts {
       matrix_view<T> u, a;
       norm_tape<T> norm;
@@ -110,11 +111,11 @@ struct basic_decoder_layer {
       z.mixer = mix.tape(l, seq);
       mix.angles_of(z.mixer) = k.angles;
       l.rewind(mark);
+      l.transient(std::is_same_v<operand, T>);  // a tape for a backward holds what is rounded
       z.feed = feed.tape(l, seq);
       return z;
     });
     const parts& z = memory.views;
-    using operand = operand_t<decltype(d), T>;
     const matrix_view<operand> u(reinterpret_cast<operand*>(z.u.data), z.u.rows, z.u.cols);
     const matrix_view<const operand> read = u;
     norm().forward(d, std::get<0>(mixing), z.norm, x, u);

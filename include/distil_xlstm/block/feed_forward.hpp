@@ -16,18 +16,22 @@ struct feed_forward_params {
 /// Tape of `feed_forward`.
 template <class T>
 struct feed_forward_tape {
-  /// [rows, 2 inner]: gate and value.
-  matrix_view<T> up, y;  ///< [rows, inner]: act(gate) value
+  matrix_view<T> up;  ///< [rows, 2 inner]: gate and value
+  /// [rows, inner]: act(gate) value; where a backward may follow, stored as the device's `operand_t`.
+  matrix_view<T> y;
+  bool before_backward = false;  ///< a backward may follow
 };
 
 /// Gated feed-forward of the sLSTM block: y = W_down (act(gate) value), [gate; value] = W_up x.
 struct feed_forward {
   /// Width of x and of y.
   index width = 0, inner = 0;  ///< width of gate and value, in NX-AI/xlstm round_up(proj_factor width, 64)
-  activation act = activation::gelu;       ///< of the gate
-  bool bias = false;                       ///< of both projections
-  index block_count = 1;                   ///< blocks of the model, for the initial down projection
-  static constexpr bool adds_to_y = true;  ///< y = skip + the feed-forward, in the last product
+  activation act = activation::gelu;  ///< of the gate
+  bool bias = false;                  ///< of both projections
+  index block_count = 1;              ///< blocks of the model, for the initial down projection
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -54,21 +58,26 @@ struct feed_forward {
     feed_forward_tape<typename L::scalar> k;
     k.up = l.matrix("up", seq.rows(), 2 * inner);
     k.y = l.matrix("y", seq.rows(), inner);
+    k.before_backward = !l.transient();
     return k;
   }
-  template <class T>
-  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
-    gated_activation_forward(d, gated(k), k.y);
-    down().forward(d, p.proj_down, k.y, y, skip);
+    const auto through = [&]<class Y>(Y) {
+      const auto act = stored<Y>(k.y);
+      gated_activation_forward(d, gated(k), act);
+      down().forward(d, p.proj_down, act, y, skip);
+    };
+    k.before_backward ? through(operand_t<decltype(d), T>()) : through(T());
   }
-  template <class T>
-  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner);
     const matrix_view<T> dact = memory.views[0];
-    down().backward(d, p.proj_down, g.proj_down, k.y, dy, dact);
+    down().backward(d, p.proj_down, g.proj_down, stored<operand_t<decltype(d), T>>(k.y), dy, dact);
     const auto through = [&]<class U>(U) {
       const auto room = scratch_matrices<U>(d, x.rows, 2 * inner);
       const matrix_view<U> dup = room.views[0];
@@ -82,6 +91,11 @@ struct feed_forward {
   /// @}
 
  private:
+  /// The tape's m, as a matrix of S's in the same place.
+  template <class S, class T>
+  static matrix_view<S> stored(matrix_view<T> m) {
+    return {reinterpret_cast<S*>(m.data), m.rows, m.cols};
+  }
   template <class T>
   gated_activation_arguments<T> gated(const feed_forward_tape<T>& k) const {
     return {act, k.up.columns(0, inner), k.up.columns(inner, inner)};

@@ -90,7 +90,9 @@ struct basic_mlstm {
   index chunk = 64;                                     ///< tokens of a chunk of the memory's chunkwise form
   index block_count = 1;  ///< blocks of the model, for the initial down projection
   double empty_m = -std::numeric_limits<double>::infinity();  ///< m of an empty memory
-  static constexpr bool adds_to_y = true;                     ///< y = skip + the layer, in the last product
+  /// @{ As `Block` says.
+  static constexpr bool adds_to_y = true, takes_operand = true;
+  /// @}
 
   /// @name What every block has
   /// @{
@@ -163,8 +165,8 @@ struct basic_mlstm {
     return k;
   }
 
-  template <class T>
-  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
@@ -197,24 +199,30 @@ struct basic_mlstm {
     k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
-  template <class T>
-  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, const_view<T> x,
+  template <class T, class X = const T>
+  void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
                 const_view<T> dy, matrix_view<T> dx) const {
-    const auto memory = scratch_matrices<T>(d, x.rows, 2 * inner, index(inner), 3 * inner, index(inner),
-                                            index(inner), 2 * heads);
-    const auto [dup, dnorm, dqkv, da, dh, dgates] = memory.views;
-    const auto columns = [this](matrix_view<T> m, index i) { return m.columns(i * inner, inner); };
+    using operand = operand_t<decltype(d), T>;
+    const auto memory =
+        scratch_matrices<T>(d, x.rows, index(inner), 3 * inner, index(inner), index(inner), 2 * heads);
+    const auto [dnorm, dqkv, da, dh, dgates] = memory.views;
+    const auto columns = [this](auto m, index i) { return m.columns(i * inner, inner); };
     const matrix_view<const T> in = columns(k.up, 0), z = columns(k.up, 1), h = k.h;
-    const auto din = columns(dup, 0);
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
 
-    using operand = operand_t<decltype(d), T>;
     down().backward(d, p.proj_down, g.proj_down, stored<operand>(k.y), dy, dnorm);
-    mlstm_output_backward(
-        d, mlstm_output_backward_arguments<T>{norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh,
-                                              da, columns(dup, 1), g.outnorm.weight, g.learnable_skip});
     // (Clang before 16 captures no parts of a structured binding by themselves.)
-    const auto through = [&, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
+    const auto through = [&, dnorm = dnorm, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
+      constexpr bool rounds = !std::is_same_v<S, T>;
+      const auto room = scratch_matrices<S>(d, x.rows, 2 * inner);
+      const matrix_view<S> dup = room.views[0];
+      // Sums are of numbers that are not rounded.
+      const auto sums = scratch_matrices<T>(d, x.rows, rounds ? index(inner) : 0);
+      matrix_view<T> din = sums.views[0];
+      if constexpr (!rounds) din = columns(dup, 0);
+      mlstm_output_backward(d, mlstm_output_backward_arguments<T, S>{
+                                   norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh, da,
+                                   columns(dup, 1), g.outnorm.weight, g.learnable_skip});
       const matrix_view<const S> of = stored<S>(k.qkv);
       mlstm_backward(
           d, mlstm_backward_arguments<T, S, T>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),
@@ -238,10 +246,11 @@ struct basic_mlstm {
                                                    dqkv,
                                                    da,
                                                    din});
+      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, columns(dup, 0), din, k.u);
+      up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
     };
+    // The gradient of a bias sums numbers that are not rounded.
     bias ? through(T()) : through(operand());
-    conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, din, T(1), k.u);
-    up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
   }
   /// @}
 

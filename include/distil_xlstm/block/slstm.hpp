@@ -169,7 +169,7 @@ struct basic_slstm {
                                               da,
                                               dx,
                                               dh});
-    if (conv_window) conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, T(1), k.u);
+    if (conv_window) conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, dx, k.u);
   }
   /// @}
 

@@ -93,9 +93,9 @@ DISTIL_XLSTM_LINKED void choose_likeliest(basic_cuda<P>& device, matrix_view<con
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);
-template <Precision P, class T>
+template <Precision P, class T, class G>
 DISTIL_XLSTM_LINKED void causal_conv_backward(basic_cuda<P>& device,
-                                              const causal_conv_backward_arguments<T>& a);
+                                              const causal_conv_backward_arguments<T, dynamic, G>& a);
 template <Precision P, class T, class Y>
 DISTIL_XLSTM_LINKED void headwise_forward(basic_cuda<P>& device, const headwise_arguments<T, Y>& a);
 template <Precision P, class T, class Y, std::size_t N>
@@ -124,9 +124,9 @@ DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
 template <Precision P, class T, class S, class Matrix>
 DISTIL_XLSTM_LINKED void mlstm_layer_forward(basic_cuda<P>& device,
                                              const mlstm_layer_arguments<T, S, Matrix>& a);
-template <Precision P, class T>
+template <Precision P, class T, class Z>
 DISTIL_XLSTM_LINKED void mlstm_output_backward(basic_cuda<P>& device,
-                                               const mlstm_output_backward_arguments<T>& a);
+                                               const mlstm_output_backward_arguments<T, Z>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void attention_forward(basic_cuda<P>& device, const attention_arguments<T>& a);
 template <Precision P, class T>

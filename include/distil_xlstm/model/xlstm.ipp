@@ -24,7 +24,8 @@ namespace detail {
 /// no lambda of `stack`: nvcc 13.0 takes no generic lambda in a member template that has a default argument.
 template <class Stack, class Norm>
 void add_block(const xlstm_config& c, Stack& s, const Norm& norm, index b) {
-  const named<"xlstm_norm", Norm> before{norm};
+  named<"xlstm_norm", Norm> before{norm};
+  before.for_products = true;
   if (!c.is_slstm(b)) {
     const mlstm cell{.width = c.width,
                      .heads = c.mlstm_heads,

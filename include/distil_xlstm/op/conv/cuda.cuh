@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
 /// What the way back reads of a row: dy, and u where there is one.
 struct conv_gradient_row {
   float4 dy, u;
-  static __device__ conv_gradient_row of(const causal_conv_backward_arguments<float>& a, index row,
+  template <class G>
+  static __device__ conv_gradient_row of(const causal_conv_backward_arguments<float, dynamic, G>& a, index row,
                                          int column) {
     return {load4_readonly(a.dy.row(row) + column),
             a.u.data ? load4_readonly(a.u.row(row) + column) : float4{0, 0, 0, 0}};
@@ -145,9 +146,10 @@ struct conv_gradient_row {
 };
 
 /// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
-template <int Window>
+template <int Window, class G>
 __global__ void __launch_bounds__(block_columns* block_lanes, 2)
-    conv_backward_kernel(causal_conv_backward_arguments<float> a, index tiles, int each, float* partial) {
+    conv_backward_kernel(causal_conv_backward_arguments<float, dynamic, G> a, index tiles, int each,
+                         float* partial) {
   const int time = static_cast<int>(a.in.seq.time), width = static_cast<int>(a.in.width);
   const conv_stretch s(tiles, time, each);
   const float4 zero{0, 0, 0, 0};
@@ -165,7 +167,8 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
   for (int j = 0; j < Window; ++j) dw[j] = zero;
   if (s.column < width && s.begin < s.end) {
     const index row = s.b * time;
-    float* dx_of = a.dx.row(row) + s.column;
+    G* dx_of = a.dx.row(row) + s.column;
+    const float* addend_of = a.addend.data ? a.addend.row(row) + s.column : nullptr;
     // dy[i] and start[i] are of time t + i, as far as there is one, x[j] is what tap j of time t reads.
     float4 x[Window], dy[Window];
     int start[Window];
@@ -192,7 +195,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
         const int t = first + i < s.end ? first + i : s.end - 1, last = t + Window - 1;
         next[i] = read_input<Window>(a.in, s.b, t, s.column);
         above[i] = row_of(last), start_above[i] = start_of(last);
-        old[i] = a.beta != 0 ? load4(dx_of + t * a.dx.stride) : zero;
+        old[i] = addend_of ? load4(addend_of + t * a.addend.stride) : zero;
       }
 #pragma unroll
       for (int i = 0; i < ahead; ++i) {
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
         for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
         x[Window - 1] = next[i], dy[Window - 1] = above[i].gradient(by_silu);
         start[Window - 1] = start_above[i];
-        float4 sum = add_product(zero, a.beta, old[i]);
+        float4 sum = old[i];
 #pragma unroll
         for (int k = 0; k < Window; ++k)
           if (t >= start[k]) sum = add_product(sum, taps[Window - 1 - k][threadIdx.x], dy[k]);
@@ -252,7 +255,8 @@ inline bool is_conv_step(const causal_conv_arguments<float>& a) {
 
 }  // namespace detail
 
-/// One pass over the input, in columns of four; for single tokens also over the past, else one before it.
+/// One pass over the input, in columns of four; for single tokens also over the past, else one before it. But for those,
+/// copies of the input stay good.
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
@@ -270,19 +274,22 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
         map(device, a.in.seq.batch, a.in.width,
             distil_xlstm::detail::conv_keep_past<T>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past,
                                                     a.before});
-        detail::launch(device, "causal_conv_forward",
-                       {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width), threads},
-                       detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
+        detail::enqueue(device, "causal_conv_forward",
+                        {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width), threads},
+                        detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
+        distil_xlstm::detail::tell_written(device.operand_copies(), outputs{a.y});
+        if (a.activated.data) distil_xlstm::detail::tell_written(device.operand_copies(), outputs{a.activated});
       };
       if (detail::with_window(a.in.window, run)) return;
     }
   distil_xlstm::causal_conv_forward<basic_cuda<P>, T>(device, a);
 }
 /// One pass over input and gradient, in columns of four, and the sums of what its blocks found.
-template <Precision P, class T>
-void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T>& a) {
+template <Precision P, class T, class G>
+void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T, dynamic, G>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && detail::is_vectorised(a.dx) &&
+    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && a.dx.stride % 4 == 0 &&
+        detail::is_aligned(a.dx.data, static_cast<int>(4 * sizeof(G))) && detail::is_vectorised(a.addend) &&
         detail::is_vectorised(a.u)) {
       const detail::stretches s(a.in.seq.time);
       const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
@@ -290,7 +297,7 @@ void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_argu
         auto partial = device.template scratch<float>(parts * width * (Window + 1));
         detail::launch(device, "causal_conv_backward",
                        {detail::column_grid(parts, width), dim3(detail::block_columns, detail::block_lanes)},
-                       detail::conv_backward_kernel<Window>, a, s.tiles, s.each, partial.data());
+                       detail::conv_backward_kernel<Window, G>, a, s.tiles, s.each, partial.data());
         const matrix_view<const float> sums(partial.data(), parts, width * (window + 1));
         add_column_sums(device, sums.columns(0, width * window), a.dweight);
         add_column_sums(device, sums.columns(width * window, width), a.dbias);

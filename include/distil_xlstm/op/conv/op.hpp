@@ -91,20 +91,27 @@ struct conv_keep_past {
       math::store<V>(now + i * width, math::load_if<V>(t >= 0 ? t >= last : last < 0, from));
     }
   }
+  /// For a device with copies of operands: all else stays what it is.
+  template <class Copies>
+  void written(Copies& copies) const {
+    const index each = (window - 1) * width;
+    copies.written(past.data, past.of(seq.batch - 1) + each);
+    copies.written(before, before + seq.batch * each);
+  }
 };
 
-template <class T, index Window>
+template <class T, index Window, class G>
 struct conv_input_gradient {
   using scalar = T;
   window_view<T, Window> in;
   const T* taps;
-  matrix_view<const T> dy;
-  matrix_view<T> dx;
-  T beta;
+  matrix_view<const T> dy, addend;
+  matrix_view<G> dx;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const index b = r / in.seq.time, s = r % in.seq.time;
-    V sum = V(beta) * math::load_if<V>(beta != T(0), dx.row(r) + c);
+    V sum(0);
+    if (addend.data) sum = math::load<V>(addend.row(r) + c);
     // Tokens that see this one: up to window - 1 later, and of its document.
     for (index j = in.window - 1, t = s; j >= 0 && t < in.seq.time && s >= in.seq.document_start(b, t);
          --j, ++t)
@@ -140,14 +147,14 @@ struct causal_conv_arguments {
   batched_state<T> past;              ///< [window - 1, width] before the call; advanced
   T* before;                          ///< the past as it was, [batch, window - 1, width], written
 };
-/// dx = beta dx + its gradient by x; dweight += and dbias += those by weight and bias.
-template <class T, index Window = dynamic>
+/// dx = addend + the gradient by x, stored as G; dweight += and dbias += those by weight and bias.
+template <class T, index Window = dynamic, class G = T>
 struct causal_conv_backward_arguments {
   detail::window_view<T, Window> in;  ///< as forward had it
   const T* weight;                    ///< [width, 1, window]
   matrix_view<const T> dy;            ///< [rows, width]
-  matrix_view<T> dx;                  ///< [rows, width]
-  T beta;                             ///< 0: dx is overwritten
+  matrix_view<G> dx;                  ///< [rows, width]
+  matrix_view<const T> addend;        ///< [rows, width], which may be dx; without data 0
   /// @{ [width, 1, window] and [width], added to.
   T *dweight, *dbias;
   /// @}
@@ -165,8 +172,8 @@ void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
   if (a.activated.data) transform(d, a.activated, math::silu_forward{}, a.y);
 }
 /// The gradients; the inputs before the call are constants. The default of any device.
-template <class D, class T, index Window>
-void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window>& a) {
+template <class D, class T, index Window, class G>
+void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window, G>& a) {
   const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;
   const auto memory = scratch_matrices<T>(d, rows, a.u.data ? width : 0);
   if (a.u.data) transform(d, memory.views[0], math::silu_backward{}, a.u, a.dy);
@@ -176,7 +183,7 @@ void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window>&
   for (index j = 0; j < window; ++j)
     add_column_sums(d, rows, width, detail::conv_tap_gradient<T, Window>{a.in, dy, j}, a.dweight + j, window);
   add_column_sums(d, dy, a.dbias);
-  map(d, rows, width, detail::conv_input_gradient<T, Window>{a.in, taps.data(), dy, a.dx, a.beta});
+  map(d, rows, width, detail::conv_input_gradient<T, Window, G>{a.in, taps.data(), dy, a.addend, a.dx});
 }
 
 }  // namespace distil_xlstm

@@ -46,14 +46,14 @@ struct backward {
   }
 };
 
-/// f(r, c) for every row and every eighth column.
+/// f(r, c) for every row and every eighth column, last rows first: they are what a product before left in the cache.
 template <class F>
 __global__ void __launch_bounds__(256) kernel(F f, index rows, int octs) {
   for (index r = static_cast<index>(blockIdx.y) * blockDim.y + threadIdx.y; r < rows;
        r += static_cast<index>(gridDim.y) * blockDim.y)
     for (int oct = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); oct < octs;
          oct += static_cast<int>(gridDim.x * blockDim.x))
-      f(r, 8 * oct);
+      f(rows - 1 - r, 8 * oct);
 }
 template <class F, index N>
 void run(cuda_base& device, const F& f, const outputs<bf16, N>& written) {

@@ -11,9 +11,9 @@ namespace detail::norms {
 
 /// All gradients but the weights', and each block's part of those: a row a block row of `dweight` and of `dskip`;
 /// blockIdx.y is the group, whose rows the blocks share.
-template <int Vectors>
+template <int Vectors, class Z>
 __global__ void __launch_bounds__(256, Vectors <= 3 ? 2 : 1)
-    mlstm_output_backward_kernel(mlstm_output_backward_arguments<float> a) {
+    mlstm_output_backward_kernel(mlstm_output_backward_arguments<float, Z> a) {
   using held = held_row<32, Vectors>;
   const int width = static_cast<int>(a.norm.width), group = static_cast<int>(blockIdx.y), at = group * width;
   const float base = a.norm.residual_weight ? 1 : 0;
@@ -72,18 +72,20 @@ __global__ void __launch_bounds__(256, Vectors <= 3 ? 2 : 1)
 }
 
 /// Whether a warp holds a row, four numbers at a time.
-inline bool fits(const mlstm_output_backward_arguments<float>& a) {
+template <class Z>
+bool fits(const mlstm_output_backward_arguments<float, Z>& a) {
   const auto vectorised = [&](const auto&... m) { return (is_vectorised(m, a.norm.width) && ...); };
   return a.norm.width > distil_xlstm::detail::narrow_norm_input_gradient<float>::widest &&
-         a.norm.width <= 640 && held(a.norm, a.h.rows) && vectorised(a.h, a.a, a.z, a.dy, a.dh, a.da, a.dz) &&
+         a.norm.width <= 640 && held(a.norm, a.h.rows) && vectorised(a.h, a.a, a.z, a.dy, a.dh, a.da) &&
+         a.dz.stride % 4 == 0 && is_aligned(a.dz.data, static_cast<int>(4 * sizeof(Z))) &&
          is_vectorised(a.skip) && is_vectorised(a.norm.weight);
 }
 
 }  // namespace detail::norms
 
 /// Where products round: rows of up to 640 numbers in one pass, in registers.
-template <Precision P, class T>
-void mlstm_output_backward(basic_cuda<P>& device, const mlstm_output_backward_arguments<T>& a) {
+template <Precision P, class T, class Z>
+void mlstm_output_backward(basic_cuda<P>& device, const mlstm_output_backward_arguments<T, Z>& a) {
   if (a.h.rows == 0) return;
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (detail::norms::fits(a))
@@ -98,7 +100,7 @@ void mlstm_output_backward(basic_cuda<P>& device, const mlstm_output_backward_ar
           in_parts.dweight = partial.data(), in_parts.dskip = partial.data() + blocks * cols;
           detail::launch(device, "mlstm_output_backward",
                          {dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(groups)), 256},
-                         detail::norms::mlstm_output_backward_kernel<Vectors>, in_parts);
+                         detail::norms::mlstm_output_backward_kernel<Vectors, Z>, in_parts);
           const auto sum = [&](const float* parts, float* total) {
             detail::launch(device, "mlstm_output_backward",
                            {static_cast<unsigned>(detail::blocks_for(cols, 32)), dim3(32, 16)},

@@ -95,14 +95,14 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
 }
 
 /// Statistics, and y where `Write`, with `skip` where there is one, and rounded, too, where there is a place for
-/// that.
-template <int Threads, int Vectors, bool Write, class Y>
-__global__ void __launch_bounds__(256)
+/// that. Last rows first: they are what a product before left in the cache.
+template <int Threads, int Vectors, bool Write, bool Vectorised, class Y>
+__global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 0) ? 4 : 1)
     forward_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
                    matrix_view<Y> y, matrix_view<const float> skip, matrix_view<bf16> rounded) {
   using held = held_row<Threads, Vectors>;
   const int width = static_cast<int>(n.width), groups = static_cast<int>(n.groups);
-  const index short_row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part();
+  const index short_row = static_cast<index>(gridDim.x - 1 - blockIdx.x) * held::rows_a_block + held::part();
   index row = short_row;
   if (groups > 1) row = static_cast<unsigned>(short_row) / static_cast<unsigned>(groups);
   const index at = (short_row - row * groups) * width;
@@ -111,19 +111,20 @@ __global__ void __launch_bounds__(256)
   });
   if (row >= x.rows) return;  // a whole warp, or a whole block
   held h, scale;
-  h.load(x.row(row) + at, width, is_vectorised(x, width));
-  if constexpr (Write) scale.load(n.weight + at, width, is_vectorised(n.weight, 0, width));
+  h.load(x.row(row) + at, width, Vectorised);
+  if constexpr (Write) scale.load(n.weight + at, width, Vectorised);
+  if (Vectorised && skip.data && held::lane() == 0) prefetch_far(skip.row(row) + at, 4 * width);
   const row_statistics by = statistics_of(n, h);
   if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
   if constexpr (Write) {
     const float base = n.residual_weight ? 1 : 0;
     h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
     if (skip.data) {  // what it is added to has been rounded, as in the default
-      scale.load(skip.row(row) + at, width, is_vectorised(skip, width));
+      scale.load(skip.row(row) + at, width, Vectorised);
       h.each(width, [&](float& v, int i, int e) { v = __fadd_rn(v, scale.v[i][e]); });
     }
-    h.store(y.row(row) + at, width, is_vectorised(y, width));
-    if (rounded.data) h.store(rounded.row(row) + at, width, width % 4 == 0);
+    h.store(y.row(row) + at, width, Vectorised);
+    if (rounded.data) h.store(rounded.row(row) + at, width, Vectorised);
   }
 }
 
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-/// y alone, in bfloat16, of whole rows: a thread keeps its weights from row to row.
+/// y alone, in bfloat16, of whole rows, last ones first: a thread keeps its weights from row to row.
 template <int Threads, int Vectors, bool Vectorised>
 __global__ void __launch_bounds__(256, Vectors <= 5 ? 3 : 1)
     bf16_rows_kernel(norm_view<float> n, matrix_view<const float> x, matrix_view<bf16> y) {
@@ -180,8 +181,9 @@ __global__ void __launch_bounds__(256, Vectors <= 5 ? 3 : 1)
   const float base = n.residual_weight ? 1 : 0;
   held scale;
   scale.load(n.weight, width, Vectorised);
-  for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
-       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+  for (index before = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); before < x.rows;
+       before += static_cast<index>(gridDim.x) * held::rows_a_block) {
+    const index row = x.rows - 1 - before;
     held h;
     h.load(x.row(row), width, Vectorised);
     const float inverse = statistics_of(n, h).inverse;
@@ -206,11 +208,17 @@ __global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 4) ? 2 : 1)
   for (auto& four : dw.v)
 #pragma unroll
     for (float& v : four) v = 0;
+  const index step = static_cast<index>(gridDim.x) * held::rows_a_block;
   for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
-       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+       row += step) {
     held u, g;
     u.load(x.row(row) + at, width, Vectorised);
     g.load(dy.row(row) + at, width, Vectorised);
+    if (Vectorised && held::lane() == 0 && row + step < x.rows) {  // the next row is on its way
+      const int bytes = 4 * width;
+      prefetch_far(x.row(row + step) + at, bytes), prefetch_far(dy.row(row + step) + at, bytes);
+      if (skip.data) prefetch_far(skip.row(row + step) + at, bytes);
+    }
     const float* s = statistics + 2 * (row * n.groups + group);
     const float mean = s[0], inverse = s[1];
     float means[2] = {0, 0};
@@ -291,10 +299,18 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
   matrix_view<bf16> rounded;
   if constexpr (std::is_same_v<Y, float>)
     if (round) rounded = product_input<bf16>::copy_to_make(device, y);
+  const bool vectorised =
+      is_vectorised(x, n.width) && (!Write || (is_vectorised(n.weight) && is_vectorised(skip, n.width) &&
+                                               y.stride % 4 == 0 && is_aligned(y.data)));
   choose(n.width, [&]<int Threads, int Vectors>() {
-    const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-    enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, forward_kernel<Threads, Vectors, Write, Y>, n,
-            x, statistics, y, skip, rounded);
+    const auto run = [&](auto* kernel) {
+      const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
+      enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, kernel, n, x, statistics, y, skip, rounded);
+    };
+    if (vectorised)
+      run(forward_kernel<Threads, Vectors, Write, true, Y>);
+    else
+      run(forward_kernel<Threads, Vectors, Write, false, Y>);
   });
 }
 /// y in bfloat16, of rows that are one group.
