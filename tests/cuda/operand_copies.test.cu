@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <distil_xlstm/block/attention.hpp>
+#include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
