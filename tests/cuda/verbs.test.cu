@@ -176,7 +176,7 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
   block.forward(d, seq, p, s, k, in, whole(y), activated);
   block.backward(d, seq, p, g, k, in, dout, whole(dx), whole(dx));
   // dout as the gradient of SiLU(y).
-  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), whole(y));
+  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), true);
   block.backward(d, seq, p, g, k, in, dout, whole(alone));
   return {y.numbers(),    silu.numbers(),  past.numbers(), before.numbers(), dx.numbers(),
           more.numbers(), alone.numbers(), dw.numbers(),   db.numbers()};
@@ -500,7 +500,7 @@ BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
     const auto random = [&](index n, std::uint64_t seed) {
       return on_device<float, D>(gpu, random_numbers(n, seed));
     };
-    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), y = random(size, 4),
+    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), b = random(width, 4),
                addend = random(size, 5), before = random(2 * (window - 1) * width, 6), dx = random(size, 7),
                dw = random(width * window, 8), db = random(width, 9);
     const on_device<bf16, D> rounded(gpu, random_numbers(size, 10));
@@ -509,8 +509,8 @@ BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
         return matrix_view<const float>(m.data(), rows, width);
       };
       causal_conv1d{width, window}.backward(
-          gpu, seq, conv_params<const float*>{w.data(), nullptr}, conv_params<float*>{dw.data(), db.data()},
-          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), whole(y));
+          gpu, seq, conv_params<const float*>{w.data(), b.data()}, conv_params<float*>{dw.data(), db.data()},
+          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), true);
     };
     run(matrix_view<float>(dx.data(), rows, width));
     run(matrix_view<bf16>(rounded.data(), rows, width));
