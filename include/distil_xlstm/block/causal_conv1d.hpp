@@ -70,8 +70,7 @@ struct basic_causal_conv1d {
   template <class T, class D>
   void forward(D& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, std::type_identity_t<matrix_view<T>> activated = {}) const {
-    causal_conv_forward(d, causal_conv_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, p.bias, y,
-                                                              activated, s.past, k.before});
+    causal_conv_forward(d, arguments<D, T>(seq, p, s, k, x, y, activated));
   }
   /// dx = addend + its gradient, which may be stored as the device's `operand_t`; adds to g. `addend`: dx, or another
   /// matrix, or without data 0. `activated`: dy is the gradient of SiLU(y), which is made again.
@@ -83,6 +82,14 @@ struct basic_causal_conv1d {
                                                           g.weight, g.bias, activated ? p.bias : nullptr});
   }
   /// @}
+
+  /// What `forward` does, for an operation that it is a part of.
+  template <class D, class T>
+  auto arguments(sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
+                 matrix_view<T> y, matrix_view<T> activated) const {
+    return causal_conv_arguments<T, known<D>>{input<D>(seq, k, x), p.weight, p.bias,  y,
+                                              activated,           s.past,   k.before};
+  }
 
  private:
   template <class D>

@@ -50,6 +50,7 @@
   keyword void gated_activation_backward(device::basic_cpu<P>&,                                                \
                                          const gated_activation_backward_arguments<T>&);                       \
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
+  keyword void mlstm_inputs_forward(device::basic_cpu<P>&, const mlstm_inputs_arguments<T, T, dynamic>&);      \
   keyword void mlstm_inputs_backward(device::basic_cpu<P>&, const mlstm_inputs_backward_arguments<T>&);        \
   keyword void mlstm_output_backward(device::basic_cpu<P>&, const mlstm_output_backward_arguments<T>&);        \
   keyword void slstm_inputs_backward(device::basic_cpu<P>&, const slstm_inputs_backward_arguments<T>&);        \

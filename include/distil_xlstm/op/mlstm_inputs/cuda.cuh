@@ -6,11 +6,69 @@
 #include <distil_xlstm/device/cuda/columns.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/op/conv/cuda.cuh>
+#include <distil_xlstm/op/linear/cuda.cuh>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
 
 namespace distil_xlstm::device {
 
 namespace detail::mlstm_inputs {
+
+/// a as the convolution gives it, and q, k and v of what is in registers then: blocks of four columns.
+template <int Window, class S>
+__global__ void __launch_bounds__(block_columns* block_lanes, 2)
+    forward_kernel(const __grid_constant__ mlstm_inputs_arguments<float, S> a, index tiles, int each) {
+  __shared__ float4 weight[3][4][block_columns];
+  const int time = static_cast<int>(a.conv.in.seq.time), x = static_cast<int>(threadIdx.x);
+  const conv_stretch s(tiles, time, each);
+  const bool inside = s.column < a.conv.in.width;
+  for (int i = static_cast<int>(threadIdx.y); inside && i < 12; i += block_lanes)
+    weight[i / 4][i % 4][x] = load4_readonly(a.maps[i / 4].weight + 4 * s.column + i % 4 * 4);
+  __syncthreads();
+  if (!inside || s.begin >= s.end) return;
+  convolve<Window>(a.conv, s, [&](int t, const float4(&y)[conv_ahead], const float4* e) {
+    const index row = s.b * time + t;
+    float4 activated[conv_ahead];
+#pragma unroll
+    for (int i = 0; i < conv_ahead; ++i) {
+      activated[i] = silu_of(y[i]);
+      if (t + i < s.end) store_convolved(a.conv, row + i, s.column, y[i], activated[i]);
+    }
+#pragma unroll
+    for (int m = 0; m < 3; ++m) {
+      const headwise_arguments<float, S>& map = a.maps[m];
+      float four[conv_ahead][4];
+#pragma unroll
+      for (int o = 0; o < 4; ++o) {
+        const float4 w = weight[m][o][x];
+#pragma unroll
+        for (int i = 0; i < conv_ahead; ++i) four[i][o] = dot(w, m < 2 ? activated[i] : e[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < conv_ahead; ++i)
+        if (t + i < s.end)
+          store4(map.y.row(row + i) + s.column, {four[i][0], four[i][1], four[i][2], four[i][3]});
+    }
+  });
+}
+
+/// Whether q and k are of the convolution's result and v is of its input, in blocks of four columns.
+template <class S>
+bool fits(const mlstm_inputs_arguments<float, S>& a) {
+  const auto alike = [](matrix_view<const float> x, matrix_view<const float> y) {
+    return x.data == y.data && x.stride == y.stride;
+  };
+  const auto& in = a.conv.in;
+  bool fit = in.seq.time > 1 && a.conv.activated.data && is_conv_vectorised(in) && is_vectorised(a.conv.y) &&
+             is_vectorised(a.conv.activated);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const headwise_arguments<float, S>& m = a.maps[i];
+    fit = fit && m.width == 4 && 4 * m.blocks == in.width && m.y.stride % 4 == 0 &&
+          is_aligned(m.y.data, 4 * sizeof(S)) && is_vectorised(m.weight) &&
+          alike(m.x, i < 2 ? a.conv.activated : in.x);
+  }
+  return fit;
+}
 
 /// Gates of both kinds that the kernel is made for.
 constexpr int gates = 8;
@@ -222,6 +280,25 @@ bool fits(const cuda_base& device, const mlstm_inputs_backward_arguments<float, 
 }
 
 }  // namespace detail::mlstm_inputs
+
+/// Blocks of four columns in one pass over the input, where there are several tokens a sequence.
+template <Precision P, class T, class S>
+void mlstm_inputs_forward(basic_cuda<P>& device, const mlstm_inputs_arguments<T, S>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (detail::mlstm_inputs::fits(a)) {
+      const detail::stretches s(a.conv.in.seq.time);
+      const index width = a.conv.in.width;
+      const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
+        detail::keep_past(device, a.conv);
+        detail::launch(device, "mlstm_inputs_forward",
+                       {detail::column_grid(a.conv.in.seq.batch * s.tiles, width),
+                        dim3(detail::block_columns, detail::block_lanes)},
+                       detail::mlstm_inputs::forward_kernel<Window, S>, a, s.tiles, s.each);
+      };
+      if (detail::with_window(a.conv.in.window, run)) return;
+    }
+  distil_xlstm::mlstm_inputs_forward<basic_cuda<P>, T, S>(device, a);
+}
 
 /// Where products round: blocks of four columns and four heads in two passes, one of q and k, one of v, in float.
 template <Precision P, class T, class S>
