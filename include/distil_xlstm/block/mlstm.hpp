@@ -10,6 +10,7 @@
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 
 namespace distil_xlstm {
@@ -167,22 +168,23 @@ struct basic_mlstm {
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
+    const auto convolution = conv().template arguments<std::remove_cvref_t<decltype(d)>, T>(
+        seq, p.conv1d, s.conv, k.conv, in, matrix_view<T>(), k.a);
     const auto remember = [&]<class S>(S) {
-      const auto of = stored<S>(k.qkv);
-      const auto q = of.columns(0, inner), key = of.columns(inner, inner), v = of.columns(2 * inner, inner);
-      const std::array maps{p.q_proj, p.k_proj, p.v_proj};
-      const std::array<matrix_view<const T>, 3> read{k.a, k.a, in};
-      const auto convolution = conv().template arguments<std::remove_cvref_t<decltype(d)>, T>(
-          seq, p.conv1d, s.conv, k.conv, in, matrix_view<T>(), k.a);
-      if (bias) {
-        causal_conv_forward(d, convolution);
-        qkv().forward(d, maps, read, std::array{q, key, v});
-      } else {
-        mlstm_inputs_forward(
-            d, mlstm_inputs_arguments{convolution, qkv().arguments(maps, read, std::array{q, key, v})});
-      }
-      linear<>::forward(d, std::array{p.igate, p.fgate}, of, std::array{k.i, k.f});
-      mlstm_forward(d, mlstm_arguments<T, S>{seq, shape(), q, key, v, k.i, k.f, k.h, s.cell, k.chunk_states});
+      using matrix = std::remove_cvref_t<decltype(p.igate.weight)>;
+      mlstm_layer_forward(d, mlstm_layer_arguments<T, S, matrix, std::remove_cvref_t<decltype(convolution)>>{
+                                 convolution,
+                                 qkv_block,
+                                 {p.q_proj.weight, p.k_proj.weight, p.v_proj.weight},
+                                 {p.q_proj.bias, p.k_proj.bias, p.v_proj.bias},
+                                 {p.igate.weight, p.fgate.weight},
+                                 {p.igate.bias, p.fgate.bias},
+                                 stored<S>(k.qkv),
+                                 {k.i, k.f},
+                                 shape(),
+                                 k.h,
+                                 s.cell,
+                                 k.chunk_states});
     };
     k.chunk_states && !bias ? remember(operand_t<decltype(d), T>()) : remember(T());
     const auto norm = outnorm().template view<T>(p.outnorm.weight);

@@ -10,6 +10,7 @@
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
+#include <distil_xlstm/op/slstm_layer/op.hpp>
 
 namespace distil_xlstm {
 
@@ -127,11 +128,16 @@ struct basic_slstm {
     if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, matrix_view<T>(), k.a);
     const matrix_view<const T> a = conv_window ? k.a : x;
     const auto raw = [&](index i) { return k.raw.columns(i * width, width); };
-    gate().forward(d, std::array{p.fgate, p.igate, p.zgate, p.ogate},
-                   std::array<matrix_view<const T>, 4>{a, a, x, x}, std::array{raw(0), raw(1), raw(2), raw(3)});
-    slstm_forward(d, slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw, k.states,
-                                        k.initial, s.cell.hcnm});
-    group_norm().forward(d, p.group_norm, k.norm, k.states.columns(0, width), y, skip);
+    slstm_layer_forward(
+        d, slstm_layer_arguments<T>{slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw,
+                                                       k.states, k.initial, s.cell.hcnm},
+                                    {p.fgate.weight, p.igate.weight, p.zgate.weight, p.ogate.weight},
+                                    conv_window ? matrix_view<const T>(k.a) : x,
+                                    x,
+                                    group_norm().template view<T>(p.group_norm.weight),
+                                    k.norm.statistics,
+                                    y,
+                                    skip});
   }
 
   /// As the concept `Block` says. Destroys the tape's pre-activations.

@@ -14,10 +14,12 @@
 #include <distil_xlstm/op/gated_mix/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
+#include <distil_xlstm/op/slstm_layer/op.hpp>
 
 /// Operations that distil_xlstm::compiled instantiates, with `keyword` extern template or template, of a precision P and
 /// its scalar T.
@@ -52,8 +54,10 @@
   keyword void gated_mix_backward(device::basic_cpu<P>&, const gated_mix_backward_arguments<T>&);              \
   keyword void mlstm_inputs_forward(device::basic_cpu<P>&, const mlstm_inputs_arguments<T, T, dynamic>&);      \
   keyword void mlstm_inputs_backward(device::basic_cpu<P>&, const mlstm_inputs_backward_arguments<T>&);        \
+  keyword void mlstm_layer_forward(device::basic_cpu<P>&, const mlstm_layer_arguments<T>&);                    \
   keyword void mlstm_output_backward(device::basic_cpu<P>&, const mlstm_output_backward_arguments<T>&);        \
   keyword void slstm_inputs_backward(device::basic_cpu<P>&, const slstm_inputs_backward_arguments<T>&);        \
+  keyword void slstm_layer_forward(device::basic_cpu<P>&, const slstm_layer_arguments<T>&);                    \
   keyword void choose_likeliest(device::basic_cpu<P>&, matrix_view<const T>, std::int32_t*, T*);               \
   keyword void choose_tokens(device::basic_cpu<P>&, matrix_view<const T>, const double*, const double*,        \
                              std::int32_t*);

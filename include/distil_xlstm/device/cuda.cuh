@@ -17,8 +17,10 @@
 #include <distil_xlstm/op/logits/cuda.cuh>
 #include <distil_xlstm/op/mlstm/cuda.cuh>
 #include <distil_xlstm/op/mlstm_inputs/cuda.cuh>
+#include <distil_xlstm/op/mlstm_layer/cuda.cuh>
 #include <distil_xlstm/op/mlstm_output/cuda.cuh>
 #include <distil_xlstm/op/norm/cuda.cuh>
 #include <distil_xlstm/op/sampling/cuda.cuh>
 #include <distil_xlstm/op/slstm/cuda.cuh>
 #include <distil_xlstm/op/slstm_inputs/cuda.cuh>
+#include <distil_xlstm/op/slstm_layer/cuda.cuh>

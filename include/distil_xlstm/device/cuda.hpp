@@ -15,11 +15,13 @@
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
+#include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
+#include <distil_xlstm/op/slstm_layer/op.hpp>
 
 // The GPU for compilers that are not nvcc: the device, and its verbs and operations as device/cuda.cuh defines them.
 // A program's own source may use a model on a GPU when a source that nvcc compiles instantiates that model
@@ -108,6 +110,8 @@ DISTIL_XLSTM_LINKED void slstm_backward(basic_cuda<P>& device, const slstm_backw
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_inputs_backward(basic_cuda<P>& device,
                                                const slstm_inputs_backward_arguments<T>& a);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void slstm_layer_forward(basic_cuda<P>& device, const slstm_layer_arguments<T>& a);
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a);
 template <Precision P, class T, class Operand, class Gradient>
@@ -118,6 +122,9 @@ DISTIL_XLSTM_LINKED void mlstm_inputs_forward(basic_cuda<P>& device, const mlstm
 template <Precision P, class T, class S>
 DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
                                                const mlstm_inputs_backward_arguments<T, S>& a);
+template <Precision P, class T, class S, class Matrix>
+DISTIL_XLSTM_LINKED void mlstm_layer_forward(basic_cuda<P>& device,
+                                             const mlstm_layer_arguments<T, S, Matrix>& a);
 template <Precision P, class T, class Z>
 DISTIL_XLSTM_LINKED void mlstm_output_backward(basic_cuda<P>& device,
                                                const mlstm_output_backward_arguments<T, Z>& a);

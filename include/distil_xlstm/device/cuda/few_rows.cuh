@@ -13,7 +13,7 @@
 namespace distil_xlstm::device::detail::few_rows {
 
 /// Products of one kernel that share neither operands nor result.
-constexpr int most_sets = 4;
+constexpr int most_sets = 8;
 
 /// c = beta c + x wᵀ + addend, x and w rounded to bfloat16 as they are read, sums in float: `count` times in each set,
 /// item i's matrices start i * step numbers further on. All rows of x and w are read 16 bytes at a time.
@@ -25,10 +25,11 @@ struct products {
     float* c;             ///< [rows, n]
     const float* addend;  ///< [rows, n], of the first item; or null
     index stride_c, stride_addend;
+    index stride_x, step_w;
     int n;
   } sets[most_sets];
-  index stride_x, stride_w;
-  index step_x, step_w, step_c;
+  index stride_w;
+  index step_x, step_c;
   int rows, n, k, count;  ///< n: the largest
   int wave;               ///< blocks that run at once
   float beta;
@@ -89,14 +90,14 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int of_eight = lane / 4, part = lane % 4 * 8;
   const int column0 = static_cast<int>(blockIdx.x) * columns, row0 = static_cast<int>(blockIdx.y) * rows;
-  const X* x = set.x + item * p.step_x + (row0 + of_eight) * p.stride_x + part;
-  const W* w = set.w + item * p.step_w + (column0 + of_eight) * p.stride_w + part;
+  const X* x = set.x + item * p.step_x + (row0 + of_eight) * set.stride_x + part;
+  const W* w = set.w + item * set.step_w + (column0 + of_eight) * p.stride_w + part;
   // The first blocks have their rows of w fetched, and all of them those of the block that will follow.
   const int bytes = min(p.k * static_cast<int>(sizeof(W)), 1 << 16);
   const auto fetch = [&](int block) {
     const int row = block * columns + warp * (columns / Warps) + lane;
     if (lane < columns / Warps && row < set.n && bytes > 0)
-      prefetch_far(set.w + item * p.step_w + row * p.stride_w, bytes);
+      prefetch_far(set.w + item * set.step_w + row * p.stride_w, bytes);
   };
   earlier.wait([&] {
     const int block = static_cast<int>(blockIdx.x);
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
         left[u][s / 2][s % 2].load(w + 8 * s * p.stride_w + at, there && column0 + of_eight + 8 * s < set.n);
 #pragma unroll
       for (int t = 0; t < Tiles; ++t)
-        right[u][t].load(x + 8 * t * p.stride_x + at, there && row0 + of_eight + 8 * t < p.rows);
+        right[u][t].load(x + 8 * t * set.stride_x + at, there && row0 + of_eight + 8 * t < p.rows);
     }
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
 /// The first `sets` of p, which writes c's of which the caller tells the copies of operands.
 template <class X, class W>
 void run(cuda_base& device, products<X, W> p, int sets) {
-  const auto with = [&]<int Strips, int Tiles, int Warps = 8>() {
+  const auto with = [&]<int Strips, int Tiles, int Warps>() {
     p.wave = blocks_at_once(Strips * Tiles, Warps, sizeof(W)) * device.multiprocessors();
     const dim3 blocks(static_cast<unsigned>(blocks_for(p.n, 16 * Strips)),
                       static_cast<unsigned>(blocks_for(p.rows, 8 * Tiles)),
@@ -171,15 +172,21 @@ void run(cuda_base& device, products<X, W> p, int sets) {
   const auto enough = [&](index columns, index rows) {
     return blocks_for(p.n, columns) * blocks_for(p.rows, rows) * sets * p.count >= device.multiprocessors() / 2;
   };
-  // More warps add another way, so that it is not for the rows to say how many there are.
+  const auto of_warps = [&]<int Warps>() {
+    if (p.rows > 16 && enough(32, 32))
+      with.template operator()<2, 4, Warps>();
+    else if (p.rows > 8 && enough(16, 16))
+      with.template operator()<1, 2, Warps>();
+    else
+      with.template operator()<1, 1, Warps>();
+  };
+  // More or fewer warps add another way, so that it is not for the rows to say how many there are.
   if (p.n <= 32 && p.k >= 2048)
     with.template operator()<1, 1, 16>();
-  else if (p.rows > 16 && enough(32, 32))
-    with.template operator()<2, 4>();
-  else if (p.rows > 8 && enough(16, 16))
-    with.template operator()<1, 2>();
+  else if (p.k <= 5 * chunk)
+    of_warps.template operator()<4>();
   else
-    with.template operator()<1, 1>();
+    of_warps.template operator()<8>();
 }
 
 }  // namespace distil_xlstm::device::detail::few_rows

@@ -261,12 +261,13 @@ struct few_rows_set {
   cuda_operand a, b;
   matrix_view<float> c;
   matrix_view<const float> addend = {};
+  index step_b = 0;
 };
 /// Computes up to `few_rows::most_sets` in one kernel, of as many rows and with operands stored alike, where b is read
 /// the way it lies, as Wᵀ: any product of up to 4 rows, and up to 64 rows while blocks that read one another's operands
 /// again cost less than what else a product needs. Returns whether it does.
-inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_b, index step_c,
-                             float beta, std::span<const few_rows_set> sets) {
+inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_c, float beta,
+                             std::span<const few_rows_set> sets) {
   const cuda_operand &a = sets.front().a, &b = sets.front().b;
   const index rows = sets.front().c.rows, k = b.cols;
   const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
@@ -275,7 +276,7 @@ inline bool few_rows_product(cuda_base& device, index count, index step_a, index
   index n = 0;
   for (const few_rows_set& s : sets) {
     if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
-    if (s.a.stride != a.stride || s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
+    if (s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
     n = std::max(n, s.c.cols);
   }
   if (n > (1 << 24) || (rows > 4 && rows * n * k > index{1} << 27)) return false;
@@ -288,11 +289,18 @@ inline bool few_rows_product(cuda_base& device, index count, index step_a, index
       const few_rows_set& s = sets[i];
       const auto* x = static_cast<const X*>(s.a.data);
       const auto* w = static_cast<const W*>(!bf16_b || s.b.dtype == dtype::bf16 ? s.b.data : s.b.bf16_copy);
-      if (!fits(s.a, x, step_a) || !fits(s.b, w, step_b)) return false;
-      p.sets[i] = {x, w, s.c.data, s.addend.data, s.c.stride, s.addend.stride, static_cast<int>(s.c.cols)};
+      if (!fits(s.a, x, step_a) || !fits(s.b, w, s.step_b)) return false;
+      p.sets[i] = {x,
+                   w,
+                   s.c.data,
+                   s.addend.data,
+                   s.c.stride,
+                   s.addend.stride,
+                   s.a.stride,
+                   s.step_b,
+                   static_cast<int>(s.c.cols)};
     }
-    p.stride_x = a.stride, p.stride_w = b.stride;
-    p.step_x = step_a, p.step_w = step_b, p.step_c = step_c;
+    p.stride_w = b.stride, p.step_x = step_a, p.step_c = step_c;
     p.rows = static_cast<int>(rows), p.n = static_cast<int>(n), p.k = static_cast<int>(k);
     p.count = static_cast<int>(count), p.beta = beta;
     few_rows::run(device, p, static_cast<int>(sets.size()));
@@ -312,7 +320,7 @@ void product(cuda_base& device, index count, const cuda_operand& a, index step_a
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (multiplies_in_bf16<P, T>) {
     if constexpr (std::is_same_v<T, float>)
-      if (few_rows_product(device, count, step_a, step_b, step_c, beta, std::array{few_rows_set{a, b, c}}))
+      if (few_rows_product(device, count, step_a, step_c, beta, std::array{few_rows_set{a, b, c, {}, step_b}}))
         return;
     if (c.rows > 16 || b.dtype == dtype::bf16 || b.bf16_copy)
       return run_product<bf16>(device, count, a, step_a, b, step_b, c, step_c, beta);

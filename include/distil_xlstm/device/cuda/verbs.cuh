@@ -322,8 +322,9 @@ void parallel_for(cuda_base& device, index n, const F& f) {
 template <Precision P, class T>
 void embed(basic_cuda<P>& device, frozen_matrix table, const std::int32_t* ids, matrix_view<T> x) {
   if (x.rows == 0) return;
-  detail::launch(device, "embed", {static_cast<unsigned>(x.rows), 128}, detail::gather_rows_kernel<T>, table,
-                 ids, x);
+  const unsigned threads = x.rows <= 64 ? 1024 : 128;  // of few rows all is read at once
+  detail::launch(device, "embed", {static_cast<unsigned>(x.rows), threads}, detail::gather_rows_kernel<T>,
+                 table, ids, x);
 }
 /// dtable[ids[r]] += dx[r], the rows of an id in their order: the same sums as the default's.
 template <Precision P, class T>

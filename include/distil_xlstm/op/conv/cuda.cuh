@@ -97,28 +97,24 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 3)
   });
 }
 
-/// One token of each sequence, a row of the block each: its past is read and written once.
+/// @{ Of a token of sequence b, four columns of what is there already; and of y: the past is read and written once.
 template <int Window>
-__global__ void __launch_bounds__(block_columns* block_lanes)
-    conv_step_kernel(earlier_kernels earlier, causal_conv_arguments<float> a) {
-  const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
-  const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y, width = a.in.width;
-  const bool there = column < width && b < a.in.seq.batch;
-  float* past = a.past.of(b) + column;
-  earlier.wait([&] {
-    if (!there) return;
+__device__ void prefetch_conv_step(const causal_conv_arguments<float>& a, index b, int column) {
+  const float* past = a.past.of(b) + column;
 #pragma unroll
-    for (int j = 0; j + 1 < Window; ++j) prefetch_far(past + j * width);
+  for (int j = 0; j + 1 < Window; ++j) prefetch_far(past + j * a.in.width);
 #pragma unroll
-    for (int i = 0; i < 4 * Window; i += 8) prefetch_far(a.weight + column * Window + i);
-    prefetch_far(a.bias + column);
-  });
-  if (!there) return;
-  float* before = a.before + b * (Window - 1) * width + column;
+  for (int i = 0; i < 4 * Window; i += 8) prefetch_far(a.weight + column * Window + i);
+  prefetch_far(a.bias + column);
+}
+template <int Window>
+__device__ float4 conv_step(const causal_conv_arguments<float>& a, index b, int column, float4 present) {
+  const index width = a.in.width;
+  float *past = a.past.of(b) + column, *before = a.before + b * (Window - 1) * width + column;
   float4 w[Window], x[Window];
 #pragma unroll
   for (int j = 0; j + 1 < Window; ++j) x[j] = load4(past + j * width);
-  x[Window - 1] = load4(a.in.x.row(b) + column);
+  x[Window - 1] = present;
   read_taps<Window>(a.weight, column, w);
   const int first = static_cast<int>(a.in.first_tap(b, 0));
   const auto tap = [&](int j) { return w[j]; };
@@ -129,6 +125,22 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
     // Of a document that begins here nothing before it is kept.
     store4(past + j * width, j + 1 > first || j + 2 == Window ? x[j + 1] : float4{0, 0, 0, 0});
   }
+  return y;
+}
+/// @}
+
+/// One token of each sequence, a row of the block each.
+template <int Window>
+__global__ void __launch_bounds__(block_columns* block_lanes, 2)
+    conv_step_kernel(earlier_kernels earlier, causal_conv_arguments<float> a) {
+  const int column = 4 * static_cast<int>(blockIdx.y * block_columns + threadIdx.x);
+  const index b = static_cast<index>(blockIdx.x) * block_lanes + threadIdx.y;
+  const bool there = column < a.in.width && b < a.in.seq.batch;
+  earlier.wait([&] {
+    if (there) prefetch_conv_step<Window>(a, b, column);
+  });
+  if (!there) return;
+  const float4 y = conv_step<Window>(a, b, column, load4(a.in.x.row(b) + column));
   store_convolved(a, b, column, y, silu_of(y));
 }
 
@@ -244,6 +256,13 @@ inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& i
   return in.width % 4 == 0 && in.width < (1 << 24) && in.seq.time < (1 << 24) && is_vectorised(in.x) &&
          is_vectorised(in.past) && in.seq.rows() > 0 && in.width > 0;
 }
+inline bool is_conv_vectorised(const causal_conv_arguments<float>& a) {
+  return is_conv_vectorised(a.in) && is_vectorised(a.y) && is_vectorised(a.activated);
+}
+/// Whether it is one token, of arrays that a step's kernel reads and writes.
+inline bool is_conv_step(const causal_conv_arguments<float>& a) {
+  return a.in.seq.time == 1 && is_conv_vectorised(a) && is_vectorised(a.past.data, a.past.stride);
+}
 
 }  // namespace detail
 
@@ -252,8 +271,8 @@ inline bool is_conv_vectorised(const distil_xlstm::detail::window_view<float>& i
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)
-    if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.y) && detail::is_vectorised(a.activated)) {
-      const bool step = a.in.seq.time == 1 && detail::is_vectorised(a.past.data, a.past.stride);
+    if (detail::is_conv_vectorised(a)) {
+      const bool step = detail::is_conv_step(a);
       const detail::stretches s(a.in.seq.time);
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {
         const dim3 threads(detail::block_columns, detail::block_lanes);

@@ -111,7 +111,7 @@ bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
     if constexpr (std::is_same_v<T, float> && std::is_same_v<U, float>) sets[i] = {x, w, c[i], addend[i]};
   }
   if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float> && std::is_same_v<U, float>)
-    return c.front().size() > 0 && few_rows_product(device, 1, 0, 0, 0, 0, sets);
+    return c.front().size() > 0 && few_rows_product(device, 1, 0, 0, 0, sets);
   return false;
 }
 
@@ -204,9 +204,12 @@ void headwise_forward(basic_cuda<P>& device, const std::array<headwise_arguments
         std::transform(several.begin(), several.end(), sets.begin(), [n](const headwise_arguments<T>& a) {
           const auto weight = transposed(matrix_view<const T>(a.weight, n, n));
           return detail::few_rows_set{detail::product_operand(a.x.columns(0, n)),
-                                      detail::product_operand(weight), a.y.columns(0, n)};
+                                      detail::product_operand(weight),
+                                      a.y.columns(0, n),
+                                      {},
+                                      n * n};
         });
-        if (detail::few_rows_product(device, one.blocks, n, n * n, n, 0, sets)) return;
+        if (detail::few_rows_product(device, one.blocks, n, n, 0, sets)) return;
       }
     }
   for (const auto& a : several) distil_xlstm::headwise_forward<basic_cuda<P>, T, Y>(device, a);

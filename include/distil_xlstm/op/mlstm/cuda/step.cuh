@@ -16,22 +16,72 @@ struct mlstm_step_factors {
   float forget, input, output;
 };
 
-/// m and n of a sequence and head, a block each.
+/// The products i and f of x, or, without x, nothing: they are there.
+struct mlstm_step_products {
+  matrix_view<const float> x;          ///< [batch, k]
+  matrix_view<const float> weight[2];  ///< of i, f: [heads, k], rows at 16 bytes
+  const float* bias[2];                ///< [heads]
+  matrix_view<float> y[2];             ///< i, f: [batch, heads]
+};
+/// i and f of a sequence and head, for all threads of a block.
+template <int Threads>
+__device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e, float (&gate)[2]) {
+  constexpr int ahead = 4;
+  __shared__ float sums[2][Threads / 32];
+  const int k = static_cast<int>(p.x.cols);
+  const float *x = p.x.row(b), *w[2] = {p.weight[0].row(e), p.weight[1].row(e)};
+  const float bias[2] = {p.bias[0][e], p.bias[1][e]};
+  const float4 zero{0, 0, 0, 0};
+  float sum[2] = {0, 0};
+  for (int first = 0; first < k; first += 4 * Threads * ahead) {
+    float4 in[ahead], of[2][ahead];
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int at = first + 4 * (Threads * u + static_cast<int>(threadIdx.x));
+      in[u] = at < k ? load4(x + at) : zero;
+#pragma unroll
+      for (int g = 0; g < 2; ++g) of[g][u] = at < k ? load4(w[g] + at) : zero;
+    }
+#pragma unroll
+    for (int u = 0; u < ahead; ++u)
+#pragma unroll
+      for (int g = 0; g < 2; ++g) sum[g] = add_dot(sum[g], in[u], of[g][u]);
+  }
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    sum[g] = warp_sum(sum[g]);
+    if (threadIdx.x % 32 == 0) sums[g][threadIdx.x / 32] = sum[g];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    gate[g] = 0;
+#pragma unroll
+    for (const float part : sums[g]) gate[g] += part;
+    gate[g] += bias[g];
+    if (threadIdx.x == 0) p.y[g].row(b)[e] = gate[g];
+  }
+}
+
+/// m and n of a sequence and head, a block each. (Two blocks a multiprocessor: with fewer registers, which the compiler
+/// chooses otherwise, the loads would wait for one another.)
 template <int Threads, class Operand>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     mlstm_step_gates_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
-                            mlstm_step_factors* factors) {
-  static_assert(Threads == 128);
-  __shared__ float sums[4];
+                            const __grid_constant__ mlstm_step_products products, mlstm_step_factors* factors) {
+  __shared__ float sums[Threads / 32];
   const index b = blockIdx.x / a.shape.heads, e = blockIdx.x % a.shape.heads, dq = a.shape.query;
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  const bool multiplies = products.x.data != nullptr;
   earlier.wait([&] {
     for (index d = threadIdx.x; d < dq; d += Threads) prefetch_far(n + d);
     prefetch_far(m);
+    if (const unsigned g = threadIdx.x; multiplies && b == 0 && g < 2)
+      prefetch_far(products.weight[g].row(e), min(4 * static_cast<int>(products.x.cols), 1 << 16));
   });
   // What n is made of is on its way before the factors are there.
-  constexpr int ahead = 4;
+  constexpr int ahead = 2;
   float old[ahead], key[ahead], query[ahead];
   const auto load = [&](index first) {
 #pragma unroll
@@ -42,8 +92,13 @@ __global__ void __launch_bounds__(Threads)
   };
   load(threadIdx.x);
   const bool begins = a.seq.begins(b, 0);
-  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m, i = a.i.row(b)[e];
-  const float log_f = math::log_sigmoid(a.f.row(b)[e]) + m0, m1 = fmaxf(log_f, i);
+  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
+  float gate[2];
+  if (multiplies)
+    mlstm_step_gates<Threads>(products, b, e, gate);
+  else
+    gate[0] = a.i.row(b)[e], gate[1] = a.f.row(b)[e];
+  const float i = gate[0], log_f = math::log_sigmoid(gate[1]) + m0, m1 = fmaxf(log_f, i);
   const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
   float r = 0;
   for (index first = threadIdx.x; first < dq; first += ahead * Threads) {
@@ -61,27 +116,55 @@ __global__ void __launch_bounds__(Threads)
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = r;
   __syncthreads();  // m has been read, too
   if (threadIdx.x != 0) return;
-  r = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  r = 0;
+#pragma unroll
+  for (const float part : sums) r += part;
   const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
   const auto norm = distil_xlstm::detail::mlstm_norm_of(a.shape.normaliser, scale * r, expf(-m1));
   *m = m1;
   factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
 }
 
-/// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
-/// block share; the blocks take tiles in turn. What a thread reads next it asks for row by row, as it writes those
-/// that it has, so that there is always something on its way. `Streams`: C is more than the caches hold until the
-/// next step.
+/// Packs of columns that a block has side by side.
 constexpr int mlstm_step_lanes = 8;
+/// A warp adds what a block's threads have of its columns: halves, quarters, ... of the groups, until the first lanes
+/// have the total.
+template <int Groups, class Pack>
+__device__ Pack mlstm_step_sum(const Pack* sums) {
+  constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, parts = 32 / lanes;
+  constexpr int each = Groups / parts;
+  Pack x[each];
+#pragma unroll
+  for (int i = 0; i < each; ++i) x[i] = sums[threadIdx.x % 32 + 32 * i];
+#pragma unroll
+  for (int half = each / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i)
+#pragma unroll
+      for (int j = 0; j < width; ++j)
+        reinterpret_cast<float*>(&x[i])[j] += reinterpret_cast<const float*>(&x[i + half])[j];
+#pragma unroll
+  for (int half = parts / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      float& y = reinterpret_cast<float*>(&x[0])[j];
+      y += __shfl_down_sync(~0u, y, half * lanes);
+    }
+  return x[0];
+}
+/// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
+/// block share; the blocks take tiles in turn. What a thread reads next it asks for all at once, when it has written
+/// what it has: uses between the loads would wait for those before them. `Streams`: C is more than the caches hold
+/// until the next step.
 constexpr int mlstm_step_blocks(bool streams) { return streams ? 3 : 2; }
 template <class Pack, bool Streams, class Operand>
 __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
     mlstm_step_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
                       const mlstm_step_factors* factors, unsigned strips, unsigned tiles) {
   constexpr int width = sizeof(Pack) / sizeof(float), lanes = mlstm_step_lanes, groups = 256 / lanes;
-  constexpr int ahead = 9, rows = ahead * groups, each = (rows + 255) / 256;
+  constexpr int ahead = 9, rows = ahead * groups;
   __shared__ Pack sums[256];
-  __shared__ float keys[rows], queries[rows];
+  __shared__ alignas(16) float inputs[2][2][rows];  // k and q, of passes in turn
   const unsigned heads = static_cast<unsigned>(a.shape.heads);
   const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
   const int lane = static_cast<int>(threadIdx.x) % lanes, group = static_cast<int>(threadIdx.x) / lanes;
@@ -99,101 +182,99 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
     float* c = a.state.c.of(task / heads) + (static_cast<index>(task % heads) * dq + d) * dv + column;
     return pass{c, tile < tiles && column < dv ? dq - d : 0};
   };
-  const auto row_of = [&](const pass& p, int r) {
-    return reinterpret_cast<Pack*>(p.c + static_cast<index>(r * groups) * dv);
-  };
+  const auto row_of = [&](const pass& p, int r) { return reinterpret_cast<Pack*>(p.c + r * groups * dv); };
   Pack x[ahead];
-  const auto ask = [&](const pass& p, int r) {
-    if (r * groups < p.left) x[r] = Streams ? __ldcs(row_of(p, r)) : *row_of(p, r);
+  const auto ask = [&](const pass& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r)
+      if (r * groups < p.left) x[r] = Streams ? __ldcs(row_of(p, r)) : *row_of(p, r);
+  };
+  const auto put = [&](const pass& p) {
+#pragma unroll
+    for (int r = 0; r < ahead; ++r)
+      if (r * groups < p.left) {
+        if constexpr (Streams)
+          __stcs(row_of(p, r), x[r]);
+        else
+          *row_of(p, r) = x[r];
+      }
   };
 
   pass now = pass_of(blockIdx.x, 0);
   earlier.wait([&] {
     for (int r = 0; r < ahead && r * groups < now.left; ++r) prefetch_far(row_of(now, r));
   });
-#pragma unroll
-  for (int r = 0; r < ahead; ++r) ask(now, r);
+  ask(now);
   Pack sum{};
   float* elements = reinterpret_cast<float*>(&sum);
   unsigned tile = blockIdx.x;
-  for (int first = 0; tile < tiles;) {
+  for (int first = 0, turn = 0; tile < tiles;) {
     const index b = tile / strips / heads, e = tile / strips % heads;
     const int column = column_of(tile);
     const bool last = first + rows >= dq;
     const pass next = last ? pass_of(tile + gridDim.x, 0) : pass_of(tile, first + rows);
     const mlstm_step_factors f = factors[tile / strips];
-    const Operand *q = a.q.row(b) + e * dq + first, *k = a.k.row(b) + e * dq + first;
+    const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
     const Operand* v = a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv;
     Pack written{};
-    if (column < dv) {
-      if constexpr (width == 4)
-        written = load4(v + column);
-      else
-        written = v[column];
+    if constexpr (width == 4) {
+      if (column < dv) written = load4(v + column);
+      // Four numbers a thread: of k, then of q.
+      const int at = 4 * static_cast<int>(threadIdx.x), which = at < rows ? 0 : 1, d = at - which * rows;
+      float4 four{};
+      if (at < 2 * rows && first + d < dq) four = load4((which == 0 ? k : q) + first + d);
+      if (at < 2 * rows) store4(&inputs[turn][which][d], four);
+    } else {
+      if (column < dv) written = v[column];
+      for (int d = static_cast<int>(threadIdx.x); d < rows && first + d < dq; d += 256)
+        inputs[turn][0][d] = k[first + d], inputs[turn][1][d] = q[first + d];
     }
-    float key[each], query[each];
-    const auto share = [&](const auto& move) {
-#pragma unroll
-      for (int j = 0; j < each; ++j) {
-        const int at = static_cast<int>(threadIdx.x) + 256 * j;
-        if (at < rows && first + at < dq) move(j, at);
-      }
-    };
-    share([&](int j, int at) { key[j] = static_cast<float>(k[at]), query[j] = static_cast<float>(q[at]); });
-    __syncthreads();  // the pass before is over
-    share([&](int j, int at) { keys[at] = key[j], queries[at] = query[j]; });
-    __syncthreads();
+    __syncthreads();  // the pass before is over, too
     const float* value = reinterpret_cast<const float*>(&written);
 #pragma unroll
     for (int r = 0; r < ahead; ++r) {
-      if (r * groups < now.left) {
-        if (!(f.forget > 0)) x[r] = Pack{};
-        float* y = reinterpret_cast<float*>(&x[r]);
-        const float write = keys[group + r * groups] * f.input, read = queries[group + r * groups];
+      if (r * groups >= now.left) break;
+      if (!(f.forget > 0)) x[r] = Pack{};
+      float* y = reinterpret_cast<float*>(&x[r]);
+      const float write = inputs[turn][0][group + r * groups] * f.input,
+                  read = inputs[turn][1][group + r * groups];
 #pragma unroll
-        for (int j = 0; j < width; ++j) {
-          y[j] = fmaf(f.forget, y[j], write * value[j]);
-          elements[j] = fmaf(read, y[j], elements[j]);
-        }
-        if constexpr (Streams)
-          __stcs(row_of(now, r), x[r]);
-        else
-          *row_of(now, r) = x[r];
+      for (int j = 0; j < width; ++j) {
+        y[j] = fmaf(f.forget, y[j], write * value[j]);
+        elements[j] = fmaf(read, y[j], elements[j]);
       }
-      ask(next, r);
     }
+    put(now);
+    ask(next);
     now = next;
-    first = last ? 0 : first + rows;
+    first = last ? 0 : first + rows, turn ^= 1;
     if (!last) continue;
     sums[threadIdx.x] = sum;
-    for (int half = groups / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (group < half) {
-        const Pack other = sums[threadIdx.x + half * lanes];
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      sum = mlstm_step_sum<groups>(sums);
+      if (group == 0 && column < dv) {
+        float* h = a.h.row(b) + e * dv + column;
 #pragma unroll
-        for (int j = 0; j < width; ++j) elements[j] += reinterpret_cast<const float*>(&other)[j];
-        sums[threadIdx.x] = sum;
+        for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
       }
-    }
-    if (group == 0 && column < dv) {
-      float* h = a.h.row(b) + e * dv + column;
-#pragma unroll
-      for (int j = 0; j < width; ++j) h[j] = elements[j] * f.output;
     }
     sum = Pack{};
     tile += gridDim.x;
   }
 }
 
+/// i and f are those of the arguments, or made on the way.
 template <class Operand>
-void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a) {
+void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a,
+                const mlstm_step_products& products = {}) {
   const index tasks = a.seq.batch * a.shape.heads;
   auto factors = device.template scratch<mlstm_step_factors>(tasks);
-  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 128}, mlstm_step_gates_kernel<128, Operand>, a,
-         factors.data());
-  const bool packs = a.shape.value % 4 == 0 && is_vectorised(a.v) &&
-                     is_vectorised(a.state.c.data, a.state.c.stride) &&
-                     (a.shape.query * a.shape.value) % 4 == 0;
+  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 256}, mlstm_step_gates_kernel<256, Operand>, a,
+         products, factors.data());
+  const bool packs = a.shape.value % 4 == 0 && a.shape.query % 4 == 0 && is_vectorised(a.q) &&
+                     is_vectorised(a.k) && is_vectorised(a.v) &&
+                     is_vectorised(a.state.c.data, a.state.c.stride);
   const auto run = [&]<class Pack, bool Streams>() {
     const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
     const index strips = blocks_for(a.shape.value, columns), tiles = strips * tasks;

@@ -20,8 +20,9 @@ struct slstm_step_map {
     for (index i = 0; i < 4; ++i)
       prefetch_far(a.state.of(b) + c + i * a.width()), prefetch_far(a.bias + c + i * a.width());
   }
+  /// Gives h.
   template <class V>
-  DISTIL_XLSTM_HD void operator()(index b, index c) const {
+  DISTIL_XLSTM_HD V advance(index b, index c) const {
     const index width = a.width();
     T *state = a.state.of(b) + c, *initial = a.initial + 4 * b * width + c;
     T *raw = a.raw.row(b) + c, *out = a.states.row(b) + c;
@@ -44,6 +45,11 @@ struct slstm_step_map {
     const V after[4] = {s.h, s.c, s.n, s.m};
     for (index i = 0; i < 4; ++i)
       math::store<V>(out + i * width, after[i]), math::store<V>(state + i * width, after[i]);
+    return s.h;
+  }
+  template <class V>
+  DISTIL_XLSTM_HD void operator()(index b, index c) const {
+    advance<V>(b, c);
   }
 };
 
@@ -57,10 +63,10 @@ inline bool slstm_step_in_bf16(cuda_base& device, const slstm_arguments<float>& 
   std::array<few_rows_set, 4> gates;
   for (index g = 0; g < 4; ++g) {
     const matrix_view<const float> r(a.recurrent + g * head * head, head, head);
-    gates[static_cast<std::size_t>(g)] = {product_operand(h), product_operand(transposed(r)),
-                                          sums.columns(g * width, head)};
+    gates[static_cast<std::size_t>(g)] = {
+        product_operand(h), product_operand(transposed(r)), sums.columns(g * width, head), {}, 4 * head * head};
   }
-  if (!few_rows_product(device, a.heads, head, 4 * head * head, head, 0, gates)) return false;
+  if (!few_rows_product(device, a.heads, head, head, 0, gates)) return false;
   map(device, rows, width, slstm_step_map<float>{a, sums});
   return true;
 }
