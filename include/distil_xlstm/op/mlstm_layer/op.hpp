@@ -19,7 +19,7 @@ namespace distil_xlstm {
 ///     i = Wi [q k v] + bi    f = Wf [q k v] + bf
 ///
 /// `S`: what q, k and v are stored as, where they have no biases; else T. `Matrix`: what Wi and Wf are.
-template <class T, class S = T, class Matrix = matrix_view<const T>, class Conv = causal_conv_arguments<T>>
+template <class T, class S = T, class Matrix = matrix_view<T>, class Conv = causal_conv_arguments<T>>
 struct mlstm_layer_arguments {
   Conv conv;                             ///< `causal_conv_arguments` of e; `activated` is a
   index width;                           ///< columns of a block of Wq, Wk, Wv
