@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/block/causal_conv1d.hpp>
 #include <distil_xlstm/block/feed_forward.hpp>
+#include <distil_xlstm/block/headwise_linear.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/norm.hpp>
@@ -58,6 +60,39 @@ numbers inputs(D& d, index rows, index heads, index blocks, index width) {
                                                matrix_view<T>(da.data(), rows, inner),
                                                matrix_view<T>(de.data(), rows, inner, 2 * inner)});
   return {da.numbers(), de.numbers(), dw.numbers(), dwi.numbers(), dwf.numbers(), dbi.numbers(), dbf.numbers()};
+}
+
+/// e is the left half of wider rows; q, k and v are stored as S's. `apart`: the convolution, then the maps.
+template <class T, class S = T, class D>
+numbers memory_inputs(D& d, index batch, index time, index blocks, index width, index window, bool documents,
+                      bool apart) {
+  const index rows = batch * time, inner = blocks * width, square = inner * width;
+  const auto random = [&](index n, std::uint64_t seed) { return on_device<T, D>(d, random_numbers(n, seed)); };
+  std::vector<double> starts;
+  for (index b = 0; b < batch; ++b)
+    for (index t = 0, last = b % 2 ? 0 : -1; t < time; ++t)
+      starts.push_back(static_cast<double>(t % 7 == 3 + b % 3 ? last = t : last));
+  const on_device<std::int32_t, D> start(d, starts);
+  const auto w = random(3 * square, 1), taps = random(inner * window, 2), bias = random(inner, 3),
+             e = random(2 * rows * inner, 4), past = random(batch * (window - 1) * inner, 5);
+  const on_device<T, D> before(d, batch * (window - 1) * inner), a(d, rows * inner);
+  const on_device<S, D> qkv(d, 3 * rows * inner);
+  const sequence_view seq{batch, time, documents ? start.data() : nullptr};
+  const matrix_view<const T> in(e.data(), rows, inner, 2 * inner);
+  const matrix_view<T> activated(a.data(), rows, inner);
+  const matrix_view<S> all(qkv.data(), rows, 3 * inner);
+  const auto conv = causal_conv1d{inner, window}.arguments<D, T>(
+      seq, conv_params<const T*>{taps.data(), bias.data()}, conv_state<T>{{past.data(), (window - 1) * inner}},
+      conv_tape<T>{before.data()}, in, matrix_view<T>(), activated);
+  const auto map = [&](index i) { return headwise_params<const T*>{w.data() + i * square}; };
+  const auto maps = headwise_linear{blocks, width}.arguments(
+      std::array{map(0), map(1), map(2)}, std::array<matrix_view<const T>, 3>{activated, activated, in},
+      std::array{all.columns(0, inner), all.columns(inner, inner), all.columns(2 * inner, inner)});
+  if (apart)
+    causal_conv_forward(d, conv), headwise_forward(d, maps);
+  else
+    mlstm_inputs_forward(d, mlstm_inputs_arguments{conv, maps});
+  return {a.numbers(), qkv.numbers(), past.numbers(), before.numbers()};
 }
 
 /// z and dz are the right half of wider rows; dz is stored as Z's.
@@ -258,6 +293,34 @@ struct devices {
 };
 
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(inputs_of_the_memory) {
+  devices d;
+  for (const auto& [batch, time, blocks, width] : {std::array<index, 4>{2, 40, 24, 4},
+                                                   {3, 70, 288, 4},
+                                                   {1, 300, 33, 4},
+                                                   {5, 2, 9, 4},
+                                                   {7, 1, 64, 4},
+                                                   {2, 19, 6, 12}})
+    for (const index window : {2, 3, 4, 5})
+      for (const bool documents : {false, true}) {
+        const std::string what = std::to_string(batch) + " times " + std::to_string(time) + ", " +
+                                 std::to_string(blocks) + " blocks of " + std::to_string(width) + ", window " +
+                                 std::to_string(window);
+        const auto run = [&, batch = batch, time = time, blocks = blocks, width = width]<class T, class S>(
+                             auto& device, T, S, bool apart) {
+          return memory_inputs<T, S>(device, batch, time, blocks, width, window, documents, apart);
+        };
+        const auto want = run(d.cpu, double(), double(), false);
+        check_all(what + ", double", run(d.gpu, double(), double(), false), want, 1e-12);
+        const auto plain = run(d.gpu, float(), float(), false),
+                   stored = run(d.rounding, float(), bf16(), false);
+        check_all(what + ", float", plain, want, 5e-6);
+        check_all(what + ", stored in bf16", stored, want, width == 4 ? 1. / 256 : 2e-2);
+        BOOST_TEST((plain == run(d.gpu, float(), float(), true)), what);
+        BOOST_TEST((stored == run(d.rounding, float(), bf16(), true)), what);
+      }
+}
 
 BOOST_AUTO_TEST_CASE(gradients_of_the_inputs) {
   devices d;

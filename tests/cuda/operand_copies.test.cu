@@ -179,7 +179,7 @@ BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
     const auto random = [&](index n, std::uint64_t seed) {
       return on_device<float, D>(gpu, random_numbers(n, seed));
     };
-    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), y = random(size, 4),
+    const auto w = random(width * window, 1), x = random(size, 2), dy = random(size, 3), b = random(width, 4),
                addend = random(size, 5), before = random(2 * (window - 1) * width, 6), dx = random(size, 7),
                dw = random(width * window, 8), db = random(width, 9);
     const on_device<bf16, D> rounded(gpu, random_numbers(size, 10));
@@ -188,8 +188,8 @@ BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
         return matrix_view<const float>(m.data(), rows, width);
       };
       causal_conv1d{width, window}.backward(
-          gpu, seq, conv_params<const float*>{w.data(), nullptr}, conv_params<float*>{dw.data(), db.data()},
-          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), whole(y));
+          gpu, seq, conv_params<const float*>{w.data(), b.data()}, conv_params<float*>{dw.data(), db.data()},
+          conv_tape<float>{before.data()}, whole(x), whole(dy), to, whole(addend), true);
     };
     run(matrix_view<float>(dx.data(), rows, width));
     run(matrix_view<bf16>(rounded.data(), rows, width));

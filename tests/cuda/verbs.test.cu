@@ -82,7 +82,7 @@ std::vector<std::vector<double>> convolution(D& d, index batch, index time, inde
   block.forward(d, seq, p, s, k, in, whole(y), activated);
   block.backward(d, seq, p, g, k, in, dout, whole(dx), whole(dx));
   // dout as the gradient of SiLU(y).
-  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), whole(y));
+  block.backward(d, seq, p, g, k, in, dout, whole(more), whole(beside), true);
   block.backward(d, seq, p, g, k, in, dout, whole(alone));
   return {y.numbers(),    silu.numbers(),  past.numbers(), before.numbers(), dx.numbers(),
           more.numbers(), alone.numbers(), dw.numbers(),   db.numbers()};

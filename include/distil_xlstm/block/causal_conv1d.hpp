@@ -66,19 +66,20 @@ struct basic_causal_conv1d {
     return conv_tape<typename L::scalar>{l.tensor("before", {seq.batch, window - 1, width})};
   }
 
-  /// `activated`: where SiLU(y) goes, too; without data nowhere.
+  /// `activated`: where SiLU(y) goes, too; without data nowhere. One of both may be without.
   template <class T, class D>
   void forward(D& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, std::type_identity_t<matrix_view<T>> activated = {}) const {
     causal_conv_forward(d, arguments<D, T>(seq, p, s, k, x, y, activated));
   }
   /// dx = addend + its gradient, which may be stored as the device's `operand_t`; adds to g. `addend`: dx, or another
-  /// matrix, or without data 0. `u`: y, where dy is the gradient of SiLU(y).
+  /// matrix, or without data 0. `activated`: dy is the gradient of SiLU(y), which is made again.
   template <class T, class G, class D>
   void backward(D& d, sequence_view seq, const auto& p, const auto& g, const conv_tape<T>& k, const_view<T> x,
-                const_view<T> dy, matrix_view<G> dx, const_view<T> addend = {}, const_view<T> u = {}) const {
-    causal_conv_backward(d, causal_conv_backward_arguments<T, known<D>, G>{input<D>(seq, k, x), p.weight, dy,
-                                                                           dx, addend, g.weight, g.bias, u});
+                const_view<T> dy, matrix_view<G> dx, const_view<T> addend = {}, bool activated = false) const {
+    causal_conv_backward(
+        d, causal_conv_backward_arguments<T, known<D>, G>{input<D>(seq, k, x), p.weight, dy, dx, addend,
+                                                          g.weight, g.bias, activated ? p.bias : nullptr});
   }
   /// @}
 

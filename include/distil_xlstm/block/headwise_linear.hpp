@@ -54,11 +54,17 @@ struct headwise_linear {
   void forward(auto& d, const auto& p, const std::array<matrix_view<const T>, N>& x,
                const std::array<matrix_view<Y>, N>& y) const {
     require(std::is_same_v<T, Y> || !bias, "headwise_linear: a bias is added to numbers that are not rounded");
-    std::array<headwise_arguments<T, Y>, N> all;
-    for (std::size_t i = 0; i < N; ++i) all[i] = {blocks, width, p[i].weight, x[i], y[i]};
-    headwise_forward(d, all);
+    headwise_forward(d, arguments(p, x, y));
     for (std::size_t i = 0; i < N; ++i)
       if (p[i].bias) transform(d, y[i], math::plus{}, y[i], broadcast(p[i].bias));
+  }
+  /// What the maps ask of a device, but for biases.
+  template <class T, class Y, std::size_t N>
+  std::array<headwise_arguments<T, Y>, N> arguments(const auto& p, const std::array<matrix_view<const T>, N>& x,
+                                                    const std::array<matrix_view<Y>, N>& y) const {
+    std::array<headwise_arguments<T, Y>, N> all;
+    for (std::size_t i = 0; i < N; ++i) all[i] = {blocks, width, p[i].weight, x[i], y[i]};
+    return all;
   }
 
   /// dx = beta dx + HLᵀ(dy); adds to g.

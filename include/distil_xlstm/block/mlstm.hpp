@@ -46,8 +46,7 @@ template <class T>
 struct mlstm_tape {
   matrix_view<T> up;  ///< [rows, 2 inner]: the cell's input, and z
   conv_tape<T> conv;  ///< its past
-  /// [rows, inner]: the convolution.
-  matrix_view<T> u, a;  ///< [rows, inner]: SiLU of it
+  matrix_view<T> a;   ///< [rows, inner]: SiLU of the convolution
   /// [rows, 3 inner]: q, k and v side by side; where a backward may follow, and they have no biases, stored as the
   /// device's `operand_t`.
   matrix_view<T> qkv;
@@ -151,7 +150,6 @@ struct basic_mlstm {
     mlstm_tape<T> k{};
     k.up = l.matrix("up", rows, 2 * inner);
     k.conv = conv().tape(l, seq);
-    k.u = l.matrix("u", rows, inner);
     k.a = l.matrix("a", rows, inner);
     k.qkv = l.matrix("qkv", rows, 3 * inner);
     k.i = l.matrix("i", rows, heads);
@@ -171,7 +169,7 @@ struct basic_mlstm {
     up().forward(d, p.proj_up, x, k.up);
     const matrix_view<const T> in = k.up.columns(0, inner), z = k.up.columns(inner, inner), h = k.h;
     const auto convolution = conv().template arguments<std::remove_cvref_t<decltype(d)>, T>(
-        seq, p.conv1d, s.conv, k.conv, in, k.u, k.a);
+        seq, p.conv1d, s.conv, k.conv, in, matrix_view<T>(), k.a);
     const auto remember = [&]<class S>(S) {
       using matrix = std::remove_cvref_t<decltype(p.igate.weight)>;
       mlstm_layer_forward(d, mlstm_layer_arguments<T, S, matrix, std::remove_cvref_t<decltype(convolution)>>{
@@ -213,13 +211,8 @@ struct basic_mlstm {
     down().backward(d, p.proj_down, g.proj_down, stored<operand>(k.y), dy, dnorm);
     // (Clang before 16 captures no parts of a structured binding by themselves.)
     const auto through = [&, dnorm = dnorm, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
-      constexpr bool rounds = !std::is_same_v<S, T>;
       const auto room = scratch_matrices<S>(d, x.rows, 2 * inner);
       const matrix_view<S> dup = room.views[0];
-      // Sums are of numbers that are not rounded.
-      const auto sums = scratch_matrices<T>(d, x.rows, rounds ? index(inner) : 0);
-      matrix_view<T> din = sums.views[0];
-      if constexpr (!rounds) din = columns(dup, 0);
       mlstm_output_backward(d, mlstm_output_backward_arguments<T, S>{
                                    norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh, da,
                                    columns(dup, 1), g.outnorm.weight, g.learnable_skip});
@@ -229,6 +222,7 @@ struct basic_mlstm {
                                                of.columns(2 * inner, inner), k.i, k.f, h, dh, k.chunk_states,
                                                columns(dqkv, 0), columns(dqkv, 1), columns(dqkv, 2),
                                                dgates.columns(0, heads), dgates.columns(heads, heads)});
+      const auto of_v = dnorm;  // what the memory's input gets through v, where dnorm is done with
       mlstm_inputs_backward(
           d, mlstm_inputs_backward_arguments<T, S>{heads,
                                                    inner / qkv_block,
@@ -245,8 +239,8 @@ struct basic_mlstm {
                                                    dgates,
                                                    dqkv,
                                                    da,
-                                                   din});
-      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, columns(dup, 0), din, k.u);
+                                                   of_v});
+      conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, in, da, columns(dup, 0), of_v, true);
       up().backward(d, p.proj_up, g.proj_up, x, dup, dx);
     };
     // The gradient of a bias sums numbers that are not rounded.

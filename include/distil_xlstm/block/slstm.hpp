@@ -38,8 +38,7 @@ struct slstm_layer_state {
 template <class T>
 struct slstm_tape {
   conv_tape<T> conv;  ///< its past, if there is a convolution
-  /// [rows, width]: the convolution, if there is one.
-  matrix_view<T> u, a;  ///< [rows, width]: SiLU of it
+  matrix_view<T> a;   ///< [rows, width]: SiLU of it, if there is one
 
   /// [rows, 4 width]: i~, f~, z~, o~; after backward their gradients.
   matrix_view<T> raw, states;  ///< [rows, 4 width]: h, c, n, m after each token
@@ -114,7 +113,6 @@ struct basic_slstm {
     const index rows = seq.rows();
     if (conv_window) {
       k.conv = conv().tape(l, seq);
-      k.u = l.matrix("u", rows, width);
       k.a = l.matrix("a", rows, width);
     }
     k.raw = l.matrix("raw", rows, 4 * width);
@@ -127,7 +125,7 @@ struct basic_slstm {
   template <class T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
-    if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, k.u, k.a);
+    if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, matrix_view<T>(), k.a);
     const matrix_view<const T> a = conv_window ? k.a : x;
     const auto raw = [&](index i) { return k.raw.columns(i * width, width); };
     slstm_layer_forward(
@@ -169,7 +167,7 @@ struct basic_slstm {
                                               da,
                                               dx,
                                               dh});
-    if (conv_window) conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, dx, k.u);
+    if (conv_window) conv().backward(d, seq, p.conv1d, g.conv1d, k.conv, x, da, dx, dx, true);
   }
   /// @}
 

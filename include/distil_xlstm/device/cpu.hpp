@@ -56,6 +56,7 @@
   keyword void rotate_heads(device::basic_cpu<P>&, const rotary_angles<T>&, const rotary_heads<T>&);           \
   keyword void rotate_heads(device::basic_cpu<P>&, const rotary_angles<T>&, const rotary_heads<T>&,            \
                             const rotary_heads<T>&);                                                           \
+  keyword void mlstm_inputs_forward(device::basic_cpu<P>&, const mlstm_inputs_arguments<T, T, dynamic>&);      \
   keyword void mlstm_inputs_backward(device::basic_cpu<P>&, const mlstm_inputs_backward_arguments<T>&);        \
   keyword void mlstm_layer_forward(device::basic_cpu<P>&, const mlstm_layer_arguments<T>&);                    \
   keyword void mlstm_output_backward(device::basic_cpu<P>&, const mlstm_output_backward_arguments<T>&);        \

@@ -119,6 +119,8 @@ template <Precision P, class T, class Operand, class Gradient>
 DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device,
                                         const mlstm_backward_arguments<T, Operand, Gradient>& a);
 template <Precision P, class T, class S>
+DISTIL_XLSTM_LINKED void mlstm_inputs_forward(basic_cuda<P>& device, const mlstm_inputs_arguments<T, S>& a);
+template <Precision P, class T, class S>
 DISTIL_XLSTM_LINKED void mlstm_inputs_backward(basic_cuda<P>& device,
                                                const mlstm_inputs_backward_arguments<T, S>& a);
 template <Precision P, class T, class S, class Matrix>

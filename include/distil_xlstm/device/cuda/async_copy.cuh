@@ -39,6 +39,10 @@ __device__ inline void copy_async_4(std::uint32_t shared, const void* global, in
 __device__ inline void copy_async_16(void* shared, const void* global) {
   copy_async_16(shared_address(shared), global);
 }
+__device__ inline void copy_async_8(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
+}
 __device__ inline void copy_async_4(float* shared, const float* global, int bytes) {
   copy_async_4(shared_address(shared), global, bytes);
 }

@@ -32,52 +32,69 @@ __device__ void read_taps(const float* weight, int column, float4 (&w)[Window]) 
     w[j] = {p[0], p[Window], p[2 * Window], p[3 * Window]};
   }
 }
-
-/// Four numbers of y, and of SiLU(y), which it gives, where those are asked for.
-__device__ inline float4 store_convolved(const causal_conv_arguments<float>& a, index row, int column,
-                                         float4 y) {
-  store4(a.y.row(row) + column, y);
-  if (!a.activated.data) return y;
+__device__ inline float4 read_bias(const float* bias, int column) {
+  return {bias[column], bias[column + 1], bias[column + 2], bias[column + 3]};
+}
+/// y of the inputs x[0] .. x[Window - 1], of which those before tap `first` lie in another document.
+template <int Window, class W>
+__device__ float4 convolved(float4 bias, const W& w, const float4* x, int first) {
+#pragma unroll
+  for (int j = 0; j < Window; ++j)
+    if (j >= first) bias = add_product(bias, w(j), x[j]);
+  return bias;
+}
+__device__ inline float4 silu_of(float4 y) {
   const math::silu_forward silu;
-  const float4 activated{silu(y.x), silu(y.y), silu(y.z), silu(y.w)};
-  store4(a.activated.row(row) + column, activated);
-  return activated;
+  return {silu(y.x), silu(y.y), silu(y.z), silu(y.w)};
+}
+/// Four numbers of y, and of SiLU(y), as far as they are asked for.
+__device__ inline void store_convolved(const causal_conv_arguments<float>& a, index row, int column, float4 y,
+                                       float4 activated) {
+  if (a.y.data) store4(a.y.row(row) + column, y);
+  if (a.activated.data) store4(a.activated.row(row) + column, activated);
+}
+
+/// Rows of which a thread asks for the inputs at once.
+constexpr int conv_ahead = 4;
+/// f(t, y, x) for every `conv_ahead` times from t on, as far as they lie in the stretch: what the convolution gives, and
+/// its inputs at those times.
+template <int Window, class F>
+__device__ void convolve(const causal_conv_arguments<float>& a, const conv_stretch& s, const F& f) {
+  float4 w[Window], x[Window - 1 + conv_ahead];
+  read_taps<Window>(a.weight, s.column, w);
+  const float4 bias = read_bias(a.bias, s.column);
+  const auto tap = [&](int j) { return w[j]; };
+#pragma unroll
+  for (int j = 0; j + 1 < Window; ++j)
+    x[j] = read_input<Window>(a.in, s.b, s.begin - (Window - 1) + j, s.column);
+  for (int t = s.begin; t < s.end; t += conv_ahead) {
+    float4 y[conv_ahead];
+    int first[conv_ahead];
+#pragma unroll
+    for (int i = 0; i < conv_ahead; ++i) {
+      const bool there = t + i < s.end;
+      x[Window - 1 + i] = there ? read_input<Window>(a.in, s.b, t + i, s.column) : float4{0, 0, 0, 0};
+      first[i] = there ? static_cast<int>(a.in.first_tap(s.b, t + i)) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < conv_ahead; ++i) y[i] = convolved<Window>(bias, tap, x + i, first[i]);
+    f(t, y, x + Window - 1);
+#pragma unroll
+    for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + conv_ahead];
+  }
 }
 
 template <int Window>
-__global__ void __launch_bounds__(block_columns* block_lanes)
+__global__ void __launch_bounds__(block_columns* block_lanes, 3)
     conv_forward_kernel(causal_conv_arguments<float> a, index tiles, int each) {
   const int time = static_cast<int>(a.in.seq.time);
   const conv_stretch s(tiles, time, each);
   if (s.column >= a.in.width || s.begin >= s.end) return;
-  float4 w[Window], x[Window];
-  read_taps<Window>(a.weight, s.column, w);
-  const float4 bias{a.bias[s.column], a.bias[s.column + 1], a.bias[s.column + 2], a.bias[s.column + 3]};
+  convolve<Window>(a, s, [&](int t, const float4(&y)[conv_ahead], const float4*) {
 #pragma unroll
-  for (int j = 1; j < Window; ++j) x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
-  constexpr int ahead = 4;
-  for (int t = s.begin; t < s.end; t += ahead) {
-    float4 next[ahead];
-    int first[ahead];
-#pragma unroll
-    for (int i = 0; i < ahead; ++i)
-      if (t + i < s.end) {
-        next[i] = read_input<Window>(a.in, s.b, t + i, s.column);
-        first[i] = static_cast<int>(a.in.first_tap(s.b, t + i));
-      }
-#pragma unroll
-    for (int i = 0; i < ahead; ++i) {
-      if (t + i >= s.end) break;
-#pragma unroll
-      for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1];
-      x[Window - 1] = next[i];
-      float4 sum = bias;
-#pragma unroll
-      for (int j = 0; j < Window; ++j)
-        if (j >= first[i]) sum = add_product(sum, w[j], x[j]);
-      store_convolved(a, s.b * time + t + i, s.column, sum);
-    }
-  }
+    for (int i = 0; i < conv_ahead; ++i)
+      if (t + i < s.end) store_convolved(a, s.b * time + t + i, s.column, y[i], silu_of(y[i]));
+  });
 }
 
 /// @{ Of a token of sequence b, four columns of what is there already; and of y: the past is read and written once.
@@ -99,18 +116,16 @@ __device__ float4 conv_step(const causal_conv_arguments<float>& a, index b, int 
   for (int j = 0; j + 1 < Window; ++j) x[j] = load4(past + j * width);
   x[Window - 1] = present;
   read_taps<Window>(a.weight, column, w);
-  float4 sum{a.bias[column], a.bias[column + 1], a.bias[column + 2], a.bias[column + 3]};
   const int first = static_cast<int>(a.in.first_tap(b, 0));
-#pragma unroll
-  for (int j = 0; j < Window; ++j)
-    if (j >= first) sum = add_product(sum, w[j], x[j]);
+  const auto tap = [&](int j) { return w[j]; };
+  const float4 y = convolved<Window>(read_bias(a.bias, column), tap, x, first);
 #pragma unroll
   for (int j = 0; j + 1 < Window; ++j) {
     store4(before + j * width, x[j]);
     // Of a document that begins here nothing before it is kept.
     store4(past + j * width, j + 1 > first || j + 2 == Window ? x[j + 1] : float4{0, 0, 0, 0});
   }
-  return sum;
+  return y;
 }
 /// @}
 
@@ -125,25 +140,15 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
     if (there) prefetch_conv_step<Window>(a, b, column);
   });
   if (!there) return;
-  store_convolved(a, b, column, conv_step<Window>(a, b, column, load4(a.in.x.row(b) + column)));
+  const float4 y = conv_step<Window>(a, b, column, load4(a.in.x.row(b) + column));
+  store_convolved(a, b, column, y, silu_of(y));
 }
 
-/// What the way back reads of a row: dy, and u where there is one.
-struct conv_gradient_row {
-  float4 dy, u;
-  template <class G>
-  static __device__ conv_gradient_row of(const causal_conv_backward_arguments<float, dynamic, G>& a, index row,
-                                         int column) {
-    return {load4_readonly(a.dy.row(row) + column),
-            a.u.data ? load4_readonly(a.u.row(row) + column) : float4{0, 0, 0, 0}};
-  }
-  /// The gradient by y, rounded as one that memory holds.
-  __device__ float4 gradient(bool by_silu) const {
-    if (!by_silu) return dy;
-    const auto by = [](float u, float dy) { return __fmul_rn(dy, math::silu(u).slope); };
-    return {by(u.x, dy.x), by(u.y, dy.y), by(u.z, dy.z), by(u.w, dy.w)};
-  }
-};
+/// The gradient by y where dy is that by SiLU(y), rounded as one that memory holds.
+__device__ inline float4 through_silu(float4 y, float4 dy) {
+  const auto by = [](float y, float dy) { return __fmul_rn(dy, math::silu(y).slope); };
+  return {by(y.x, dy.x), by(y.y, dy.y), by(y.z, dy.z), by(y.w, dy.w)};
+}
 
 /// `partial`, a row a block row: [width, Window] of the weight's gradient, [width] of the bias's.
 template <int Window, class G>
@@ -153,13 +158,13 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
   const int time = static_cast<int>(a.in.seq.time), width = static_cast<int>(a.in.width);
   const conv_stretch s(tiles, time, each);
   const float4 zero{0, 0, 0, 0};
-  const bool by_silu = a.u.data != nullptr;
-  __shared__ float4 taps[Window][block_columns];
+  __shared__ float4 taps[Window][block_columns], biases[block_columns];
   if (threadIdx.y == 0 && s.column < width) {
     float4 w[Window];
     read_taps<Window>(a.weight, s.column, w);
 #pragma unroll
     for (int j = 0; j < Window; ++j) taps[j][threadIdx.x] = w[j];
+    if (a.bias) biases[threadIdx.x] = read_bias(a.bias, s.column);
   }
   __syncthreads();
   float4 dw[Window], db = zero;
@@ -167,55 +172,55 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
   for (int j = 0; j < Window; ++j) dw[j] = zero;
   if (s.column < width && s.begin < s.end) {
     const index row = s.b * time;
-    G* dx_of = a.dx.row(row) + s.column;
-    const float* addend_of = a.addend.data ? a.addend.row(row) + s.column : nullptr;
-    // dy[i] and start[i] are of time t + i, as far as there is one, x[j] is what tap j of time t reads.
+    // Of the newest time and those before it: x[j], and the gradient by y, dy[j], of time - (Window - 1) + j.
     float4 x[Window], dy[Window];
     int start[Window];
-    const auto start_of = [&](int t) {
-      return t < time ? static_cast<int>(a.in.seq.document_start(s.b, t)) : time;
-    };
-    const auto row_of = [&](int t) {
-      return t < time ? conv_gradient_row::of(a, row + t, s.column) : conv_gradient_row{zero, zero};
-    };
+    const auto tap = [&](int j) { return taps[j][threadIdx.x]; };
 #pragma unroll
-    for (int j = 1; j < Window; ++j) {
-      const int t = s.begin + j - 1;
-      x[j] = read_input<Window>(a.in, s.b, s.begin - Window + j, s.column);
-      dy[j] = row_of(t).gradient(by_silu);
-      start[j] = start_of(t);
+    for (int j = 0; j < Window; ++j) {
+      x[j] = j > 0 ? read_input<Window>(a.in, s.b, s.begin - Window + j, s.column) : zero;
+      dy[j] = zero, start[j] = 0;
     }
     constexpr int ahead = 2;
-    for (int first = s.begin; first < s.end; first += ahead) {
-      float4 next[ahead], old[ahead];
-      conv_gradient_row above[ahead];
-      int start_above[ahead];
+    // dx of a time needs the gradients of those up to Window - 1 later.
+    const int last = s.end + Window - 1;
+    for (int first = s.begin; first < last; first += ahead) {
+      float4 next[ahead], next_dy[ahead], old[ahead];
+      int next_start[ahead];
 #pragma unroll
       for (int i = 0; i < ahead; ++i) {
-        const int t = first + i < s.end ? first + i : s.end - 1, last = t + Window - 1;
-        next[i] = read_input<Window>(a.in, s.b, t, s.column);
-        above[i] = row_of(last), start_above[i] = start_of(last);
-        old[i] = addend_of ? load4(addend_of + t * a.addend.stride) : zero;
+        const int now = first + i, t = now - (Window - 1);
+        const bool there = now < time && now < last;
+        next[i] = there ? read_input<Window>(a.in, s.b, now, s.column) : zero;
+        next_dy[i] = there ? load4_readonly(a.dy.row(row + now) + s.column) : zero;
+        next_start[i] = there ? static_cast<int>(a.in.seq.document_start(s.b, now)) : time;
+        old[i] = a.addend.data && t >= s.begin && now < last ? load4(a.addend.row(row + t) + s.column) : zero;
       }
 #pragma unroll
       for (int i = 0; i < ahead; ++i) {
-        const int t = first + i;
-        if (t >= s.end) break;
+        const int now = first + i, t = now - (Window - 1);
+        if (now >= last) break;
 #pragma unroll
         for (int j = 0; j + 1 < Window; ++j) x[j] = x[j + 1], dy[j] = dy[j + 1], start[j] = start[j + 1];
-        x[Window - 1] = next[i], dy[Window - 1] = above[i].gradient(by_silu);
-        start[Window - 1] = start_above[i];
+        x[Window - 1] = next[i], start[Window - 1] = next_start[i];
+        // Taps before the first read another document, or what lies before the past.
+        const int back = next_start[i] < 0 ? Window - 1 : now - next_start[i];
+        const int first_tap = Window - 1 - back;
+        float4& newest = dy[Window - 1];
+        newest = next_dy[i];
+        if (a.bias) newest = through_silu(convolved<Window>(biases[threadIdx.x], tap, x, first_tap), newest);
+        if (now < s.end) {
+          db = add(db, newest);
+#pragma unroll
+          for (int j = 0; j < Window; ++j)
+            if (j >= first_tap) dw[j] = add_product(dw[j], newest, x[j]);
+        }
+        if (t < s.begin) continue;
         float4 sum = old[i];
 #pragma unroll
         for (int k = 0; k < Window; ++k)
-          if (t >= start[k]) sum = add_product(sum, taps[Window - 1 - k][threadIdx.x], dy[k]);
-        store4(dx_of + t * a.dx.stride, sum);
-        db = add(db, dy[0]);
-        // Taps before the first read another document, or what lies before the past.
-        const int back = start[0] < 0 ? Window - 1 : t - start[0];
-#pragma unroll
-        for (int j = 0; j < Window; ++j)
-          if (Window - 1 - j <= back) dw[j] = add_product(dw[j], dy[0], x[j]);
+          if (t >= start[k]) sum = add_product(sum, tap(Window - 1 - k), dy[k]);
+        store4(a.dx.row(row + t) + s.column, sum);
       }
     }
   }
@@ -229,6 +234,12 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
     for (int i = 0; i < 4; ++i)
       partial[j < Window ? (s.column + i) * Window + j : width * Window + s.column + i] = four[i];
   }
+}
+
+/// The past, for a kernel that writes all else.
+inline void keep_past(cuda_base& device, const causal_conv_arguments<float>& a) {
+  map(device, a.in.seq.batch, a.in.width,
+      distil_xlstm::detail::conv_keep_past<float>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past, a.before});
 }
 
 /// Calls f(window as a constant) and gives true, where a kernel is there for it.
@@ -271,14 +282,12 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
               {detail::column_grid(detail::blocks_for(a.in.seq.batch, detail::block_lanes), a.in.width),
                threads},
               detail::conv_step_kernel<Window>, a);
-        map(device, a.in.seq.batch, a.in.width,
-            distil_xlstm::detail::conv_keep_past<T>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past,
-                                                    a.before});
+        detail::keep_past(device, a);
         detail::enqueue(device, "causal_conv_forward",
                         {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width), threads},
                         detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
-        distil_xlstm::detail::tell_written(device.operand_copies(), outputs{a.y});
-        if (a.activated.data) distil_xlstm::detail::tell_written(device.operand_copies(), outputs{a.activated});
+        for (const matrix_view<T>& m : {a.y, a.activated})
+          if (m.data) distil_xlstm::detail::tell_written(device.operand_copies(), outputs{m});
       };
       if (detail::with_window(a.in.window, run)) return;
     }
@@ -289,8 +298,7 @@ template <Precision P, class T, class G>
 void causal_conv_backward(basic_cuda<P>& device, const causal_conv_backward_arguments<T, dynamic, G>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (detail::is_conv_vectorised(a.in) && detail::is_vectorised(a.dy) && a.dx.stride % 4 == 0 &&
-        detail::is_aligned(a.dx.data, static_cast<int>(4 * sizeof(G))) && detail::is_vectorised(a.addend) &&
-        detail::is_vectorised(a.u)) {
+        detail::is_aligned(a.dx.data, static_cast<int>(4 * sizeof(G))) && detail::is_vectorised(a.addend)) {
       const detail::stretches s(a.in.seq.time);
       const index parts = a.in.seq.batch * s.tiles, width = a.in.width, window = a.in.window;
       const auto run = [&]<int Window>(std::integral_constant<int, Window>) {

@@ -142,10 +142,11 @@ struct causal_conv_arguments {
   detail::window_view<T, Window> in;  ///< x [rows, width], and `before`
   const T* weight;                    ///< [width, 1, window]
   const T* bias;                      ///< [width]
-  matrix_view<T> y;                   ///< [rows, width]
-  matrix_view<T> activated;           ///< [rows, width] of SiLU(y); without data it is not asked for
-  batched_state<T> past;              ///< [window - 1, width] before the call; advanced
-  T* before;                          ///< the past as it was, [batch, window - 1, width], written
+  /// @{ [rows, width], of which one may be without data: it is not asked for.
+  matrix_view<T> y, activated;  ///< the latter SiLU(y)
+  /// @}
+  batched_state<T> past;  ///< [window - 1, width] before the call; advanced
+  T* before;              ///< the past as it was, [batch, window - 1, width], written
 };
 /// dx = addend + the gradient by x, stored as G; dweight += and dbias += those by weight and bias.
 template <class T, index Window = dynamic, class G = T>
@@ -158,28 +159,34 @@ struct causal_conv_backward_arguments {
   /// @{ [width, 1, window] and [width], added to.
   T *dweight, *dbias;
   /// @}
-  matrix_view<const T> u = {};  ///< [rows, width]: y, where dy is the gradient of SiLU(y); else without data
+  /// [width], where dy is the gradient of SiLU(y), so that y is made again; else null.
+  const T* bias = nullptr;
 };
 
-/// Writes y and what was asked for, and keeps what the next call will look back at. The default of any device.
+/// Writes what was asked for, and keeps what the next call will look back at. The default of any device.
 template <class D, class T, index Window>
 void causal_conv_forward(D& d, const causal_conv_arguments<T, Window>& a) {
   map(d, a.in.seq.batch, a.in.width,
       detail::conv_keep_past<T>{a.in.seq, a.in.window, a.in.width, a.in.x, a.past, a.before});
   auto taps = d.template scratch<T>(a.in.window * a.in.width);
   map(d, a.in.window, a.in.width, detail::tap_major<T>{a.in.window, a.in.width, a.weight, taps.data()});
-  map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, a.y});
-  if (a.activated.data) transform(d, a.activated, math::silu_forward{}, a.y);
+  const matrix_view<T> y = a.y.data ? a.y : a.activated;
+  map(d, a.in.seq.rows(), a.in.width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, y});
+  if (a.activated.data) transform(d, a.activated, math::silu_forward{}, y);
 }
 /// The gradients; the inputs before the call are constants. The default of any device.
 template <class D, class T, index Window, class G>
 void causal_conv_backward(D& d, const causal_conv_backward_arguments<T, Window, G>& a) {
   const index rows = a.in.seq.rows(), width = a.in.width, window = a.in.window;
-  const auto memory = scratch_matrices<T>(d, rows, a.u.data ? width : 0);
-  if (a.u.data) transform(d, memory.views[0], math::silu_backward{}, a.u, a.dy);
-  const matrix_view<const T> dy = a.u.data ? memory.views[0] : a.dy;
+  const auto memory = scratch_matrices<T>(d, rows, a.bias ? width : 0);
   auto taps = d.template scratch<T>(window * width);
   map(d, window, width, detail::tap_major<T>{window, width, a.weight, taps.data()});
+  if (a.bias) {
+    const matrix_view<T> y = memory.views[0];
+    map(d, rows, width, detail::conv_forward<T, Window>{a.in, taps.data(), a.bias, y});
+    transform(d, y, math::silu_backward{}, y, a.dy);
+  }
+  const matrix_view<const T> dy = a.bias ? memory.views[0] : a.dy;
   for (index j = 0; j < window; ++j)
     add_column_sums(d, rows, width, detail::conv_tap_gradient<T, Window>{a.in, dy, j}, a.dweight + j, window);
   add_column_sums(d, dy, a.dbias);

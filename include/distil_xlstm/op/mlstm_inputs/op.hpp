@@ -6,9 +6,30 @@
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
 #include <distil_xlstm/device/transform.hpp>
+#include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 
 namespace distil_xlstm {
+
+/// What feeds an mLSTM's memory of its input e: a = SiLU(conv(e)), and three block-diagonal maps, q = Wq a, k = Wk a and
+/// v = Wv e, which are stored as S's.
+template <class T, class S = T, index Window = dynamic>
+struct mlstm_inputs_arguments {
+  causal_conv_arguments<T, Window> conv;         ///< of e; gives a
+  std::array<headwise_arguments<T, S>, 3> maps;  ///< of a, a and e
+};
+
+/// `mlstm_inputs_arguments{conv, maps}` says T, S and Window by itself.
+template <class T, class S, index Window>
+mlstm_inputs_arguments(const causal_conv_arguments<T, Window>&, const std::array<headwise_arguments<T, S>, 3>&)
+    -> mlstm_inputs_arguments<T, S, Window>;
+
+/// Writes a, q, k and v. The default of any device.
+template <class D, class T, class S, index Window>
+void mlstm_inputs_forward(D& d, const mlstm_inputs_arguments<T, S, Window>& a) {
+  causal_conv_forward(d, a.conv);
+  headwise_forward(d, a.maps);
+}
 
 /// The way back through what feeds an mLSTM's memory, of inner = blocks * width columns:
 ///

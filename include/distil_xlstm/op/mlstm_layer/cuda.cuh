@@ -10,6 +10,7 @@
 #include <distil_xlstm/op/conv/cuda.cuh>
 #include <distil_xlstm/op/linear/cuda.cuh>
 #include <distil_xlstm/op/mlstm/cuda.cuh>
+#include <distil_xlstm/op/mlstm_inputs/cuda.cuh>
 #include <distil_xlstm/op/mlstm_layer/op.hpp>
 
 namespace distil_xlstm::device {
@@ -39,7 +40,8 @@ __global__ void __launch_bounds__(block_columns* block_lanes, 2)
 #pragma unroll
     for (int o = 0; o < 4; ++o) w[i][o] = load4(a.weight[i] + 4 * column + 4 * o);
   const float4 y = conv_step<Window>(a.conv, b, column, e);
-  const float4 activated = store_convolved(a.conv, b, column, y);
+  const float4 activated = silu_of(y);
+  store_convolved(a.conv, b, column, y, activated);
   float* to = a.qkv.row(b) + column;
 #pragma unroll
   for (int i = 0; i < 3; ++i) {

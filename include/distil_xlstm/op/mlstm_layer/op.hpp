@@ -9,6 +9,7 @@
 #include <distil_xlstm/op/conv/op.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm/op.hpp>
+#include <distil_xlstm/op/mlstm_inputs/op.hpp>
 
 namespace distil_xlstm {
 
@@ -47,12 +48,11 @@ struct mlstm_layer_arguments {
 /// Writes all of it. The default of any device.
 template <class D, class T, class S, class Matrix, class Conv>
 void mlstm_layer_forward(D& d, const mlstm_layer_arguments<T, S, Matrix, Conv>& a) {
-  causal_conv_forward(d, a.conv);
   std::array<headwise_arguments<T, S>, 3> maps;
   for (std::size_t i = 0; i < 3; ++i)
     maps[i] = {a.inner() / a.width, a.width, a.weight[i],
                i < 2 ? matrix_view<const T>(a.conv.activated) : a.conv.in.x, a.part(i)};
-  headwise_forward(d, maps);
+  mlstm_inputs_forward(d, mlstm_inputs_arguments{a.conv, maps});
   for (std::size_t i = 0; i < 3; ++i) {
     if (!a.bias[i]) continue;
     if constexpr (std::is_same_v<T, S>)

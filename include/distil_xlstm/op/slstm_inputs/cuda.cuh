@@ -60,19 +60,18 @@ struct weights_tile {
   __device__ std::uint32_t at(int step, int m, int r) const {
     return memory + 2 * static_cast<std::uint32_t>((step % stages * 3 + m) * matrix + r * stride);
   }
-  /// Sends for 32 rows of the three operands, zeros where they end.
+  /// Sends for 32 rows of the three operands, zeros where they end: 16 bytes of each a thread.
   __device__ void fetch(int step) const {
-    constexpr int along = 2 * Tiles, count = 3 * rows * along;
+    constexpr int along = 2 * Tiles;
+    static_assert(rows * along <= threads);
+    const int r = static_cast<int>(threadIdx.x) / along, c = static_cast<int>(threadIdx.x) % along * 8;
+    if (r >= rows) return;
+    const int row = begin + step * rows + r;
+    const bool there = row < end && c < head_dim;
 #pragma unroll
-    for (int first = 0; first < count; first += threads) {
-      const int i = first + static_cast<int>(threadIdx.x);
-      if (i >= count) break;
-      const int m = i / (rows * along), r = i / along % rows, c = i % along * 8;
-      const int row = begin + step * rows + r, apart = m == 0 ? 4 * width : width;
-      const bool there = row < end && c < head_dim;
-      const bf16* source = m == 0 ? from[0] : m == 1 ? from[1] : from[2];
-      copy_async_16(at(step, m, r) + 2 * c, there ? source + static_cast<index>(row) * apart + c : source,
-                    there ? 16 : 0);
+    for (int m = 0; m < 3; ++m) {
+      const index apart = m == 0 ? 4 * width : width;
+      copy_async_16(at(step, m, r) + 2 * c, there ? from[m] + row * apart + c : from[m], there ? 16 : 0);
     }
   }
   /// sum += the step's part of the first (half = 0) or the second product, 16 own rows and columns from these on.
