@@ -61,11 +61,8 @@ struct repeat {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     using entry = slot<tape_t<Inner, T>, T>;
-    // No backward will look: members share their memory, outputs alternate between two buffers, or stay in one
-    // where a block writes its output over its input.
-    constexpr bool in_place = requires { Inner::in_place; };
-    constexpr index buffers = in_place ? 1 : 2;
-    matrix_view<T> outputs[buffers];
+    // No backward will look: members share their memory, outputs alternate between two buffers.
+    matrix_view<T> outputs[2];
     if (l.transient())
       for (auto& m : outputs) m = l.matrix("out", seq.rows(), width_out());
     std::vector<tape_t<Inner, T>> before;
@@ -74,7 +71,7 @@ struct repeat {
       entry s{tape_of(l, seq, i, before), {}};
       if (l.transient()) {
         l.rewind(mark);
-        s.out = outputs[i % buffers];
+        s.out = outputs[i % 2];
       } else {
         s.out = l.matrix("out", seq.rows(), width_out());
       }

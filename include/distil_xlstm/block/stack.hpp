@@ -45,6 +45,8 @@ struct stack {
   repeat<N, Layer> blocks;               ///< the layers
   bool post_blocks_norm = true;          ///< whether there is a norm behind them
   double norm_epsilon = Norm{}.epsilon;  ///< of this norm
+  /// When a forward shows a layer's output, that of the layer before is still there.
+  static constexpr bool keeps_layer_before = true;
 
   /// @name What every block has
   /// @{

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <utility>
 #include <vector>
@@ -86,26 +87,34 @@ class teacher_source {
 struct no_teacher {};
 
 namespace detail {
-/// y = (first ? 0 : y) + weight x
-template <class T>
+/// y = (first ? 0 : y) + weight x[0] + ... + weight x[N - 1], in that order
+template <class T, int N>
 struct accumulate_mean {
   using scalar = T;
-  matrix_view<const T> x;
+  matrix_view<const T> x[N];
   matrix_view<T> y;
   T weight;
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(y.row(r) + c,
-                   math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
+    V sum = math::load_if<V>(!first, y.row(r) + c);
+    for (const auto& of_layer : x) sum = sum + V(weight) * math::load<V>(of_layer.row(r) + c);
+    math::store<V>(y.row(r) + c, sum);
   }
+};
+template <class Teacher>
+inline constexpr bool keeps_layer_before = requires {
+  requires Teacher::keeps_layer_before;
 };
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
 /// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
-/// As a target the last of them counts after the final norm. Windows may be longer than what a teacher was trained to see
-/// (a transformer's `config().context`; 0: not known): nothing refuses them, but what it says there is not reliable.
+/// As a target the last of them counts after the final norm. With a member `keeps_layer_before` that is true, layer
+/// i - 1's output is still there when on_layer sees layer i's.
+///
+/// Windows may be longer than what a teacher was trained to see (a transformer's `config().context`; 0: not known):
+/// nothing refuses them, but what it says there is not reliable.
 template <class Teacher>
 class live_teacher final : public teacher_source<typename Teacher::scalar, typename Teacher::device_type> {
   using T = typename Teacher::scalar;
@@ -133,22 +142,33 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
   void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const index top = layers();
-    const auto add = [&](index layer, matrix_view<const T> h) {
-      for (const auto& [range, mean] : out.targets)
-        if (range.first <= layer && layer <= range.last)
-          map(device, h.rows, h.cols,
-              detail::accumulate_mean<T>{h, mean, T(1) / static_cast<T>(range.last - range.first + 1),
-                                         layer == range.first});
-    };
+    matrix_view<const T> before;
     teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
-                        if (layer < top) add(layer, h);
+                        if (layer < top) add(device, out, layer, before, h);
+                        before = h;
                       });
-    add(top, out.last_hidden);
+    add(device, out, top, {}, out.last_hidden);
   }
   bool repeats() const override { return true; }
 
  private:
+  /// Adds a layer's output to the means that it belongs to: two layers' in one pass where the one before is still
+  /// there, as it is no more when the last has been normed.
+  void add(D& device, const teacher_signals<T>& out, index layer, matrix_view<const T> before,
+           matrix_view<const T> h) const {
+    for (const auto& [range, mean] : out.targets) {
+      if (layer < range.first || range.last < layer) continue;
+      const index place = layer - range.first, last_of_pairs = std::min(range.last, layers() - 1);
+      const T weight = T(1) / static_cast<T>(range.last - range.first + 1);
+      const bool pairs = detail::keeps_layer_before<Teacher> && layer <= last_of_pairs;
+      if (pairs && place % 2 == 1)
+        map(device, h.rows, h.cols, detail::accumulate_mean<T, 2>{{before, h}, mean, weight, place == 1});
+      else if (!pairs || layer == last_of_pairs)
+        map(device, h.rows, h.cols, detail::accumulate_mean<T, 1>{{h}, mean, weight, place == 0});
+    }
+  }
+
   const Teacher* teacher_;
 };
 
