@@ -9,10 +9,10 @@
 
 namespace distil_xlstm::testing {
 
-/// A teacher that says nothing about the layer before the one that it shows.
+/// A teacher that keeps no layer's output but the one that it shows.
 template <class T, class D>
 struct forgetful_llama : llama<T, D> {
-  static constexpr bool keeps_layer_before = false;
+  static constexpr index kept_outputs = 1;
 };
 
 /// The means of each of `ranges` that `teacher` gives for texts of `time` tokens, one behind another.

@@ -16,10 +16,10 @@ namespace distil_xlstm {
 
 using cpu = device::basic_cpu<fp64>;
 
-/// Means of one layer, of even and odd numbers of them, from each end and over each other: two layers a pass or one,
-/// the same bits, and those of a range are what its layers' own are.
+/// Means of one layer, of even and odd numbers of them, from each end and over each other: several layers a pass or
+/// one, the same bits, and those of a range are what its layers' own are.
 BOOST_AUTO_TEST_CASE(means_of_layers) {
-  constexpr index layers = 5, texts = 3, time = 7, width = 24;
+  constexpr index layers = 11, texts = 3, time = 7, width = 24;
   const temporary_folder folder;
   write_random_llama(folder.path,
                      {.model_type = "llama",

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <concepts>
+#include <cstddef>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -102,16 +105,12 @@ struct accumulate_mean {
     math::store<V>(y.row(r) + c, sum);
   }
 };
-template <class Teacher>
-inline constexpr bool keeps_layer_before = requires {
-  requires Teacher::keeps_layer_before;
-};
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
 /// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
-/// As a target the last of them counts after the final norm. With a member `keeps_layer_before` that is true, layer
-/// i - 1's output is still there when on_layer sees layer i's.
+/// As a target the last of them counts after the final norm. With a member `kept_outputs` n, the outputs of layers
+/// i - n + 1 to i are there when on_layer sees layer i's.
 ///
 /// Windows may be longer than what a teacher was trained to see (a transformer's `config().context`; 0: not known):
 /// nothing refuses them, but what it says there is not reliable.
@@ -142,30 +141,47 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
   void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const index top = layers();
-    matrix_view<const T> before;
+    recent shown;
+    const auto add_shown = [&](index layer, matrix_view<const T> h) {
+      shown[static_cast<std::size_t>(layer % most)] = h;
+      add(device, out, layer, shown);
+    };
     teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
-                        if (layer < top) add(device, out, layer, before, h);
-                        before = h;
+                        if (layer < top) add_shown(layer, h);
                       });
-    add(device, out, top, {}, out.last_hidden);
+    add_shown(top, out.last_hidden);
   }
   bool repeats() const override { return true; }
 
  private:
-  /// Adds a layer's output to the means that it belongs to: two layers' in one pass where the one before is still
-  /// there, as it is no more when the last has been normed.
-  void add(D& device, const teacher_signals<T>& out, index layer, matrix_view<const T> before,
-           matrix_view<const T> h) const {
-    for (const auto& [range, mean] : out.targets) {
-      if (layer < range.first || range.last < layer) continue;
-      const index place = layer - range.first, last_of_pairs = std::min(range.last, layers() - 1);
-      const T weight = T(1) / static_cast<T>(range.last - range.first + 1);
-      const bool pairs = detail::keeps_layer_before<Teacher> && layer <= last_of_pairs;
-      if (pairs && place % 2 == 1)
-        map(device, h.rows, h.cols, detail::accumulate_mean<T, 2>{{before, h}, mean, weight, place == 1});
-      else if (!pairs || layer == last_of_pairs)
-        map(device, h.rows, h.cols, detail::accumulate_mean<T, 1>{{h}, mean, weight, place == 0});
+  /// Layers' outputs that are there at once.
+  static constexpr index most = [] {
+    if constexpr (requires { Teacher::kept_outputs; })
+      return Teacher::kept_outputs;
+    else
+      return index{1};
+  }();
+  using recent = std::array<matrix_view<const T>, static_cast<std::size_t>(most)>;  ///< layer i's at i % most
+
+  /// Adds layers' outputs up to `layer`'s to the means that they belong to: `most` in one pass, fewer where a mean
+  /// ends, and before the last layer, whose output is normed when the others are gone.
+  void add(D& device, const teacher_signals<T>& out, index layer, const recent& shown) const {
+    const index below = layers() - 1;
+    for (const auto& t : out.targets) {
+      if (layer < t.layers.first || t.layers.last < layer) continue;
+      const index place = layer - t.layers.first, count = layer > below ? 1 : place % most + 1;
+      if (count < most && layer < std::min(t.layers.last, below)) continue;
+      const auto pass = [&]<int N>(std::integral_constant<int, N>) {
+        const T weight = T(1) / static_cast<T>(t.layers.last - t.layers.first + 1);
+        detail::accumulate_mean<T, N> mean{{}, t.mean, weight, place < N};
+        for (index i = 0; i < N; ++i) mean.x[i] = shown[static_cast<std::size_t>((layer - N + 1 + i) % most)];
+        map(device, t.mean.rows, t.mean.cols, mean);
+      };
+      [&]<int... I>(std::integer_sequence<int, I...>) {
+        ((count == I + 1 ? pass(std::integral_constant<int, I + 1>()) : void()), ...);
+      }
+      (std::make_integer_sequence<int, static_cast<int>(most)>());
     }
   }
 
