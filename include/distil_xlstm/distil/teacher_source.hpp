@@ -100,8 +100,10 @@ struct accumulate_mean {
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    V sum = math::load_if<V>(!first, y.row(r) + c);
-    for (const auto& of_layer : x) sum = sum + V(weight) * math::load<V>(of_layer.row(r) + c);
+    // All are on their way before the first is waited for.
+    V sum = math::load_if<V>(!first, y.row(r) + c), values[N];
+    for (int i = 0; i < N; ++i) values[i] = math::load<V>(x[i].row(r) + c);
+    for (const V& value : values) sum = sum + V(weight) * value;
     math::store<V>(y.row(r) + c, sum);
   }
 };
