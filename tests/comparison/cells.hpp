@@ -120,7 +120,7 @@ struct mlstm_run {
   void forward(D& d, kernels which = kernels::fused, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
-    if (keep) detail::sized(chunk_states, batch * heads * shape.chunks(time) * shape.chunk_state_size());
+    if (keep) detail::sized(chunk_states, batch * heads * shape.kept_size(time, sizeof(Operand) < sizeof(T)));
     operands<Operand> in(*this);
     mirrored on(d);
     const mlstm_arguments<T, Operand> a{{batch, time, on(start)},

@@ -1,19 +1,24 @@
 #include "compare.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <distil_xlstm/block/attention.hpp>
 #include <distil_xlstm/block/causal_conv1d.hpp>
+#include <distil_xlstm/block/hybrid_attention.hpp>
+#include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/norm.hpp>
 #include <distil_xlstm/block/residual.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
 #include <distil_xlstm/device/rounded_weights.hpp>
+#include <distil_xlstm/model/memory.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
 // What is kept in bfloat16 for products: copies of operands, weights that are held, what blocks round for them.
@@ -40,6 +45,44 @@ struct twice {
     return {x + x, x + x};
   }
 };
+
+/// y, dx and the gradients of `block` over a tape that knows or does not how small operands are, and the tape's size.
+/// Nothing is written behind the tape.
+template <class B, class D>
+std::pair<std::vector<double>, index> over_tape(D& gpu, const B& block, sequence_view seq, bool half) {
+  using numbers = on_device<float, D>;
+  constexpr index guard = 1 << 16;
+  constexpr double untouched = 0.25;
+  const auto described = [&](layout<float> l) {
+    l.half_operands(half);
+    auto k = block.tape(l, seq);
+    return std::pair{std::move(k), l.size()};
+  };
+  layout<float> measure;
+  block.params(measure);
+  const index taken = described(layout<float>()).second, size = seq.rows() * block.width_in();
+  const numbers tape(gpu, std::vector<double>(static_cast<std::size_t>(taken + guard), untouched)),
+      w(gpu, random_numbers(measure.size(), 1, 0.2)), g(gpu, random_numbers(measure.size(), 4)),
+      x(gpu, random_numbers(size, 2)), dy(gpu, random_numbers(size, 3)), y(gpu, size), dx(gpu, size);
+  const auto k = described(layout<float>(tape.data())).first;
+  layout<float> weights(w.data()), gradients(g.data());
+  const auto p = block.params(weights), q = block.params(gradients);
+  state_memory<B, float, D> state(gpu, block, seq.batch, 0);
+  const auto wide = [&](const numbers& m) {
+    return matrix_view<float>(m.data(), seq.rows(), block.width_in());
+  };
+  block.forward(gpu, seq, p, state.views(), k, matrix_view<const float>(wide(x)), wide(y));
+  block.backward(gpu, seq, p, q, k, matrix_view<const float>(wide(x)), matrix_view<const float>(wide(dy)),
+                 wide(dx));
+  const auto left = tape.numbers();
+  BOOST_TEST(std::all_of(left.begin() + taken, left.end(), [](double n) { return n == untouched; }));
+  std::vector<double> all;
+  for (const numbers* m : {&y, &dx, &g}) {
+    const auto more = m->numbers();
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  return {all, taken};
+}
 
 }  // namespace
 
@@ -376,6 +419,28 @@ BOOST_AUTO_TEST_CASE(weights_of_attention_lie_together_or_apart) {
     return all;
   };
   check_close("gradients", gradients(false), gradients(true), 1e-5);
+}
+
+// A tape that knows how small operands are has less memory, and holds the same.
+BOOST_AUTO_TEST_CASE(a_tape_of_half_operands) {
+  device::basic_cuda<bf16_mixed> gpu;
+  const rms_norm<> norm{.width = 96, .groups = 1, .epsilon = 1e-5, .for_products = true};
+  hybrid_attention hybrid;
+  hybrid.base.width = 96, hybrid.base.heads = 2, hybrid.base.kv_heads = 1, hybrid.base.head_dim = 64;
+  hybrid.base.window = 16;
+  const auto check = [&](const char* what, const auto& block) {
+    for (const index time : {128, 300}) {
+      const auto [want, whole] = over_tape(gpu, block, {2, time}, false);
+      const auto [got, size] = over_tape(gpu, block, {2, time}, true);
+      BOOST_TEST(size < whole, what << ": " << size << " of " << whole);
+      BOOST_TEST((got == want), what << " of " << time);
+      BOOST_TEST(std::all_of(got.begin(), got.end(), [](double n) { return std::isfinite(n); }), what);
+    }
+  };
+  check("mLSTM", mlstm{.width = 96, .heads = 2, .inner = 288});
+  check("mLSTM with biases", mlstm{.width = 96, .heads = 2, .inner = 192, .bias = true});
+  check("SwiGLU", sequential{norm, swiglu{96, 161}});
+  check("a hybrid", sequential{norm, hybrid});
 }
 
 }  // namespace distil_xlstm

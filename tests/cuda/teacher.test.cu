@@ -17,6 +17,7 @@
 #include <distil_xlstm/testing/on_host.hpp>
 #include <distil_xlstm/testing/tolerances.hpp>
 
+#include "../comparison/teacher_means.hpp"
 #include "../comparison/tensor_error.hpp"
 #include "../comparison/whole.hpp"
 
@@ -142,13 +143,13 @@ struct shape {
   bool qwen;
   dtype stored;
 };
-/// A random teacher of two layers in a folder; its biases are as large as what they are added to.
-void write_teacher(const fs::path& folder, const shape& s) {
+/// A random teacher in a folder; its biases are as large as what they are added to.
+void write_teacher(const fs::path& folder, const shape& s, index layers = 2) {
   write_random_llama(folder,
                      {.model_type = s.qwen ? "qwen2" : "llama",
                       .vocabulary = 300,
                       .width = s.width,
-                      .layers = 2,
+                      .layers = layers,
                       .heads = s.heads,
                       .kv_heads = s.kv_heads,
                       .head_dim = s.head_dim,
@@ -264,13 +265,64 @@ BOOST_AUTO_TEST_CASE(nothing_is_allocated_after_the_first_and_runs_are_equal) {
   BOOST_TEST(before == after);
 }
 
+/// The first layer's output, beside its input or over it.
+std::vector<float> first_layer(cuda& gpu, const llama<float, cuda>& model, index texts, index time, bool over) {
+  const auto& layer = model.stack().blocks.blocks.front();
+  const sequence_view seq{texts, time};
+  const index size = seq.rows() * model.width();
+  layout<float> none, measure;
+  measure.transient(true);
+  layer.tape(measure, seq);
+  const auto state = layer.state(none);
+  const buffer<float, cuda> memory(gpu, measure.size()), streams(gpu, 2 * size);
+  layout<float> bound(memory.data());
+  bound.transient(true);
+  const auto tape = layer.tape(bound, seq);
+  rng random(21);
+  std::vector<float> numbers;
+  for (index i = 0; i < size; ++i) numbers.push_back(static_cast<float>(random.normal()));
+  gpu.upload(streams.data(), numbers.data(), size * 4);
+  const matrix_view<float> x(streams.data(), seq.rows(), model.width()),
+      y(over ? x.data : x.data + size, x.rows, x.cols);
+  layer.forward(gpu, seq, model.stack_weights().blocks.front(), state, tape, matrix_view<const float>(x), y);
+  if (!over) BOOST_TEST((testing::on_host(gpu, x.data, size) == numbers));
+  return testing::on_host(gpu, y.data, size);
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_over_its_input) {
+  // Where cuBLASLt adds the input (rows begin at 16 bytes), and where nothing but a copy does.
+  for (const shape& s : {shape{192, 3, 1, 64, 264, false, dtype::bf16}, {75, 6, 2, 10, 51, true, dtype::f32}}) {
+    const temporary_folder folder;
+    write_teacher(folder.path, s);
+    cuda gpu;
+    const auto model = load_llama<float>(gpu, folder.path);
+    for (const index time : {1, 70}) {
+      const auto over = first_layer(gpu, model, 3, time, true),
+                 beside = first_layer(gpu, model, 3, time, false);
+      BOOST_TEST(testing::relative_error(beside, over) <= limits::teacher);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(means_of_layers) {
+  const temporary_folder folder;
+  write_teacher(folder.path, {192, 3, 1, 64, 264, false, dtype::bf16}, 11);
+  cuda gpu;
+  const auto model = load_llama<float>(gpu, folder.path);
+  const testing::forgetful_llama<float, cuda> forgetful{model};
+  const std::vector<layer_range> ranges{{1, 11}, {1, 10}, {2, 11}, {1, 4},  {3, 8},
+                                        {1, 1},  {5, 6},  {5, 7},  {9, 11}, {11, 11}};
+  BOOST_TEST((testing::teacher_means(gpu, model, 3, 65, ranges) ==
+              testing::teacher_means(gpu, forgetful, 3, 65, ranges)));
+}
+
 BOOST_AUTO_TEST_CASE(layers_with_a_matrix_that_nothing_rounded_take_the_blocks) {
   const cuda gpu;
   const device::cuda exact;
   decoder_layer_arguments<float> a{};
   float x = 0;
   bf16 half;
-  a.shape = {3, 1, 64}, a.x = {&x, 1, 192}, a.rotates = true;
+  a.shape = {3, 1, 64}, a.x = {&x, 1, 192}, a.y = {&x, 1, 192}, a.rotates = true;
   a.attention_norm = a.feed_forward_norm = {1, 192, false, false, 1e-5f, nullptr};
   frozen_matrix* const all[] = {&a.q, &a.k, &a.v, &a.o, &a.gate, &a.up, &a.down};
   for (frozen_matrix* m : all) *m = {&x, dtype::f32, 1, 1, &half};
@@ -302,7 +354,7 @@ BOOST_AUTO_TEST_CASE(of_layers_with_a_memory_only_steps_are_known) {
   alignas(16) float x[4] = {};
   alignas(16) bf16 w[8] = {};
   decoder_layer_arguments<float> a{};
-  a.seq = {3, 1}, a.shape = {3, 1, 64}, a.x = {x, 3, 192}, a.rotates = true;
+  a.seq = {3, 1}, a.shape = {3, 1, 64}, a.x = {x, 3, 192}, a.y = {x, 3, 192}, a.rotates = true;
   a.attention_norm = a.feed_forward_norm = {1, 192, false, false, 1e-5f, x};
   for (frozen_matrix* m : {&a.q, &a.k, &a.v, &a.o, &a.gate, &a.up, &a.down}) *m = {w, dtype::bf16, 264, 192};
   a.cosines = a.sines = {x, 3, 32}, a.keys = a.values = a.position = {x, 16};

@@ -48,8 +48,7 @@ struct some_device;
 ///   one backward a forward.
 /// - `width_in()`, `width_out()`: an `index`, or an `extent`, so that widths known to the compiler are checked by it.
 ///
-/// All views point to memory of the device; x and y do not overlap, nor do dy and dx. A block that has a static
-/// member `in_place` lets y be x where no backward follows, which saves `repeat` a buffer. Of one with a static
+/// All views point to memory of the device; x and y do not overlap, nor do dy and dx. Of a block with a static
 /// member `adds_to_y` that is true, forward takes one more view, `skip` [rows, width_out], which may be left out, and
 /// writes y = skip + what the block gives; with `adds_to_dx`, backward writes dx = skip + the gradient, and
 /// `residual` has no sum of its own to make. `skip` overlaps what is written no more than x does. Where one with

@@ -31,10 +31,9 @@ struct decoder_layer_tape {
 /// `decoder_layer_forward`, if it has one.
 template <class Mixer = attention>
 struct basic_decoder_layer {
-  static constexpr bool in_place = true;  ///< y may be x where no backward follows
-  Mixer mixer{};                          ///< `attention` or `hybrid_attention`, of the layer's width
-  index inner = 0;                        ///< width of the feed-forward
-  double epsilon = 1e-6;                  ///< of the norms
+  Mixer mixer{};          ///< `attention` or `hybrid_attention`, of the layer's width
+  index inner = 0;        ///< width of the feed-forward
+  double epsilon = 1e-6;  ///< of the norms
   /// False: over a transient tape, whose memory the layers of a stack share, the angles of the call are there
   /// already, from the layer before, which counts positions as this one does.
   bool first = true;
@@ -67,10 +66,8 @@ struct basic_decoder_layer {
     using D = std::remove_reference_t<decltype(d)>;
     if constexpr (std::is_same_v<Mixer, attention> && DecoderDevice<D, T>)
       if constexpr (std::is_same_v<decltype(mixer_of(p).q_proj.weight), frozen_matrix>)
-        if (const auto a = arguments(seq, p, past, k, y); has_decoder_layer(d, a)) {
-          if (y.data != x.data) d.copy(y.data, x.data, x.size() * static_cast<index>(sizeof(T)));
+        if (const auto a = arguments(seq, p, past, k, x, y); has_decoder_layer(d, a))
           return decoder_layer_forward(d, a);
-        }
     const blocks_type inside = blocks(false);
     const auto describe = [&](layout<T> l) {
       l.transient(true);
@@ -180,7 +177,7 @@ struct basic_decoder_layer {
   }
   template <class P, class K, class T>
   decoder_layer_arguments<T> arguments(sequence_view seq, const P& p, const attention_state<T>& past,
-                                       const K& k, matrix_view<T> x) const {
+                                       const K& k, const_view<T> x, matrix_view<T> y) const {
     const auto& a = mixer_of(p);
     const auto& f = std::get<1>(std::get<1>(p));
     return {seq,
@@ -204,6 +201,7 @@ struct basic_decoder_layer {
             k.angles.cosines,
             k.angles.sines,
             x,
+            y,
             past.keys,
             past.values,
             past.position,

@@ -114,7 +114,7 @@ struct hybrid_attention {
     k.r = has_window() ? l.matrix("r", seq.rows(), inner()) : k.attention.y;
     if (!l.transient())
       k.chunk_states =
-          l.tensor("chunk_states", {seq.batch, base.heads, cell().chunks(seq.time), cell().chunk_state_size()});
+          l.tensor("chunk_states", {seq.batch, base.heads, cell().kept_size(seq.time, l.half_operands())});
     return k;
   }
 

@@ -151,15 +151,15 @@ struct basic_mlstm {
     k.up = l.matrix("up", rows, 2 * inner);
     k.conv = conv().tape(l, seq);
     k.a = l.matrix("a", rows, inner);
-    k.qkv = l.matrix("qkv", rows, 3 * inner);
+    k.qkv = bias ? l.matrix("qkv", rows, 3 * inner) : l.operand("qkv", rows, 3 * inner);
     k.i = l.matrix("i", rows, heads);
     k.f = l.matrix("f", rows, heads);
     k.h = l.matrix("h", rows, inner);
     if (!l.transient())
       k.chunk_states =
-          l.tensor("chunk_states", {seq.batch, heads, shape().chunks(seq.time), shape().chunk_state_size()});
+          l.tensor("chunk_states", {seq.batch, heads, shape().kept_size(seq.time, l.half_operands() && !bias)});
     k.norm = outnorm().tape(l, seq);
-    k.y = l.matrix("y", rows, inner);
+    k.y = l.operand("y", rows, inner);
     return k;
   }
 

@@ -140,8 +140,7 @@ struct mlstm_v2 {
     k.f = l.matrix("f", rows, heads);
     k.h = l.matrix("h", rows, value);
     if (!l.transient())
-      k.chunk_states =
-          l.tensor("chunk_states", {seq.batch, heads, shape().chunks(seq.time), shape().chunk_state_size()});
+      k.chunk_states = l.tensor("chunk_states", {seq.batch, heads, shape().kept_size(seq.time)});
     k.norm = head_norm().tape(l, seq);
     // Where no backward will look, the product takes the gate's place.
     k.y = l.transient() ? k.o : l.matrix("y", rows, value);

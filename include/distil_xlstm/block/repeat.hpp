@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -33,6 +34,8 @@ struct repeat {
   using storage =
       std::conditional_t<N == dynamic, std::vector<Inner>, std::array<Inner, std::size_t(N < 0 ? 0 : N)>>;
   storage blocks{};  ///< first to last
+  /// When `on_output` sees a block's output, those of so many blocks, it and the last before it, are there.
+  static constexpr index kept_outputs = 4;
 
   /// Number of blocks.
   index count() const { return static_cast<index>(blocks.size()); }
@@ -61,20 +64,18 @@ struct repeat {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     using entry = slot<tape_t<Inner, T>, T>;
-    // No backward will look: members share their memory, outputs alternate between two buffers, or stay in one
-    // where a block writes its output over its input.
-    constexpr bool in_place = requires { Inner::in_place; };
-    constexpr index buffers = in_place ? 1 : 2;
-    matrix_view<T> outputs[buffers];
+    // No backward will look: members share their memory, outputs take turns in a few buffers.
+    std::array<matrix_view<T>, kept_outputs> outputs;
     if (l.transient())
-      for (auto& m : outputs) m = l.matrix("out", seq.rows(), width_out());
+      for (index i = 0; i < std::min(count(), kept_outputs); ++i)
+        outputs[static_cast<std::size_t>(i)] = l.matrix("out", seq.rows(), width_out());
     std::vector<tape_t<Inner, T>> before;
     return many(l, [&](index i) {
       const index mark = l.mark();
       entry s{tape_of(l, seq, i, before), {}};
       if (l.transient()) {
         l.rewind(mark);
-        s.out = outputs[i % buffers];
+        s.out = outputs[static_cast<std::size_t>(i % kept_outputs)];
       } else {
         s.out = l.matrix("out", seq.rows(), width_out());
       }

@@ -107,9 +107,11 @@ struct sequential {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     return each(l, [&](const auto& b, auto position) {
-      constexpr bool last = decltype(position)::value + 1 == sizeof...(Bs);
+      constexpr std::size_t I = decltype(position)::value;
       slot<decltype(b.tape(l, seq)), T> s{b.tape(l, seq), {}, !l.transient()};
-      if (!last) s.out = l.matrix("out", seq.rows(), b.width_out());
+      if constexpr (I + 1 < sizeof...(Bs))
+        s.out = stores_operand<I> ? l.operand("out", seq.rows(), b.width_out())
+                                  : l.matrix("out", seq.rows(), b.width_out());
       return s;
     });
   }
@@ -146,11 +148,13 @@ struct sequential {
     (std::index_sequence_for<Bs...>{});
   }
   /// Where a backward may follow, products' operands that lie between two members are stored as such.
+  template <std::size_t I>
+  static constexpr bool stores_operand =
+      detail::gives_operand<member<I>>&& detail::takes_operand<member<I + 1>>;
   template <std::size_t I, class D, class T>
   static auto operand(D&, matrix_view<T> out) {
     using stored = operand_t<D, T>;
-    if constexpr (detail::gives_operand<member<I>> && detail::takes_operand<member<I + 1>> &&
-                  !std::is_same_v<stored, T>)
+    if constexpr (stores_operand<I> && !std::is_same_v<stored, T>)
       return matrix_view<stored>(reinterpret_cast<stored*>(out.data), out.rows, out.cols);
     else
       return out;

@@ -73,7 +73,8 @@ struct basic_swiglu {
   auto tape(L& l, sequence_view seq) const {
     swiglu_tape<typename L::scalar> k{};
     k.gate = l.matrix("gate", seq.rows(), inner);
-    k.up = l.matrix("up", seq.rows(), inner);
+    // What `rounded` leaves of it is y.
+    k.up = l.operand("up", seq.rows(), inner);
     // Where no backward will look, the product takes the gate's place.
     if (l.transient()) k.y = k.gate;
     return k;

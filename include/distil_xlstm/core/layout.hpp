@@ -99,6 +99,10 @@ class layout_base {
   bool transient() const { return transient_; }
   /// Says of the tape that follows whether a backward will not read it.
   void transient(bool on) { transient_ = on; }
+  /// Where a backward will read the tape, operands of products are stored in half the memory of numbers.
+  bool half_operands() const { return half_operands_ && !transient_; }
+  /// Says of the tape that follows whether its device's `operand_t` is so small.
+  void half_operands(bool on) { half_operands_ = on; }
   /// Numbers taken now.
   index mark() const { return used_; }
   /// The next tensor starts there.
@@ -128,7 +132,7 @@ class layout_base {
 
  private:
   index used_ = 0, peak_ = 0, capacity_ = 0, held_ = 0;
-  bool transient_ = false;
+  bool transient_ = false, half_operands_ = false;
   name_prefix prefix_;
 };
 
@@ -159,6 +163,13 @@ class layout : public detail::layout_base {
   matrix_view<T> matrix(std::string_view name, index rows, index cols, Init init = initial::zeros(),
                         weight_decay decay = weight_decay::yes) {
     return {tensor(name, {rows, cols}, init, decay), rows, cols};
+  }
+
+  /// Of a tape, a matrix that products alone read: where a backward will, it has no more memory than the device's
+  /// `operand_t`, as which it is stored then, may need.
+  matrix_view<T> operand(std::string_view name, index rows, index cols) {
+    if (!half_operands()) return matrix(name, rows, cols);
+    return {tensor(name, {rows, (cols + 1) / 2}), rows, cols};
   }
 
   /// Any other tensor, row-major. Throws `error` where an extent is negative.

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <concepts>
+#include <cstddef>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -86,26 +90,32 @@ class teacher_source {
 struct no_teacher {};
 
 namespace detail {
-/// y = (first ? 0 : y) + weight x
-template <class T>
+/// y = (first ? 0 : y) + weight x[0] + ... + weight x[N - 1], in that order
+template <class T, int N>
 struct accumulate_mean {
   using scalar = T;
-  matrix_view<const T> x;
+  matrix_view<const T> x[N];
   matrix_view<T> y;
   T weight;
   bool first;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
-    math::store<V>(y.row(r) + c,
-                   math::load_if<V>(!first, y.row(r) + c) + V(weight) * math::load<V>(x.row(r) + c));
+    // All are on their way before the first is waited for.
+    V sum = math::load_if<V>(!first, y.row(r) + c), values[N];
+    for (int i = 0; i < N; ++i) values[i] = math::load<V>(x[i].row(r) + c);
+    for (const V& value : values) sum = sum + V(weight) * value;
+    math::store<V>(y.row(r) + c, sum);
   }
 };
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
 /// sequence, ids, last_hidden, on_layer(i, hidden)), i = 0 the embedding, i = 1 .. layers the layers' outputs.
-/// As a target the last of them counts after the final norm. Windows may be longer than what a teacher was trained to see
-/// (a transformer's `config().context`; 0: not known): nothing refuses them, but what it says there is not reliable.
+/// As a target the last of them counts after the final norm. With a member `kept_outputs` n, the outputs of layers
+/// i - n + 1 to i are there when on_layer sees layer i's.
+///
+/// Windows may be longer than what a teacher was trained to see (a transformer's `config().context`; 0: not known):
+/// nothing refuses them, but what it says there is not reliable.
 template <class Teacher>
 class live_teacher final : public teacher_source<typename Teacher::scalar, typename Teacher::device_type> {
   using T = typename Teacher::scalar;
@@ -133,22 +143,50 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
   void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
     const index top = layers();
-    const auto add = [&](index layer, matrix_view<const T> h) {
-      for (const auto& [range, mean] : out.targets)
-        if (range.first <= layer && layer <= range.last)
-          map(device, h.rows, h.cols,
-              detail::accumulate_mean<T>{h, mean, T(1) / static_cast<T>(range.last - range.first + 1),
-                                         layer == range.first});
+    recent shown;
+    const auto add_shown = [&](index layer, matrix_view<const T> h) {
+      shown[static_cast<std::size_t>(layer % most)] = h;
+      add(device, out, layer, shown);
     };
     teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
                       [&](index layer, matrix_view<const T> h) {
-                        if (layer < top) add(layer, h);
+                        if (layer < top) add_shown(layer, h);
                       });
-    add(top, out.last_hidden);
+    add_shown(top, out.last_hidden);
   }
   bool repeats() const override { return true; }
 
  private:
+  /// Layers' outputs that are there at once.
+  static constexpr index most = [] {
+    if constexpr (requires { Teacher::kept_outputs; })
+      return Teacher::kept_outputs;
+    else
+      return index{1};
+  }();
+  using recent = std::array<matrix_view<const T>, static_cast<std::size_t>(most)>;  ///< layer i's at i % most
+
+  /// Adds layers' outputs up to `layer`'s to the means that they belong to: `most` in one pass, fewer where a mean
+  /// ends, and before the last layer, whose output is normed when the others are gone.
+  void add(D& device, const teacher_signals<T>& out, index layer, const recent& shown) const {
+    const index below = layers() - 1;
+    for (const auto& t : out.targets) {
+      if (layer < t.layers.first || t.layers.last < layer) continue;
+      const index place = layer - t.layers.first, count = layer > below ? 1 : place % most + 1;
+      if (count < most && layer < std::min(t.layers.last, below)) continue;
+      const auto pass = [&]<int N>(std::integral_constant<int, N>) {
+        const T weight = T(1) / static_cast<T>(t.layers.last - t.layers.first + 1);
+        detail::accumulate_mean<T, N> mean{{}, t.mean, weight, place < N};
+        for (index i = 0; i < N; ++i) mean.x[i] = shown[static_cast<std::size_t>((layer - N + 1 + i) % most)];
+        map(device, t.mean.rows, t.mean.cols, mean);
+      };
+      [&]<int... I>(std::integer_sequence<int, I...>) {
+        ((count == I + 1 ? pass(std::integral_constant<int, I + 1>()) : void()), ...);
+      }
+      (std::make_integer_sequence<int, static_cast<int>(most)>());
+    }
+  }
+
   const Teacher* teacher_;
 };
 

@@ -354,13 +354,15 @@ class tape_memory {
   /// Becomes a tape of another shape, in the memory that it has where that is enough.
   void fit(D& device, const B& block, index batch, index time) {
     const sequence_view seq{batch, time};
+    const auto describe = [&](layout<T>& l) {
+      l.transient(transient_), l.half_operands(2 * sizeof(operand_t<D, T>) <= sizeof(T));
+      return block.tape(l, seq);
+    };
     layout<T> measure;
-    measure.transient(transient_);
-    block.tape(measure, seq);
+    describe(measure);
     if (arena_.size() < measure.size()) arena_ = buffer<T, D>(device, measure.size());
     layout<T> bind(arena_.data());
-    bind.transient(transient_);
-    views_ = block.tape(bind, seq);
+    views_ = describe(bind);
     batch_ = batch, time_ = time;
   }
   /// The tape as the block's `tape` gives it.

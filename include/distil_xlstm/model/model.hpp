@@ -101,6 +101,14 @@ class model {
  public:
   /// Embedding and head are trained, too.
   static constexpr bool trains_ends = std::same_as<Weights, fully_trainable>;
+  /// When `on_layer` of a forward sees a layer's output, those of so many layers, it and the last before it, are
+  /// there: as many as the stack says, or one.
+  static constexpr index kept_outputs = [] {
+    if constexpr (requires { family::stack_type::kept_outputs; })
+      return family::stack_type::kept_outputs;
+    else
+      return index{1};
+  }();
   using scalar = T;                                   ///< of hidden states, of what is trained, and of logits
   using device_type = D;                              ///< on which it runs, and whose memory has its weights
   using family_type = Family;                         ///< its configuration, or a stack of one's own

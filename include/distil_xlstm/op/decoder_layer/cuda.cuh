@@ -142,10 +142,14 @@ void products(cuda_base& device, matrix_view<const bf16> x, const std::array<fro
     blas_product(device, x.rows, n, x.cols, operand(x), weight(w[first]), 0, y.data + at[first], y.stride);
   }
 }
-/// x += y Wᵀ
-inline void add_product(cuda_base& device, matrix_view<const bf16> y, const frozen_matrix& w,
-                        matrix_view<float> x) {
-  blas_product(device, x.rows, x.cols, y.cols, operand(y), weight(w), 1, x.data, x.stride);
+/// y = x + a Wᵀ; y may be x.
+inline void add_product(cuda_base& device, matrix_view<const bf16> a, const frozen_matrix& w,
+                        matrix_view<const float> x, matrix_view<float> y) {
+  if (y.data != x.data) {
+    if (blas_product_plus(device, a.cols, operand(a), weight(w), x, y)) return;
+    transform(device, y, math::identity{}, x);
+  }
+  blas_product(device, y.rows, y.cols, a.cols, operand(a), weight(w), 1, y.data, y.stride);
 }
 
 template <Precision P, class T>
@@ -157,25 +161,24 @@ void layer(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   auto memory = device.template scratch<bf16>(rows * (narrow + wide));
   // Two places, used once for attention and once more for the feed-forward: what products read, and write.
   bf16 *first = memory.data(), *second = first + rows * narrow;
-  const matrix_view<bf16> u(first, rows, d, padded(d)), y(first, rows, queries, k_at),
+  const matrix_view<bf16> u(first, rows, d, padded(d)), mixed(first, rows, queries, k_at),
       qkv(second, rows, v_at + keys, v_at + padded(keys)), gates(second, rows, up_at + inner, 2 * up_at);
-  const matrix_view<const T> x = a.x;
 
-  norms::forward_bf16(device, a.attention_norm, x, u);
+  norms::forward_bf16(device, a.attention_norm, a.x, u);
   products<3>(device, u, {a.q, a.k, a.v}, {0, k_at, v_at}, qkv);
   const attention_arguments<bf16> heads{
-      a.seq, a.shape, qkv.columns(0, queries), qkv.columns(k_at, keys), qkv.columns(v_at, keys), {}, y};
+      a.seq, a.shape, qkv.columns(0, queries), qkv.columns(k_at, keys), qkv.columns(v_at, keys), {}, mixed};
   const flash::query_angles angles{a.cosines.data, a.sines.data, a.cosines.stride, a.q_bias};
   const bool together = flash::rotates_queries(heads, angles);
   rotate(device, a, qkv, k_at, v_at, !together);
   flash::forward_bf16(device, heads, together ? angles : flash::query_angles{});
-  add_product(device, y, a.o, a.x);
+  add_product(device, mixed, a.o, a.x, a.y);
 
-  norms::forward_bf16(device, a.feed_forward_norm, x, u);
+  norms::forward_bf16(device, a.feed_forward_norm, matrix_view<const T>(a.y), u);
   products<2>(device, u, {a.gate, a.up}, {0, up_at}, gates);
   const matrix_view<bf16> gate = gates.columns(0, inner), up = gates.columns(up_at, inner);
   gated_activation_forward(device, gated_activation_arguments<bf16>{activation::silu, gate, up}, gate);
-  add_product(device, gate, a.down, a.x);
+  add_product(device, gate, a.down, a.y, a.y);
 }
 
 }  // namespace detail::decoder

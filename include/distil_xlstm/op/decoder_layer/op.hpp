@@ -8,10 +8,10 @@
 
 namespace distil_xlstm {
 
-/// A whole layer of a frozen decoder, of which nothing is kept for a backward, in place:
+/// A whole layer of a frozen decoder, of which nothing is kept for a backward; y may be x:
 ///
-///     x += Wo attention(rotate(q), rotate(k), v) + bo,  q, k, v = W RMS(x) + b
-///     x += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(x)
+///     y = x + Wo attention(rotate(q), rotate(k), v) + bo,  q, k, v = W RMS(x) + b
+///     y += Wdown (SiLU(Wgate u) * (Wup u)),  u = RMS(y)
 ///
 /// Where there are norms of the heads, q and k go through them before they are rotated. A document that began before
 /// the call counts from the call's first token, unless there is a memory of its keys and values.
@@ -38,7 +38,8 @@ struct decoder_layer_arguments {
   /// @{ [rows, width / 2], of the tokens' positions.
   matrix_view<const T> cosines, sines;
   /// @}
-  matrix_view<T> x;  ///< [rows, d]
+  matrix_view<const T> x;  ///< [rows, d]
+  matrix_view<T> y;        ///< [rows, d]
   /// @{ Keys (rotated) and values of the document so far, and [1] how many tokens those are: the call goes on from
   /// them, and adds its own. Without data there is no such memory.
   batched_state<T> keys{}, values{}, position{};

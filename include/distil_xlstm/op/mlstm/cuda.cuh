@@ -60,7 +60,7 @@ class mlstm_products {
           static_cast<float>(shape.epsilon),
           shape.normaliser};
     const index all =
-        z_.tasks * shape.chunks(seq.time) * shape.chunk_state_size() * static_cast<index>(sizeof(float));
+        z_.tasks * shape.kept_size(seq.time, sizeof(From) < sizeof(float)) * static_cast<index>(sizeof(float));
     mlstm_slab dry;
     mlstm_memory<number> m;
     const index head = z_.tasks * static_cast<index>(sizeof(float));

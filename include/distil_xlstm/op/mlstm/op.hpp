@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <limits>
 #include <type_traits>
@@ -44,6 +45,19 @@ struct mlstm_shape {
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
   constexpr index chunk_state_size() const { return query * value + query + 2; }
+  /// The same for `time` tokens of one head. Where products' operands take half a number's memory (`half`), a device may
+  /// keep the state, in tiles of 64, 96 or 128, and the scores of each `rounded_chunk` tokens as such, in less memory.
+  constexpr index kept_size(index time, bool half = false) const {
+    const index whole = chunks(time) * chunk_state_size();
+    if (!half) return whole;
+    index tiles = std::numeric_limits<index>::max();
+    for (const index n : {64, 96, 128})
+      tiles = std::min(tiles, (query + n - 1) / n * n * ((value + n - 1) / n * n));
+    const index state = tiles / 2 + query + 127, scores = rounded_chunk * (rounded_chunk / 2 + 1);
+    // And as much as beginning each of five arrays at 256 bytes takes.
+    return std::min(whole, (time + rounded_chunk - 1) / rounded_chunk * (state + scores) + 1 + 5 * 64);
+  }
+  static constexpr index rounded_chunk = 128;  ///< tokens of such a chunk
 };
 
 /// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`).
@@ -59,7 +73,7 @@ struct mlstm_arguments {
   /// @}
   matrix_view<T> h;      ///< [rows, heads * value], written
   mlstm_state<T> state;  ///< before the call; advanced
-  T* chunk_states;       ///< [batch, heads, chunks, chunk_state_size()], or null where no backward follows
+  T* chunk_states;       ///< [batch, heads, kept_size(time, half operands)]; null: no backward follows
 };
 
 /// The same for the way back; the gradients of h, q and k are stored as Gradients.

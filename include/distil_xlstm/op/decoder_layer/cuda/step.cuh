@@ -30,8 +30,9 @@ bool is_step(const decoder_layer_arguments<T>& a) {
   for (const T* p : std::initializer_list<const T*>{a.attention_norm.weight, a.feed_forward_norm.weight,
                                                     a.keys.data, a.values.data})
     if (!is_aligned(p)) return false;
-  return is_vectorised(a.x) && is_vectorised(a.cosines) && is_vectorised(a.sines) && a.keys.stride % 4 == 0 &&
-         a.values.stride % 4 == 0 && few_rows::pays(rows, queries, d) && few_rows::pays(rows, inner, d);
+  return is_vectorised(a.x) && is_vectorised(matrix_view<const T>(a.y)) && is_vectorised(a.cosines) &&
+         is_vectorised(a.sines) && a.keys.stride % 4 == 0 && a.values.stride % 4 == 0 &&
+         few_rows::pays(rows, queries, d) && few_rows::pays(rows, inner, d);
 }
 
 /// A product of x, normed, with several matrices.
@@ -60,10 +61,10 @@ void project(cuda_base& device, const decoder_layer_arguments<T>& a, const std::
 /// SiLU(Wgate u) * (Wup u) of the feed-forward.
 template <class T>
 void feed(cuda_base& device, const decoder_layer_arguments<T>& a, matrix_view<bf16> to) {
-  auto p = of_normed<T>(a.feed_forward_norm, a.x);
+  auto p = of_normed<T>(a.feed_forward_norm, a.y);
   p.n = static_cast<int>(to.cols);
   for (int i = 0; i < 2; ++i)
-    p.sets[i] = {a.x.data, in_bf16(i == 0 ? a.gate : a.up), nullptr, nullptr, 0, 0, a.x.stride, 0, p.n};
+    p.sets[i] = {a.y.data, in_bf16(i == 0 ? a.gate : a.up), nullptr, nullptr, 0, 0, a.y.stride, 0, p.n};
   p.gated = to.data, p.stride_gated = to.stride;
   few_rows::run<few_rows::handling::normed_and_gated>(device, p, 1);
 }
@@ -76,7 +77,7 @@ void step(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
   auto memory = device.template scratch<T>(rows * 2 * (queries + keys));
   auto inner = device.template scratch<bf16>(rows * a.gate.rows);
   const matrix_view<T> q(memory.data(), rows, queries), k(q.row(rows), rows, keys), v(k.row(rows), rows, keys),
-      y(v.row(rows), rows, queries);
+      mixed(v.row(rows), rows, queries);
   const matrix_view<bf16> fed(inner.data(), rows, a.gate.rows);
   device.operand_copies().invalidate();  // that of any of these
 
@@ -88,12 +89,15 @@ void step(basic_cuda<P>& device, const decoder_layer_arguments<T>& a) {
       k,
       v,
       {{a.keys.data, a.keys.stride}, {a.values.data, a.values.stride}, {a.position.data, a.position.stride}},
-      y};
+      mixed};
   flash::decode(device, heads,
                 flash::rotating_step{a.cosines, a.sines, a.keys, a.values, a.position, a.capacity});
-  gemm(device, matrix_view<const T>(y), transposed(a.o), a.x, T(1));
+  if (a.y.data == a.x.data)
+    gemm(device, matrix_view<const T>(mixed), transposed(a.o), a.y, T(1));
+  else
+    gemm_plus(device, matrix_view<const T>(mixed), transposed(a.o), a.x, a.y);
   feed(device, a, fed);
-  gemm(device, matrix_view<const bf16>(fed), transposed(a.down), a.x, T(1));
+  gemm(device, matrix_view<const bf16>(fed), transposed(a.down), a.y, T(1));
 }
 
 }  // namespace distil_xlstm::device::detail::decoder

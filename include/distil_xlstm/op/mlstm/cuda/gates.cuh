@@ -12,7 +12,7 @@
 namespace distil_xlstm::device::detail {
 
 /// Positions that the kernels take at once. mlstm_shape::chunk only says how much memory the tape has.
-inline constexpr int mlstm_chunk = 128;
+inline constexpr int mlstm_chunk = mlstm_shape::rounded_chunk;
 
 /// Of each position, [sequences * heads, padded time], and of each chunk. D~_ts = row_t + column_s in units of
 /// log 2, each in two parts: b cancels between them, so that its rounding would be the decay's error.
