@@ -57,7 +57,7 @@ struct feed_forward {
   auto tape(L& l, sequence_view seq) const {
     feed_forward_tape<typename L::scalar> k;
     k.up = l.matrix("up", seq.rows(), 2 * inner);
-    k.y = l.matrix("y", seq.rows(), inner);
+    k.y = l.operand("y", seq.rows(), inner);
     k.before_backward = !l.transient();
     return k;
   }

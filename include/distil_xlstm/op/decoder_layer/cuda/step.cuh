@@ -30,7 +30,7 @@ bool is_step(const decoder_layer_arguments<T>& a) {
   for (const T* p : std::initializer_list<const T*>{a.attention_norm.weight, a.feed_forward_norm.weight,
                                                     a.keys.data, a.values.data})
     if (!is_aligned(p)) return false;
-  return is_vectorised(a.x) && is_vectorised(matrix_view<const T>(a.y)) && is_vectorised(a.cosines) &&
+  return is_vectorised(a.x) && is_vectorised(a.y) && is_vectorised(a.cosines) &&
          is_vectorised(a.sines) && a.keys.stride % 4 == 0 && a.values.stride % 4 == 0 &&
          few_rows::pays(rows, queries, d) && few_rows::pays(rows, inner, d);
 }
