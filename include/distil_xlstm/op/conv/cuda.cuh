@@ -286,8 +286,10 @@ void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& 
         detail::enqueue(device, "causal_conv_forward",
                         {detail::column_grid(a.in.seq.batch * s.tiles, a.in.width), threads},
                         detail::conv_forward_kernel<Window>, a, s.tiles, s.each);
-        for (const matrix_view<T>& m : {a.y, a.activated})
+        const auto tell = [&](matrix_view<T> m) {
           if (m.data) distil_xlstm::detail::tell_written(device.operand_copies(), outputs{m});
+        };
+        tell(a.y), tell(a.activated);
       };
       if (detail::with_window(a.in.window, run)) return;
     }
