@@ -10,7 +10,7 @@
 
 namespace program {
 
-/// The first key under which two objects differ, one that only one of them has among them.
+/// The first key whose value differs, or that only one of the two has.
 inline std::optional<std::string> difference(const dx::io::json& a, const dx::io::json& b) {
   dx::io::json keys = a;
   keys.update(b);

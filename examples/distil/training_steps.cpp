@@ -220,6 +220,7 @@ std::optional<json> resumed_run::find(const dx::checkpoints& store, const std::s
     else
       dx::require(store.steps().empty(), where,
                   ": a run is there already; give --resume to go on with it, or another --out");
+    dx::require(!found || found->is_object(), where, ": what the run there is known by is no object");
   });
   if (processes().size() == 1) return found;
   const std::string text = dx::comm::from_root(processes(), found ? found->dump() : std::string());
@@ -234,7 +235,6 @@ bool resumed_run::restore(training& t, const dx::checkpoints& store, const std::
     return false;
   }
   // Before the tensors, which differ where the run does.
-  dx::require(found->is_object(), where, ": what the run there is known by is no object");
   if (const auto key = changed(*found, identity))
     dx::fail(where, ": the run there has another ", *key, ": ", value_text(*found, *key),
              ", this one asks for ", value_text(identity, *key));

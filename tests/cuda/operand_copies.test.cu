@@ -346,8 +346,8 @@ BOOST_AUTO_TEST_CASE(a_feed_forward_rounds_what_it_makes) {
     }
 }
 
-// A norm's rows that products alone read are stored as their operand, and what comes of it is the same; the residual's
-// sums lie in a product and in the norm's gradient.
+// A norm's rows that products alone read are stored as their operand, and what comes of it is the same; the
+// residual's sums lie in a product and in the norm's gradient.
 BOOST_AUTO_TEST_CASE(a_residual_is_as_its_parts_are) {
   using D = device::basic_cuda<bf16_mixed>;
   using numbers = on_device<float, D>;

@@ -331,6 +331,8 @@ BOOST_AUTO_TEST_CASE(a_key_more_or_less_is_another_run) {
   done(arguments(begun, "--resume"));
   edit([](json& run) { run.erase("init_sha256"); });
   done(arguments(begun, "--resume"));
+  edit([](json& run) { run = 3; });
+  refused(arguments(begun, "--resume"), 1, {"what the run there is known by is no object\n"});
 }
 
 BOOST_AUTO_TEST_CASE(one_run_writes_in_a_folder) {

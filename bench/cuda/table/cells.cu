@@ -11,8 +11,6 @@
 namespace distil_xlstm::bench {
 namespace {
 
-using random_buffer = random_numbers<float>;
-
 /// q, k, v and the gradients dh, dq and dk stored as Operand.
 template <class Operand, class D>
 void mlstm_cell(D& d, index batch, index heads, index time, index query, index value, const char* peer,
@@ -25,7 +23,7 @@ void mlstm_cell(D& d, index batch, index heads, index time, index query, index v
       v(d, rows * shape.value_heads() * value), dh(d, rows * heads * value), dq(d, q.size()), dk(d, k.size());
   const random_buffer i(d, rows * heads), f(d, rows * heads, 1, 3), h(d, dh.size()), dv(d, v.size()),
       di(d, i.size()), df(d, f.size());
-  const index kept = batch * heads * shape.chunks(time) * shape.chunk_state_size();
+  const index kept = batch * heads * shape.kept_size(time, sizeof(Operand) < sizeof(float));
   const buffer<float, cuda_base> c(d, batch * heads * query * value), n(d, batch * heads * query),
       m(d, batch * heads), tape(d, kept);
   const mlstm_state<float> state{

@@ -59,8 +59,8 @@ using random_buffer = random_numbers<float>;
 /// The card's own, as far as they have been measured: bytes a millisecond, operations a millisecond.
 inline double copy_rate = 0, product_rate = 0;
 
-/// A row: what it took, what the card's limits would take and how much of the time that is, what the best peer took on
-/// an H100.
+/// A row: what it took, what the card's limits would take and how much of the time that is, what the best peer took
+/// on an H100.
 inline void row(const std::string& what, double ms, double bytes, double operations, const char* peer) {
   char floor[96] = "";
   if (copy_rate > 0) {

@@ -34,7 +34,7 @@ struct repeat {
   using storage =
       std::conditional_t<N == dynamic, std::vector<Inner>, std::array<Inner, std::size_t(N < 0 ? 0 : N)>>;
   storage blocks{};  ///< first to last
-  /// When `on_output` sees a block's output, those of so many blocks, it and the last before it, are there.
+  /// Outputs that are in memory when `on_output` sees one: its own and those of the blocks before it.
   static constexpr index kept_outputs = 4;
 
   /// Number of blocks.

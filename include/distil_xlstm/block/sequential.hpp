@@ -150,7 +150,7 @@ struct sequential {
   /// Where a backward may follow, products' operands that lie between two members are stored as such.
   template <std::size_t I>
   static constexpr bool stores_operand =
-      detail::gives_operand<member<I>>&& detail::takes_operand<member<I + 1>>;
+      (detail::gives_operand<member<I>>)&&detail::takes_operand<member<I + 1>>;
   template <std::size_t I, class D, class T>
   static auto operand(D&, matrix_view<T> out) {
     using stored = operand_t<D, T>;

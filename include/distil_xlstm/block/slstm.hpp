@@ -38,7 +38,7 @@ struct slstm_layer_state {
 template <class T>
 struct slstm_tape {
   conv_tape<T> conv;  ///< its past, if there is a convolution
-  matrix_view<T> a;   ///< [rows, width]: SiLU of it, if there is one
+  matrix_view<T> a;   ///< [rows, width]: SiLU of the convolution, if there is one
 
   /// [rows, 4 width]: i~, f~, z~, o~; after backward their gradients.
   matrix_view<T> raw, states;  ///< [rows, 4 width]: h, c, n, m after each token
@@ -126,8 +126,6 @@ struct basic_slstm {
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, const_view<T> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
     if (conv_window) conv().forward(d, seq, p.conv1d, s.conv, k.conv, x, matrix_view<T>(), k.a);
-    const matrix_view<const T> a = conv_window ? k.a : x;
-    const auto raw = [&](index i) { return k.raw.columns(i * width, width); };
     slstm_layer_forward(
         d, slstm_layer_arguments<T>{slstm_arguments<T>{seq, heads, width / heads, p.recurrent, p.bias, k.raw,
                                                        k.states, k.initial, s.cell.hcnm},

@@ -45,7 +45,7 @@ struct stack {
   repeat<N, Layer> blocks;               ///< the layers
   bool post_blocks_norm = true;          ///< whether there is a norm behind them
   double norm_epsilon = Norm{}.epsilon;  ///< of this norm
-  /// When `on_output` sees a layer's output, those of so many layers, it and the last before it, are there.
+  /// Outputs that are in memory when `on_output` sees one: its own and those of the layers before it.
   static constexpr index kept_outputs = repeat<N, Layer>::kept_outputs;
 
   /// @name What every block has

@@ -166,7 +166,8 @@ class layout : public detail::layout_base {
   }
 
   /// Of a tape, a matrix that products alone read: where a backward will, it has no more memory than the device's
-  /// `operand_t`, as which it is stored then, may need.
+  /// `operand_t`, as which it is stored then, may need: rows and cols count operands, and who reads it as T reads
+  /// beyond it.
   matrix_view<T> operand(std::string_view name, index rows, index cols) {
     if (!half_operands()) return matrix(name, rows, cols);
     return {tensor(name, {rows, (cols + 1) / 2}), rows, cols};

@@ -16,7 +16,7 @@ struct cross_entropy_term : tempered<T> {
 
   template <class V>
   DISTIL_XLSTM_HD auto folds(V student, V) const {
-    return fold_list(
+    return fold_list(  // of a factor that is known to be 1, so that none is left
         fold<math::log_sum_exp>(named_input<detail::student_logit, V>{math::clamp_min(student), T(1)}));
   }
   DISTIL_XLSTM_HD T value(const target_logits<T>& row, const math::log_sum_exp<T>& s) const {

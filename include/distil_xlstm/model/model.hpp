@@ -101,8 +101,8 @@ class model {
  public:
   /// Embedding and head are trained, too.
   static constexpr bool trains_ends = std::same_as<Weights, fully_trainable>;
-  /// When `on_layer` of a forward sees a layer's output, those of so many layers, it and the last before it, are
-  /// there: as many as the stack says, or one.
+  /// Outputs that are in memory when `on_layer` of a forward sees one: its own and those of the layers before it, but
+  /// not the embedding's; as many as the stack says, or one.
   static constexpr index kept_outputs = [] {
     if constexpr (requires { family::stack_type::kept_outputs; })
       return family::stack_type::kept_outputs;

@@ -16,10 +16,13 @@ namespace distil_xlstm::device::detail::few_rows {
 /// Products of one kernel that share neither operands nor result.
 constexpr int most_sets = 8;
 
+/// Rows of such a product.
+constexpr index most_rows = 64;
+
 /// Whether blocks that read one another's operands again cost less than what else a product needs.
 constexpr bool pays(index rows, index n, index k) {
   constexpr index most = 1 << 24;
-  return rows <= 64 && n <= most && k <= most && (rows <= 4 || rows * n * k <= index{1} << 27);
+  return rows <= most_rows && n <= most && k <= most && (rows <= 4 || rows * n * k <= index{1} << 27);
 }
 
 /// What an RMS norm multiplies rows by, and what it adds to their mean square.

@@ -29,7 +29,7 @@ class earlier_kernels {
  public:
   explicit earlier_kernels(bool next_starts) : next_starts_(next_starts) {}
   /// Until they have ended, and what they wrote can be read. `meanwhile()`, called where there is time for it, may
-  /// `prefetch_far`.
+  /// `prefetch_far`; what it reads to guess where, an earlier kernel may be writing.
   template <class F>
   __device__ void wait(const F& meanwhile) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

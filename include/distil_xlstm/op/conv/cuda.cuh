@@ -56,8 +56,8 @@ __device__ inline void store_convolved(const causal_conv_arguments<float>& a, in
 
 /// Rows of which a thread asks for the inputs at once.
 constexpr int conv_ahead = 4;
-/// f(t, y, x) for every `conv_ahead` times from t on, as far as they lie in the stretch: what the convolution gives, and
-/// its inputs at those times.
+/// f(t, y, x) for every `conv_ahead` times from t on, as far as they lie in the stretch: what the convolution gives
+/// and its inputs at those times.
 template <int Window, class F>
 __device__ void convolve(const causal_conv_arguments<float>& a, const conv_stretch& s, const F& f) {
   float4 w[Window], x[Window - 1 + conv_ahead];
@@ -266,8 +266,8 @@ inline bool is_conv_step(const causal_conv_arguments<float>& a) {
 
 }  // namespace detail
 
-/// One pass over the input, in columns of four; for single tokens also over the past, else one before it. But for those,
-/// copies of the input stay good.
+/// One pass over the input, in columns of four; for single tokens also over the past, else one before it. But for
+/// these, copies of the input stay good.
 template <Precision P, class T>
 void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float>)

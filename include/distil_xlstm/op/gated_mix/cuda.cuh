@@ -110,17 +110,18 @@ inline bool mixes_in_32_bits(index count, index width) {
 template <Precision P, class T, class H>
 void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a, matrix_view<H> h) {
   if constexpr (std::is_same_v<T, float>) {
-    const index count = h.rows * a.heads, width = h.cols / a.heads;
+    const index count = h.rows * a.heads;
     if (count == 0) return;
+    const index width = h.cols / a.heads;
     if (detail::mixes_in_32_bits(count, width) && detail::mixes_in_fours(a.r, width) &&
         detail::mixes_in_fours(a.w, width) && detail::mixes_in_fours(h, width)) {
       const auto run = [&]<int Lanes>() {
         constexpr index each = detail::gated_mix_heads * detail::gated_mix_threads / Lanes;
+        distil_xlstm::detail::tell_written(device.operand_copies(), outputs{h});
         detail::enqueue(device, "a gated mix",
                         {static_cast<unsigned>(detail::blocks_for(count, each)), detail::gated_mix_threads},
                         detail::gated_mix_kernel<Lanes, H>, a, h, static_cast<unsigned>(count),
                         static_cast<int>(width));
-        distil_xlstm::detail::tell_written(device.operand_copies(), outputs{h});
       };
       return width <= 64 ? run.template operator()<16>() : run.template operator()<32>();
     }

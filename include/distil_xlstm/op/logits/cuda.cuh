@@ -94,8 +94,8 @@ struct kept_row : row_of_logits<L> {
   static constexpr int most_blocks = 8;          ///< of a cluster
   static constexpr int most_packs = 12 / Sides;  ///< that a thread has of each side
   using typename row_of_logits<L>::pack;
-  /// Where blocks wait for what the others send, by turns: they may be one exchange apart. What a turn's next exchange
-  /// brings is announced before it can come.
+  /// Two barriers in turn, since blocks may be one exchange apart; each is told how many bytes come next before any
+  /// can.
   struct exchange {
     std::uint64_t arrivals[2];
   };
@@ -122,7 +122,7 @@ struct kept_row : row_of_logits<L> {
         come(between),
         exchanges(exchanged) {}
   __device__ static int number() { return static_cast<int>(blockIdx.x) / cluster_size(); }
-  /// Before the first exchange: so many words does a block send in those of even number, and of odd.
+  /// Before the first exchange. `even_words`, `odd_words`: what a block sends in exchanges of even and of odd number.
   __device__ static void meet(exchange& come, int even_words, int odd_words) {
     if (threadIdx.x == 0)
       for (int turn = 0; turn < 2; ++turn) {
@@ -132,7 +132,7 @@ struct kept_row : row_of_logits<L> {
     __syncwarp();
     cluster_sync();
   }
-  /// No block ends while another may still send to it.
+  /// No block ends before the others have what it sent.
   __device__ static void part() {
     __syncwarp();
     cluster_arrive();
@@ -319,28 +319,26 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
   const int begin = Row::number() * each;
   const int end = begin + each < count ? begin + each : count;
   const int passes = list::two_passes && second_pass ? 2 : 1;
-  const auto row_at = [&](index r, int i) {
-    return Row(student + r * stride, teacher + r * stride, cols, memory, between, i * passes);
-  };
+  // Rows are made where they are used: of a function that gives one, nvcc 13.0 takes the teacher's memory for shared.
+  const Row any(student, teacher, cols, memory, between, 0);
   // The first row from r on that takes part; the gradient of those before it is 0.
   const auto next_from = [&](int r) {
     for (; r < end && !rows.takes(r); ++r) {
-      const Row row = row_at(r, 0);
-      if (row.thread == 0) rows.skip(r);
+      if (any.thread == 0) rows.skip(r);
       if (gradient)
-        for (int c = row.thread; c < cols; c += row.threads) gradient[index{r} * gradient_stride + c] = G(0.f);
+        for (int c = any.thread; c < cols; c += any.threads) gradient[index{r} * gradient_stride + c] = G(0.f);
     }
     return r;
   };
 
   int r = next_from(begin);
-  if (r < end) row_at(r, 0).fetch();
+  if (r < end) Row(student + r * stride, teacher + r * stride, cols, memory, between, 0).fetch();
   constexpr int words[2] = {words_of<typename list::template acc<T, 0>>(),
                             words_of<typename list::template acc<T, 1>>()};
   Row::meet(between, words[0], words[passes - 1]);
   int at = r < end ? rows.targets[r] : 0;
   for (int i = 0; r < end; ++i) {
-    const Row row = row_at(r, i);
+    const Row row(student + r * stride, teacher + r * stride, cols, memory, between, i * passes);
     target& shared_target = *reinterpret_cast<target*>(target_memory[i % 2]);
     if (threadIdx.x == 0) shared_target = target{widen<T>(row.student[at]), widen<T>(row.teacher[at])};
     const int next = Row::whole ? end : next_from(r + 1);
@@ -358,7 +356,7 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
       write_gradient(terms, found, row, gradient + index{r} * gradient_stride, at, at_target,
                      rows.factor * step_terms.factor(), next < end ? (next - r) * static_cast<int>(stride) : 0);
     else if (next < end)
-      row_at(next, 0).fetch();
+      Row(student + next * stride, teacher + next * stride, cols, memory, between, 0).fetch();
     if constexpr (Row::whole) return;
     r = next, at = next_at;
   }

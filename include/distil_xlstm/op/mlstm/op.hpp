@@ -45,8 +45,8 @@ struct mlstm_shape {
   constexpr index chunks(index time) const { return (time + chunk - 1) / chunk; }
   /// Numbers that forward leaves for backward, for one chunk of one head: C, n, m and the position m came from.
   constexpr index chunk_state_size() const { return query * value + query + 2; }
-  /// The same for `time` tokens of one head. Where products' operands take half a number's memory (`half`), a device may
-  /// keep the state, in tiles of 64, 96 or 128, and the scores of each `rounded_chunk` tokens as such, in less memory.
+  /// The same for `time` tokens of one head. Where products' operands take half a number's memory (`half`), a device
+  /// may keep the state, in tiles of 64, 96 or 128, and the scores of each `rounded_chunk` tokens as such, in less.
   constexpr index kept_size(index time, bool half = false) const {
     const index whole = chunks(time) * chunk_state_size();
     if (!half) return whole;

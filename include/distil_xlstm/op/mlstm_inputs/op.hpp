@@ -11,8 +11,8 @@
 
 namespace distil_xlstm {
 
-/// What feeds an mLSTM's memory of its input e: a = SiLU(conv(e)), and three block-diagonal maps, q = Wq a, k = Wk a and
-/// v = Wv e, which are stored as S's.
+/// What feeds an mLSTM's memory of its input e: a = SiLU(conv(e)), and three block-diagonal maps, q = Wq a, k = Wk a
+/// and v = Wv e, which are stored as S's.
 template <class T, class S = T, index Window = dynamic>
 struct mlstm_inputs_arguments {
   causal_conv_arguments<T, Window> conv;         ///< of e; gives a

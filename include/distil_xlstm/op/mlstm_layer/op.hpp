@@ -21,13 +21,15 @@ namespace distil_xlstm {
 /// `S`: what q, k and v are stored as, where they have no biases; else T. `Matrix`: what Wi and Wf are.
 template <class T, class S = T, class Matrix = matrix_view<T>, class Conv = causal_conv_arguments<T>>
 struct mlstm_layer_arguments {
-  Conv conv;                             ///< `causal_conv_arguments` of e; `activated` is a
-  index width;                           ///< columns of a block of Wq, Wk, Wv
-  std::array<const T*, 3> weight, bias;  ///< of q, k, v: [inner / width, width, width]; [inner] or null
-  std::array<Matrix, 2> gate_weight;     ///< of i, f: [heads, 3 inner]
-  std::array<const T*, 2> gate_bias;     ///< likewise: [heads]
-  matrix_view<S> qkv;                    ///< [rows, 3 inner]: q, k, v side by side
-  std::array<matrix_view<T>, 2> gates;   ///< i, f: [rows, heads]
+  Conv conv;    ///< `causal_conv_arguments` of e; `activated` is a
+  index width;  ///< columns of a block of Wq, Wk, Wv
+  /// @{ Of q, k, v: [inner / width, width, width]; [inner] or null.
+  std::array<const T*, 3> weight, bias;
+  /// @}
+  std::array<Matrix, 2> gate_weight;    ///< of i, f: [heads, 3 inner]
+  std::array<const T*, 2> gate_bias;    ///< likewise: [heads]
+  matrix_view<S> qkv;                   ///< [rows, 3 inner]: q, k, v side by side
+  std::array<matrix_view<T>, 2> gates;  ///< i, f: [rows, heads]
   /// @{ As `mlstm_arguments` has them.
   mlstm_shape shape;
   matrix_view<T> h;

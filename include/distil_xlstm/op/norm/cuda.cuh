@@ -95,9 +95,10 @@ __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
 }
 
 /// Statistics, and y where `Write`, with `skip` where there is one, and rounded, too, where there is a place for
-/// that. Last rows first: they are what a product before left in the cache.
+/// that. Last rows first: they are what a product before left in the cache. (Four blocks a multiprocessor where so few
+/// registers hold a row.)
 template <int Threads, int Vectors, bool Write, bool Vectorised, class Y>
-__global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 0) ? 4 : 1)
+__global__ void __launch_bounds__(256, Vectorised&& Vectors <= 5 ? 4 : 1)
     forward_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
                    matrix_view<Y> y, matrix_view<const float> skip, matrix_view<bf16> rounded) {
   using held = held_row<Threads, Vectors>;

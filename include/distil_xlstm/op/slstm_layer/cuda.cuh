@@ -87,7 +87,7 @@ inline bool slstm_layer_step(cuda_base& device, const slstm_layer_arguments<floa
 
 }  // namespace detail
 
-/// A single token of up to 64 sequences, with `bf16_mixed`, in two kernels.
+/// A single token, where products of few rows take it, with `bf16_mixed`, in two kernels.
 template <Precision P, class T>
 void slstm_layer_forward(basic_cuda<P>& device, const slstm_layer_arguments<T>& a) {
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)

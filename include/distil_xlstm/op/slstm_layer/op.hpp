@@ -16,7 +16,9 @@ template <class T>
 struct slstm_layer_arguments {
   slstm_arguments<T> cell;         ///< whose `raw` is overwritten first
   std::array<const T*, 4> weight;  ///< of i, f, z, o
-  matrix_view<const T> a, x;       ///< [rows, width]
+  /// @{ [rows, width].
+  matrix_view<const T> a, x;
+  /// @}
   norm_view<T> norm;               ///< of h
   T* statistics;                   ///< as `norm_forward` leaves them
   matrix_view<T> y;                ///< [rows, width]

@@ -9,7 +9,7 @@
 // Attention of single tokens: keys and values are read once, in order, by many blocks a sequence.
 namespace distil_xlstm::device::detail::flash {
 
-/// Sums over some of the keys, by their max_score score.
+/// Sums over some of the keys, relative to their largest score.
 struct partial_sums {
   float max, sum;
 };
@@ -95,7 +95,8 @@ struct decode_tile {
   }
 };
 
-/// Of the device's counters, those before are the sequences', of which a `rotating_step` has no more.
+/// The device's counters before this one are a sequence's each, those from it on a task's: a `rotating_step` has no more
+/// sequences.
 inline constexpr int task_counters = 64;
 
 /// Queries, keys and values as they lie in memory.
@@ -351,6 +352,9 @@ __global__ void __launch_bounds__(128, Heads* Vectors == 4 ? 4 : 3)
 
 template <int Lanes, int Vectors, int Heads, class Step>
 void decode_heads(cuda_base& device, const attention_arguments<float>& a, const Step& step) {
+  if constexpr (Step::rotates)
+    require(a.seq.batch <= task_counters, "cuda: attention rotates queries of up to ", task_counters,
+            " sequences in a step, not of ", a.seq.batch);
   const index parts = blocks_for(a.shape.group(), Heads), tasks = a.seq.batch * a.shape.kv_heads * parts;
   // Enough blocks to fill the card, whatever the lengths, which the host does not know.
   const index wanted = blocks_for(index{6} * device.multiprocessors(), tasks);

@@ -30,9 +30,9 @@ bool is_step(const decoder_layer_arguments<T>& a) {
   for (const T* p : std::initializer_list<const T*>{a.attention_norm.weight, a.feed_forward_norm.weight,
                                                     a.keys.data, a.values.data})
     if (!is_aligned(p)) return false;
-  return is_vectorised(a.x) && is_vectorised(a.y) && is_vectorised(a.cosines) &&
-         is_vectorised(a.sines) && a.keys.stride % 4 == 0 && a.values.stride % 4 == 0 &&
-         few_rows::pays(rows, queries, d) && few_rows::pays(rows, inner, d);
+  return is_vectorised(a.x) && is_vectorised(a.y) && is_vectorised(a.cosines) && is_vectorised(a.sines) &&
+         a.keys.stride % 4 == 0 && a.values.stride % 4 == 0 && few_rows::pays(rows, queries, d) &&
+         few_rows::pays(rows, inner, d);
 }
 
 /// A product of x, normed, with several matrices.
@@ -45,18 +45,17 @@ auto of_normed(const norm_view<T>& n, matrix_view<const T> x) {
   return p;
 }
 /// q, k and v of the tokens, one beside another, with their biases.
-template <class T, std::size_t N>
-void project(cuda_base& device, const decoder_layer_arguments<T>& a, const std::array<matrix_view<T>, N>& to) {
-  static_assert(N == 3);
+template <class T>
+void project(cuda_base& device, const decoder_layer_arguments<T>& a, const std::array<matrix_view<T>, 3>& to) {
   auto p = of_normed<T>(a.attention_norm, a.x);
   const std::array w{a.q, a.k, a.v};
   const std::array bias{a.q_bias, a.k_bias, a.v_bias};
-  for (std::size_t i = 0; i < N; ++i) {
+  for (std::size_t i = 0; i < to.size(); ++i) {
     const int n = static_cast<int>(to[i].cols);
     p.sets[i] = {a.x.data, in_bf16(w[i]), to[i].data, bias[i], to[i].stride, 0, a.x.stride, 0, n};
     p.n = std::max(p.n, n);
   }
-  few_rows::run<few_rows::handling::normed>(device, p, static_cast<int>(N));
+  few_rows::run<few_rows::handling::normed>(device, p, static_cast<int>(to.size()));
 }
 /// SiLU(Wgate u) * (Wup u) of the feed-forward.
 template <class T>

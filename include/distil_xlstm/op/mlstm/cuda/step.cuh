@@ -63,8 +63,8 @@ __device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e,
   }
 }
 
-/// m and n of a sequence and head, a block each. (Two blocks a multiprocessor: with fewer registers, which the compiler
-/// chooses otherwise, the loads would wait for one another.)
+/// m and n of a sequence and head, a block each. (Two blocks a multiprocessor: with fewer registers, which the
+/// compiler chooses otherwise, the loads would wait for one another.)
 template <int Threads, class Operand>
 __global__ void __launch_bounds__(Threads, 2)
     mlstm_step_gates_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
