@@ -209,17 +209,11 @@ __global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 4) ? 2 : 1)
   for (auto& four : dw.v)
 #pragma unroll
     for (float& v : four) v = 0;
-  const index step = static_cast<index>(gridDim.x) * held::rows_a_block;
   for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
-       row += step) {
+       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
     held u, g;
     u.load(x.row(row) + at, width, Vectorised);
     g.load(dy.row(row) + at, width, Vectorised);
-    if (Vectorised && held::lane() == 0 && row + step < x.rows) {  // the next row is on its way
-      const int bytes = 4 * width;
-      prefetch_far(x.row(row + step) + at, bytes), prefetch_far(dy.row(row + step) + at, bytes);
-      if (skip.data) prefetch_far(skip.row(row + step) + at, bytes);
-    }
     const float* s = statistics + 2 * (row * n.groups + group);
     const float mean = s[0], inverse = s[1];
     float means[2] = {0, 0};
