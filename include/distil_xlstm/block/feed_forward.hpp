@@ -66,9 +66,9 @@ struct feed_forward {
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const auto through = [&]<class Y>(Y) {
-      const auto act = stored<Y>(k.y);
-      gated_activation_forward(d, gated(k), act);
-      down().forward(d, p.proj_down, act, y, skip);
+      const auto inner_y = stored<Y>(k.y);
+      gated_activation_forward(d, gated(k), inner_y);
+      down().forward(d, p.proj_down, inner_y, y, skip);
     };
     k.before_backward ? through(operand_t<decltype(d), T>()) : through(T());
   }
