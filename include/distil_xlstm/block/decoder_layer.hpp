@@ -113,7 +113,7 @@ struct basic_decoder_layer {
       return z;
     });
     const parts& z = memory.views;
-    const matrix_view<operand> u(reinterpret_cast<operand*>(z.u.data), z.u.rows, z.u.cols);
+    const matrix_view<operand> u = detail::stored_as<operand>(z.u);
     const matrix_view<const operand> read = u;
     norm().forward(d, std::get<0>(mixing), z.norm, x, u);
     mix.forward(d, seq, std::get<1>(mixing), past, z.mixer, read, z.a);

@@ -66,7 +66,7 @@ struct feed_forward {
                matrix_view<T> y, const_view<T> skip = {}) const {
     up().forward(d, p.proj_up, x, k.up);
     const auto through = [&]<class Y>(Y) {
-      const auto inner_y = stored<Y>(k.y);
+      const auto inner_y = detail::stored_as<Y>(k.y);
       gated_activation_forward(d, gated(k), inner_y);
       down().forward(d, p.proj_down, inner_y, y, skip);
     };
@@ -77,7 +77,7 @@ struct feed_forward {
                 const_view<T> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, inner);
     const matrix_view<T> dact = memory.views[0];
-    down().backward(d, p.proj_down, g.proj_down, stored<operand_t<decltype(d), T>>(k.y), dy, dact);
+    down().backward(d, p.proj_down, g.proj_down, detail::stored_as<operand_t<decltype(d), T>>(k.y), dy, dact);
     const auto through = [&]<class U>(U) {
       const auto room = scratch_matrices<U>(d, x.rows, 2 * inner);
       const matrix_view<U> dup = room.views[0];
@@ -91,11 +91,6 @@ struct feed_forward {
   /// @}
 
  private:
-  /// The tape's m, as a matrix of S's in the same place.
-  template <class S, class T>
-  static matrix_view<S> stored(matrix_view<T> m) {
-    return {reinterpret_cast<S*>(m.data), m.rows, m.cols};
-  }
   template <class T>
   gated_activation_arguments<T> gated(const feed_forward_tape<T>& k) const {
     return {act, k.up.columns(0, inner), k.up.columns(inner, inner)};

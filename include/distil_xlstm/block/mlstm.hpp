@@ -179,7 +179,7 @@ struct basic_mlstm {
                                  {p.q_proj.bias, p.k_proj.bias, p.v_proj.bias},
                                  {p.igate.weight, p.fgate.weight},
                                  {p.igate.bias, p.fgate.bias},
-                                 stored<S>(k.qkv),
+                                 detail::stored_as<S>(k.qkv),
                                  {k.i, k.f},
                                  shape(),
                                  k.h,
@@ -189,7 +189,7 @@ struct basic_mlstm {
     k.chunk_states && !bias ? remember(operand_t<decltype(d), T>()) : remember(T());
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
     const auto through = [&]<class Y>(Y) {
-      const auto read = stored<Y>(k.y);
+      const auto read = detail::stored_as<Y>(k.y);
       norm_transform(d, norm, h, k.norm.statistics, read, detail::mlstm_output{}, broadcast(p.learnable_skip),
                      k.a, z);
       down().forward(d, p.proj_down, read, y, skip);
@@ -208,7 +208,7 @@ struct basic_mlstm {
     const matrix_view<const T> in = columns(k.up, 0), z = columns(k.up, 1), h = k.h;
     const auto norm = outnorm().template view<T>(p.outnorm.weight);
 
-    down().backward(d, p.proj_down, g.proj_down, stored<operand>(k.y), dy, dnorm);
+    down().backward(d, p.proj_down, g.proj_down, detail::stored_as<operand>(k.y), dy, dnorm);
     // (Clang before 16 captures no parts of a structured binding by themselves.)
     const auto through = [&, dnorm = dnorm, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
       const auto room = scratch_matrices<S>(d, x.rows, 2 * inner);
@@ -216,7 +216,7 @@ struct basic_mlstm {
       mlstm_output_backward(d, mlstm_output_backward_arguments<T, S>{
                                    norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh, da,
                                    columns(dup, 1), g.outnorm.weight, g.learnable_skip});
-      const matrix_view<const S> of = stored<S>(k.qkv);
+      const matrix_view<const S> of = detail::stored_as<S>(k.qkv);
       mlstm_backward(
           d, mlstm_backward_arguments<T, S, T>{seq, shape(), of.columns(0, inner), of.columns(inner, inner),
                                                of.columns(2 * inner, inner), k.i, k.f, h, dh, k.chunk_states,
@@ -252,11 +252,6 @@ struct basic_mlstm {
   mlstm_shape shape() const { return {heads, inner / heads, inner / heads, chunk, empty_m, 1e-6}; }
 
  private:
-  /// The tape's m, as a matrix of S's in the same place.
-  template <class S, class T>
-  static matrix_view<S> stored(matrix_view<T> m) {
-    return {reinterpret_cast<S*>(m.data), m.rows, m.cols};
-  }
   double small() const { return detail::small_deviation(width); }
   linear<> up() const { return {width, 2 * inner, bias, small()}; }
   linear<> down() const { return {inner, width, bias, detail::last_deviation("mlstm", width, block_count)}; }

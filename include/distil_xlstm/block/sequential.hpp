@@ -155,7 +155,7 @@ struct sequential {
   static auto operand(D&, matrix_view<T> out) {
     using stored = operand_t<D, T>;
     if constexpr (stores_operand<I> && !std::is_same_v<stored, T>)
-      return matrix_view<stored>(reinterpret_cast<stored*>(out.data), out.rows, out.cols);
+      return detail::stored_as<stored>(out);
     else
       return out;
   }

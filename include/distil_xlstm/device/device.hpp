@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/precision.hpp>
 
 namespace distil_xlstm {
@@ -60,6 +61,14 @@ inline constexpr bool rounds_operands = requires {
 template <class D, class T>
 using operand_t = std::conditional_t<detail::rounds_operands<std::remove_reference_t<D>>,
                                      product_t<typename std::remove_reference_t<D>::precision, T>, T>;
+
+namespace detail {
+/// A matrix of S's in the memory of m, whose rows lie one behind another: what is stored as an `operand_t`.
+template <class S, class T>
+matrix_view<S> stored_as(matrix_view<T> m) {
+  return {reinterpret_cast<S*>(m.data), m.rows, m.cols};
+}
+}  // namespace detail
 
 /// Owned memory of a device: n numbers of T, zero at first.
 template <class T, class D>
