@@ -66,7 +66,8 @@ struct mlstm_run {
   T beta = 0;                        ///< dv = beta v + its gradient
   std::vector<std::int32_t> start;   ///< of each token's document
   std::vector<T> q, k, v, i, f, dh;  ///< rows
-  std::vector<T> c, n, m, dstate;    ///< the state before, then after; its gradient after, then before
+  std::vector<T> c, n, m;            ///< the state before, then after
+  std::vector<T> dstate;             ///< its gradient after, then before; empty: none after, before not wanted
   std::vector<T> h, dq, dk, dv, di, df, chunk_states;
 
   index rows() const { return batch * time; }
@@ -120,7 +121,10 @@ struct mlstm_run {
   void forward(D& d, kernels which = kernels::fused, bool keep = true) {
     const index heads = shape.heads;
     detail::sized(h, rows() * heads * shape.value);
-    if (keep) detail::sized(chunk_states, batch * heads * shape.kept_size(time, sizeof(Operand) < sizeof(T)));
+    if (keep)  // whatever the memory held
+      chunk_states.assign(
+          static_cast<std::size_t>(batch * heads * shape.kept_size(time, sizeof(Operand) < sizeof(T))),
+          std::numeric_limits<T>::quiet_NaN());
     operands<Operand> in(*this);
     mirrored on(d);
     const mlstm_arguments<T, Operand> a{{batch, time, on(start)},
@@ -154,7 +158,7 @@ struct mlstm_run {
                                            on.matrix(of_q, rows()),  on.matrix(of_k, rows()),
                                            on.matrix(dv, rows()),    on.matrix(di, rows()),
                                            on.matrix(df, rows())};
-    a.beta = beta, a.dstate = on(dstate), a.last = state(on);
+    a.beta = beta, a.dstate = dstate.empty() ? nullptr : on(dstate), a.last = state(on);
     if (which == kernels::fused)
       mlstm_backward(d, a);
     else if constexpr (std::is_same_v<Operand, T>)

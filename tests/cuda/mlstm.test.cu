@@ -224,6 +224,40 @@ mlstm_shape mean_of(index heads, index query, index value, double epsilon = 0, i
   shape.epsilon = epsilon, shape.normaliser = mlstm_normaliser::sum, shape.value_group = value_group;
   return shape;
 }
+/// Then the kernels leave out products with what is 0 and do not write it: memory that held NaN shows whether any of it
+/// is read. The same bits as of a gradient of zeros.
+BOOST_AUTO_TEST_CASE_TEMPLATE(no_state_enters_and_no_gradient_of_one, P, float_precisions) {
+  for (const mlstm_shape& shape :
+       {mlstm_shape{2, 288, 288}, mlstm_shape{2, 60, 50}, mlstm_shape{1, 128, 256},
+        mlstm_shape{heads_for_wide_blocks(256, 256), 256, 256}, mean_of(6, 128, 64, 0, 3)})
+    for (const index time : {1, 128, 300, 512}) {
+      if (shape.heads > 9 && time > 300) continue;
+      for (const bool empty : {true, false}) {
+        run none = run::random(2, time, shape, time / 2);
+        if (empty) none.empty_state();
+        run nan = none, zeros = none;
+        for (auto* x : {&nan.q, &nan.k, &nan.v, &nan.dh}) std::fill(x->begin(), x->end(), NAN);
+        none.dstate.clear();
+        std::fill(zeros.dstate.begin(), zeros.dstate.end(), 0.0f);
+        const std::string what = name_of(2, time, shape.query, shape.value) + (empty ? ", from nothing" : "");
+        for (run* r : {&nan, &none, &nan, &zeros}) {
+          run alone = *r;  // of which no backward follows
+          r->forward(gpu<P>()), r->backward(gpu<P>());
+          if (time > 1) alone.forward(gpu<P>(), testing::kernels::fused, false);
+          if (time > 1 && r != &nan) BOOST_TEST((alone.h == r->h), what << ": h differs without a tape");
+        }
+        for (const auto& [name, x] : run::results())
+          if (x != &run::dstate) BOOST_TEST((none.*x == zeros.*x), what << ": " << name << " differs");
+        if (shape.heads > 9 || time == 1) continue;
+        run inputs = run::random(2, time, shape, time / 2);
+        if (empty) inputs.empty_state();
+        inputs.dstate.clear();
+        for (auto* x : {&inputs.q, &inputs.k})
+          for (auto& e : *x) e += is_bf16<P> ? 0.5f : 0.0f;
+        compare_in<P>(inputs, what + ", without a gradient of the last state");
+      }
+    }
+}
 BOOST_AUTO_TEST_CASE(a_mean_of_the_values) {
   for (const auto& [query, value] : {std::pair<index, index>{128, 64}, {3, 7}, {64, 64}, {96, 17}})
     for (const double epsilon : {0.0, 1e-6})

@@ -167,8 +167,18 @@ class mlstm_products {
     launch(device_, "mlstm: gradients of scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
            mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
-    const index parts = input_gradients<S>(
-        a, {m, rows, of_rows, ds, dc, dn, output(a.dq, z_.dq), output(a.dk, z_.dq), {}, q_dq, k_dk});
+    const index parts = input_gradients<S>(a, {m,
+                                               rows,
+                                               of_rows,
+                                               ds,
+                                               dc,
+                                               dn,
+                                               output(a.dq, z_.dq),
+                                               output(a.dk, z_.dq),
+                                               {},
+                                               q_dq,
+                                               k_dk,
+                                               a.dstate == nullptr});
     const bool first_is_free = shape_.empty_m == -std::numeric_limits<double>::infinity();
     with_mlstm_gate_threads(z_.chunks, [&]<int Threads>() {
       launch(device_, "mlstm: gradients of gates", {blocks(z_.tasks), Threads},

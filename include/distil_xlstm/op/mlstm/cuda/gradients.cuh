@@ -62,15 +62,48 @@ struct mlstm_chunk_gradients {
   mlstm_output_rows<S> dq, dk;
   mlstm_output_rows<> dv;
   float *q_dq, *k_dk;  ///< [parts, tasks, padded time]: a part of N columns, or of all
+  bool to_zeros;       ///< no gradient enters the last chunk: its dC is 0, and not written
   float beta = 0;      ///< of what dv held; 0 but for mlstm_whole_chunk
+
+  /// Whether dq of the task's chunk number `chunk` has no part of C, which is 0 and not written; dk and dv none of dC.
+  __device__ bool without_state(bool queries, index task, unsigned chunk, unsigned chunks) const {
+    return queries ? chunk == 0 && rows.empty[task] : to_zeros && chunk + 1 == chunks;
+  }
+};
+
+/// The rows of a tile's height and width that are read once its products are made, sent for while the last steps are
+/// multiplied: into the stages that have been read by then, 32 columns each.
+template <class P, class Tile>
+struct mlstm_rows_behind_products {
+  using number = typename P::number;
+  static constexpr int stride = Tile::step + Tile::padding, pieces = Tile::width / Tile::step;
+  static constexpr bool fit = pieces < P::stages && Tile::rows * stride <= Tile::stage;
+
+  number* memory;  ///< the tile's
+  step_operand<number> from;
+  int steps;  ///< of the products
+
+  /// As run_steps calls its tail.
+  __device__ void operator()(int piece, int stage) const {
+    if (piece < pieces)
+      Tile::template copy<Tile::rows, Tile::step>(
+          memory + stage * Tile::stage, {from.data + piece * Tile::step, from.stride}, Tile::opaque_thread());
+  }
+  /// Two neighbours, once they have come.
+  __device__ float2 pair(int row, int column) const {
+    return load2(memory + (steps + column / Tile::step) % P::stages * Tile::stage + row * stride +
+                 column % Tile::step);
+  }
 };
 
 /// What a block of mlstm_chunk_gradients_kernel has in shared memory: behind the tile's operands, of wide tiles,
-/// those rows of q or k that meet dq or dk.
+/// those rows of q or k that meet dq or dk. Of narrow tiles in bfloat16 they take the operands' place in the end, of
+/// others they are read where they lie.
 template <class P, int N>
 struct mlstm_chunk_gradients_memory {
   using tile = product_tile<P, 4, N>;
-  static constexpr bool keeps = N > 128;
+  using later = mlstm_rows_behind_products<P, tile>;
+  static constexpr bool keeps = N > 128, follows = N < 128 && later::fit;
   static constexpr int stride = N + tile::padding;
   static constexpr int bytes =
       tile::bytes + (keeps ? mlstm_chunk * stride * static_cast<int>(sizeof(typename P::number)) : 0);
@@ -78,6 +111,7 @@ struct mlstm_chunk_gradients_memory {
 
 /// dq, dk and dv of a chunk, N columns of one of them a block.
 ///   dq = past (dU Cᵀ + dr n) + dS K;  dk = left (V dC'ᵀ + dn') + dSᵀ Q;  dv = left K dC' + (S D)ᵀ dU
+/// without the products with C or dC' where that is known to be 0.
 template <class P, int N, class S>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
     mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number, S> g) {
@@ -105,9 +139,10 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     if (queries) copy_async_4(dr + threadIdx.x, g.of_rows.dr + row, 4);
   }
 
+  const bool alone = g.without_state(queries, task, of_all % chunks, chunks);
   if (!queries && !keys) {
     const int column0 = (part - 2 * of_query) * N;
-    mlstm_two_products<P, false, true>(tile, z.query, k, {g.dc + state + column0, z.value}, factor,
+    mlstm_two_products<P, false, true>(tile, alone ? 0 : z.query, k, {g.dc + state + column0, z.value}, factor,
                                        {m.gated + row0 * L, L}, {du + column0, z.value}, [] {});
     tile.float4s(
         [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
@@ -128,13 +163,18 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   const auto keep = [&] {
     if constexpr (memory::keeps) tile_type::template copy<L, N>(kept, own, tile_type::opaque_thread());
   };
+  const int width = alone ? 0 : z.value;
+  const typename memory::later later{tile.memory, own, (width + L) / tile_type::step};
+  const auto tail = [&](int i, int stage) {
+    if constexpr (memory::follows) later(i, stage);
+  };
   if (keys)
-    mlstm_two_products<P, true, true>(tile, z.value, v, {g.dc + of_state, z.value}, factor, {ds, L},
-                                      {q.data + column0, q.stride}, keep);
+    mlstm_two_products<P, true, true>(tile, width, v, {g.dc + of_state, z.value}, factor, {ds, L},
+                                      {q.data + column0, q.stride}, keep, tail);
   else
-    mlstm_two_products<P, true, false>(tile, z.value, {du, z.value}, {m.states + of_state, z.value}, factor,
-                                       {ds, L}, {k.data + column0, k.stride}, keep);
-  if constexpr (memory::keeps) {
+    mlstm_two_products<P, true, false>(tile, width, {du, z.value}, {m.states + of_state, z.value}, factor,
+                                       {ds, L}, {k.data + column0, k.stride}, keep, tail);
+  if constexpr (memory::keeps || memory::follows) {
     wait_for_copies<0>();
     __syncthreads();
   }
@@ -152,8 +192,9 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
       const int row = tile.row_of(x / 2, x % 2);
-      const float2 with = memory::keeps ? load2(kept + row * memory::stride + column)
-                                        : load2(own.data + static_cast<index>(row) * own.stride + column);
+      const float2 with = memory::keeps     ? load2(kept + row * memory::stride + column)
+                          : memory::follows ? later.pair(row, column)
+                                            : load2(own.data + static_cast<index>(row) * own.stride + column);
       float* e = tile.sum[x / 2][c] + x % 2 * 2;
       e[0] += weight[x] * a.x, e[1] += weight[x] * a.y;
       dot[x] += e[0] * with.x + e[1] * with.y;
@@ -196,6 +237,7 @@ struct mlstm_whole_chunk {
   bf16* shared;
   row_numbers& of_rows;
   index chunk, row0, task, t0;
+  bool alone;  ///< see mlstm_chunk_gradients::without_state
 
   template <int Width>
   __device__ whole_operand<Width> operand_at(int kilobytes) const {
@@ -248,9 +290,11 @@ struct mlstm_whole_chunk {
     const step_operand<bf16> own = Keys ? k : q, other = Keys ? q : k, ds{g.ds + row0 * L, L};
     const auto a1 = operand_at<value>(0), b1 = operand_at<value>(16);
     const auto a2 = operand_at<L>(32), b2 = operand_at<query>(64), with = operand_at<query>(0);
-    fetch<L, value>(a1, 0, 0,
-                    Keys ? m.v.at(z, task, t0) : step_operand<bf16>{g.of_rows.du + row0 * value, value});
-    fetch<query, value>(b1, 0, 0, {(Keys ? g.dc : m.states) + chunk * query * value, value});
+    if (!alone) {
+      fetch<L, value>(a1, 0, 0,
+                      Keys ? m.v.at(z, task, t0) : step_operand<bf16>{g.of_rows.du + row0 * value, value});
+      fetch<query, value>(b1, 0, 0, {(Keys ? g.dc : m.states) + chunk * query * value, value});
+    }
     commit_copies();
     fetch<Keys ? 64 : L, 64>(a2, 0, 0, ds);
     fetch<64, query>(b2, 0, 0, other);
@@ -269,8 +313,10 @@ struct mlstm_whole_chunk {
 
     product_tile<bf16_products, 4, query> tile(shared);
     arrive<2>();
-    multiply<0, false, true>(tile, a1, b1);
-    tile.scale_rows([&](int row) { return of_rows.factor[row]; });
+    if (!alone) {
+      multiply<0, false, true>(tile, a1, b1);
+      tile.scale_rows([&](int row) { return of_rows.factor[row]; });
+    }
     arrive<1>();
     fetch<L, query>(with, 0, 0, own);  // over a1 and b1, which have been read
     commit_copies();
@@ -310,7 +356,7 @@ struct mlstm_whole_chunk {
     const auto a1 = operand_at<query>(0), a2 = operand_at<L>(32);
     const auto b1 = operand_at<value>(64), b2 = operand_at<value>(80);
     const auto send_keys = [&](unsigned head) {
-      const bool there = head < group;
+      const bool there = head < group && !alone;
       const step_operand<bf16> k = g.memory.k.at(z, task + head, t0),
                                dc{g.dc + (chunk + head * z.chunks) * query * value, value};
 #pragma unroll
@@ -341,10 +387,12 @@ struct mlstm_whole_chunk {
       tile.forget_lane(), later.forget_lane();
       arrive<1>();
       send_scores(head);  // over those of the head before, which have been read
-      multiply<0, false, false>(later, a1, b1);
+      if (!alone) multiply<0, false, false>(later, a1, b1);
       arrive<2>();
-      multiply<64, false, false>(later, a1, b1);
-      tile.add_rows(later, [&](int row) { return of_rows.factor[row]; });
+      if (!alone) {
+        multiply<64, false, false>(later, a1, b1);
+        tile.add_rows(later, [&](int row) { return of_rows.factor[row]; });
+      }
       arrive<1>();
       send_keys(head + 1);  // likewise; of no head after the last
       multiply_triangle<0, true>(tile, a2, b2);
@@ -375,7 +423,8 @@ __global__ void __launch_bounds__(mlstm_whole_chunk<S>::threads, 2)
                                    chunk,
                                    static_cast<index>(chunk) * mlstm_chunk,
                                    task,
-                                   static_cast<index>(chunk % chunks) * mlstm_chunk};
+                                   static_cast<index>(chunk % chunks) * mlstm_chunk,
+                                   g.without_state(!values && part % 2 == 0, task, chunk % chunks, chunks)};
   if (values)
     whole.values();
   else if (part % 2 == 0)

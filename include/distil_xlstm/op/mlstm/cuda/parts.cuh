@@ -107,7 +107,7 @@ struct mlstm_walk {
   const float* decay;
   mlstm_state_view first, last;  ///< null pointers: zeros enter, nothing is wanted
   const int* empty;              ///< where zeros enter; or null
-  Number* states;                ///< what enters each chunk
+  Number* states;  ///< what enters each chunk; not the first, where zeros enter, for nobody reads them
   float* n;
 };
 
@@ -119,11 +119,18 @@ inline __device__ unsigned mlstm_block_from_last() { return gridDim.x - 1 - bloc
 template <class P, int Rows, int Columns>
 using mlstm_state_tile = product_tile<P, Rows / 32, Columns>;
 
+/// Blocks of a multiprocessor that walk with tiles of so many columns.
+template <class Number>
+constexpr int mlstm_walk_blocks(int columns) {
+  if (columns == 64) return 5;
+  if (columns == 96) return sizeof(Number) == 2 ? 3 : 2;
+  return columns <= 128 ? 2 : 1;
+}
+
 /// A block a tile of one head's state, which stays in registers.
 template <class P, int Rows, int Columns, bool Backwards>
-__global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, Columns == 64    ? 5
-                                                                               : Columns <= 128 ? 2
-                                                                                                : 1)
+__global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
+                                  mlstm_walk_blocks<typename P::number>(Columns))
     mlstm_walk_kernel(mlstm_sizes z, mlstm_walk<typename P::number> walk) {
   using tile_type = mlstm_state_tile<P, Rows, Columns>;
   constexpr int steps = mlstm_chunk / tile_type::step;
@@ -139,7 +146,8 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, C
   const bool vector = column0 == 0 && tile.first_column == 0;  // this warp has rows of n, too
   const int lane = tile.lane;
 
-  if (walk.first.c && !(walk.empty && walk.empty[task])) {
+  const bool from_zeros = !walk.first.c || (walk.empty && walk.empty[task]);
+  if (!from_zeros) {
     const float *c = walk.first.c_of(b, e), *n = walk.first.n_of(b, e);
     tile.pairs([&](int row, int column, float& x, float& y) {
       const int r = row0 + row, col = column0 + column;
@@ -156,17 +164,18 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, C
         }
   }
   const index chunk0 = task * z.chunks;
-  const auto chunk_of = [&](int s) {
-    const index c = s / steps;
-    return chunk0 + (Backwards ? z.chunks - 1 - c : c);
-  };
+  const int chunks = static_cast<int>(z.chunks);
+  const auto chunk_of = [&](int s) { return Backwards ? chunks - 1 - s / steps : s / steps; };  // of the task's
   const step_operand<typename P::number> a_rows = walk.a.at(z, task, 0, row0),
                                          b_rows = walk.b.at(z, task, 0, column0);
-  float decay = walk.decay[chunk_of(0)];
+  float decay = walk.decay[chunk0 + chunk_of(0)];
+  // What leaves the last chunk may not be wanted: then of that chunk's steps one is left, which has nothing to multiply.
+  const int products = (chunks - (walk.last.c ? 0 : 1)) * steps;
   run_steps<P>(
-      static_cast<int>(z.chunks) * steps,
+      products + (walk.last.c ? 0 : 1),
       [&](int s, int stage) {
-        const index t = (chunk_of(s) - chunk0) * mlstm_chunk + s % steps * tile_type::step;
+        if (s == products) return;
+        const index t = chunk_of(s) * mlstm_chunk + s % steps * tile_type::step;
         tile.template fetch<true, false>(stage, {a_rows.data + t * a_rows.stride, a_rows.stride},
                                          {b_rows.data + t * b_rows.stride, b_rows.stride});
         tile.fetch_vector(stage, walk.weights + chunk0 * mlstm_chunk + t);
@@ -174,8 +183,9 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, C
       },
       [&](int s, int stage) {
         if (s % steps == 0) {
-          const index chunk = chunk_of(s);
-          tile.store(walk.states + (chunk * z.query + row0) * z.value + column0, z.value);
+          const index chunk = chunk0 + chunk_of(s);
+          if (s > 0 || !from_zeros)
+            tile.store(walk.states + (chunk * z.query + row0) * z.value + column0, z.value);
           tile.scale_rows([&](int) { return decay; });
           if (vector)
 #pragma unroll
@@ -186,8 +196,9 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, C
                 if (lane % 4 == 0) walk.n[chunk * z.query + row0 + tile.row_of(m, half)] = x;
                 tile.extra[m][2 * half] *= decay, tile.extra[m][2 * half + 1] *= decay;
               }
-          if (s / steps + 1 < z.chunks) decay = walk.decay[chunk_of(s + steps)];  // long before its use
+          if (s / steps + 1 < chunks) decay = walk.decay[chunk0 + chunk_of(s + steps)];  // long before its use
         }
+        if (s == products) return;
         const float* w = Backwards ? tile.vector(stage, 1) : ones;
         tile.template multiply<true, false, true, true>(stage, vector ? w : nullptr, tile.vector(stage));
       });
@@ -211,6 +222,7 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads, C
 
 /// S D (forward) or its gradient dS of one chunk: X = A Bᵀ, then
 ///   out = scale X D and r = past q.n + the rows' sums;  or, where `dr` is given, out = scale (X + dr) D.
+/// The quarter of `out` that lies in the future is nobody's to read, and not written.
 template <class P, bool Gradient>
 __global__ void __launch_bounds__(256, 2)
     mlstm_scores_kernel(mlstm_sizes z, mlstm_operand<typename P::number> of_a,
@@ -274,7 +286,7 @@ __global__ void __launch_bounds__(256, 2)
           partial[x] += e;
         }
     }
-  tile.store(out + chunk * L * L, L);
+  if (!above) tile.store(out + chunk * L * L, L);
   if constexpr (!Gradient) {
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
@@ -294,13 +306,14 @@ inline __device__ distil_xlstm::detail::mlstm_norm<float> mlstm_norm_at(const ml
   return distil_xlstm::detail::mlstm_norm_of(z.normaliser, r, expf(-mu));
 }
 
-/// sum = factor A B (over `width` numbers) + A' B' (over the chunk); `factor` of each row. A' is lower
-/// triangular, and read transposed where TransposeA2 is set. `late` may send for what is read thereafter.
-template <class P, bool TransposeB1, bool TransposeA2, class Tile, class Late>
+/// sum = factor A B (over `width` numbers, which may be 0) + A' B' (over the chunk); `factor` of each row. A' is lower
+/// triangular, and read transposed where TransposeA2 is set. `late` may send for what is read thereafter, and so may
+/// `tail`, see run_steps.
+template <class P, bool TransposeB1, bool TransposeA2, class Tile, class Late, class Tail = no_tail>
 __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename P::number> a1,
                                    step_operand<typename P::number> b1, const float* factor,
                                    step_operand<typename P::number> a2, step_operand<typename P::number> b2,
-                                   const Late& late) {
+                                   const Late& late, const Tail& tail = {}) {
   constexpr int step = Tile::step;
   const int steps = width / step;
   run_steps<P>(
@@ -312,9 +325,10 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
               {b1.data + s * step * (TransposeB1 ? 1 : b1.stride), b1.stride});
         } else {
           const int u = (s - steps) * step;
-          tile.template fetch<TransposeA2, false>(stage,
-                                                  {a2.data + u * (TransposeA2 ? a2.stride : 1), a2.stride},
-                                                  {b2.data + u * b2.stride, b2.stride});
+          tile.template fetch<TransposeA2, false>(
+              stage, {a2.data + u * (TransposeA2 ? a2.stride : 1), a2.stride},
+              {b2.data + u * b2.stride, b2.stride},
+              [u](int row, int column) { return TransposeA2 ? column < u + step : row >= u; });
         }
       },
       [&](int s, int stage) {
@@ -326,7 +340,8 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
         const int u = (s - steps) * step;
         if (TransposeA2 ? u + step > tile.first_row : u < tile.first_row + 32)
           tile.template multiply<TransposeA2, false>(stage);
-      });
+      },
+      tail);
 }
 
 /// Those of four neighbours that a row of `width` elements has, plus beta times what it had.
@@ -351,7 +366,7 @@ struct mlstm_output_rows {
   }
 };
 
-/// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon)
+/// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon), without the first where C is known to be 0.
 template <class P, int N>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
     mlstm_outputs_kernel(mlstm_sizes z, mlstm_memory<typename P::number> memory, mlstm_rows rows,
@@ -371,7 +386,8 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     copy_async_4(mu + x, rows.mu + row0 + x, 4);
   }
   const index task = of_all / chunks, t0 = static_cast<index>(of_all % chunks) * L;
-  mlstm_two_products<P, false, false>(tile, z.query, memory.q.at(z, task, t0),
+  const bool from_zeros = t0 == 0 && rows.empty[task];
+  mlstm_two_products<P, false, false>(tile, from_zeros ? 0 : z.query, memory.q.at(z, task, t0),
                                       {memory.states + chunk * z.query * z.value + column0, z.value}, past,
                                       {memory.gated + row0 * L, L}, memory.v.at(z, task, t0, column0), [] {});
   if (x < L) r[x] = 1 / (mlstm_norm_at(z, r[x], mu[x]).value + z.epsilon);

@@ -68,7 +68,7 @@ struct whole_operand {
 template <class P, int Down, int N, int Across = 2>
 struct product_tile {
   using number = typename P::number;
-  static constexpr int rows = 32 * Down, step = 32, threads = 32 * Down * Across;
+  static constexpr int rows = 32 * Down, width = N, step = 32, threads = 32 * Down * Across;
   static constexpr int columns = N / Across;                             ///< of a warp
   static constexpr int across = columns / 8;                             ///< blocks of eight of them
   static constexpr int padding = 16 / static_cast<int>(sizeof(number));  // rows shift by a bank group
@@ -185,25 +185,32 @@ struct product_tile {
     return __shfl_sync(~0u, extra[m][2 * half] + extra[m][2 * half + 1], lane & ~3);
   }
 
-  /// Sends for one step, into stage `to`.
-  template <bool TransposeA, bool TransposeB>
-  __device__ void fetch(int to, step_operand<number> a, step_operand<number> b) const {
+  /// Every piece of an operand is wanted.
+  struct all_pieces {
+    __device__ bool operator()(int, int) const { return true; }
+  };
+  /// Sends for one step, into stage `to`; of A for the pieces that are wanted, as it lies.
+  template <bool TransposeA, bool TransposeB, class Wanted = all_pieces>
+  __device__ void fetch(int to, step_operand<number> a, step_operand<number> b,
+                        const Wanted& wanted = {}) const {
     number* at = memory + to * stage;
-    copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a);
+    copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a, static_cast<int>(threadIdx.x), wanted);
     copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b);
   }
-  /// Thread `thread` sends for its pieces of an operand, whose rows come to lie Columns + padding apart.
-  template <int Rows, int Columns>
-  __device__ static void copy(number* to, step_operand<number> from,
-                              int thread = static_cast<int>(threadIdx.x)) {
+  /// Thread `thread` sends for its pieces of an operand that are wanted(row, column); rows come to lie Columns + padding
+  /// apart.
+  template <int Rows, int Columns, class Wanted = all_pieces>
+  __device__ static void copy(number* to, step_operand<number> from, int thread = static_cast<int>(threadIdx.x),
+                              const Wanted& wanted = {}) {
     constexpr int each = padding, along = Columns / each, count = Rows * along;
 #pragma unroll
     for (int first = 0; first < count; first += threads) {
       const int i = first + thread;
       if (count % threads == 0 || i < count) {
         const int r = i / along, c = i % along * each;
-        copy_async_16_of_line(shared_address(to + r * (Columns + padding) + c),
-                              from.data + r * from.stride + c);
+        if (wanted(r, c))
+          copy_async_16_of_line(shared_address(to + r * (Columns + padding) + c),
+                                from.data + r * from.stride + c);
       }
     }
   }
@@ -348,9 +355,14 @@ struct product_tile {
   }
 };
 
-/// Runs `steps` steps through the tile's stages: fetch(step, stage), then multiply(step, stage) in order.
-template <class P, class Fetch, class Multiply>
-__device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multiply) {
+struct no_tail {
+  __device__ void operator()(int, int) const {}
+};
+/// Runs `steps` steps through the tile's stages: fetch(step, stage), then multiply(step, stage) in order. As the last
+/// ones are multiplied, P::stages - 1 if there are so many, tail(0, stage), tail(1, next stage) and so on may send for
+/// what is read after them.
+template <class P, class Fetch, class Multiply, class Tail = no_tail>
+__device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multiply, const Tail& tail = {}) {
 #pragma unroll
   for (int s = 0; s < P::stages - 1; ++s) {
     if (s < steps) fetch(s, s);
@@ -360,8 +372,11 @@ __device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multipl
   for (int s = 0; s < steps; ++s) {
     wait_for_copies<P::stages - 2>();
     __syncthreads();  // what all threads sent for is there, and the stage to be filled next has been read
-    const int next = s + P::stages - 1;
-    if (next < steps) fetch(next, stage == 0 ? P::stages - 1 : stage - 1);
+    const int next = s + P::stages - 1, free = stage == 0 ? P::stages - 1 : stage - 1;
+    if (next < steps)
+      fetch(next, free);
+    else
+      tail(next - steps, free);
     commit_copies();
     multiply(s, stage);
     stage = stage + 1 == P::stages ? 0 : stage + 1;
