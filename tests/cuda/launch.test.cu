@@ -51,7 +51,8 @@ class every_kind {
   /// All that is written, one behind another.
   std::vector<double> results() const {
     std::vector<double> all = ids_.numbers();
-    for (const numbers* m : {&x_, &u_, &few_, &all_, &heads_, &conv_, &h_, &past_, &c_, &n_, &m_, &row_}) {
+    for (const numbers* m : {&x_, &u_, &few_, &all_, &heads_, &conv_, &h_, &past_, &c_, &n_, &m_, &row_,
+                             &gradients_, &gate_gradients_}) {
       const auto more = m->numbers();
       all.insert(all.end(), more.begin(), more.end());
     }
@@ -100,6 +101,7 @@ class every_kind {
                          {{c_.data(), heads * head * head}, {n_.data(), heads * head}, {m_.data(), heads}},
                          nullptr});
     after();
+    remember(gate(0), gate(heads), after);
     parallel_for(d, size, mixed{h_.data(), conv_.data(), u_.data(), x_.data(), size});
     after();
     choose_likeliest(d, matrix_view<const float>(view(x_)), ids_.data(), static_cast<float*>(nullptr));
@@ -107,6 +109,47 @@ class every_kind {
     embed(d, frozen_matrix{w_few_.data(), dtype::f32, width, width}, ids_.data(), view(row_));
     after();
     transform(d, view(x_), math::plus{}, view(x_), view(row_));
+    after();
+  }
+
+  /// All rows as one sequence, in chunks, and the gradients.
+  template <class After>
+  void remember(matrix_view<const float> i, matrix_view<const float> f, const After& after) {
+    const mlstm_shape shape{heads, head, head};
+    const matrix_view<const float> q = view(heads_), k = view(conv_), v = view(all_);
+    const auto gradient = [&](index at) {
+      return matrix_view<float>(gradients_.data() + at * size, rows, width);
+    };
+    const auto of_gate = [&](index at) {
+      return matrix_view<float>(gate_gradients_.data() + at * rows * heads, rows, heads);
+    };
+    mlstm_forward(*d_, mlstm_arguments<float>{
+                           {1, rows},
+                           shape,
+                           q,
+                           k,
+                           v,
+                           i,
+                           f,
+                           view(u_),
+                           {{c_.data(), heads * head * head}, {n_.data(), heads * head}, {m_.data(), heads}},
+                           tape_.data()});
+    after();
+    mlstm_backward(*d_, mlstm_backward_arguments<float>{{1, rows},
+                                                        shape,
+                                                        q,
+                                                        k,
+                                                        v,
+                                                        i,
+                                                        f,
+                                                        view(u_),
+                                                        view(h_),
+                                                        tape_.data(),
+                                                        gradient(0),
+                                                        gradient(1),
+                                                        gradient(2),
+                                                        of_gate(0),
+                                                        of_gate(1)});
     after();
   }
 
@@ -123,6 +166,8 @@ class every_kind {
                                                      h_{*d_, size}, row_{*d_, size};
   numbers past_{*d_, zeros((window - 1) * size)}, c_{*d_, zeros(size*head)}, n_{*d_, zeros(size)},
       m_{*d_, zeros(rows*heads)};
+  numbers tape_{*d_, zeros(heads*mlstm_shape{heads, head, head}.kept_size(rows))}, gradients_{*d_, 3 * size},
+      gate_gradients_{*d_, 2 * rows*heads};
   on_device<std::int32_t, D> ids_{*d_, zeros(rows)};
 };
 

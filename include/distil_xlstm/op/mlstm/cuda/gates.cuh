@@ -65,7 +65,8 @@ struct mlstm_gates {
 
 /// A block a sequence and head, a warp a chunk. Sums of log sigmoid(f~) are made in double.
 template <int Threads>
-__global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mlstm_rows out) {
+__global__ void __launch_bounds__(Threads)
+    mlstm_gates_kernel(earlier_kernels earlier, mlstm_gates g, mlstm_rows out) {
   constexpr int warps = Threads / 32, each = mlstm_chunk / 32;
   constexpr double lowest = -std::numeric_limits<double>::infinity(), log2e = 1.4426950408889634;
   __shared__ double chunk_sum[warps], chunk_max[warps], entering[warps];
@@ -73,6 +74,7 @@ __global__ void __launch_bounds__(Threads) mlstm_gates_kernel(mlstm_gates g, mls
   const index task = blockIdx.x, b = task / g.heads, e = task % g.heads, time = g.seq.time;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const index row0 = b * time;
+  earlier.wait();
   const auto add = [](double x, double y) { return x + y; };
   const auto max_of = [](double x, double y) { return x > y ? x : y; };
   double m = static_cast<double>(g.m[b * g.m_stride + e]);
@@ -234,10 +236,12 @@ __device__ double scan_block(double x, bool head, double& carry) {
 /// document. A block a sequence and head, from the last position to the first; each thread has `each`
 /// positions.
 template <int Threads>
-__global__ void __launch_bounds__(Threads) mlstm_gate_gradients_kernel(mlstm_gate_gradients g) {
+__global__ void __launch_bounds__(Threads)
+    mlstm_gate_gradients_kernel(earlier_kernels earlier, mlstm_gate_gradients g) {
   constexpr int each = 4;
   const index task = blockIdx.x, b = task / g.heads, e = task % g.heads, time = g.seq.time;
   const index base = task * g.padded, part = gridDim.x * g.padded;
+  earlier.wait();
   double stabiliser = 0, rest = g.inner ? g.inner[task] : 0;
   for (index end = time; end > 0; end -= Threads * each) {
     // Position j of this thread, the latest first; a segment of either sum is broken where its successor's mark

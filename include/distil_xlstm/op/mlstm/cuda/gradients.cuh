@@ -17,8 +17,9 @@ struct mlstm_row_gradients {
 /// 8, 16 or 32 lanes of a warp a position.
 template <class Number, class S>
 __global__ void __launch_bounds__(256)
-    mlstm_row_gradients_kernel(mlstm_sizes z, matrix_view<const float> h, matrix_view<const S> dh,
-                               mlstm_rows rows, const float* r, mlstm_row_gradients<Number> out) {
+    mlstm_row_gradients_kernel(earlier_kernels earlier, mlstm_sizes z, matrix_view<const float> h,
+                               matrix_view<const S> dh, mlstm_rows rows, const float* r,
+                               mlstm_row_gradients<Number> out) {
   const int lanes = mlstm_row_threads(z.value), lane = static_cast<int>(threadIdx.x) % lanes;
   const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
   const unsigned padded = static_cast<unsigned>(z.padded());
@@ -26,6 +27,7 @@ __global__ void __launch_bounds__(256)
   const bool there = t < z.time;
   const index from = there ? task / z.heads * z.time + t : 0;
   const index head = task % z.heads * z.dv;
+  earlier.wait();
   float g[8] = {}, y[8] = {};
   int x = lane * 8;
   const auto load = [&] {
@@ -114,7 +116,8 @@ struct mlstm_chunk_gradients_memory {
 /// without the products with C or dC' where that is known to be 0.
 template <class P, int N, class S>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
-    mlstm_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number, S> g) {
+    mlstm_chunk_gradients_kernel(earlier_kernels earlier, mlstm_sizes z,
+                                 mlstm_chunk_gradients<typename P::number, S> g) {
   using number = typename P::number;
   using memory = mlstm_chunk_gradients_memory<P, N>;
   using tile_type = typename memory::tile;
@@ -133,6 +136,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   const step_operand<number> q = m.q.at(z, task, t0), k = m.k.at(z, task, t0), v = m.v.at(z, task, t0);
   const number *du = g.of_rows.du + row0 * z.value, *ds = g.ds + row0 * L;
   const bool queries = part < of_query, keys = !queries && part < 2 * of_query;
+  earlier.wait();
   if (threadIdx.x < L) {
     const index row = row0 + threadIdx.x;
     copy_async_4(factor + threadIdx.x, (queries ? g.rows.past : g.rows.left) + row, 4);
@@ -405,9 +409,11 @@ struct mlstm_whole_chunk {
 
 template <class P, class S>
 __global__ void __launch_bounds__(mlstm_whole_chunk<S>::threads, 2)
-    mlstm_whole_chunk_gradients_kernel(mlstm_sizes z, mlstm_chunk_gradients<typename P::number, S> g) {
+    mlstm_whole_chunk_gradients_kernel(earlier_kernels earlier, mlstm_sizes z,
+                                       mlstm_chunk_gradients<typename P::number, S> g) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ typename mlstm_whole_chunk<S>::row_numbers of_rows;
+  earlier.wait();
   // From the last chunk on, whose dS the kernel before wrote last: it may still lie in the L2 cache. Of a chunk of
   // the heads that share a v: dq and dk of each, and dv, which goes first.
   const unsigned group = g.memory.v.group, chunks = static_cast<unsigned>(z.chunks);
@@ -436,8 +442,10 @@ __global__ void __launch_bounds__(mlstm_whole_chunk<S>::threads, 2)
 /// <dC, C> + <dn, n> of each sequence and head, a block each.
 template <int Threads>
 __global__ void __launch_bounds__(Threads)
-    mlstm_inner_kernel(mlstm_sizes z, mlstm_state_view gradient, mlstm_state_view state, double* inner) {
+    mlstm_inner_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_state_view gradient,
+                       mlstm_state_view state, double* inner) {
   __shared__ double sums[Threads];
+  earlier.wait();
   const index b = blockIdx.x / z.heads, e = blockIdx.x % z.heads, size = static_cast<index>(z.dq) * z.dv;
   const float *dc = gradient.c_of(b, e), *c = state.c_of(b, e), *dn = gradient.n_of(b, e),
               *n = state.n_of(b, e);
@@ -456,8 +464,9 @@ __global__ void __launch_bounds__(Threads)
 
 /// Copies of a state's C and n, as [tasks, dq, dv] and [tasks, dq].
 template <int Threads>
-__global__ void __launch_bounds__(Threads)
-    mlstm_keep_state_kernel(mlstm_sizes z, mlstm_state_view from, mlstm_state_view to) {
+__global__ void __launch_bounds__(Threads) mlstm_keep_state_kernel(earlier_kernels earlier, mlstm_sizes z,
+                                                                   mlstm_state_view from, mlstm_state_view to) {
+  earlier.wait();
   const index b = blockIdx.y / z.heads, e = blockIdx.y % z.heads, size = static_cast<index>(z.dq) * z.dv;
   for (index x = static_cast<index>(blockIdx.x) * Threads + threadIdx.x; x < size;
        x += static_cast<index>(gridDim.x) * Threads)

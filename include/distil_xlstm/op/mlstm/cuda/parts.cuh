@@ -69,8 +69,9 @@ constexpr int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 1
 /// Padded copies of the inputs, blockIdx.y says of which.
 template <class Number, class From>
 __global__ void __launch_bounds__(256)
-    mlstm_copy_kernel(mlstm_sizes z, mlstm_copy<Number, From> q, mlstm_copy<Number, From> k,
-                      mlstm_copy<Number, From> v) {
+    mlstm_copy_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_copy<Number, From> q,
+                      mlstm_copy<Number, From> k, mlstm_copy<Number, From> v) {
+  earlier.wait();
   const mlstm_copy<Number, From> c = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
   const int lanes = mlstm_row_threads(c.padded);
   const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
@@ -131,7 +132,7 @@ constexpr int mlstm_walk_blocks(int columns) {
 template <class P, int Rows, int Columns, bool Backwards>
 __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
                                   mlstm_walk_blocks<typename P::number>(Columns))
-    mlstm_walk_kernel(mlstm_sizes z, mlstm_walk<typename P::number> walk) {
+    mlstm_walk_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_walk<typename P::number> walk) {
   using tile_type = mlstm_state_tile<P, Rows, Columns>;
   constexpr int steps = mlstm_chunk / tile_type::step;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -145,6 +146,7 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
             column0 = which % across * Columns;
   const bool vector = column0 == 0 && tile.first_column == 0;  // this warp has rows of n, too
   const int lane = tile.lane;
+  earlier.wait();
 
   const bool from_zeros = !walk.first.c || (walk.empty && walk.empty[task]);
   if (!from_zeros) {
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
 /// The quarter of `out` that lies in the future is nobody's to read, and not written.
 template <class P, bool Gradient>
 __global__ void __launch_bounds__(256, 2)
-    mlstm_scores_kernel(mlstm_sizes z, mlstm_operand<typename P::number> of_a,
+    mlstm_scores_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_operand<typename P::number> of_a,
                         mlstm_operand<typename P::number> of_b, int width, mlstm_rows rows, const float* n,
                         const float* dr, typename P::number* out, float* r) {
   using tile_type = product_tile<P, 4, mlstm_chunk>;
@@ -235,6 +237,7 @@ __global__ void __launch_bounds__(256, 2)
   __shared__ __align__(16) float of_rows[6][L];  // D~'s parts; what is added, or beta's weight; the first seen
   tile_type tile(shared);
   const index chunk = blockIdx.x, row0 = chunk * L;
+  earlier.wait();
   if (threadIdx.x < L) {
     const float* from[] = {rows.row,
                            rows.row_rest,
@@ -369,8 +372,8 @@ struct mlstm_output_rows {
 /// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon), without the first where C is known to be 0.
 template <class P, int N>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
-    mlstm_outputs_kernel(mlstm_sizes z, mlstm_memory<typename P::number> memory, mlstm_rows rows,
-                         mlstm_output_rows<> h) {
+    mlstm_outputs_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
+                         mlstm_rows rows, mlstm_output_rows<> h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float past[L], r[L], mu[L];
@@ -380,6 +383,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   const int column0 = static_cast<int>(block % tiles) * N;
   const index chunk = of_all, row0 = chunk * L;
   const int x = static_cast<int>(threadIdx.x);
+  earlier.wait();
   if (x < L) {
     copy_async_4(past + x, rows.past + row0 + x, 4);
     copy_async_4(r + x, memory.r + row0 + x, 4);
