@@ -115,13 +115,14 @@ struct mlstm_chunk_gradients_memory {
 ///   dq = past (dU Cᵀ + dr n) + dS K;  dk = left (V dC'ᵀ + dn') + dSᵀ Q;  dv = left K dC' + (S D)ᵀ dU
 /// without the products with C or dC' where that is known to be 0.
 template <class P, int N, class S>
-__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
+__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_blocks<typename P::number>(N))
     mlstm_chunk_gradients_kernel(earlier_kernels earlier, mlstm_sizes z,
                                  mlstm_chunk_gradients<typename P::number, S> g) {
   using number = typename P::number;
   using memory = mlstm_chunk_gradients_memory<P, N>;
   using tile_type = typename memory::tile;
   constexpr int L = mlstm_chunk;
+  constexpr bool crowded = mlstm_chunk_blocks<number>(N) > 2;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ __align__(8) float sums[N / tile_type::columns][L], factor[L], dr[L], added[N];
   tile_type tile(shared);
@@ -146,8 +147,9 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
   const bool alone = g.without_state(queries, task, of_all % chunks, chunks);
   if (!queries && !keys) {
     const int column0 = (part - 2 * of_query) * N;
-    mlstm_two_products<P, false, true>(tile, alone ? 0 : z.query, k, {g.dc + state + column0, z.value}, factor,
-                                       {m.gated + row0 * L, L}, {du + column0, z.value}, [] {});
+    mlstm_two_products<P, false, true, crowded>(tile, alone ? 0 : z.query, k, {g.dc + state + column0, z.value},
+                                                factor, {m.gated + row0 * L, L}, {du + column0, z.value},
+                                                [] {});
     tile.float4s(
         [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
         [&](float* to, int column, float4 x) {
@@ -173,11 +175,11 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 :
     if constexpr (memory::follows) later(i, stage);
   };
   if (keys)
-    mlstm_two_products<P, true, true>(tile, width, v, {g.dc + of_state, z.value}, factor, {ds, L},
-                                      {q.data + column0, q.stride}, keep, tail);
+    mlstm_two_products<P, true, true, crowded>(tile, width, v, {g.dc + of_state, z.value}, factor, {ds, L},
+                                               {q.data + column0, q.stride}, keep, tail);
   else
-    mlstm_two_products<P, true, false>(tile, width, {du, z.value}, {m.states + of_state, z.value}, factor,
-                                       {ds, L}, {k.data + column0, k.stride}, keep, tail);
+    mlstm_two_products<P, true, false, crowded>(tile, width, {du, z.value}, {m.states + of_state, z.value},
+                                                factor, {ds, L}, {k.data + column0, k.stride}, keep, tail);
   if constexpr (memory::keeps || memory::follows) {
     wait_for_copies<0>();
     __syncthreads();

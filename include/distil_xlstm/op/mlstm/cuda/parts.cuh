@@ -311,8 +311,9 @@ inline __device__ distil_xlstm::detail::mlstm_norm<float> mlstm_norm_at(const ml
 
 /// sum = factor A B (over `width` numbers, which may be 0) + A' B' (over the chunk); `factor` of each row. A' is lower
 /// triangular, and read transposed where TransposeA2 is set. `late` may send for what is read thereafter, and so may
-/// `tail`, see run_steps.
-template <class P, bool TransposeB1, bool TransposeA2, class Tile, class Late, class Tail = no_tail>
+/// `tail`, see run_steps. `Crowded`: what follows from the thread is made anew each step, to keep few registers.
+template <class P, bool TransposeB1, bool TransposeA2, bool Crowded = false, class Tile, class Late,
+          class Tail = no_tail>
 __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename P::number> a1,
                                    step_operand<typename P::number> b1, const float* factor,
                                    step_operand<typename P::number> a2, step_operand<typename P::number> b2,
@@ -322,19 +323,21 @@ __device__ void mlstm_two_products(Tile& tile, int width, step_operand<typename 
   run_steps<P>(
       steps + mlstm_chunk / step,
       [&](int s, int stage) {
+        const int thread = Crowded ? Tile::opaque_thread() : static_cast<int>(threadIdx.x);
         if (s < steps) {
           tile.template fetch<false, TransposeB1>(
               stage, {a1.data + s * step, a1.stride},
-              {b1.data + s * step * (TransposeB1 ? 1 : b1.stride), b1.stride});
+              {b1.data + s * step * (TransposeB1 ? 1 : b1.stride), b1.stride}, thread);
         } else {
           const int u = (s - steps) * step;
           tile.template fetch<TransposeA2, false>(
               stage, {a2.data + u * (TransposeA2 ? a2.stride : 1), a2.stride},
-              {b2.data + u * b2.stride, b2.stride},
+              {b2.data + u * b2.stride, b2.stride}, thread,
               [u](int row, int column) { return TransposeA2 ? column < u + step : row >= u; });
         }
       },
       [&](int s, int stage) {
+        if constexpr (Crowded) tile.forget_lane();
         if (s < steps) return tile.template multiply<false, TransposeB1>(stage);
         if (s == steps) {
           tile.scale_rows([&](int row) { return factor[row]; });
@@ -369,9 +372,15 @@ struct mlstm_output_rows {
   }
 };
 
+/// Blocks of a multiprocessor that make so many columns of a chunk.
+template <class Number>
+constexpr int mlstm_chunk_blocks(int columns) {
+  return columns > 128 ? 1 : columns <= 96 && sizeof(Number) == 2 ? 3 : 2;
+}
+
 /// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon), without the first where C is known to be 0.
 template <class P, int N>
-__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, N <= 128 ? 2 : 1)
+__global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_blocks<typename P::number>(N))
     mlstm_outputs_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
                          mlstm_rows rows, mlstm_output_rows<> h) {
   constexpr int L = mlstm_chunk;

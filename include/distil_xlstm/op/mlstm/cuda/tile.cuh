@@ -189,13 +189,13 @@ struct product_tile {
   struct all_pieces {
     __device__ bool operator()(int, int) const { return true; }
   };
-  /// Sends for one step, into stage `to`; of A for the pieces that are wanted, as it lies.
+  /// Thread `thread` sends for one step, into stage `to`; of A for the pieces that are wanted, as it lies.
   template <bool TransposeA, bool TransposeB, class Wanted = all_pieces>
   __device__ void fetch(int to, step_operand<number> a, step_operand<number> b,
-                        const Wanted& wanted = {}) const {
+                        int thread = static_cast<int>(threadIdx.x), const Wanted& wanted = {}) const {
     number* at = memory + to * stage;
-    copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a, static_cast<int>(threadIdx.x), wanted);
-    copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b);
+    copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a, thread, wanted);
+    copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b, thread);
   }
   /// Thread `thread` sends for its pieces of an operand that are wanted(row, column); rows come to lie Columns + padding
   /// apart.
