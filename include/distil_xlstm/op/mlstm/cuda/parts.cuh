@@ -201,6 +201,7 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
           if (s / steps + 1 < chunks) decay = walk.decay[chunk0 + chunk_of(s + steps)];  // long before its use
         }
         if (s == products) return;
+        if constexpr (mlstm_walk_blocks<typename P::number>(Columns) == 3) tile.forget_lane();
         const float* w = Backwards ? tile.vector(stage, 1) : ones;
         tile.template multiply<true, false, true, true>(stage, vector ? w : nullptr, tile.vector(stage));
       });
