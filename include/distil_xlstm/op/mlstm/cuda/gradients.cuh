@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_bl
   using memory = mlstm_chunk_gradients_memory<P, N>;
   using tile_type = typename memory::tile;
   constexpr int L = mlstm_chunk;
-  constexpr bool crowded = mlstm_chunk_blocks<number>(N) > 2;
+  constexpr bool crowded = mlstm_chunk_blocks<number>(N) > 2 || sizeof(number) == 4;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ __align__(8) float sums[N / tile_type::columns][L], factor[L], dr[L], added[N];
   tile_type tile(shared);
@@ -150,11 +150,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_bl
     mlstm_two_products<P, false, true, crowded>(tile, alone ? 0 : z.query, k, {g.dc + state + column0, z.value},
                                                 factor, {m.gated + row0 * L, L}, {du + column0, z.value},
                                                 [] {});
-    tile.float4s(
-        [&](int row) { return t0 + row < z.time ? g.dv.row(task, z.heads, z.time, t0 + row) : nullptr; },
-        [&](float* to, int column, float4 x) {
-          if (to) store_columns(to, column0 + column, g.dv.head, g.dv.vectorised, x);
-        });
+    mlstm_store_chunk(tile, z, g.dv, task, t0, column0);
     return;
   }
 
@@ -184,7 +180,6 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_bl
     wait_for_copies<0>();
     __syncthreads();
   }
-  const mlstm_output_rows<S>& out = keys ? g.dk : g.dq;
   float weight[4], dot[4] = {};
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
@@ -206,10 +201,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_bl
       dot[x] += e[0] * with.x + e[1] * with.y;
     }
   }
-  tile.float4s([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
-               [&](S* to, int column, float4 x) {
-                 if (to) store_columns(to, column0 + column, out.head, out.vectorised, x);
-               });
+  mlstm_store_chunk(tile, z, keys ? g.dk : g.dq, task, t0, column0);
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
     dot[x] = row_sum(dot[x]);

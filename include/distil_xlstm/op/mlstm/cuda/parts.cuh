@@ -373,6 +373,16 @@ struct mlstm_output_rows {
   }
 };
 
+/// Writes a chunk's tile from position t0 on, whose first column is the head's number `column0`.
+template <class Tile, class S>
+__device__ void mlstm_store_chunk(const Tile& tile, const mlstm_sizes& z, const mlstm_output_rows<S>& out,
+                                  index task, index t0, int column0) {
+  tile.float4s([&](int row) { return t0 + row < z.time ? out.row(task, z.heads, z.time, t0 + row) : nullptr; },
+               [&](S* to, int column, float4 x) {
+                 if (to) store_columns(to, column0 + column, out.head, out.vectorised, x);
+               });
+}
+
 /// Blocks of a multiprocessor that make so many columns of a chunk.
 template <class Number>
 constexpr int mlstm_chunk_blocks(int columns) {
@@ -407,10 +417,7 @@ __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_bl
   if (x < L) r[x] = 1 / (mlstm_norm_at(z, r[x], mu[x]).value + z.epsilon);
   __syncthreads();
   tile.scale_rows([&](int row) { return r[row]; });
-  tile.float4s([&](int row) { return t0 + row < z.time ? h.row(task, z.heads, z.time, t0 + row) : nullptr; },
-               [&](float* to, int column, float4 x) {
-                 if (to) store_columns(to, column0 + column, h.head, h.vectorised, x);
-               });
+  mlstm_store_chunk(tile, z, h, task, t0, column0);
 }
 
 }  // namespace detail
