@@ -75,7 +75,7 @@ bool mlstm_layer_step(cuda_base& device, const mlstm_layer_arguments<float, floa
 }  // namespace detail
 
 /// A single token that no backward follows, of blocks of four columns without biases and a window up to 4, with
-/// `bf16_mixed`: in three kernels, and the gates in float.
+/// `bf16_mixed`: in three kernels, two for few sequences, and the gates in float.
 template <Precision P, class T, class S, class Matrix>
 void mlstm_layer_forward(basic_cuda<P>& device, const mlstm_layer_arguments<T, S, Matrix>& a) {
   if constexpr (std::is_same_v<T, float> && std::is_same_v<S, float> && multiplies_in_bf16<P, T> &&

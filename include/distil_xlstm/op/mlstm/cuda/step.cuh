@@ -23,9 +23,9 @@ struct mlstm_step_products {
   const float* bias[2];                ///< [heads]
   matrix_view<float> y[2];             ///< i, f: [batch, heads]
 };
-/// i and f of a sequence and head, for all threads of a block.
+/// i and f of a sequence and head, for all threads of a block, which may be one that `keeps` them.
 template <int Threads>
-__device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e, float (&gate)[2]) {
+__device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e, bool keeps, float (&gate)[2]) {
   constexpr int ahead = 4;
   __shared__ float sums[2][Threads / 32];
   const int k = static_cast<int>(p.x.cols);
@@ -59,8 +59,27 @@ __device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e,
 #pragma unroll
     for (const float part : sums[g]) gate[g] += part;
     gate[g] += bias[g];
-    if (threadIdx.x == 0) p.y[g].row(b)[e] = gate[g];
+    if (keeps && threadIdx.x == 0) p.y[g].row(b)[e] = gate[g];
   }
+}
+
+/// What i and f make of a memory whose stabiliser was m0.
+struct mlstm_step_decay {
+  float forget, input, m;
+};
+__device__ inline mlstm_step_decay mlstm_step_decay_of(const float (&gate)[2], bool begins, float m0) {
+  const float i = gate[0], log_f = math::log_sigmoid(gate[1]) + m0, m = fmaxf(log_f, i);
+  return {begins || m0 == -INFINITY ? 0.0f : expf(log_f - m), expf(i - m), m};
+}
+__device__ inline float mlstm_step_n(const mlstm_step_decay& by, float old, float key) {
+  return (by.forget > 0 ? by.forget * old : 0.0f) + by.input * key;
+}
+/// r = q . n
+__device__ inline mlstm_step_factors mlstm_step_factors_of(const mlstm_shape& shape, const mlstm_step_decay& by,
+                                                           float r) {
+  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(shape);
+  const auto norm = distil_xlstm::detail::mlstm_norm_of(shape.normaliser, scale * r, expf(-by.m));
+  return {by.forget, by.input, scale / (norm.value + static_cast<float>(shape.epsilon))};
 }
 
 /// m and n of a sequence and head, a block each. (Two blocks a multiprocessor: with fewer registers, which the
@@ -95,11 +114,10 @@ __global__ void __launch_bounds__(Threads, 2)
   const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
   float gate[2];
   if (multiplies)
-    mlstm_step_gates<Threads>(products, b, e, gate);
+    mlstm_step_gates<Threads>(products, b, e, true, gate);
   else
     gate[0] = a.i.row(b)[e], gate[1] = a.f.row(b)[e];
-  const float i = gate[0], log_f = math::log_sigmoid(gate[1]) + m0, m1 = fmaxf(log_f, i);
-  const float forget = begins || m0 == -INFINITY ? 0.0f : expf(log_f - m1), input = expf(i - m1);
+  const mlstm_step_decay by = mlstm_step_decay_of(gate, begins, m0);
   float r = 0;
   for (index first = threadIdx.x; first < dq; first += ahead * Threads) {
     if (first >= ahead * Threads) load(first);
@@ -107,7 +125,7 @@ __global__ void __launch_bounds__(Threads, 2)
     for (int j = 0; j < ahead; ++j) {
       const index d = first + j * Threads;
       if (d >= dq) break;
-      const float x = (forget > 0 ? forget * old[j] : 0.0f) + input * key[j];
+      const float x = mlstm_step_n(by, old[j], key[j]);
       n[d] = x;
       r += query[j] * x;
     }
@@ -119,10 +137,8 @@ __global__ void __launch_bounds__(Threads, 2)
   r = 0;
 #pragma unroll
   for (const float part : sums) r += part;
-  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
-  const auto norm = distil_xlstm::detail::mlstm_norm_of(a.shape.normaliser, scale * r, expf(-m1));
-  *m = m1;
-  factors[blockIdx.x] = {forget, input, scale / (norm.value + static_cast<float>(a.shape.epsilon))};
+  *m = by.m;
+  factors[blockIdx.x] = mlstm_step_factors_of(a.shape, by, r);
 }
 
 /// Packs of columns that a block has side by side.
@@ -151,6 +167,20 @@ __device__ Pack mlstm_step_sum(const Pack* sums) {
       y += __shfl_down_sync(~0u, y, half * lanes);
     }
   return x[0];
+}
+/// C <- forget C + input k vᵀ and h += q C, of a row's pack of columns.
+template <class Pack>
+__device__ void mlstm_step_row(Pack& c, Pack& h, const mlstm_step_factors& f, float key, float query,
+                               const Pack& value) {
+  if (!(f.forget > 0)) c = Pack{};
+  const float write = key * f.input;
+#pragma unroll
+  for (int j = 0; j < static_cast<int>(sizeof(Pack) / sizeof(float)); ++j) {
+    float& y = reinterpret_cast<float*>(&c)[j];
+    float& sum = reinterpret_cast<float*>(&h)[j];
+    y = fmaf(f.forget, y, write * reinterpret_cast<const float*>(&value)[j]);
+    sum = fmaf(query, y, sum);
+  }
 }
 /// C and h. A tile is `mlstm_step_lanes` packs of columns of one sequence and head, whose rows the other threads of a
 /// block share; the blocks take tiles in turn. What a thread reads next it asks for all at once, when it has written
@@ -230,19 +260,11 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
         inputs[turn][0][d] = k[first + d], inputs[turn][1][d] = q[first + d];
     }
     __syncthreads();  // the pass before is over, too
-    const float* value = reinterpret_cast<const float*>(&written);
 #pragma unroll
     for (int r = 0; r < ahead; ++r) {
       if (r * groups >= now.left) break;
-      if (!(f.forget > 0)) x[r] = Pack{};
-      float* y = reinterpret_cast<float*>(&x[r]);
-      const float write = inputs[turn][0][group + r * groups] * f.input,
-                  read = inputs[turn][1][group + r * groups];
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        y[j] = fmaf(f.forget, y[j], write * value[j]);
-        elements[j] = fmaf(read, y[j], elements[j]);
-      }
+      mlstm_step_row(x[r], sum, f, inputs[turn][0][group + r * groups], inputs[turn][1][group + r * groups],
+                     written);
     }
     put(now);
     ask(next);
@@ -264,17 +286,111 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
   }
 }
 
+/// All of a step of few sequences, whose blocks are a tile each, of all rows: every block of a head makes i, f, n and m
+/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a head.
+constexpr int mlstm_step_most_rows = 288;
+template <class Operand>
+__global__ void __launch_bounds__(256, 1)
+    mlstm_whole_step_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
+                            const __grid_constant__ mlstm_step_products products, unsigned strips,
+                            unsigned* counters) {
+  constexpr int lanes = mlstm_step_lanes, groups = 256 / lanes, ahead = mlstm_step_most_rows / groups, of_n = 2;
+  __shared__ float4 sums[256];
+  __shared__ alignas(16) float inputs[2][mlstm_step_most_rows];  // k and q
+  __shared__ float parts[256 / 32];
+  __shared__ bool keeps;
+  const unsigned task = blockIdx.x / strips, strip = blockIdx.x % strips;
+  const index b = task / static_cast<unsigned>(a.shape.heads), e = task % static_cast<unsigned>(a.shape.heads);
+  const int dq = static_cast<int>(a.shape.query), dv = static_cast<int>(a.shape.value);
+  const int thread = static_cast<int>(threadIdx.x), group = thread / lanes;
+  const int column = (static_cast<int>(strip) * lanes + thread % lanes) * 4,
+            left = column < dv ? dq - group : 0;
+  float* c = a.state.c.of(b) + (e * dq + group) * dv + column;
+  float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  earlier.wait([&] {
+    for (int r = 0; r * groups < left; ++r) prefetch_far(c + r * groups * dv);
+    if (strip > 0) return;
+    for (int d = thread; d < dq; d += 256) prefetch_far(n + d);
+    prefetch_far(m);
+    if (b == 0 && thread < 2)
+      prefetch_far(products.weight[thread].row(e), min(4 * static_cast<int>(products.x.cols), 1 << 16));
+  });
+  // All of it is on its way before anything is made of it.
+  float4 x[ahead], value{};
+#pragma unroll
+  for (int r = 0; r < ahead; ++r)
+    if (r * groups < left) x[r] = load4(c + r * groups * dv);
+  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  if (left > 0)
+    value =
+        load4(a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv + column);
+  float old[of_n], key[of_n], query[of_n];
+#pragma unroll
+  for (int j = 0; j < of_n; ++j)
+    if (const int d = thread + 256 * j; d < dq)
+      old[j] = n[d], key[j] = static_cast<float>(k[d]), query[j] = static_cast<float>(q[d]);
+  const bool begins = a.seq.begins(b, 0);
+  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
+  float gate[2];
+  mlstm_step_gates<256>(products, b, e, strip == 0, gate);
+  const mlstm_step_decay by = mlstm_step_decay_of(gate, begins, m0);
+  float r = 0;
+#pragma unroll
+  for (int j = 0; j < of_n; ++j) {
+    const int d = thread + 256 * j;
+    if (d >= dq) break;
+    old[j] = mlstm_step_n(by, old[j], key[j]);
+    r += query[j] * old[j];
+    inputs[0][d] = key[j], inputs[1][d] = query[j];
+  }
+  r = warp_sum(r);
+  if (thread % 32 == 0) parts[thread / 32] = r;
+  __syncthreads();
+  // n and m have been read. Who was before is not waited for here.
+  const unsigned before = thread == 0 ? atomicInc(counters + task, strips - 1) : 0;
+  r = 0;
+#pragma unroll
+  for (const float part : parts) r += part;
+  const mlstm_step_factors f = mlstm_step_factors_of(a.shape, by, r);
+  float4 sum{};
+#pragma unroll
+  for (int i = 0; i < ahead; ++i) {
+    if (i * groups >= left) break;
+    mlstm_step_row(x[i], sum, f, inputs[0][group + i * groups], inputs[1][group + i * groups], value);
+    store4_global(c + i * groups * dv, x[i]);
+  }
+  sums[thread] = sum;
+  if (thread == 0) keeps = before == strips - 1;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < of_n; ++j)
+    if (const int d = thread + 256 * j; keeps && d < dq) n[d] = old[j];
+  if (keeps && thread == 0) *m = by.m;
+  if (thread >= 32) return;
+  sum = mlstm_step_sum<groups>(sums);
+  if (group == 0 && column < dv)
+    store4_global(a.h.row(b) + e * dv + column,
+                  {sum.x * f.output, sum.y * f.output, sum.z * f.output, sum.w * f.output});
+}
+
 /// i and f are those of the arguments, or made on the way.
 template <class Operand>
 void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a,
                 const mlstm_step_products& products = {}) {
   const index tasks = a.seq.batch * a.shape.heads;
-  auto factors = device.template scratch<mlstm_step_factors>(tasks);
-  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 256}, mlstm_step_gates_kernel<256, Operand>, a,
-         products, factors.data());
   const bool packs = a.shape.value % 4 == 0 && a.shape.query % 4 == 0 && is_vectorised(a.q) &&
                      is_vectorised(a.k) && is_vectorised(a.v) &&
                      is_vectorised(a.state.c.data, a.state.c.stride);
+  // Where the blocks are few, what they all read again is near.
+  const index strips_of_four = blocks_for(a.shape.value, 4 * mlstm_step_lanes);
+  if (packs && products.x.data && is_vectorised(a.h) && a.shape.query <= mlstm_step_most_rows &&
+      tasks * strips_of_four <= device.multiprocessors() / 2)
+    return launch(device, "mlstm: a step", {static_cast<unsigned>(tasks * strips_of_four), 256},
+                  mlstm_whole_step_kernel<Operand>, a, products, static_cast<unsigned>(strips_of_four),
+                  device.counters());
+  auto factors = device.template scratch<mlstm_step_factors>(tasks);
+  launch(device, "mlstm: a step", {static_cast<unsigned>(tasks), 256}, mlstm_step_gates_kernel<256, Operand>, a,
+         products, factors.data());
   const auto run = [&]<class Pack, bool Streams>() {
     const index columns = mlstm_step_lanes * static_cast<index>(sizeof(Pack) / sizeof(float));
     const index strips = blocks_for(a.shape.value, columns), tiles = strips * tasks;
