@@ -90,6 +90,8 @@ DISTIL_XLSTM_LINKED void norm_backward(basic_cuda<P>& device, const norm_view<T>
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void choose_likeliest(basic_cuda<P>& device, matrix_view<const T> logits, std::int32_t* ids,
                                           T* highest);
+template <Precision P, class T>
+DISTIL_XLSTM_LINKED void draw_tokens(basic_cuda<P>& device, const distil_xlstm::detail::drawn_tokens<T>& t);
 
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void causal_conv_forward(basic_cuda<P>& device, const causal_conv_arguments<T>& a);

@@ -8,11 +8,15 @@
 #include <distil_xlstm/device/cuda/cluster.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
+#include <distil_xlstm/device/cuda/verbs.cuh>
 #include <distil_xlstm/op/sampling/op.hpp>
 
 namespace distil_xlstm::device {
 
 namespace detail {
+
+using distil_xlstm::detail::draw_token;
+using distil_xlstm::detail::drawn_tokens;
 
 /// The larger of two numbers, of equal ones the first in its row.
 struct number_at {
@@ -87,6 +91,71 @@ __global__ void __launch_bounds__(Threads)
   if (highest) highest[r] = best.x;
 }
 
+/// The weights of a span are a warp's, a number a lane; sums are taken in their order by one thread, which waits for no
+/// memory. A block has a group of spans.
+template <class T>
+__global__ void __launch_bounds__(1024) weigh_kernel(earlier_kernels earlier, drawn_tokens<T> t) {
+  using drawn = drawn_tokens<T>;
+  static_assert(drawn::span == 32 && drawn::group == 32, "a number a lane, a span a warp");
+  __shared__ double weights[32][32], spans[32];
+  const index groups = t.group_count(), r = blockIdx.x / groups, g = blockIdx.x % groups;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const index s = g * drawn::group + warp, c = s * drawn::span + lane;
+  earlier.wait();
+  if (!t.draws(r)) return;  // the whole block
+  const double w = c < t.logits.cols ? t.weight(r, c) : 0;
+  weights[warp][lane] = w > 0 ? w : 0;
+  __syncwarp();
+  const auto sum_of = [](const double(&all)[32]) {
+    double sum = 0;
+#pragma unroll
+    for (const double x : all) sum += x;
+    return sum;
+  };
+  if (lane == 0) {
+    spans[warp] = sum_of(weights[warp]);
+    if (s < t.span_count()) t.spans[r * t.span_count() + s] = spans[warp];
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) t.groups[r * groups + g] = sum_of(spans);
+}
+
+/// `draw_token` by a warp a row: its lanes bring what one of them walks over, up to `drawn_groups` groups.
+constexpr int drawn_groups = 512;
+template <class T>
+__global__ void __launch_bounds__(32) draw_kernel(earlier_kernels earlier, drawn_tokens<T> t) {
+  using drawn = drawn_tokens<T>;
+  __shared__ double group[drawn_groups], near[32];
+  const index r = blockIdx.x, groups = t.group_count(), spans = t.span_count();
+  const int lane = static_cast<int>(threadIdx.x);
+  earlier.wait();
+  if (!t.draws(r)) return;  // the whole warp
+  for (index g = lane; g < groups; g += 32) group[g] = t.groups[r * groups + g];
+  __syncwarp();
+  // What follows is the first lane's; the others bring as much.
+  double left = 0;
+  for (index g = 0; g < groups; ++g) left += group[g];
+  left *= t.uniform[r];
+  const index first_span = draw_token<T>::walk(group, 0, groups, left) * drawn::group;
+  const index own_spans = drawn::least(drawn::group, spans - first_span);
+  if (lane < own_spans) near[lane] = t.spans[r * spans + first_span + lane];
+  __syncwarp();
+  const index begin = (first_span + draw_token<T>::walk(near, 0, own_spans, left)) * drawn::span;
+  const index count = drawn::least(drawn::span, t.logits.cols - begin);
+  __syncwarp();
+  if (lane < count) near[lane] = t.weight(r, begin + lane);
+  __syncwarp();
+  index chosen = t.ids[r];
+  bool found = false;
+  for (index i = 0; i < count; ++i) {
+    const double w = near[i];
+    if (w < 0 || found) continue;
+    chosen = begin + i;
+    found = (left -= w) < 0;
+  }
+  if (lane == 0) t.ids[r] = static_cast<std::int32_t>(chosen);
+}
+
 }  // namespace detail
 
 /// Of floats one pass that waits for memory once or twice.
@@ -105,6 +174,21 @@ void choose_likeliest(basic_cuda<P>& device, matrix_view<const T> logits, std::i
   } else {
     distil_xlstm::choose_likeliest<basic_cuda<P>, T>(device, logits, ids, highest);
   }
+}
+/// In two kernels; in three where the rows are many, whose weights keep the card busy a thread a span.
+template <Precision P, class T>
+void draw_tokens(basic_cuda<P>& device, const distil_xlstm::detail::drawn_tokens<T>& t) {
+  const index rows = t.logits.rows, groups = t.group_count();
+  if (rows == 0) return;
+  if (groups > detail::drawn_groups) return distil_xlstm::draw_tokens<basic_cuda<P>, T>(device, t);
+  if (rows * groups <= index{4} * device.multiprocessors()) {
+    detail::launch(device, "choosing tokens", {static_cast<unsigned>(rows * groups), 1024},
+                   detail::weigh_kernel<T>, t);
+  } else {
+    parallel_for(device, rows * t.span_count(), distil_xlstm::detail::weigh_spans<T>{t});
+    parallel_for(device, rows * groups, distil_xlstm::detail::weigh_groups<T>{t});
+  }
+  detail::launch(device, "choosing tokens", {static_cast<unsigned>(rows), 32}, detail::draw_kernel<T>, t);
 }
 
 }  // namespace distil_xlstm::device
