@@ -83,6 +83,12 @@ __device__ inline float dot(float4 a, float4 b) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x)));
 }
 
+/// A pointer that the compiler takes as it is: else it may keep one in registers for every access of a loop, or find it
+/// anew from what it was made of.
+template <class P>
+__device__ inline void hold(P*& p) {
+  asm volatile("" : "+l"(p));
+}
 /// N elements of type S, which one access writes.
 template <class S, int N>
 struct alignas(N * sizeof(S)) stored {

@@ -257,12 +257,6 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
   }
 }
 
-/// A pointer that the compiler takes as it is: else it would keep one in registers for every access of a loop.
-template <class P>
-__device__ inline void hold(P*& p) {
-  asm volatile("" : "+l"(p));
-}
-
 /// Steps a pointer through the rows of a thread's first sequence; those of its next sequence lie `sequence`
 /// further.
 template <class P>
