@@ -208,6 +208,10 @@ BOOST_AUTO_TEST_CASE(the_head_is_the_cpus) {
   check("a vocabulary too large for a cluster", {3, 64, 200003}, both);
   check("a large vocabulary, no teacher", {3, 64, 151936, false}, 1.0 * cross_entropy());
   check("a token that is shut out", {7, 24, 301, true, true, 0, 1, true}, both + 0.3 * jsd(0.5));
+  // Softmaxes alone, whose sums begin anew where a logit is far above all before.
+  check("softmaxes, a token that is shut out", {7, 24, 301, true, true, 0, 1, true}, both);
+  check("softmaxes, logits far apart", {17, 64, 49155, true, true, 0, 40}, both);
+  check("two softmaxes, a real vocabulary", {17, 64, 49152, true}, kl(1) + 0.5 * cross_entropy());
 }
 
 struct pair_results {

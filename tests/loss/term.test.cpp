@@ -165,6 +165,36 @@ BOOST_AUTO_TEST_CASE(equal_folds_are_one) {
 }
 
 /// Chosen at run time, a sum is what it is when the compiler knows it.
+/// What devices make of terms that know their softmax_factor.
+BOOST_AUTO_TEST_CASE(a_gradient_is_a_sum_of_softmaxes) {
+  const numbers s = random(50, 7), t = random(50, 8);
+  const auto check = [&](const auto& objective, int folds) {
+    const auto list = objective.template at<double>(now).logits;
+    using list_type = std::remove_cvref_t<decltype(list)>;
+    static_assert(list_type::sums_softmaxes);
+    const auto found = passes(list, s, t);
+    double factors[list_type::first_folds];
+    list.softmax_factors(factors);
+    for (std::size_t i = 0; i < s.size(); ++i) {
+      double gradient = 0;
+      int seen = 0;
+      list.each_softmax([&](auto j, auto teaches, double inverse) {
+        gradient += factors[j()] * softmax(teaches() ? t : s, 1 / inverse)[i], ++seen;
+      });
+      BOOST_TEST(seen == folds);
+      BOOST_TEST(gradient == list.grad(found, at_target<double>(s, t, 9), s[i], t[i]),
+                 boost::test_tools::tolerance(1e-10));
+    }
+  };
+  check(kl(2), 2);
+  check(0.4 * kl(2) + 0.5 * cross_entropy(), 3);
+  check(0.4 * kl(1) + 0.5 * cross_entropy(), 2);
+  check(0.4 * kl(2) + 0.5 * cross_entropy() + 0.3 * kl(2), 3);
+  check(0.0 * kl(2) + 0.5 * cross_entropy(), 1);
+  using mixed = decltype((cross_entropy() + reverse_kl(2)).at<double>(now).logits);
+  static_assert(!mixed::sums_softmaxes);
+}
+
 BOOST_AUTO_TEST_CASE(an_objective_of_the_command_line) {
   const schedule::linear warm{4.0, 1.0}, weight{0.2, 0.4};
   const numbers s = random(50, 7), t = random(50, 8);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include <distil_xlstm/loss/tempered.hpp>
 
 namespace distil_xlstm::loss {
@@ -26,6 +28,7 @@ struct cross_entropy_term : tempered<T> {
   DISTIL_XLSTM_HD V grad(const target_logits<T>&, V student, V, const math::log_sum_exp<T>& s) const {
     return s.probability(math::clamp_min(student));
   }
+  DISTIL_XLSTM_HD T softmax_factor(std::size_t) const { return T(1); }
   DISTIL_XLSTM_HD T target_grad(const target_logits<T>&, const math::log_sum_exp<T>&) const { return T(-1); }
   /// @}
 };

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include <distil_xlstm/loss/tempered.hpp>
 
 namespace distil_xlstm::loss {
@@ -28,6 +30,9 @@ struct kl_term : tempered<T> {
   DISTIL_XLSTM_HD V grad(const target_logits<T>&, V student, V teacher, const math::log_sum_exp<T>& s,
                          const math::softmax_mean<T>& t) const {
     return V(this->inverse) * (s.probability(this->logit(student)) - t.x.probability(this->logit(teacher)));
+  }
+  DISTIL_XLSTM_HD T softmax_factor(std::size_t fold) const {
+    return fold == 0 ? this->inverse : -this->inverse;
   }
   /// @}
 };

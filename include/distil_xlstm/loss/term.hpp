@@ -110,6 +110,11 @@ template <class Term>
 concept ChoosesFolds = requires(const Term t) {
   t.takes(0, std::size_t{0});
 };
+/// A term whose gradient is a sum of softmaxes, the factors of which it knows.
+template <class Term>
+concept SumsSoftmaxes = requires(const Term t) {
+  t.softmax_factor(std::size_t{0});
+};
 /// A term with a second pass over the row.
 template <class Term>
 concept TwoPasses = requires {
@@ -225,6 +230,11 @@ inline constexpr bool has_hidden_functions<F, tuple<R...>> = requires(const F f,
 ///     takes(int pass, std::size_t fold) -> bool
 ///                                 whether pass 0 or 1 computes its fold of this index; the result of one that is
 ///                                 not computed is empty()
+///     softmax_factor(std::size_t fold) -> T
+///                                 where all folds are `tempered`'s log_sum_exp(student_logit) or
+///                                 softmax_mean(teacher_logit, gap), and there is neither largest nor second_pass:
+///                                 grad is the sum over the folds of factor times softmax(first input), and value
+///                                 asks of results value() and mean() alone. A device may compute it so, and faster
 ///
 /// Laws (testing/check_term.hpp): folds of parts of a row, joined, are those of the row; grad + target_grad is
 /// the derivative of value; over packs as over scalars.

@@ -11,6 +11,7 @@
 
 #include <distil_xlstm/core/config.hpp>
 #include <distil_xlstm/core/extent.hpp>
+#include <distil_xlstm/loss/tempered.hpp>
 #include <distil_xlstm/loss/term.hpp>
 
 namespace distil_xlstm::loss {
@@ -30,6 +31,18 @@ template <int Pass, class V, class Term>
 using pass_folds = std::conditional_t<Pass == 0, first_folds_of<V, Term>, second_folds_of<V, Term>>;
 template <int Pass, class V, class Term>
 using pass_acc = typename accumulators<V, pass_folds<Pass, V, Term>>::type;
+
+/// Whose logits a fold is a softmax of, for terms that know their softmax_factor.
+enum class softmax_side { neither, student, teacher };
+template <class Contribution>
+inline constexpr softmax_side side_of = softmax_side::neither;
+template <class V>
+inline constexpr softmax_side side_of<contribution<math::log_sum_exp, named_input<student_logit, V>>> =
+    softmax_side::student;
+template <class V>
+inline constexpr softmax_side side_of<
+    contribution<math::softmax_mean, named_input<teacher_logit, V>, named_input<student_below_teacher, V>>> =
+    softmax_side::teacher;
 
 /// f(std::integral_constant<0>), f(<1>), ... below N.
 template <std::size_t N, class F>
@@ -68,9 +81,21 @@ class term_list {
   /// How many terms look at the teacher's largest logits.
   static constexpr int selections = (int{detail::Selects<Terms>} + ... + 0);
 
+  /// Whether all there is to compute are softmaxes and their sums: see `each_softmax`.
+  static constexpr bool sums_softmaxes =
+      count > 0 && !two_passes && selections == 0 && (detail::SumsSoftmaxes<Terms> && ...);
+
   /// What the first (0) or second (1) pass accumulates: an aggregate of V's.
   template <class V, int Pass = 0>
   using acc = detail::concatenated<detail::pass_acc<Pass, V, Terms>...>;
+
+  /// How many folds the first pass has.
+  static constexpr std::size_t first_folds = detail::size_of<acc<T>>;
+  /// Fold J of those that a pass has accumulated.
+  template <std::size_t J, class Acc>
+  static DISTIL_XLSTM_HD auto& fold_of(Acc& a) {
+    return detail::get<J>(a);
+  }
 
   /// What the passes over a row have found: the first's accumulators alone where that is all.
   struct all_results {
@@ -233,6 +258,42 @@ class term_list {
     const V s[1] = {student}, t[1] = {teacher};
     grad(g, r, context, s, t, scale);
     return g[0];
+  }
+  /// f(J, whether it is the teacher's, 1 / T) of every fold J that the first pass computes, where `sums_softmaxes`.
+  template <class F>
+  DISTIL_XLSTM_HD void each_softmax(const F& f) const {
+    detail::for_each_below<count>([&](auto k) {
+      constexpr std::size_t K = decltype(k)::value;
+      const auto folds = term<K>().folds(T(0), T(0));
+      detail::for_each_below<size_at<0, K>>([&](auto i) {
+        constexpr std::size_t I = decltype(i)::value, J = offset<0, K> + I;
+        constexpr auto side = detail::side_of<std::remove_cvref_t<decltype(detail::get<I>(folds))>>;
+        static_assert(side != detail::softmax_side::neither,
+                      "distil_xlstm::loss: a term with a softmax_factor has folds of tempered's inputs only");
+        if (visited_[0] >> J & 1)
+          f(std::integral_constant<std::size_t, J>{},
+            std::bool_constant<side == detail::softmax_side::teacher>{},
+            detail::get<I>(folds).inputs.head.parameter);
+      });
+    });
+  }
+  /// What the softmaxes of the first pass's folds are multiplied by in the gradient, but for the target's own part. Of
+  /// equal folds the first, which alone is computed, has the sum.
+  template <std::size_t N>
+  DISTIL_XLSTM_HD void softmax_factors(T (&factors)[N]) const {
+    static_assert(sums_softmaxes && N == first_folds);
+    detail::for_each_below<count>([&](auto k) {
+      constexpr std::size_t K = decltype(k)::value;
+      for (std::size_t i = 0; i < size_at<0, K>; ++i)
+        factors[offset<0, K> + i] = weights_[K] == T(0) ? T(0) : coefficient<K>() * term<K>().softmax_factor(i);
+    });
+    detail::for_each_below<N>([&](auto j) {
+      constexpr std::size_t J = decltype(j)::value;
+      detail::for_each_below<J>([&](auto i) {
+        constexpr std::size_t I = decltype(i)::value;
+        if (source_[J] == static_cast<std::int8_t>(I)) factors[I] += factors[J];
+      });
+    });
   }
   /// scale * what the gradient at the target's column has besides.
   DISTIL_XLSTM_HD T target_grad(const results& r, const target_logits<T>& row, T scale = T(1)) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/math/numeric.hpp>
 
 namespace distil_xlstm::math {
@@ -43,6 +44,21 @@ DISTIL_XLSTM_HD slstm_step<V> slstm_cell(V raw_i, V raw_f, V raw_z, V raw_o, V c
   s.n = s.f * n0 + s.i;
   s.h = s.o * s.c / s.n;
   return s;
+}
+
+/// The h of slstm_cell, which a chain of fewer functions gives, for whoever waits for it: c and n over f,
+///
+///     r = i / f = exp(i~ - m') (1 + exp(-f~))      h = o (c' + r z) / (n' + r)
+///
+/// within limits of r, at which the smaller summands are no more seen: n is 1 at least after the first step.
+template <class V>
+DISTIL_XLSTM_HD V slstm_hidden(V raw_i, V raw_f, V raw_z, V raw_o, V c0, V n0, V m0) {
+  using std::exp;
+  using std::tanh;
+  constexpr scalar_of<V> large = 0x1p100f, small = 0x1p-100f;
+  const V d = raw_i - m0;
+  const V r = min(V(large), not_below(exp(d) + exp(d - raw_f), V(small)));  // NaN where it is
+  return sigmoid(raw_o) * (c0 + r * tanh(raw_z)) / (n0 + r);
 }
 
 /// Gradients of the pre-activations, and of the state before; m is a constant, exactly: h does not depend on it.

@@ -83,6 +83,24 @@ __device__ inline float dot(float4 a, float4 b) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, a.x * b.x)));
 }
 
+/// A pointer that the compiler takes as it is: else it may keep one in registers for every access of a loop, or find it
+/// anew from what it was made of.
+template <class P>
+__device__ inline void hold(P*& p) {
+  asm volatile("" : "+l"(p));
+}
+/// The same of a number, for instance an address within shared memory.
+__device__ inline void hold(std::uint32_t& x) { asm volatile("" : "+r"(x)); }
+/// @{ Shared memory at an address of `shared_address`.
+__device__ inline float load_shared(std::uint32_t from) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
+  return x;
+}
+__device__ inline void store_shared(std::uint32_t to, std::uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
+/// @}
 /// N elements of type S, which one access writes.
 template <class S, int N>
 struct alignas(N * sizeof(S)) stored {

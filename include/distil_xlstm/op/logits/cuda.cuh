@@ -10,6 +10,7 @@
 #include <distil_xlstm/device/cuda/cluster.cuh>
 #include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/gemm.cuh>
+#include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/math/kth_largest.hpp>
 #include <distil_xlstm/op/logits/op.hpp>
@@ -141,7 +142,8 @@ struct kept_row : row_of_logits<L> {
   /// Begins to copy the row.
   __device__ void fetch() const {
     uint4* to = memory;
-    for (int c = this->first(); c < this->packed(); c += this->step(), to += Sides * Threads) copy(to, c);
+    for (int c = this->first(); c < this->packed(); c += this->step(), to += Sides * Threads)
+      copy(to, this->student + c, this->teacher + c);
   }
   template <class F>
   __device__ void visit(const F& f) const {
@@ -156,9 +158,11 @@ struct kept_row : row_of_logits<L> {
   template <class F>
   __device__ void visit_last(int ahead, const F& f) const {
     uint4* from = memory;
+    const L *next_student = this->student + ahead, *next_teacher = this->teacher + ahead;
+    hold(next_student), hold(next_teacher);
     for (int c = this->first(); c < this->packed(); c += this->step(), from += Sides * Threads) {
       f(c, pack(from[0]), pack(from[(Sides - 1) * Threads]));
-      if (ahead != 0) copy(from, ahead + c);
+      if (ahead != 0) copy(from, next_student + c, next_teacher + c);
     }
   }
   /// The blocks' first threads merge what each has written to `own`, in the order of the blocks. Once a pass.
@@ -190,13 +194,173 @@ struct kept_row : row_of_logits<L> {
   __device__ static int bytes_of_all(int words) {
     return cluster_size() * words * static_cast<int>(sizeof(std::uint32_t));
   }
-  /// Begins to copy the pack of both sides at column c.
-  __device__ void copy(uint4* to, int c) const {
-    copy_async_16(to, this->student + c);
-    if constexpr (Sides == 2) copy_async_16(to + Threads, this->teacher + c);
+  /// Begins to copy a pack of both sides.
+  __device__ static void copy(uint4* to, const L* from_student, const L* from_teacher) {
+    copy_async_16(to, from_student);
+    if constexpr (Sides == 2) copy_async_16(to + Threads, from_teacher);
     commit_copies();
   }
 };
+
+/// Whether a row is folded by `softmax_row_sums`, and its gradient is a sum of softmaxes.
+template <class List, class L>
+inline constexpr bool sums_softmaxes =
+    std::conjunction_v<std::bool_constant<List::sums_softmaxes>, std::is_same<L, bf16>,
+                       std::is_same<typename List::scalar, float>>;
+
+/// exp(x / T) = 2^(x / T log2 e)
+inline constexpr float log2_e = 1.44269504f;
+
+/// @{ The log-sum-exp that is in a fold.
+template <class T>
+__device__ math::log_sum_exp<T>& softmax_of(math::log_sum_exp<T>& fold) {
+  return fold;
+}
+template <class T>
+__device__ math::log_sum_exp<T>& softmax_of(math::softmax_mean<T>& fold) {
+  return fold.x;
+}
+/// @}
+
+/// The larger of each of two pairs of bfloat16, NaN where one is.
+__device__ inline std::uint32_t larger_pair(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t y;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+
+/// Eight logits of a row, none below -2^30, which is as good as math::logit_floor: but no product rounds it, so that
+/// exp(floor - floor) is 1.
+struct eight_logits {
+  static constexpr float floor = -0x1p30f;
+  std::uint32_t pairs[4], largest;  ///< that of the four first, and that of the four second
+
+  __device__ explicit eight_logits(uint4 words) : pairs{words.x, words.y, words.z, words.w} {
+    for (std::uint32_t& pair : pairs) pair = larger_pair(pair, 0xce80ce80u);  // the floor, twice
+    largest = larger_pair(larger_pair(pairs[0], pairs[1]), larger_pair(pairs[2], pairs[3]));
+  }
+  /// Logit i, where the compiler knows i.
+  __device__ float operator[](int i) const { return i % 2 ? bf16_high(pairs[i / 2]) : bf16_low(pairs[i / 2]); }
+};
+
+/// What a thread sums of a row's first pass where all folds are softmaxes of logits in bfloat16. A column costs an
+/// exponential a fold, whose temperature is a factor within it, and no comparison but of its pair: exponentials are of
+/// logits less a reference, not the largest so far but one that is seldom moved, since no logit may be far above it.
+template <class List>
+class softmax_row_sums {
+  static constexpr std::size_t folds = List::first_folds;
+  static constexpr float far = 32;  ///< of x / T: twice that, rounded, times a vocabulary is no large float yet
+  float reference_[2];              ///< the student's and the teacher's
+  std::uint32_t limit_[2];          ///< for which they stay: pairs of equal numbers
+  float sum_[folds] = {};           ///< of exp((x - reference) / T)
+  float dot_[folds] = {};           ///< of the same times the teacher's logit less the student's
+
+ public:
+  __device__ softmax_row_sums() {
+    for (int side = 0; side < 2; ++side)
+      reference_[side] = eight_logits::floor, limit_[side] = 0xff80ff80u;  // -infinity, twice
+  }
+  /// Takes a pack of each side's.
+  __device__ void take(const List& terms, uint4 student, uint4 teacher) {
+    const eight_logits s(student), t(teacher);
+    if (larger_pair(s.largest, limit_[0]) != limit_[0] || larger_pair(t.largest, limit_[1]) != limit_[1])
+      move<false>(terms, s.largest), move<true>(terms, t.largest);
+    terms.each_softmax([&](auto j, auto teaches, float inverse) {
+      constexpr std::size_t J = decltype(j)::value;
+      constexpr bool is_teacher = decltype(teaches)::value;
+      const float scale = inverse * log2_e, shift = -scale * reference_[is_teacher];
+      float e[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) e[i] = exp2_approx(fmaf(is_teacher ? t[i] : s[i], scale, shift));
+      sum_[J] += ((e[0] + e[1]) + (e[2] + e[3])) + ((e[4] + e[5]) + (e[6] + e[7]));
+      if constexpr (is_teacher)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) dot_[J] = fmaf(e[i], t[i] - s[i], dot_[J]);
+    });
+  }
+  /// A column that is in no whole pack: beside seven that have no part in the sums.
+  __device__ void take(const List& terms, bf16 student, bf16 teacher) {
+    constexpr std::uint32_t none = 0xff80u << 16, two = none | 0xff80u;  // -infinity
+    take(terms, uint4{none | student.bits, two, two, two}, uint4{none | teacher.bits, two, two, two});
+  }
+  /// The sums of all lanes of the warp, in each.
+  __device__ void join_lanes(const List& terms) {
+    float before[2];
+    for (int side = 0; side < 2; ++side) {
+      before[side] = reference_[side];
+      reference_[side] = warp_max(before[side]);
+    }
+    terms.each_softmax([&](auto j, auto teaches, float inverse) {
+      constexpr std::size_t J = decltype(j)::value;
+      constexpr bool is_teacher = decltype(teaches)::value;
+      const float keep = exp2_approx((before[is_teacher] - reference_[is_teacher]) * (inverse * log2_e));
+      sum_[J] = warp_sum(sum_[J] * keep);
+      if constexpr (is_teacher) dot_[J] = warp_sum(dot_[J] * keep);
+    });
+  }
+  /// Writes the sums to the folds that they are of.
+  template <class Acc>
+  __device__ void give(const List& terms, Acc& folded) const {
+    terms.each_softmax([&](auto j, auto teaches, float inverse) {
+      constexpr std::size_t J = decltype(j)::value;
+      constexpr bool is_teacher = decltype(teaches)::value;
+      auto& fold = List::template fold_of<J>(folded);
+      auto& x = softmax_of(fold);
+      x.max = math::clamp_min(reference_[is_teacher] * inverse), x.sum = sum_[J];
+      if constexpr (is_teacher) fold.dot = dot_[J] * inverse;
+    });
+  }
+
+ private:
+  /// Moves a side's reference up to the larger of a pair.
+  template <bool Teacher>
+  __device__ void move(const List& terms, std::uint32_t pair) {
+    using V = logit_scalar<float, bf16>;
+    const float before = reference_[Teacher];
+    const float now = math::not_below(math::not_below(V(bf16_low(pair)), V(bf16_high(pair))), V(before)).x;
+    float steepest = 0;
+    terms.each_softmax([&](auto j, auto teaches, float inverse) {
+      constexpr std::size_t J = decltype(j)::value;
+      if (decltype(teaches)::value != Teacher) return;
+      const float keep = exp2_approx((before - now) * (inverse * log2_e));
+      sum_[J] *= keep, dot_[J] *= keep, steepest = fmaxf(steepest, inverse);
+    });
+    const float limit = now + far * reciprocal_approx(steepest);
+    reference_[Teacher] = now, limit_[Teacher] = pack_bf16(limit, limit);
+  }
+};
+
+/// The first pass of `fold_row` by softmax_row_sums.
+template <int Threads, class List, class Row>
+__device__ auto fold_softmaxes(const List& terms, const Row& row, unsigned char* memory) {
+  using acc = typename List::template acc<float>;
+  using sums = softmax_row_sums<List>;
+  const int thread = static_cast<int>(threadIdx.x);
+  sums mine;
+  row.visit([&](int, const auto& s, const auto& t) { mine.take(terms, s.words, t.words); });
+  for (int c = row.packed() + row.thread; c < row.cols; c += row.threads)
+    mine.take(terms, row.student[c], row.teacher[c]);
+
+  constexpr int warps = Threads / 32;
+  static_assert(sizeof(sums) * warps <= sizeof(acc) * Threads / 2, "`memory` holds them");
+  sums* of_warps = reinterpret_cast<sums*>(memory);
+  mine.join_lanes(terms);
+  if constexpr (!Row::whole) __syncthreads();  // the row before is read by all
+  if (thread % 32 == 0) of_warps[thread / 32] = mine;
+  __syncthreads();
+  acc* all = reinterpret_cast<acc*>(memory);
+  if (thread < 32) {
+    mine = thread < warps ? of_warps[thread] : sums();
+    mine.join_lanes(terms);
+    __syncwarp();
+    acc of_block = terms.template init<float>();
+    mine.give(terms, of_block);
+    if (thread == 0) *all = of_block;
+  }
+  row.template merge_blocks<0>(all, [](acc& into, const acc& from) { List::template merge<0>(into, from); });
+  __syncthreads();
+  return *all;
+}
 
 /// The threads that share a row fold it, a pack at a time; all of them have the result. `before` is what the row's
 /// earlier passes found, `memory` has room for half a block's accumulators.
@@ -262,6 +426,38 @@ __device__ T select_kth(index k, const L* teacher, int cols) {
   return search.value();
 }
 
+/// The gradient of a row of bfloat16 logits as a sum of softmaxes, each a product with one exponential.
+template <class List>
+struct softmax_row_gradient {
+  static constexpr std::size_t folds = List::first_folds;
+  float weight[folds], scale[folds], shift[folds];
+
+  __device__ softmax_row_gradient(const List& terms, typename List::results found, float factor) {
+    terms.softmax_factors(weight);
+    terms.each_softmax([&](auto j, auto, float inverse) {
+      constexpr std::size_t J = decltype(j)::value;
+      const auto& x = softmax_of(List::template fold_of<J>(found));
+      scale[J] = inverse * log2_e, shift[J] = -x.max * log2_e;
+      weight[J] *= factor * reciprocal_approx(x.sum);
+    });
+  }
+  /// Of eight columns.
+  template <class Pack>
+  __device__ void operator()(float (&g)[8], const List& terms, const Pack& student, const Pack& teacher) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) g[i] = 0;
+    terms.each_softmax([&](auto j, auto teaches, float) {
+      constexpr std::size_t J = decltype(j)::value;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float x =
+            decltype(teaches)::value ? teacher.template at<float>(i) : student.template at<float>(i);
+        g[i] = fmaf(weight[J], exp2_approx(fmaf(x, scale[J], shift[J])), g[i]);
+      }
+    });
+  }
+};
+
 /// Writes the gradient of a row whose folds were `found` and whose target is column `at`, and begins to copy the row
 /// that is `ahead` elements further, where that is not 0.
 template <class List, class Row, class Target, class G>
@@ -272,25 +468,40 @@ __device__ void write_gradient(const List& terms, const typename List::results& 
   using V = logit_scalar<T, typename Row::logit>;
   constexpr int each = Row::each;
   const T more = terms.target_grad(found, at_target, factor);
-  row.visit_last(ahead, [&](int c, const auto& s, const auto& t) {
-    V from_student[each], from_teacher[each], g[each];
+  if constexpr (sums_softmaxes<List, typename Row::logit>) {
+    const softmax_row_gradient<List> sum(terms, found, factor);
+    G* to = gradient;
+    hold(to);
+    row.visit_last(ahead, [&](int c, const auto& s, const auto& t) {
+      float g[8];
+      sum(g, terms, s, t);
+      if (static_cast<unsigned>(at - c) < 8) {
 #pragma unroll
-    for (int i = 0; i < each; ++i)
-      from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
-    terms.grad(g, found, at_target, from_student, from_teacher, factor);
-    if (static_cast<unsigned>(at - c) < each) {
+        for (int i = 0; i < 8; ++i) g[i] += c + i == at ? more : 0.0f;
+      }
+      store_eight_global(to + c, g);
+    });
+  } else {
+    row.visit_last(ahead, [&](int c, const auto& s, const auto& t) {
+      V from_student[each], from_teacher[each], g[each];
 #pragma unroll
-      for (int i = 0; i < each; ++i) g[i].x += c + i == at ? more : T(0);
-    }
-    if constexpr (std::is_same_v<G, bf16> && std::is_same_v<T, float> && each == 8) {
-      store_eight(gradient + c, {g[0].x, g[1].x, g[2].x, g[3].x, g[4].x, g[5].x, g[6].x, g[7].x});
-    } else {
-      stored<G, each> out;
+      for (int i = 0; i < each; ++i)
+        from_student[i] = V(s.template at<T>(i)), from_teacher[i] = V(t.template at<T>(i));
+      terms.grad(g, found, at_target, from_student, from_teacher, factor);
+      if (static_cast<unsigned>(at - c) < each) {
 #pragma unroll
-      for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
-      *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
-    }
-  });
+        for (int i = 0; i < each; ++i) g[i].x += c + i == at ? more : T(0);
+      }
+      if constexpr (std::is_same_v<G, bf16> && std::is_same_v<T, float> && each == 8) {
+        store_eight(gradient + c, {g[0].x, g[1].x, g[2].x, g[3].x, g[4].x, g[5].x, g[6].x, g[7].x});
+      } else {
+        stored<G, each> out;
+#pragma unroll
+        for (int i = 0; i < each; i += 2) narrow(g[i].x, g[i + 1].x, out.s + i);
+        *reinterpret_cast<stored<G, each>*>(gradient + c) = out;
+      }
+    });
+  }
   for (int c = row.packed() + row.thread; c < row.cols; c += row.threads) {
     const T g =
         terms.grad(found, at_target, V(widen<T>(row.student[c])), V(widen<T>(row.teacher[c])), factor).x;
@@ -347,7 +558,10 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
     typename list::results found;
     if constexpr (Row::whole)
       terms.select(found, [&](index k) { return select_kth<Threads, T>(k, row.teacher, cols); });
-    terms.template record<0>(found, fold_row<Threads, 0>(terms, found, row, memory + kept));
+    if constexpr (sums_softmaxes<list, L>)
+      terms.template record<0>(found, fold_softmaxes<Threads>(terms, row, memory + kept));
+    else
+      terms.template record<0>(found, fold_row<Threads, 0>(terms, found, row, memory + kept));
     if constexpr (list::two_passes)
       if (second_pass) terms.template record<1>(found, fold_row<Threads, 1>(terms, found, row, memory + kept));
     const target at_target = shared_target;

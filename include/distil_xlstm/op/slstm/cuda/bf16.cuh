@@ -160,13 +160,14 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
               channel = first + lane / 4;
     const index width = a.width(), time = a.seq.time, of_warp = blockIdx.y * a.head_dim + first;
     const index first_b = static_cast<index>(blockIdx.x) / blocks * sequences;
-    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
+    const std::uint32_t arrivals_at = shared_address(arrivals);
+    const auto come = [&](int t) { return arrival{arrivals_at + t % 2 * 8u}; };
     const int bytes = (head + 7) / 8 * 8 * 4 * static_cast<int>(sizeof(std::uint32_t));
 
     for (int i = static_cast<int>(threadIdx.x); i < 2 * rows * 4; i += static_cast<int>(blockDim.x))
       hidden[0][0][i] = 0;
     if (Cluster && threadIdx.x == 0)
-      for (const arrival& c : come) c.begin(), c.announce(bytes);
+      for (int turn = 0; turn < 2; ++turn) come(turn).begin(), come(turn).announce(bytes);
 
     const slstm_recurrent_rows<Tiles, Cluster> recurrent(
         a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, head, channel, column);
@@ -189,14 +190,19 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
       to[0] = h[q], to[width] = c[q], to[2 * width] = n[q], to[3 * width] = m[q];
       reset(q, a.seq.begins(b, 0));
     });
-    const auto publish = [&](int parity) {
+    // Addresses are at hand when h is there, for all blocks wait for it.
+    std::uint32_t published = shared_address(&hidden[0][channel][column]);
+    hold(published);
+    const auto publish = [&](int t) {
       const std::uint32_t pair = pack_bf16(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
-      std::uint32_t* to = &hidden[parity][channel][column];
-      if constexpr (Cluster)
+      const std::uint32_t to = published + t % 2 * static_cast<std::uint32_t>(sizeof hidden[0]);
+      if constexpr (Cluster) {
+#pragma unroll 1
         for (int block = 0; block < blocks; ++block)
-          send(address_in(block, shared_address(to)), address_in(block, come[parity].address), pair);
-      else
-        *to = pair;
+          send(address_in(block, to), address_in(block, come(t).address), pair);
+      } else {
+        store_shared(to, pair);
+      }
     };
 
     slstm_warp_rows<Cells> moved(a, reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells),
@@ -223,8 +229,8 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
           if (t + 1 < time) each_cell([&](int q, index) { begins[q] = start[4 * q * time] == t + 1; });
         }
         if constexpr (Cluster) {
-          come[t & 1].wait(t >> 1);
-          if (threadIdx.x == 0) come[t & 1].announce(bytes);
+          come(t).wait(t >> 1);
+          if (threadIdx.x == 0) come(t).announce(bytes);
         } else {
           __syncthreads();
         }
@@ -233,13 +239,17 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
 
         float state[Cells][4];
         for (int q = 0; q < Cells; ++q) {
+          state[q][0] =
+              math::slstm_hidden<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]).x;
+          h[q] = begins[q] ? 0.0f : state[q][0];
+        }
+        if (t + 1 < time) publish(t + 1);
+        for (int q = 0; q < Cells; ++q) {
           const auto s =
               math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
-          state[q][0] = h[q] = s.h.x, state[q][1] = c[q] = s.c.x;
-          state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
+          state[q][1] = c[q] = s.c.x, state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
           reset(q, begins[q]);
         }
-        if (t + 1 < time) publish((t + 1) & 1);
         for (int q = 0; q < Cells; ++q)
           for (int g = 0; g < 4; ++g) {
             cell[(g * sequences + 4 * q) * 8] = pre[q][g];
@@ -255,12 +265,6 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     }
     if constexpr (Cluster) cluster_sync();
   }
-}
-
-/// A pointer that the compiler takes as it is: else it would keep one in registers for every access of a loop.
-template <class P>
-__device__ inline void hold(P*& p) {
-  asm volatile("" : "+l"(p));
 }
 
 /// Steps a pointer through the rows of a thread's first sequence; those of its next sequence lie `sequence`
@@ -296,8 +300,8 @@ struct slstm_recurrent_columns {
   bool any;  ///< this warp has such rows
   int part;  ///< that it multiplies
   std::uint32_t rows[Rows][Tiles][4];
-  int owner[Rows][2],
-      target[Rows][2];  ///< the block that a group of eight channels goes to (-1: none), where there
+  int owner[Rows][2];             ///< the block that a group of eight channels goes to (-1: none)
+  std::uint32_t target[Rows][2];  ///< where there, in bytes
 
   __device__ slstm_recurrent_columns(const float* of_head, const slstm_backward_cut& cut, int warp, int lane) {
     const int head = cut.head, channels = cut.channels, column = lane % 4;
@@ -324,12 +328,13 @@ struct slstm_recurrent_columns {
       for (int half = 0; half < 2; ++half) {
         const int to = first + 16 * row + 8 * half;
         owner[row][half] = any && to < head ? to / channels : -1;
-        target[row][half] = (cut.rank * cut.parts + part) * cut.slot(sequences) +
-                            (to % channels + lane / 4) * sequences + column * Cells;
+        target[row][half] = 4u * ((cut.rank * cut.parts + part) * cut.slot(sequences) +
+                                  (to % channels + lane / 4) * sequences + column * Cells);
       }
   }
-  /// What the gates' gradients, of this lane's row in shared memory, add to dh goes to the blocks that have the channels.
-  __device__ void send_products(std::uint32_t gates, float* received, const arrival& come) const {
+  /// What the gates' gradients, of this lane's row in shared memory, add to dh goes to the blocks that have the
+  /// channels, from `received` on.
+  __device__ void send_products(std::uint32_t gates, std::uint32_t received, const arrival& come) const {
     float sums[2][Rows][4] = {};
 #pragma unroll
     for (int tile = 0; tile < Tiles; tile += 2) {
@@ -345,17 +350,17 @@ struct slstm_recurrent_columns {
         if (owner[row][half] < 0) continue;
         const float x = sums[0][row][2 * half] + sums[1][row][2 * half];
         const float y = sums[0][row][2 * half + 1] + sums[1][row][2 * half + 1];
-        float* to = received + target[row][half];
+        const std::uint32_t to = received + target[row][half];
         if constexpr (Cluster) {
-          const std::uint32_t there = address_in(owner[row][half], shared_address(to));
+          const std::uint32_t there = address_in(owner[row][half], to);
           const std::uint32_t arrival = address_in(owner[row][half], come.address);
           if constexpr (Cells > 1)
             send(there, arrival, x, y);
           else
             send(there, arrival, __float_as_uint(x));
         } else {
-          to[0] = x;
-          if constexpr (Cells > 1) to[1] = y;
+          store_shared(to, __float_as_uint(x));
+          if constexpr (Cells > 1) store_shared(to + 4, __float_as_uint(y));
         }
       }
   }
@@ -382,9 +387,18 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     // [2][block, part][channel][4 Cells].
     const int k_rows = 16 * Tiles * parts;
     std::uint32_t* const gates = reinterpret_cast<std::uint32_t*>(slstm_memory);
-    float* const received = reinterpret_cast<float*>(gates + 2 * k_rows * 4);
-    const int slot = cut.slot(4 * Cells);
-    const arrival come[2] = {{shared_address(&arrivals[0])}, {shared_address(&arrivals[1])}};
+    // All wait for the slowest: what a step needs of addresses is in registers before what it waits for comes. The
+    // result of a shuffle the compiler does not find anew.
+    const auto kept = [&](std::uint32_t x) { return __shfl_sync(~0u, x, lane); };
+    const std::uint32_t slot = kept(4 * cut.slot(4 * Cells)), gate_size = kept(16 * channels);  // bytes
+    const std::uint32_t gates_half = 16 * k_rows, received_half = blocks * parts * slot;
+    const std::uint32_t gates_at = shared_address(gates), received = kept(gates_at + 2 * gates_half);
+    const std::uint32_t own_gates = kept(gates_at + 4 * (local * 4 + column));
+    const std::uint32_t own_sums = kept(received + 4 * Cells * (local * 4 + column));
+    const std::uint32_t arrivals_at = shared_address(arrivals);
+    // Of a step's halves, and of those before.
+    std::uint32_t gates_now = 0, gates_before = gates_half, received_now = 0, received_before = received_half;
+    arrival come{arrivals_at}, come_before{arrivals_at + 8};
     const int bytes = blocks * parts * (min(groups - own / 8, channels / 8) * 8) * 4 * Cells * 4;
     const bool cells = local < channels && own + 8 * warp < head;
     bool valid[Cells];
@@ -393,10 +407,11 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     for (int i = static_cast<int>(threadIdx.x); i < 2 * k_rows * 4; i += static_cast<int>(blockDim.x))
       gates[i] = 0;
     if (Cluster && threadIdx.x == 0)
-      for (const arrival& c : come) c.begin(), c.announce(bytes);
+      come.begin(), come.announce(bytes), come_before.begin(), come_before.announce(bytes);
 
     const slstm_recurrent_columns<Rows, Tiles, Cells, Cluster> recurrent(
         a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, cut, warp, lane);
+    const std::uint32_t read_gates = kept(gates_at + 16 * (recurrent.part * Tiles * 16 + lane));
 
     // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array
     // l / 4 of a sequence.
@@ -437,21 +452,29 @@ __global__ void __launch_bounds__(32 * Warps, 1)
       cluster_sync();
     else
       __syncthreads();
+    const auto swap = [](auto& a, auto& b) {
+      const auto was = a;
+      a = b, b = was;
+    };
     // dh of this thread's cells, once the partial sums of exchange e have come.
     const auto receive = [&](int e) {
       if constexpr (Cluster) {
-        come[e & 1].wait(e >> 1);
-        if (threadIdx.x == 0) come[e & 1].announce(bytes);
+        come_before.wait(e >> 1);
+        if (threadIdx.x == 0) come_before.announce(bytes);
       }
-      const float* sums = received + (e & 1) * blocks * parts * slot + local * 4 * Cells + column * Cells;
+      std::uint32_t sums = own_sums + received_before;
       for (int q = 0; q < Cells; ++q) dh[q] = 0;
-      for (int i = 0; i < blocks * parts; ++i, sums += slot)
-        for (int q = 0; q < Cells; ++q) dh[q] += sums[q];
+#pragma unroll 1
+      for (int i = 0; i < blocks * parts; i += 2, sums += 2 * slot)  // two at once
+        for (int q = 0; q < Cells; ++q) {
+          const float first = load_shared(sums + 4 * q);
+          const float second = i + 1 < blocks * parts ? load_shared(sums + slot + 4 * q) : 0.0f;
+          dh[q] = dh[q] + first + second;
+        }
     };
 
     for (int t = static_cast<int>(time) - 1; t >= 0; --t) {
       const int e = static_cast<int>(time) - 1 - t;  // the exchange that follows this step
-      std::uint32_t* const now = gates + (e & 1) * k_rows * 4;
       bool keep[Cells];
       float gradient[Cells][4], c0[Cells], n0[Cells], dh_above[Cells];
       math::slstm_step<slstm_scalar> s[Cells];
@@ -478,10 +501,12 @@ __global__ void __launch_bounds__(32 * Warps, 1)
           dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
         }
         for (int g = 0; g < 4; ++g)
-          now[(g * channels + local) * 4 + column] = pack_bf16(
-              keep[0] ? gradient[0][g] : 0.0f, Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
+          store_shared(own_gates + gates_now + g * gate_size,
+                       pack_bf16(keep[0] ? gradient[0][g] : 0.0f,
+                                 Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f));
       }
       __syncthreads();
+      if (recurrent.any) recurrent.send_products(read_gates + gates_now, received + received_now, come);
       if (cells) {
         for (int q = 0; q < Cells; ++q)
           if (valid[q])
@@ -489,9 +514,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         raw.advance(-1), states.advance(-1), above.advance(-1);
         if (starts) --starts, hold(starts);
       }
-      if (recurrent.any)
-        recurrent.send_products(shared_address(now + (recurrent.part * Tiles * 16 + lane) * 4),
-                                received + (e & 1) * blocks * parts * slot, come[e & 1]);
+      swap(gates_now, gates_before), swap(received_now, received_before), swap(come, come_before);
     }
     if constexpr (!Cluster) __syncthreads();
     if (cells) {
