@@ -28,7 +28,7 @@ inline slstm_plan slstm_plan_of(const cuda_base& device, index batch, index head
 }
 
 /// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
-/// has room. Before sm_90 blocks do not meet.
+/// has room. Before sm_90 there are no clusters.
 inline slstm_plan slstm_bf16_plan(const cuda_base& device, index batch, index heads, index head,
                                   bool backward) {
   const auto plan = [&](std::initializer_list<int> blocks) {
