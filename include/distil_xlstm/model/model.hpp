@@ -103,12 +103,7 @@ class model {
   static constexpr bool trains_embedding_and_head = std::same_as<Weights, fully_trainable>;
   /// Outputs that are in memory when `on_layer` of a forward sees one: its own and those of the layers before it, but
   /// not the embedding's; as many as the stack says, or one.
-  static constexpr index kept_outputs = [] {
-    if constexpr (requires { family::stack_type::kept_outputs; })
-      return family::stack_type::kept_outputs;
-    else
-      return index{1};
-  }();
+  static constexpr index kept_outputs = detail::kept_outputs_of<typename family::stack_type>;
   using scalar = T;                                   ///< of hidden states, of what is trained, and of logits
   using device_type = D;                              ///< on which it runs, and whose memory has its weights
   using family_type = Family;                         ///< its configuration, or a stack of one's own
