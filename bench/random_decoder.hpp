@@ -8,7 +8,7 @@
 
 namespace distil_xlstm {
 
-/// A student of SmolLM2's width between random ends.
+/// A student of SmolLM2's width between a random embedding and head.
 template <class D>
 struct random_decoder {
   static constexpr index vocabulary = 49152, width = 576;

@@ -29,10 +29,10 @@ std::int32_t follower(std::int32_t word) { return (7 * word + 3) % end_of_text; 
 }  // namespace language
 using language::end_of_text;
 
-struct ends {
+struct frozen_numbers {
   std::shared_ptr<std::vector<float>> numbers =
       std::make_shared<std::vector<float>>(language::vocabulary * language::width);
-  ends() {
+  frozen_numbers() {
     dx::rng random(1);
     for (float& x : *numbers) x = static_cast<float>(random.normal());
   }
@@ -58,7 +58,7 @@ dx::token_text documents(int count, std::uint64_t seed) {
 
 // 2. A source of one's own: the final hidden states of somebody who knows the language. All rows are to be filled.
 struct linguist final : dx::teacher_source<float, cpu> {
-  ends known;
+  frozen_numbers known;
   dx::index layers() const override { return 1; }
   dx::index vocabulary() const override { return language::vocabulary; }
   void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>& tokens,
@@ -71,7 +71,7 @@ struct linguist final : dx::teacher_source<float, cpu> {
 };
 
 // What such a source says of every window, written down once.
-void write_cache(cpu& device, dx::teacher_source<float, cpu>& source, const ends& e,
+void write_cache(cpu& device, dx::teacher_source<float, cpu>& source, const frozen_numbers& e,
                  const dx::token_windows& windows, const std::filesystem::path& folder) {
   dx::cache_identity about;
   about.teacher = "a linguist", about.windows = windows.count(), about.length = windows.length();
@@ -99,14 +99,14 @@ auto layers() {
                                                   dx::slstm{.width = language::width, .heads = 2}}})};
 }
 using student_type = dx::model<decltype(layers()), float, cpu>;
-student_type make_student(cpu& device, const ends& e) {
+student_type make_student(cpu& device, const frozen_numbers& e) {
   return {device, layers(), e.matrix(), e.matrix(), e.numbers};
 }
 
 int main() {
   using namespace dx::loss;
   cpu device;
-  const ends e;
+  const frozen_numbers e;
   const dx::token_text text = documents(600, 2), held_out = documents(60, 3);
   const dx::token_windows windows(text, 32);
   student_type student = make_student(device, e);
@@ -144,7 +144,7 @@ int main() {
   student.weights() = best_weights;
   const bool learnt = best < 0.4 * before && dx::score(device, student, held_out).perplexity() == best;
 
-  // 5. In a file without the ends, which every student of one teacher shares.
+  // 5. In a file without embedding and head, which every student of one teacher shares.
   const auto file = folder / "stack.safetensors";
   dx::save_stack(device, student, file);
   student_type loaded = make_student(device, e);

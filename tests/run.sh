@@ -67,7 +67,7 @@ for preset in "${presets[@]}"; do
     -DDISTIL_XLSTM_EXAMPLES=$([ -z "$part" ] && echo ON || echo OFF)
   cmake --build --preset $preset
   # But what runs compilers of its own, which the first stage did.
-  ctest --test-dir build/$preset --output-on-failure -j2 -E '^(compile_fail|front_end|house|install|warnings)'
+  ctest --test-dir build/$preset --output-on-failure -j2 -E '^(compile_fail|front_end|install|repository|warnings)'
 done
 stage "fuzz targets, $seconds s each"
 bash tests/fuzz/run.sh build/asan-ubsan $seconds

@@ -166,8 +166,8 @@ class teacher {
   virtual teacher_facts facts() const = 0;
   /// By all processes together; nothing where it is a cache.
   virtual std::optional<dx::text_score> score(const dx::io::token_file& text, dx::index window) = 0;
-  /// All signals about `text`, `batch` windows at a time, and the frozen ends; by all processes together, of which
-  /// rank 0 writes.
+  /// All signals about `text`, `batch` windows at a time, and the frozen embedding and head; by all processes together,
+  /// of which rank 0 writes.
   virtual void write_cache(dx::cache_writer& cache, const dx::token_windows& text, dx::index batch,
                            std::span<const dx::layer_range> targets, const on_progress& progress) = 0;
   /// A new student, its weights drawn with `seed`.

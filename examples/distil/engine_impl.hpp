@@ -212,8 +212,8 @@ class training_on final : public training {
     return n;
   }
   dx::index total() const override {
-    const dx::index ends = student_->vocabulary() * student_->width() * (student_->config().tied ? 1 : 2);
-    return trainable() + (student_type::trains_ends ? 0 : ends);
+    const dx::index both = student_->vocabulary() * student_->width() * (student_->config().tied ? 1 : 2);
+    return trainable() + (student_type::trains_embedding_and_head ? 0 : both);
   }
   const dx::training_options& options() const override { return trainer_.options(); }
   void total_steps(dx::index n) override { trainer_.total_steps(n); }

@@ -5,9 +5,10 @@ r"""Draws the pictures of README.md, legible on a light page and on a dark one.
     python3 examples/guide/draw.py --check     exits with 1 where one of them differs from what would be written
     python3 examples/guide/draw.py --run FILE  makes run.jsonl of a run's metrics.jsonl
 
-method.svg   the two methods
-floors.svg   the folders of include/distil_xlstm: floors as cmake/floors.cmake says, headers, what these include
-report.svg   six charts of a run's report, drawn from run.jsonl as `distil train` draws them
+method.svg           the two methods
+include_layers.svg   the folders of include/distil_xlstm: in the layers of cmake/include_layers.cmake, with the number of
+                     their headers and what these include
+report.svg           six charts of a run's report, drawn from run.jsonl as `distil train` draws them
 
 Colours are those of examples/distil/report.html. The run, with teacher and text of examples/quickstart.sh, the first
 70 lines of Ecclesiastes held out:
@@ -251,7 +252,7 @@ def method():
     return p
 
 
-# The floors ---------------------------------------------------------------------------------------------------------
+# The include layers -------------------------------------------------------------------------------------------------
 
 INCLUDE = ROOT / "include/distil_xlstm"
 FOLDERS = {
@@ -277,63 +278,63 @@ def included(header):
 
 
 def folders():
-    """Of each folder its floor by cmake/floors.cmake, how many headers it has, what other folders they include."""
-    floors = re.findall(r"^set\(floor_(\w+) (\d+)\)", (ROOT / "cmake/floors.cmake").read_text("utf-8"), re.M)
-    if {name for name, _ in floors} != set(FOLDERS):
-        raise SystemExit("draw.py: FOLDERS has other folders than cmake/floors.cmake")
+    """Of each folder its layer by cmake/include_layers.cmake, its number of headers, what other folders they include."""
+    layers = re.findall(r"^set\(layer_(\w+) (\d+)\)", (ROOT / "cmake/include_layers.cmake").read_text("utf-8"), re.M)
+    if {name for name, _ in layers} != set(FOLDERS):
+        raise SystemExit("draw.py: FOLDERS has other folders than cmake/include_layers.cmake")
     found = {}
-    for name, floor in floors:
+    for name, layer in layers:
         headers = [f for f in (INCLUDE / name).rglob("*") if f.suffix in (".hpp", ".cuh", ".ipp")]
-        found[name] = int(floor), len(headers), set().union(*map(included, headers)) - {name}
+        found[name] = int(layer), len(headers), set().union(*map(included, headers)) - {name}
     return found
 
 
-def floors():
+def include_layers():
     found = folders()
-    top = max(floor for floor, _, _ in found.values())
-    roof, left, right, gap = 62, 46, 950, 30
+    top = max(layer for layer, _, _ in found.values())
+    head, left, right, gap = 62, 46, 950, 30
 
-    def rooms(floor):
-        """The folders of a floor, how wide each is drawn, and the lines that say what it includes."""
-        names = [name for name, (f, _, _) in found.items() if f == floor]
-        room = (right - left - gap * (len(names) - 1)) / len(names)
+    def row(layer):
+        """The folders of a layer, how wide each is drawn, and the lines that say what it includes."""
+        names = [name for name, (f, _, _) in found.items() if f == layer]
+        width = (right - left - gap * (len(names) - 1)) / len(names)
         lines = {}
         for name in names:
             lines[name] = ["→"]
             for other in [o for o in found if o in found[name][2]] or ["none"]:
-                if width_of(f"{lines[name][-1]} {other}", 12) > room - 36:
+                if width_of(f"{lines[name][-1]} {other}", 12) > width - 36:
                     lines[name].append("")
                 lines[name][-1] = f"{lines[name][-1]} {other}".strip()
-        return names, room, lines
+        return names, width, lines
 
-    heights = [52 + 17 * max(map(len, rooms(floor)[2].values())) for floor in range(top + 1)]
-    p = Picture(960, roof + sum(heights) + 10 * len(heights) + 24,
-                "The floors of include/distil_xlstm: a folder's headers include those of lower floors only")
+    heights = [52 + 17 * max(map(len, row(layer)[2].values())) for layer in range(top + 1)]
+    p = Picture(960, head + sum(heights) + 10 * len(heights) + 24,
+                "The include layers of include/distil_xlstm: a folder's headers include those of lower layers only")
     middle = (left + right) / 2
-    p.path([(left, roof - 6), (middle - 200, 4), (middle + 200, 4), (right, roof - 6), (left, roof - 6)], "card axis")
+    p.rect(left, 4, right - left, head - 14, "card axis", 8)
     p.text(middle, 28, "distil_xlstm.hpp", "m ink bold", 15)
     left_out = " or ".join(sorted(set(found) - included(INCLUDE / "distil_xlstm.hpp")))
     p.text(middle, 46, "→ all folders" + (f" but {left_out}" if left_out else ""), "m ink2", 12)
-    place, y = {}, roof
-    for floor in range(top, -1, -1):
-        height = heights[floor]
-        p.text(22, y + height / 2 + 6, str(floor), "m ink3 bold", 17)
-        names, room, lines = rooms(floor)
+    place, y = {}, head
+    for layer in range(top, -1, -1):
+        height = heights[layer]
+        p.text(22, y + height / 2 + 6, str(layer), "m ink3 bold", 17)
+        names, width, lines = row(layer)
         for i, name in enumerate(names):
-            x = left + i * (room + gap)
-            place[name] = x, x + room, y + height / 2
-            p.rect(x, y, room, height, "card axis", 8)
+            x = left + i * (width + gap)
+            place[name] = x, x + width, y + height / 2
+            p.rect(x, y, width, height, "card axis", 8)
             p.text(x + 12, y + 23, name, "fa bold", 16)
-            p.text(x + room - 12, y + 23, f"{found[name][1]} headers", "e ink3", 12)
-            p.text(x + 12, y + 42, FOLDERS[name], "ink", 12.5, room - 16)
+            p.text(x + width - 12, y + 23, f"{found[name][1]} headers", "e ink3", 12)
+            p.text(x + 12, y + 42, FOLDERS[name], "ink", 12.5, width - 16)
             for k, line in enumerate(lines[name]):
                 p.text(x + 12 + 16 * (k > 0), y + 60 + 16 * k, line, "ink2", 12)
         y += height + 10
-    for name, (floor, _, others) in found.items():
+    for name, (layer, _, others) in found.items():
         for other in sorted(others):
-            if found[other][0] >= floor and name < other:
+            if found[other][0] >= layer and name < other:
                 p.arrow((place[name][1] + 1, place[name][2]), (place[other][0] - 1, place[other][2]), both=True)
-    p.text(left, p.height - 10, "→ the folders that its headers include: lower floors only, but for device and op; "
+    p.text(left, p.height - 10, "→ the folders that its headers include: lower layers only, but for device and op; "
            "the build checks it", "ink3", 13, right - left)
     return p
 
@@ -462,7 +463,7 @@ def main(arguments):
         print("usage: draw.py [--check | --run metrics.jsonl]", file=sys.stderr)
         return 2
     stale = []
-    for draw in (method, floors, report):
+    for draw in (method, include_layers, report):
         path, svg = HERE / f"{draw.__name__}.svg", draw().svg()
         if not arguments:
             path.write_text(svg, "utf-8")

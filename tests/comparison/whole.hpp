@@ -46,8 +46,8 @@ inline io::token_file text_of(const std::filesystem::path& path, index vocabular
   return io::token_file(path);
 }
 
-/// A whole small training on one device: a live teacher, a student between its ends, an objective of three
-/// terms.
+/// A whole small training on one device: a live teacher, a student between its embedding and head, an objective of
+/// three terms.
 template <class T, class D>
 struct small_training {
   static constexpr index length = 9;

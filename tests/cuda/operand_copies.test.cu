@@ -84,6 +84,30 @@ std::pair<std::vector<double>, index> over_tape(D& gpu, const B& block, sequence
   return {all, taken};
 }
 
+/// A product of the rows u that `write(gpu, norm, params, tape, x, u)` leaves is the same whether the norm is for
+/// products or not.
+template <class F>
+void check_norm_for_products(const F& write) {
+  using D = device::basic_cuda<bf16_mixed>;
+  using numbers = on_device<float, D>;
+  constexpr index n = 48;
+  D gpu;
+  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
+    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
+        w(gpu, random_numbers(n * width, 3)), statistics(gpu, 2 * rows), u(gpu, rows * width);
+    const auto product = [&, rows = rows, width = width](bool for_products) {
+      const numbers y(gpu, rows * n);
+      const matrix_view<float> normed(u.data(), rows, width);
+      write(gpu, rms_norm<>{width, 1, 1e-6, for_products}, norm_params<float*>{weight.data()},
+            norm_tape<float>{statistics.data()}, matrix_view<const float>(x.data(), rows, width), normed);
+      gemm(gpu, matrix_view<const float>(normed), transposed(matrix_view<const float>(w.data(), n, width)),
+           matrix_view<float>(y.data(), rows, n));
+      return y.numbers();
+    };
+    BOOST_TEST((product(true) == product(false)), rows << " rows of " << width);
+  }
+}
+
 }  // namespace
 
 // Weights that are held are rounded once, and products give the same bits.
@@ -244,57 +268,26 @@ BOOST_AUTO_TEST_CASE(a_convolution_s_gradient_is_stored_as_products_read_it) {
 
 // A norm for products gives what they would have rounded themselves.
 BOOST_AUTO_TEST_CASE(a_norm_rounds_for_products) {
-  using D = device::basic_cuda<bf16_mixed>;
-  using numbers = on_device<float, D>;
-  D gpu;
-  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
-    const index n = 48;
-    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
-        w(gpu, random_numbers(n * width, 3)), statistics(gpu, 2 * rows), u(gpu, rows * width);
-    const auto mapped = [&, rows = rows, width = width](bool for_products, bool written) {
-      const rms_norm<> block{width, 1, 1e-6, for_products};
-      const numbers y(gpu, rows * n);
-      const matrix_view<float> normed(u.data(), rows, width);
-      block.forward(gpu, norm_params<float*>{weight.data()}, norm_tape<float>{statistics.data()},
-                    matrix_view<const float>(x.data(), rows, width), normed);
-      if (written)
-        transform(gpu, normed.columns(3, 1), math::times{}, normed.columns(3, 1), normed.columns(4, 1));
-      gemm(gpu, matrix_view<const float>(normed), transposed(matrix_view<const float>(w.data(), n, width)),
-           matrix_view<float>(y.data(), rows, n));
-      return y.numbers();
-    };
-    for (const bool written : {false, true})
-      BOOST_TEST((mapped(true, written) == mapped(false, written)), rows << " rows of " << width);
-  }
+  for (const bool written : {false, true})
+    check_norm_for_products([written](auto& gpu, const rms_norm<>& norm, const auto& p, const auto& k,
+                                      matrix_view<const float> x, matrix_view<float> u) {
+      norm.forward(gpu, p, k, x, u);
+      if (written) transform(gpu, u.columns(3, 1), math::times{}, u.columns(3, 1), u.columns(4, 1));
+    });
 }
 
 // A norm's gradient, with what is added to it, as well.
 BOOST_AUTO_TEST_CASE(a_norms_gradient_rounds_for_products) {
-  using D = device::basic_cuda<bf16_mixed>;
-  using numbers = on_device<float, D>;
-  D gpu;
-  for (const auto& [rows, width] : {std::array<index, 2>{64, 40}, {64, 576}, {63, 40}, {64, 42}, {3, 40}}) {
-    const index n = 48;
-    const numbers x(gpu, random_numbers(rows * width, 1)), weight(gpu, random_numbers(width, 2)),
-        w(gpu, random_numbers(n * width, 3)), dy(gpu, random_numbers(rows * width, 4)),
-        skip(gpu, random_numbers(rows * width, 5)), statistics(gpu, 2 * rows), u(gpu, rows * width),
-        dw(gpu, random_numbers(width, 6));
-    const auto wide = [&, rows = rows, width = width](const numbers& m) {
-      return matrix_view<float>(m.data(), rows, width);
-    };
-    const auto mapped = [&, rows = rows, width = width](bool for_products) {
-      const rms_norm<> block{width, 1, 1e-6, for_products};
-      const norm_params<float*> p{weight.data()}, g{dw.data()};
-      const norm_tape<float> k{statistics.data()};
-      const numbers y(gpu, rows * n);
-      block.forward(gpu, p, k, wide(x), wide(u));
-      block.backward(gpu, p, g, k, wide(x), wide(dy), wide(u), wide(skip));
-      gemm(gpu, matrix_view<const float>(wide(u)), transposed(matrix_view<const float>(w.data(), n, width)),
-           matrix_view<float>(y.data(), rows, n));
-      return y.numbers();
-    };
-    BOOST_TEST((mapped(true) == mapped(false)), rows << " rows of " << width);
-  }
+  check_norm_for_products([](auto& gpu, const rms_norm<>& norm, const auto& p, const auto& k,
+                             matrix_view<const float> x, matrix_view<float> u) {
+    using numbers = on_device<float, device::basic_cuda<bf16_mixed>>;
+    const numbers dy(gpu, random_numbers(x.size(), 4)), skip(gpu, random_numbers(x.size(), 5)),
+        dw(gpu, random_numbers(x.cols, 6));
+    norm.forward(gpu, p, k, x, u);
+    norm.backward(gpu, p, norm_params<float*>{dw.data()}, k, x,
+                  matrix_view<const float>(dy.data(), x.rows, x.cols), u,
+                  matrix_view<const float>(skip.data(), x.rows, x.cols));
+  });
 }
 
 // With products in bfloat16 all that the tape holds is rounded, too; weights may lie one behind the other or not.

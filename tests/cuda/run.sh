@@ -21,8 +21,9 @@ if [ -z "$built" ]; then
     "-DDISTIL_XLSTM_TEST_FILTER=^cuda[.]" -DDISTIL_XLSTM_INSTALL=OFF
   cmake --build --preset cuda
 fi
-# A ladder: if one fails, what comes after it is not worth reading.
-for step in launch verbs products few_rows operand_copies map norm optim slstm mlstm attention features head layers golden teacher steps whole batch nccl compiled_once; do
+# What builds on the least comes first: if one fails, what comes after it is not worth reading.
+for step in launch verbs products few_rows operand_copies map norm optim slstm mlstm attention features head layers \
+            layer_steps teacher steps whole batch nccl compiled_once; do
   test=build/cuda/bin/test.cuda.$step
   [ -x "$test" ] || continue
   echo "== $step"
@@ -34,7 +35,8 @@ if [ -x "$sanitizer" ]; then
   looks=('verbs:gradients_of_an_embedding*' norm:norms_of_groups optim:a_recorded_step head:recorded
          'slstm:step_by_step*' mlstm:many_documents 'features:runs_are_equal*'
          'attention:rows_may_lie_anywhere*' teacher:nothing_even layers:gradients_of_the_inputs
-         layers:a_step_of_an_slstm_layer layers:a_step_of_an_mlstm_layer launch:kernels_of_all_kinds_wait_for_one_another)
+         layer_steps:a_step_of_an_slstm_layer layer_steps:a_step_of_an_mlstm_layer
+         launch:kernels_of_all_kinds_wait_for_one_another)
   for tool in memcheck racecheck; do
     echo "== $tool"
     for look in "${looks[@]}"; do

@@ -62,7 +62,7 @@ void train_alike(D& gpu, loss::alignment form, double most) {
   auto r = again.make_trainer();
   BOOST_REQUIRE(store.restore(r, [](const std::string& why) { BOOST_ERROR(why); }));
   for (int i = 0; i < 2; ++i) BOOST_TEST(r.step().total == q.step().total);
-  // A student that was saved is the same when it is loaded, its ends too.
+  // A student that was saved is the same when it is loaded, embedding and head too.
   save_xlstm(gpu, y.student, folder.path / "student", dtype_of<T>);
   const auto loaded = load_xlstm<T>(gpu, folder.path / "student");
   const auto on_cpu = load_xlstm<T>(host, folder.path / "student");

@@ -210,7 +210,7 @@ BOOST_AUTO_TEST_CASE(a_cache_is_that_of_the_cpu) {
   for (const auto& f : fs::directory_iterator(folder.path / "a"))
     BOOST_TEST((bytes_of(f.path()) == bytes_of(folder.path / "b" / f.path().filename())), f.path().filename());
 
-  // A student between the ends of a cache.
+  // A student between the embedding and head of a cache.
   const teacher_cache cache(folder.path / "b");
   cached_teacher<float, cpu> from_a(cache);
   cached_teacher<float, fenced> from_b(cache);

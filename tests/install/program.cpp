@@ -5,7 +5,7 @@
 
 namespace dx = distil_xlstm;
 
-// A student and a tokenizer: a header of every floor, and all libraries.
+// A student and a tokenizer: a header of every layer, and all libraries.
 int main() {
   dx::device::cpu device;
   dx::xlstm_config config;

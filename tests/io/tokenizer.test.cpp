@@ -460,7 +460,7 @@ BOOST_AUTO_TEST_CASE(what_ends_a_document) {
       d.specials.push_back({id, name});
       if (name == eos) d.eos = id;
     }
-    io::detail::collect_ends(d);
+    io::detail::collect_end_of_text(d);
     const tokenizer t(d);
     const auto end = t.document_end();
     BOOST_TEST((end < 0 || t.is_end_of_text(end)));  // generation stops there

@@ -62,13 +62,13 @@ inline double copy_rate = 0, product_rate = 0;
 /// A row: what it took, what the card's limits would take and how much of the time that is, what the best peer took
 /// on an H100.
 inline void row(const std::string& what, double ms, double bytes, double operations, const char* peer) {
-  char floor[96] = "";
+  char limits[96] = "";
   if (copy_rate > 0) {
     const double moving = bytes / copy_rate, multiplying = operations / product_rate;
-    std::snprintf(floor, sizeof floor, "%.3f ms (bytes), %.3f ms (products), %.0f %%", moving, multiplying,
+    std::snprintf(limits, sizeof limits, "%.3f ms (bytes), %.3f ms (products), %.0f %%", moving, multiplying,
                   100 * std::max(moving, multiplying) / ms);
   }
-  std::printf("| %s | %.3f ms | limits: %s | %s |\n", what.c_str(), ms, floor, peer);
+  std::printf("| %s | %.3f ms | limits: %s | %s |\n", what.c_str(), ms, limits, peer);
   std::fflush(stdout);
 }
 

@@ -141,8 +141,8 @@ struct basic_decoder_layer {
   const rotary_tape<T>* angles_for(const basic_decoder_layer<Other>& next,
                                    decoder_layer_tape<T, Blocks>& k) const {
     const attention &a = mixer.projections(), &b = next.mixer.projections();
-    const bool same =
-        a.rotates && b.rotates && a.rope().turns_as(b.rope()) && mixer.counts_on() == next.mixer.counts_on();
+    const bool same = a.rotates && b.rotates && a.rope().has_angles_of(b.rope()) &&
+                      mixer.counts_on() == next.mixer.counts_on();
     return same && !k.transient ? &angles_of(k.blocks) : nullptr;
   }
   /// The mixer's part of the layer's weights, or of gradients.

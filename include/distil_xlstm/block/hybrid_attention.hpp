@@ -80,13 +80,10 @@ struct hybrid_attention {
     p.q_features = l.scope("feature_q", [&] { return query_features().params(l); });
     p.k_features = l.scope("feature_k", [&] { return key_features().params(l); });
     p.gates = l.scope("gates", [&] {
-      linear_params<typename L::matrix_type, typename L::pointer> g;
-      g.weight = l.matrix("weight", gate_count(), base.width, initial::zeros());
       const auto bias = [n = base.heads, forget = forget_bias](index i, rng&) {
         return i / n == forget_gate ? forget : 0.0;
       };
-      g.bias = l.tensor("bias", {gate_count()}, bias);
-      return g;
+      return detail::gate_params(l, gate_count(), base.width, bias);
     });
     return p;
   }
@@ -97,10 +94,7 @@ struct hybrid_attention {
       s.window = base.state(l);
     else
       s.window.position = l.state("position", {1});
-    const index n = query_features().shape().size();
-    s.cell.c = l.state("c", {base.heads, n, base.head_dim});
-    s.cell.n = l.state("n", {base.heads, n});
-    s.cell.m = l.state("m", {base.heads}, initial::constant(cell().empty_m));
+    s.cell = cell().state(l);
     return s;
   }
   template <class L>

@@ -41,6 +41,13 @@ linear_params<frozen_matrix, Pointer> joined(const linear_params<frozen_matrix, 
   return {};
 }
 /// @}
+
+/// Weights of gates, which begin as zeros, and their biases.
+template <class L, class Init>
+linear_params<typename L::matrix_type, typename L::pointer> gate_params(L& l, index gates, index width,
+                                                                        const Init& bias) {
+  return {l.matrix("weight", gates, width, initial::zeros()), l.tensor("bias", {gates}, bias)};
+}
 }  // namespace detail
 
 /// y = x Wᵀ (+ b), torch.nn.Linear. Widths may be static or dynamic.

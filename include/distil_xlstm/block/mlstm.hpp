@@ -117,13 +117,9 @@ struct basic_mlstm {
     p.conv1d = l.scope("conv1d", [&] { return conv().params(l); });
     l.scope("mlstm_cell", [&] {
       p.igate =
-          l.scope("igate", [&] { return gate_params(l, [](index, rng& r) { return 0.1 * r.normal(); }); });
-      const index n = heads;
-      p.fgate = l.scope("fgate", [&] {
-        return gate_params(l, [n](index a, rng&) {
-          return n > 1 ? 3.0 + 3.0 * static_cast<double>(a) / static_cast<double>(n - 1) : 3.0;
-        });
-      });
+          l.scope("igate", [&] { return detail::gate_params(l, heads, 3 * inner, initial::normal(0.1)); });
+      p.fgate = l.scope("fgate",
+                        [&] { return detail::gate_params(l, heads, 3 * inner, initial::spaced(3, 6, heads)); });
       p.outnorm = l.scope("outnorm", [&] { return outnorm().params(l); });
       return no_state{};
     });
@@ -132,15 +128,9 @@ struct basic_mlstm {
   }
   template <class L>
   auto state(L& l) const {
-    const index head = inner / heads;
     mlstm_layer_state<typename L::scalar> s;
     s.conv = l.scope("conv1d", [&] { return conv().state(l); });
-    l.scope("mlstm_cell", [&] {
-      s.cell.c = l.state("c", {heads, head, head});
-      s.cell.n = l.state("n", {heads, head});
-      s.cell.m = l.state("m", {heads}, initial::constant(empty_m));
-      return no_state{};
-    });
+    s.cell = l.scope("mlstm_cell", [&] { return shape().state(l); });
     return s;
   }
   template <class L>
@@ -258,14 +248,6 @@ struct basic_mlstm {
   headwise_linear qkv() const { return {inner / qkv_block, qkv_block, bias, small()}; }
   basic_causal_conv1d<Inner, Window> conv() const { return {inner, conv_window}; }
   layer_norm<> outnorm() const { return {inner, heads, 1e-5}; }
-
-  template <class L, class Init>
-  auto gate_params(L& l, Init bias_init) const {
-    linear_params<typename L::matrix_type, typename L::pointer> p;
-    p.weight = l.matrix("weight", heads, 3 * inner, initial::zeros());
-    p.bias = l.tensor("bias", {heads}, bias_init);
-    return p;
-  }
 };
 /// `basic_mlstm` of sizes chosen when the program runs.
 using mlstm = basic_mlstm<>;

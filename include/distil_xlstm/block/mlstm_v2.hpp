@@ -108,24 +108,17 @@ struct mlstm_v2 {
     p.k = l.scope("k", [&] { return queries().params(l); });
     p.v = l.scope("v", [&] { return values().params(l); });
     p.ogate = l.scope("ogate_preact", [&] { return output_gate().params(l); });
-    p.igate = l.scope("igate_preact", [&] { return gate_params(l, [](index, rng&) { return -10.0; }); });
-    const index n = heads;
-    p.fgate = l.scope("fgate_preact", [&] {
-      return gate_params(l, [n](index a, rng&) {
-        return n > 1 ? 3.0 + 3.0 * static_cast<double>(a) / static_cast<double>(n - 1) : 3.0;
-      });
-    });
+    p.igate =
+        l.scope("igate_preact", [&] { return detail::gate_params(l, heads, width, initial::constant(-10)); });
+    p.fgate = l.scope("fgate_preact",
+                      [&] { return detail::gate_params(l, heads, width, initial::spaced(3, 6, heads)); });
     p.multihead_norm = l.scope("multihead_norm", [&] { return head_norm().params(l); });
     p.out_proj = l.scope("out_proj", [&] { return out().params(l); });
     return p;
   }
   template <class L>
   auto state(L& l) const {
-    mlstm_state<typename L::scalar> s;
-    s.c = l.state("c", {heads, query / heads, value / heads});
-    s.n = l.state("n", {heads, query / heads});
-    s.m = l.state("m", {heads}, initial::constant(shape().empty_m));
-    return s;
+    return shape().state(l);
   }
   template <class L>
   auto tape(L& l, sequence_view seq) const {
@@ -195,14 +188,6 @@ struct mlstm_v2 {
   linear<> gate() const { return {width, heads, true, 0.0}; }
   linear<> out() const { return {value, width, false, detail::last_deviation("mlstm_v2", width, block_count)}; }
   plain_layer_norm<> head_norm() const { return {value, heads, norm_epsilon}; }
-
-  template <class L, class Init>
-  auto gate_params(L& l, Init bias) const {
-    linear_params<typename L::matrix_type, typename L::pointer> p;
-    p.weight = l.matrix("weight", heads, width, initial::zeros());
-    p.bias = l.tensor("bias", {heads}, bias);
-    return p;
-  }
 };
 
 }  // namespace distil_xlstm

@@ -16,6 +16,18 @@ struct no_taps {
   void operator()(index, const M&) const {}
 };
 
+namespace detail {
+/// Outputs of X that are in memory when a tap sees one, its own and those before it: as many as its `kept_outputs`, or
+/// one.
+template <class X>
+inline constexpr index kept_outputs_of = [] {
+  if constexpr (requires { X::kept_outputs; })
+    return X::kept_outputs;
+  else
+    return index{1};
+}();
+}  // namespace detail
+
 /// One block type N times (`dynamic`: as often as the program says), each its own value: depth stays out of the
 /// instantiation. Weights, state and tape are vectors, an element a block; block i's tensors are called i.<...>.
 ///

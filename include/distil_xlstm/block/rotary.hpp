@@ -157,7 +157,7 @@ struct rotary {
   /// @}
 
   /// Whether another one rotates a head by the same angles.
-  bool turns_as(const rotary& other) const {
+  bool has_angles_of(const rotary& other) const {
     return head_dim == other.head_dim && theta == other.theta && scaling == other.scaling;
   }
 

@@ -231,12 +231,12 @@ class tcp_session {
           std::strerror(errno)});
   }
 
-  void gather(const detail::tcp_socket& door) {
+  void gather(const detail::tcp_socket& listener) {
     std::vector<caller> callers;
     for (index missing = static_cast<index>(uses.size()) * (place_.size - 1); missing > 0;) {
       if (late()) fail({missing_ranks(), " within ", place_.patience, " s to ", where()});
-      door.ready(POLLIN, callers.empty() ? 100 : 1);
-      while (detail::tcp_socket s{::accept(door.handle(), nullptr, nullptr)})
+      listener.ready(POLLIN, callers.empty() ? 100 : 1);
+      while (detail::tcp_socket s{::accept(listener.handle(), nullptr, nullptr)})
         callers.push_back({.socket = std::move(s)});
       if (errno == EMFILE || errno == ENFILE)
         fail({"rank 0 needs ", static_cast<index>(uses.size()) * (place_.size - 1),
@@ -246,30 +246,30 @@ class tcp_session {
         const index n = c.socket.receive_some(reinterpret_cast<std::byte*>(&c.said) + c.come, all - c.come);
         c.come += std::max<index>(0, n);
         const bool whole = c.come == all;
-        if (whole && c.said.word == magic) missing -= seated(c);
+        if (whole && c.said.word == magic) missing -= accepted(c);
         if (whole || n < 0 || clock::now() - c.since > std::chrono::seconds(2)) c.socket = {};
       }
       std::erase_if(callers, [](const caller& c) { return !c.socket; });
     }
   }
-  /// Answers a rank and gives it its seat; true where that was free.
-  bool seated(caller& c) {
+  /// Answers a rank and keeps its connection; true where it is the first of its kind.
+  bool accepted(caller& c) {
     answer a{.size = static_cast<std::uint32_t>(place_.size)};
-    detail::tcp_socket* seat = nullptr;
+    detail::tcp_socket* own = nullptr;
     if (c.said.run != run())
       a.said = verdict::another_run;
     else if (static_cast<index>(c.said.size) != place_.size)
       a.said = verdict::another_size;
     else if (c.said.rank == 0 || static_cast<index>(c.said.rank) >= place_.size || c.said.use >= uses.size())
       a.said = verdict::no_such_rank;
-    else if (seat = &socket(static_cast<use>(c.said.use), c.said.rank); *seat && seat->open())
+    else if (own = &socket(static_cast<use>(c.said.use), c.said.rank); *own && own->open())
       a.said = verdict::there_already;
     c.socket.tune();
     // One that has waited too long for the answer has closed this connection, and comes again.
     if (!c.socket.open() || !send(c.socket, &a, sizeof a) || a.said != verdict::welcome) return false;
-    const bool free = !*seat;
-    *seat = std::move(c.socket);
-    return free;
+    const bool first = !*own;
+    *own = std::move(c.socket);
+    return first;
   }
   std::string missing_ranks() {
     std::string text;

@@ -1,7 +1,7 @@
 #pragma once
 
-// What the library takes for granted, each said in one sentence: what follows it would only bury it, so that a file that
-// is not there ends the compilation.
+// What the library takes for granted, each said in one sentence. A file that is not there ends the compilation, so that
+// no further errors hide it.
 #if !defined(__cplusplus) || __cplusplus < 202002L
 #error \
     "distil_xlstm is C++20: compile with -std=c++20 (CMake: target_compile_features(mine PRIVATE cxx_std_20))"

@@ -9,8 +9,7 @@
 
 namespace distil_xlstm {
 
-/// FNV-1a of 64 bits (Fowler, Noll, Vo 1991): tells what is meant to be one thing from another by accident, not
-/// by malice.
+/// FNV-1a of 64 bits (Fowler, Noll, Vo 1991): tells apart what differs by accident, not by an attacker's design.
 class fnv_hash {
  public:
   /// Hashes on over these bytes.

@@ -27,6 +27,12 @@ inline auto constant(double value) {
 inline auto zeros() { return constant(0); }
 /// 1.
 inline auto ones() { return constant(1); }
+/// n numbers evenly spaced, from `first` to `last`.
+inline auto spaced(double first, double last, index n) {
+  return [=](index i, rng&) {
+    return n > 1 ? first + (last - first) * static_cast<double>(i) / static_cast<double>(n - 1) : first;
+  };
+}
 /// Normal with mean 0.
 inline auto normal(double standard_deviation) {
   return [standard_deviation](index, rng& r) { return standard_deviation * r.normal(); };

@@ -70,7 +70,7 @@ class frozen_memory final : public frozen_arena<T> {
 
  private:
   /// Matrices one behind another, in pieces of memory that grow with the model.
-  class shelf {
+  class arena {
    public:
     std::byte* take(D& device, index bytes) {
       bytes = (bytes + alignment - 1) / alignment * alignment;
@@ -93,9 +93,9 @@ class frozen_memory final : public frozen_arena<T> {
   }
   /// The whole matrix as `Out`, a few rows at a time.
   template <class Out, class Convert>
-  const void* upload(shelf& on, const frozen_matrix& m, const Convert& convert) {
+  const void* upload(arena& memory, const frozen_matrix& m, const Convert& convert) {
     constexpr index size = sizeof(Out), piece = index{1} << 20;
-    std::byte* copy = on.take(*device_, m.rows * m.cols * size);
+    std::byte* copy = memory.take(*device_, m.rows * m.cols * size);
     const index rows = std::clamp<index>(piece / m.cols, 1, m.rows);
     std::vector<Out> part(static_cast<std::size_t>(rows * m.cols));
     for (index first = 0; first < m.rows; first += rows) {
@@ -107,12 +107,12 @@ class frozen_memory final : public frozen_arena<T> {
   }
 
   D* device_;
-  shelf whole_, half_;
+  arena whole_, half_;
   std::vector<buffer<std::byte, D>> copies_;  ///< of what is no matrix
   std::vector<std::vector<T>> numbers_;
 };
 
-/// The ends of a student, where its device reads them, and what keeps them alive.
+/// Embedding and head of a student, where its device reads them, and what keeps them alive.
 struct embedding_and_head {
   /// @{ [vocabulary, width]; one matrix may be both.
   frozen_matrix embedding, head;
@@ -120,8 +120,8 @@ struct embedding_and_head {
   std::shared_ptr<const void> owner;  ///< both live as long as this or a copy of it
 };
 
-/// Puts ends that lie in the host's memory, which `owner` keeps alive, where the device reads them: nothing
-/// moves where it shares that memory. One matrix for both stays one.
+/// Puts an embedding and a head that lie in the host's memory, which `owner` keeps alive, where the device reads
+/// them: nothing moves where it shares that memory. One matrix for both stays one.
 template <class T, class D>
 embedding_and_head upload_embedding_and_head(D& device, const frozen_matrix& embedding,
                                              const frozen_matrix& head, std::shared_ptr<const void> owner) {
@@ -129,10 +129,10 @@ embedding_and_head upload_embedding_and_head(D& device, const frozen_matrix& emb
     return {embedding, head, std::move(owner)};
   } else {
     auto memory = std::make_shared<frozen_memory<T, D>>(device);
-    embedding_and_head ends{memory->keep(embedding), {}, nullptr};
-    ends.head = head.data == embedding.data ? ends.embedding : memory->keep(head);
-    ends.owner = std::move(memory);
-    return ends;
+    embedding_and_head both{memory->keep(embedding), {}, nullptr};
+    both.head = head.data == embedding.data ? both.embedding : memory->keep(head);
+    both.owner = std::move(memory);
+    return both;
   }
 }
 

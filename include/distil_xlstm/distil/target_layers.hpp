@@ -8,10 +8,10 @@
 
 namespace distil_xlstm {
 
-/// Layers of a teacher, both ends included, of 1 .. their number.
+/// Layers of a teacher, first and last included, of 1 .. their number.
 struct layer_range {
   /// @{
-  /// Numbers of its ends, from 1.
+  /// Their numbers, from 1.
   index first = 0, last = 0;
   /// @}
 };

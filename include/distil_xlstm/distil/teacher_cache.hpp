@@ -37,7 +37,7 @@ struct cache_identity {
 
 /// Writes a teacher's signals once: final hidden states and alignment targets of every window, d numbers a
 /// token each (the student shares the frozen head, so that these are the whole vocabulary's logits), and the
-/// frozen ends.
+/// frozen embedding and head.
 class cache_writer {
  public:
   static constexpr index format = 1;  ///< of manifest.json: `teacher_cache` refuses another
@@ -139,7 +139,7 @@ class teacher_cache {
   /// @}
   /// The head is the embedding.
   bool tied() const { return !ends_->find("head"); }
-  /// Keeps the mapping of the ends alive.
+  /// Keeps the mapping of embedding and head alive.
   std::shared_ptr<const void> owner() const { return ends_; }
 
   /// @{

@@ -39,7 +39,7 @@ void for_each_mixer(D& d, const Teacher& teacher, sequence_view seq, const std::
   layout<T> none;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     layer_type layer = layers[i];
-    layer.first = i == 0 || !layer.mixer.rope().turns_as(layers[i - 1].mixer.rope());
+    layer.first = i == 0 || !layer.mixer.rope().has_angles_of(layers[i - 1].mixer.rope());
     if (layer.mixer.window > 0) layer.mixer.window = layer.mixer.sinks = 0;
     const auto state = layer.state(none);
     layer.forward(d, seq, weights[i], state, tape, matrix_view<const T>(x), x,

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <distil_xlstm/block/repeat.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/distil/target_layers.hpp>
@@ -158,12 +159,7 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
 
  private:
   /// Layers' outputs that are there at once.
-  static constexpr index most = [] {
-    if constexpr (requires { Teacher::kept_outputs; })
-      return Teacher::kept_outputs;
-    else
-      return index{1};
-  }();
+  static constexpr index most = detail::kept_outputs_of<Teacher>;
   using recent = std::array<matrix_view<const T>, static_cast<std::size_t>(most)>;  ///< layer i's at i % most
 
   /// Adds layers' outputs up to `layer`'s to the means that they belong to: `most` in one pass, fewer where a mean

@@ -116,8 +116,8 @@ struct fitting_arguments {
 
 }  // namespace detail
 
-/// Trains a student: the teacher's signals and the text are given, and the frozen ends where the student does not train
-/// its own. Everything a step needs is allocated by the first. One trainer is one caller's.
+/// Trains a student: the teacher's signals and the text are given, and the frozen embedding and head where the
+/// student does not train its own. Everything a step needs is allocated by the first. One trainer is one caller's.
 ///
 /// `Student` is a trainable `model` or derived from one; `Objective` an expression of terms and schedules, such as
 /// `alpha * kl(T) + (1 - alpha) * cross_entropy() + 0.1 * frobenius(layers::average)`. What of the teacher it
@@ -202,7 +202,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
       require(known == 0 || (compares_logits ? known == student.vocabulary() : known >= text.vocab_size()),
               "trainer: the teacher has a vocabulary of ", known, ", the student of ", student.vocabulary());
       teacher->check(signals_);
-      if constexpr (compares_logits && !Student::trains_ends)
+      if constexpr (compares_logits && !Student::trains_embedding_and_head)
         require(detail::alike(detail::middle_row(device, logit_head(student.head()).matrix),
                               detail::middle_row(device, teacher->head())),
                 "trainer: the student's head is not this teacher's; make the student between its embedding and "

@@ -35,7 +35,7 @@ class tokenizer_json_reader {
     read_pre_tokenizer();
     read_decoder();
     read_post_processor();
-    collect_ends(data_);
+    collect_end_of_text(data_);
     return std::move(data_);
   }
 

@@ -89,7 +89,7 @@ DISTIL_XLSTM_INLINE tokenizer_data read_gguf_tokenizer(const gguf_file& file) {
     if (const auto end = id(key); end >= 0) d.end_of_text.push_back(end);
   d.add_bos = file.get_bool_or("tokenizer.ggml.add_bos_token", d.pre == "llama-bpe");
   d.chat_template = file.get_string_or("tokenizer.chat_template", "");
-  detail::collect_ends(d);
+  detail::collect_end_of_text(d);
   return d;
 }
 

@@ -39,8 +39,8 @@ class tokenizer_folder {
     name_tokens(config, "tokenizer_config.json");
     name_tokens(map, "special_tokens_map.json");
     read_template(config);
-    read_ends();
-    collect_ends(data_);
+    read_end_of_text();
+    collect_end_of_text(data_);
   }
 
  private:
@@ -139,7 +139,7 @@ class tokenizer_folder {
   }
 
   /// `eos_token_id` of generation_config.json, or else of config.json.
-  void read_ends() {
+  void read_end_of_text() {
     for (const char* file_name : {"generation_config.json", "config.json"}) {
       const json root = file(file_name);
       if (!has(root, "eos_token_id")) continue;

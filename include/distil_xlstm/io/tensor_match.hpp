@@ -13,7 +13,7 @@
 namespace distil_xlstm::io {
 
 /// The tensors of a file beside those that a model asks for: each is taken by its name, and `finish` says in
-/// one error all that does not fit: what is missing, unused, misshapen, of a type that is not supported, or
+/// one error all that does not fit: what is missing, unused, of another shape, of a type that is not supported, or
 /// there twice.
 class tensor_match {
  public:

@@ -44,7 +44,7 @@ inline void put_gguf_tokenizer(gguf_writer& file, const tokenizer_data& d, index
   // Those that eos and their names do not tell.
   tokenizer_data told = d;
   told.end_of_text.clear();
-  collect_ends(told);
+  collect_end_of_text(told);
   std::vector<std::int32_t> ends;
   std::set_difference(d.end_of_text.begin(), d.end_of_text.end(), told.end_of_text.begin(),
                       told.end_of_text.end(), std::back_inserter(ends));
@@ -76,7 +76,7 @@ inline std::string_view difference(const tokenizer_data& a, const tokenizer_data
 
 DISTIL_XLSTM_INLINE void write_gguf_tokenizer(gguf_writer& file, const tokenizer_data& d, index vocabulary) {
   tokenizer_data sorted = d;
-  detail::collect_ends(sorted);
+  detail::collect_end_of_text(sorted);
   // Read back: a key that is not there is better seen here than by who uses the file.
   gguf_writer alone;
   detail::put_gguf_tokenizer(alone, sorted, vocabulary);

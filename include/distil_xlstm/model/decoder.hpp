@@ -72,7 +72,7 @@ class decoder {
         reading_ids_(size(2 * lanes() * options_.part)),
         read_(size(lanes())) {
     present_.reserve(size(options.capacity));
-    for (index row = capacity(); row < places(); ++row) shelf_.push_back(row);
+    for (index row = capacity(); row < places(); ++row) free_rows_.push_back(row);
   }
   /// An error of the compiler: a temporary model would not live as long.
   template <std::same_as<Model> M>
@@ -308,7 +308,7 @@ class decoder {
       if (failed) state_.reset(last);  // nothing that is not a number stays
     }
     for (const text& t : ready_)
-      if (t.gone) shelf_.push_back(t.row);
+      if (t.gone) free_rows_.push_back(t.row);
     for (auto& t : read_)
       if (t && t->gone) t.reset();
     for (auto* texts : {&ready_, &waiting_}) std::erase_if(*texts, [](const text& t) { return t.gone; });
@@ -326,7 +326,7 @@ class decoder {
   void fill_places() {
     for (; !ready_.empty() && std::ssize(present_) < capacity(); ready_.pop_front()) {
       state_.copy(std::ssize(present_), state_, ready_.front().row);
-      shelf_.push_back(ready_.front().row);
+      free_rows_.push_back(ready_.front().row);
       present_.push_back(std::move(ready_.front()));
     }
     for (auto& lane : read_)
@@ -340,7 +340,7 @@ class decoder {
   void grow(text& t, index lane) {
     const bool now = std::ssize(present_) < capacity();
     t.row = std::ssize(present_);
-    if (!now) t.row = shelf_.back(), shelf_.pop_back();
+    if (!now) t.row = free_rows_.back(), free_rows_.pop_back();
     if (lane >= 0)
       state_.copy(t.row, reading_, lane);
     else if (t.from.empty())
@@ -428,9 +428,9 @@ class decoder {
   captured_graph<D> greedy_step_, drawing_step_;
 
   // Those that wait for a lane, and those that wait for a place; what these have read is in rows of the state
-  // beyond the capacity, of which the shelf has the free ones. Lane l of what is read is read_[l].
+  // beyond the capacity, of which `free_rows_` are free. Lane l of what is read is read_[l].
   std::deque<text> waiting_, ready_;
-  std::vector<index> shelf_;
+  std::vector<index> free_rows_;
   typename Model::state_type reading_;
   buffer<T, D> reading_memory_;
   std::vector<std::int32_t> reading_ids_;

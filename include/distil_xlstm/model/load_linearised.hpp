@@ -41,7 +41,7 @@ struct linearised_files {
   std::map<std::string, const io::tensor_info*> found;
   converted_tensors converted;
 
-  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  /// Throws `error` that lists every tensor that is missing, unused or of another shape.
   template <class Config = linearised_config>
   explicit linearised_files(const std::filesystem::path& where);
   /// Throws `error` naming a tensor that holds a number that is not finite.
@@ -53,7 +53,7 @@ struct linearised_files {
 /// tensor is under the teacher's name, and where a layer's mixer has them there are self_attn.feature_q.weight and
 /// feature_k.weight [heads, head_dim, features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every head's
 /// i~, then f~, then o~; an mlstm layer has no o~). Throws `error` that lists every tensor that is missing, unused or
-/// misshapen, or names one that is not finite.
+/// of another shape, or names one that is not finite.
 template <class T, class D>
 linearised_model<T, D> load_linearised(D& device, const std::filesystem::path& model) {
   const detail::linearised_files files(model);

@@ -49,7 +49,7 @@ struct llama_files {
   std::map<std::string, const io::tensor_info*> found;  ///< by Hugging Face's names
   converted_tensors converted;
 
-  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  /// Throws `error` that lists every tensor that is missing, unused or of another shape.
   explicit llama_files(const std::filesystem::path& where);
 
   /// The tensor that Hugging Face calls so, as it stores it; a quantised matrix as F32 where `widen` says so. Throws
@@ -73,7 +73,7 @@ struct llama_files {
 /// Loads a GGUF file, or a Hugging Face folder (config.json with model.safetensors, or with
 /// model.safetensors.index.json and its shards). A GGUF file that llama.cpp's converter made of a Mistral whose
 /// attention has a window does not say so, and is read as llama.cpp does, without one. Throws `error` that lists
-/// every tensor that is missing, unused or misshapen, or names one that is not finite.
+/// every tensor that is missing, unused or of another shape, or names one that is not finite.
 template <class T, class Family = llama_config, class D>
 model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& path,
                                        llama_load_options options = {}) {

@@ -29,7 +29,7 @@ namespace detail {
 /// A student's files, mapped, under today's names.
 class xlstm_files {
  public:
-  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  /// Throws `error` that lists every tensor that is missing, unused or of another shape.
   template <class Config = xlstm_config>
   explicit xlstm_files(const std::filesystem::path& model);
 
@@ -69,7 +69,7 @@ class xlstm_files {
 xlstm_config read_xlstm_config(const std::filesystem::path& model);
 
 /// Loads a student: a folder (config.json, model.safetensors) or a GGUF file of `quantise`. Throws `error` that lists
-/// every tensor that is missing, unused or misshapen, or names one that is not finite.
+/// every tensor that is missing, unused or of another shape, or names one that is not finite.
 template <class T, class D>
 xlstm<T, D> load_xlstm(D& device, const std::filesystem::path& model) {
   const auto files = std::make_shared<detail::xlstm_files>(model);

@@ -41,7 +41,7 @@ struct xlstm_7b_files {
   std::map<std::string, const io::tensor_info*> found;  ///< by today's names
   converted_tensors converted;
 
-  /// Throws `error` that lists every tensor that is missing, unused or misshapen.
+  /// Throws `error` that lists every tensor that is missing, unused or of another shape.
   template <class Config = xlstm_7b_config>
   explicit xlstm_7b_files(const std::filesystem::path& where);
   /// Throws `error` naming a tensor that holds a number that is not finite.
@@ -52,7 +52,7 @@ struct xlstm_7b_files {
 
 /// Loads a Hugging Face folder (config.json with model.safetensors, or with model.safetensors.index.json and
 /// its shards) or a GGUF file of `quantise`. Throws `error` that lists every tensor that is missing, unused or
-/// misshapen, or names one that is not finite.
+/// of another shape, or names one that is not finite.
 template <class T, class Family = xlstm_7b_config, class D>
 model<Family, T, D, frozen> load_xlstm_7b(D& device, const std::filesystem::path& path) {
   const auto files = std::make_shared<detail::xlstm_7b_files>(path);

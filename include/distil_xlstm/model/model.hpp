@@ -95,20 +95,15 @@ class model {
       "and D a device; write model<xlstm_config, float, device::cpu>");
   using family = detail::family_of<Family>;
   static constexpr bool is_frozen = std::same_as<Weights, frozen>;
-  static constexpr bool borrows_ends = std::same_as<Weights, trainable>;
+  static constexpr bool borrows_embedding_and_head = std::same_as<Weights, trainable>;
   static constexpr bool is_stack = Block<Family>;
 
  public:
   /// Embedding and head are trained, too.
-  static constexpr bool trains_ends = std::same_as<Weights, fully_trainable>;
+  static constexpr bool trains_embedding_and_head = std::same_as<Weights, fully_trainable>;
   /// Outputs that are in memory when `on_layer` of a forward sees one: its own and those of the layers before it, but
   /// not the embedding's; as many as the stack says, or one.
-  static constexpr index kept_outputs = [] {
-    if constexpr (requires { family::stack_type::kept_outputs; })
-      return family::stack_type::kept_outputs;
-    else
-      return index{1};
-  }();
+  static constexpr index kept_outputs = detail::kept_outputs_of<typename family::stack_type>;
   using scalar = T;                                   ///< of hidden states, of what is trained, and of logits
   using device_type = D;                              ///< on which it runs, and whose memory has its weights
   using family_type = Family;                         ///< its configuration, or a stack of one's own
@@ -122,7 +117,7 @@ class model {
   /// reads them (`upload_embedding_and_head`); the names of a stack of one's own begin with `prefix` and a dot.
   /// Weights are zero until initialised or loaded. Throws `error` where the sizes do not fit.
   model(D& device, Family config, frozen_matrix embedding, frozen_matrix head,
-        std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(borrows_ends)
+        std::shared_ptr<const void> owner, std::string_view prefix = {}) requires(borrows_embedding_and_head)
       : config_(std::move(config)),
         stack_(family::stack(config_)),
         embedding_(embedding),
@@ -147,7 +142,7 @@ class model {
   }
   /// Between the embedding and the head of `teacher`, whose memory it keeps alive.
   template <class Teacher>
-  model(D& device, Family config, const Teacher& teacher) requires(borrows_ends)
+  model(D& device, Family config, const Teacher& teacher) requires(borrows_embedding_and_head)
       : model(device, std::move(config), teacher.embedding(), teacher.head(),
               std::make_shared<const Teacher>(teacher)) {}
   /// All of it as `find` gives it; `files` keeps that alive.
@@ -156,7 +151,7 @@ class model {
       : model(std::move(config), find, std::move(files), std::make_shared<frozen_memory<T, D>>(device)) {}
 
   /// All of it trained; the weights are zero until initialised or loaded.
-  model(D& device, Family config) requires(trains_ends)
+  model(D& device, Family config) requires(trains_embedding_and_head)
       : config_(std::move(config)), stack_(family::stack(config_)), weights_(device, all_weights_of(config_)) {
     const auto& [embedding, stack, head] = weights_.views();
     embedding_ = {embedding.data, dtype_of<T>, embedding.rows, embedding.cols};
@@ -186,7 +181,7 @@ class model {
   const stack_type& stack() const { return stack_; }
   /// What its `weights()` are described by.
   auto trained() const requires(!is_frozen) {
-    if constexpr (trains_ends)
+    if constexpr (trains_embedding_and_head)
       return all_weights_of(config_);
     else
       return stack_;
@@ -204,7 +199,7 @@ class model {
   weights_type& weights() requires(!is_frozen) { return weights_; }
   /// The stack's part of `weights().views()`.
   const auto& stack_weights() const {
-    if constexpr (borrows_ends)
+    if constexpr (borrows_embedding_and_head)
       return weights_.views();
     else
       return weights_.views().stack;
@@ -222,7 +217,7 @@ class model {
   /// @}
   /// What `loss::head` takes: the head, or, where it is trained, that beside the teacher's, and the gradient of it.
   auto heads(weights_type& gradients, const frozen_matrix& teacher) const requires(!is_frozen) {
-    if constexpr (trains_ends)
+    if constexpr (trains_embedding_and_head)
       return head_pair<matrix_view<const T>, frozen_matrix, T>{weights_.views().head, teacher,
                                                                gradients.views().head};
     else
@@ -281,7 +276,7 @@ class model {
     run_stack(device, seq, state.views(), tape.views(), x, hidden, on_output);
   }
 
-  /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is spoiled.
+  /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is overwritten.
   /// `add_gradient(i, dy_i)` adds to the gradient of each layer's output where the stack shows them.
   template <class Taps = no_taps>
   void backward(D& device, sequence_view seq, const std::int32_t* ids, weights_type& gradients,
@@ -295,7 +290,7 @@ class model {
     require_rows("the gradients of the hidden states", dhidden, seq);
     require_rows("the gradients of the embeddings", dx, seq);
     const auto& stack_gradients = [&]() -> const auto& {
-      if constexpr (trains_ends)
+      if constexpr (trains_embedding_and_head)
         return gradients.views().stack;
       else
         return gradients.views();
@@ -306,7 +301,7 @@ class model {
     else
       stack_.backward(device, seq, kernel_weights(), stack_gradients, tape.views(), x, dhidden, dx,
                       add_gradient);
-    if constexpr (trains_ends)
+    if constexpr (trains_embedding_and_head)
       embed_backward(device, ids, matrix_view<const T>(dx), gradients.views().embedding);
   }
 
@@ -403,7 +398,7 @@ class model {
 
   const auto& kernel_weights() const {
     const auto& views = detail::kernel_views::of(weights_);
-    if constexpr (borrows_ends)
+    if constexpr (borrows_embedding_and_head)
       return views;
     else
       return views.stack;

@@ -111,9 +111,9 @@ class sampler {
   void rank(std::span<const T> logits, std::size_t k) {
     k = std::min(k, logits.size());
     ranked_.clear();
-    // Once there are k, only a number above the least of them is looked at; twice as many are sifted at times.
+    // Once there are k, only a number above the least of them is looked at; of twice as many the k largest stay.
     double least = -std::numeric_limits<double>::infinity();
-    const auto sift = [&] {
+    const auto keep_largest = [&] {
       const auto end = ranked_.begin() + static_cast<std::ptrdiff_t>(k);
       std::nth_element(ranked_.begin(), end - 1, ranked_.end());
       ranked_.erase(end, ranked_.end());
@@ -123,9 +123,9 @@ class sampler {
       const double x = static_cast<double>(logits[i]);
       if (!(x > least) || !std::isfinite(x)) continue;
       ranked_.push_back({x, static_cast<std::int32_t>(i)});
-      if (ranked_.size() >= 2 * k) sift();
+      if (ranked_.size() >= 2 * k) keep_largest();
     }
-    if (ranked_.size() > k) sift();
+    if (ranked_.size() > k) keep_largest();
     std::sort(ranked_.begin(), ranked_.end());
     require_some();
   }

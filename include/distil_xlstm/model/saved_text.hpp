@@ -87,10 +87,10 @@ struct saved_text {
     double temperature = 0, top_p = 0;
     std::uint64_t seed = 0, random_state = 0, checksum = 0;
 
-    std::uint64_t sum(const T* state) const {
+    std::uint64_t sum(const T* first) const {
       fnv_hash hash;
       hash.add(this, offsetof(header, checksum));
-      hash.add(state, static_cast<std::size_t>(numbers) * sizeof(T));
+      hash.add(first, static_cast<std::size_t>(numbers) * sizeof(T));
       return hash.value();
     }
   };

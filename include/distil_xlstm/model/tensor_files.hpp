@@ -51,7 +51,7 @@ void save_tensors(typename Model::device_type& device, const Model& m, const std
                   dtype type = dtype::f32) {
   using T = typename Model::scalar;
   const frozen_matrix embedding = m.embedding(), head = logit_head(m.head()).matrix;
-  const bool apart = !Model::trains_ends, tied = embedding.data == head.data;
+  const bool apart = !Model::trains_embedding_and_head, tied = embedding.data == head.data;
   io::safetensors_writer file;
   file.metadata("format", "pt");
   if (apart) file.declare(m.embedding_name(), type, {m.vocabulary(), m.width()});
@@ -126,7 +126,7 @@ template <class Model>
 void save_stack(typename Model::device_type& device, const Model& m, const std::filesystem::path& path,
                 dtype type = dtype::f32) {
   static_assert(
-      !Model::trains_ends,
+      !Model::trains_embedding_and_head,
       "distil_xlstm::save_stack(device, model, path): embedding and head of this model are its own; write "
       "save_tensors(device, model, path)");
   const std::vector<double> ends[] = {detail::middle_row(device, m.embedding()),
@@ -144,15 +144,15 @@ void save_stack(typename Model::device_type& device, const Model& m, const std::
   file.commit();
 }
 
-/// Reads the tensors that a model owns back from a file of `save_tensors` or `save_stack`. Throws `error` that lists every
-/// tensor that is missing, unused or misshapen, names one that is not finite, or says that the file's embedding or head
-/// is another teacher's; nothing has changed then.
+/// Reads the tensors that a model owns back from a file of `save_tensors` or `save_stack`. Throws `error` that lists
+/// every tensor that is missing, unused or of another shape, names one that is not finite, or says that the file's
+/// embedding or head is another teacher's; nothing has changed then.
 template <class Model>
 void load_tensors(typename Model::device_type& device, Model& m, const std::filesystem::path& path) {
   const io::safetensors_file file(path);
   io::tensor_match match;
   for (const auto& t : file.tensors()) match.offer(t.name, t);
-  if constexpr (!Model::trains_ends) {
+  if constexpr (!Model::trains_embedding_and_head) {
     const auto same = [&](const std::string& whole, const char* row, const frozen_matrix& ours) {
       match.ignore(whole), match.ignore(row);
       const std::vector<double> middle = detail::middle_row(device, ours);

@@ -82,7 +82,7 @@ struct block_functions {
 /// out[Rows x n]: the scalar products of `Rows` rounded rows with n rows of blocks, `stride` bytes apart. Blocks go in
 /// pairs, the first of which is added to eight sums, the second to eight others. A vector type V gives
 ///
-///     cols                                how many rows of blocks one rounded row meets at a time
+///     cols                                how many rows of blocks one rounded row is multiplied with at a time
 ///     in_line                             eight blocks have code of their own, the rest of a row a loop of pairs
 ///     pair, load, load_one                the numbers of two blocks, or of one and zeros
 ///     load_x                              64 numbers of x

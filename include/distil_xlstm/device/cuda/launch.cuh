@@ -16,7 +16,7 @@ inline unsigned grid_size(index n, index each, index max = 65535) {
 struct launch_shape {
   dim3 blocks, threads;
   index shared = 0;  ///< bytes of dynamic shared memory
-  int cluster = 1;   ///< blocks along x that meet in each other's shared memory
+  int cluster = 1;   ///< blocks along x that reach each other's shared memory
 };
 
 /// The first parameter of a kernel that may start while earlier kernels still run, so that its blocks are there when
@@ -108,7 +108,7 @@ void enqueue(cuda_base& device, const char* what, const launch_shape& shape, voi
 template <class... Parameters, class... Arguments>
 void enqueue(cuda_base& device, const char* what, const launch_shape& shape,
              void (*kernel)(earlier_kernels, Parameters...), const Arguments&... arguments) {
-  // The blocks of the next kernel would crowd where a large one's first blocks end.
+  // Started early, the next kernel's blocks would take the multiprocessors that a large one's own blocks wait for.
   const index blocks = index{1} * shape.blocks.x * shape.blocks.y * shape.blocks.z;
   const earlier_kernels earlier(blocks <= 4 * device.multiprocessors());
   start(device, what, shape, runs_code_of_90(device), kernel, earlier, arguments...);

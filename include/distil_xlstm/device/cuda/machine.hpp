@@ -85,7 +85,7 @@ class operand_copies {
     return {oldest->memory, false};
   }
   /// All memory that a round like the last will need is there.
-  void settle() {
+  void reserve() {
     for (slot& s : slots_) grow(s);
   }
   /// Where the n floats at `data` are in bfloat16, aligned to 16 bytes, if they are held; else null.
@@ -251,7 +251,7 @@ class cuda_base {
   template <class F>
   graph record(F&& work) {
     copies_.invalidate();  // a graph makes its own copies, and leaves none
-    copies_.settle();
+    copies_.reserve();
     detail::check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "beginning to record");
     cudaGraph_t captured = nullptr;
     try {

@@ -36,7 +36,7 @@ inline bool ends_text(std::string_view token) {
 }
 
 /// Completes `end_of_text`: eos, and the special tokens that end a text by their name. Sorted, each once.
-inline void collect_ends(tokenizer_data& d) {
+inline void collect_end_of_text(tokenizer_data& d) {
   auto& ends = d.end_of_text;
   if (d.eos >= 0) ends.push_back(d.eos);
   for (const auto& s : d.specials)

@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include <distil_xlstm/core/layout.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/core/view.hpp>
 #include <distil_xlstm/math/numeric.hpp>
@@ -39,6 +40,15 @@ struct mlstm_shape {
   mlstm_normaliser normaliser = mlstm_normaliser::at_least_one;  ///< what h is divided by
   index value_group = 1;                                         ///< neighbouring heads that share one v
 
+  /// The memory of one sequence, in a layout.
+  template <class L>
+  mlstm_state<typename L::scalar> state(L& l) const {
+    mlstm_state<typename L::scalar> s;
+    s.c = l.state("c", {heads, query, value});
+    s.n = l.state("n", {heads, query});
+    s.m = l.state("m", {heads}, initial::constant(empty_m));
+    return s;
+  }
   /// How many different v a token has.
   constexpr index value_heads() const { return heads / value_group; }
   /// Chunks of `time` tokens; the last may be short.

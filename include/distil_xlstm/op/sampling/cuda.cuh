@@ -22,14 +22,14 @@ using distil_xlstm::detail::drawn_tokens;
 struct number_at {
   float x;
   int column;
-  __device__ void meet(number_at other) {
+  __device__ void take_larger(number_at other) {
     if (other.x > x || (other.x == x && other.column < column)) *this = other;
   }
   /// The largest of a warp, in all its lanes.
-  __device__ void meet_warp() {
+  __device__ void reduce_warp() {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
-      meet({__shfl_xor_sync(~0u, x, step), __shfl_xor_sync(~0u, column, step)});
+      take_larger({__shfl_xor_sync(~0u, x, step), __shfl_xor_sync(~0u, column, step)});
   }
 };
 
@@ -68,23 +68,23 @@ __global__ void __launch_bounds__(Threads)
     }
   }
   for (int c = packed + thread; c < end; c += Threads) visit(row[c], c);
-  best.meet_warp();
+  best.reduce_warp();
   if (lane == 0) found[thread / 32] = best;
   __syncthreads();
-  // The first warp meets what `count` warps or blocks have found.
-  const auto meet = [&](const number_at* all, int count) {
+  // The first warp reduces what `count` warps or blocks have found.
+  const auto reduce = [&](const number_at* all, int count) {
     if (thread >= 32) return;
     best = lane < count ? all[lane] : number_at{-INFINITY, cols};
-    best.meet_warp();
+    best.reduce_warp();
   };
-  meet(found, warps);
+  reduce(found, warps);
   if (parts > 1) {
     if (thread == 0) {
       write_in(0, &found_by[part].x, best.x);
       write_in(0, reinterpret_cast<float*>(&found_by[part].column), __int_as_float(best.column));
     }
     cluster_sync();
-    meet(found_by, parts);
+    reduce(found_by, parts);
   }
   if (thread != 0 || part != 0) return;
   ids[r] = best.x == -INFINITY ? -1 : best.column;

@@ -28,7 +28,7 @@ inline slstm_plan slstm_plan_of(const cuda_base& device, index batch, index head
 }
 
 /// Blocks enough to hold a head's matrix in their registers, and more, as measured on an H100, while the card
-/// has room. Before sm_90 blocks do not meet.
+/// has room. Before sm_90 there are no clusters.
 inline slstm_plan slstm_bf16_plan(const cuda_base& device, index batch, index heads, index head,
                                   bool backward) {
   const auto plan = [&](std::initializer_list<int> blocks) {
@@ -103,18 +103,23 @@ void slstm_backward_in_bf16(cuda_base& device, const slstm_backward_arguments<fl
   launch_slstm_backward<2, 12, Cells, 12, true>(device, a, carry, blocks);
 }
 
+/// Bytes of shared memory that a block of the loop in float has.
+template <bool Backward>
+index slstm_float_bytes(index head, const slstm_cut& cut, int sequences) {
+  return 4 *
+         (Backward ? slstm_backward_floats(head, cut, sequences) : slstm_forward_floats(head, cut, sequences));
+}
 /// The loop in float: blocks, and what of the recurrent matrix they keep.
-template <class Floats>
-slstm_cut slstm_float_cut(const cuda_base& device, index head, int& blocks, int sequences, bool backward,
-                          Floats floats) {
+template <bool Backward>
+slstm_cut slstm_float_cut(const cuda_base& device, index head, int& blocks, int sequences) {
   slstm_cut cut{};
   cut.channels = static_cast<int>(blocks_for(head, blocks));
   blocks = static_cast<int>(blocks_for(head, cut.channels));
-  const index max_parts = backward ? cut.channels : (head + 3) / 4;
+  const index max_parts = Backward ? cut.channels : (head + 3) / 4;
   cut.parts =
-      static_cast<int>(std::clamp<index>(slstm_threads / (backward ? head : 4 * cut.channels), 1, max_parts));
+      static_cast<int>(std::clamp<index>(slstm_threads / (Backward ? head : 4 * cut.channels), 1, max_parts));
   cut.resident = true;
-  if (4 * floats(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
+  if (slstm_float_bytes<Backward>(head, cut, sequences) > device.shared_bytes() - 1024) cut.resident = false;
   return cut;
 }
 inline slstm_plan slstm_float_plan(const cuda_base& device, index batch, index heads, index head) {
@@ -141,46 +146,28 @@ void with_slstm_plan(const slstm_plan& plan, const F& launch) {
     clustered(std::integral_constant<int, 8>{});
 }
 
-inline void launch_slstm_pack(cuda_base& device, bool backward, const float* recurrent, float* packed,
-                              index heads, index head) {
-  const unsigned grid = grid_size(heads * (head + 3) / 4 * 4 * head * 4, 256, 1024);
-  if (backward)
-    launch(device, "packing a recurrent matrix", {grid, 256}, slstm_pack<true>, recurrent, packed, heads, head);
-  else
-    launch(device, "packing a recurrent matrix", {grid, 256}, slstm_pack<false>, recurrent, packed, heads,
-           head);
-}
-
-/// False where not even h fits a block's shared memory.
-inline bool slstm_forward_in_float(cuda_base& device, const slstm_arguments<float>& a) {
-  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head_dim);
-  const auto cut =
-      slstm_float_cut(device, a.head_dim, plan.blocks, plan.sequences, false, slstm_forward_floats);
-  const index bytes = 4 * slstm_forward_floats(a.head_dim, cut, plan.sequences);
+/// The loop in float, forward or, with a `carry`, backward. False where not even h fits a block's shared memory.
+template <bool Backward, class A>
+bool slstm_in_float(cuda_base& device, const A& a, float* carry = nullptr) {
+  const index head = a.head_dim;
+  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, head);
+  const auto cut = slstm_float_cut<Backward>(device, head, plan.blocks, plan.sequences);
+  const index bytes = slstm_float_bytes<Backward>(head, cut, plan.sequences);
   if (bytes > device.shared_bytes() - 1024) return false;
-  auto packed = device.scratch<float>(a.heads * 4 * a.head_dim * 4 * blocks_for(a.head_dim, 4));
-  launch_slstm_pack(device, false, a.recurrent, packed.data(), a.heads, a.head_dim);
+  const index size = a.heads * (Backward ? head * head * 4 : 4 * head * 4 * blocks_for(head, 4));
+  auto packed = device.scratch<float>(size);
+  launch(device, "packing a recurrent matrix", {grid_size(size, 256, 1024), 256}, slstm_pack<Backward>,
+         a.recurrent, packed.data(), a.heads, head);
+  const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
+                  static_cast<unsigned>(a.heads));
+  const launch_shape shape{grid, slstm_threads, bytes, plan.blocks};
   with_slstm_plan(plan, [&](auto sequences, auto clustered) {
-    const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
-                    static_cast<unsigned>(a.heads));
-    launch(device, "slstm_forward", {grid, slstm_threads, bytes, plan.blocks},
-           slstm_forward_float<sequences(), clustered()>, a, packed.data(), cut);
-  });
-  return true;
-}
-inline bool slstm_backward_in_float(cuda_base& device, const slstm_backward_arguments<float>& a, float* carry) {
-  slstm_plan plan = slstm_float_plan(device, a.seq.batch, a.heads, a.head_dim);
-  const auto cut =
-      slstm_float_cut(device, a.head_dim, plan.blocks, plan.sequences, true, slstm_backward_floats);
-  const index bytes = 4 * slstm_backward_floats(a.head_dim, cut, plan.sequences);
-  if (bytes > device.shared_bytes() - 1024) return false;
-  auto packed = device.scratch<float>(a.heads * 4 * a.head_dim * a.head_dim);
-  launch_slstm_pack(device, true, a.recurrent, packed.data(), a.heads, a.head_dim);
-  with_slstm_plan(plan, [&](auto sequences, auto clustered) {
-    const dim3 grid(static_cast<unsigned>(plan.blocks * blocks_for(a.seq.batch, plan.sequences)),
-                    static_cast<unsigned>(a.heads));
-    launch(device, "slstm_backward", {grid, slstm_threads, bytes, plan.blocks},
-           slstm_backward_float<sequences(), clustered()>, a, carry, packed.data(), cut);
+    if constexpr (Backward)
+      launch(device, "slstm_backward", shape, slstm_backward_float<sequences(), clustered()>, a, carry,
+             packed.data(), cut);
+    else
+      launch(device, "slstm_forward", shape, slstm_forward_float<sequences(), clustered()>, a, packed.data(),
+             cut);
   });
   return true;
 }
@@ -200,7 +187,7 @@ void slstm_forward(basic_cuda<P>& device, const slstm_arguments<T>& a) {
         return plan.sequences == 4 ? detail::slstm_forward_in_bf16<1>(device, a, plan.blocks)
                                    : detail::slstm_forward_in_bf16<2>(device, a, plan.blocks);
     }
-    if (detail::slstm_forward_in_float(device, a)) return;
+    if (detail::slstm_in_float<false>(device, a)) return;
   }
   distil_xlstm::slstm_forward<basic_cuda<P>, T>(device, a);
 }
@@ -216,7 +203,7 @@ void slstm_backward(basic_cuda<P>& device, const slstm_backward_arguments<T>& a,
         return plan.sequences == 4 ? detail::slstm_backward_in_bf16<1>(device, a, carry, plan.blocks)
                                    : detail::slstm_backward_in_bf16<2>(device, a, carry, plan.blocks);
     }
-    if (detail::slstm_backward_in_float(device, a, carry)) return;
+    if (detail::slstm_in_float<true>(device, a, carry)) return;
   }
   distil_xlstm::slstm_backward<basic_cuda<P>, T>(device, a, carry);
 }
