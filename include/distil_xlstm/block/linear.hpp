@@ -107,7 +107,7 @@ struct linear {
     if (dx.data) input_gradient(d, p, dy, dx, beta);
   }
 
-  /// The first half of `backward`: dx = beta dx + dy W. dx, too, may be stored as the device's `operand_t`.
+  /// One half of `backward`: dx = beta dx + dy W. dx, too, may be stored as the device's `operand_t`.
   template <class T, class Dy = const T>
   void input_gradient(auto& d, const auto& p, matrix_view<Dy> dy, matrix_view<T> dx,
                       std::type_identity_t<T> beta = {}) const {
