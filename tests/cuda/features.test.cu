@@ -46,6 +46,42 @@ std::vector<std::vector<double>> features(D& d, index rows, const feature_map_sh
   return {columns(phi, out), columns(dx, in), dw.numbers()};
 }
 
+/// What is turned, stored as phi and dphi are, and dweight of maps of queries and of keys at once, of random numbers.
+template <class T, class Operand = T, class D>
+std::vector<std::vector<double>> turned_gradients(D& d, index rows, index width, double beta) {
+  const feature_map_shape shapes[] = {{6, 6, width, 64, true}, {6, 2, width, 64, true}};
+  const auto random = [&](index n, std::uint64_t seed, double scale = 1) {
+    return on_device<T, D>(d, random_numbers(n, seed, scale));
+  };
+  const auto cosines = random(rows * width / 2, 1), sines = random(rows * width / 2, 2);
+  std::vector<on_device<T, D>> numbers;
+  std::vector<on_device<Operand, D>> stored;
+  numbers.reserve(8), stored.reserve(6);  // views stay
+  std::array<feature_map_backward_arguments<T, Operand>, 2> maps;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const feature_map_shape& s = shapes[i];
+    const index in = s.inputs * s.width, out = s.heads * s.size(), weights = s.heads * s.width * s.features;
+    const auto of = [&](index cols, std::uint64_t seed) {
+      return matrix_view<T>(numbers.emplace_back(random(rows * cols, seed + i)).data(), rows, cols);
+    };
+    const auto as_operand = [&](index cols, std::uint64_t seed) {
+      return matrix_view<Operand>(
+          stored.emplace_back(on_device<Operand, D>(d, random_numbers(rows * cols, seed + i))).data(), rows,
+          cols);
+    };
+    auto& g = maps[i];
+    g.forward.shape = s, g.forward.weight = numbers.emplace_back(random(weights, 3 + i, 0.1)).data();
+    g.forward.x = of(in, 5), g.forward.phi = as_operand(out, 7), g.dphi = as_operand(out, 9);
+    g.dx = of(in, 11), g.beta = static_cast<T>(beta), g.turned = as_operand(in, 13);
+    g.dweight = numbers.emplace_back(random(weights, 15 + i)).data();
+    g.angles = {matrix_view<const T>(cosines.data(), rows, width / 2),
+                matrix_view<const T>(sines.data(), rows, width / 2), T(-1)};
+    feature_map_forward(d, g.forward);
+  }
+  feature_map_backward(d, maps);
+  return {stored[2].numbers(), numbers[3].numbers(), stored[5].numbers(), numbers[7].numbers()};
+}
+
 /// The device against the CPU, phi and dphi stored as float and as the operand.
 template <class P>
 void check_features(device::basic_cuda<P>& gpu, device::cpu& cpu, index rows, const feature_map_shape& s,
@@ -206,6 +242,25 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(several_maps, P, float_precisions) {
         BOOST_TEST((together[i].numbers() == alone[i].numbers()), rows << " rows, map " << i);
       }
     }
+}
+/// Gradients of both at once, rotated back.
+BOOST_AUTO_TEST_CASE_TEMPLATE(several_maps_turned, P, float_precisions) {
+  device::basic_cuda<P> gpu;
+  device::cpu cpu(2);
+  using operand = operand_t<device::basic_cuda<P>, float>;
+  constexpr auto limits = testing::cuda_tolerance::features;
+  for (const index width : {64, 48})
+    for (const index rows : {1, 65, 130, 5000})
+      for (const double beta : {0.0, 1.0}) {
+        const auto got = turned_gradients<float, operand>(gpu, rows, width, beta),
+                   again = turned_gradients<float, operand>(gpu, rows, width, beta),
+                   want = turned_gradients<double>(cpu, rows, width, beta);
+        const std::string what = std::to_string(rows) + " rows, heads of " + std::to_string(width) + ": ";
+        const char* names[] = {"turned of queries", "their dweight", "turned of keys", "their dweight"};
+        for (std::size_t i = 0; i < 4; ++i)
+          check_close((what + names[i]).c_str(), got[i], want[i], is_bf16<P> ? limits.bf16 : limits.fp32);
+        BOOST_TEST((got == again), what << "another result");
+      }
 }
 BOOST_AUTO_TEST_CASE_TEMPLATE(several_tiles_a_block, P, float_precisions) {
   device::basic_cuda<P> gpu;

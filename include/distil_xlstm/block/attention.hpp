@@ -210,9 +210,14 @@ struct attention {
   auto tape(L& l, sequence_view seq) const {
     using T = typename L::scalar;
     attention_tape<T> k{};
-    k.q = l.matrix("q", seq.rows(), heads * head_dim);
-    k.k = l.matrix("k", seq.rows(), kv_width());
-    k.v = l.matrix("v", seq.rows(), kv_width());
+    if (!l.transient() && joins_products()) {  // one product makes them
+      const auto [q, key, v] = parts_of(l.matrix("qkv", seq.rows(), joined_columns()));
+      k.q = q, k.k = key, k.v = v;
+    } else {
+      k.q = l.matrix("q", seq.rows(), heads * head_dim);
+      k.k = l.matrix("k", seq.rows(), kv_width());
+      k.v = l.matrix("v", seq.rows(), kv_width());
+    }
     if (own_angles && rotates) k.rotary = rope().tape(l, seq);
     if (head_norms) {
       k.q_norm = head_norm_memory(l, "q_norm", seq, k.q);
@@ -237,9 +242,10 @@ struct attention {
     attend(d, seq, s, k);
     output().forward(d, p.o_proj, k.y, y, skip);
   }
-  template <class T, class X = const T>
+  /// dy may be stored as the device's `operand_t` where there is no `output_bias`; no dx is made where it has no data.
+  template <class T, class X = const T, class Dy = const T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
-                const_view<T> dy, matrix_view<T> dx) const {
+                matrix_view<Dy> dy, matrix_view<T> dx) const {
     const auto memory = scratch_matrices<T>(d, x.rows, k.q.cols, k.q.cols, kv_width(), kv_width());
     const auto [dout, dq, dk, dv] = memory.views;
     output().backward(d, p.o_proj, g.o_proj, k.y, dy, dout);
@@ -256,9 +262,13 @@ struct attention {
   template <class T, class X, class V = T>
   void project(auto& d, sequence_view seq, const auto& p, const attention_state<T>& s,
                const attention_tape<T>& k, matrix_view<X> x, matrix_view<V> values = {}) const {
-    linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
-                      std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
-                                 head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
+    const auto weights = detail::joined(p.q_proj, p.k_proj, p.v_proj);
+    if (const matrix_view<T> all = joined(k); all.data && weights.weight.data)
+      linear<>{width, all.cols}.forward(d, weights, x, all);
+    else
+      linear<>::forward(d, std::array{p.q_proj, p.k_proj, p.v_proj}, x,
+                        std::array{head_norms ? rows_of(k.q_norm.x, k.q) : k.q,
+                                   head_norms ? rows_of(k.k_norm.x, k.k) : k.k, k.v});
     if (head_norms) {
       head_norm().forward(d, p.q_norm, k.q_norm.norm, const_view<T>(k.q_norm.x), heads_of(k.q));
       head_norm().forward(d, p.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x), heads_of(k.k));
@@ -293,34 +303,19 @@ struct attention {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
   /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms. So
-  /// for `further`, an `extra_projection` or none.
+  /// for `further`, an `extra_projection` or none. No dx is made where it has no data.
   template <class T, class X, class... Further>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx,
                         const Further&... further) const {
     static_assert(sizeof...(Further) <= 1);
-    const auto through = [&](auto of_q, auto of_k, auto of_v) {
-      query().backward(d, p.q_proj, g.q_proj, x, of_q, dx);
-      key().backward(d, p.k_proj, g.k_proj, x, of_k, dx, T(1));
-      key().backward(d, p.v_proj, g.v_proj, x, of_v, dx, T(1));
-      (further.map.backward(d, further.weights, further.gradients, x, further.dy, dx, T(1)), ...);
-    };
     using operand = operand_t<decltype(d), T>;
     if constexpr (!std::is_same_v<operand, T>)
-      if (rotates && !head_norms && !bias) {
-        // Products alone read what is rotated back, and where the weights allow it, one product reads all.
-        const index queries = dq.cols, keys = dk.cols, own = queries + 2 * keys;
-        const auto memory = scratch_matrices<operand>(d, x.rows, (own + ... + further.room()));
-        const matrix_view<operand> all = memory.views[0], of_q = all.columns(0, queries),
-                                   of_k = all.columns(queries, keys), of_v = all.columns(queries + keys, keys);
-        rope().rotate_back(d, k.rotary, std::array{dq, dk, dv}, std::array{of_q, of_k, of_v});
-        const auto weights = detail::joined(p.q_proj, p.k_proj, p.v_proj),
-                   gradients = detail::joined(g.q_proj, g.k_proj, g.v_proj);
-        if (!weights.weight.data || !gradients.weight.data) return through(of_q, of_k, of_v);
-        if constexpr (sizeof...(Further) == 0)
-          return linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
-        else
-          return backward_with(d, weights, gradients, matrix_view<const X>(x), all, dx, further...);
+      if (joins_products()) {
+        const auto memory = scratch_matrices<operand>(d, x.rows, joined_columns(further...));
+        const matrix_view<operand> all = memory.views[0];
+        rope().rotate_back(d, k.rotary, std::array{dq, dk, dv}, parts_of(all));
+        return products_backward(d, p, g, x, all, dx, further...);
       }
     if (rotates) {
       rope().rotate_back(d, k.rotary, dq, dq);
@@ -332,7 +327,39 @@ struct attention {
       head_norm().backward(d, p.k_norm, g.k_norm, k.k_norm.norm, const_view<T>(k.k_norm.x),
                            const_view<T>(heads_of(dk)), heads_of(dk));
     }
-    through(dq, dk, dv);
+    each_backward(d, p, g, x, std::array{dq, dk, dv}, dx, further...);
+  }
+  /// @{ Whether q, k and v, or their gradients, which products alone read then, may be columns of one matrix; how many
+  /// columns it has, with `further` ones behind; and those of q, k and v.
+  bool joins_products() const { return rotates && !head_norms && !bias; }
+  template <class... Further>
+  index joined_columns(const Further&... further) const {
+    return ((heads * head_dim + 2 * kv_width()) + ... + further.room());
+  }
+  template <class Operand>
+  std::array<matrix_view<Operand>, 3> parts_of(matrix_view<Operand> all) const {
+    const index queries = heads * head_dim, keys = kv_width();
+    const auto part = [&](index first, index columns) {
+      return all.data ? all.columns(first, columns)
+                      : matrix_view<Operand>(nullptr, all.rows, columns, all.stride);
+    };
+    return {part(0, queries), part(queries, keys), part(queries + keys, keys)};
+  }
+  /// @}
+  /// The rest of `project_backward` for a block that has rotated the gradients back itself, stored in `all` as the
+  /// device's `operand_t`.
+  template <class T, class X, class Operand, class... Further>
+  void products_backward(auto& d, const auto& p, const auto& g, matrix_view<X> x, matrix_view<Operand> all,
+                         matrix_view<T> dx, const Further&... further) const {
+    // Where the weights allow it, one product reads all.
+    const auto weights = detail::joined(p.q_proj, p.k_proj, p.v_proj),
+               gradients = detail::joined(g.q_proj, g.k_proj, g.v_proj);
+    if (!weights.weight.data || !gradients.weight.data)
+      each_backward(d, p, g, x, parts_of(all), dx, further...);
+    else if constexpr (sizeof...(Further) == 0)
+      linear<>{width, all.cols}.backward(d, weights, gradients, x, all, dx);
+    else
+      backward_with(d, weights, gradients, matrix_view<const X>(x), all, dx, further...);
   }
   /// Whoever binds the tape gives it the angles, in `angles_of` it.
   void take_angles() { own_angles = false; }
@@ -369,6 +396,16 @@ struct attention {
   rotary rope() const { return {heads * head_dim, head_dim, theta, scaling}; }
 
  private:
+  /// Map by map, dy of q, k and v.
+  template <class T, class X, class Dy, class... Further>
+  void each_backward(auto& d, const auto& p, const auto& g, matrix_view<X> x,
+                     const std::array<matrix_view<Dy>, 3>& dy, matrix_view<T> dx,
+                     const Further&... further) const {
+    query().backward(d, p.q_proj, g.q_proj, x, dy[0], dx);
+    key().backward(d, p.k_proj, g.k_proj, x, dy[1], dx, T(1));
+    key().backward(d, p.v_proj, g.v_proj, x, dy[2], dx, T(1));
+    (further.map.backward(d, further.weights, further.gradients, x, further.dy, dx, T(1)), ...);
+  }
   /// One product for dx and one for the gradients of weights, of the projections and a further map. `all`: the
   /// gradients of what the projections give, and room for the map's beside them.
   template <class Operand, class T>
@@ -378,25 +415,34 @@ struct attention {
     const matrix_view<const Operand> dy = all;
     transform(d, all.columns(own, room), math::identity{}, detail::zero_padded<T>{further.dy});
     {
-      const auto memory = scratch_matrices<Operand>(d, all.cols, width);
-      const matrix_view<Operand> w = memory.views[0];
-      transform(d, w.slice(0, own), math::identity{}, weights.weight);
-      transform(d, w.slice(own, room), math::identity{}, detail::zero_padded<T>{further.weights.weight});
-      gemm(d, dy, matrix_view<const Operand>(w), dx, T(0));
+      const auto memory = scratch_matrices<T>(d, all.cols, width);
+      const matrix_view<T> sums = memory.views[0];
+      gemm(d, transposed(dy), x, sums, T(0));
+      const auto add = [&](matrix_view<T> to, index first) {
+        transform(d, to, math::plus{}, to, sums.slice(first, to.rows));
+      };
+      add(gradients.weight, 0), add(further.gradients.weight, own);
     }
-    const auto memory = scratch_matrices<T>(d, all.cols, width);
-    const matrix_view<T> sums = memory.views[0];
-    gemm(d, transposed(dy), x, sums, T(0));
-    const auto add = [&](matrix_view<T> to, index first) {
-      transform(d, to, math::plus{}, to, sums.slice(first, to.rows));
-    };
-    add(gradients.weight, 0), add(further.gradients.weight, own);
     if (further.gradients.bias) add_column_sums(d, further.dy, further.gradients.bias);
+    if (!dx.data) return;
+    const auto memory = scratch_matrices<Operand>(d, all.cols, width);
+    const matrix_view<Operand> w = memory.views[0];
+    transform(d, w.slice(0, own), math::identity{}, weights.weight);
+    transform(d, w.slice(own, room), math::identity{}, detail::zero_padded<T>{further.weights.weight});
+    gemm(d, dy, matrix_view<const Operand>(w), dx, T(0));  // last, as `linear` does
   }
   index kv_width() const { return kv_heads * head_dim; }
   linear<> query() const { return {width, heads * head_dim, bias, standard_deviation}; }
   linear<> key() const { return {width, kv_width(), bias, standard_deviation}; }
 
+  /// q, k and v of the tape as one matrix, where they are; else without data.
+  template <class T>
+  matrix_view<T> joined(const attention_tape<T>& k) const {
+    const matrix_view<T> all(k.q.data, k.q.rows, joined_columns(), k.q.stride);
+    const auto parts = parts_of(all);
+    const bool so = all.stride >= all.cols && k.k.data == parts[1].data && k.v.data == parts[2].data;
+    return so ? all : matrix_view<T>();
+  }
   /// A head a row, and the rows again.
   template <class T>
   matrix_view<T> heads_of(matrix_view<T> x) const {

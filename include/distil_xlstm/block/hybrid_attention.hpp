@@ -36,7 +36,11 @@ struct hybrid_attention_tape {
   attention_tape<T> attention;  ///< its y: what the window gives; without one, what the memory gives
   matrix_view<T> gates;         ///< [rows, 3 heads], 2 heads without a window
   matrix_view<T> r;             ///< [rows, heads * head_dim]: what the memory gives
-  T* chunk_states;              ///< see `mlstm_arguments`; null of a transient tape
+  /// @{ What the memory reads, where operands are half as large and a backward may follow: phi of queries and keys, and
+  /// values. Else without data, and made again.
+  matrix_view<T> q_phi, k_phi, values;
+  /// @}
+  T* chunk_states;  ///< see `mlstm_arguments`; null of a transient tape
 };
 
 /// A transformer's attention with a recurrent memory in the place of what lies beyond a window: projections, rotary
@@ -106,6 +110,12 @@ struct hybrid_attention {
     k.attention = part.tape(l, seq);
     k.gates = l.matrix("gates", seq.rows(), gate_count());
     k.r = has_window() ? l.matrix("r", seq.rows(), inner()) : k.attention.y;
+    if (l.half_operands()) {
+      const index wide = query_features().width_out();
+      k.q_phi = l.operand("q_phi", seq.rows(), wide);
+      k.k_phi = l.operand("k_phi", seq.rows(), wide);
+      k.values = l.operand("values", seq.rows(), k.attention.v.cols);
+    }
     if (!l.transient())
       k.chunk_states =
           l.tensor("chunk_states", {seq.batch, base.heads, cell().kept_size(seq.time, l.half_operands())});
@@ -118,11 +128,9 @@ struct hybrid_attention {
     // All maps of x one after another: what a device makes of it for products serves them all.
     gates().forward(d, p.gates, x, k.gates);
     {
-      const index wide = query_features().width_out();
       using operand = operand_t<decltype(d), T>;
-      const auto memory = scratch_matrices<operand>(d, x.rows, wide, wide, k.attention.v.cols);
-      const auto [q, key, room] = memory.views;
-      const auto v = values(k, room);
+      const auto memory = room_for_cell<operand>(d, k);
+      const auto [q, key, v] = of_cell(k, memory.views);
       base.project(d, seq, p.attention, s.window, k.attention, x, v);
       write_features(d, p, k, q, key);
       mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, v, gate(k, input_gate),
@@ -142,11 +150,13 @@ struct hybrid_attention {
     k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
   }
 
-  template <class T, class X = const T>
+  /// dy may be stored as the device's `operand_t` where there is no `base.output_bias`; no dx is made where it has no
+  /// data.
+  template <class T, class X = const T, class Dy = const T>
   void backward(auto& d, sequence_view seq, const auto& p, const auto& g, const auto& k, matrix_view<X> x,
-                const_view<T> dy, matrix_view<T> dx) const {
+                matrix_view<Dy> dy, matrix_view<T> dx) const {
     using operand = operand_t<decltype(d), T>;
-    const index wide = query_features().width_out(), keys = k.attention.k.cols;
+    const index keys = k.attention.k.cols;
     const auto memory = scratch_matrices<T>(d, x.rows, inner(), inner(), keys, keys, k.gates.cols);
     const auto [dw, dq, dk, dv, dgates] = memory.views;
     const auto above = scratch_matrices<operand>(d, x.rows, inner(), inner());
@@ -167,24 +177,19 @@ struct hybrid_attention {
     } else {
       base.output().add_weight_gradients(d, g.attention.o_proj, k.r, dy);
     }
-    const T beta = has_window() ? T(1) : T(0);
-    {
-      // Features take more memory than time: they are made again.
-      const auto room = scratch_matrices<operand>(d, x.rows, wide, wide, wide, wide, keys);
-      const auto [q, key, dq_features, dk_features, of_v] = room.views;
-      write_features(d, p, k, q, key);
-      const auto v = values(k, of_v);
-      if constexpr (!std::is_same_v<operand, T>) transform(d, v, math::identity{}, k.attention.v);
-      mlstm_backward(d, mlstm_backward_arguments<T, operand>{seq, cell(), q, key, v, gate(k, input_gate),
-                                                             gate(k, forget_gate), k.r, dmemory, k.chunk_states,
-                                                             dq_features, dk_features, dv,
-                                                             dgates.columns(input_gate * heads, heads),
-                                                             dgates.columns(forget_gate * heads, heads), beta});
-      query_features().backward(d, p.q_features, g.q_features, k.attention.q, q, dq_features, dq, beta);
-      key_features().backward(d, p.k_features, g.k_features, k.attention.k, key, dk_features, dk, beta);
-    }
     const detail::extra_projection<decltype(p.gates), decltype(g.gates), T> beside{gates(), p.gates, g.gates,
                                                                                    dgates};
+    if constexpr (!std::is_same_v<operand, T>)
+      if (base.joins_products()) {
+        const auto room = scratch_matrices<operand>(d, x.rows, base.joined_columns(beside));
+        const matrix_view<operand> all = room.views[0];
+        const auto [of_q, of_k, of_v] = base.parts_of(all);
+        cell_backward(d, seq, p, g, k, const_view<operand>(dmemory), dq, dk, dv, dgates, of_q, of_k);
+        transform(d, of_v, math::identity{}, dv);
+        return base.products_backward(d, p.attention, g.attention, x, all, dx, beside);
+      }
+    const matrix_view<operand> none;
+    cell_backward(d, seq, p, g, k, const_view<operand>(dmemory), dq, dk, dv, dgates, none, none);
     base.project_backward(d, p.attention, g.attention, k.attention, x, dq, dk, dv, dx, beside);
   }
   /// @}
@@ -229,6 +234,40 @@ struct hybrid_attention {
   matrix_view<const T> gate(const hybrid_attention_tape<T>& k, index which) const {
     return k.gates.columns(which * base.heads, base.heads);
   }
+  /// Through the memory by `dmemory`, the gradient of the tape's r: dq, dk and dv, added to where there is a window,
+  /// and the columns of dgates that are its gates'. Where they have data, `of_q` and `of_k` get dq and dk rotated back,
+  /// in their place.
+  template <class T, class Operand>
+  void cell_backward(auto& d, sequence_view seq, const auto& p, const auto& g,
+                     const hybrid_attention_tape<T>& k, matrix_view<const Operand> dmemory, matrix_view<T> dq,
+                     matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dgates, matrix_view<Operand> of_q,
+                     matrix_view<Operand> of_k) const {
+    const index wide = query_features().width_out(), heads = base.heads;
+    const T beta = has_window() ? T(1) : T(0);
+    const auto memory = room_for_cell<Operand>(d, k);
+    const auto [q, key, v] = of_cell(k, memory.views);
+    const auto above = scratch_matrices<Operand>(d, dq.rows, wide, wide);
+    const auto [dq_features, dk_features] = above.views;
+    if (!k.q_phi.data) {
+      write_features(d, p, k, q, key);
+      if constexpr (!std::is_same_v<Operand, T>) transform(d, v, math::identity{}, k.attention.v);
+    }
+    mlstm_backward(
+        d, mlstm_backward_arguments<T, Operand>{seq, cell(), q, key, v, gate(k, input_gate),
+                                                gate(k, forget_gate), k.r, dmemory, k.chunk_states, dq_features,
+                                                dk_features, dv, dgates.columns(input_gate * heads, heads),
+                                                dgates.columns(forget_gate * heads, heads), beta});
+    std::array maps{query_features().gradients(p.q_features, g.q_features, const_view<T>(k.attention.q), q,
+                                               const_view<Operand>(dq_features), dq, beta),
+                    key_features().gradients(p.k_features, g.k_features, const_view<T>(k.attention.k), key,
+                                             const_view<Operand>(dk_features), dk, beta)};
+    if (of_q.data) {
+      const auto& angles = k.attention.rotary;
+      maps[0].turned = of_q, maps[1].turned = of_k;
+      for (auto& map : maps) map.angles = {angles.cosines, angles.sines, T(-1)};
+    }
+    feature_map_backward(d, maps);
+  }
   /// phi of the tape's queries and keys, [rows, heads * features of both signs].
   template <class D, class T, class Operand>
   void write_features(D& d, const auto& p, const hybrid_attention_tape<T>& k, matrix_view<Operand> q,
@@ -236,13 +275,25 @@ struct hybrid_attention {
     feature_map_forward(d, std::array{query_features().arguments(p.q_features, k.attention.q, q),
                                       key_features().arguments(p.k_features, k.attention.k, key)});
   }
-  /// Where the values lie as products read them: on the tape, or in `memory`, of another type.
+  /// Room for what the memory reads, as far as the tape has none.
+  template <class Operand, class T>
+  auto room_for_cell(auto& d, const hybrid_attention_tape<T>& k) const {
+    const bool kept = k.q_phi.data;
+    const index wide = kept ? 0 : query_features().width_out();
+    return scratch_matrices<Operand>(d, k.gates.rows, wide, wide,
+                                     kept || std::is_same_v<Operand, T> ? 0 : k.attention.v.cols);
+  }
+  /// What it reads: features of queries and keys, and values, on the tape or in `room_for_cell`.
   template <class T, class Operand>
-  static matrix_view<Operand> values(const hybrid_attention_tape<T>& k, matrix_view<Operand> memory) {
+  static std::array<matrix_view<Operand>, 3> of_cell(const hybrid_attention_tape<T>& k,
+                                                     const std::array<matrix_view<Operand>, 3>& room) {
+    if (k.q_phi.data)
+      return {detail::stored_as<Operand>(k.q_phi), detail::stored_as<Operand>(k.k_phi),
+              detail::stored_as<Operand>(k.values)};
     if constexpr (std::is_same_v<Operand, T>)
-      return k.attention.v;
+      return {room[0], room[1], k.attention.v};
     else
-      return memory;
+      return room;
   }
   template <class T>
   gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {

@@ -105,16 +105,16 @@ struct linear {
     }
     (std::make_index_sequence<N>());
   }
-  /// dx = beta dx + dy W; adds to g. x and dy may be stored as the device's `operand_t`; throws `error` where a bias
-  /// would sum a rounded dy.
+  /// dx = beta dx + dy W, unless dx has no data; adds to g. x and dy may be stored as the device's `operand_t`; throws
+  /// `error` where a bias would sum a rounded dy. dx comes last: whoever reads it finds some of it in a cache.
   template <class T, class X = const T, class Dy = const T>
   void backward(auto& d, const auto& p, const auto& g, matrix_view<X> x, matrix_view<Dy> dy, matrix_view<T> dx,
                 std::type_identity_t<T> beta = 0) const {
-    input_gradient(d, p, dy, dx, beta);
     add_weight_gradients(d, g, x, dy);
+    if (dx.data) input_gradient(d, p, dy, dx, beta);
   }
 
-  /// The first half of `backward`: dx = beta dx + dy W. dx, too, may be stored as the device's `operand_t`.
+  /// One half of `backward`: dx = beta dx + dy W. dx, too, may be stored as the device's `operand_t`.
   template <class T, class Dy = const T>
   void input_gradient(auto& d, const auto& p, matrix_view<Dy> dy, matrix_view<T> dx,
                       std::type_identity_t<T> beta = {}) const {

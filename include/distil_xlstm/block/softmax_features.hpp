@@ -62,8 +62,14 @@ struct softmax_features {
   template <class T, class Operand>
   void backward(auto& d, const auto& p, const auto& g, const_view<T> x, matrix_view<Operand> phi,
                 const_view<Operand> dphi, matrix_view<T> dx, std::type_identity_t<T> beta = 0) const {
-    feature_map_backward(
-        d, feature_map_backward_arguments<T, Operand>{{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight});
+    feature_map_backward(d, gradients(p, g, x, phi, dphi, dx, beta));
+  }
+  /// What `feature_map_backward` takes of the same.
+  template <class T, class Operand>
+  feature_map_backward_arguments<T, Operand> gradients(const auto& p, const auto& g, const_view<T> x,
+                                                       matrix_view<Operand> phi, const_view<Operand> dphi,
+                                                       matrix_view<T> dx, std::type_identity_t<T> beta) const {
+    return {{shape(), p.weight, x, phi}, dphi, dx, beta, g.weight};
   }
 };
 

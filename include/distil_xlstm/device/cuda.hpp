@@ -143,6 +143,9 @@ DISTIL_XLSTM_LINKED void feature_map_forward(basic_cuda<P>& device,
 template <Precision P, class T, class Operand>
 DISTIL_XLSTM_LINKED void feature_map_backward(basic_cuda<P>& device,
                                               const feature_map_backward_arguments<T, Operand>& g);
+template <Precision P, class T, class Operand, std::size_t N>
+DISTIL_XLSTM_LINKED void feature_map_backward(
+    basic_cuda<P>& device, const std::array<feature_map_backward_arguments<T, Operand>, N>& several);
 template <Precision P, class S, class Y>
 DISTIL_XLSTM_LINKED void gated_activation_forward(basic_cuda<P>& device, const gated_activation_arguments<S>& a,
                                                   matrix_view<Y> y);

@@ -40,19 +40,19 @@ struct row_distances : fold_into<math::two_sums, T> {
     norms.row(r)[0] = sqrt(s.first + T(1e-12) * s.second), norms.row(r)[1] = sqrt(s.second);
   }
 };
-/// y <- the gradient by y of sum_r |a_r - y_r| / sum_r |a_r| / parts.
-template <class T>
+/// dy <- the gradient by y of sum_r |a_r - y_r| / sum_r |a_r| / parts, stored as Operand.
+template <class T, class Operand>
 struct distance_gradient {
   using scalar = T;
-  matrix_view<const T> a, norms;
+  matrix_view<const T> a, norms, y;
   const T* totals;  ///< of the norms
   T part;           ///< 1 / parts
-  matrix_view<T> y;
+  matrix_view<Operand> dy;
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     const T scale = norms.row(r)[0] * totals[1], factor = scale > T(0) ? part / scale : T(0);
     const V off = math::load<V>(y.row(r) + c) - math::load<V>(a.row(r) + c);
-    math::store<V>(y.row(r) + c, V(factor) * off);
+    math::store<V>(dy.row(r) + c, V(factor) * off);
   }
 };
 /// One task: a layer's share of the step's sums; none where `part` is 0.
@@ -170,16 +170,18 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
     const sequence_view seq = batch_.view();
     struct parts {
       tape_t<Mixer, T> tape;
-      matrix_view<T> y, dx, norms, totals;
+      matrix_view<T> y, norms, totals;
     };
     const auto memory = make_scratch<T>(d, [&](auto& l) {
-      parts p{mixer.tape(l, seq), {}, {}, {}, {}};
-      for (matrix_view<T>* m : {&p.y, &p.dx}) *m = l.matrix("", seq.rows(), u.cols);
+      l.half_operands(2 * sizeof(operand_t<D, T>) <= sizeof(T));
+      parts p{mixer.tape(l, seq), {}, {}, {}};
+      p.y = l.matrix("", seq.rows(), u.cols);
       p.norms = l.matrix("", seq.rows(), 2), p.totals = l.matrix("", 1, 2);
       return p;
     });
     // A window's ring, a memory's start: of a text from its beginning. Once for all layers of a kind.
-    const auto [tape, y, dx, norms, totals] = memory.views;
+    const auto& tape = memory.views.tape;
+    const matrix_view<T> y = memory.views.y, norms = memory.views.norms, totals = memory.views.totals;
     auto& state = state_of(mixer);
     state.reset();
     mixer.forward(d, seq, weights, state.views(), tape, u, y);
@@ -193,10 +195,16 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
     const T part = T(1) / static_cast<T>(options_.accumulate);
     const T reported = this->ranks().rank() == 0 ? part : T(0);  // the batch's error is one, not each rank's
     parallel_for(d, 1, detail::add_layer_error<T>{totals.data, reported, i, this->sums(0)});
-    map(d, y.rows, y.cols, detail::distance_gradient<T>{a, norms, totals.data, part, y});
-    book(times_.objective);
-    mixer.backward(d, seq, weights, gradients, tape, u, matrix_view<const T>(y), dx);
-    book(times_.backward);
+    const auto back = [&]<class Operand>(Operand) {
+      const auto room = scratch_matrices<Operand>(d, y.rows, y.cols);
+      const matrix_view<Operand> dy = room.views[0];
+      map(d, y.rows, y.cols, detail::distance_gradient<T, Operand>{a, norms, y, totals.data, part, dy});
+      book(times_.objective);
+      mixer.backward(d, seq, weights, gradients, tape, u, matrix_view<const Operand>(dy), matrix_view<T>());
+      book(times_.backward);
+    };
+    // Products alone read it, but for the gradient of a bias, which sums numbers that are not rounded.
+    mixer.projections().output_bias ? back(T()) : back(operand_t<D, T>());
   }
   void read(step_metrics& m, const double* own) {
     double sum = 0;

@@ -8,9 +8,11 @@
 
 #include <distil_xlstm/device/column_sums.hpp>
 #include <distil_xlstm/device/cuda/async_copy.cuh>
+#include <distil_xlstm/device/cuda/fast_scalar.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
+#include <distil_xlstm/math/rotary.hpp>
 #include <distil_xlstm/op/attention/cuda/warp.cuh>
 #include <distil_xlstm/op/feature_map/op.hpp>
 
@@ -115,7 +117,7 @@ struct feature_tile : flash::warp_tile<64, 64, Rows> {
 #pragma unroll
       for (int e = 0; e < 8; ++e) sum += p[i][e] = exp2_approx(at(i, e) - shift);
     }
-    return 1 / row_sum(sum);
+    return reciprocal_approx(row_sum(sum));  // of 1 at least
   }
   /// row = softmax(sign z) of one of the two rows, if it is `there`; all lanes have to call.
   template <class Operand>
@@ -312,13 +314,36 @@ struct feature_map_backward_tile : feature_tile<64> {
   static constexpr int bytes = stage::bytes + (weight_numbers + 2 * row_numbers) * 2;
 };
 
-/// `each` rows of all heads of an input a block: dx, and the block's share of dW to `partial` [gridDim.x, heads,
-/// width, features]. phi is made again: the card has time for that, not for reading it. While a tile is multiplied,
-/// the next one comes, of the next head after a head's last.
-template <class S>
-__global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3)
-    feature_map_backward_kernel(feature_map_backward_arguments<float, S> g, index each, float* partial) {
+/// How blocks share a map: `each` rows of all heads of an input a block, whose share of dW goes to `partial`
+/// [stretches, heads, width, features].
+struct feature_shares {
+  index each;
+  unsigned stretches;
+  float* partial;
+};
+/// x, four numbers of the first half of a head and four of the second, turned by the row's angles from `column` on.
+__device__ inline void turn_fours(const rotary_angles<float>& angles, index row, int column, float4& low,
+                                  float4& high) {
+  const float4 cosine = load4(angles.cosines.row(row) + column), sine = load4(angles.sines.row(row) + column);
+  const auto turn = [&](float& a, float& b, float cos, float sin) {
+    const auto turned = math::rotate(a, b, cos, angles.direction * sin);
+    a = turned.low, b = turned.high;
+  };
+  turn(low.x, high.x, cosine.x, sine.x), turn(low.y, high.y, cosine.y, sine.y);
+  turn(low.z, high.z, cosine.z, sine.z), turn(low.w, high.w, cosine.w, sine.w);
+}
+
+/// A block's share of one of the maps, blockIdx.x: dx, or `turned`, and of dW. phi is made again: the card has time for
+/// that, not for reading it. While a tile is multiplied, the next one comes, of the next head after a head's last.
+template <class S, bool Turned, std::size_t N>
+__global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3) feature_map_backward_kernel(
+    const __grid_constant__ std::array<feature_map_backward_arguments<float, S>, N> several,
+    const __grid_constant__ std::array<feature_shares, N> shares) {
   using Tile = feature_map_backward_tile<S>;
+  const feature_map_backward_arguments<float, S>& g = several[blockIdx.x];
+  const unsigned stretches = shares[blockIdx.x].stretches, stretch = blockIdx.y % stretches;
+  const index each = shares[blockIdx.x].each, input = blockIdx.y / stretches;
+  if (input >= g.forward.shape.inputs) return;
   using stage_type = typename Tile::stage;
   extern __shared__ __align__(16) unsigned char memory[];
   const stage_type stage{reinterpret_cast<uint4*>(memory)};
@@ -327,9 +352,10 @@ __global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3)
   const auto& a = g.forward;
   const feature_map_shape& s = a.shape;
   const int n = static_cast<int>(s.width), f = static_cast<int>(s.features);
-  const index input = blockIdx.y, first = static_cast<index>(blockIdx.x) * each,
-              end = first + each < a.x.rows ? first + each : a.x.rows, last_head = (input + 1) * s.group() - 1;
-  const auto beta_of = [&](index head) { return head > input * s.group() ? 1.f : g.beta; };
+  const index first = stretch * each, end = first + each < a.x.rows ? first + each : a.x.rows,
+              group = static_cast<unsigned>(s.heads) / static_cast<unsigned>(s.inputs),
+              first_head = input * group, last_head = first_head + group - 1;
+  const auto beta_of = [&](index head) { return head > first_head ? 1.f : g.beta; };
   const auto copy = [&](index head, index r0) {
     stage.copy(g.dphi.columns(head * s.size(), s.size()).slice(r0, end - r0),
                a.x.columns(input * n, n).slice(r0, end - r0), s.both, f, n);
@@ -338,9 +364,9 @@ __global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3)
     const int column = Tile::lane() % 2 * (Tile::size / 2);
     if (beta_of(head) != 0 && r < end && column < n) prefetch_far(g.dx.row(r) + input * n + column);
   };
-  copy(input * s.group(), first);
+  copy(first_head, first);
   commit_copies();
-  for (index head = input * s.group(); head <= last_head; ++head) {
+  for (index head = first_head; head <= last_head; ++head) {
     const float beta = beta_of(head);
     __syncthreads();  // the head before has been multiplied
     Tile::load_weight(weight, a.weight + head * n * f, n, f);
@@ -389,16 +415,28 @@ __global__ void __launch_bounds__(feature_map_backward_tile<S>::threads, 3)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const index r = r0 + Tile::row_of(half);
+        float4(&sums)[Tile::size / 16] = before[half];
 #pragma unroll
-        for (int i = 0; i < Tile::size / 16; ++i) {
-          const float4 four = {dx[2 * i][2 * half], dx[2 * i][2 * half + 1], dx[2 * i + 1][2 * half],
-                               dx[2 * i + 1][2 * half + 1]};
-          if (r < end && Tile::inputs(i) < n)
-            store4(g.dx.row(r) + input * n + Tile::inputs(i), add_product(four, beta, before[half][i]));
+        for (int i = 0; i < Tile::size / 16; ++i)
+          sums[i] = add_product({dx[2 * i][2 * half], dx[2 * i][2 * half + 1], dx[2 * i + 1][2 * half],
+                                 dx[2 * i + 1][2 * half + 1]},
+                                beta, sums[i]);
+        if (r >= end) continue;
+        if (Turned && head == last_head) {
+#pragma unroll
+          for (int i = 0; i < Tile::size / 32; ++i) {
+            S* to = g.turned.row(r) + input * n + Tile::inputs(i);
+            turn_fours(g.angles, r, Tile::inputs(i), sums[i], sums[i + Tile::size / 32]);
+            store4(to, sums[i]), store4(to + Tile::size / 2, sums[i + Tile::size / 32]);
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < Tile::size / 16; ++i)
+            if (Tile::inputs(i) < n) store4(g.dx.row(r) + input * n + Tile::inputs(i), sums[i]);
         }
       }
     }
-    dw.store(partial + (static_cast<index>(blockIdx.x) * s.heads + head) * n * f, n, f);
+    dw.store(shares[blockIdx.x].partial + (stretch * s.heads + head) * n * f, n, f);
   }
 }
 
@@ -416,6 +454,54 @@ bool fits_feature_tile(const feature_map_backward_arguments<float, Operand>& g) 
 /// Blocks of the kernels that a large card runs at once: as many whatever card it is, since the order of sums shall
 /// depend on the shape alone.
 inline constexpr index feature_blocks = 396;
+
+/// Whether dx is to be turned, and a thread has both numbers of a pair and reads its angles 16 bytes at a time.
+template <class Operand>
+bool turns_feature_tile(const feature_map_backward_arguments<float, Operand>& g) {
+  constexpr int size = feature_tile<64>::size;
+  const rotary_angles<float>& by = g.angles;
+  return g.turned.data && g.forward.shape.width == size && by.cosines.cols == size / 2 &&
+         is_vectorised(by.cosines) && is_vectorised(by.sines) && is_vectorised(g.turned);
+}
+/// The gradients of maps of as many rows that the tiles hold, which all are turned or none.
+template <class Operand, std::size_t N>
+void run_feature_map_backward(cuda_base& device,
+                              const std::array<feature_map_backward_arguments<float, Operand>, N>& several,
+                              bool turned) {
+  using tile = feature_map_backward_tile<Operand>;
+  const index rows = several[0].forward.x.rows;
+  if (rows == 0) return;
+  const auto size = [&](std::size_t i) {
+    const feature_map_shape& s = several[i].forward.shape;
+    return s.heads * s.width * s.features;
+  };
+  std::array<feature_shares, N> shares;
+  index blocks = 0, numbers = 0;
+  for (std::size_t i = 0; i < N; ++i) {
+    // Equal shares, of whole warps' rows.
+    const index inputs = std::max<index>(several[i].forward.shape.inputs, 1),
+                most = std::min(blocks_for(rows, tile::rows),
+                                std::max<index>(feature_blocks / (static_cast<index>(N) * inputs), 1)),
+                each = blocks_for(blocks_for(rows, most), 16) * 16, stretches = blocks_for(rows, each);
+    shares[i] = {each, static_cast<unsigned>(stretches), nullptr};
+    blocks = std::max(blocks, stretches * inputs), numbers += stretches * size(i);
+  }
+  if (numbers == 0) return;
+  auto partial = device.template scratch<float>(numbers);
+  float* next = partial.data();
+  for (std::size_t i = 0; i < N; ++i) shares[i].partial = next, next += shares[i].stretches * size(i);
+  const dim3 grid(static_cast<unsigned>(N), static_cast<unsigned>(blocks));
+  const launch_shape shape{grid, tile::threads, tile::bytes};
+  if (turned)
+    launch(device, "feature map's gradient", shape, feature_map_backward_kernel<Operand, true, N>, several,
+           shares);
+  else
+    launch(device, "feature map's gradient", shape, feature_map_backward_kernel<Operand, false, N>, several,
+           shares);
+  for (std::size_t i = 0; i < N; ++i)
+    add_column_sums(device, matrix_view<const float>(shares[i].partial, shares[i].stretches, size(i)),
+                    several[i].dweight);
+}
 }  // namespace detail
 
 /// With `bf16_mixed` one kernel on the tensor cores for maps of as many heads and rows, where widths and features are
@@ -447,32 +533,36 @@ template <Precision P, class T, class Operand>
 void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, Operand>& a) {
   feature_map_forward(device, std::array{a});
 }
-/// Its gradient: the kernel also asks for up to 75 KiB of shared memory, and makes phi again. It sums the weights' in
-/// an order that depends on the shape alone.
-template <Precision P, class T, class Operand>
-void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T, Operand>& g) {
+/// Its gradient: one kernel for maps of as many rows, which also asks for up to 75 KiB of shared memory, and makes phi
+/// again. It sums the weights' in an order that depends on the shapes alone.
+template <Precision P, class T, class Operand, std::size_t N>
+void feature_map_backward(basic_cuda<P>& device,
+                          const std::array<feature_map_backward_arguments<T, Operand>, N>& several) {
   if constexpr (multiplies_in_bf16<P, T>) {
     using tile = detail::feature_map_backward_tile<Operand>;
-    const feature_map_shape& s = g.forward.shape;
-    const index rows = g.forward.x.rows;
-    feature_map_backward_arguments<float, Operand> without_phi = g;
-    without_phi.forward.phi = {};
-    if (detail::fits_feature_tile(without_phi) && tile::bytes <= device.shared_bytes()) {
-      if (rows == 0 || s.heads == 0) return;
-      // Equal shares, of whole warps' rows.
-      const index most = std::min(detail::blocks_for(rows, tile::rows),
-                                  std::max<index>(detail::feature_blocks / s.inputs, 1)),
-                  each = detail::blocks_for(detail::blocks_for(rows, most), 16) * 16,
-                  stretches = detail::blocks_for(rows, each), size = s.heads * s.width * s.features;
-      auto partial = device.template scratch<float>(stretches * size);
-      detail::launch(
-          device, "feature map's gradient",
-          {dim3(static_cast<unsigned>(stretches), static_cast<unsigned>(s.inputs)), tile::threads, tile::bytes},
-          detail::feature_map_backward_kernel<Operand>, without_phi, each, partial.data());
-      return add_column_sums(device, matrix_view<const float>(partial.data(), stretches, size), g.dweight);
+    std::array<feature_map_backward_arguments<float, Operand>, N> without_phi = several;
+    for (auto& g : without_phi) g.forward.phi = {};
+    const index rows = several[0].forward.x.rows;
+    const auto all = [&](const auto& f) { return std::all_of(without_phi.begin(), without_phi.end(), f); };
+    if (tile::bytes <= device.shared_bytes() &&
+        all([&](const auto& g) { return g.forward.x.rows == rows && detail::fits_feature_tile(g); })) {
+      const bool turned = all([](const auto& g) { return detail::turns_feature_tile(g); });
+      detail::run_feature_map_backward(device, without_phi, turned);
+      for (const auto& g : several)
+        if (g.turned.data && !turned) rotate_heads(device, g.angles, rotary_heads<T, Operand>{g.dx, g.turned});
+      return;
     }
   }
-  distil_xlstm::feature_map_backward<basic_cuda<P>, T>(device, g);
+  for (const auto& g : several) {
+    if constexpr (N > 1)
+      feature_map_backward(device, std::array{g});
+    else
+      distil_xlstm::feature_map_backward<basic_cuda<P>, T>(device, g);
+  }
+}
+template <Precision P, class T, class Operand>
+void feature_map_backward(basic_cuda<P>& device, const feature_map_backward_arguments<T, Operand>& g) {
+  feature_map_backward(device, std::array{g});
 }
 
 }  // namespace distil_xlstm::device

@@ -9,6 +9,7 @@
 #include <distil_xlstm/device/fold_into.hpp>
 #include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/math/sum.hpp>
+#include <distil_xlstm/op/rotary/op.hpp>
 
 namespace distil_xlstm {
 
@@ -35,7 +36,8 @@ struct feature_map_arguments {
   matrix_view<const T> x;    ///< [rows, inputs * width]
   matrix_view<Operand> phi;  ///< [rows, heads * size()]
 };
-/// dx = beta dx + its gradient by x; dweight += that by the weight. dphi is stored as phi is.
+/// dx = beta dx + its gradient by x; dweight += that by the weight. dphi is stored as phi is. With `turned`, for x that
+/// had been rotated: turned = dx rotated by `angles`, and what dx then holds is not said.
 template <class T, class Operand = T>
 struct feature_map_backward_arguments {
   feature_map_arguments<T, Operand> forward;  ///< as forward had them, phi as it gave it
@@ -43,6 +45,8 @@ struct feature_map_backward_arguments {
   matrix_view<T> dx;                          ///< [rows, inputs * width]
   T beta;                                     ///< 0: dx is overwritten
   T* dweight;                                 ///< [heads, width, features], added to
+  rotary_angles<T> angles{};                  ///< of the rows, of pairs of an input's numbers
+  matrix_view<Operand> turned{};              ///< [rows, inputs * width], or nothing
 };
 
 namespace detail {
@@ -172,6 +176,12 @@ void feature_map_backward(D& d, const feature_map_backward_arguments<T, Operand>
     gemm_batched(d, s.inputs, transposed(a.x.columns(0, n)), n, part, group * f,
                  matrix_view<T>(g.dweight + j * n * f, n, f), group * n * f, T(1));
   }
+  if (g.turned.data) rotate_heads(d, g.angles, rotary_heads<T, Operand>{g.dx, g.turned});
+}
+/// Of several, none of which reads or adds to what another writes. The default of any device.
+template <class D, class T, class Operand, std::size_t N>
+void feature_map_backward(D& d, const std::array<feature_map_backward_arguments<T, Operand>, N>& several) {
+  for (const auto& g : several) feature_map_backward(d, g);
 }
 
 }  // namespace distil_xlstm

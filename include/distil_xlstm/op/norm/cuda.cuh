@@ -194,7 +194,8 @@ __global__ void __launch_bounds__(256, Vectors <= 5 ? 3 : 1)
 }
 
 /// dx, with `skip` where there is one, and rounded, too, where there is a place for that; and each block's part of dw:
-/// blockIdx.y is the group, whose rows the blocks share.
+/// blockIdx.y is the group, whose rows the blocks share, last ones first: of these the cache has what a product left of
+/// dy, and then the product that follows finds the first rows of dx.
 template <int Threads, int Vectors, bool Vectorised>
 __global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 4) ? 2 : 1)
     backward_kernel(norm_view<float> n, matrix_view<const float> x, const float* statistics,
@@ -209,8 +210,9 @@ __global__ void __launch_bounds__(256, Vectors <= (Vectorised ? 5 : 4) ? 2 : 1)
   for (auto& four : dw.v)
 #pragma unroll
     for (float& v : four) v = 0;
-  for (index row = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); row < x.rows;
-       row += static_cast<index>(gridDim.x) * held::rows_a_block) {
+  for (index before = static_cast<index>(blockIdx.x) * held::rows_a_block + held::part(); before < x.rows;
+       before += static_cast<index>(gridDim.x) * held::rows_a_block) {
+    const index row = x.rows - 1 - before;
     held u, g;
     u.load(x.row(row) + at, width, Vectorised);
     g.load(dy.row(row) + at, width, Vectorised);
