@@ -6,6 +6,7 @@
 #include <distil_xlstm/op/attention/cpu.hpp>
 #include <distil_xlstm/op/linear/cpu.hpp>
 #include <distil_xlstm/op/mlstm/cpu.hpp>
+#include <distil_xlstm/op/sampling/cpu.hpp>
 #include <distil_xlstm/op/slstm/cpu.hpp>
 
 #ifdef DISTIL_XLSTM_COMPILED
@@ -18,7 +19,6 @@
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/rotary/op.hpp>
-#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
 #include <distil_xlstm/op/slstm_layer/op.hpp>
 

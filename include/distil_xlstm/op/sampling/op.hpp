@@ -144,6 +144,12 @@ void choose_likeliest(D& d, matrix_view<const T> logits, std::int32_t* ids, T* h
   fold_rows(d, logits.rows, logits.cols, detail::likeliest_tokens<T>{logits, ids, highest});
 }
 
+/// The sums of spans, of rows that draw. The default of any device.
+template <class D, class T>
+void weigh_drawn_spans(D& d, const detail::drawn_tokens<T>& t) {
+  parallel_for(d, t.logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+}
+
 /// ids[r] = a token by softmax(logits[r] / temperature[r]): the first with which the probabilities from token 0
 /// on sum up to more than uniform[r], a number in [0, 1); the likeliest token where temperature[r] is 0,
 /// everywhere where `temperature` is null. Logits that are not finite have no part; where none is, ids[r] = -1.
@@ -159,7 +165,7 @@ void choose_tokens(D& d, matrix_view<const T> logits, const double* temperature,
   detail::drawn_tokens<T> t{logits, highest.data(), temperature, uniform, nullptr, nullptr, ids};
   auto sums = d.template scratch<double>(logits.rows * (t.span_count() + t.group_count()));
   t.spans = sums.data(), t.groups = sums.data() + logits.rows * t.span_count();
-  parallel_for(d, logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+  weigh_drawn_spans(d, t);
   parallel_for(d, logits.rows * t.group_count(), detail::weigh_groups<T>{t});
   parallel_for(d, logits.rows, detail::draw_token<T>{t});
 }
