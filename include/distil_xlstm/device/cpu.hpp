@@ -4,7 +4,9 @@
 // can differ.
 #include <distil_xlstm/device/cpu/machine.hpp>
 #include <distil_xlstm/op/attention/cpu.hpp>
+#include <distil_xlstm/op/linear/cpu.hpp>
 #include <distil_xlstm/op/mlstm/cpu.hpp>
+#include <distil_xlstm/op/sampling/cpu.hpp>
 #include <distil_xlstm/op/slstm/cpu.hpp>
 
 #ifdef DISTIL_XLSTM_COMPILED
@@ -12,13 +14,11 @@
 #include <distil_xlstm/op/feature_map/op.hpp>
 #include <distil_xlstm/op/gated_activation/op.hpp>
 #include <distil_xlstm/op/gated_mix/op.hpp>
-#include <distil_xlstm/op/linear/op.hpp>
 #include <distil_xlstm/op/mlstm_inputs/op.hpp>
 #include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/mlstm_output/op.hpp>
 #include <distil_xlstm/op/norm/op.hpp>
 #include <distil_xlstm/op/rotary/op.hpp>
-#include <distil_xlstm/op/sampling/op.hpp>
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
 #include <distil_xlstm/op/slstm_layer/op.hpp>
 
@@ -27,6 +27,8 @@
 #define DISTIL_XLSTM_CPU_OPERATIONS(keyword, P, T)                                                             \
   keyword void device::detail::multiply(device::basic_cpu<P>&, index, device::detail::gemm_operand,            \
                                         device::detail::gemm_operand, matrix_view<T>, T);                      \
+  keyword void device::detail::multiply_several(device::basic_cpu<P>&, index, device::detail::gemm_operand,    \
+                                                std::span<const device::detail::product_of_few<T>>, T);        \
   keyword void device::detail::multiply_batched(                                                               \
       device::basic_cpu<P>&, index, index, device::detail::gemm_operand, index, device::detail::gemm_operand,  \
       index, matrix_view<T>, index, T);                                                                        \

@@ -90,7 +90,7 @@ struct block_functions {
 ///     factors, scaled                     the products of such scales and x's
 ///     sums, none, add_dots                16 sums, to which block i's and i + 1's products times factors are added
 ///     reg, zero, add_offsets              8 sums, to which x's sums times the blocks' offsets are added
-///     sum                                 of all of these
+///     store_sums                          of all of these, a number for each row and each row of blocks
 ///     round                               `round_row`
 #define DISTIL_XLSTM_BLOCK_LOOPS(TARGET)                                                                       \
   template <class V, class Kind, int Rows, int Cols>                                                           \
@@ -153,11 +153,10 @@ struct block_functions {
         add_group<V, Kind, false, Rows, cols>(count, b, x, w, sums, rest);                                     \
         _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) w[c] += count * Kind::bytes;                    \
       }                                                                                                        \
-      _Pragma("GCC unroll 4") for (int c = 0; c < cols; ++c) {                                                 \
-        if (j + c == n) break;                                                                                 \
-        _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) out[r * n + j + c] =                            \
-            V::sum(sums[r][c], rest[r][c]);                                                                    \
-      }                                                                                                        \
+      float all[Rows * cols];                                                                                  \
+      V::store_sums(sums, rest, all);                                                                          \
+      for (int i = 0; i < Rows * cols; ++i)                                                                    \
+        if (j + i % cols < n) out[i / cols * n + j + i % cols] = all[i];                                       \
     }                                                                                                          \
   }                                                                                                            \
   template <class V, class Kind>                                                                               \
@@ -255,10 +254,12 @@ struct portable_blocks {
     for (int i = 0; i < 8; ++i) c.x[i] += a.offset[i] * b[i];
     return c;
   }
-  DISTIL_XLSTM_PART static float sum(const sums& a, const reg& rest) {
-    float total = a.even + a.odd;
-    for (const float each : rest.x) total += each;
-    return total;
+  template <int Rows>
+  static void store_sums(const sums (&a)[Rows][1], const reg (&rest)[Rows][1], float* to) {
+    for (int r = 0; r < Rows; ++r) {
+      to[r] = a[r][0].even + a[r][0].odd;
+      for (const float each : rest[r][0].x) to[r] += each;
+    }
   }
 };
 #undef DISTIL_XLSTM_PART
@@ -384,8 +385,11 @@ struct avx2_blocks {
     if (!Kind::minimum) sums = _mm256_mul_ps(sums, _mm256_set1_ps(-Kind::zero));
     return _mm256_fmadd_ps(a.m, sums, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 float sum(sums a, reg rest) {
-    return sum_lanes(_mm256_add_ps(_mm256_add_ps(a.even, a.odd), rest));
+  template <int Rows>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void store_sums(const sums (&a)[Rows][1], const reg (&rest)[Rows][1],
+                                                       float* to) {
+    _Pragma("GCC unroll 4") for (int r = 0; r < Rows; ++r) to[r] =
+        sum_lanes(_mm256_add_ps(_mm256_add_ps(a[r][0].even, a[r][0].odd), rest[r][0]));
   }
 };
 
@@ -511,8 +515,20 @@ struct vnni_blocks {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI reg add_offsets(scales a, const float* b, reg c) {
     return avx2_blocks::add_offsets<Kind>({a.m, a.m}, b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI float sum(sums a, reg rest) {
-    return avx2_blocks::sum({_mm512_castps512_ps256(a), _mm512_maskz_extractf32x8_ps(0xff, a, 1)}, rest);
+  template <int Rows, int Cols>
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_VNNI void store_sums(const sums (&a)[Rows][Cols],
+                                                       const reg (&rest)[Rows][Cols], float* to) {
+    static_assert(Rows * Cols == 4);
+    __m512 pairs[2];
+    _Pragma("GCC unroll 2") for (int i = 0; i < 2; ++i) {
+      const int first = 2 * i, second = first + 1;
+      const __m512 both =
+          _mm512_maskz_insertf32x8(0xffff, _mm512_castps256_ps512(rest[first / Cols][first % Cols]),
+                                   rest[second / Cols][second % Cols], 1);
+      pairs[i] =
+          _mm512_add_ps(add_halves(a[first / Cols][first % Cols], a[second / Cols][second % Cols]), both);
+    }
+    detail::store_sums(pairs[0], pairs[1], to);
   }
 };
 

@@ -63,10 +63,11 @@ struct portable_vector {
   [[gnu::always_inline]] static inline reg add(reg a, reg b) { return a + b; }
   [[gnu::always_inline]] static inline reg multiply_add(reg a, reg b, reg c) { return a * b + c; }
   [[gnu::always_inline]] static inline reg scale_add(number a, reg b, reg c) { return a * b + c; }
-  [[gnu::always_inline]] static inline number sum(reg x) {
-    number total = x[0];
-    for (index i = 1; i < lanes; ++i) total += x[i];
-    return total;
+  [[gnu::always_inline]] static inline void sums(const reg (&x)[4], number* to) {
+    for (int v = 0; v < 4; ++v) {
+      to[v] = x[v][0];
+      for (index i = 1; i < lanes; ++i) to[v] += x[v][i];
+    }
   }
 };
 

@@ -15,8 +15,8 @@ inline constexpr index prefetch_bytes = 4096;
 ///
 /// A vector type V gives `number` (of the result), `unit` (of the packed panels: a number, or a pair of bf16
 /// along k), the panel shape `rows` x `lanes * vectors`, and zero, load, load_result, store, broadcast, add,
-/// multiply_add, sum. `target` attributes are not inherited by what a function calls, so the text itself is
-/// repeated: as macros.
+/// multiply_add, sums (of four vectors at once). `target` attributes are not inherited by what a function calls, so the
+/// text itself is repeated: as macros.
 ///
 /// tile: c[Rows x Vectors * lanes] = beta c + the product of two packed panels of k units, summed from zero in
 /// order of k. dots: out[Rows x n], the scalar products of rows x with n rows w of k units; x is padded with
@@ -96,8 +96,8 @@ inline constexpr index prefetch_bytes = 4096;
         const index left = k - p < V::lanes ? k - p : V::lanes;                                              \
         _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                            \
           unit rest[V::lanes] = {};                                                                          \
-          std::memcpy(rest, w[c] + p, static_cast<std::size_t>(left) * sizeof(unit));                        \
-          const typename V::reg last = Stored::load(rest);                                                   \
+          if (left < V::lanes) std::memcpy(rest, w[c] + p, static_cast<std::size_t>(left) * sizeof(unit));   \
+          const typename V::reg last = Stored::load(left < V::lanes ? rest : w[c] + p);                      \
           _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) {                                          \
             const typename V::reg both = V::load(x + r * x_stride + p);                                      \
             if (again)                                                                                       \
@@ -107,11 +107,13 @@ inline constexpr index prefetch_bytes = 4096;
           }                                                                                                  \
         }                                                                                                    \
       }                                                                                                      \
-      _Pragma("GCC unroll 16") for (int c = 0; c < cols; ++c) {                                              \
-        if (j + c == n) break;                                                                               \
-        _Pragma("GCC unroll 16") for (int r = 0; r < Rows; ++r) out[r * n + j + c] =                         \
-            V::sum(V::add(even[r][c], odd[r][c]));                                                           \
-      }                                                                                                      \
+      typename V::reg both[4];                                                                               \
+      _Pragma("GCC unroll 16") for (int i = 0; i < 4; ++i) both[i] =                                         \
+          V::add(even[i / cols][i % cols], odd[i / cols][i % cols]);                                         \
+      typename V::number sums[4];                                                                            \
+      V::sums(both, sums);                                                                                   \
+      for (int i = 0; i < 4; ++i)                                                                            \
+        if (j + i % cols < n) out[i / cols * n + j + i % cols] = sums[i];                                    \
     }                                                                                                        \
   }
 
@@ -140,7 +142,7 @@ inline bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("a
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define DISTIL_XLSTM_LANES [[gnu::always_inline]] static inline
 
-// Sums of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory,
+// The sum of a vector's lanes. (g++ 12 takes AVX-512 intrinsics without a mask for uses of uninitialised memory,
 // hence the full masks here and below.)
 DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 float sum_lanes(__m256 x) {
   __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -151,13 +153,41 @@ DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 double sum_lanes(__m256d x) {
   const __m128d h = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
   return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
 }
-DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 float sum_lanes(__m512 x) {
-  return sum_lanes(
-      _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0), _mm512_maskz_extractf32x8_ps(0xff, x, 1)));
+// Those of four vectors at once, each in the order that `sum_lanes` has: a sum of one vector alone is mostly moves.
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void store_sums(const __m256 (&x)[4], float* to) {
+  // {x0, x1} and {x2, x3} in four lanes each, then x0, x2, x1, x3.
+  const __m256 low = _mm256_add_ps(_mm256_permute2f128_ps(x[0], x[1], 0x20),
+                                   _mm256_permute2f128_ps(x[0], x[1], 0x31)),
+               high = _mm256_add_ps(_mm256_permute2f128_ps(x[2], x[3], 0x20),
+                                    _mm256_permute2f128_ps(x[2], x[3], 0x31));
+  const __m256 pairs = _mm256_add_ps(_mm256_unpacklo_ps(low, high), _mm256_unpackhi_ps(low, high));
+  const __m256 all = _mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0xee));
+  _mm_storeu_ps(to, _mm_unpacklo_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
 }
-DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 double sum_lanes(__m512d x) {
-  return sum_lanes(
-      _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x, 0), _mm512_maskz_extractf64x4_pd(0xf, x, 1)));
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void store_sums(const __m256d (&x)[4], double* to) {
+  for (int i = 0; i < 4; ++i) to[i] = sum_lanes(x[i]);
+}
+/// The two halves of two vectors, added.
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 __m512 add_halves(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(0xffff, a, b, 0x44),
+                       _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0xee));
+}
+/// The sums of four pairs of halves that `add_halves` gave.
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void store_sums(__m512 low, __m512 high, float* to) {
+  const __m512 quarters = _mm512_add_ps(_mm512_maskz_shuffle_f32x4(0xffff, low, high, 0x88),
+                                        _mm512_maskz_shuffle_f32x4(0xffff, low, high, 0xdd));
+  const __m512 pairs = _mm512_add_ps(quarters, _mm512_maskz_permute_ps(0xffff, quarters, 0xee));
+  const __m512 all = _mm512_add_ps(pairs, _mm512_maskz_movehdup_ps(0xffff, pairs));
+  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_maskz_permutexvar_ps(0xffff, first, all)));
+}
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void store_sums(const __m512 (&x)[4], float* to) {
+  store_sums(add_halves(x[0], x[1]), add_halves(x[2], x[3]), to);
+}
+DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void store_sums(const __m512d (&x)[4], double* to) {
+  for (int i = 0; i < 4; ++i)
+    to[i] = sum_lanes(
+        _mm256_add_pd(_mm512_maskz_extractf64x4_pd(0xf, x[i], 0), _mm512_maskz_extractf64x4_pd(0xf, x[i], 1)));
 }
 
 /// 8 rows of `count` 4-byte units to `count` groups of 8, `panel` units apart.
@@ -246,7 +276,7 @@ struct avx512_f32 {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void sums(const reg (&x)[4], number* to) { store_sums(x, to); }
 
   struct bf16_memory {
     using unit = std::uint16_t;
@@ -280,7 +310,7 @@ struct avx512_f64 {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512 void sums(const reg (&x)[4], number* to) { store_sums(x, to); }
 };
 
 /// Pairs of bf16 along k, float sums. A pair counts as one unit.
@@ -303,7 +333,7 @@ struct avx512_bf16 {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 reg scale_add(number a, reg b, reg c) {
     return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX512_BF16 void sums(const reg (&x)[4], number* to) { store_sums(x, to); }
 };
 
 struct avx2_f32 {
@@ -323,7 +353,7 @@ struct avx2_f32 {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void sums(const reg (&x)[4], number* to) { store_sums(x, to); }
 
   struct bf16_memory {
     using unit = std::uint16_t;
@@ -357,7 +387,7 @@ struct avx2_f64 {
   DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 reg scale_add(number a, reg b, reg c) {
     return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
   }
-  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 number sum(reg x) { return sum_lanes(x); }
+  DISTIL_XLSTM_LANES DISTIL_XLSTM_AVX2 void sums(const reg (&x)[4], number* to) { store_sums(x, to); }
 };
 
 namespace avx512 {

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -189,6 +191,13 @@ index cols_of(transposed_matrix<M> m) {
   return rows_of(m.matrix);
 }
 
+template <class A, class B, class T>
+void require_product(A a, B b, matrix_view<T> c) {
+  const index m = rows_of(a), k = cols_of(a), n = cols_of(b);
+  require(rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [", rows_of(b), ", ", n,
+          "] does not give [", c.rows, ", ", c.cols, "]");
+}
+
 /// The operand's part that starts at (row, col).
 inline gemm_operand at(gemm_operand o, index row, index col) {
   if (o.transposed) std::swap(row, col);
@@ -242,6 +251,35 @@ struct sum_parts {
 }  // namespace detail
 
 namespace detail {
+/// One of the products of a few rows.
+template <class T>
+struct product_of_few {
+  gemm_operand b;
+  matrix_view<T> c;
+};
+/// c = beta c + a b for each of `products`, whose b are transposed and stored alike. Each row of B's memory is read by
+/// itself: parts are small enough that threads end together, and those of one thread follow one another in memory.
+template <Precision P, class T>
+void multiply_few(basic_cpu<P>& device, index k, gemm_operand a, std::span<const product_of_few<T>> products,
+                  T beta) {
+  const dtype stored = products.front().b.dtype;
+  gemm_rows<T> left{products.front().c.rows, k, a.dtype, stored,
+                    multiplies_in_bf16<P, T> && stored == dtype::bf16};
+  const auto memory = device.template scratch<std::byte>(left.bytes());
+  left.prepare(a, memory.data());
+  const auto split = [](const product_of_few<T>& p) {
+    return even_split(p.c.cols, p.c.cols > 4096 ? 128 : 32, 16);
+  };
+  index tasks = 0;
+  for (const auto& p : products) tasks += split(p).parts;
+  device.tasks(tasks, [&](index task, cpu_base::worker& w) {
+    const auto* p = products.data();
+    for (; task >= split(*p).parts; ++p) task -= split(*p).parts;
+    const index c0 = split(*p).begin(task), c1 = split(*p).begin(task + 1);
+    left.multiply(c1 - c0, at(p->b, 0, c0), beta, p->c.data + c0, p->c.stride, w.template packing<T>());
+  });
+}
+
 /// c = beta c + a b, of operands whose types are known no more.
 template <Precision P, class T>
 void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, matrix_view<T> c, T beta) {
@@ -265,23 +303,28 @@ void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, mat
     });
     return map(device, m, n, sum_parts<T>{partial.data(), parts.parts, m * n, n, beta, c});
   }
-  // Few rows, with each row of a transposed B by itself: parts small enough that threads end together; those of one
-  // thread follow one another in memory.
   if (few) {
-    gemm_rows<T> left{m, k, a.dtype, b.dtype, multiplies_in_bf16<P, T> && b.dtype == dtype::bf16};
-    const auto memory = device.template scratch<std::byte>(left.bytes());
-    left.prepare(a, memory.data());
-    const even_split fine(n, n > 4096 ? 128 : 32, 16);
-    return device.tasks(fine.parts, [&](index task, cpu_base::worker& w) {
-      const index c0 = fine.begin(task), c1 = fine.begin(task + 1);
-      left.multiply(c1 - c0, at(b, 0, c0), beta, c.data + c0, c.stride, w.template packing<T>());
-    });
+    const product_of_few<T> one{b, c};
+    return multiply_few<P, T>(device, k, a, {&one, 1}, beta);
   }
   device.tasks(rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
     const index r = task % rows.parts, q = task / rows.parts;
     const index r0 = rows.begin(r), r1 = rows.begin(r + 1), c0 = cols.begin(q), c1 = cols.begin(q + 1);
     gemm_on<P, T>(w, r1 - r0, c1 - c0, k, at(a, r0, 0), at(b, 0, c0), beta, c.row(r0) + c0, c.stride);
   });
+}
+
+/// The same for each of `products`, none of which reads what another writes.
+template <Precision P, class T>
+void multiply_several(basic_cpu<P>& device, index k, gemm_operand a,
+                      std::span<const product_of_few<T>> products, T beta) {
+  const bool few =
+      k <= 4096 && !a.transposed && std::all_of(products.begin(), products.end(), [&](const auto& p) {
+        return p.c.rows > 0 && p.c.rows <= direct_rows && p.b.transposed &&
+               p.b.dtype == products.front().b.dtype;
+      });
+  if (few) return multiply_few<P, T>(device, k, a, products, beta);
+  for (const auto& p : products) multiply<P, T>(device, k, a, p.b, p.c, beta);
 }
 
 /// `count` such products: item i's operands start i * step numbers further on.
@@ -303,10 +346,8 @@ void multiply_batched(basic_cpu<P>& device, index count, index k, gemm_operand a
 /// c = beta c + a b.
 template <Precision P, class A, class B, class T>
 void gemm(basic_cpu<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
-  const index m = detail::rows_of(a), k = detail::cols_of(a), n = detail::cols_of(b);
-  require(detail::rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [",
-          detail::rows_of(b), ", ", n, "] does not give [", c.rows, ", ", c.cols, "]");
-  detail::multiply<P, T>(device, k, detail::operand(a), detail::operand(b), c, beta);
+  detail::require_product(a, b, c);
+  detail::multiply<P, T>(device, detail::cols_of(a), detail::operand(a), detail::operand(b), c, beta);
 }
 
 /// `count` products of one shape: item i's operands start i * step numbers further on.

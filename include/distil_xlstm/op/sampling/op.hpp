@@ -142,10 +142,16 @@ void choose_likeliest(D& d, matrix_view<const T> logits, std::int32_t* ids, T* h
   fold_rows(d, logits.rows, logits.cols, detail::likeliest_tokens<T>{logits, ids, highest});
 }
 
+/// The sums of spans, of rows that draw. The default of any device.
+template <class D, class T>
+void weigh_drawn_spans(D& d, const detail::drawn_tokens<T>& t) {
+  parallel_for(d, t.logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+}
+
 /// ids[r] of the rows of which t `draws` one, once the likeliest are there. The default of any device.
 template <class D, class T>
 void draw_tokens(D& d, const detail::drawn_tokens<T>& t) {
-  parallel_for(d, t.logits.rows * t.span_count(), detail::weigh_spans<T>{t});
+  weigh_drawn_spans(d, t);
   parallel_for(d, t.logits.rows * t.group_count(), detail::weigh_groups<T>{t});
   parallel_for(d, t.logits.rows, detail::draw_token<T>{t});
 }

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include <distil_xlstm/device/cpu/machine.hpp>
+#include <distil_xlstm/op/linear/op.hpp>
+
+namespace distil_xlstm::device {
+
+/// Few rows are made ready once, and all their products are one run of the threads, since each run has an end to wait
+/// for.
+template <Precision P, class A, class B, class U, class T, std::size_t N>
+void gemm_plus(basic_cpu<P>& device, A a, const std::array<B, N>& b, const std::array<broadcast<U>, N>& bias,
+               const std::array<matrix_view<T>, N>& c) {
+  std::array<detail::product_of_few<T>, N> products;
+  for (std::size_t i = 0; i < N; ++i) {
+    detail::require_product(a, b[i], c[i]);
+    products[i] = {detail::operand(b[i]), c[i]};
+  }
+  detail::multiply_several<P, T>(device, detail::cols_of(a), detail::operand(a), products, T(0));
+  for (std::size_t i = 0; i < N; ++i)
+    if (bias[i].values) transform(device, c[i], math::plus{}, c[i], bias[i]);
+}
+
+namespace detail {
+/// y of blocks `first` .. `end` - 1, which are narrow, number by number: much faster where the compiler knows `width`.
+template <class T, class Width>
+void narrow_blocks(const headwise_arguments<T>& a, Width width, index first, index end) {
+  for (index r = 0; r < a.x.rows; ++r) {
+    const T *x = a.x.row(r) + first * width, *w = a.weight + first * width * width;
+    T* y = a.y.row(r) + first * width;
+    for (index block = first; block < end; ++block, x += width)
+      for (index o = 0; o < width; ++o, w += width) {
+        T sum = 0;
+        for (index i = 0; i < width; ++i) sum += w[i] * x[i];
+        *y++ = sum;
+      }
+  }
+}
+}  // namespace detail
+
+/// Few rows: all blocks of all maps in one run of the threads, narrow ones without the dense squares that a product
+/// would need: to write these takes longer than all else.
+template <Precision P, class T, std::size_t N>
+void headwise_forward(basic_cpu<P>& device, const std::array<headwise_arguments<T>, N>& several) {
+  constexpr index maps = N, narrow = 8;
+  const auto& [blocks, n, weight, x, y] = several.front();
+  if (x.rows > cpu_base::few_rows) {
+    for (const auto& a : several) distil_xlstm::headwise_forward(device, a);
+    return;
+  }
+  const detail::even_split parts(blocks, std::max<index>(1, detail::task_elements / (n * n)));
+  device.tasks(maps * parts.parts, [&](index task, cpu_base::worker& w) {
+    const auto& a = several[static_cast<std::size_t>(task / parts.parts)];
+    const index first = parts.begin(task % parts.parts), end = parts.begin(task % parts.parts + 1);
+    if (a.width == 4) return detail::narrow_blocks(a, std::integral_constant<index, 4>(), first, end);
+    if (a.width <= narrow) return detail::narrow_blocks(a, a.width, first, end);
+    for (index block = first; block < end; ++block) {
+      const index c = block * a.width;
+      detail::gemm_on<P, T>(
+          w, a.x.rows, a.width, a.width, detail::operand(a.x.columns(c, a.width)),
+          detail::operand(transposed(matrix_view<const T>(a.weight + c * a.width, a.width, a.width))), T(0),
+          a.y.row(0) + c, a.y.stride);
+    }
+  });
+}
+
+}  // namespace distil_xlstm::device
