@@ -1,7 +1,9 @@
-// distil_xlstm::compiled: configurations, loaders, checkpoints.
+// distil_xlstm::compiled: configurations, loaders, checkpoints, what a run is given.
 #include <distil_xlstm/distil/checkpoint.ipp>
 #include <distil_xlstm/distil/needle.ipp>
 #include <distil_xlstm/distil/teacher_cache.ipp>
+#include <distil_xlstm/distil/token_windows.ipp>
+#include <distil_xlstm/distil/training_options.ipp>
 #include <distil_xlstm/model/language_model.ipp>
 #include <distil_xlstm/model/linearised.ipp>
 #include <distil_xlstm/model/llama.ipp>

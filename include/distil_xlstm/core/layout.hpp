@@ -63,20 +63,25 @@ namespace detail {
 /// The prefix that names have inside scopes. Its functions are called wherever a block is described: no inlined copies.
 class name_prefix {
  public:
-  /// What `f` returns, called with the prefix longer by `name.`, if there is a name.
-  template <class F>
-  auto scope(std::string_view name, F& f) {
-    const std::size_t keep = text_.size();
-    if (!name.empty()) enter(name);
-    auto result = f();
-    leave(keep);
-    return result;
-  }
   [[gnu::noinline]] std::string with(std::string_view name) const { return text_ + std::string(name); }
 
+  /// While it lives, the prefix is longer by `name.`, if there is a name.
+  class scope {
+   public:
+    [[gnu::noinline]] scope(name_prefix& prefix, std::string_view name)
+        : text_(&prefix.text_), keep_(text_->size()) {
+      if (!name.empty()) (*text_ += name) += '.';
+    }
+    scope(const scope&) = delete;
+    scope& operator=(const scope&) = delete;
+    [[gnu::noinline]] ~scope() { text_->resize(keep_); }
+
+   private:
+    std::string* text_;
+    std::size_t keep_;
+  };
+
  private:
-  [[gnu::noinline]] void enter(std::string_view name) { (text_ += name) += '.'; }
-  [[gnu::noinline]] void leave(std::size_t keep) { text_.resize(keep); }
   std::string text_;
 };
 
@@ -98,7 +103,8 @@ class layout_base {
   /// Names taken inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
-    return prefix_.scope(names_ ? name : std::string_view(), f);
+    const name_prefix::scope inside(prefix_, names_ ? name : std::string_view());
+    return f();
   }
 
   /// A tape that no backward will read may reuse memory: `rewind` gives back all that was taken since `mark`.
@@ -255,7 +261,8 @@ class frozen_layout {
   /// Names looked up inside `f` get the prefix `name.`; returns what f does.
   template <class F>
   auto scope(std::string_view name, F&& f) {
-    return prefix_.scope(name, f);
+    const detail::name_prefix::scope inside(prefix_, name);
+    return f();
   }
 
  private:

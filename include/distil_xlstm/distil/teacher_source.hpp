@@ -108,6 +108,41 @@ struct accumulate_mean {
     math::store<V>(y.row(r) + c, sum);
   }
 };
+
+/// A live teacher's signals: what `Teacher` shows on its way becomes the means. No member of `live_teacher`, so that
+/// distil_xlstm::compiled can have it of teachers whose types a program need not complete.
+template <class D, class Teacher, class T>
+void fill_signals(D& device, const Teacher& teacher, const device_batch<D>& tokens,
+                  const teacher_signals<T>& out) {
+  constexpr index most = kept_outputs_of<Teacher>;
+  const index top = teacher.config().layers, below = top - 1;
+  std::array<matrix_view<const T>, static_cast<std::size_t>(most)> shown;  // layer i's at i % most
+  // Adds layers' outputs up to `layer`'s to the means that they belong to: `most` in one pass, fewer where a mean
+  // ends, and before the last layer, whose output is normed when the others are gone.
+  const auto add = [&](index layer, matrix_view<const T> h) {
+    shown[static_cast<std::size_t>(layer % most)] = h;
+    for (const auto& t : out.targets) {
+      if (layer < t.layers.first || t.layers.last < layer) continue;
+      const index place = layer - t.layers.first, count = layer > below ? 1 : place % most + 1;
+      if (count < most && layer < std::min(t.layers.last, below)) continue;
+      const auto pass = [&]<int N>(std::integral_constant<int, N>) {
+        const T weight = T(1) / static_cast<T>(t.layers.last - t.layers.first + 1);
+        accumulate_mean<T, N> mean{{}, t.mean, weight, place < N};
+        for (index i = 0; i < N; ++i) mean.x[i] = shown[static_cast<std::size_t>((layer - N + 1 + i) % most)];
+        map(device, t.mean.rows, t.mean.cols, mean);
+      };
+      [&]<int... I>(std::integer_sequence<int, I...>) {
+        ((count == I + 1 ? pass(std::integral_constant<int, I + 1>()) : void()), ...);
+      }
+      (std::make_integer_sequence<int, static_cast<int>(most)>());
+    }
+  };
+  teacher.forward(device, tokens.view(), tokens.ids(), out.last_hidden,
+                  [&](index layer, matrix_view<const T> h) {
+                    if (layer < top) add(layer, h);
+                  });
+  add(top, out.last_hidden);
+}
 }  // namespace detail
 
 /// A teacher that runs along. `Teacher` has scalar, device_type, width(), config().layers and forward(device,
@@ -143,47 +178,28 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
   }
   void fill(D& device, const std::vector<index>&, const device_batch<D>& tokens,
             const teacher_signals<T>& out) override {
-    const index top = layers();
-    recent shown;
-    const auto add_shown = [&](index layer, matrix_view<const T> h) {
-      shown[static_cast<std::size_t>(layer % most)] = h;
-      add(device, out, layer, shown);
-    };
-    teacher_->forward(device, tokens.view(), tokens.ids(), out.last_hidden,
-                      [&](index layer, matrix_view<const T> h) {
-                        if (layer < top) add_shown(layer, h);
-                      });
-    add_shown(top, out.last_hidden);
+    detail::fill_signals(device, *teacher_, tokens, out);
   }
   bool repeats() const override { return true; }
 
  private:
-  /// Layers' outputs that are there at once.
-  static constexpr index most = detail::kept_outputs_of<Teacher>;
-  using recent = std::array<matrix_view<const T>, static_cast<std::size_t>(most)>;  ///< layer i's at i % most
-
-  /// Adds layers' outputs up to `layer`'s to the means that they belong to: `most` in one pass, fewer where a mean
-  /// ends, and before the last layer, whose output is normed when the others are gone.
-  void add(D& device, const teacher_signals<T>& out, index layer, const recent& shown) const {
-    const index below = layers() - 1;
-    for (const auto& t : out.targets) {
-      if (layer < t.layers.first || t.layers.last < layer) continue;
-      const index place = layer - t.layers.first, count = layer > below ? 1 : place % most + 1;
-      if (count < most && layer < std::min(t.layers.last, below)) continue;
-      const auto pass = [&]<int N>(std::integral_constant<int, N>) {
-        const T weight = T(1) / static_cast<T>(t.layers.last - t.layers.first + 1);
-        detail::accumulate_mean<T, N> mean{{}, t.mean, weight, place < N};
-        for (index i = 0; i < N; ++i) mean.x[i] = shown[static_cast<std::size_t>((layer - N + 1 + i) % most)];
-        map(device, t.mean.rows, t.mean.cols, mean);
-      };
-      [&]<int... I>(std::integer_sequence<int, I...>) {
-        ((count == I + 1 ? pass(std::integral_constant<int, I + 1>()) : void()), ...);
-      }
-      (std::make_integer_sequence<int, static_cast<int>(most)>());
-    }
-  }
-
   const Teacher* teacher_;
 };
 
 }  // namespace distil_xlstm
+
+#ifdef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/device/cpu.hpp>
+#include <distil_xlstm/model/llama.hpp>
+
+/// Of a precision P and its scalar T, with `keyword` extern template or template.
+#define DISTIL_XLSTM_LLAMA_SIGNALS(keyword, P, T)                                                 \
+  keyword void detail::fill_signals(device::basic_cpu<P>&, const llama<T, device::basic_cpu<P>>&, \
+                                    const device_batch<device::basic_cpu<P>>&, const teacher_signals<T>&);
+
+namespace distil_xlstm {
+DISTIL_XLSTM_LLAMA_SIGNALS(extern template, fp64, double)
+DISTIL_XLSTM_LLAMA_SIGNALS(extern template, fp32, float)
+DISTIL_XLSTM_LLAMA_SIGNALS(extern template, bf16_mixed, float)
+}  // namespace distil_xlstm
+#endif

@@ -1,12 +1,9 @@
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,7 +12,6 @@
 #include <vector>
 
 #include <distil_xlstm/core/error.hpp>
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/core/sequence.hpp>
 #include <distil_xlstm/device/device.hpp>
 #include <distil_xlstm/distil/token_text.hpp>
@@ -91,19 +87,7 @@ struct window_range {
 };
 
 /// The weights over their sum. Throws `error` naming one that is not above 0 and finite.
-inline std::vector<double> shares_of(std::span<const weighted_text> texts) {
-  double sum = 0;
-  for (const weighted_text& t : texts) {
-    require(t.weight > 0 && std::isfinite(t.weight), "a text of a mixture cannot have the weight ", t.weight,
-            ": it must be above 0, and a number");
-    sum += t.weight;
-  }
-  std::vector<double> out;
-  for (const weighted_text& t : texts) out.push_back(t.weight / sum);
-  for (const double share : out)
-    require(share > 0 && std::isfinite(sum), "the weights of a mixture are too far apart, or too large");
-  return out;
-}
+std::vector<double> shares_of(std::span<const weighted_text> texts);
 
 /// A text, of a file or in memory, cut into training windows: window w holds inputs ids[w L] to ids[w L + L - 1]
 /// and targets one further on. Windows that would run past the end are dropped. A target in another document than
@@ -130,26 +114,7 @@ class token_windows {
   }
   /// Refers to each of `texts`. Throws `error` when one has not one window or a weight that is not above 0 and
   /// finite, and when two files were made with different vocabularies or, where both say it, tokenizers.
-  token_windows(std::vector<weighted_text> texts, index length) : texts_(std::move(texts)), length_(length) {
-    require(length > 0, "windows of ", length, " tokens are not possible");
-    require(!texts_.empty(), "a mixture of no text has no windows");
-    const std::vector<double> shares = shares_of(texts_);
-    const io::token_file* before = nullptr;
-    for (std::size_t i = 0; i < texts_.size(); ++i) {
-      const index size = size_of(i);
-      const index windows = size > length ? (size - 1) / length : 0;
-      require(windows > 0, name_of(i), " has ", size, " tokens, too few for one window of ", length);
-      vocab_size_ = std::max(vocab_size_,
-                             std::visit([](const auto* text) { return text->vocab_size(); }, texts_[i].text));
-      if (const auto* file = std::get_if<const io::token_file*>(&texts_[i].text)) {
-        if (before) require_agreement(*before, **file);
-        before = *file;
-      }
-      ranges_.push_back({count_, windows, shares[i]});
-      sizes_.push_back(size);
-      count_ += windows;
-    }
-  }
+  token_windows(std::vector<weighted_text> texts, index length);
 
   /// Windows of all texts.
   index count() const { return count_; }
@@ -163,71 +128,18 @@ class token_windows {
   const std::vector<weighted_text>& texts() const { return texts_; }
 
   /// Whether a target of the first `windows` is scored. It ends at the first that is.
-  bool scores(index windows) const {
-    for (std::size_t i = 0; i < texts_.size(); ++i) {
-      const index here = std::min(windows - ranges_[i].first, ranges_[i].count);
-      const auto any = [&](const auto* text) {
-        for (index t = 1; t <= here * length_; ++t)
-          if (!text->starts_at(t)) return true;
-        return false;
-      };
-      if (std::visit(any, texts_[i].text)) return true;
-    }
-    return false;
-  }
+  bool scores(index windows) const;
 
   /// Windows `which`, row after row, in `out`, whose memory is used again. That each is below `count()` is not checked.
   /// Throws `error` where a text has another number of tokens than when it was cut.
-  void read(const std::vector<index>& which, token_batch& out) const {
-    out.batch = static_cast<index>(which.size()), out.time = length_;
-    const auto rows = static_cast<std::size_t>(out.batch * length_);
-    out.ids.resize(rows), out.targets.resize(rows), out.start.resize(rows), out.scored.resize(rows);
-    out.scored_tokens = 0;
-    for (std::size_t i = 0; i < texts_.size(); ++i)
-      require(size_of(i) == sizes_[i], name_of(i), " had ", sizes_[i],
-              " tokens when it was cut into windows, and has ", size_of(i), " now");
-    for (std::size_t b = 0; b < which.size(); ++b) {
-      std::size_t i = ranges_.size() - 1;
-      while (which[b] < ranges_[i].first) --i;
-      const index window = which[b] - ranges_[i].first, row = static_cast<index>(b);
-      std::visit([&](const auto* text) { read_row(*text, window, row, out); }, texts_[i].text);
-    }
-  }
+  void read(const std::vector<index>& which, token_batch& out) const;
 
  private:
-  index size_of(std::size_t i) const {
-    return std::visit([](const auto* text) { return text->size(); }, texts_[i].text);
-  }
+  index size_of(std::size_t i) const;
   /// "the text" where there is one, else what tells it from the others.
-  std::string name_of(std::size_t i) const {
-    if (texts_.size() == 1) return "the text";
-    const auto* file = std::get_if<const io::token_file*>(&texts_[i].text);
-    return file ? (*file)->path() : "text " + std::to_string(i + 1) + " of the mixture";
-  }
-  static void require_agreement(const io::token_file& a, const io::token_file& b) {
-    require(a.vocab_size() == b.vocab_size(), b.path(), ": made with a vocabulary of ", b.vocab_size(), ", ",
-            a.path(), " with one of ", a.vocab_size());
-    const std::string &one = a.tokenizer_sha256(), &other = b.tokenizer_sha256();
-    require(one.empty() || other.empty() || one == other, b.path(), ": made with another tokenizer than ",
-            a.path());
-  }
-
+  std::string name_of(std::size_t i) const;
   template <class Text>
-  void read_row(const Text& text, index window, index row, token_batch& out) const {
-    const index first = window * length_;
-    index document = text.document_start(first);
-    bool begins = false;
-    for (index t = 0; t < length_; ++t) {
-      const auto r = static_cast<std::size_t>(row * length_ + t);
-      if (begins) document = first + t;
-      begins = text.starts_at(first + t + 1);
-      out.ids[r] = text[first + t];
-      out.targets[r] = text[first + t + 1];
-      out.start[r] = static_cast<std::int32_t>(document >= first ? document - first : -1);
-      out.scored[r] = !begins;
-      out.scored_tokens += out.scored[r];
-    }
-  }
+  void read_row(const Text& text, index window, index row, token_batch& out) const;
 
   std::vector<weighted_text> texts_;
   std::vector<window_range> ranges_;
@@ -240,11 +152,7 @@ class token_windows {
 enum class window_order { shuffled, sequential };
 
 /// Throws `error` naming what it does not know.
-inline window_order window_order_named(std::string_view name) {
-  if (name == "shuffled") return window_order::shuffled;
-  if (name == "sequential") return window_order::sequential;
-  fail("order '", name, "' is not known (shuffled, sequential are)");
-}
+window_order window_order_named(std::string_view name);
 
 /// Which windows a step reads, a function of (seed, step) alone.
 ///
@@ -262,14 +170,7 @@ class window_sampler {
   /// `rows` windows a step (batch times accumulation), of the texts' `ranges`. Throws `error` when they have fewer.
   /// `own`, where there is one, says it in their place: row g of the run reads window own(g).
   window_sampler(std::vector<window_range> ranges, index rows, window_order order, std::uint64_t seed,
-                 std::function<index(index)> own = {})
-      : rows_(rows), order_(order), seed_(seed), own_(std::move(own)) {
-    for (const window_range& range : ranges) {
-      windows_ += range.count;
-      texts_.push_back({range});
-    }
-    require(rows > 0 && windows_ >= rows, "the text has ", windows_, " windows, a step takes ", rows);
-  }
+                 std::function<index(index)> own = {});
   /// The same of one text of so many windows.
   window_sampler(index windows, index rows, window_order order, std::uint64_t seed)
       : window_sampler({{0, windows, 1}}, rows, order, seed) {}
@@ -284,30 +185,7 @@ class window_sampler {
 
   /// The `count` rows of a step from `first` on, into `out`. Throws `error` where an order of one's own names a
   /// window that the text does not have.
-  void rows_of(index step, index first, index count, std::vector<index>& out) {
-    out.resize(static_cast<std::size_t>(count));
-    if (own_) {
-      index row = step * rows_ + first;
-      for (index& w : out) {
-        w = own_(row);
-        require(w >= 0 && w < windows_, "window_of: row ", row, " is to read window ", w, ", there are ",
-                windows_);
-        ++row;
-      }
-      return;
-    }
-    if (texts_.size() == 1) {
-      const index epoch = step / steps_per_epoch(), at = step % steps_per_epoch() * rows_ + first;
-      for (index i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = window(0, epoch, at + i);
-      return;
-    }
-    seek(step * rows_ + first);
-    for (index& w : out) {
-      const std::size_t k = next_text();
-      const index n = texts_[k].read++;
-      w = window(k, n / texts_[k].range.count, n % texts_[k].range.count);
-    }
-  }
+  void rows_of(index step, index first, index count, std::vector<index>& out);
 
  private:
   struct one_text {
@@ -320,45 +198,15 @@ class window_sampler {
   };
 
   /// The window that stands `at` a place of a text's order.
-  index window(std::size_t k, index epoch, index at) {
-    const index first = texts_[k].range.first;
-    return first + (order_ == window_order::sequential ? at : shuffled(k, epoch)[static_cast<std::size_t>(at)]);
-  }
+  index window(std::size_t k, index epoch, index at);
 
   /// The text of the next row.
-  std::size_t next_text() const {
-    std::size_t best = 0;
-    for (std::size_t k = 1; k < texts_.size(); ++k)
-      if (texts_[k].place(texts_[k].read) < texts_[best].place(texts_[best].read)) best = k;
-    return best;
-  }
+  std::size_t next_text() const;
   /// How many rows each text has among the first `rows`. Those placed below x are x, to within half a row a text: so
   /// few are left to be counted one by one.
-  void seek(index rows) {
-    const double below = std::max(0.0, static_cast<double>(rows - std::ssize(texts_)));
-    index counted = 0;
-    for (one_text& t : texts_) {
-      t.read = static_cast<index>(below * t.range.share);
-      while (t.read > 0 && t.place(t.read - 1) >= below) --t.read;
-      while (t.place(t.read) < below) ++t.read;
-      counted += t.read;
-    }
-    for (; counted < rows; ++counted) ++texts_[next_text()].read;
-  }
+  void seek(index rows);
 
-  const std::vector<index>& shuffled(std::size_t k, index epoch) {
-    one_text& text = texts_[k];
-    if (epoch == text.epoch) return text.permutation;
-    text.epoch = epoch;
-    auto& order = text.permutation;
-    order.resize(static_cast<std::size_t>(text.range.count));
-    std::iota(order.begin(), order.end(), index{0});
-    rng random(seed_ ^ (static_cast<std::uint64_t>(epoch) + 1) * 0x9e3779b97f4a7c15u ^ k * 0xbf58476d1ce4e5b9u);
-    for (index i = text.range.count - 1; i > 0; --i)
-      std::swap(order[static_cast<std::size_t>(i)],
-                order[static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(i) + 1))]);
-    return order;
-  }
+  const std::vector<index>& shuffled(std::size_t k, index epoch);
 
   index windows_ = 0, rows_;
   window_order order_;
@@ -368,3 +216,7 @@ class window_sampler {
 };
 
 }  // namespace distil_xlstm
+
+#ifndef DISTIL_XLSTM_COMPILED
+#include <distil_xlstm/distil/token_windows.ipp>
+#endif
