@@ -23,7 +23,7 @@ if [ -z "$built" ]; then
 fi
 # What builds on the least comes first: if one fails, what comes after it is not worth reading.
 for step in launch verbs products few_rows operand_copies map norm optim slstm mlstm attention features head layers \
-            layer_steps teacher steps whole batch nccl compiled_once; do
+            layer_steps golden teacher steps whole batch nccl compiled_once; do
   test=build/cuda/bin/test.cuda.$step
   [ -x "$test" ] || continue
   echo "== $step"
@@ -33,9 +33,9 @@ sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-san
 if [ -x "$sanitizer" ]; then
   # A case of each kind of kernel.
   looks=('verbs:gradients_of_an_embedding*' norm:norms_of_groups optim:a_recorded_step head:recorded
-         'slstm:step_by_step*' mlstm:many_documents 'features:runs_are_equal*'
+         'slstm:step_by_step*' mlstm:many_documents 'mlstm:no_state_enters*' 'features:runs_are_equal*' 'features:several_maps*'
          'attention:rows_may_lie_anywhere*' teacher:nothing_even layers:gradients_of_the_inputs
-         layer_steps:a_step_of_an_slstm_layer layer_steps:a_step_of_an_mlstm_layer
+         'batch:tokens_are_chosen*' layer_steps:a_step_of_an_slstm_layer layer_steps:a_step_of_an_mlstm_layer
          launch:kernels_of_all_kinds_wait_for_one_another)
   for tool in memcheck racecheck; do
     echo "== $tool"

@@ -164,7 +164,6 @@ BOOST_AUTO_TEST_CASE(equal_folds_are_one) {
              boost::test_tools::tolerance(1e-13));
 }
 
-/// Chosen at run time, a sum is what it is when the compiler knows it.
 /// What devices make of terms that know their softmax_factor.
 BOOST_AUTO_TEST_CASE(a_gradient_is_a_sum_of_softmaxes) {
   const numbers s = random(50, 7), t = random(50, 8);
@@ -195,6 +194,7 @@ BOOST_AUTO_TEST_CASE(a_gradient_is_a_sum_of_softmaxes) {
   static_assert(!mixed::sums_softmaxes);
 }
 
+/// Chosen at run time, a sum is what it is when the compiler knows it.
 BOOST_AUTO_TEST_CASE(an_objective_of_the_command_line) {
   const schedule::linear warm{4.0, 1.0}, weight{0.2, 0.4};
   const numbers s = random(50, 7), t = random(50, 8);

@@ -5,7 +5,7 @@
 namespace distil_xlstm::math {
 
 /// Logits below this count as this, so that a logit of minus infinity has probability 0 and gives no NaN.
-inline constexpr double logit_floor = -1e9;
+inline constexpr double logit_floor = -0x1p30;  // a number of bfloat16, too
 
 /// x, or `low` where x is below it. NaN stays NaN.
 template <class V>
@@ -37,11 +37,12 @@ DISTIL_XLSTM_HD V exp_of_difference(V x, V y) {
 }
 
 /// log(sum exp(x)), streamed: max = the largest x so far, sum = sum exp(x - max) (the online softmax, Milakov and
-/// Gimelshein 2018, arXiv 1805.02867).
+/// Gimelshein 2018, arXiv 1805.02867). A device may sum against another reference than the largest x, one that none is
+/// far above: what is promised is value() and probability().
 /// One lane each in a pack; lanes and parts are joined with `join`.
 template <class V>
 struct log_sum_exp {
-  /// @{ The largest x so far, and sum exp(x - max).
+  /// @{ The largest x so far, or that reference, and sum exp(x - max).
   V max, sum;
   /// @}
 

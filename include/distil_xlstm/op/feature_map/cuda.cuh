@@ -534,7 +534,7 @@ void feature_map_forward(basic_cuda<P>& device, const feature_map_arguments<T, O
   feature_map_forward(device, std::array{a});
 }
 /// Its gradient: one kernel for maps of as many rows, which also asks for up to 75 KiB of shared memory, and makes phi
-/// again. It sums the weights' in an order that depends on the shapes alone.
+/// again. It sums the weights' in an order that depends on the shapes and on how many maps there are.
 template <Precision P, class T, class Operand, std::size_t N>
 void feature_map_backward(basic_cuda<P>& device,
                           const std::array<feature_map_backward_arguments<T, Operand>, N>& several) {

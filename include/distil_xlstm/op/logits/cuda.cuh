@@ -229,10 +229,9 @@ __device__ inline std::uint32_t larger_pair(std::uint32_t a, std::uint32_t b) {
   return y;
 }
 
-/// Eight logits of a row, none below -2^30, which is as good as math::logit_floor: but no product rounds it, so that
-/// exp(floor - floor) is 1.
+/// Eight logits of a row, none below math::logit_floor, which no product with a scale rounds: exp(floor - floor) is 1.
 struct eight_logits {
-  static constexpr float floor = -0x1p30f;
+  static constexpr float floor = static_cast<float>(math::logit_floor);
   std::uint32_t pairs[4], largest;  ///< that of the four first, and that of the four second
 
   __device__ explicit eight_logits(uint4 words) : pairs{words.x, words.y, words.z, words.w} {

@@ -267,24 +267,6 @@ __device__ void attend_split(const part& p, const split_of_keys& of, bool vector
   }
 }
 
-/// Whether n - 1 others have counted before, of n that count once each: the counter is 0 again behind the last.
-__device__ inline bool counts_last(unsigned* counter, int n) {
-  const auto last = static_cast<unsigned>(n - 1);
-  return n == 1 || atomicInc(counter, last) == last;
-}
-/// Whether the block is the last of n to come here, which then sees what all of them wrote, past the caches of its
-/// multiprocessor.
-__device__ inline bool comes_last(unsigned* counter, int n) {
-  __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = counts_last(counter, n);
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
-}
 /// y from the parts of the blocks that have keys, at most 64.
 template <int Heads>
 __device__ void join_splits(const part& p, const split_of_keys& of, const partial_sums* sums,

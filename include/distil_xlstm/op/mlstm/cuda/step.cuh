@@ -287,7 +287,8 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
 }
 
 /// All of a step of few sequences, whose blocks are a tile each, of all rows: every block of a head makes i, f, n and m
-/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a head.
+/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a sequence and
+/// head, 0 before and behind.
 constexpr int mlstm_step_most_rows = 288;
 template <class Operand>
 __global__ void __launch_bounds__(256, 1)
@@ -346,8 +347,12 @@ __global__ void __launch_bounds__(256, 1)
   r = warp_sum(r);
   if (thread % 32 == 0) parts[thread / 32] = r;
   __syncthreads();
-  // n and m have been read. Who was before is not waited for here.
-  const unsigned before = thread == 0 ? atomicInc(counters + task, strips - 1) : 0;
+  // n and m have been read by the whole block, of which the others are told.
+  bool last = false;
+  if (thread == 0) {
+    __threadfence();
+    last = counts_last(counters + task, static_cast<int>(strips));
+  }
   r = 0;
 #pragma unroll
   for (const float part : parts) r += part;
@@ -360,7 +365,10 @@ __global__ void __launch_bounds__(256, 1)
     store4_global(c + i * groups * dv, x[i]);
   }
   sums[thread] = sum;
-  if (thread == 0) keeps = before == strips - 1;
+  if (thread == 0) {
+    if (last) __threadfence();
+    keeps = last;
+  }
   __syncthreads();
 #pragma unroll
   for (int j = 0; j < of_n; ++j)

@@ -359,8 +359,8 @@ struct no_tail {
   __device__ void operator()(int, int) const {}
 };
 /// Runs `steps` steps through the tile's stages: fetch(step, stage), then multiply(step, stage) in order. As the last
-/// ones are multiplied, P::stages - 1 if there are so many, tail(0, stage), tail(1, next stage) and so on may send for
-/// what is read after them.
+/// P::stages - 1 are multiplied, tail(0, stage), tail(1, next stage) and so on may send for what is read after them: who
+/// has a tail has as many steps.
 template <class P, class Fetch, class Multiply, class Tail = no_tail>
 __device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multiply, const Tail& tail = {}) {
 #pragma unroll
