@@ -195,14 +195,14 @@ using slstm = basic_slstm<>;
 
 #ifdef DISTIL_XLSTM_COMPILED
 /// What describes its memory in numbers of T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_SLSTM_LAYOUTS(keyword, T)        \
-  keyword auto slstm::params(layout<T>&) const;       \
-  keyword auto slstm::params(layout<const T>&) const; \
-  keyword auto slstm::state(layout<T>&) const;        \
+#define DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(keyword, T) \
+  keyword auto slstm::params(layout<T>&) const;         \
+  keyword auto slstm::params(layout<const T>&) const;   \
+  keyword auto slstm::state(layout<T>&) const;          \
   keyword auto slstm::tape(layout<T>&, sequence_view) const;
 
 namespace distil_xlstm {
-DISTIL_XLSTM_SLSTM_LAYOUTS(extern template, double)
-DISTIL_XLSTM_SLSTM_LAYOUTS(extern template, float)
+DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(extern template, double)
+DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(extern template, float)
 }  // namespace distil_xlstm
 #endif

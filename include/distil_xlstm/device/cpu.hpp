@@ -24,7 +24,7 @@
 
 /// Operations that distil_xlstm::compiled instantiates, with `keyword` extern template or template, of a precision P and
 /// its scalar T.
-#define DISTIL_XLSTM_CPU_OPERATIONS(keyword, P, T)                                                             \
+#define DISTIL_XLSTM_COMPILED_OPERATIONS(keyword, P, T)                                                        \
   keyword void device::detail::multiply(device::basic_cpu<P>&, index, device::detail::gemm_operand,            \
                                         device::detail::gemm_operand, matrix_view<T>, T);                      \
   keyword void device::detail::multiply_several(device::basic_cpu<P>&, index, device::detail::gemm_operand,    \
@@ -69,8 +69,8 @@
                              std::int32_t*);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_CPU_OPERATIONS(extern template, fp64, double)
-DISTIL_XLSTM_CPU_OPERATIONS(extern template, fp32, float)
-DISTIL_XLSTM_CPU_OPERATIONS(extern template, bf16_mixed, float)
+DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp64, double)
+DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp32, float)
+DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, bf16_mixed, float)
 }  // namespace distil_xlstm
 #endif

@@ -193,13 +193,13 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
 #include <distil_xlstm/model/llama.hpp>
 
 /// Of a precision P and its scalar T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_LLAMA_SIGNALS(keyword, P, T)                                                 \
+#define DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(keyword, P, T)                                        \
   keyword void detail::fill_signals(device::basic_cpu<P>&, const llama<T, device::basic_cpu<P>>&, \
                                     const device_batch<device::basic_cpu<P>>&, const teacher_signals<T>&);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_LLAMA_SIGNALS(extern template, fp64, double)
-DISTIL_XLSTM_LLAMA_SIGNALS(extern template, fp32, float)
-DISTIL_XLSTM_LLAMA_SIGNALS(extern template, bf16_mixed, float)
+DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, fp64, double)
+DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, fp32, float)
+DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, bf16_mixed, float)
 }  // namespace distil_xlstm
 #endif

@@ -90,14 +90,14 @@ model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& p
 #include <distil_xlstm/device/cpu.hpp>
 
 /// Of a precision P and its scalar T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_LOAD_LLAMA(keyword, P, T)                                                           \
+#define DISTIL_XLSTM_COMPILED_LOAD_LLAMA(keyword, P, T)                                                  \
   keyword llama<T, device::basic_cpu<P>> load_llama(device::basic_cpu<P>&, const std::filesystem::path&, \
                                                     llama_load_options);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_LOAD_LLAMA(extern template, fp64, double)
-DISTIL_XLSTM_LOAD_LLAMA(extern template, fp32, float)
-DISTIL_XLSTM_LOAD_LLAMA(extern template, bf16_mixed, float)
+DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, fp64, double)
+DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, fp32, float)
+DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, bf16_mixed, float)
 }  // namespace distil_xlstm
 #endif
 #ifndef DISTIL_XLSTM_COMPILED

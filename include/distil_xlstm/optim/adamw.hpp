@@ -272,15 +272,15 @@ void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const
 #include <distil_xlstm/device/cpu.hpp>
 
 /// The step with scalars in memory, of a precision P and its scalar T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_CPU_ADAMW(keyword, P, T)                                                             \
+#define DISTIL_XLSTM_COMPILED_ADAMW(keyword, P, T)                                                        \
   keyword void optim::prepare_step(device::basic_cpu<P>&, const optim::adamw&, const double*, double,     \
                                    const double*, std::int64_t*, optim::step_scalars<T>*);                \
   keyword void optim::step(device::basic_cpu<P>&, const optim::adamw&, const optim::step_scalars<T>*, T*, \
                            const T*, T*, T*, index, std::span<const optim::parameter_range>);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_CPU_ADAMW(extern template, fp64, double)
-DISTIL_XLSTM_CPU_ADAMW(extern template, fp32, float)
-DISTIL_XLSTM_CPU_ADAMW(extern template, bf16_mixed, float)
+DISTIL_XLSTM_COMPILED_ADAMW(extern template, fp64, double)
+DISTIL_XLSTM_COMPILED_ADAMW(extern template, fp32, float)
+DISTIL_XLSTM_COMPILED_ADAMW(extern template, bf16_mixed, float)
 }  // namespace distil_xlstm
 #endif

@@ -119,12 +119,12 @@ DISTIL_XLSTM_HD inline double clip_factor(double norm, double max_norm) {
 #include <distil_xlstm/device/cpu.hpp>
 
 /// Of a precision P and its scalar T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_CPU_GRADIENT_NORM(keyword, P, T) \
+#define DISTIL_XLSTM_COMPILED_GRADIENT_NORM(keyword, P, T) \
   keyword void optim::squared_norm(device::basic_cpu<P>&, const T*, index, double*);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_CPU_GRADIENT_NORM(extern template, fp64, double)
-DISTIL_XLSTM_CPU_GRADIENT_NORM(extern template, fp32, float)
-DISTIL_XLSTM_CPU_GRADIENT_NORM(extern template, bf16_mixed, float)
+DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, fp64, double)
+DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, fp32, float)
+DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, bf16_mixed, float)
 }  // namespace distil_xlstm
 #endif
