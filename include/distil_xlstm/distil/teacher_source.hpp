@@ -109,8 +109,8 @@ struct accumulate_mean {
   }
 };
 
-/// A live teacher's signals: what `Teacher` shows on its way becomes the means. No member of `live_teacher`, so that
-/// distil_xlstm::compiled can have it of teachers whose types a program need not complete.
+/// A live teacher's signals: what `Teacher` shows on its way becomes the means. A free function, so that its
+/// `extern template` does not instantiate the whole llama model where nobody uses it.
 template <class D, class Teacher, class T>
 void fill_signals(D& device, const Teacher& teacher, const device_batch<D>& tokens,
                   const teacher_signals<T>& out) {

@@ -12,7 +12,7 @@
 namespace distil_xlstm {
 
 namespace detail {
-inline void require_agreement(const io::token_file& a, const io::token_file& b) {
+inline void require_same_tokenizer(const io::token_file& a, const io::token_file& b) {
   require(a.vocab_size() == b.vocab_size(), b.path(), ": made with a vocabulary of ", b.vocab_size(), ", ",
           a.path(), " with one of ", a.vocab_size());
   const std::string &one = a.tokenizer_sha256(), &other = b.tokenizer_sha256();
@@ -48,7 +48,7 @@ DISTIL_XLSTM_INLINE token_windows::token_windows(std::vector<weighted_text> text
     vocab_size_ =
         std::max(vocab_size_, std::visit([](const auto* text) { return text->vocab_size(); }, texts_[i].text));
     if (const auto* file = std::get_if<const io::token_file*>(&texts_[i].text)) {
-      if (before) detail::require_agreement(*before, **file);
+      if (before) detail::require_same_tokenizer(*before, **file);
       before = *file;
     }
     ranges_.push_back({count_, windows, shares[i]});
