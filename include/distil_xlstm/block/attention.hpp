@@ -302,8 +302,8 @@ struct attention {
                        matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv) const {
     attention_backward(d, attention_backward_arguments<T>{arguments(seq, k.past, k), dout, dq, dk, dv});
   }
-  /// Overwrites dx by dq, dk and dv, which it spoils, and adds to the gradients g of projections and head norms. So
-  /// for `further`, an `extra_projection` or none. No dx is made where it has no data.
+  /// Overwrites dx with what dq, dk and dv give, uses these as scratch, and adds to the gradients g of projections and
+  /// head norms. So for `further`, an `extra_projection` or none. No dx is made where it has no data.
   template <class T, class X, class... Further>
   void project_backward(auto& d, const auto& p, const auto& g, const attention_tape<T>& k, matrix_view<X> x,
                         matrix_view<T> dq, matrix_view<T> dk, matrix_view<T> dv, matrix_view<T> dx,

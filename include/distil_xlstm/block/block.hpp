@@ -44,8 +44,8 @@ struct some_device;
 ///   sees no earlier document and nothing of the state.
 /// - `backward(device, seq, params, gradients, tape, x, dy, dx)`: after a forward of the same x, with the gradient
 ///   dy [rows, width_out] of y, adds to `gradients`, views of the type of the weights, and overwrites
-///   dx [rows, width_in] with the gradient of x. The state before the call is a constant. The tape may be overwritten:
-///   one backward a forward.
+///   dx [rows, width_in] with the gradient of x. The state before the call is a constant. The tape may be used as
+///   scratch: one backward a forward.
 /// - `width_in()`, `width_out()`: an `index`, or an `extent`, so that widths known to the compiler are checked by it.
 ///
 /// All views point to memory of the device; x and y do not overlap, nor do dy and dx. Of a block with a static

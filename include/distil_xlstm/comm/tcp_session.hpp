@@ -252,7 +252,8 @@ class tcp_session {
       std::erase_if(callers, [](const caller& c) { return !c.socket; });
     }
   }
-  /// Answers a rank and keeps its connection; true where it is the first of its kind.
+  /// Answers a rank and keeps its connection; true where this rank had none for this use, not even one
+  /// that is broken.
   bool accepted(caller& c) {
     answer a{.size = static_cast<std::uint32_t>(place_.size)};
     detail::tcp_socket* own = nullptr;

@@ -276,7 +276,7 @@ class model {
     run_stack(device, seq, state.views(), tape.views(), x, hidden, on_output);
   }
 
-  /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is overwritten.
+  /// What `dhidden` gives, after such a forward: adds to the gradients, but those of the head; dx is used as scratch.
   /// `add_gradient(i, dy_i)` adds to the gradient of each layer's output where the stack shows them.
   template <class Taps = no_taps>
   void backward(D& device, sequence_view seq, const std::int32_t* ids, weights_type& gradients,

@@ -55,7 +55,7 @@ struct mlstm_inputs_backward_arguments {
   /// @}
   matrix_view<const S> qkv;     ///< as forward left them, [rows, 3 inner]
   matrix_view<const T> dgates;  ///< [rows, 2 heads]: of i, then of f
-  matrix_view<T> dqkv;          ///< [rows, 3 inner]: what the memory gives; overwritten
+  matrix_view<T> dqkv;          ///< [rows, 3 inner]: what the memory gives; used as scratch
   /// @{ [rows, inner]: da is added to, de is overwritten.
   matrix_view<T> da, de;
   /// @}

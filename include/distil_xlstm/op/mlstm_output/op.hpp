@@ -45,7 +45,7 @@ struct mlstm_output_backward_arguments {
   matrix_view<const T> h, a, z;
   /// @}
   const T* statistics;  ///< as forward left them
-  matrix_view<T> dy;    ///< of y; overwritten
+  matrix_view<T> dy;    ///< of y; used as scratch
   /// @{ Overwritten.
   matrix_view<T> dh, da;
   matrix_view<Z> dz;
