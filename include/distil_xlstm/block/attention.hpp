@@ -55,7 +55,7 @@ struct extra_projection {
   const G& gradients;
   matrix_view<const T> dy;
   /// Columns for its dy where products read 16 bytes of bfloat16 at a time.
-  index room() const { return (dy.cols + 7) / 8 * 8; }
+  index padded_columns() const { return (dy.cols + 7) / 8 * 8; }
 };
 /// An operand of `transform`: a matrix, and zeros beyond its rows and columns.
 template <class T>
@@ -334,7 +334,7 @@ struct attention {
   bool joins_products() const { return rotates && !head_norms && !bias; }
   template <class... Further>
   index joined_columns(const Further&... further) const {
-    return ((heads * head_dim + 2 * kv_width()) + ... + further.room());
+    return ((heads * head_dim + 2 * kv_width()) + ... + further.padded_columns());
   }
   template <class Operand>
   std::array<matrix_view<Operand>, 3> parts_of(matrix_view<Operand> all) const {
@@ -407,13 +407,13 @@ struct attention {
     (further.map.backward(d, further.weights, further.gradients, x, further.dy, dx, T(1)), ...);
   }
   /// One product for dx and one for the gradients of weights, of the projections and a further map. `all`: the
-  /// gradients of what the projections give, and room for the map's beside them.
+  /// gradients of what the projections give, and the map's `padded_columns` beside them.
   template <class Operand, class T>
   void backward_with(auto& d, const auto& weights, const auto& gradients, auto x, matrix_view<Operand> all,
                      matrix_view<T> dx, const auto& further) const {
-    const index own = weights.weight.rows, room = all.cols - own;
+    const index own = weights.weight.rows, padded = all.cols - own;
     const matrix_view<const Operand> dy = all;
-    transform(d, all.columns(own, room), math::identity{}, detail::zero_padded<T>{further.dy});
+    transform(d, all.columns(own, padded), math::identity{}, detail::zero_padded<T>{further.dy});
     {
       const auto memory = scratch_matrices<T>(d, all.cols, width);
       const matrix_view<T> sums = memory.views[0];
@@ -428,7 +428,7 @@ struct attention {
     const auto memory = scratch_matrices<Operand>(d, all.cols, width);
     const matrix_view<Operand> w = memory.views[0];
     transform(d, w.slice(0, own), math::identity{}, weights.weight);
-    transform(d, w.slice(own, room), math::identity{}, detail::zero_padded<T>{further.weights.weight});
+    transform(d, w.slice(own, padded), math::identity{}, detail::zero_padded<T>{further.weights.weight});
     gemm(d, dy, matrix_view<const Operand>(w), dx, T(0));  // last, as `linear` does
   }
   index kv_width() const { return kv_heads * head_dim; }

@@ -79,8 +79,8 @@ struct feed_forward {
     const matrix_view<T> dact = memory.views[0];
     down().backward(d, p.proj_down, g.proj_down, detail::stored_as<operand_t<decltype(d), T>>(k.y), dy, dact);
     const auto through = [&]<class U>(U) {
-      const auto room = scratch_matrices<U>(d, x.rows, 2 * inner);
-      const matrix_view<U> dup = room.views[0];
+      const auto scratch = scratch_matrices<U>(d, x.rows, 2 * inner);
+      const matrix_view<U> dup = scratch.views[0];
       gated_activation_backward(d, gated_activation_backward_arguments<T, U>{
                                        gated(k), dact, dup.columns(0, inner), dup.columns(inner, inner)});
       up().backward(d, p.proj_up, g.proj_up, x, dup, dx);

@@ -129,7 +129,7 @@ struct hybrid_attention {
     gates().forward(d, p.gates, x, k.gates);
     {
       using operand = operand_t<decltype(d), T>;
-      const auto memory = room_for_cell<operand>(d, k);
+      const auto memory = cell_scratch<operand>(d, k);
       const auto [q, key, v] = of_cell(k, memory.views);
       base.project(d, seq, p.attention, s.window, k.attention, x, v);
       write_features(d, p, k, q, key);
@@ -166,8 +166,8 @@ struct hybrid_attention {
     base.output().input_gradient(d, p.attention.o_proj, dy, dh);
     if (has_window()) {
       {
-        const auto room = scratch_matrices<operand>(d, x.rows, inner());
-        const matrix_view<operand> h = room.views[0];
+        const auto scratch = scratch_matrices<operand>(d, x.rows, inner());
+        const matrix_view<operand> h = scratch.views[0];
         gated_mix_backward(d, gated_mix_backward_arguments<T, operand>{
                                   mixed(k), dh, dr, dw, dgates.columns(output_gate * heads, heads), h});
         base.output().add_weight_gradients(d, g.attention.o_proj, h, dy);
@@ -181,8 +181,8 @@ struct hybrid_attention {
                                                                                    dgates};
     if constexpr (!std::is_same_v<operand, T>)
       if (base.joins_products()) {
-        const auto room = scratch_matrices<operand>(d, x.rows, base.joined_columns(beside));
-        const matrix_view<operand> all = room.views[0];
+        const auto scratch = scratch_matrices<operand>(d, x.rows, base.joined_columns(beside));
+        const matrix_view<operand> all = scratch.views[0];
         const auto [of_q, of_k, of_v] = base.parts_of(all);
         cell_backward(d, seq, p, g, k, const_view<operand>(dmemory), dq, dk, dv, dgates, of_q, of_k);
         transform(d, of_v, math::identity{}, dv);
@@ -244,7 +244,7 @@ struct hybrid_attention {
                      matrix_view<Operand> of_k) const {
     const index wide = query_features().width_out(), heads = base.heads;
     const T beta = has_window() ? T(1) : T(0);
-    const auto memory = room_for_cell<Operand>(d, k);
+    const auto memory = cell_scratch<Operand>(d, k);
     const auto [q, key, v] = of_cell(k, memory.views);
     const auto above = scratch_matrices<Operand>(d, dq.rows, wide, wide);
     const auto [dq_features, dk_features] = above.views;
@@ -275,25 +275,25 @@ struct hybrid_attention {
     feature_map_forward(d, std::array{query_features().arguments(p.q_features, k.attention.q, q),
                                       key_features().arguments(p.k_features, k.attention.k, key)});
   }
-  /// Room for what the memory reads, as far as the tape has none.
+  /// Scratch for what the memory reads, as far as the tape has none.
   template <class Operand, class T>
-  auto room_for_cell(auto& d, const hybrid_attention_tape<T>& k) const {
+  auto cell_scratch(auto& d, const hybrid_attention_tape<T>& k) const {
     const bool kept = k.q_phi.data;
     const index wide = kept ? 0 : query_features().width_out();
     return scratch_matrices<Operand>(d, k.gates.rows, wide, wide,
                                      kept || std::is_same_v<Operand, T> ? 0 : k.attention.v.cols);
   }
-  /// What it reads: features of queries and keys, and values, on the tape or in `room_for_cell`.
+  /// What it reads: features of queries and keys, and values, on the tape or in `cell_scratch`.
   template <class T, class Operand>
   static std::array<matrix_view<Operand>, 3> of_cell(const hybrid_attention_tape<T>& k,
-                                                     const std::array<matrix_view<Operand>, 3>& room) {
+                                                     const std::array<matrix_view<Operand>, 3>& scratch) {
     if (k.q_phi.data)
       return {detail::stored_as<Operand>(k.q_phi), detail::stored_as<Operand>(k.k_phi),
               detail::stored_as<Operand>(k.values)};
     if constexpr (std::is_same_v<Operand, T>)
-      return {room[0], room[1], k.attention.v};
+      return {scratch[0], scratch[1], k.attention.v};
     else
-      return room;
+      return scratch;
   }
   template <class T>
   gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {

@@ -201,8 +201,8 @@ struct basic_mlstm {
     down().backward(d, p.proj_down, g.proj_down, detail::stored_as<operand>(k.y), dy, dnorm);
     // (Clang before 16 captures no parts of a structured binding by themselves.)
     const auto through = [&, dnorm = dnorm, da = da, dh = dh, dqkv = dqkv, dgates = dgates]<class S>(S) {
-      const auto room = scratch_matrices<S>(d, x.rows, 2 * inner);
-      const matrix_view<S> dup = room.views[0];
+      const auto scratch = scratch_matrices<S>(d, x.rows, 2 * inner);
+      const matrix_view<S> dup = scratch.views[0];
       mlstm_output_backward(d, mlstm_output_backward_arguments<T, S>{
                                    norm, p.learnable_skip, h, k.a, z, k.norm.statistics, dnorm, dh, da,
                                    columns(dup, 1), g.outnorm.weight, g.learnable_skip});

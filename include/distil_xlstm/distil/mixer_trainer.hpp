@@ -196,8 +196,8 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
     const T reported = this->ranks().rank() == 0 ? part : T(0);  // the batch's error is one, not each rank's
     parallel_for(d, 1, detail::add_layer_error<T>{totals.data, reported, i, this->sums(0)});
     const auto back = [&]<class Operand>(Operand) {
-      const auto room = scratch_matrices<Operand>(d, y.rows, y.cols);
-      const matrix_view<Operand> dy = room.views[0];
+      const auto scratch = scratch_matrices<Operand>(d, y.rows, y.cols);
+      const matrix_view<Operand> dy = scratch.views[0];
       map(d, y.rows, y.cols, detail::distance_gradient<T, Operand>{a, norms, y, totals.data, part, dy});
       book(times_.objective);
       mixer.backward(d, seq, weights, gradients, tape, u, matrix_view<const Operand>(dy), matrix_view<T>());
