@@ -171,9 +171,9 @@ BOOST_AUTO_TEST_CASE(every_text_has_an_order_and_epochs_of_its_own) {
   BOOST_TEST(of_text(ranges, first_rows({ranges, 8, window_order::shuffled, 8}, 800, 8), 1) !=
              of_text(ranges, rows, 1));
   // Texts of one size are not read in one order.
-  const auto twins = ranges_of({30, 30}, {1, 1});
-  const auto both = first_rows({twins, 6, window_order::shuffled, 7}, 60, 6);
-  BOOST_TEST(of_text(twins, both, 0) != of_text(twins, both, 1));
+  const auto two_equal_texts = ranges_of({30, 30}, {1, 1});
+  const auto both = first_rows({two_equal_texts, 6, window_order::shuffled, 7}, 60, 6);
+  BOOST_TEST(of_text(two_equal_texts, both, 0) != of_text(two_equal_texts, both, 1));
 }
 
 BOOST_AUTO_TEST_CASE(windows_of_a_mixture_are_those_of_its_texts) {

@@ -41,7 +41,7 @@ void edit_json(const fs::path& path, const std::function<void(json&)>& edit) {
 change without(const std::string& name) {
   return [name](std::vector<tensor>& all) { all.erase(all.begin() + (&find(all, name) - all.data())); };
 }
-change misshapen(const std::string& name) {
+change of_another_shape(const std::string& name) {
   return [name](std::vector<tensor>& all) {
     auto& t = find(all, name);
     t.shape.insert(t.shape.begin(), 1);
@@ -153,10 +153,10 @@ BOOST_AUTO_TEST_CASE(tensors_that_do_not_fit) {
   int n = 0;
   for (const auto& f : std::vector<fault>{
            {m.teacher, without(q), {q, "missing"}},
-           {m.teacher, misshapen(q), {q, "[1, 32, 32] instead of [32, 32]"}},
+           {m.teacher, of_another_shape(q), {q, "[1, 32, 32] instead of [32, 32]"}},
            {m.teacher, one_more("model.layers.2.mlp.bias"), {"model.layers.2.mlp.bias", "not used"}},
            {student, without(skip), {skip, "missing"}},
-           {student, misshapen(skip), {skip, "instead of"}},
+           {student, of_another_shape(skip), {skip, "instead of"}},
            {student, one_more("xlstm_block_stack.blocks.2.xlstm.skip"), {"blocks.2.xlstm.skip", "not used"}},
            {student, without("lm_head.weight"), {"lm_head.weight", "missing"}},
            {student, not_a_number(skip, 3), {skip, "not finite"}}}) {
@@ -169,7 +169,7 @@ BOOST_AUTO_TEST_CASE(tensors_that_do_not_fit) {
   // All that is wrong, in one line.
   const auto model = folder / "both";
   changed_copy(student, model, [&](auto& all) {
-    without(skip)(all), one_more("extra")(all), misshapen("lm_head.weight")(all);
+    without(skip)(all), one_more("extra")(all), of_another_shape("lm_head.weight")(all);
   });
   refused(arguments("logits --model", model, "--ids", ids, "--out", folder / "out"), 1,
           {skip + " is missing", "extra is not used", "lm_head.weight has shape"});

@@ -250,7 +250,7 @@ class Refused(unittest.TestCase):
         cases = {
             "missing": ({gone}, {}),
             "unused": (set(), {extra: np.ones(3, np.float32)}),
-            "misshapen": (set(), {bent: np.ones(17, np.float32)}),
+            "of another shape": (set(), {bent: np.ones(17, np.float32)}),
             "a kernel of neither backend": (set(), {kernel: whole[kernel].reshape(4, 8, 8)}),
             "all at once": ({gone}, {extra: np.ones(3, np.float32), bent: np.ones(17, np.float32)}),
         }
