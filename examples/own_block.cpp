@@ -139,11 +139,11 @@ int main() {
 
   const toy_language language(6000);
   constexpr dx::index width = 32, vocabulary = toy_language::vocabulary, steps = 400;
-  std::vector<float> ends(2 * vocabulary * width);
+  std::vector<float> numbers(2 * vocabulary * width);
   dx::rng random(2);
-  for (float& x : ends) x = static_cast<float>(random.normal());
-  const dx::frozen_matrix embedding{ends.data(), dx::dtype::f32, vocabulary, width},
-      head{ends.data() + vocabulary * width, dx::dtype::f32, vocabulary, width};
+  for (float& x : numbers) x = static_cast<float>(random.normal());
+  const dx::frozen_matrix embedding{numbers.data(), dx::dtype::f32, vocabulary, width},
+      head{numbers.data() + vocabulary * width, dx::dtype::f32, vocabulary, width};
 
   // Two of them, each beside a skip.
   const auto layers =

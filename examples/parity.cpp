@@ -43,7 +43,7 @@ auto around(Cell cell) {
 }
 
 // Embedding and head: a random vector for each bit, and for each answer.
-std::vector<float> random_ends(dx::rng& random) {
+std::vector<float> random_matrices(dx::rng& random) {
   std::vector<float> numbers(4 * width);
   for (float& x : numbers) x = static_cast<float>(random.normal());
   return numbers;
@@ -57,9 +57,9 @@ class parity_model {
   parity_model(cpu& device, Stack stack, std::uint64_t seed)
       : device_(device),
         random_(seed),
-        ends_(random_ends(random_)),
-        model_(device, stack, {ends_.data(), dx::dtype::f32, 2, width},
-               {ends_.data() + 2 * width, dx::dtype::f32, 2, width}, nullptr),
+        matrices_(random_matrices(random_)),
+        model_(device, stack, {matrices_.data(), dx::dtype::f32, 2, width},
+               {matrices_.data() + 2 * width, dx::dtype::f32, 2, width}, nullptr),
         gradients_(device, stack),
         first_moment_(device, stack),
         second_moment_(device, stack) {
@@ -121,7 +121,7 @@ class parity_model {
 
   cpu& device_;
   dx::rng random_;
-  std::vector<float> ends_;
+  std::vector<float> matrices_;
   student model_;
   typename student::weights_type gradients_, first_moment_, second_moment_;
   std::int64_t steps_ = 0;

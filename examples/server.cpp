@@ -36,8 +36,8 @@ student make_student(cpu& device) {
   const auto numbers = std::make_shared<std::vector<float>>(vocabulary * width);
   dx::rng random(1);
   for (float& x : *numbers) x = static_cast<float>(random.normal());
-  const dx::frozen_matrix ends{numbers->data(), dx::dtype::f32, vocabulary, width};
-  student made(device, make_layers(), ends, ends, numbers);
+  const dx::frozen_matrix matrix{numbers->data(), dx::dtype::f32, vocabulary, width};
+  student made(device, make_layers(), matrix, matrix, numbers);
   made.initialise(device, 2);
   return made;
 }

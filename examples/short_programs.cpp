@@ -29,10 +29,10 @@ std::int32_t follower(std::int32_t word) { return (7 * word + 3) % end_of_text; 
 }  // namespace language
 using language::end_of_text;
 
-struct frozen_numbers {
+struct embedding_and_head {
   std::shared_ptr<std::vector<float>> numbers =
       std::make_shared<std::vector<float>>(language::vocabulary * language::width);
-  frozen_numbers() {
+  embedding_and_head() {
     dx::rng random(1);
     for (float& x : *numbers) x = static_cast<float>(random.normal());
   }
@@ -58,7 +58,7 @@ dx::token_text documents(int count, std::uint64_t seed) {
 
 // 2. A source of one's own: the final hidden states of somebody who knows the language. All rows are to be filled.
 struct linguist final : dx::teacher_source<float, cpu> {
-  frozen_numbers known;
+  embedding_and_head known;
   dx::index layers() const override { return 1; }
   dx::index vocabulary() const override { return language::vocabulary; }
   void fill(cpu&, const std::vector<dx::index>&, const dx::device_batch<cpu>& tokens,
@@ -71,15 +71,16 @@ struct linguist final : dx::teacher_source<float, cpu> {
 };
 
 // What such a source says of every window, written down once.
-void write_cache(cpu& device, dx::teacher_source<float, cpu>& source, const frozen_numbers& e,
-                 const dx::token_windows& windows, const std::filesystem::path& folder) {
+void write_cache(cpu& device, dx::teacher_source<float, cpu>& source,
+                 const embedding_and_head& embedding_and_head, const dx::token_windows& windows,
+                 const std::filesystem::path& folder) {
   dx::cache_identity about;
   about.teacher = "a linguist", about.windows = windows.count(), about.length = windows.length();
   about.width = language::width, about.layers = source.layers(), about.alignment = "none";
   dx::cache_writer out(folder, about, dx::dtype::f32);
   const dx::signal_memory<float, cpu> memory(device, 8 * windows.length(), language::width, {});  // 8 at a time
   dx::append_windows(device, out, source, windows, memory, [](dx::index) {});
-  out.finish(device, e.matrix(), e.matrix());
+  out.finish(device, embedding_and_head.matrix(), embedding_and_head.matrix());
 }
 
 // 3. A schedule in a namespace of one's own: arithmetic finds it by what it derives from.
@@ -99,17 +100,18 @@ auto layers() {
                                                   dx::slstm{.width = language::width, .heads = 2}}})};
 }
 using student_type = dx::model<decltype(layers()), float, cpu>;
-student_type make_student(cpu& device, const frozen_numbers& e) {
-  return {device, layers(), e.matrix(), e.matrix(), e.numbers};
+student_type make_student(cpu& device, const embedding_and_head& embedding_and_head) {
+  return {device, layers(), embedding_and_head.matrix(), embedding_and_head.matrix(),
+          embedding_and_head.numbers};
 }
 
 int main() {
   using namespace dx::loss;
   cpu device;
-  const frozen_numbers e;
+  const embedding_and_head embedding_and_head;
   const dx::token_text text = documents(600, 2), held_out = documents(60, 3);
   const dx::token_windows windows(text, 32);
-  student_type student = make_student(device, e);
+  student_type student = make_student(device, embedding_and_head);
   student.initialise(device, 1);
 
   // ... in an order of one's own, the first windows again and again, by a rate and weights that are lambdas.
@@ -147,7 +149,7 @@ int main() {
   // 5. In a file without embedding and head, which every student of one teacher shares.
   const auto file = folder / "stack.safetensors";
   dx::save_stack(device, student, file);
-  student_type loaded = make_student(device, e);
+  student_type loaded = make_student(device, embedding_and_head);
   dx::load_tensors(device, loaded, file);
 
   // 6. Two threads over one student, each with a device of its own.
@@ -180,10 +182,10 @@ int main() {
   const bool goes_on = std::equal(second.begin(), second.end(), first.begin() + 10, first.end());
 
   // 8. The run goes on from its checkpoint, with a cache in place of the source: to the same weights.
-  write_cache(device, source, e, windows, folder / "cache");
+  write_cache(device, source, embedding_and_head, windows, folder / "cache");
   const dx::teacher_cache cache(folder / "cache");
   dx::cached_teacher<float, cpu> from_cache(cache);
-  student_type other_student = make_student(device, e);
+  student_type other_student = make_student(device, embedding_and_head);
   dx::trainer resumed(device, other_student, windows, from_cache, objective, options);
   store.restore(resumed, [](const std::string& why) { std::cerr << why << '\n'; });
   while (resumed.step_count() < 120) resumed.step();

@@ -22,8 +22,8 @@ int main() {
     std::vector<float> embedding(50 * 16);
     dx::rng random(1);
     for (float& x : embedding) x = static_cast<float>(random.normal());
-    const dx::frozen_matrix ends{embedding.data(), dx::dtype::f32, 50, 16};
-    student made(device, config, ends, ends, nullptr);
+    const dx::frozen_matrix matrix{embedding.data(), dx::dtype::f32, 50, 16};
+    student made(device, config, matrix, matrix, nullptr);
     made.initialise(device, 2);
     dx::save_xlstm(device, made, folder);
   }

@@ -326,10 +326,10 @@ class teacher_on : public teacher {
  protected:
   using T = typename D::scalar;
 
-  teacher_on(D& device, dx::embedding_and_head ends, dx::index layers, dx::index heads, dx::index head_dim,
+  teacher_on(D& device, dx::embedding_and_head matrices, dx::index layers, dx::index heads, dx::index head_dim,
              dx::index context)
       : device_(device),
-        ends_(std::move(ends)),
+        matrices_(std::move(matrices)),
         layers_(layers),
         heads_(heads),
         head_dim_(head_dim),
@@ -337,23 +337,23 @@ class teacher_on : public teacher {
   virtual std::unique_ptr<dx::teacher_source<T, D>> source() const = 0;
 
   D& device_;
-  dx::embedding_and_head ends_;
+  dx::embedding_and_head matrices_;
 
  public:
   teacher_facts facts() const override {
-    return {ends_.embedding.rows,
-            ends_.embedding.cols,
+    return {matrices_.embedding.rows,
+            matrices_.embedding.cols,
             layers_,
             heads_,
             head_dim_,
-            ends_.embedding.data == ends_.head.data,
+            matrices_.embedding.data == matrices_.head.data,
             context_};
   }
 
   std::unique_ptr<training> train(const dx::xlstm_config& config, std::uint64_t seed,
                                   const dx::token_windows& text, const training_objective& objective,
                                   const dx::training_options& options) override {
-    student_type student(device_, config, ends_.embedding, ends_.head, ends_.owner);
+    student_type student(device_, config, matrices_.embedding, matrices_.head, matrices_.owner);
     student.initialise(device_, seed);
     return train(std::move(student), text, objective, options);
   }
@@ -361,7 +361,7 @@ class teacher_on : public teacher {
                                   const training_objective& objective,
                                   const dx::training_options& options) override {
     student_type student = dx::load_xlstm<T>(device_, folder);
-    const auto [vocabulary, width] = std::pair(ends_.embedding.rows, ends_.embedding.cols);
+    const auto [vocabulary, width] = std::pair(matrices_.embedding.rows, matrices_.embedding.cols);
     dx::require(student.width() == width && student.vocabulary() == vocabulary, folder.string(),
                 ": a student of width ", student.width(), " and vocabulary ", student.vocabulary(),
                 ", the teacher has ", width, " and ", vocabulary);

@@ -63,17 +63,17 @@ class cache_writer {
   void finish(D& device, frozen_matrix embedding, frozen_matrix head) {
     for (auto& f : files_) f->commit();
     const bool tied = embedding.data == head.data;
-    io::safetensors_writer ends;
+    io::safetensors_writer matrices;
     // What the writer does not write is widened: every number of it fits F32.
     const auto kind = [](dtype e) { return e == dtype::bf16 || e == dtype::f64 ? e : dtype::f32; };
-    ends.declare("embedding", kind(embedding.dtype), {embedding.rows, embedding.cols});
-    if (!tied) ends.declare("head", kind(head.dtype), {head.rows, head.cols});
-    ends.open(folder_ / "ends.safetensors");
+    matrices.declare("embedding", kind(embedding.dtype), {embedding.rows, embedding.cols});
+    if (!tied) matrices.declare("head", kind(head.dtype), {head.rows, head.cols});
+    matrices.open(folder_ / "ends.safetensors");
     for (const auto* m : {&embedding, &head}) {
       if (m == &head && tied) continue;
-      for_each_frozen_row<double>(device, *m, [&](index, const double* row) { ends.append(row, m->cols); });
+      for_each_frozen_row<double>(device, *m, [&](index, const double* row) { matrices.append(row, m->cols); });
     }
-    ends.commit();
+    matrices.commit();
     write_manifest();
   }
 
@@ -132,15 +132,15 @@ class teacher_cache {
   /// What it was made of.
   const cache_identity& identity() const { return identity_; }
   /// @{
-  /// The ends, [vocabulary, width], in the file's mapped memory: `upload_embedding_and_head` puts them where a device
+  /// Both [vocabulary, width], in the file's mapped memory: `upload_embedding_and_head` puts them where a device
   /// reads them.
-  frozen_matrix embedding() const { return end("embedding"); }
-  frozen_matrix head() const { return ends_->find("head") ? end("head") : embedding(); }
+  frozen_matrix embedding() const { return matrix("embedding"); }
+  frozen_matrix head() const { return matrices_->find("head") ? matrix("head") : embedding(); }
   /// @}
   /// The head is the embedding.
-  bool tied() const { return !ends_->find("head"); }
+  bool tied() const { return !matrices_->find("head"); }
   /// Keeps the mapping of embedding and head alive.
-  std::shared_ptr<const void> owner() const { return ends_; }
+  std::shared_ptr<const void> owner() const { return matrices_; }
 
   /// @{
   /// Throws `error` naming what differs between the cache and what the run is about.
@@ -170,11 +170,11 @@ class teacher_cache {
   }
 
  private:
-  frozen_matrix end(const char* name) const;
+  frozen_matrix matrix(const char* name) const;
   std::string name_;
   cache_identity identity_;
   std::vector<std::shared_ptr<io::safetensors_file>> files_;
-  std::shared_ptr<io::safetensors_file> ends_;
+  std::shared_ptr<io::safetensors_file> matrices_;
 };
 
 /// The source that reads a cache.

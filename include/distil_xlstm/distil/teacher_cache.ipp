@@ -70,7 +70,7 @@ DISTIL_XLSTM_INLINE teacher_cache::teacher_cache(const std::filesystem::path& fo
             io::detail::shape_text(file.at("hidden").shape), ", the manifest says ",
             io::detail::shape_text(shape));
   }
-  ends_ = std::make_shared<io::safetensors_file>(folder / "ends.safetensors");
+  matrices_ = std::make_shared<io::safetensors_file>(folder / "ends.safetensors");
 }
 
 DISTIL_XLSTM_INLINE void teacher_cache::verify(const std::string& tokens_sha256, index windows,
@@ -88,9 +88,9 @@ DISTIL_XLSTM_INLINE void teacher_cache::verify_teacher(const std::string& sha256
           ": teacher_sha256: the cache was made by another teacher, ", identity_.teacher);
 }
 
-DISTIL_XLSTM_INLINE frozen_matrix teacher_cache::end(const char* name) const {
-  const auto& t = ends_->at(name);
-  require(t.shape.size() == 2 && t.shape[1] == identity_.width, ends_->path(), ": ", name, " is ",
+DISTIL_XLSTM_INLINE frozen_matrix teacher_cache::matrix(const char* name) const {
+  const auto& t = matrices_->at(name);
+  require(t.shape.size() == 2 && t.shape[1] == identity_.width, matrices_->path(), ": ", name, " is ",
           io::detail::shape_text(t.shape), ", the hidden states are ", identity_.width, " wide");
   return {t.data, t.dtype, t.shape[0], t.shape[1]};
 }

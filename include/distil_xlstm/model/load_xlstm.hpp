@@ -79,9 +79,9 @@ xlstm<T, D> load_xlstm(D& device, const std::filesystem::path& model) {
     return frozen_matrix{t.data, t.dtype, config.vocabulary, config.width};
   };
   const frozen_matrix embedding = frozen(config.embedding_name);
-  embedding_and_head ends = upload_embedding_and_head<T>(
+  embedding_and_head both = upload_embedding_and_head<T>(
       device, embedding, config.tied ? embedding : frozen(config.head_name), files);
-  xlstm<T, D> m(device, config, ends.embedding, ends.head, std::move(ends.owner));
+  xlstm<T, D> m(device, config, both.embedding, both.head, std::move(both.owner));
   assign_tensors(device, m, [&](const std::string& name) { return files->find(name); });
   return m;
 }

@@ -47,13 +47,14 @@ class quantised_file {
  public:
   template <class Config>
   quantised_file(const std::filesystem::path& model, const Config& config, dtype type)
-      : model_(model.string()), ends_{config.embedding_name, config.head_name}, type_(type) {}
+      : model_(model.string()), names_{config.embedding_name, config.head_name}, type_(type) {}
   io::gguf_writer& keys() { return keys_; }
 
   /// A tensor of the model; `head_dim` as in `outgoing_tensor`.
   void add(const manifest_entry& e, std::string name, std::function<stored_tensor()> find, index head_dim = 0) {
-    const bool matrix = is_quantised(e), end = std::find(ends_.begin(), ends_.end(), e.name) != ends_.end();
-    const dtype type = !matrix ? dtype::f32 : end ? dtype::q8_0 : type_;
+    const bool matrix = is_quantised(e),
+               of_either = std::find(names_.begin(), names_.end(), e.name) != names_.end();
+    const dtype type = !matrix ? dtype::f32 : of_either ? dtype::q8_0 : type_;
     tensors_.push_back({std::move(name), type, e.shape, std::move(find), head_dim});
     totals_.numbers += e.size, ++totals_.tensors;
     if (matrix) totals_.quantised_numbers += e.size, ++totals_.matrices;
@@ -101,7 +102,7 @@ class quantised_file {
   }
 
   std::string model_;
-  std::array<std::string_view, 2> ends_;
+  std::array<std::string_view, 2> names_;  ///< of embedding and head
   dtype type_;
   io::gguf_writer keys_;
   std::vector<outgoing_tensor> tensors_;

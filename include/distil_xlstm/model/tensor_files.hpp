@@ -129,15 +129,15 @@ void save_stack(typename Model::device_type& device, const Model& m, const std::
       !Model::trains_embedding_and_head,
       "distil_xlstm::save_stack(device, model, path): embedding and head of this model are its own; write "
       "save_tensors(device, model, path)");
-  const std::vector<double> ends[] = {detail::middle_row(device, m.embedding()),
-                                      detail::middle_row(device, logit_head(m.head()).matrix)};
+  const std::vector<double> middle_rows[] = {detail::middle_row(device, m.embedding()),
+                                             detail::middle_row(device, logit_head(m.head()).matrix)};
   io::safetensors_writer file;
   file.metadata("format", "pt");
   for (const char* name : {detail::embedding_row, detail::head_row})
     file.declare(name, dtype::f32, {m.width()});
   for (const auto& e : m.names()) file.declare(e.name, type, e.shape);
   file.open(path);
-  for (const auto& row : ends) file.append(row.data(), m.width());
+  for (const auto& row : middle_rows) file.append(row.data(), m.width());
   host_copy<typename Model::scalar, typename Model::device_type> values;
   for (const auto& e : m.names())
     file.append(values.get(device, m.weights().data() + e.offset, e.size), e.size);
