@@ -19,15 +19,7 @@ function(emit header)
 
   # All of it is here, and nothing compiled elsewhere.
   string(REGEX REPLACE "\n#ifndef DISTIL_XLSTM_COMPILED\n(#include <[^>]+[.]ipp>\n)#endif\n" "\n\\1" text "${text}")
-  string(FIND "${text}" "\n#ifdef DISTIL_XLSTM_COMPILED\n" begin)
-  if(NOT begin EQUAL -1)
-    string(SUBSTRING "${text}" 0 ${begin} before)
-    string(SUBSTRING "${text}" ${begin} -1 text)
-    string(FIND "${text}" "\n#endif\n" end)
-    math(EXPR end "${end} + 7")
-    string(SUBSTRING "${text}" ${end} -1 text)
-    string(PREPEND text "${before}")
-  endif()
+  distil_xlstm_without_compiled(${header} text)
 
   set(depth 0)
   while(text MATCHES "\n *# *(include <|if|endif)[^\n]*")

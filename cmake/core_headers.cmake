@@ -1,17 +1,45 @@
 # distil_xlstm_core_headers(<include folder> <list>): keeps of the list, headers by their path in the folder, those that need
 # Eigen alone, themselves and by what they include: those of distil_xlstm::distil_xlstm.
 
+# Takes the blocks of #ifdef DISTIL_XLSTM_COMPILED out of `variable`, the text of `header`: who reads them links
+# distil_xlstm::compiled, and with it distil_xlstm::io.
+function(distil_xlstm_without_compiled header variable)
+  set(kept "")
+  set(rest "\n${${variable}}")
+  string(FIND "${rest}" "\n#ifdef DISTIL_XLSTM_COMPILED\n" begin)
+  while(NOT begin EQUAL -1)
+    string(SUBSTRING "${rest}" 0 ${begin} before)
+    string(APPEND kept "${before}")
+    string(SUBSTRING "${rest}" ${begin} -1 rest)
+    string(FIND "${rest}" "\n#endif\n" end)
+    if(end EQUAL -1)
+      message(FATAL_ERROR "${header}: #ifdef DISTIL_XLSTM_COMPILED has no #endif in a line of its own")
+    endif()
+    string(SUBSTRING "${rest}" 1 ${end} block)
+    if(block MATCHES "\n[ \t]*#[ \t]*(if|el)[a-z]*")
+      message(FATAL_ERROR "${header}: an #if, #elif or #else lies inside #ifdef DISTIL_XLSTM_COMPILED")
+    endif()
+    math(EXPR end "${end} + 7")
+    string(SUBSTRING "${rest}" ${end} -1 rest)
+    string(FIND "${rest}" "\n#ifdef DISTIL_XLSTM_COMPILED\n" begin)
+  endwhile()
+  string(SUBSTRING "${kept}${rest}" 1 -1 kept)
+  set(${variable} "${kept}" PARENT_SCOPE)
+endfunction()
+
 # found <- whether `header` leads to files, MPI or CUDA.
 function(distil_xlstm_needs_more include header found)
   get_property(known GLOBAL PROPERTY "distil_xlstm_needs_more ${header}")
   if("${known}" STREQUAL "")
     set(known FALSE)
     set_property(GLOBAL PROPERTY "distil_xlstm_needs_more ${header}" FALSE)  # its .ipp includes it again
-    file(STRINGS "${include}/${header}" lines REGEX "^ *# *include <")
+    file(READ "${include}/${header}" text)
+    distil_xlstm_without_compiled(${header} text)
+    string(REGEX MATCHALL "\n *# *include <[^>\n]+" lines "\n${text}")
     foreach(line IN LISTS lines)
       if(line MATCHES "<(distil_xlstm/io/|mpi[.]h|cuda|cublas)")
         set(known TRUE)
-      elseif(line MATCHES "<(distil_xlstm/[^>]+)>")
+      elseif(line MATCHES "<(distil_xlstm/.+)")
         distil_xlstm_needs_more("${include}" ${CMAKE_MATCH_1} known)
       endif()
       if(known)
