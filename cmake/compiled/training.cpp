@@ -1,5 +1,5 @@
-// distil_xlstm::compiled: of training, in each precision, the transformer as a teacher, the memory of student blocks,
-// AdamW.
+// distil_xlstm::compiled: of training, in each precision, the loader and the signals of a transformer as a teacher,
+// what describes the memory of mLSTM and sLSTM, and AdamW.
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/slstm.hpp>
 #include <distil_xlstm/distil/teacher_source.hpp>

@@ -23,9 +23,9 @@
 #endif
 
 /// The library compiled once: who links distil_xlstm::compiled has DISTIL_XLSTM_COMPILED defined, and what is no
-/// template is only declared in headers. Else it is defined in them, inline, by the .ipp file beside each. Some of it
-/// is a template with a default argument, such as a configuration's `stack()`: what it calls is then compiled where
-/// it is used.
+/// template is only declared in headers, which declare some templates extern, too. Else it is defined in them, inline,
+/// by the .ipp file beside each. Some of it is a template with a default argument, such as a configuration's `stack()`:
+/// what it calls is then compiled where it is used.
 #if defined(DISTIL_XLSTM_COMPILED)
 #define DISTIL_XLSTM_INLINE
 #else
