@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(32) draw_kernel(earlier_kernels earlier, drawn
   bool found = false;
   for (index i = 0; i < count; ++i) {
     const double w = near[i];
-    if (w < 0 || found) continue;
+    if (w <= 0 || found) continue;
     chosen = begin + i;
     found = (left -= w) < 0;
   }

@@ -120,12 +120,13 @@ struct draw_token {
     left *= t.uniform[r];
     const index g = walk_sums(group, 0, groups, left);
     const index s = walk_sums(span, g * t.group, t.least((g + 1) * t.group, spans), left);
-    // To the end, as in `walk_sums`: what is looked at next does not wait for what was found.
+    // To the end, as in `walk_sums`: what is looked at next does not wait for what was found. Where rounding led to
+    // numbers of probability 0 alone, the likeliest stays.
     index chosen = t.ids[r];
     bool found = false;
     for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
       const double w = t.weight(r, c);
-      if (w < 0 || found) continue;
+      if (w <= 0 || found) continue;
       chosen = c;
       found = (left -= w) < 0;
     }
