@@ -59,7 +59,7 @@ faults=(
   "ranks: a cache has what rank 0 was given before|distil/teacher_cache.hpp|s/if (rank > 0) ranks.broadcast/if (rank > 1) ranks.broadcast/|distil/shared_scores"
   "needle: asked for too soon|distil/needle.ipp|s/room - needle_text::least_before - needle_text::least_between/room - needle_text::least_before/|distil/needle"
   "needle: the digit before is scored, too|distil/evaluate.hpp|s/for (index t = x.context; t < std::ssize/for (index t = x.context - 1; t < std::ssize/|distil/needle"
-  "choice: the last group of tokens is never reached|op/sampling/op.hpp|s/walk(group, 0, groups, left)/walk(group, 0, groups - 1, left)/|model/decoder"
+  "choice: the last group of tokens is never reached|op/sampling/op.hpp|s/walk_sums(group, 0, groups, left)/walk_sums(group, 0, groups - 1, left)/|model/decoder"
   "batch: who moves up has the memory of who left|model/decoder.hpp|s/if (r != last) {/if (false) {/|model/decoder"
   "batch: products of as many rows as there are texts|model/decoder.hpp|s/std::max(n, few + 1)/n/|model/decoder"
   "batch: what was read ahead is left behind|model/decoder.hpp|s/state_.copy(std::ssize(present_), state_, ready_.front().row);//|model/decoder"

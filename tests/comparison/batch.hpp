@@ -423,6 +423,37 @@ void outgrown(D& d) {
   BOOST_TEST(step() == 1);
 }
 
+/// No token is drawn whose probability is 0, at neither end of the interval, and where nothing is left over or, by
+/// rounding, more than there is.
+template <class T, class D>
+void chooses_what_is_possible(D& d) {
+  for (const index columns : {256, 250, 5003}) {
+    // At 1/1000 all but one or two weigh nothing beside the likeliest, or nothing at all.
+    const index rows = 4;
+    std::vector<T> logits(static_cast<std::size_t>(rows * columns), T(-5));
+    const auto at = [&](index r, index c) -> T& { return logits[static_cast<std::size_t>(r * columns + c)]; };
+    for (index r = 0; r < rows; ++r) at(r, 70) = T(3);
+    at(0, 71) = T(2.9), at(1, 200) = T(3), at(2, 200) = T(3);
+    for (index c = 0; c < columns; ++c)
+      if (c % 2 || c < 64)
+        at(2, c) = c % 3 ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::quiet_NaN();
+    // Each adds twice its weight to the sum.
+    for (index c = 96; c < 224; c += 32) at(3, c) = T(3 - 0.0366);
+    const buffer<T, D> there(d, rows * columns);
+    const buffer<double, D> numbers(d, 2 * rows);
+    const buffer<std::int32_t, D> ids(d, rows);
+    to_device(d, there, logits);
+    for (const double u : {0.0, 0.25, 0.5, 1 - 0x1p-53}) {
+      to_device(d, numbers, std::vector<double>{1e-3, 1e-3, 1e-3, 1e-3, u, u, u, u});
+      choose_tokens(d, matrix_view<const T>(there.data(), rows, columns), numbers.data(), numbers.data() + rows,
+                    ids.data());
+      const std::int32_t of_two = u < 0.5 ? 70 : 200;
+      BOOST_TEST(on_host(d, ids) == (std::vector<std::int32_t>{70, of_two, of_two, 70}),
+                 boost::test_tools::per_element());
+    }
+  }
+}
+
 /// `choose_tokens` beside `sampler`, with the same numbers.
 template <class T, class D>
 void chooses_as_a_sampler(D& d) {

@@ -14,6 +14,11 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
   testing::chooses_as_a_sampler<double>(gpu);
   testing::chooses_as_a_sampler<float>(gpu);
 }
+BOOST_AUTO_TEST_CASE(no_token_of_probability_0_is_chosen) {
+  cuda gpu;
+  testing::chooses_what_is_possible<double>(gpu);
+  testing::chooses_what_is_possible<float>(gpu);
+}
 
 BOOST_AUTO_TEST_CASE(a_text_is_the_same_whoever_is_beside_it) {
   cuda gpu;

@@ -21,6 +21,7 @@
 #include <distil_xlstm/testing/check_block.hpp>
 #include <distil_xlstm/testing/check_device.hpp>
 
+#include "../comparison/batch.hpp"
 #include "../comparison/linearised.hpp"
 #include "../comparison/whole.hpp"
 #include "../model/write_gguf.hpp"
@@ -151,6 +152,15 @@ BOOST_AUTO_TEST_CASE(the_fence_stands) {
   int status = 0;
   BOOST_REQUIRE(::waitpid(child, &status, 0) == child);
   BOOST_TEST(WIFSIGNALED(status));
+}
+
+// The defaults of any device.
+BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
+  fenced d(2);
+  testing::chooses_as_a_sampler<double>(d);
+  testing::chooses_as_a_sampler<float>(d);
+  testing::chooses_what_is_possible<double>(d);
+  testing::chooses_what_is_possible<float>(d);
 }
 
 BOOST_AUTO_TEST_CASE(laws_are_tried_behind_it) {

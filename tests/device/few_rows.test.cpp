@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
@@ -11,90 +10,135 @@
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/io/store_as.hpp>
 
+#include "../refused.hpp"
+
 // What the CPU does for the few rows of a decoder in a way of its own, beside the plain one.
 namespace distil_xlstm {
 namespace {
 
-std::vector<float> random_numbers(index n, std::uint64_t seed) {
+template <class T>
+std::vector<T> random_numbers(index n, std::uint64_t seed) {
   rng random(seed);
-  std::vector<float> x(static_cast<std::size_t>(n));
-  for (float& one : x) one = static_cast<float>(random.normal());
+  std::vector<T> x(static_cast<std::size_t>(n));
+  for (T& one : x) one = static_cast<T>(random.normal());
   return x;
 }
 
-/// y of two maps side by side, of the first `rows` rows of x.
-std::vector<float> mapped(int threads, index blocks, index width, index rows, const std::vector<float>& weight,
-                          const std::vector<float>& x) {
-  device::cpu d(threads);
+/// y of two maps side by side, of the first `rows` rows of x; at once or one after the other.
+template <Precision P, class T>
+std::vector<T> mapped(int threads, bool at_once, index blocks, index width, index rows,
+                      const std::vector<T>& weight, const std::vector<T>& x) {
+  device::basic_cpu<P> d(threads);
   const index cols = blocks * width;
-  std::vector<float> y(static_cast<std::size_t>(2 * rows * cols), -1);
-  const matrix_view<float> both(y.data(), rows, 2 * cols);
-  const matrix_view<const float> in(x.data(), rows, cols);
-  headwise_forward(
-      d, std::array{headwise_arguments<float>{blocks, width, weight.data(), in, both.columns(0, cols)},
-                    headwise_arguments<float>{blocks, width, weight.data() + cols * width, in,
-                                              both.columns(cols, cols)}});
+  std::vector<T> y(static_cast<std::size_t>(2 * rows * cols), -1);
+  const matrix_view<T> both(y.data(), rows, 2 * cols);
+  const matrix_view<const T> in(x.data(), rows, cols);
+  const std::array maps{
+      headwise_arguments<T>{blocks, width, weight.data(), in, both.columns(0, cols)},
+      headwise_arguments<T>{blocks, width, weight.data() + cols * width, in, both.columns(cols, cols)}};
+  if (at_once)
+    headwise_forward(d, maps);
+  else
+    for (const auto& map : maps) headwise_forward(d, map);
   return y;
+}
+
+/// Sums of few rows are P's scalars; `of_many`: what rounding may move those of more by, a number of the sum.
+template <Precision P>
+void maps_blocks(index width, index blocks, double of_few, double of_many) {
+  using T = typename P::scalar;
+  const index cols = blocks * width, few = device::cpu::few_rows, most = few + 1;
+  const auto weight = random_numbers<T>(2 * cols * width, 1), x = random_numbers<T>(most * cols, 2);
+  const auto alone = mapped<P>(2, true, blocks, width, 1, weight, x);
+  for (index rows = 1; rows <= most; ++rows) {
+    const auto y = mapped<P>(2, true, blocks, width, rows, weight, x);
+    double worst = 0;
+    for (index r = 0; r < rows; ++r)
+      for (index o = 0; o < 2 * cols; ++o) {
+        double sum = 0;
+        for (index i = 0; i < width; ++i)
+          sum += static_cast<double>(weight[static_cast<std::size_t>(o * width + i)]) *
+                 static_cast<double>(x[static_cast<std::size_t>(r * cols + o % cols / width * width + i)]);
+        worst =
+            std::max(worst, std::abs(sum - static_cast<double>(y[static_cast<std::size_t>(r * 2 * cols + o)])));
+      }
+    BOOST_TEST(worst < (rows > few ? of_many : of_few) * static_cast<double>(width + 8),
+               rows << " rows, " << width << " x " << blocks << ": " << worst);
+    BOOST_TEST((y == mapped<P>(1, true, blocks, width, rows, weight, x)), "threads change " << rows << " rows");
+    BOOST_TEST((y == mapped<P>(2, false, blocks, width, rows, weight, x)),
+               rows << " rows, " << width << " x " << blocks << ": one map rounds otherwise than two");
+    if (rows <= few)
+      BOOST_TEST(std::equal(alone.begin(), alone.end(), y.begin()), "a row depends on those beside it");
+  }
+}
+
+/// Three products of one matrix by `stored` ones, the last by floats where `mixed`, beside one after another.
+template <Precision P>
+void multiplies_several(index rows, index k, dtype stored, bool mixed) {
+  using T = typename P::scalar;
+  device::basic_cpu<P> d(2);
+  const std::array<index, 3> outs{4, 100, 33};
+  std::array<std::vector<T>, 3> y, one_by_one;
+  std::array<std::vector<std::byte>, 3> bytes;
+  std::array<frozen_matrix, 3> w;
+  std::array<matrix_view<T>, 3> c;
+  const auto x = random_numbers<T>(rows * k, 3), bias = random_numbers<T>(100, 4);
+  const matrix_view<const T> a(x.data(), rows, k);
+  for (std::size_t i = 0; i < 3; ++i) {
+    const dtype type = mixed && i == 2 ? dtype::f32 : stored;
+    bytes[i].resize(static_cast<std::size_t>(outs[i] * row_bytes(type, k)));
+    const auto numbers = random_numbers<float>(outs[i] * k, 5 + i);
+    BOOST_REQUIRE(io::store_as(type, numbers.data(), outs[i] * k, bytes[i].data()));
+    w[i] = {bytes[i].data(), type, outs[i], k};
+    y[i].resize(static_cast<std::size_t>(rows * outs[i])), one_by_one[i] = y[i];
+    c[i] = {y[i].data(), rows, outs[i]};
+    const matrix_view<T> alone(one_by_one[i].data(), rows, outs[i]);
+    gemm(d, a, transposed(w[i]), alone);
+    if (i == 1) transform(d, alone, math::plus{}, alone, broadcast(bias.data()));
+  }
+  const broadcast<T> none(nullptr);
+  gemm_plus(d, a, std::array{transposed(w[0]), transposed(w[1]), transposed(w[2])},
+            std::array{none, broadcast<T>(bias.data()), none}, c);
+  BOOST_TEST((y == one_by_one), traits(stored).name << (mixed ? " beside f32, " : ", ") << rows << " x " << k);
 }
 
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(blocks_on_a_diagonal) {
-  for (const index width : {1, 4, 5, 9, 32, 144})
+  for (const index width : {1, 4, 5, 8, 9, 32, 144})
     for (const index blocks : {index{1}, index{6}, 700 / width}) {
-      const index cols = blocks * width, most = device::cpu::few_rows + 1;
-      const auto weight = random_numbers(2 * cols * width, 1), x = random_numbers(most * cols, 2);
-      for (index rows = 1; rows <= most; ++rows) {
-        const auto y = mapped(2, blocks, width, rows, weight, x);
-        double worst = 0;
-        for (index r = 0; r < rows; ++r)
-          for (index o = 0; o < 2 * cols; ++o) {
-            double sum = 0;
-            for (index i = 0; i < width; ++i)
-              sum += static_cast<double>(weight[static_cast<std::size_t>(o * width + i)]) *
-                     static_cast<double>(x[static_cast<std::size_t>(r * cols + o % cols / width * width + i)]);
-            worst = std::max(
-                worst, std::abs(sum - static_cast<double>(y[static_cast<std::size_t>(r * 2 * cols + o)])));
-          }
-        BOOST_TEST(worst < 1e-6 * static_cast<double>(width + 8), width << " x " << blocks << ": " << worst);
-        BOOST_TEST(y == mapped(1, blocks, width, rows, weight, x));
-        if (rows > device::cpu::few_rows) continue;
-        const auto alone = mapped(2, blocks, width, 1, weight, x);
-        BOOST_TEST(std::equal(alone.begin(), alone.end(), y.begin()), "a row depends on those beside it");
-      }
+      maps_blocks<fp32>(width, blocks, 1e-6, 1e-6);
+      maps_blocks<fp64>(width, blocks, 1e-15, 1e-15);
+      maps_blocks<bf16_mixed>(width, blocks, 1e-6, 1e-2);
     }
 }
 
 BOOST_AUTO_TEST_CASE(several_products) {
-  device::cpu d(2);
-  const index k = 96;
-  for (const dtype type : {dtype::f32, dtype::q8_0, dtype::q4_0})
-    for (const bool mixed : {false, true})
-      for (const index rows : {1, 5, 12}) {
-        const std::array<index, 3> outs{4, 100, 33};
-        std::array<std::vector<float>, 3> numbers, y, one_by_one;
-        std::array<std::vector<std::byte>, 3> bytes;
-        std::array<frozen_matrix, 3> w;
-        std::array<matrix_view<float>, 3> c;
-        const auto x = random_numbers(rows * k, 3), bias = random_numbers(100, 4);
-        const matrix_view<const float> a(x.data(), rows, k);
-        for (std::size_t i = 0; i < 3; ++i) {
-          const dtype stored = mixed && i == 2 ? dtype::f32 : type;
-          numbers[i] = random_numbers(outs[i] * k, 5 + i);
-          bytes[i].resize(static_cast<std::size_t>(outs[i] * row_bytes(stored, k)));
-          BOOST_REQUIRE(io::store_as(stored, numbers[i].data(), outs[i] * k, bytes[i].data()));
-          w[i] = {bytes[i].data(), stored, outs[i], k};
-          y[i].resize(static_cast<std::size_t>(rows * outs[i])), one_by_one[i] = y[i];
-          c[i] = {y[i].data(), rows, outs[i]};
-          const matrix_view<float> alone(one_by_one[i].data(), rows, outs[i]);
-          gemm(d, a, transposed(w[i]), alone);
-          if (i == 1) transform(d, alone, math::plus{}, alone, broadcast(bias.data()));
-        }
-        const broadcast<float> none(nullptr);
-        gemm_plus(d, a, std::array{transposed(w[0]), transposed(w[1]), transposed(w[2])},
-                  std::array{none, broadcast<float>(bias.data()), none}, c);
-        BOOST_TEST((y == one_by_one), traits(type).name << " of " << rows << " rows");
-      }
+  const auto each_precision = [](index rows, index k, dtype stored, bool mixed) {
+    multiplies_several<fp32>(rows, k, stored, mixed);
+    multiplies_several<fp64>(rows, k, stored, mixed);
+    multiplies_several<bf16_mixed>(rows, k, stored, mixed);
+  };
+  for (const index rows : {1, 5, 8, 12})
+    for (const index k : {96, 97, 4608}) {
+      each_precision(rows, k, dtype::f32, false);
+      if (k % 32 != 0) continue;
+      for (const dtype type : {dtype::q8_0, dtype::q4_0})
+        for (const bool mixed : {false, true}) each_precision(rows, k, type, mixed);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
+  device::cpu d(1);
+  const std::vector<float> numbers(64);
+  std::vector<float> out(64);
+  const matrix_view<const float> a(numbers.data(), 2, 3), b(numbers.data(), 4, 5);
+  const matrix_view<float> c(out.data(), 2, 4);
+  const broadcast<float> none(nullptr);
+  BOOST_CHECK_EXCEPTION(gemm(d, a, transposed(b), c), error,
+                        says("gemm: [2, 3] by [5, 4] does not give [2, 4]"));
+  BOOST_CHECK_EXCEPTION(gemm_plus(d, a, std::array{transposed(b)}, std::array{none}, std::array{c}), error,
+                        says("gemm_plus: [2, 3] by [5, 4] does not give [2, 4]"));
 }
 
 }  // namespace distil_xlstm

@@ -27,6 +27,11 @@ BOOST_AUTO_TEST_CASE(tokens_are_chosen_as_by_a_sampler) {
     testing::chooses_as_a_sampler<float>(host);
   }
 }
+BOOST_AUTO_TEST_CASE(no_token_of_probability_0_is_chosen) {
+  cpu host(2);
+  testing::chooses_what_is_possible<double>(host);
+  testing::chooses_what_is_possible<float>(host);
+}
 
 // What the next case rests on.
 BOOST_AUTO_TEST_CASE(what_a_row_gives_does_not_depend_on_how_many_there_are) {

@@ -102,4 +102,16 @@ BOOST_AUTO_TEST_CASE(what_makes_no_sense) {
     BOOST_CHECK_EXCEPTION(sampler{how}(std::span<const float>(none)), numeric_error, says("finite"));
 }
 
+// The largest uniform number, and weights that each add twice themselves to the sum.
+BOOST_AUTO_TEST_CASE(no_token_of_probability_0_is_drawn) {
+  std::vector<float> logits(256, -5.0f);
+  logits[70] = 3;
+  for (std::size_t i = 96; i < 224; i += 32) logits[i] = 3 - 0.0366f;
+  sampler choose({.temperature = 1e-3});
+  choose.random_state(0x31628af67b2131abu);
+  sampler again = choose;
+  BOOST_TEST(again.draw() == 1 - 0x1p-53);
+  BOOST_TEST(choose(std::span<const float>(logits)) == 192);
+}
+
 }  // namespace distil_xlstm

@@ -28,7 +28,7 @@
   keyword void device::detail::multiply(device::basic_cpu<P>&, index, device::detail::gemm_operand,            \
                                         device::detail::gemm_operand, matrix_view<T>, T);                      \
   keyword void device::detail::multiply_several(device::basic_cpu<P>&, index, device::detail::gemm_operand,    \
-                                                std::span<const device::detail::product_of_few<T>>, T);        \
+                                                std::span<const device::detail::product_of_few<T>>);           \
   keyword void device::detail::multiply_batched(                                                               \
       device::basic_cpu<P>&, index, index, device::detail::gemm_operand, index, device::detail::gemm_operand,  \
       index, matrix_view<T>, index, T);                                                                        \
@@ -47,6 +47,7 @@
   keyword void causal_conv_forward(device::basic_cpu<P>&, const causal_conv_arguments<T, dynamic>&);           \
   keyword void causal_conv_backward(device::basic_cpu<P>&, const causal_conv_backward_arguments<T, dynamic>&); \
   keyword void headwise_forward(device::basic_cpu<P>&, const headwise_arguments<T>&);                          \
+  keyword void device::headwise_forward(device::basic_cpu<P>&, const headwise_arguments<T>&);                  \
   keyword void headwise_backward(device::basic_cpu<P>&, const headwise_backward_arguments<T>&);                \
   keyword void feature_map_forward(device::basic_cpu<P>&, const feature_map_arguments<T>&);                    \
   keyword void feature_map_backward(device::basic_cpu<P>&, const feature_map_backward_arguments<T>&);          \

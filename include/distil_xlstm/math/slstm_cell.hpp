@@ -46,11 +46,13 @@ DISTIL_XLSTM_HD slstm_step<V> slstm_cell(V raw_i, V raw_f, V raw_z, V raw_o, V c
   return s;
 }
 
-/// The h of slstm_cell, which a chain of fewer functions gives, for whoever waits for it: c and n over f,
+/// The h of slstm_cell alone, for a recurrence whose next step waits for h and for nothing else of the cell: a chain of
+/// two exp in a row where slstm_cell has log1p of exp, then exp again. It is c and n over f,
 ///
 ///     r = i / f = exp(i~ - m') (1 + exp(-f~))      h = o (c' + r z) / (n' + r)
 ///
-/// within limits of r, at which the smaller summands are no more seen: n is 1 at least after the first step.
+/// within limits of r, at which the smaller summands are no more seen: n' is 1 at least after the first step, and 0
+/// with c' before it. NaN where one of all these is; none is infinite.
 template <class V>
 DISTIL_XLSTM_HD V slstm_hidden(V raw_i, V raw_f, V raw_z, V raw_o, V c0, V n0, V m0) {
   using std::exp;

@@ -82,6 +82,8 @@ class sampler {
     double left = draw() * sum;
     std::size_t chosen = 0;
     while (chosen + 1 < keep && (left -= ranked_[chosen].number) >= 0) ++chosen;
+    // Rounding may lead beyond the last that weighs something.
+    while (ranked_[chosen].number <= 0) --chosen;
     return ranked_[chosen].token;
   }
 

@@ -107,11 +107,11 @@ inline constexpr index prefetch_bytes = 4096;
           }                                                                                                  \
         }                                                                                                    \
       }                                                                                                      \
-      typename V::reg both[4];                                                                               \
-      _Pragma("GCC unroll 16") for (int i = 0; i < 4; ++i) both[i] =                                         \
+      typename V::reg added[4];                                                                              \
+      _Pragma("GCC unroll 16") for (int i = 0; i < 4; ++i) added[i] =                                        \
           V::add(even[i / cols][i % cols], odd[i / cols][i % cols]);                                         \
       typename V::number sums[4];                                                                            \
-      V::sums(both, sums);                                                                                   \
+      V::sums(added, sums);                                                                                  \
       for (int i = 0; i < 4; ++i)                                                                            \
         if (j + i % cols < n) out[i / cols * n + j + i % cols] = sums[i];                                    \
     }                                                                                                        \

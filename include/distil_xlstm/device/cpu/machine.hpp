@@ -192,9 +192,9 @@ index cols_of(transposed_matrix<M> m) {
 }
 
 template <class A, class B, class T>
-void require_product(A a, B b, matrix_view<T> c) {
+void require_product(const char* verb, A a, B b, matrix_view<T> c) {
   const index m = rows_of(a), k = cols_of(a), n = cols_of(b);
-  require(rows_of(b) == k && c.rows == m && c.cols == n, "gemm: [", m, ", ", k, "] by [", rows_of(b), ", ", n,
+  require(rows_of(b) == k && c.rows == m && c.cols == n, verb, ": [", m, ", ", k, "] by [", rows_of(b), ", ", n,
           "] does not give [", c.rows, ", ", c.cols, "]");
 }
 
@@ -280,6 +280,8 @@ void multiply_few(basic_cpu<P>& device, index k, gemm_operand a, std::span<const
   });
 }
 
+/// Longer sums may be taken in parts.
+inline constexpr index longest_sum = 4096;
 /// c = beta c + a b, of operands whose types are known no more.
 template <Precision P, class T>
 void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, matrix_view<T> c, T beta) {
@@ -290,7 +292,7 @@ void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, mat
       cols = few ? even_split(n, n > 4096 ? 512 : 96, 16) : even_split(n, m <= 16 ? 512 : 2048, 256);
   // A long sum over few results (a gradient through the head): parts of it, which share no packing, then their
   // sum; of up to 512 rows, whatever their number.
-  const even_split parts(k, 4096, 256);
+  const even_split parts(k, longest_sum, 256);
   if (rows.parts * even_split(n, 2048).parts < 8 && parts.parts > 1) {
     auto partial = device.template scratch<T>(parts.parts * m * n);
     device.tasks(parts.parts * rows.parts * cols.parts, [&](index task, cpu_base::worker& w) {
@@ -314,17 +316,17 @@ void multiply(basic_cpu<P>& device, index k, gemm_operand a, gemm_operand b, mat
   });
 }
 
-/// The same for each of `products`, none of which reads what another writes.
+/// c = a b for each of `products`, none of which reads what another writes.
 template <Precision P, class T>
 void multiply_several(basic_cpu<P>& device, index k, gemm_operand a,
-                      std::span<const product_of_few<T>> products, T beta) {
+                      std::span<const product_of_few<T>> products) {
   const bool few =
-      k <= 4096 && !a.transposed && std::all_of(products.begin(), products.end(), [&](const auto& p) {
+      k <= longest_sum && !a.transposed && std::all_of(products.begin(), products.end(), [&](const auto& p) {
         return p.c.rows > 0 && p.c.rows <= direct_rows && p.b.transposed &&
                p.b.dtype == products.front().b.dtype;
       });
-  if (few) return multiply_few<P, T>(device, k, a, products, beta);
-  for (const auto& p : products) multiply<P, T>(device, k, a, p.b, p.c, beta);
+  if (few) return multiply_few<P, T>(device, k, a, products, T(0));
+  for (const auto& p : products) multiply<P, T>(device, k, a, p.b, p.c, T(0));
 }
 
 /// `count` such products: item i's operands start i * step numbers further on.
@@ -346,7 +348,7 @@ void multiply_batched(basic_cpu<P>& device, index count, index k, gemm_operand a
 /// c = beta c + a b.
 template <Precision P, class A, class B, class T>
 void gemm(basic_cpu<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta = 0) {
-  detail::require_product(a, b, c);
+  detail::require_product("gemm", a, b, c);
   detail::multiply<P, T>(device, detail::cols_of(a), detail::operand(a), detail::operand(b), c, beta);
 }
 

@@ -18,18 +18,19 @@ void gemm_plus(basic_cpu<P>& device, A a, const std::array<B, N>& b, const std::
                const std::array<matrix_view<T>, N>& c) {
   std::array<detail::product_of_few<T>, N> products;
   for (std::size_t i = 0; i < N; ++i) {
-    detail::require_product(a, b[i], c[i]);
+    detail::require_product("gemm_plus", a, b[i], c[i]);
     products[i] = {detail::operand(b[i]), c[i]};
   }
-  detail::multiply_several<P, T>(device, detail::cols_of(a), detail::operand(a), products, T(0));
+  detail::multiply_several<P, T>(device, detail::cols_of(a), detail::operand(a), products);
   for (std::size_t i = 0; i < N; ++i)
     if (bias[i].values) transform(device, c[i], math::plus{}, c[i], bias[i]);
 }
 
 namespace detail {
 /// y of blocks `first` .. `end` - 1, which are narrow, number by number: much faster where the compiler knows `width`.
+/// One function for one map and for several: a compiler fuses products and sums in some copies of a loop alone.
 template <class T, class Width>
-void narrow_blocks(const headwise_arguments<T>& a, Width width, index first, index end) {
+[[gnu::noinline]] void narrow_blocks(const headwise_arguments<T>& a, Width width, index first, index end) {
   for (index r = 0; r < a.x.rows; ++r) {
     const T *x = a.x.row(r) + first * width, *w = a.weight + first * width * width;
     T* y = a.y.row(r) + first * width;
@@ -43,17 +44,19 @@ void narrow_blocks(const headwise_arguments<T>& a, Width width, index first, ind
 }
 }  // namespace detail
 
-/// Few rows: all blocks of all maps in one run of the threads, narrow ones without the dense squares that a product
-/// would need: to write these takes longer than all else.
+/// Few rows: all blocks of all maps in one run of the threads. Blocks up to `narrow` wide are multiplied number by
+/// number; of those up to 32 wide the default would make dense squares, which takes longer than all else, and this does
+/// not.
 template <Precision P, class T, std::size_t N>
 void headwise_forward(basic_cpu<P>& device, const std::array<headwise_arguments<T>, N>& several) {
   constexpr index maps = N, narrow = 8;
-  const auto& [blocks, n, weight, x, y] = several.front();
-  if (x.rows > cpu_base::few_rows) {
+  const auto& one = several.front();
+  if (one.x.rows > cpu_base::few_rows) {
     for (const auto& a : several) distil_xlstm::headwise_forward(device, a);
     return;
   }
-  const detail::even_split parts(blocks, std::max<index>(1, detail::task_elements / (n * n)));
+  const detail::even_split parts(one.blocks,
+                                 std::max<index>(1, detail::task_elements / (one.width * one.width)));
   device.tasks(maps * parts.parts, [&](index task, cpu_base::worker& w) {
     const auto& a = several[static_cast<std::size_t>(task / parts.parts)];
     const index first = parts.begin(task % parts.parts), end = parts.begin(task % parts.parts + 1);
@@ -67,6 +70,11 @@ void headwise_forward(basic_cpu<P>& device, const std::array<headwise_arguments<
           a.y.row(0) + c, a.y.stride);
     }
   });
+}
+/// One, as one of several, so that both round alike.
+template <Precision P, class T>
+void headwise_forward(basic_cpu<P>& device, const headwise_arguments<T>& a) {
+  headwise_forward(device, std::array{a});
 }
 
 }  // namespace distil_xlstm::device

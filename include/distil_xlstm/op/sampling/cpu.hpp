@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include <distil_xlstm/device/cpu/machine.hpp>
 #include <distil_xlstm/op/sampling/op.hpp>
@@ -9,18 +8,19 @@
 namespace distil_xlstm::device {
 
 namespace detail {
-/// A span of the default's, all of whose columns there are, in packs.
+/// The sum of `weigh_spans` for a whole span, in packs.
 template <class T>
 double weigh_span(const distil_xlstm::detail::drawn_tokens<T>& t, index r, index first) {
   using V = pack<double>;
   const T* logits = t.logits.row(r) + first;
-  const V highest(static_cast<double>(t.highest[r])), temperature(t.temperature[r]),
-      largest(std::numeric_limits<double>::max());
+  const V highest(static_cast<double>(t.highest[r])), temperature(t.temperature[r]), lowest(708);
   V sum(0);
   for (index c = 0; c < t.span; c += V::width) {
     const V below = math::lanes<V>([&](index i) { return static_cast<double>(logits[c + i]); }) - highest;
-    // What is not finite has no part.
-    sum += select_positive(largest - abs(below), exp(below / temperature), V(0));
+    // What is not finite has no part. Nor has what is below exp(-708), about the least normal number: exp of packs
+    // stays above 0 whatever it is given, and a token of probability 0 could be drawn.
+    const V x = below / temperature;
+    sum += select_positive(lowest - abs(x), exp(x), V(0));
   }
   return sum.v.sum();
 }

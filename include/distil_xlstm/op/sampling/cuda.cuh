@@ -15,8 +15,8 @@ namespace distil_xlstm::device {
 
 namespace detail {
 
-using distil_xlstm::detail::draw_token;
 using distil_xlstm::detail::drawn_tokens;
+using distil_xlstm::detail::walk_sums;
 
 /// The larger of two numbers, of equal ones the first in its row.
 struct number_at {
@@ -136,11 +136,11 @@ __global__ void __launch_bounds__(32) draw_kernel(earlier_kernels earlier, drawn
   double left = 0;
   for (index g = 0; g < groups; ++g) left += group[g];
   left *= t.uniform[r];
-  const index first_span = draw_token<T>::walk(group, 0, groups, left) * drawn::group;
+  const index first_span = walk_sums(group, 0, groups, left) * drawn::group;
   const index own_spans = drawn::least(drawn::group, spans - first_span);
   if (lane < own_spans) near[lane] = t.spans[r * spans + first_span + lane];
   __syncwarp();
-  const index begin = (first_span + draw_token<T>::walk(near, 0, own_spans, left)) * drawn::span;
+  const index begin = (first_span + walk_sums(near, 0, own_spans, left)) * drawn::span;
   const index count = drawn::least(drawn::span, t.logits.cols - begin);
   __syncwarp();
   if (lane < count) near[lane] = t.weight(r, begin + lane);
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(32) draw_kernel(earlier_kernels earlier, drawn
   bool found = false;
   for (index i = 0; i < count; ++i) {
     const double w = near[i];
-    if (w < 0 || found) continue;
+    if (w <= 0 || found) continue;
     chosen = begin + i;
     found = (left -= w) < 0;
   }

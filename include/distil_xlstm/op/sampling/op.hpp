@@ -96,6 +96,18 @@ struct weigh_groups {
     t.groups[task] = sum;
   }
 };
+/// The first of sums begin .. end - 1 that is larger than what is left when those before it are taken off, or
+/// the last; they are taken off.
+DISTIL_XLSTM_HD inline index walk_sums(const double* sums, index begin, index end, double& left) {
+  index at = begin;
+  bool found = false;
+  for (index i = begin; i + 1 < end; ++i) {
+    const double x = sums[i];
+    found = found || left < x;
+    if (!found) left -= x, ++at;
+  }
+  return at;
+}
 template <class T>
 struct draw_token {
   drawn_tokens<T> t;
@@ -106,30 +118,19 @@ struct draw_token {
     double left = 0;
     for (index g = 0; g < groups; ++g) left += group[g];
     left *= t.uniform[r];
-    const index g = walk(group, 0, groups, left);
-    const index s = walk(span, g * t.group, t.least((g + 1) * t.group, spans), left);
-    // To the end, as in `walk`: what is looked at next does not wait for what was found.
+    const index g = walk_sums(group, 0, groups, left);
+    const index s = walk_sums(span, g * t.group, t.least((g + 1) * t.group, spans), left);
+    // To the end, as in `walk_sums`: what is looked at next does not wait for what was found. Where rounding led to
+    // numbers of probability 0 alone, the likeliest stays.
     index chosen = t.ids[r];
     bool found = false;
     for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
       const double w = t.weight(r, c);
-      if (w < 0 || found) continue;
+      if (w <= 0 || found) continue;
       chosen = c;
       found = (left -= w) < 0;
     }
     t.ids[r] = static_cast<std::int32_t>(chosen);
-  }
-  /// The first of sums begin .. end - 1 that is larger than what is left when those before it are taken off, or
-  /// the last; they are taken off.
-  DISTIL_XLSTM_HD static index walk(const double* sums, index begin, index end, double& left) {
-    index at = begin;
-    bool found = false;
-    for (index i = begin; i + 1 < end; ++i) {
-      const double x = sums[i];
-      found = found || left < x;
-      if (!found) left -= x, ++at;
-    }
-    return at;
   }
 };
 
@@ -148,7 +149,7 @@ void weigh_drawn_spans(D& d, const detail::drawn_tokens<T>& t) {
   parallel_for(d, t.logits.rows * t.span_count(), detail::weigh_spans<T>{t});
 }
 
-/// ids[r] of the rows of which t `draws` one, once the likeliest are there. The default of any device.
+/// Draws ids[r] where t.draws(r); `choose_likeliest` comes first. The default of any device.
 template <class D, class T>
 void draw_tokens(D& d, const detail::drawn_tokens<T>& t) {
   weigh_drawn_spans(d, t);
