@@ -16,7 +16,7 @@ std::vector<double> steps(D& d, index n, std::span<const parameter_range> ranges
   const on_device<T, D> m(d, zeros), v(d, zeros);
   adamw_state<T> state{m.data(), v.data()};
   const buffer<std::int64_t, D> count(d, 1);
-  const buffer<step_scalars<T>, D> numbers(d, 1);
+  const buffer<adamw_scalars<T>, D> numbers(d, 1);
   const buffer<double, D> norm(d, 2), rate(d, 1);
   for (std::uint64_t t = 1; t <= 3; ++t) {
     const on_device<T, D> g(d, random_numbers(n, 10 + t));
@@ -77,7 +77,7 @@ BOOST_AUTO_TEST_CASE(a_recorded_step) {
     const on_device<float, device::cuda> p(gpu, random_numbers(n, 1)), g(gpu, random_numbers(n, 2)),
         m(gpu, zeros), v(gpu, zeros);
     const buffer<std::int64_t, device::cuda> count(gpu, 1);
-    const buffer<step_scalars<float>, device::cuda> numbers(gpu, 1);
+    const buffer<adamw_scalars<float>, device::cuda> numbers(gpu, 1);
     const auto work = [&] {
       squared_norm(gpu, g.data(), n, norm.data());
       prepare_step(gpu, h, rate.data(), 3.0, norm.data(), count.data(), numbers.data());

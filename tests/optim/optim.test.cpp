@@ -87,7 +87,7 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
   std::vector<float> m(n, 0), v(n, 0), a(n, 0), b(n, 0);
   adamw_state<float> state{m.data(), v.data()};
   std::int64_t count = 0;
-  step_scalars<float> numbers{};
+  adamw_scalars<float> numbers{};
   double norm[2];
   for (int t = 1; t <= 3; ++t) {
     auto g = random<float>(n, 10 + static_cast<std::uint64_t>(t));
@@ -108,7 +108,7 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
   }
 
   detail::many_runs<float> runs{};
-  const step_scalars<float> scalars{1, 0.5f, 3, 1};
+  const adamw_scalars<float> scalars{1, 0.5f, 3, 1};
   for (const index end : {3, 40, 41, 100}) {
     runs.decays[runs.count] = runs.count % 2 == 1, runs.rates[runs.count] = runs.count == 3 ? 0.5f : 1.0f;
     runs.ends[runs.count++] = end;

@@ -144,8 +144,8 @@ class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, St
   void upload_inputs() {
     device_->upload(inputs_.data(), &host_inputs_, static_cast<index>(sizeof host_inputs_));
   }
-  void prepare_part(index) {}
-  void part() {
+  void prepare_micro_batch(index) {}
+  void run_micro_batch() {
     for_each_mixer(*device_, *teacher_, batch_.view(), batch_.ids(),
                    [&](index i, operands u, matrix_view<const T> a) { align(i, u, a); });
     book(times_.backward);

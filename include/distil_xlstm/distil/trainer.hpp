@@ -38,7 +38,7 @@ struct step_inputs {
   std::int64_t updates;
 };
 
-/// What a step sums beside `step_sums`: each term's mean over the step, and the sums of the last part.
+/// What a step sums beside `step_sums`: each term's mean over the step, and the sums of the last micro-batch.
 template <class Logits, class Hidden>
 struct objective_sums {
   static constexpr index terms = 0, logits = Logits::terms + Hidden::terms,
@@ -46,9 +46,9 @@ struct objective_sums {
                          count = hidden + loss::totals_size<Hidden::terms>;
 };
 
-/// One task: the step's sums += a part's.
+/// One task: the step's sums += a micro-batch's.
 template <class Logits, class Hidden>
-struct add_part {
+struct add_micro_batch {
   const step_inputs<Logits, Hidden>* in;
   double* sums;
   DISTIL_XLSTM_HD void operator()(index) const {
@@ -61,12 +61,13 @@ struct add_part {
   }
 };
 
-/// Adds to the gradient of layer i's output what the objective adds to it: nothing where layers are not compared.
+/// What is done behind each layer of the backward: the gradient of its output takes what the objective adds to it (nothing
+/// where layers are not compared), and several ranks sum the gradients that are whole.
 /// No part of `trainer`, so that a stack's backward is compiled once for all objectives.
 ///
 /// `whole(trainer, i)` is called where the gradients of all weights behind layer i are there.
 template <class T, class D>
-struct add_tap_gradient {
+struct after_layer {
   D& device;
   std::span<const matrix_view<T>> taps;
   void* trainer;
@@ -240,10 +241,10 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
       return std::bit_cast<T>(std::uint64_t{0x7ffdead000000001});
   }
   bool records_teacher() const { return asks_teacher && teacher_->repeats(); }
-  void prepare_part(index part) {
-    if (asks_teacher && !records_teacher()) ask_teacher(this->windows_of(part));
+  void prepare_micro_batch(index micro_batch) {
+    if (asks_teacher && !records_teacher()) ask_teacher(this->windows_of(micro_batch));
   }
-  void part() {
+  void run_micro_batch() {
     if (records_teacher()) ask_teacher({});
     forward();
     evaluate_objective();
@@ -296,7 +297,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
     loss::align(d, loss::step_term<D>(host_inputs_->hidden, &in->hidden), batch_.view(),
                 std::span<const loss::hidden_pair<T>>(pairs_), nullptr, T(1), own + at::hidden,
                 options_.accumulate, this->ranks());
-    parallel_for(d, 1, detail::add_part<logits_term, hidden_term>{in, this->sums(0)});
+    parallel_for(d, 1, detail::add_micro_batch<logits_term, hidden_term>{in, this->sums(0)});
     book(times_.objective);
   }
   /// Those of the weights behind layer i.
@@ -311,7 +312,7 @@ class trainer : public trainer_base<trainer<Student, Objective, C>, Student, C> 
                          taps...);
     };
     if constexpr (tapped)
-      through_model(detail::add_tap_gradient<T, D>{*device_, tap_gradients_, this, &gradients_whole});
+      through_model(detail::after_layer<T, D>{*device_, tap_gradients_, this, &gradients_whole});
     else
       through_model();
     if (this->sums_beside()) this->sum_gradients_from(0);

@@ -32,7 +32,7 @@ namespace detail {
 struct step_sums {
   static constexpr index value = 0,       ///< the weighted objective
       squares = 1, first_non_finite = 2,  ///< of the gradients
-      usable = 3,                         ///< the squared norm; not finite where the value is not
+      judged_squares = 3,                 ///< the squared norm; not finite where the value is not
       own = 4;
 };
 
@@ -41,7 +41,7 @@ struct judge_step {
   double* sums;
   DISTIL_XLSTM_HD void operator()(index) const {
     using at = step_sums;
-    sums[at::usable] = sums[at::squares] + (sums[at::value] - sums[at::value]);
+    sums[at::judged_squares] = sums[at::squares] + (sums[at::value] - sums[at::value]);
   }
 };
 
@@ -86,6 +86,18 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
 /// finite, counters, times.
 ///
+/// A step, in order:
+///
+///   begin_step        ids of its windows; Derived::begin: what the schedules say
+///   forward_backward  upload; then for each micro-batch (`options().accumulate` of them), as one recorded pass: gradients
+///                     and sums = 0 and weights rounded (the first), Derived::run_micro_batch: teacher, student forward,
+///                     objective, student backward
+///   update_weights    squared norm of the gradients, clipping, AdamW
+///   end_step          waits; reads the sums
+///
+/// Weights, gradients and moments are arenas of one layout: number i of each belongs to the same parameter (of moments
+/// that are sharded, number i - first_kept()).
+///
 /// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those of
 /// another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows is
 /// the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order. All
@@ -96,10 +108,10 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 ///   begin(metrics, clock, per_token)  the numbers of the coming step; per_token is 1 / its scored tokens
 ///   upload_inputs()                   to the device, in a buffer `inputs_` whose element has `lr` and `updates`: all
 ///                                     else that is asked of the device stays, so that it can be recorded
-///   prepare_part(p)                   before part p, never recorded
-///   part()                            asks the device for the losses of `batch_`: adds them to the sums, and gradients;
+///   prepare_micro_batch(i)            before micro-batch i of the step, never recorded
+///   run_micro_batch()                 asks the device for the losses of `batch_`: adds them to the sums, and gradients;
 ///                                     of several ranks each its share of both; writes no weights
-///   sums_gradients                    whether part() calls `sum_gradients_from` where `sums_beside()`, down to 0
+///   sums_gradients                    whether run_micro_batch() calls `sum_gradients_from` where `sums_beside()`, down to 0
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
 class trainer_base {
@@ -186,7 +198,7 @@ class trainer_base {
   const step_times& times() const { return times_; }
   /// Whether the coming step is launched as the device recorded it. Where a device can record, the third step
   /// is the first such; none is while a `timer` is set.
-  bool recorded() const { return !now_ && first_forward_backward_.recorded() && update_.recorded(); }
+  bool recorded() const { return !now_ && first_micro_batch_.recorded() && update_.recorded(); }
 
   /// What a checkpoint holds beside weights and moments.
   counters count() const { return {step_, updates_, skipped_, unusable_, empty_}; }
@@ -267,12 +279,12 @@ class trainer_base {
   index windows() const { return options_.batch / ranks_->size(); }
   index rows() const { return windows() * options_.length; }
   double* sums(index at) const { return sums_.data() + at; }
-  /// The windows that this rank reads of a part of the step.
-  const std::vector<index>& windows_of(index part) {
-    order_.rows_of(reading_, part * options_.batch + ranks_->rank() * windows(), windows(), which_);
+  /// The windows that this rank reads of a micro-batch of the step.
+  const std::vector<index>& windows_of(index micro_batch) {
+    order_.rows_of(reading_, micro_batch * options_.batch + ranks_->rank() * windows(), windows(), which_);
     return which_;
   }
-  /// Whether ranks sum gradients beside the backward that gives them: not where parts are added up first.
+  /// Whether ranks sum gradients beside the backward that gives them: not where micro-batches are added up first.
   bool sums_beside() const { return Derived::sums_gradients && ranks_->size() > 1 && options_.accumulate == 1; }
   /// The gradients from number `first` on are whole, and those before it not yet; 0: all are. Those that are not summed
   /// over the ranks yet are when they are many, beside what the device is asked for next, or now where all are whole.
@@ -287,7 +299,7 @@ class trainer_base {
     book(times_.exchange);
   }
   /// The recorded passes are of no use any more.
-  void forget_records() { first_forward_backward_.forget(), forward_backward_.forget(); }
+  void forget_records() { first_micro_batch_.forget(), later_micro_batches_.forget(); }
   /// The time since the last call is added to `part`.
   void book(double& part) {
     if (!now_) return;
@@ -324,9 +336,9 @@ class trainer_base {
     if (now_) last_ = now_();
     agree();
     tokens_.resize(static_cast<std::size_t>(options_.accumulate));
-    for (index part = 0; part < options_.accumulate; ++part) {
-      auto& tokens = tokens_[static_cast<std::size_t>(part)];
-      text_->read(windows_of(part), tokens);
+    for (index i = 0; i < options_.accumulate; ++i) {
+      auto& tokens = tokens_[static_cast<std::size_t>(i)];
+      text_->read(windows_of(i), tokens);
       m.tokens += tokens.scored_tokens;
     }
     std::int64_t scored = m.tokens;
@@ -344,22 +356,23 @@ class trainer_base {
     auto& w = student_->weights();
     ranks_->broadcast(*device_, w.data(), w.size() * static_cast<index>(sizeof(T)), 0);
   }
-  /// Asks the device for the losses and gradients of a step, part by part; of several ranks the sums of all.
+  /// Asks the device for the losses and gradients of a step, one micro-batch after another; of several ranks the sums
+  /// of all.
   void forward_backward() {
     derived().upload_inputs();
     unsummed_ = 0;
-    for (index part = 0; part < options_.accumulate; ++part) {
-      batch_.put(*device_, tokens_[static_cast<std::size_t>(part)]);
-      derived().prepare_part(part);
-      run(part == 0 ? first_forward_backward_ : forward_backward_, [&, this] {
-        if (part == 0) {
+    for (index i = 0; i < options_.accumulate; ++i) {
+      batch_.put(*device_, tokens_[static_cast<std::size_t>(i)]);
+      derived().prepare_micro_batch(i);
+      run(i == 0 ? first_micro_batch_ : later_micro_batches_, [&, this] {
+        if (i == 0) {
           fill(*device_, matrix_view<T>(gradients_.data(), 1, gradients_.size()));
           fill(*device_, matrix_view<double>(sums_.data(), 1, sums_.size()));
           rounded_.round(*device_, student_->weights().data());
         }
-        // Nothing writes the weights between the parts of a step.
+        // Nothing writes the weights between the micro-batches of a step.
         [[maybe_unused]] const auto held = rounded_.hold(*device_, student_->weights().data());
-        derived().part();
+        derived().run_micro_batch();
       });
     }
     ranks_->sum(*device_, sums_.data(), sums_.size());
@@ -376,8 +389,8 @@ class trainer_base {
       book(times_.backward);
       parallel_for(d, 1, detail::judge_step{sums_.data()});
       auto* in = derived().inputs_.data();
-      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip, sums(detail::step_sums::usable),
-                          &in->updates, scalars_.data());
+      optim::prepare_step(d, options_.optimiser, &in->lr, options_.clip,
+                          sums(detail::step_sums::judged_squares), &in->updates, scalars_.data());
       optim::step(d, options_.optimiser, scalars_.data(), student_->weights().data() + kept_.from,
                   gradients_.data() + kept_.from, first_moment_.data(), second_moment_.data(), kept_.size(),
                   own_ranges_);
@@ -397,7 +410,7 @@ class trainer_base {
     }
     const double* found = read_sums(m);
     m.grad_norm = std::sqrt(found[detail::step_sums::squares]);
-    if (std::isfinite(found[detail::step_sums::usable])) {
+    if (std::isfinite(found[detail::step_sums::judged_squares])) {
       unusable_ = 0;
       ++updates_;
       return;
@@ -430,7 +443,7 @@ class trainer_base {
     m.total = found[detail::step_sums::value];
     return found;
   }
-  /// A step that is timed is done part by part; so is one in which ranks speak and no record can hold it.
+  /// A step that is timed is done one part after another; so is one in which ranks speak and no record can hold it.
   template <class F>
   void run(captured_graph<D>& record, F&& work) {
     if (now_ || (ranks_->size() > 1 && !ranks_->recordable()))
@@ -451,7 +464,7 @@ class trainer_base {
   const token_windows* text_;
   training_options options_;
   C* ranks_;
-  device_batch<D> batch_;  ///< what the part reads
+  device_batch<D> batch_;  ///< what the micro-batch reads
   step_times times_;
   std::int64_t updates_ = 0;
 
@@ -465,8 +478,8 @@ class trainer_base {
   buffer<T, D> first_moment_, second_moment_;
   buffer<double, D> sums_;
   host_copy<double, D> fetched_;
-  buffer<optim::step_scalars<T>, D> scalars_;
-  captured_graph<D> first_forward_backward_, forward_backward_, update_;
+  buffer<optim::adamw_scalars<T>, D> scalars_;
+  captured_graph<D> first_micro_batch_, later_micro_batches_, update_;
   std::vector<token_batch> tokens_;
   std::vector<index> which_;
   index step_ = 0, skipped_ = 0, unusable_ = 0, empty_ = 0;

@@ -52,7 +52,7 @@ struct parameter_range {
 
 /// What an update reads that changes from step to step: b1, b2 and wd are those of `adamw`.
 template <class T>
-struct step_scalars {
+struct adamw_scalars {
   T clip;          ///< what gradients are multiplied by
   T keep;          ///< what decaying parameters are multiplied by: 1 - lr wd
   T step_size;     ///< lr / (1 - b1^t)
@@ -60,7 +60,7 @@ struct step_scalars {
   T update = 1;    ///< 0: nothing is updated
 
   /// Those of step number `step`, counted from 1.
-  DISTIL_XLSTM_HD static step_scalars of(const adamw& h, double lr, std::int64_t step, double clip) {
+  DISTIL_XLSTM_HD static adamw_scalars of(const adamw& h, double lr, std::int64_t step, double clip) {
     using std::pow, std::sqrt;
     const double t = static_cast<double>(step);
     return {static_cast<T>(clip), static_cast<T>(1 - lr * h.weight_decay),
@@ -76,7 +76,7 @@ struct update_factors {
   V keep, step_size;
 };
 template <class T>
-DISTIL_XLSTM_HD update_factors<T> factors_of(const step_scalars<T>& s, bool decay, T rate) {
+DISTIL_XLSTM_HD update_factors<T> factors_of(const adamw_scalars<T>& s, bool decay, T rate) {
   // Exactly s.keep where rate is 1: for keep >= 1/2 both differences are exact.
   return {decay ? T(1) - rate * (T(1) - s.keep) : T(1), rate * s.step_size};
 }
@@ -86,7 +86,7 @@ struct one_run {
   bool decay;
   T rate;
   template <class V>
-  DISTIL_XLSTM_HD update_factors<V> factors(index, const step_scalars<T>& s) const {
+  DISTIL_XLSTM_HD update_factors<V> factors(index, const adamw_scalars<T>& s) const {
     const auto f = factors_of(s, decay, rate);
     return {V(f.keep), V(f.step_size)};
   }
@@ -106,11 +106,11 @@ struct many_runs {
       if (at + half <= count - 1 && ends[at + half - 1] <= i) at += half;
     return at;
   }
-  DISTIL_XLSTM_HD update_factors<T> of(int run, const step_scalars<T>& s) const {
+  DISTIL_XLSTM_HD update_factors<T> of(int run, const adamw_scalars<T>& s) const {
     return factors_of(s, decays[run], rates[run]);
   }
   template <class V>
-  DISTIL_XLSTM_HD update_factors<V> factors(index i, const step_scalars<T>& s) const {
+  DISTIL_XLSTM_HD update_factors<V> factors(index i, const adamw_scalars<T>& s) const {
     constexpr index width = math::width_of<V>;
     const int run = find(i);
     if (i + width <= ends[run]) {
@@ -122,7 +122,7 @@ struct many_runs {
   }
 };
 
-/// One update of a stretch of the arena, seen as rows of `columns` numbers. `Scalars` points to step_scalars.
+/// One update of a stretch of the arena, seen as rows of `columns` numbers. `Scalars` points to adamw_scalars.
 template <class T, class Scalars, class Runs>
 struct adamw_update {
   using scalar = T;
@@ -137,7 +137,7 @@ struct adamw_update {
   template <class V>
   DISTIL_XLSTM_HD void operator()(index r, index c) const {
     using std::sqrt;
-    const step_scalars<T>& s = *scalars;
+    const adamw_scalars<T>& s = *scalars;
     if (s.update == T(0)) return;
     const index i = r * columns + c;
     const V gi = V(s.clip) * math::load<V>(g + i);
@@ -220,18 +220,18 @@ void update(D& device, const adamw& h, Scalars scalars, T* p, const T* g, T* m, 
 
 /// One task: the scalars of the coming step, which is not counted where a gradient is not finite.
 template <class T>
-struct set_step_scalars {
+struct set_adamw_scalars {
   adamw h;
   const double* lr;
   double max_norm;
   const double* squared_norm;
   std::int64_t* steps;
-  step_scalars<T>* out;
+  adamw_scalars<T>* out;
   DISTIL_XLSTM_HD void operator()(index) const {
     using std::sqrt;
     const double norm = sqrt(*squared_norm);
     out->update = T(0);
-    if (norm - norm == 0) *out = step_scalars<T>::of(h, *lr, ++*steps, clip_factor(norm, max_norm));
+    if (norm - norm == 0) *out = adamw_scalars<T>::of(h, *lr, ++*steps, clip_factor(norm, max_norm));
   }
 };
 
@@ -246,7 +246,7 @@ template <class D, class T>
 void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>& state, index n,
           std::span<const parameter_range> ranges = {}, double clip = 1.0) {
   ++state.step;
-  const by_value<step_scalars<T>> scalars{step_scalars<T>::of(h, lr, state.step, clip)};
+  const by_value<adamw_scalars<T>> scalars{adamw_scalars<T>::of(h, lr, state.step, clip)};
   detail::update(device, h, scalars, p, g, state.m, state.v, n, ranges);
 }
 
@@ -256,12 +256,12 @@ void step(D& device, const adamw& h, double lr, T* p, const T* g, adamw_state<T>
 /// not finite lets everything stay as it is.
 template <class D, class T>
 void prepare_step(D& device, const adamw& h, const double* lr, double max_norm, const double* squared_norm,
-                  std::int64_t* steps, step_scalars<T>* scalars) {
-  parallel_for(device, 1, detail::set_step_scalars<T>{h, lr, max_norm, squared_norm, steps, scalars});
+                  std::int64_t* steps, adamw_scalars<T>* scalars) {
+  parallel_for(device, 1, detail::set_adamw_scalars<T>{h, lr, max_norm, squared_norm, steps, scalars});
 }
 /// The step with what `prepare_step` wrote to `scalars`; moments m and v as in `adamw_state`.
 template <class D, class T>
-void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const T* g, T* m, T* v, index n,
+void step(D& device, const adamw& h, const adamw_scalars<T>* scalars, T* p, const T* g, T* m, T* v, index n,
           std::span<const parameter_range> ranges = {}) {
   detail::update(device, h, scalars, p, g, m, v, n, ranges);
 }
@@ -272,10 +272,10 @@ void step(D& device, const adamw& h, const step_scalars<T>* scalars, T* p, const
 #include <distil_xlstm/device/cpu.hpp>
 
 /// The step with scalars in memory, of a precision P and its scalar T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_COMPILED_ADAMW(keyword, P, T)                                                        \
-  keyword void optim::prepare_step(device::basic_cpu<P>&, const optim::adamw&, const double*, double,     \
-                                   const double*, std::int64_t*, optim::step_scalars<T>*);                \
-  keyword void optim::step(device::basic_cpu<P>&, const optim::adamw&, const optim::step_scalars<T>*, T*, \
+#define DISTIL_XLSTM_COMPILED_ADAMW(keyword, P, T)                                                         \
+  keyword void optim::prepare_step(device::basic_cpu<P>&, const optim::adamw&, const double*, double,      \
+                                   const double*, std::int64_t*, optim::adamw_scalars<T>*);                \
+  keyword void optim::step(device::basic_cpu<P>&, const optim::adamw&, const optim::adamw_scalars<T>*, T*, \
                            const T*, T*, T*, index, std::span<const optim::parameter_range>);
 
 namespace distil_xlstm {
