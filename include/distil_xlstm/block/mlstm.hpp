@@ -153,6 +153,13 @@ struct basic_mlstm {
     return k;
   }
 
+  /// Which operation does what, in the order of the forward; the backward goes the other way:
+  ///
+  ///     up and down projection   linear
+  ///     convolution; q, k and v  mlstm_layer_forward, by mlstm_inputs_forward | mlstm_inputs_backward, conv()
+  ///     gates                    mlstm_layer_forward                          | mlstm_inputs_backward
+  ///     recurrent cell           mlstm_layer_forward, by mlstm_forward        | mlstm_backward
+  ///     norm, skip, output gate  norm_transform of mlstm_output               | mlstm_output_backward
   template <class T, class X = const T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
