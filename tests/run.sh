@@ -15,7 +15,7 @@ part=none python=
 for option in "$@"; do
   case $option in
     --python) python=yes ;;
-    --ci) part='^(io|laws[.]check_block$|loss[.]head$|model[.]llama$)' presets=(asan-ubsan) seconds=10 ;;
+    --ci) part='^(comm[.]tcp$|io|laws[.]check_block$|loss[.]head$|model[.]llama$)' presets=(asan-ubsan) seconds=10 ;;
     --all) part= presets=(asan-ubsan clang) seconds=600 ;;
     *) echo "run.sh: unknown option '$option' (--python, --ci, --all)" >&2; exit 2 ;;
   esac

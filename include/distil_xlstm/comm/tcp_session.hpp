@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <string>
 #include <thread>
 #include <utility>
@@ -283,17 +284,18 @@ class tcp_session {
   }
 
   void connect(use u) {
-    addrinfo hints{}, *found = nullptr;
+    addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     std::string last = "nothing answers";
     // Once rank 0 is found at a port, the next connections go there alone.
     for (int i = 0;; i = (i + 1) % place_.ports) {
       const std::string port = std::to_string(place_.port + i);
-      if (const int code = ::getaddrinfo(place_.host.c_str(), port.c_str(), &hints, &found); code != 0)
-        last = ::gai_strerror(code), found = nullptr;
+      addrinfo* list = nullptr;
+      if (const int code = ::getaddrinfo(place_.host.c_str(), port.c_str(), &hints, &list); code != 0)
+        last = ::gai_strerror(code), list = nullptr;
+      const std::unique_ptr<addrinfo, void (*)(addrinfo*)> found(list, ::freeaddrinfo);
       bool welcome = false;
-      for (const addrinfo* a = found; a && !welcome; a = a->ai_next) welcome = come(u, *a, last);
-      if (found) ::freeaddrinfo(std::exchange(found, nullptr));
+      for (const addrinfo* a = list; a && !welcome; a = a->ai_next) welcome = come(u, *a, last);
       if (welcome) {
         place_.port += i, place_.ports = 1;
         return;
