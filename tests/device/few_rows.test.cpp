@@ -6,23 +6,15 @@
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/io/store_as.hpp>
 
+#include "../random_numbers.hpp"
 #include "../refused.hpp"
 
 // What the CPU does for the few rows of a decoder in a way of its own, beside the plain one.
 namespace distil_xlstm {
 namespace {
-
-template <class T>
-std::vector<T> random_numbers(index n, std::uint64_t seed) {
-  rng random(seed);
-  std::vector<T> x(static_cast<std::size_t>(n));
-  for (T& one : x) one = static_cast<T>(random.normal());
-  return x;
-}
 
 /// y of two maps side by side, of the first `rows` rows of x; at once or one after the other.
 template <Precision P, class T>
