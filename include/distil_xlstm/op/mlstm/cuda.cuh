@@ -78,7 +78,8 @@ class mlstm_products {
     keep_.inputs = !as_products && fits(start_);
   }
 
-  void forward(const mlstm_arguments<float, From>& a) {
+  template <class H>
+  void forward(const mlstm_arguments<float, From, H>& a) {
     auto kept = a.chunk_states ? keep_ : keeps{};
     const bool in_place = reads_in_place(a);
     mlstm_copies copies;
@@ -108,12 +109,12 @@ class mlstm_products {
     with_columns(chunks * (z_.value / N), [&]<int Columns>() {
       using tile = product_tile<P, 4, Columns>;
       launch(device_, "mlstm: outputs", {blocks(chunks * (z_.value / Columns)), tile::threads, tile::bytes},
-             mlstm_outputs_kernel<P, Columns>, z_, m, rows, output(a.h, z_.dv));
+             mlstm_outputs_kernel<P, Columns, H>, z_, m, rows, output(a.h, z_.dv));
     });
   }
 
-  template <class S>
-  void backward(const mlstm_backward_arguments<float, From, S>& a) {
+  template <class S, class H>
+  void backward(const mlstm_backward_arguments<float, From, S, H>& a) {
     float* tape = const_cast<float*>(a.chunk_states);
     const bool in_place = reads_in_place(a);
     mlstm_copies copies;
@@ -152,7 +153,7 @@ class mlstm_products {
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
     launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
-           mlstm_row_gradients_kernel<number, S>, z_, a.h, a.dh, rows, m.r, of_rows);
+           mlstm_row_gradients_kernel<number, S, H>, z_, a.h, a.dh, rows, m.r, of_rows);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
@@ -320,8 +321,8 @@ class mlstm_products {
            mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
   }
   /// Returns how many parts q . dq and k . dk are left in.
-  template <class S>
-  index input_gradients(const mlstm_backward_arguments<float, From, S>& a,
+  template <class S, class H>
+  index input_gradients(const mlstm_backward_arguments<float, From, S, H>& a,
                         mlstm_chunk_gradients<number, S> g) const {
     constexpr const char* what = "mlstm: gradients of inputs";
     const index chunks = z_.tasks * z_.chunks;
@@ -335,7 +336,7 @@ class mlstm_products {
       }
     const auto tiles = [&](int columns) { return chunks * ((2 * z_.query + z_.value) / columns); };
     index parts = 0;
-    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From, S>& own) {
+    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From, S, H>& own) {
       g.dv = output(own.dv, z_.dv);
       with_columns(tiles(N), [&]<int Columns>() {
         using memory = mlstm_chunk_gradients_memory<P, Columns>;
@@ -377,11 +378,12 @@ using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
 /// Double takes the default.
-template <Precision P, class T, class Operand>
-void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) {
+template <Precision P, class T, class Operand, class H>
+void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand, H>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
+    if constexpr (std::is_same_v<H, T>)
+      if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N, Operand>(device, a.seq, a.shape).forward(a);
     });
@@ -391,8 +393,8 @@ void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) 
 }
 
 /// Its gradient.
-template <Precision P, class T, class Operand, class Gradient>
-void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand, Gradient>& a) {
+template <Precision P, class T, class Operand, class Gradient, class H>
+void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand, Gradient, H>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     detail::with_mlstm_tile(a.shape, [&]<int N>() {

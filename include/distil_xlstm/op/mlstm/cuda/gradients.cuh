@@ -15,9 +15,9 @@ struct mlstm_row_gradients {
 };
 
 /// 8, 16 or 32 lanes of a warp a position.
-template <class Number, class S>
+template <class Number, class S, class H>
 __global__ void __launch_bounds__(256)
-    mlstm_row_gradients_kernel(earlier_kernels earlier, mlstm_sizes z, matrix_view<const float> h,
+    mlstm_row_gradients_kernel(earlier_kernels earlier, mlstm_sizes z, matrix_view<const H> h,
                                matrix_view<const S> dh, mlstm_rows rows, const float* r,
                                mlstm_row_gradients<Number> out) {
   const int lanes = mlstm_row_threads(z.value), lane = static_cast<int>(threadIdx.x) % lanes;

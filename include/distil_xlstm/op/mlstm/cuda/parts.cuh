@@ -390,10 +390,10 @@ constexpr int mlstm_chunk_blocks(int columns) {
 }
 
 /// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon), without the first where C is known to be 0.
-template <class P, int N>
+template <class P, int N, class H>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_blocks<typename P::number>(N))
     mlstm_outputs_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
-                         mlstm_rows rows, mlstm_output_rows<> h) {
+                         mlstm_rows rows, mlstm_output_rows<H> h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float past[L], r[L], mu[L];
