@@ -38,8 +38,8 @@ class mlstm_slab {
 /// Both directions with products of kind P, tiles of N columns, and q, k, v stored as From.
 ///
 /// The tape has a fixed size. First goes the m that enters, then what is worth most of: the chunks' states, S D
-/// and r, the copies of q, k, v where they are of another type. Backward makes again what found no room, from the
-/// state that entered where need be.
+/// and r, the copies of q, k, v where they are of another type, what the gates make of each position. Backward makes
+/// again what found no room, from the state that entered where need be.
 template <class P, int N, class From>
 class mlstm_products {
  public:
@@ -73,9 +73,14 @@ class mlstm_products {
     take_scores(dry, m);
     keep_.scores = fits(start_);
     if (!keep_.scores) dry = before;
+    before = dry;
     mlstm_copies copies;
-    take_inputs(dry, copies);
+    if (!as_products) take_inputs(dry, copies);
     keep_.inputs = !as_products && fits(start_);
+    if (!keep_.inputs) dry = before;
+    mlstm_rows rows{};
+    take_rows(dry, rows);
+    keep_.rows = fits(start_);
   }
 
   void forward(const mlstm_arguments<float, From>& a) {
@@ -85,14 +90,14 @@ class mlstm_products {
     mlstm_rows rows{};
     mlstm_memory<number> m{};
     const auto arrange = [&](mlstm_slab& s) {
-      take_rows(s, rows);
+      if (!kept.rows) take_rows(s, rows);
       if (!kept.states) take_states(s, m);
       if (!kept.scores) take_scores(s, m);
       if (!kept.inputs && !in_place) take_inputs(s, copies);
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies);
+    if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies, rows);
     gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.chunk_states, rows);
     if (!in_place) copy(a, copies);
     bind(a, in_place, copies, m);
@@ -125,7 +130,7 @@ class mlstm_products {
     mlstm_row_gradients<number> of_rows{};
     const index positions = z_.tasks * z_.padded();
     const auto arrange = [&](mlstm_slab& s) {
-      take_rows(s, rows);
+      if (!keep_.rows) take_rows(s, rows);
       if (!keep_.states) take_states(s, m);
       if (!keep_.scores) take_scores(s, m);
       if (!keep_.inputs && !in_place) take_inputs(s, copies);
@@ -141,8 +146,8 @@ class mlstm_products {
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    take_chunk_states(tape, m, copies);
-    gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
+    take_chunk_states(tape, m, copies, rows);
+    if (!keep_.rows) gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
     if (!keep_.inputs && !in_place) copy(a, copies);
     bind(a, in_place, copies, m);
     if (!keep_.states)
@@ -151,8 +156,11 @@ class mlstm_products {
     if (!keep_.scores) scores(rows, m);
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
-    launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
-           mlstm_row_gradients_kernel<number, S>, z_, a.h, a.dh, rows, m.r, of_rows);
+    launch(device_, "mlstm: gradients of rows and scores",
+           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
+           mlstm_score_gradients_kernel<P, S>, z_,
+           mlstm_row_inputs<S>{a.h, a.dh, m.r, z_.dv == z_.value && is_vectorised(a.h) && is_vectorised(a.dh)},
+           m.v, rows, of_rows, ds);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
@@ -164,9 +172,6 @@ class mlstm_products {
     }
     walk<true>("mlstm: gradients of states",
                {m.q, du, rows.past, of_rows.dr, rows.decay, dstate, dstate, nullptr, dc, dn});
-    launch(device_, "mlstm: gradients of scores",
-           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
-           mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
     const index parts = input_gradients<S>(a, {m,
                                                rows,
                                                of_rows,
@@ -194,7 +199,7 @@ class mlstm_products {
 
   static unsigned blocks(index n) { return static_cast<unsigned>(n); }
   struct keeps {
-    bool states = false, scores = false, inputs = false;
+    bool states = false, scores = false, inputs = false, rows = false;
   };
   struct mlstm_copies {
     number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]; of v each once
@@ -232,11 +237,12 @@ class mlstm_products {
     to.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.v = s.take<number>(z_.tasks / shape_.value_group * z_.padded() * z_.value);
   }
-  void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies) const {
+  void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies, mlstm_rows& rows) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
     if (keep_.states) take_states(s, m);
     if (keep_.scores) take_scores(s, m);
     if (keep_.inputs) take_inputs(s, copies);
+    if (keep_.rows) take_rows(s, rows);
   }
   /// Whether the kernels can read q, k and v where they lie: of the products' type, whole chunks, whole tiles, every
   /// row of a head at 16 bytes.
@@ -316,8 +322,8 @@ class mlstm_products {
   }
   void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
     launch(device_, "mlstm: scores",
-           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
-           mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
+           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes}, mlstm_scores_kernel<P>,
+           z_, m, rows);
   }
   /// Returns how many parts q . dq and k . dk are left in.
   template <class S>

@@ -223,35 +223,36 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
       }
 }
 
-/// S D (forward) or its gradient dS of one chunk: X = A Bᵀ, then
-///   out = scale X D and r = past q.n + the rows' sums;  or, where `dr` is given, out = scale (X + dr) D.
+/// What a block that makes a chunk's scores keeps of its rows: D~'s parts; what is added, or beta's weight; the first
+/// seen; sums of the rows' halves.
+struct mlstm_score_rows {
+  static constexpr int each = 6, weight = 4;
+  alignas(16) float of_rows[each][mlstm_chunk];
+  float sums[2][mlstm_chunk];
+
+  /// Sends for them, of the weights where they are given.
+  __device__ void fetch(const mlstm_rows& rows, const float* weights, index row0) {
+    if (threadIdx.x >= mlstm_chunk) return;
+    const float* from[] = {rows.row,         rows.row_rest, rows.column,
+                           rows.column_rest, weights,       reinterpret_cast<const float*>(rows.first)};
+#pragma unroll
+    for (int x = 0; x < each; ++x)
+      if (x != weight || weights) copy_async_4(of_rows[x] + threadIdx.x, from[x] + row0 + threadIdx.x, 4);
+  }
+};
+
+/// S D (forward) or its gradient dS of the block's chunk: X = A Bᵀ, then
+///   out = scale X D and r = past q.n + the rows' sums;  or, if `Gradient`, out = scale (X + dr) D.
 /// The quarter of `out` that lies in the future is nobody's to read, and not written.
 template <class P, bool Gradient>
-__global__ void __launch_bounds__(256, 2)
-    mlstm_scores_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_operand<typename P::number> of_a,
-                        mlstm_operand<typename P::number> of_b, int width, mlstm_rows rows, const float* n,
-                        const float* dr, typename P::number* out, float* r) {
+__device__ void mlstm_make_scores(const mlstm_sizes& z, mlstm_score_rows& shared, void* memory,
+                                  step_operand<typename P::number> a, step_operand<typename P::number> b,
+                                  int width, const float* n, typename P::number* out, float* r) {
   using tile_type = product_tile<P, 4, mlstm_chunk>;
   constexpr int L = mlstm_chunk;
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float sums[2][L];
-  __shared__ __align__(16) float of_rows[6][L];  // D~'s parts; what is added, or beta's weight; the first seen
-  tile_type tile(shared);
-  const index chunk = blockIdx.x, row0 = chunk * L;
-  earlier.wait();
-  if (threadIdx.x < L) {
-    const float* from[] = {rows.row,
-                           rows.row_rest,
-                           rows.column,
-                           rows.column_rest,
-                           Gradient ? dr : rows.past,
-                           reinterpret_cast<const float*>(rows.first)};
-#pragma unroll
-    for (int x = 0; x < 6; ++x) copy_async_4(of_rows[x] + threadIdx.x, from[x] + row0 + threadIdx.x, 4);
-  }
-  const unsigned chunks = static_cast<unsigned>(z.chunks);
-  const index task = blockIdx.x / chunks, t0 = static_cast<index>(blockIdx.x % chunks) * L;
-  const step_operand<typename P::number> a = of_a.at(z, task, t0), b = of_b.at(z, task, t0);
+  tile_type tile(memory);
+  const index chunk = blockIdx.x;
+  const auto& of_rows = shared.of_rows;
   const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
   const bool vector = !Gradient && tile.first_column == 0;
   run_steps<P>(
@@ -270,7 +271,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
     const int row = tile.row_of(x / 2, x % 2);
-    high[x] = of_rows[0][row], rest[x] = of_rows[1][row], weight[x] = of_rows[4][row];
+    high[x] = of_rows[0][row], rest[x] = of_rows[1][row], weight[x] = of_rows[mlstm_score_rows::weight][row];
     first[x] = __float_as_int(of_rows[5][row]), partial[x] = 0;
   }
   if (!above)
@@ -297,11 +298,26 @@ __global__ void __launch_bounds__(256, 2)
       const int row = tile.row_of(x / 2, x % 2);
       partial[x] = row_sum(partial[x]);
       if (vector) partial[x] += weight[x] * tile.extra_of(x / 2, x % 2);
-      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = partial[x];
+      if (tile.lane % 4 == 0) shared.sums[tile.first_column != 0][row] = partial[x];
     }
     __syncthreads();
-    if (threadIdx.x < L) r[row0 + threadIdx.x] = sums[0][threadIdx.x] + sums[1][threadIdx.x];
+    if (threadIdx.x < L) r[chunk * L + threadIdx.x] = shared.sums[0][threadIdx.x] + shared.sums[1][threadIdx.x];
   }
+}
+
+/// S D and r of a chunk a block.
+template <class P>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_scores_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
+                        mlstm_rows rows) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ mlstm_score_rows of_rows;
+  earlier.wait();
+  of_rows.fetch(rows, rows.past, static_cast<index>(blockIdx.x) * mlstm_chunk);
+  const unsigned chunks = static_cast<unsigned>(z.chunks);
+  const index task = blockIdx.x / chunks, t0 = static_cast<index>(blockIdx.x % chunks) * mlstm_chunk;
+  mlstm_make_scores<P, false>(z, of_rows, shared, memory.q.at(z, task, t0), memory.k.at(z, task, t0), z.query,
+                              memory.n, memory.gated, memory.r);
 }
 
 /// N of a position, and its derivative by r.
