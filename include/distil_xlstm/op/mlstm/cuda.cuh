@@ -10,9 +10,9 @@
 
 // The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
 //
-// Forward: gates; padded copies of q, k, v in the products' type, unless they can be read as they are; the walk over
-// the chunks, a tile of C a block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each
-// chunk; the gates' gradients.
+// Forward: gates; padded copies of k and v in the products' type, unless they can be read as they are; the walk over the
+// chunks, a tile of C a block; S D and r of each chunk, and the copy of its q; h. Backward: dU and dS of each chunk; the
+// walk back; dq, dk, dv of each chunk; the gates' gradients.
 namespace distil_xlstm::device {
 
 namespace detail {
@@ -74,7 +74,7 @@ class mlstm_products {
     keep_.scores = fits(start_);
     if (!keep_.scores) dry = before;
     before = dry;
-    mlstm_copies copies;
+    own_inputs copies;
     if (!as_products) take_inputs(dry, copies);
     keep_.inputs = !as_products && fits(start_);
     if (!keep_.inputs) dry = before;
@@ -86,7 +86,7 @@ class mlstm_products {
   void forward(const mlstm_arguments<float, From>& a) {
     auto kept = a.chunk_states ? keep_ : keeps{};
     const bool in_place = reads_in_place(a);
-    mlstm_copies copies;
+    own_inputs copies;
     mlstm_rows rows{};
     mlstm_memory<number> m{};
     const auto arrange = [&](mlstm_slab& s) {
@@ -99,8 +99,8 @@ class mlstm_products {
     place(arrange, memory);
     if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies, rows);
     gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.chunk_states, rows);
-    if (!in_place) copy(a, copies);
     bind(a, in_place, copies, m);
+    if (!in_place) copy(a, copies, as_products ? 3 : 2);
     const mlstm_state_view state = view(a.state);
     if (a.chunk_states && !keep_.states)
       launch(device_, "mlstm: keeping the state",
@@ -108,7 +108,7 @@ class mlstm_products {
              mlstm_keep_state_kernel<256>, z_, state, first_state(a.chunk_states));
     walk<false>("mlstm: states",
                 {m.k, m.v, rows.left, nullptr, rows.decay, state, state, rows.empty, m.states, m.n});
-    scores(rows, m);
+    scores<!as_products>(rows, m, copies_of(a, copies).of[2]);
     const index chunks = z_.tasks * z_.chunks;
     with_columns(chunks * (z_.value / N), [&]<int Columns>() {
       using tile = product_tile<P, 4, Columns>;
@@ -121,7 +121,7 @@ class mlstm_products {
   void backward(const mlstm_backward_arguments<float, From, S>& a) {
     float* tape = const_cast<float*>(a.chunk_states);
     const bool in_place = reads_in_place(a);
-    mlstm_copies copies;
+    own_inputs copies;
     number *ds = nullptr, *dc = nullptr;
     float *dn = nullptr, *q_dq = nullptr, *k_dk = nullptr;
     double* inner = nullptr;
@@ -148,12 +148,12 @@ class mlstm_products {
     place(arrange, memory);
     take_chunk_states(tape, m, copies, rows);
     if (!keep_.rows) gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
-    if (!keep_.inputs && !in_place) copy(a, copies);
+    if (!keep_.inputs && !in_place) copy(a, copies, 3);
     bind(a, in_place, copies, m);
     if (!keep_.states)
       walk<false>("mlstm: states again", {m.k, m.v, rows.left, nullptr, rows.decay, first_state(tape),
                                           mlstm_state_view{}, rows.empty, m.states, m.n});
-    if (!keep_.scores) scores(rows, m);
+    if (!keep_.scores) scores<false>(rows, m, {});
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
     launch(device_, "mlstm: gradients of rows and scores",
@@ -201,7 +201,7 @@ class mlstm_products {
   struct keeps {
     bool states = false, scores = false, inputs = false, rows = false;
   };
-  struct mlstm_copies {
+  struct own_inputs {
     number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]; of v each once
   };
 
@@ -232,12 +232,12 @@ class mlstm_products {
     m.gated = s.take<number>(z_.tasks * z_.padded() * mlstm_chunk);
     m.r = s.take<float>(z_.tasks * z_.padded());
   }
-  void take_inputs(mlstm_slab& s, mlstm_copies& to) const {
+  void take_inputs(mlstm_slab& s, own_inputs& to) const {
     to.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.v = s.take<number>(z_.tasks / shape_.value_group * z_.padded() * z_.value);
   }
-  void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies, mlstm_rows& rows) const {
+  void take_chunk_states(float* tape, mlstm_memory<number>& m, own_inputs& copies, mlstm_rows& rows) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
     if (keep_.states) take_states(s, m);
     if (keep_.scores) take_scores(s, m);
@@ -251,17 +251,23 @@ class mlstm_products {
     return as_products && z_.time == z_.padded() && z_.dq == z_.query && z_.dv == z_.value &&
            is_vectorised(a.q) && is_vectorised(a.k) && is_vectorised(a.v);
   }
+  /// Of the first `many` of k, v and q.
   template <class A>
-  void copy(const A& a, const mlstm_copies& to) const {
-    const index threads = z_.tasks * z_.padded() * mlstm_row_threads(std::max(z_.query, z_.value));
-    launch(device_, "mlstm: copies", {dim3(blocks(blocks_for(threads, 256)), 3), 256},
-           mlstm_copy_kernel<number, From>, z_, mlstm_copy<number, From>{a.q, z_.dq, z_.query, 1, to.q},
-           mlstm_copy<number, From>{a.k, z_.dq, z_.query, 1, to.k},
-           mlstm_copy<number, From>{a.v, z_.dv, z_.value, value_group(), to.v});
+  void copy(const A& a, const own_inputs& to, unsigned many) const {
+    launch(device_, "mlstm: copies", {dim3(blocks(z_.tasks * z_.chunks), many), 256},
+           mlstm_copy_kernel<number, From>, z_, copies_of(a, to));
+  }
+  template <class A>
+  mlstm_copies<number, From> copies_of(const A& a, const own_inputs& to) const {
+    const auto of = [](matrix_view<const From> x, int head, int padded, unsigned group, number* own) {
+      return mlstm_copy<number, From>{x, head, padded, group, own, head == padded && is_vectorised(x)};
+    };
+    return {{of(a.k, z_.dq, z_.query, 1, to.k), of(a.v, z_.dv, z_.value, value_group(), to.v),
+             of(a.q, z_.dq, z_.query, 1, to.q)}};
   }
   /// Says where the kernels find q, k and v.
   template <class A>
-  void bind(const A& a, bool in_place, const mlstm_copies& copies, mlstm_memory<number>& m) const {
+  void bind(const A& a, bool in_place, const own_inputs& copies, mlstm_memory<number>& m) const {
     m.q = packed(copies.q, z_.query), m.k = packed(copies.k, z_.query);
     m.v = packed(copies.v, z_.value, value_group());
     if constexpr (as_products)
@@ -320,10 +326,12 @@ class mlstm_products {
              mlstm_walk_kernel<P, N, Columns, Backwards>, z_, w);
     });
   }
-  void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
+  /// If `Copies`, of q as it was given.
+  template <bool Copies>
+  void scores(const mlstm_rows& rows, const mlstm_memory<number>& m, const mlstm_copy<number, From>& q) const {
     launch(device_, "mlstm: scores",
-           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes}, mlstm_scores_kernel<P>,
-           z_, m, rows);
+           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
+           mlstm_scores_kernel<P, From, Copies>, z_, m, rows, q);
   }
   /// Returns how many parts q . dq and k . dk are left in.
   template <class S>

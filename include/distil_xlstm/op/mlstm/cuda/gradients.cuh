@@ -14,6 +14,9 @@ struct mlstm_row_gradients {
   float *dr, *dmu;
 };
 
+/// Threads that have a row of a multiple of 32 numbers, eight each at a time: a power of two up to 32.
+inline __device__ int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 128 ? 16 : 32; }
+
 /// What dU and the gradients of r and mu are made of.
 template <class S>
 struct mlstm_row_inputs {
