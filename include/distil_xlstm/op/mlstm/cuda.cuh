@@ -10,9 +10,9 @@
 
 // The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
 //
-// Forward: gates; padded copies of k and v in the products' type, unless they can be read as they are; the walk over the
-// chunks, a tile of C a block; S D and r of each chunk, and the copy of its q; h. Backward: dU and dS of each chunk; the
-// walk back; dq, dk, dv of each chunk; the gates' gradients.
+// Forward: gates; padded copies of k and v in the products' type, unless they can be read as they are; the walk over
+// the chunks, a tile of C a block; S D and r of each chunk, and the copy of its q; h. Backward: dU and dS of each
+// chunk; the walk back; dq, dk, dv of each chunk; the gates' gradients.
 namespace distil_xlstm::device {
 
 namespace detail {

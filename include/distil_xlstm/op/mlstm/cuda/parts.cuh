@@ -70,8 +70,9 @@ __device__ void load_eight(float (&x)[8], const From* head, int c, int width) {
     for (int j = 0; j < 8; ++j) x[j] = c + j < width ? static_cast<float>(head[c + j]) : 0;
   }
 }
-/// The rows of a task's chunk that begins at t0, with a block of 256. Where nothing is padded a thread has several pieces
-/// of eight numbers at once, for it waits for their memory.
+
+/// The rows of a task's chunk that begins at t0, with a block of 256. Where nothing is padded a thread has several
+/// pieces of eight numbers at once, for it waits for their memory.
 template <class Number, class From>
 __device__ void mlstm_copy_chunk(const mlstm_sizes& z, const mlstm_copy<Number, From>& c, unsigned task,
                                  index t0) {
