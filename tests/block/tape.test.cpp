@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
+#include <distil_xlstm/block/hybrid_attention.hpp>
 #include <distil_xlstm/block/mlstm.hpp>
 #include <distil_xlstm/block/sequential.hpp>
 #include <distil_xlstm/block/swiglu.hpp>
@@ -32,9 +33,17 @@ BOOST_AUTO_TEST_CASE(operands_take_half) {
   mlstm biased = cell;
   biased.bias = true;
   BOOST_TEST(saved(biased) == rows * inner / 2);
+  // What the memory gives, and its states; but features and values are not made again.
+  hybrid_attention hybrid;
+  hybrid.base.width = width, hybrid.base.heads = 4, hybrid.base.kv_heads = 2, hybrid.base.head_dim = 64;
+  hybrid.base.window = 16;
+  const index phi = 4 * 2 * hybrid.features, values = 2 * 64, given = 4 * 64,
+              states = hybrid.cell().kept_size(512) - hybrid.cell().kept_size(512, true);
+  BOOST_TEST(saved(hybrid) == rows * given / 2 + 4 * 4 * states - rows * (2 * phi + values) / 2);
   // Where no backward follows, nothing is rounded.
   BOOST_TEST(tape_size(cell, seq, true, true) == tape_size(cell, seq, false, true));
   BOOST_TEST(tape_size(feed, seq, true, true) == tape_size(feed, seq, false, true));
+  BOOST_TEST(tape_size(hybrid, seq, true, true) == tape_size(hybrid, seq, false, true));
 }
 
 BOOST_AUTO_TEST_CASE(what_an_mlstm_keeps) {

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/device/cuda.cuh>
 
+#include "../random_numbers.hpp"
 #include "gpu.hpp"
 
 /// What tests on the GPU share: the same code runs on device::cuda and, as the reference, on device::cpu in
@@ -18,10 +18,8 @@ namespace distil_xlstm {
 
 /// Numbers that float holds, so that float and double start from the same.
 inline std::vector<double> random_numbers(index n, std::uint64_t seed, double spread = 1) {
-  rng r(seed);
-  std::vector<double> x(static_cast<std::size_t>(n));
-  for (auto& v : x) v = static_cast<float>(spread * r.normal());
-  return x;
+  const auto x = random_numbers<float>(n, seed, spread);
+  return {x.begin(), x.end()};
 }
 
 /// Numbers that bfloat16 holds.

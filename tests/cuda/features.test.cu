@@ -102,9 +102,9 @@ void check_features(device::basic_cuda<P>& gpu, device::cpu& cpu, index rows, co
   }
 }
 
-/// dr, dw, dgate and h of random numbers, with dh, dr and h as H; rows of all matrices are `slack` numbers longer
-/// than they need be.
-template <class T, class H = T, class D>
+/// dr, dw, dgate and h of random numbers, with dh, dr and h as H and r as R; rows of all matrices are `slack` numbers
+/// longer than they need be.
+template <class T, class H = T, class R = T, class D>
 std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, index width, index slack,
                                                bool with_h = true) {
   const index cols = heads * width;
@@ -114,35 +114,36 @@ std::vector<std::vector<double>> mix_gradients(D& d, index rows, index heads, in
   const auto view = [&]<class S>(const on_device<S, D>& m, index n) {
     return matrix_view<S>(m.data(), rows, n, n + slack);
   };
-  const auto gate = there(heads, 1), r = there(cols, 2), w = there(cols, 3), dw = there(cols, 6),
-             dgate = there(heads, 7);
+  const auto gate = there(heads, 1), w = there(cols, 3), dw = there(cols, 6), dgate = there(heads, 7);
+  const on_device<R, D> r(d, random_numbers(rows * (cols + slack), 2));
   const auto stored = [&](std::uint64_t seed) {
     return on_device<H, D>(d, random_numbers(rows * (cols + slack), seed));
   };
   const auto dh = stored(4), dr = stored(5), h = stored(8);
-  gated_mix_backward_arguments<T, H> g{{heads, view(gate, heads), view(r, cols), view(w, cols)},
-                                       view(dh, cols),
-                                       view(dr, cols),
-                                       view(dw, cols),
-                                       view(dgate, heads)};
+  gated_mix_backward_arguments<T, H, R> g{{heads, view(gate, heads), view(r, cols), view(w, cols)},
+                                          view(dh, cols),
+                                          view(dr, cols),
+                                          view(dw, cols),
+                                          view(dgate, heads)};
   if (with_h) g.h = {h.data(), rows, cols, cols + slack};
   gated_mix_backward(d, g);
   return {dr.numbers(), dw.numbers(), dgate.numbers(), h.numbers()};
 }
 
-/// h, stored as H, of random numbers; rows of all matrices are `slack` numbers longer than they need be.
-template <class T, class H = T, class D>
+/// h, stored as H, of random numbers, r as R; rows of all matrices are `slack` numbers longer than they need be.
+template <class T, class H = T, class R = T, class D>
 std::vector<double> mixed(D& d, index rows, index heads, index width, index slack) {
   const index cols = heads * width;
   const auto there = [&](index n, std::uint64_t seed) {
     return on_device<T, D>(d, random_numbers(rows * (n + slack), seed));
   };
-  const auto gate = there(heads, 1), r = there(cols, 2), w = there(cols, 3);
+  const auto gate = there(heads, 1), w = there(cols, 3);
+  const on_device<R, D> r(d, random_numbers(rows * (cols + slack), 2));
   const on_device<H, D> h(d, random_numbers(rows * (cols + slack), 4));
-  const auto view = [&](const on_device<T, D>& m, index n) {
-    return matrix_view<const T>(m.data(), rows, n, n + slack);
+  const auto view = [&]<class S>(const on_device<S, D>& m, index n) {
+    return matrix_view<const S>(m.data(), rows, n, n + slack);
   };
-  gated_mix_forward(d, gated_mix_arguments<T>{heads, view(gate, heads), view(r, cols), view(w, cols)},
+  gated_mix_forward(d, gated_mix_arguments<T, R>{heads, view(gate, heads), view(r, cols), view(w, cols)},
                     matrix_view<H>(h.data(), rows, cols, cols + slack));
   return h.numbers();
 }
@@ -314,6 +315,8 @@ BOOST_AUTO_TEST_CASE(gated_mixes) {
                     testing::cuda_tolerance::features.fp32);
         check_close((what + ", rounded").c_str(), mixed<float, bf16>(gpu, rows, 3, width, slack), want,
                     testing::cuda_tolerance::features.bf16);
+        check_close((what + ", r rounded, too").c_str(), mixed<float, bf16, bf16>(gpu, rows, 3, width, slack),
+                    want, testing::cuda_tolerance::features.bf16);
       }
 }
 BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
@@ -331,11 +334,15 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_gated_mix) {
         for (std::size_t i = 0; i < 4; ++i)
           check_close((what + names[i]).c_str(), got[i], want[i], testing::cuda_tolerance::features.fp32);
         BOOST_TEST((got == again), what << "another result");
-        // dh, dr and h as products take them, and no h.
-        const auto rounded = mix_gradients<float, bf16>(gpu, rows, 3, width, slack);
-        for (std::size_t i = 0; i < 4; ++i)
+        // dh, dr and h as products take them, r as they do, and no h.
+        const auto rounded = mix_gradients<float, bf16>(gpu, rows, 3, width, slack),
+                   all_rounded = mix_gradients<float, bf16, bf16>(gpu, rows, 3, width, slack);
+        for (std::size_t i = 0; i < 4; ++i) {
           check_close((what + names[i] + " in bf16").c_str(), rounded[i], want[i],
                       testing::cuda_tolerance::features.bf16);
+          check_close((what + names[i] + " in bf16, as r").c_str(), all_rounded[i], want[i],
+                      testing::cuda_tolerance::features.bf16);
+        }
         auto without = mix_gradients<float>(gpu, rows, 3, width, slack, false);
         without.pop_back();
         const std::vector<std::vector<double>> gradients(got.begin(), got.end() - 1);

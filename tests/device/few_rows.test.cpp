@@ -6,27 +6,22 @@
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/io/store_as.hpp>
 
+#include "../random_numbers.hpp"
 #include "../refused.hpp"
 
 // What the CPU does for the few rows of a decoder in a way of its own, beside the plain one.
 namespace distil_xlstm {
 namespace {
 
-template <class T>
-std::vector<T> random_numbers(index n, std::uint64_t seed) {
-  rng random(seed);
-  std::vector<T> x(static_cast<std::size_t>(n));
-  for (T& one : x) one = static_cast<T>(random.normal());
-  return x;
-}
+/// How two maps are made: by one call, by one each, or each by any device's default.
+enum class calls { one, each, defaults };
 
-/// y of two maps side by side, of the first `rows` rows of x; at once or one after the other.
+/// y of two maps side by side, of the first `rows` rows of x.
 template <Precision P, class T>
-std::vector<T> mapped(int threads, bool at_once, index blocks, index width, index rows,
+std::vector<T> mapped(int threads, calls how, index blocks, index width, index rows,
                       const std::vector<T>& weight, const std::vector<T>& x) {
   device::basic_cpu<P> d(threads);
   const index cols = blocks * width;
@@ -36,10 +31,12 @@ std::vector<T> mapped(int threads, bool at_once, index blocks, index width, inde
   const std::array maps{
       headwise_arguments<T>{blocks, width, weight.data(), in, both.columns(0, cols)},
       headwise_arguments<T>{blocks, width, weight.data() + cols * width, in, both.columns(cols, cols)}};
-  if (at_once)
-    headwise_forward(d, maps);
-  else
-    for (const auto& map : maps) headwise_forward(d, map);
+  if (how == calls::one) headwise_forward(d, maps);
+  for (const auto& map : maps)
+    if (how == calls::each)
+      headwise_forward(d, map);
+    else if (how == calls::defaults)
+      distil_xlstm::headwise_forward<device::basic_cpu<P>, T, T>(d, map);
   return y;
 }
 
@@ -49,9 +46,9 @@ void maps_blocks(index width, index blocks, double of_few, double of_many) {
   using T = typename P::scalar;
   const index cols = blocks * width, few = device::cpu::few_rows, most = few + 1;
   const auto weight = random_numbers<T>(2 * cols * width, 1), x = random_numbers<T>(most * cols, 2);
-  const auto alone = mapped<P>(2, true, blocks, width, 1, weight, x);
+  const auto alone = mapped<P>(2, calls::one, blocks, width, 1, weight, x);
   for (index rows = 1; rows <= most; ++rows) {
-    const auto y = mapped<P>(2, true, blocks, width, rows, weight, x);
+    const auto y = mapped<P>(2, calls::one, blocks, width, rows, weight, x);
     double worst = 0;
     for (index r = 0; r < rows; ++r)
       for (index o = 0; o < 2 * cols; ++o) {
@@ -64,9 +61,13 @@ void maps_blocks(index width, index blocks, double of_few, double of_many) {
       }
     BOOST_TEST(worst < (rows > few ? of_many : of_few) * static_cast<double>(width + 8),
                rows << " rows, " << width << " x " << blocks << ": " << worst);
-    BOOST_TEST((y == mapped<P>(1, true, blocks, width, rows, weight, x)), "threads change " << rows << " rows");
-    BOOST_TEST((y == mapped<P>(2, false, blocks, width, rows, weight, x)),
-               rows << " rows, " << width << " x " << blocks << ": one map rounds otherwise than two");
+    BOOST_TEST((y == mapped<P>(1, calls::one, blocks, width, rows, weight, x)),
+               "threads change " << rows << " rows");
+    for (const calls how : {calls::each, calls::defaults})
+      BOOST_TEST((y == mapped<P>(2, how, blocks, width, rows, weight, x)),
+                 rows << " rows, " << width << " x " << blocks
+                      << (how == calls::each ? ": one map rounds otherwise than two"
+                                             : ": the CPU rounds otherwise than any device's default"));
     if (rows <= few)
       BOOST_TEST(std::equal(alone.begin(), alone.end(), y.begin()), "a row depends on those beside it");
   }

@@ -4,11 +4,12 @@
 #include <limits>
 #include <vector>
 
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/loss/any_objective.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/loss/head.hpp>
+
+#include "../random_numbers.hpp"
 
 namespace distil_xlstm::loss {
 namespace {
@@ -17,17 +18,9 @@ constexpr index rows = 7, width = 12, vocabulary = 53;  // neither a multiple of
 constexpr schedule::clock now{2, 10};
 
 template <class T>
-std::vector<T> random(index n, std::uint64_t seed, double spread = 1) {
-  rng r(seed);
-  std::vector<T> x(static_cast<std::size_t>(n));
-  for (auto& v : x) v = static_cast<T>(spread * r.normal());
-  return x;
-}
-
-template <class T>
 struct problem {
-  std::vector<T> hs = random<T>(rows * width, 1), ht = random<T>(rows * width, 2),
-                 head = random<T>(vocabulary * width, 3), dhs = std::vector<T>(rows * width, T(99));
+  std::vector<T> hs = random_numbers<T>(rows * width, 1), ht = random_numbers<T>(rows * width, 2),
+                 head = random_numbers<T>(vocabulary * width, 3), dhs = std::vector<T>(rows * width, T(99));
   std::vector<std::int32_t> targets{0, 52, 7, 16, 33, 48, 8};
   std::vector<std::uint8_t> scored{1, 1, 0, 1, 1, 0, 1};
 
@@ -159,8 +152,8 @@ BOOST_AUTO_TEST_CASE(the_gradient_is_the_derivative) {
 BOOST_AUTO_TEST_CASE(a_head_of_the_students_own) {
   constexpr index teacher_width = 9;
   const auto o = (0.4 * kl(2) + 0.5 * cross_entropy() + 0.3 * reverse_kl(1.5)).at<double>(now);
-  const auto ht = random<double>(rows * teacher_width, 4),
-             head_t = random<double>(vocabulary * teacher_width, 5);
+  const auto ht = random_numbers<double>(rows * teacher_width, 4),
+             head_t = random_numbers<double>(vocabulary * teacher_width, 5);
   const matrix_view<const double> teacher(ht.data(), rows, teacher_width),
       teacher_head(head_t.data(), vocabulary, teacher_width);
   for (index bytes : {index{1}, 3 * 2 * vocabulary * index{8}, head_bytes}) {

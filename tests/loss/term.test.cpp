@@ -5,11 +5,12 @@
 #include <limits>
 #include <vector>
 
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/loss/any_objective.hpp>
 #include <distil_xlstm/loss/distillation.hpp>
 #include <distil_xlstm/math/kth_largest.hpp>
 #include <distil_xlstm/testing/check_term.hpp>
+
+#include "../random_numbers.hpp"
 
 namespace distil_xlstm::loss {
 namespace {
@@ -17,13 +18,6 @@ namespace {
 using numbers = std::vector<double>;
 constexpr schedule::clock now{3, 10};
 constexpr double infinity = std::numeric_limits<double>::infinity();
-
-numbers random(index n, std::uint64_t seed, double spread = 3) {
-  rng r(seed);
-  numbers x(static_cast<std::size_t>(n));
-  for (auto& v : x) v = spread * r.normal();
-  return x;
-}
 
 /// All that the passes over a row find.
 template <class List>
@@ -94,7 +88,7 @@ double naive_kl(const numbers& p, const numbers& q) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(values_are_the_naive_ones) {
-  const numbers s = random(50, 7), t = random(50, 8);
+  const numbers s = random_numbers<double>(50, 7, 3), t = random_numbers<double>(50, 8, 3);
   const auto tolerance = boost::test_tools::tolerance(1e-12);
   BOOST_TEST(row_value(cross_entropy_term<double>{}, s, t, 9) == -std::log(softmax(s, 1)[9]), tolerance);
   const double forward = naive_kl(softmax(t, 2), softmax(s, 2)),
@@ -156,7 +150,7 @@ BOOST_AUTO_TEST_CASE(equal_folds_are_one) {
   const auto hidden = (frobenius() + mse()).at<double>(now).hidden;
   BOOST_TEST(hidden.folds() == 1);
 
-  const numbers s = random(20, 1), t = random(20, 2);
+  const numbers s = random_numbers<double>(20, 1, 3), t = random_numbers<double>(20, 2, 3);
   const auto sum = (0.4 * kl(1) + 0.5 * cross_entropy() + 0.2 * jsd(0.3)).at<double>(now).logits;
   BOOST_TEST(row_value(sum, s, t, 4) == 0.4 * row_value(kl_term<double>(1), s, t, 4) +
                                             0.5 * row_value(cross_entropy_term<double>{}, s, t, 4) +
@@ -166,7 +160,7 @@ BOOST_AUTO_TEST_CASE(equal_folds_are_one) {
 
 /// What devices make of terms that know their softmax_factor.
 BOOST_AUTO_TEST_CASE(a_gradient_is_a_sum_of_softmaxes) {
-  const numbers s = random(50, 7), t = random(50, 8);
+  const numbers s = random_numbers<double>(50, 7, 3), t = random_numbers<double>(50, 8, 3);
   const auto check = [&](const auto& objective, int folds) {
     const auto list = objective.template at<double>(now).logits;
     using list_type = std::remove_cvref_t<decltype(list)>;
@@ -197,7 +191,7 @@ BOOST_AUTO_TEST_CASE(a_gradient_is_a_sum_of_softmaxes) {
 /// Chosen at run time, a sum is what it is when the compiler knows it.
 BOOST_AUTO_TEST_CASE(an_objective_of_the_command_line) {
   const schedule::linear warm{4.0, 1.0}, weight{0.2, 0.4};
-  const numbers s = random(50, 7), t = random(50, 8);
+  const numbers s = random_numbers<double>(50, 7, 3), t = random_numbers<double>(50, 8, 3);
   const auto compare = [&](const auto& known, const any_objective::logits_entry& e) {
     any_objective chosen;
     chosen.add(e);
@@ -262,7 +256,7 @@ BOOST_AUTO_TEST_CASE(an_objective_of_the_command_line) {
 
 BOOST_AUTO_TEST_CASE(the_kth_largest) {
   for (const index n : {1, 2, 17, 300}) {
-    numbers x = random(n, static_cast<std::uint64_t>(n));
+    numbers x = random_numbers<double>(n, static_cast<std::uint64_t>(n), 3);
     if (n > 10) x[3] = x[5] = x[7], x[1] = -infinity, x[2] = 0.0, x[4] = -0.0;
     numbers sorted = x;
     std::sort(sorted.rbegin(), sorted.rend());
@@ -320,7 +314,7 @@ BOOST_AUTO_TEST_CASE(an_expression_is_linear_and_fused) {
   BOOST_TEST(o.logits.weights()[1] == 1 - alpha.at(now) - beta);
   BOOST_TEST(o.hidden.weights()[0] == beta);
 
-  const numbers s = random(20, 1), t = random(20, 2);
+  const numbers s = random_numbers<double>(20, 1, 3), t = random_numbers<double>(20, 2, 3);
   const double value = row_value(o.logits, s, t, 4);
   BOOST_TEST(value == alpha.at(now) * row_value(kl_term<double>(temperature.at(now)), s, t, 4) +
                           (1 - alpha.at(now) - beta) * row_value(cross_entropy_term<double>{}, s, t, 4),

@@ -4,23 +4,13 @@
 #include <limits>
 #include <vector>
 
-#include <distil_xlstm/core/rng.hpp>
 #include <distil_xlstm/device/cpu.hpp>
 #include <distil_xlstm/optim/adamw.hpp>
 #include <distil_xlstm/optim/gradient_norm.hpp>
 
+#include "../random_numbers.hpp"
+
 namespace distil_xlstm::optim {
-namespace {
-
-template <class T>
-std::vector<T> random(index n, std::uint64_t seed) {
-  rng r(seed);
-  std::vector<T> x(static_cast<std::size_t>(n));
-  for (auto& v : x) v = static_cast<T>(r.normal());
-  return x;
-}
-
-}  // namespace
 
 /// Two steps by hand: p = 1, g = 0.5 then -1, lr = 0.1, wd = 0.01, default betas.
 BOOST_AUTO_TEST_CASE(a_trace_by_hand) {
@@ -51,12 +41,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(arenas_ranges_and_clipping, T, decltype(std::tuple
   const adamw h{.weight_decay = 0.1};
   const double clip = 0.25;
   device::cpu cpu(2);
-  auto p = random<T>(n, 1);
+  auto p = random_numbers<T>(n, 1);
   std::vector<T> m(n, T(0)), v(n, T(0));
   std::vector<double> q(p.begin(), p.end()), a(n, 0), b(n, 0);
   adamw_state<T> state{m.data(), v.data()};
   for (int t = 1; t <= 5; ++t) {
-    const auto g = random<T>(n, 10 + static_cast<std::uint64_t>(t));
+    const auto g = random_numbers<T>(n, 10 + static_cast<std::uint64_t>(t));
     const double lr = 1e-2 / t;
     step(cpu, h, lr, p.data(), g.data(), state, n, ranges, clip);
     for (std::size_t i = 0; i < n; ++i) {
@@ -83,14 +73,14 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
   const std::vector<parameter_range> ranges{{0, 7, true}, {7, 0, false}, {7, 2000, true}, {2016, 900, false}};
   const adamw h{.weight_decay = 0.1};
   device::cpu cpu(2);
-  auto p = random<float>(n, 1), q = p;
+  auto p = random_numbers<float>(n, 1), q = p;
   std::vector<float> m(n, 0), v(n, 0), a(n, 0), b(n, 0);
   adamw_state<float> state{m.data(), v.data()};
   std::int64_t count = 0;
   adamw_scalars<float> numbers{};
   double norm[2];
   for (int t = 1; t <= 3; ++t) {
-    auto g = random<float>(n, 10 + static_cast<std::uint64_t>(t));
+    auto g = random_numbers<float>(n, 10 + static_cast<std::uint64_t>(t));
     const double lr = 1e-2 / t;
     squared_norm(cpu, g.data(), n, norm);
     step(cpu, h, lr, p.data(), g.data(), state, n, ranges, clip_factor(std::sqrt(norm[0]), 3.0));
@@ -129,7 +119,7 @@ BOOST_AUTO_TEST_CASE(steps_that_wait_for_nobody) {
 }
 
 BOOST_AUTO_TEST_CASE(norms) {
-  auto g = random<float>(100003, 3);
+  auto g = random_numbers<float>(100003, 3);
   double sum = 0;
   for (float x : g) sum += static_cast<double>(x) * static_cast<double>(x);
   double one = 0;

@@ -35,7 +35,8 @@ template <class T>
 struct hybrid_attention_tape {
   attention_tape<T> attention;  ///< its y: what the window gives; without one, what the memory gives
   matrix_view<T> gates;         ///< [rows, 3 heads], 2 heads without a window
-  matrix_view<T> r;             ///< [rows, heads * head_dim]: what the memory gives
+  /// [rows, heads * head_dim]: what the memory gives, stored as the device's `operand_t` where a backward may follow.
+  matrix_view<T> r;
   /// @{ What the memory reads, where operands are half as large and a backward may follow: phi of queries and keys, and
   /// values. Else without data, and made again.
   matrix_view<T> q_phi, k_phi, values;
@@ -109,7 +110,7 @@ struct hybrid_attention {
     part.capacity = 0;
     k.attention = part.tape(l, seq);
     k.gates = l.matrix("gates", seq.rows(), gate_count());
-    k.r = has_window() ? l.matrix("r", seq.rows(), inner()) : k.attention.y;
+    k.r = has_window() ? l.operand("r", seq.rows(), inner()) : k.attention.y;
     if (l.half_operands()) {
       const index wide = query_features().width_out();
       k.q_phi = l.operand("q_phi", seq.rows(), wide);
@@ -125,29 +126,10 @@ struct hybrid_attention {
   template <class T, class X = const T>
   void forward(auto& d, sequence_view seq, const auto& p, const auto& s, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
-    // All maps of x one after another: what a device makes of it for products serves them all.
-    gates().forward(d, p.gates, x, k.gates);
-    {
-      using operand = operand_t<decltype(d), T>;
-      const auto memory = cell_scratch<operand>(d, k);
-      const auto [q, key, v] = of_cell(k, memory.views);
-      base.project(d, seq, p.attention, s.window, k.attention, x, v);
-      write_features(d, p, k, q, key);
-      mlstm_forward(d, mlstm_arguments<T, operand>{seq, cell(), q, key, v, gate(k, input_gate),
-                                                   gate(k, forget_gate), k.r, s.cell, k.chunk_states});
-    }
-    if (!has_window()) {
-      base.rope().advance(d, seq, s.window.position);
-      return base.output().forward(d, p.attention.o_proj, k.r, y, skip);
-    }
-    base.attend(d, seq, s.window, k.attention);
-    const auto through = [&]<class H>(H) {
-      const auto memory = scratch_matrices<H>(d, x.rows, inner());
-      gated_mix_forward(d, mixed(k), memory.views[0]);
-      base.output().forward(d, p.attention.o_proj, memory.views[0], y, skip);
-    };
     // Of few rows, as a decoder has them over a transient tape, the output projection may read what is not rounded.
-    k.chunk_states ? through(operand_t<decltype(d), T>()) : through(T());
+    using operand = operand_t<decltype(d), T>;
+    k.chunk_states ? forward_through(d, seq, p, s, k, x, y, skip, detail::stored_as<operand>(k.r))
+                   : forward_through(d, seq, p, s, k, x, y, skip, k.r);
   }
 
   /// dy may be stored as the device's `operand_t` where there is no `base.output_bias`; no dx is made where it has no
@@ -162,20 +144,22 @@ struct hybrid_attention {
     const auto above = scratch_matrices<operand>(d, x.rows, inner(), inner());
     const auto [dh, dr] = above.views;
     const index heads = base.heads;
+    const matrix_view<operand> r = detail::stored_as<operand>(k.r);
     matrix_view<operand> dmemory = dh;
     base.output().input_gradient(d, p.attention.o_proj, dy, dh);
     if (has_window()) {
       {
         const auto scratch = scratch_matrices<operand>(d, x.rows, inner());
         const matrix_view<operand> h = scratch.views[0];
-        gated_mix_backward(d, gated_mix_backward_arguments<T, operand>{
-                                  mixed(k), dh, dr, dw, dgates.columns(output_gate * heads, heads), h});
+        gated_mix_backward(
+            d, gated_mix_backward_arguments<T, operand, operand>{
+                   mixed<T, operand>(k, r), dh, dr, dw, dgates.columns(output_gate * heads, heads), h});
         base.output().add_weight_gradients(d, g.attention.o_proj, h, dy);
       }
       base.attend_backward(d, seq, k.attention, const_view<T>(dw), dq, dk, dv);
       dmemory = dr;
     } else {
-      base.output().add_weight_gradients(d, g.attention.o_proj, k.r, dy);
+      base.output().add_weight_gradients(d, g.attention.o_proj, r, dy);
     }
     const detail::extra_projection<decltype(p.gates), decltype(g.gates), T> beside{gates(), p.gates, g.gates,
                                                                                    dgates};
@@ -234,6 +218,31 @@ struct hybrid_attention {
   matrix_view<const T> gate(const hybrid_attention_tape<T>& k, index which) const {
     return k.gates.columns(which * base.heads, base.heads);
   }
+  /// `forward` with what the memory gives, and the mix, stored as H's, that in `r`.
+  template <class T, class X, class H>
+  void forward_through(auto& d, sequence_view seq, const auto& p, const auto& s,
+                       const hybrid_attention_tape<T>& k, matrix_view<X> x, matrix_view<T> y,
+                       const_view<T> skip, matrix_view<H> r) const {
+    // All maps of x one after another: what a device makes of it for products serves them all.
+    gates().forward(d, p.gates, x, k.gates);
+    {
+      using operand = operand_t<decltype(d), T>;
+      const auto memory = cell_scratch<operand>(d, k);
+      const auto [q, key, v] = of_cell(k, memory.views);
+      base.project(d, seq, p.attention, s.window, k.attention, x, v);
+      write_features(d, p, k, q, key);
+      mlstm_forward(d, mlstm_arguments<T, operand, H>{seq, cell(), q, key, v, gate(k, input_gate),
+                                                      gate(k, forget_gate), r, s.cell, k.chunk_states});
+    }
+    if (!has_window()) {
+      base.rope().advance(d, seq, s.window.position);
+      return base.output().forward(d, p.attention.o_proj, r, y, skip);
+    }
+    base.attend(d, seq, s.window, k.attention);
+    const auto memory = scratch_matrices<H>(d, x.rows, inner());
+    gated_mix_forward(d, mixed<T, H>(k, r), memory.views[0]);
+    base.output().forward(d, p.attention.o_proj, memory.views[0], y, skip);
+  }
   /// Through the memory by `dmemory`, the gradient of the tape's r: dq, dk and dv, added to where there is a window,
   /// and the columns of dgates that are its gates'. Where they have data, `of_q` and `of_k` get dq and dk rotated back,
   /// in their place.
@@ -253,10 +262,10 @@ struct hybrid_attention {
       if constexpr (!std::is_same_v<Operand, T>) transform(d, v, math::identity{}, k.attention.v);
     }
     mlstm_backward(
-        d, mlstm_backward_arguments<T, Operand>{seq, cell(), q, key, v, gate(k, input_gate),
-                                                gate(k, forget_gate), k.r, dmemory, k.chunk_states, dq_features,
-                                                dk_features, dv, dgates.columns(input_gate * heads, heads),
-                                                dgates.columns(forget_gate * heads, heads), beta});
+        d, mlstm_backward_arguments<T, Operand, Operand, Operand>{
+               seq, cell(), q, key, v, gate(k, input_gate), gate(k, forget_gate),
+               detail::stored_as<Operand>(k.r), dmemory, k.chunk_states, dq_features, dk_features, dv,
+               dgates.columns(input_gate * heads, heads), dgates.columns(forget_gate * heads, heads), beta});
     std::array maps{query_features().gradients(p.q_features, g.q_features, const_view<T>(k.attention.q), q,
                                                const_view<Operand>(dq_features), dq, beta),
                     key_features().gradients(p.k_features, g.k_features, const_view<T>(k.attention.k), key,
@@ -295,9 +304,9 @@ struct hybrid_attention {
     else
       return scratch;
   }
-  template <class T>
-  gated_mix_arguments<T> mixed(const hybrid_attention_tape<T>& k) const {
-    return {base.heads, gate(k, output_gate), k.r, k.attention.y};
+  template <class T, class R>
+  gated_mix_arguments<T, R> mixed(const hybrid_attention_tape<T>& k, matrix_view<const R> r) const {
+    return {base.heads, gate(k, output_gate), r, k.attention.y};
   }
 };
 

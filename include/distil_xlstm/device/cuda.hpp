@@ -115,11 +115,11 @@ DISTIL_XLSTM_LINKED void slstm_inputs_backward(basic_cuda<P>& device,
                                                const slstm_inputs_backward_arguments<T>& a);
 template <Precision P, class T>
 DISTIL_XLSTM_LINKED void slstm_layer_forward(basic_cuda<P>& device, const slstm_layer_arguments<T>& a);
-template <Precision P, class T, class Operand>
-DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a);
-template <Precision P, class T, class Operand, class Gradient>
+template <Precision P, class T, class Operand, class H>
+DISTIL_XLSTM_LINKED void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand, H>& a);
+template <Precision P, class T, class Operand, class Gradient, class H>
 DISTIL_XLSTM_LINKED void mlstm_backward(basic_cuda<P>& device,
-                                        const mlstm_backward_arguments<T, Operand, Gradient>& a);
+                                        const mlstm_backward_arguments<T, Operand, Gradient, H>& a);
 template <Precision P, class T, class S>
 DISTIL_XLSTM_LINKED void mlstm_inputs_forward(basic_cuda<P>& device, const mlstm_inputs_arguments<T, S>& a);
 template <Precision P, class T, class S>
@@ -152,11 +152,12 @@ DISTIL_XLSTM_LINKED void gated_activation_forward(basic_cuda<P>& device, const g
 template <Precision P, class S, class G>
 DISTIL_XLSTM_LINKED void gated_activation_backward(basic_cuda<P>& device,
                                                    const gated_activation_backward_arguments<S, G>& g);
-template <Precision P, class T, class H>
-DISTIL_XLSTM_LINKED void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a,
+template <Precision P, class T, class R, class H>
+DISTIL_XLSTM_LINKED void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T, R>& a,
                                            matrix_view<H> h);
-template <Precision P, class T, class H>
-DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g);
+template <Precision P, class T, class H, class R>
+DISTIL_XLSTM_LINKED void gated_mix_backward(basic_cuda<P>& device,
+                                            const gated_mix_backward_arguments<T, H, R>& g);
 template <Precision P, class T, class... Y>
 DISTIL_XLSTM_LINKED void rotate_heads(basic_cuda<P>& device, const rotary_angles<T>& angles,
                                       const rotary_heads<T, Y>&... parts);

@@ -61,8 +61,8 @@ inline constexpr bool rounds_operands = requires {
 }  // namespace detail
 
 /// What a matrix of T is stored as where products alone read it: rounded, on a device that says `rounded_operands`: its
-/// gemm, mlstm_forward and mlstm_backward take operands in its products' type, and its gemm and maps write it, so that
-/// they need not be rounded again, and travel in half the bytes. D may be a reference.
+/// gemm, mlstm_forward and mlstm_backward take operands in its products' type, and its gemm, mlstm_forward and maps
+/// write it, so that they need not be rounded again, and travel in half the bytes. D may be a reference.
 template <class D, class T>
 using operand_t = std::conditional_t<detail::rounds_operands<std::remove_reference_t<D>>,
                                      product_t<typename std::remove_reference_t<D>::precision, T>, T>;

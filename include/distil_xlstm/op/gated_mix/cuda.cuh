@@ -14,9 +14,9 @@ namespace detail {
 
 constexpr int gated_mix_threads = 256, gated_mix_heads = 2;
 /// `Lanes` neighbouring threads have `gated_mix_heads` heads, of one row or two, four columns of each at a time.
-template <int Lanes, class H>
+template <int Lanes, class R, class H>
 __global__ void __launch_bounds__(gated_mix_threads)
-    gated_mix_kernel(earlier_kernels earlier, gated_mix_arguments<float> a, matrix_view<H> h, unsigned count,
+    gated_mix_kernel(earlier_kernels earlier, gated_mix_arguments<float, R> a, matrix_view<H> h, unsigned count,
                      int width) {
   constexpr unsigned each = gated_mix_threads / Lanes;
   earlier.wait();
@@ -45,11 +45,11 @@ __global__ void __launch_bounds__(gated_mix_threads)
 }
 
 /// `Lanes` neighbouring threads have a head of a row, four columns each at a time.
-template <int Lanes, bool Vectorised, class H>
+template <int Lanes, bool Vectorised, class H, class R>
 __global__ void __launch_bounds__(gated_mix_threads)
-    gated_mix_backward_kernel(gated_mix_backward_arguments<float, H> g, unsigned count, int width) {
+    gated_mix_backward_kernel(gated_mix_backward_arguments<float, H, R> g, unsigned count, int width) {
   constexpr unsigned each = gated_mix_threads / Lanes;
-  const gated_mix_arguments<float>& a = g.forward;
+  const gated_mix_arguments<float, R>& a = g.forward;
   const unsigned heads = static_cast<unsigned>(a.heads), part = threadIdx.x / Lanes;
   const int lane = static_cast<int>(threadIdx.x % Lanes);
   for (unsigned first = blockIdx.x * each; first < count; first += gridDim.x * each) {
@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(gated_mix_threads)
     float o = 0;
     if (i < count) {
       const index row = i / heads, at = static_cast<index>(i % heads) * width;
-      const float *r = a.r.row(row) + at, *w = a.w.row(row) + at;
+      const R* r = a.r.row(row) + at;
+      const float* w = a.w.row(row) + at;
       const H* dh = g.dh.row(row) + at;
       float* dw = g.dw.row(row) + at;
       H *dr = g.dr.row(row) + at, *h = g.h.data ? g.h.row(row) + at : nullptr;
@@ -107,8 +108,8 @@ inline bool mixes_in_32_bits(index count, index width) {
 }  // namespace detail
 
 /// In float four columns at a time, where addresses allow it.
-template <Precision P, class T, class H>
-void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a, matrix_view<H> h) {
+template <Precision P, class T, class R, class H>
+void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T, R>& a, matrix_view<H> h) {
   if constexpr (std::is_same_v<T, float>) {
     const index count = h.rows * a.heads;
     if (count == 0) return;
@@ -120,18 +121,18 @@ void gated_mix_forward(basic_cuda<P>& device, const gated_mix_arguments<T>& a, m
         distil_xlstm::detail::tell_written(device.operand_copies(), outputs{h});
         detail::enqueue(device, "a gated mix",
                         {static_cast<unsigned>(detail::blocks_for(count, each)), detail::gated_mix_threads},
-                        detail::gated_mix_kernel<Lanes, H>, a, h, static_cast<unsigned>(count),
+                        detail::gated_mix_kernel<Lanes, R, H>, a, h, static_cast<unsigned>(count),
                         static_cast<int>(width));
       };
       return width <= 64 ? run.template operator()<16>() : run.template operator()<32>();
     }
   }
-  distil_xlstm::gated_mix_forward<basic_cuda<P>, T, H>(device, a, h);
+  distil_xlstm::gated_mix_forward<basic_cuda<P>, T, R, H>(device, a, h);
 }
 
 /// In float all gradients in one pass over r, w and dh.
-template <Precision P, class T, class H>
-void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H>& g) {
+template <Precision P, class T, class H, class R>
+void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_arguments<T, H, R>& g) {
   if constexpr (std::is_same_v<T, float>) {
     const index heads = g.forward.heads, count = g.dh.rows * heads;
     if (count == 0) return;
@@ -141,7 +142,7 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
         detail::enqueue(
             device, "a gated mix's gradients",
             {detail::grid_size(count, detail::gated_mix_threads / Lanes, 1 << 20), detail::gated_mix_threads},
-            detail::gated_mix_backward_kernel<Lanes, Vectorised, H>, g, static_cast<unsigned>(count),
+            detail::gated_mix_backward_kernel<Lanes, Vectorised, H, R>, g, static_cast<unsigned>(count),
             static_cast<int>(width));
       };
       auto& copies = device.operand_copies();
@@ -156,7 +157,7 @@ void gated_mix_backward(basic_cuda<P>& device, const gated_mix_backward_argument
       return vectorised ? run.template operator()<32, true>() : run.template operator()<32, false>();
     }
   }
-  distil_xlstm::gated_mix_backward<basic_cuda<P>, T, H>(device, g);
+  distil_xlstm::gated_mix_backward<basic_cuda<P>, T, H, R>(device, g);
 }
 
 }  // namespace distil_xlstm::device

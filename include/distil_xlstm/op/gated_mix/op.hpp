@@ -12,21 +12,22 @@
 namespace distil_xlstm {
 
 /// Two branches of heads, mixed by a gate of each head: h = o r + (1 - o) w, o = sigmoid(gate). What is written
-/// overlaps nothing that is read.
-template <class T>
+/// overlaps nothing that is read. `R`: what r is stored as.
+template <class T, class R = T>
 struct gated_mix_arguments {
   index heads;                ///< heads of `width` columns, side by side
   matrix_view<const T> gate;  ///< [rows, heads], before the sigmoid
   /// @{ [rows, heads * width]
-  matrix_view<const T> r, w;
+  matrix_view<const R> r;
+  matrix_view<const T> w;
   /// @}
 };
 /// The gradients by r, w and gate, overwritten; and h again, for the gradient of weights that it meets. `H`: what h,
 /// dh and dr are stored as.
-template <class T, class H = T>
+template <class T, class H = T, class R = T>
 struct gated_mix_backward_arguments {
-  gated_mix_arguments<T> forward;  ///< what forward was given
-  matrix_view<const H> dh;         ///< [rows, heads * width]
+  gated_mix_arguments<T, R> forward;  ///< what forward was given
+  matrix_view<const H> dh;            ///< [rows, heads * width]
   /// @{ o dh and (1 - o) dh, [rows, heads * width].
   matrix_view<H> dr;
   matrix_view<T> dw;
@@ -70,9 +71,9 @@ struct gated_mix_gradients {
     return {o * dh, gated_mix_rest{}(o, dh)};
   }
 };
-template <class T, class H>
+template <class T, class H, class R>
 struct gated_mix_gate_gradient : fold_into<math::sum, T> {
-  gated_mix_backward_arguments<T, H> g;
+  gated_mix_backward_arguments<T, H, R> g;
   index width;
   template <class V>
   DISTIL_XLSTM_HD void visit(math::sum<V>& a, index i, index c) const {
@@ -90,17 +91,17 @@ struct gated_mix_gate_gradient : fold_into<math::sum, T> {
 }  // namespace detail
 
 /// Writes h [rows, heads * width], which may be stored as the device's `operand_t`.
-template <class D, class T, class H>
-void gated_mix_forward(D& d, const gated_mix_arguments<T>& a, matrix_view<H> h) {
+template <class D, class T, class R, class H>
+void gated_mix_forward(D& d, const gated_mix_arguments<T, R>& a, matrix_view<H> h) {
   transform_groups(d, a.heads, h, detail::gated_mix{}, detail::head_gate<T>{a.gate}, a.r, a.w);
 }
 /// The gradients. The default of any device.
-template <class D, class T, class H>
-void gated_mix_backward(D& d, const gated_mix_backward_arguments<T, H>& g) {
-  const gated_mix_arguments<T>& a = g.forward;
+template <class D, class T, class H, class R>
+void gated_mix_backward(D& d, const gated_mix_backward_arguments<T, H, R>& g) {
+  const gated_mix_arguments<T, R>& a = g.forward;
   const index width = g.dh.cols / a.heads;
   if (g.h.data) gated_mix_forward(d, a, g.h);
-  fold_rows(d, g.dh.rows * a.heads, width, detail::gated_mix_gate_gradient<T, H>{{}, g, width});
+  fold_rows(d, g.dh.rows * a.heads, width, detail::gated_mix_gate_gradient<T, H, R>{{}, g, width});
   const detail::head_gate<T> gate{a.gate};
   if constexpr (std::is_same_v<H, T>) {
     transform_groups(d, a.heads, outputs{g.dr, g.dw}, detail::gated_mix_gradients{}, gate, g.dh);

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <span>
-#include <type_traits>
 
 #include <distil_xlstm/device/cpu/machine.hpp>
 #include <distil_xlstm/op/linear/op.hpp>
@@ -26,30 +25,12 @@ void gemm_plus(basic_cpu<P>& device, A a, const std::array<B, N>& b, const std::
     if (bias[i].values) transform(device, c[i], math::plus{}, c[i], bias[i]);
 }
 
-namespace detail {
-/// y of blocks `first` .. `end` - 1, which are narrow, number by number: much faster where the compiler knows `width`.
-/// One function for one map and for several: a compiler fuses products and sums in some copies of a loop alone.
-template <class T, class Width>
-[[gnu::noinline]] void narrow_blocks(const headwise_arguments<T>& a, Width width, index first, index end) {
-  for (index r = 0; r < a.x.rows; ++r) {
-    const T *x = a.x.row(r) + first * width, *w = a.weight + first * width * width;
-    T* y = a.y.row(r) + first * width;
-    for (index block = first; block < end; ++block, x += width)
-      for (index o = 0; o < width; ++o, w += width) {
-        T sum = 0;
-        for (index i = 0; i < width; ++i) sum += w[i] * x[i];
-        *y++ = sum;
-      }
-  }
-}
-}  // namespace detail
-
-/// Few rows: all blocks of all maps in one run of the threads. Blocks up to `narrow` wide are multiplied number by
-/// number; of those up to 32 wide the default would make dense squares, which takes longer than all else, and this does
-/// not.
+/// Few rows as the default, bit for bit, but all blocks of all maps in one run of the threads.
 template <Precision P, class T, std::size_t N>
 void headwise_forward(basic_cpu<P>& device, const std::array<headwise_arguments<T>, N>& several) {
-  constexpr index maps = N, narrow = 8;
+  constexpr index maps = N;
+  static_assert(distil_xlstm::detail::few_headwise_rows ==
+                cpu_base::few_rows);  // or rows would sum in three orders
   const auto& one = several.front();
   if (one.x.rows > cpu_base::few_rows) {
     for (const auto& a : several) distil_xlstm::headwise_forward(device, a);
@@ -60,8 +41,8 @@ void headwise_forward(basic_cpu<P>& device, const std::array<headwise_arguments<
   device.tasks(maps * parts.parts, [&](index task, cpu_base::worker& w) {
     const auto& a = several[static_cast<std::size_t>(task / parts.parts)];
     const index first = parts.begin(task % parts.parts), end = parts.begin(task % parts.parts + 1);
-    if (a.width == 4) return detail::narrow_blocks(a, std::integral_constant<index, 4>(), first, end);
-    if (a.width <= narrow) return detail::narrow_blocks(a, a.width, first, end);
+    if (a.width <= distil_xlstm::detail::narrow_block)
+      return distil_xlstm::detail::multiply_narrow_blocks(a, first, end);
     for (index block = first; block < end; ++block) {
       const index c = block * a.width;
       detail::gemm_on<P, T>(

@@ -10,9 +10,9 @@
 
 // The chunkwise form of mLSTM as products of tiles. op/mlstm/op.hpp has the mathematics.
 //
-// Forward: gates; padded copies of q, k, v in the products' type, unless they can be read as they are; the walk over
-// the chunks, a tile of C a block; S D and r of each chunk; h. Backward: dU; the walk back; dS; dq, dk, dv of each
-// chunk; the gates' gradients.
+// Forward: gates; padded copies of k and v in the products' type, unless they can be read as they are; the walk over
+// the chunks, a tile of C a block; S D and r of each chunk, and the copy of its q; h. Backward: dU and dS of each
+// chunk; the walk back; dq, dk, dv of each chunk; the gates' gradients.
 namespace distil_xlstm::device {
 
 namespace detail {
@@ -38,8 +38,8 @@ class mlstm_slab {
 /// Both directions with products of kind P, tiles of N columns, and q, k, v stored as From.
 ///
 /// The tape has a fixed size. First goes the m that enters, then what is worth most of: the chunks' states, S D
-/// and r, the copies of q, k, v where they are of another type. Backward makes again what found no room, from the
-/// state that entered where need be.
+/// and r, the copies of q, k, v where they are of another type, what the gates make of each position. Backward makes
+/// again what found no room, from the state that entered where need be.
 template <class P, int N, class From>
 class mlstm_products {
  public:
@@ -73,29 +73,35 @@ class mlstm_products {
     take_scores(dry, m);
     keep_.scores = fits(start_);
     if (!keep_.scores) dry = before;
-    mlstm_copies copies;
-    take_inputs(dry, copies);
+    before = dry;
+    own_inputs copies;
+    if (!as_products) take_inputs(dry, copies);
     keep_.inputs = !as_products && fits(start_);
+    if (!keep_.inputs) dry = before;
+    mlstm_rows rows{};
+    take_rows(dry, rows);
+    keep_.rows = fits(start_);
   }
 
-  void forward(const mlstm_arguments<float, From>& a) {
+  template <class H>
+  void forward(const mlstm_arguments<float, From, H>& a) {
     auto kept = a.chunk_states ? keep_ : keeps{};
     const bool in_place = reads_in_place(a);
-    mlstm_copies copies;
+    own_inputs copies;
     mlstm_rows rows{};
     mlstm_memory<number> m{};
     const auto arrange = [&](mlstm_slab& s) {
-      take_rows(s, rows);
+      if (!kept.rows) take_rows(s, rows);
       if (!kept.states) take_states(s, m);
       if (!kept.scores) take_scores(s, m);
       if (!kept.inputs && !in_place) take_inputs(s, copies);
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies);
+    if (a.chunk_states) take_chunk_states(a.chunk_states, m, copies, rows);
     gates(a.i, a.f, a.state.m.data, a.state.m.stride, a.state.m.data, a.chunk_states, rows);
-    if (!in_place) copy(a, copies);
     bind(a, in_place, copies, m);
+    if (!in_place) copy(a, copies, as_products ? 3 : 2);
     const mlstm_state_view state = view(a.state);
     if (a.chunk_states && !keep_.states)
       launch(device_, "mlstm: keeping the state",
@@ -103,20 +109,20 @@ class mlstm_products {
              mlstm_keep_state_kernel<256>, z_, state, first_state(a.chunk_states));
     walk<false>("mlstm: states",
                 {m.k, m.v, rows.left, nullptr, rows.decay, state, state, rows.empty, m.states, m.n});
-    scores(rows, m);
+    scores<!as_products>(rows, m, copies_of(a, copies).of[2]);
     const index chunks = z_.tasks * z_.chunks;
     with_columns(chunks * (z_.value / N), [&]<int Columns>() {
       using tile = product_tile<P, 4, Columns>;
       launch(device_, "mlstm: outputs", {blocks(chunks * (z_.value / Columns)), tile::threads, tile::bytes},
-             mlstm_outputs_kernel<P, Columns>, z_, m, rows, output(a.h, z_.dv));
+             mlstm_outputs_kernel<P, Columns, H>, z_, m, rows, output(a.h, z_.dv));
     });
   }
 
-  template <class S>
-  void backward(const mlstm_backward_arguments<float, From, S>& a) {
+  template <class S, class H>
+  void backward(const mlstm_backward_arguments<float, From, S, H>& a) {
     float* tape = const_cast<float*>(a.chunk_states);
     const bool in_place = reads_in_place(a);
-    mlstm_copies copies;
+    own_inputs copies;
     number *ds = nullptr, *dc = nullptr;
     float *dn = nullptr, *q_dq = nullptr, *k_dk = nullptr;
     double* inner = nullptr;
@@ -125,7 +131,7 @@ class mlstm_products {
     mlstm_row_gradients<number> of_rows{};
     const index positions = z_.tasks * z_.padded();
     const auto arrange = [&](mlstm_slab& s) {
-      take_rows(s, rows);
+      if (!keep_.rows) take_rows(s, rows);
       if (!keep_.states) take_states(s, m);
       if (!keep_.scores) take_scores(s, m);
       if (!keep_.inputs && !in_place) take_inputs(s, copies);
@@ -141,18 +147,22 @@ class mlstm_products {
     };
     const auto memory = room_for(arrange);
     place(arrange, memory);
-    take_chunk_states(tape, m, copies);
-    gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
-    if (!keep_.inputs && !in_place) copy(a, copies);
+    take_chunk_states(tape, m, copies, rows);
+    if (!keep_.rows) gates(a.i, a.f, a.chunk_states, shape_.heads, nullptr, nullptr, rows);
+    if (!keep_.inputs && !in_place) copy(a, copies, 3);
     bind(a, in_place, copies, m);
     if (!keep_.states)
       walk<false>("mlstm: states again", {m.k, m.v, rows.left, nullptr, rows.decay, first_state(tape),
                                           mlstm_state_view{}, rows.empty, m.states, m.n});
-    if (!keep_.scores) scores(rows, m);
+    if (!keep_.scores) scores<false>(rows, m, {});
 
     const mlstm_operand<number> du = packed(of_rows.du, z_.value);
-    launch(device_, "mlstm: gradients of rows", {blocks(positions * mlstm_row_threads(z_.value) / 256), 256},
-           mlstm_row_gradients_kernel<number, S>, z_, a.h, a.dh, rows, m.r, of_rows);
+    launch(
+        device_, "mlstm: gradients of rows and scores",
+        {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
+        mlstm_score_gradients_kernel<P, S, H>, z_,
+        mlstm_row_inputs<S, H>{a.h, a.dh, m.r, z_.dv == z_.value && is_vectorised(a.h) && is_vectorised(a.dh)},
+        m.v, rows, of_rows, ds);
     mlstm_state_view dstate;
     if (a.dstate) {
       const index size = shape_.query * (shape_.value + 1);
@@ -164,9 +174,6 @@ class mlstm_products {
     }
     walk<true>("mlstm: gradients of states",
                {m.q, du, rows.past, of_rows.dr, rows.decay, dstate, dstate, nullptr, dc, dn});
-    launch(device_, "mlstm: gradients of scores",
-           {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
-           mlstm_scores_kernel<P, true>, z_, du, m.v, z_.value, rows, nullptr, of_rows.dr, ds, nullptr);
     const index parts = input_gradients<S>(a, {m,
                                                rows,
                                                of_rows,
@@ -194,9 +201,9 @@ class mlstm_products {
 
   static unsigned blocks(index n) { return static_cast<unsigned>(n); }
   struct keeps {
-    bool states = false, scores = false, inputs = false;
+    bool states = false, scores = false, inputs = false, rows = false;
   };
-  struct mlstm_copies {
+  struct own_inputs {
     number *q = nullptr, *k = nullptr, *v = nullptr;  ///< [tasks, padded time, query or value]; of v each once
   };
 
@@ -227,16 +234,17 @@ class mlstm_products {
     m.gated = s.take<number>(z_.tasks * z_.padded() * mlstm_chunk);
     m.r = s.take<float>(z_.tasks * z_.padded());
   }
-  void take_inputs(mlstm_slab& s, mlstm_copies& to) const {
+  void take_inputs(mlstm_slab& s, own_inputs& to) const {
     to.q = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.k = s.take<number>(z_.tasks * z_.padded() * z_.query);
     to.v = s.take<number>(z_.tasks / shape_.value_group * z_.padded() * z_.value);
   }
-  void take_chunk_states(float* tape, mlstm_memory<number>& m, mlstm_copies& copies) const {
+  void take_chunk_states(float* tape, mlstm_memory<number>& m, own_inputs& copies, mlstm_rows& rows) const {
     mlstm_slab s(reinterpret_cast<char*>(tape) + start_);
     if (keep_.states) take_states(s, m);
     if (keep_.scores) take_scores(s, m);
     if (keep_.inputs) take_inputs(s, copies);
+    if (keep_.rows) take_rows(s, rows);
   }
   /// Whether the kernels can read q, k and v where they lie: of the products' type, whole chunks, whole tiles, every
   /// row of a head at 16 bytes.
@@ -245,17 +253,23 @@ class mlstm_products {
     return as_products && z_.time == z_.padded() && z_.dq == z_.query && z_.dv == z_.value &&
            is_vectorised(a.q) && is_vectorised(a.k) && is_vectorised(a.v);
   }
+  /// Of the first `many` of k, v and q.
   template <class A>
-  void copy(const A& a, const mlstm_copies& to) const {
-    const index threads = z_.tasks * z_.padded() * mlstm_row_threads(std::max(z_.query, z_.value));
-    launch(device_, "mlstm: copies", {dim3(blocks(blocks_for(threads, 256)), 3), 256},
-           mlstm_copy_kernel<number, From>, z_, mlstm_copy<number, From>{a.q, z_.dq, z_.query, 1, to.q},
-           mlstm_copy<number, From>{a.k, z_.dq, z_.query, 1, to.k},
-           mlstm_copy<number, From>{a.v, z_.dv, z_.value, value_group(), to.v});
+  void copy(const A& a, const own_inputs& to, unsigned many) const {
+    launch(device_, "mlstm: copies", {dim3(blocks(z_.tasks * z_.chunks), many), 256},
+           mlstm_copy_kernel<number, From>, z_, copies_of(a, to));
+  }
+  template <class A>
+  mlstm_copies<number, From> copies_of(const A& a, const own_inputs& to) const {
+    const auto of = [](matrix_view<const From> x, int head, int padded, unsigned group, number* own) {
+      return mlstm_copy<number, From>{x, head, padded, group, own, head == padded && is_vectorised(x)};
+    };
+    return {{of(a.k, z_.dq, z_.query, 1, to.k), of(a.v, z_.dv, z_.value, value_group(), to.v),
+             of(a.q, z_.dq, z_.query, 1, to.q)}};
   }
   /// Says where the kernels find q, k and v.
   template <class A>
-  void bind(const A& a, bool in_place, const mlstm_copies& copies, mlstm_memory<number>& m) const {
+  void bind(const A& a, bool in_place, const own_inputs& copies, mlstm_memory<number>& m) const {
     m.q = packed(copies.q, z_.query), m.k = packed(copies.k, z_.query);
     m.v = packed(copies.v, z_.value, value_group());
     if constexpr (as_products)
@@ -314,14 +328,16 @@ class mlstm_products {
              mlstm_walk_kernel<P, N, Columns, Backwards>, z_, w);
     });
   }
-  void scores(const mlstm_rows& rows, const mlstm_memory<number>& m) const {
+  /// If `Copies`, of q as it was given.
+  template <bool Copies>
+  void scores(const mlstm_rows& rows, const mlstm_memory<number>& m, const mlstm_copy<number, From>& q) const {
     launch(device_, "mlstm: scores",
            {blocks(z_.tasks * z_.chunks), 256, product_tile<P, 4, mlstm_chunk>::bytes},
-           mlstm_scores_kernel<P, false>, z_, m.q, m.k, z_.query, rows, m.n, nullptr, m.gated, m.r);
+           mlstm_scores_kernel<P, From, Copies>, z_, m, rows, q);
   }
   /// Returns how many parts q . dq and k . dk are left in.
-  template <class S>
-  index input_gradients(const mlstm_backward_arguments<float, From, S>& a,
+  template <class S, class H>
+  index input_gradients(const mlstm_backward_arguments<float, From, S, H>& a,
                         mlstm_chunk_gradients<number, S> g) const {
     constexpr const char* what = "mlstm: gradients of inputs";
     const index chunks = z_.tasks * z_.chunks;
@@ -335,7 +351,7 @@ class mlstm_products {
       }
     const auto tiles = [&](int columns) { return chunks * ((2 * z_.query + z_.value) / columns); };
     index parts = 0;
-    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From, S>& own) {
+    distil_xlstm::detail::with_own_dv(device_, a, [&](const mlstm_backward_arguments<float, From, S, H>& own) {
       g.dv = output(own.dv, z_.dv);
       with_columns(tiles(N), [&]<int Columns>() {
         using memory = mlstm_chunk_gradients_memory<P, Columns>;
@@ -377,11 +393,12 @@ using mlstm_product_kind = std::conditional_t<multiplies_in_bf16<P, float>, bf16
 
 /// The mLSTM cell in chunks of 128; a single token that no backward follows is one step of the recurrent form.
 /// Double takes the default.
-template <Precision P, class T, class Operand>
-void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) {
+template <Precision P, class T, class Operand, class H>
+void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand, H>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
-    if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
+    if constexpr (std::is_same_v<H, T>)
+      if (a.seq.time == 1 && !a.chunk_states) return detail::mlstm_step(device, a);
     detail::with_mlstm_tile(a.shape, [&]<int N>() {
       detail::mlstm_products<detail::mlstm_product_kind<P>, N, Operand>(device, a.seq, a.shape).forward(a);
     });
@@ -391,8 +408,8 @@ void mlstm_forward(basic_cuda<P>& device, const mlstm_arguments<T, Operand>& a) 
 }
 
 /// Its gradient.
-template <Precision P, class T, class Operand, class Gradient>
-void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand, Gradient>& a) {
+template <Precision P, class T, class Operand, class Gradient, class H>
+void mlstm_backward(basic_cuda<P>& device, const mlstm_backward_arguments<T, Operand, Gradient, H>& a) {
   if constexpr (std::is_same_v<T, float>) {
     if (a.seq.rows() == 0 || a.shape.heads == 0) return;
     detail::with_mlstm_tile(a.shape, [&]<int N>() {

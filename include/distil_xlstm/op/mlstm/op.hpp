@@ -71,8 +71,9 @@ struct mlstm_shape {
   static constexpr index rounded_chunk = 128;  ///< tokens of such a chunk
 };
 
-/// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`).
-template <class T, class Operand = T>
+/// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`); `H`: what
+/// h is.
+template <class T, class Operand = T, class H = T>
 struct mlstm_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
@@ -82,19 +83,20 @@ struct mlstm_arguments {
   /// @{ [rows, heads] pre-activations of the input gate (exponential) and the forget gate (sigmoid).
   matrix_view<const T> i, f;
   /// @}
-  matrix_view<T> h;      ///< [rows, heads * value], written
+  matrix_view<H> h;      ///< [rows, heads * value], written
   mlstm_state<T> state;  ///< before the call; advanced
   T* chunk_states;       ///< [batch, heads, kept_size(time, half operands)]; null: no backward follows
 };
 
 /// The same for the way back; the gradients of h, q and k are stored as Gradients.
-template <class T, class Operand = T, class Gradient = Operand>
+template <class T, class Operand = T, class Gradient = Operand, class H = T>
 struct mlstm_backward_arguments {
   sequence_view seq;  ///< of the call
   mlstm_shape shape;  ///< sizes and numbers
   /// @{ As forward had them, h as it gave it; and the gradient of h.
   matrix_view<const Operand> q, k, v;
-  matrix_view<const T> i, f, h;
+  matrix_view<const T> i, f;
+  matrix_view<const H> h;
   matrix_view<const Gradient> dh;
   /// @}
   const T* chunk_states;  ///< as forward left them
@@ -584,8 +586,8 @@ struct sum_heads {
 };
 
 /// f(a) with a dv of every head's own, [rows, heads * value], that is overwritten; then what a asked for.
-template <class D, class T, class Operand, class Gradient, class F>
-void with_own_dv(D& d, mlstm_backward_arguments<T, Operand, Gradient> a, const F& f) {
+template <class D, class T, class Operand, class Gradient, class H, class F>
+void with_own_dv(D& d, mlstm_backward_arguments<T, Operand, Gradient, H> a, const F& f) {
   if (a.shape.value_group == 1 && a.beta == T(0)) return f(a);
   const index rows = a.dv.rows, heads = a.shape.value_heads(), width = a.shape.heads * a.shape.value;
   auto memory = d.template scratch<T>(rows * width);
@@ -599,16 +601,16 @@ void with_own_dv(D& d, mlstm_backward_arguments<T, Operand, Gradient> a, const F
 
 /// The mLSTM cell over whole sequences (Beck et al. 2024, arXiv 2405.04517). The default of any device; a device
 /// with better overloads it, and may take operands of another type.
-template <class D, class T, std::same_as<T> Operand>
-void mlstm_forward(D& d, const mlstm_arguments<T, Operand>& a) {
+template <class D, class T, std::same_as<T> Operand, std::same_as<T> H>
+void mlstm_forward(D& d, const mlstm_arguments<T, Operand, H>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   auto memory = d.template scratch<T>(tasks * each);
   parallel_for(d, tasks, detail::mlstm_forward_task<T>{a, memory.data(), each});
 }
 /// Its gradient, the whole one: the normaliser's and the stabiliser's parts included.
-template <class D, class T, std::same_as<T> Operand, std::same_as<T> Gradient>
-void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand, Gradient>& a) {
+template <class D, class T, std::same_as<T> Operand, std::same_as<T> Gradient, std::same_as<T> H>
+void mlstm_backward(D& d, const mlstm_backward_arguments<T, Operand, Gradient, H>& a) {
   const index tasks = a.seq.batch * a.shape.heads;
   const index each = detail::mlstm_chunkwise<T, T, detail::plain_products<T>>::scratch(a.shape, a.seq.time);
   detail::with_own_dv(d, a, [&](const mlstm_backward_arguments<T>& own) {

@@ -14,43 +14,92 @@ struct mlstm_row_gradients {
   float *dr, *dmu;
 };
 
-/// 8, 16 or 32 lanes of a warp a position.
-template <class Number, class S>
-__global__ void __launch_bounds__(256)
-    mlstm_row_gradients_kernel(earlier_kernels earlier, mlstm_sizes z, matrix_view<const float> h,
-                               matrix_view<const S> dh, mlstm_rows rows, const float* r,
-                               mlstm_row_gradients<Number> out) {
+/// Threads that have a row of a multiple of 32 numbers, eight each at a time: a power of two up to 32.
+inline __device__ int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 128 ? 16 : 32; }
+
+/// What dU and the gradients of r and mu are made of.
+template <class S, class H>
+struct mlstm_row_inputs {
+  matrix_view<const H> h;
+  matrix_view<const S> dh;
+  const float* r;
+  bool vectorised;  ///< heads fill their tiles, and all eight numbers lie at 16 bytes
+};
+
+/// Those of the rows of the block's chunk, 8, 16 or 32 lanes of a warp a row, and dr once more in shared memory. A
+/// thread has four rows at once, for it waits for their memory. `Whole`: nothing is padded.
+template <bool Whole, class Number, class S, class H>
+__device__ void mlstm_make_row_gradients(const mlstm_sizes& z, const mlstm_row_inputs<S, H>& from,
+                                         const mlstm_rows& rows, const mlstm_row_gradients<Number>& out,
+                                         index task, index t0, float* dr) {
+  constexpr int together = 4;
   const int lanes = mlstm_row_threads(z.value), lane = static_cast<int>(threadIdx.x) % lanes;
-  const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
-  const unsigned padded = static_cast<unsigned>(z.padded());
-  const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
-  const bool there = t < z.time;
-  const index from = there ? task / z.heads * z.time + t : 0;
-  const index head = task % z.heads * z.dv;
-  earlier.wait();
-  float g[8] = {}, y[8] = {};
-  int x = lane * 8;
-  const auto load = [&] {
-    if (!there || x >= z.value) return;
-    load_eight(g, dh.row(from) + head, x, z.dv);
-    load_eight(y, h.row(from) + head, x, z.dv);
-  };
-  load();  // on its way before r and mu are waited for
-  const auto norm = mlstm_norm_at(z, there ? r[row] : 1, there ? rows.mu[row] : 0);
-  const float over = 1 / (norm.value + z.epsilon);
-  float along = 0;
-  while (x < z.value) {
+  const int groups = static_cast<int>(blockDim.x) / lanes;
+  const int time = Whole ? mlstm_chunk : static_cast<int>(min(z.time - t0, index{mlstm_chunk}));
+  const index row0 = static_cast<index>(blockIdx.x) * mlstm_chunk;
+  const unsigned heads = static_cast<unsigned>(z.heads), of_all = static_cast<unsigned>(task);
+  const index position = of_all / heads * z.time + t0, head = of_all % heads * static_cast<index>(z.dv);
+  for (int row = static_cast<int>(threadIdx.x) / lanes; row < mlstm_chunk; row += together * groups) {
+    float over[together], slope[together], along[together] = {};
 #pragma unroll
-    for (int j = 0; j < 8; ++j) along += g[j] * y[j], g[j] *= over;
-    store_eight(out.du + row * z.value + x, g);
-    x += lanes * 8;
-    load();
+    for (int i = 0; i < together; ++i) {
+      const int t = row + i * groups;
+      const bool there = t < time;
+      const auto norm = mlstm_norm_at(z, there ? from.r[row0 + t] : 1, there ? rows.mu[row0 + t] : 0);
+      over[i] = 1 / (norm.value + z.epsilon), slope[i] = norm.slope;
+    }
+    for (int x = lane * 8; x < z.value; x += lanes * 8) {
+      float g[together][8] = {}, y[together][8] = {};
+#pragma unroll
+      for (int i = 0; i < together; ++i) {
+        const int t = row + i * groups;
+        const S* gradient = from.dh.row(position + t) + head;
+        const H* result = from.h.row(position + t) + head;
+        if constexpr (Whole)
+          load_eight(g[i], gradient + x), load_eight(y[i], result + x);
+        else if (t < time)
+          load_eight(g[i], gradient, x, z.dv), load_eight(y[i], result, x, z.dv);
+      }
+#pragma unroll
+      for (int i = 0; i < together; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) along[i] += g[i][j] * y[i][j], g[i][j] *= over[i];
+        store_eight(out.du + (row0 + row + i * groups) * z.value + x, g[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      for (int step = lanes / 2; step > 0; step /= 2) along[i] += __shfl_xor_sync(~0u, along[i], step);
+      const int t = row + i * groups;
+      if (lane != 0) continue;
+      along[i] *= over[i];
+      dr[t] = out.dr[row0 + t] = t < time ? -along[i] * slope[i] : 0;
+      out.dmu[row0 + t] = t < time ? -along[i] * z.epsilon : 0;
+    }
   }
-  for (int step = lanes / 2; step > 0; step /= 2) along += __shfl_xor_sync(~0u, along, step);
-  if (lane != 0) return;
-  along *= over;
-  out.dr[row] = there ? -along * norm.slope : 0;
-  out.dmu[row] = there ? -along * z.epsilon : 0;
+}
+
+/// dU, the gradients of r and mu, and dS of a chunk a block.
+template <class P, class S, class H>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_score_gradients_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_row_inputs<S, H> from,
+                                 mlstm_operand<typename P::number> v, mlstm_rows rows,
+                                 mlstm_row_gradients<typename P::number> of_rows, typename P::number* ds) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ mlstm_score_rows score_rows;
+  const index row0 = static_cast<index>(blockIdx.x) * mlstm_chunk;
+  const unsigned chunks = static_cast<unsigned>(z.chunks);
+  const index task = blockIdx.x / chunks, t0 = static_cast<index>(blockIdx.x % chunks) * mlstm_chunk;
+  earlier.wait();
+  score_rows.fetch(rows, nullptr, row0);
+  float* dr = score_rows.of_rows[mlstm_score_rows::weight];
+  if (from.vectorised && t0 + mlstm_chunk <= z.time)
+    mlstm_make_row_gradients<true>(z, from, rows, of_rows, task, t0, dr);
+  else
+    mlstm_make_row_gradients<false>(z, from, rows, of_rows, task, t0, dr);
+  __syncthreads();  // dU, which is read from memory, and dr are there
+  mlstm_make_scores<P, true>(z, score_rows, shared, {of_rows.du + row0 * z.value, z.value}, v.at(z, task, t0),
+                             z.value, nullptr, ds, nullptr);
 }
 
 /// dq and dk are stored as S.

@@ -50,7 +50,14 @@ struct mlstm_copy {
   matrix_view<const From> from;
   int head, padded;
   unsigned group;
-  Number* to;  ///< [tasks / group, padded time, padded]
+  Number* to;       ///< [tasks / group, padded time, padded]
+  bool vectorised;  ///< heads fill their tiles, and all eight numbers lie at 16 bytes
+};
+
+/// Of k, v and q.
+template <class Number, class From>
+struct mlstm_copies {
+  mlstm_copy<Number, From> of[3];
 };
 
 /// Numbers c .. c + 7 of a head of `width`, zeros beyond.
@@ -63,29 +70,51 @@ __device__ void load_eight(float (&x)[8], const From* head, int c, int width) {
     for (int j = 0; j < 8; ++j) x[j] = c + j < width ? static_cast<float>(head[c + j]) : 0;
   }
 }
-/// Threads that have a row of a multiple of 32 numbers, eight each at a time: a power of two up to 32.
-constexpr int mlstm_row_threads(int width) { return width <= 64 ? 8 : width <= 128 ? 16 : 32; }
 
-/// Padded copies of the inputs, blockIdx.y says of which.
+/// The rows of a task's chunk that begins at t0, with a block of 256. Where nothing is padded a thread has several
+/// pieces of eight numbers at once, for it waits for their memory.
+template <class Number, class From>
+__device__ void mlstm_copy_chunk(const mlstm_sizes& z, const mlstm_copy<Number, From>& c, unsigned task,
+                                 index t0) {
+  constexpr unsigned threads = 256, together = 6;
+  if (task % c.group != 0) return;
+  const unsigned heads = static_cast<unsigned>(z.heads) / c.group, of_all = task / c.group,
+                 pieces = static_cast<unsigned>(c.padded) / 8, all = mlstm_chunk * pieces;
+  unsigned row = threadIdx.x / pieces, piece = threadIdx.x % pieces;
+  const From* from = c.from.row(of_all / heads * z.time + t0) + of_all % heads * static_cast<unsigned>(c.head);
+  Number* to = c.to + (of_all * z.padded() + t0) * c.padded;
+  const index time = z.time - t0;
+  const auto next = [&] {
+    row += threads / pieces, piece += threads % pieces;
+    if (piece >= pieces) piece -= pieces, ++row;
+  };
+  if (!c.vectorised || time < mlstm_chunk) {
+    for (unsigned i = threadIdx.x; i < all; i += threads, next()) {
+      float values[8] = {};
+      if (row < time) load_eight(values, from + row * c.from.stride, static_cast<int>(8 * piece), c.head);
+      store_eight(to + i * 8, values);
+    }
+    return;
+  }
+  for (unsigned first = threadIdx.x; first < all; first += together * threads) {
+    float values[together][8];
+#pragma unroll
+    for (unsigned i = 0; i < together; ++i, next())
+      if (first + i * threads < all) load_eight(values[i], from + row * c.from.stride + 8 * piece);
+#pragma unroll
+    for (unsigned i = 0; i < together; ++i)
+      if (first + i * threads < all) store_eight(to + (first + i * threads) * 8, values[i]);
+  }
+}
+
+/// Padded copies of the inputs, a chunk of one of them a block.
 template <class Number, class From>
 __global__ void __launch_bounds__(256)
-    mlstm_copy_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_copy<Number, From> q,
-                      mlstm_copy<Number, From> k, mlstm_copy<Number, From> v) {
+    mlstm_copy_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_copies<Number, From> copies) {
   earlier.wait();
-  const mlstm_copy<Number, From> c = blockIdx.y == 0 ? q : blockIdx.y == 1 ? k : v;
-  const int lanes = mlstm_row_threads(c.padded);
-  const index row = (static_cast<index>(blockIdx.x) * 256 + threadIdx.x) / lanes;
-  const unsigned padded = static_cast<unsigned>(z.padded());
-  const index task = static_cast<index>(static_cast<unsigned>(row) / padded), t = row - task * padded;
-  if (task >= z.tasks / c.group) return;
-  const bool there = t < z.time;
-  const index heads = z.heads / c.group;
-  const From* from = there ? c.from.row(task / heads * z.time + t) + task % heads * c.head : nullptr;
-  for (int x = static_cast<int>(threadIdx.x) % lanes * 8; x < c.padded; x += lanes * 8) {
-    float values[8] = {};
-    if (there) load_eight(values, from, x, c.head);
-    store_eight(c.to + row * c.padded + x, values);
-  }
+  const unsigned chunks = static_cast<unsigned>(z.chunks);
+  mlstm_copy_chunk(z, copies.of[blockIdx.y], blockIdx.x / chunks,
+                   static_cast<index>(blockIdx.x % chunks) * mlstm_chunk);
 }
 
 /// A state, or the gradient of one: that of sequence b and head e at b * sequence + e * head.
@@ -223,35 +252,36 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
       }
 }
 
-/// S D (forward) or its gradient dS of one chunk: X = A Bᵀ, then
-///   out = scale X D and r = past q.n + the rows' sums;  or, where `dr` is given, out = scale (X + dr) D.
+/// What a block that makes a chunk's scores keeps of its rows: D~'s parts; what is added, or beta's weight; the first
+/// seen; sums of the rows' halves.
+struct mlstm_score_rows {
+  static constexpr int each = 6, weight = 4;
+  alignas(16) float of_rows[each][mlstm_chunk];
+  float sums[2][mlstm_chunk];
+
+  /// Sends for them, of the weights where they are given.
+  __device__ void fetch(const mlstm_rows& rows, const float* weights, index row0) {
+    if (threadIdx.x >= mlstm_chunk) return;
+    const float* from[] = {rows.row,         rows.row_rest, rows.column,
+                           rows.column_rest, weights,       reinterpret_cast<const float*>(rows.first)};
+#pragma unroll
+    for (int x = 0; x < each; ++x)
+      if (x != weight || weights) copy_async_4(of_rows[x] + threadIdx.x, from[x] + row0 + threadIdx.x, 4);
+  }
+};
+
+/// S D (forward) or its gradient dS of the block's chunk: X = A Bᵀ, then
+///   out = scale X D and r = past q.n + the rows' sums;  or, if `Gradient`, out = scale (X + dr) D.
 /// The quarter of `out` that lies in the future is nobody's to read, and not written.
 template <class P, bool Gradient>
-__global__ void __launch_bounds__(256, 2)
-    mlstm_scores_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_operand<typename P::number> of_a,
-                        mlstm_operand<typename P::number> of_b, int width, mlstm_rows rows, const float* n,
-                        const float* dr, typename P::number* out, float* r) {
+__device__ void mlstm_make_scores(const mlstm_sizes& z, mlstm_score_rows& shared, void* memory,
+                                  step_operand<typename P::number> a, step_operand<typename P::number> b,
+                                  int width, const float* n, typename P::number* out, float* r) {
   using tile_type = product_tile<P, 4, mlstm_chunk>;
   constexpr int L = mlstm_chunk;
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ float sums[2][L];
-  __shared__ __align__(16) float of_rows[6][L];  // D~'s parts; what is added, or beta's weight; the first seen
-  tile_type tile(shared);
-  const index chunk = blockIdx.x, row0 = chunk * L;
-  earlier.wait();
-  if (threadIdx.x < L) {
-    const float* from[] = {rows.row,
-                           rows.row_rest,
-                           rows.column,
-                           rows.column_rest,
-                           Gradient ? dr : rows.past,
-                           reinterpret_cast<const float*>(rows.first)};
-#pragma unroll
-    for (int x = 0; x < 6; ++x) copy_async_4(of_rows[x] + threadIdx.x, from[x] + row0 + threadIdx.x, 4);
-  }
-  const unsigned chunks = static_cast<unsigned>(z.chunks);
-  const index task = blockIdx.x / chunks, t0 = static_cast<index>(blockIdx.x % chunks) * L;
-  const step_operand<typename P::number> a = of_a.at(z, task, t0), b = of_b.at(z, task, t0);
+  tile_type tile(memory);
+  const index chunk = blockIdx.x;
+  const auto& of_rows = shared.of_rows;
   const bool above = tile.first_column > tile.first_row + 31;  // all of it lies in the future
   const bool vector = !Gradient && tile.first_column == 0;
   run_steps<P>(
@@ -270,7 +300,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
   for (int x = 0; x < 4; ++x) {
     const int row = tile.row_of(x / 2, x % 2);
-    high[x] = of_rows[0][row], rest[x] = of_rows[1][row], weight[x] = of_rows[4][row];
+    high[x] = of_rows[0][row], rest[x] = of_rows[1][row], weight[x] = of_rows[mlstm_score_rows::weight][row];
     first[x] = __float_as_int(of_rows[5][row]), partial[x] = 0;
   }
   if (!above)
@@ -297,11 +327,30 @@ __global__ void __launch_bounds__(256, 2)
       const int row = tile.row_of(x / 2, x % 2);
       partial[x] = row_sum(partial[x]);
       if (vector) partial[x] += weight[x] * tile.extra_of(x / 2, x % 2);
-      if (tile.lane % 4 == 0) sums[tile.first_column != 0][row] = partial[x];
+      if (tile.lane % 4 == 0) shared.sums[tile.first_column != 0][row] = partial[x];
     }
     __syncthreads();
-    if (threadIdx.x < L) r[row0 + threadIdx.x] = sums[0][threadIdx.x] + sums[1][threadIdx.x];
+    if (threadIdx.x < L) r[chunk * L + threadIdx.x] = shared.sums[0][threadIdx.x] + shared.sums[1][threadIdx.x];
   }
+}
+
+/// S D and r of a chunk a block. If the block `Copies` q first, the L2 cache has the copy when it is multiplied.
+template <class P, class From, bool Copies>
+__global__ void __launch_bounds__(256, 2)
+    mlstm_scores_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
+                        mlstm_rows rows, mlstm_copy<typename P::number, From> q) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ mlstm_score_rows of_rows;
+  const unsigned chunks = static_cast<unsigned>(z.chunks), task = blockIdx.x / chunks;
+  const index t0 = static_cast<index>(blockIdx.x % chunks) * mlstm_chunk;
+  earlier.wait();
+  of_rows.fetch(rows, rows.past, static_cast<index>(blockIdx.x) * mlstm_chunk);
+  if constexpr (Copies) {
+    mlstm_copy_chunk(z, q, task, t0);
+    __syncthreads();  // the copy, which is read from memory, is there
+  }
+  mlstm_make_scores<P, false>(z, of_rows, shared, memory.q.at(z, task, t0), memory.k.at(z, task, t0), z.query,
+                              memory.n, memory.gated, memory.r);
 }
 
 /// N of a position, and its derivative by r.
@@ -390,10 +439,10 @@ constexpr int mlstm_chunk_blocks(int columns) {
 }
 
 /// h of a chunk, N columns a block: (past Q C + (S D) V) / (N + epsilon), without the first where C is known to be 0.
-template <class P, int N>
+template <class P, int N, class H>
 __global__ void __launch_bounds__(product_tile<P, 4, N>::threads, mlstm_chunk_blocks<typename P::number>(N))
     mlstm_outputs_kernel(earlier_kernels earlier, mlstm_sizes z, mlstm_memory<typename P::number> memory,
-                         mlstm_rows rows, mlstm_output_rows<> h) {
+                         mlstm_rows rows, mlstm_output_rows<H> h) {
   constexpr int L = mlstm_chunk;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float past[L], r[L], mu[L];
