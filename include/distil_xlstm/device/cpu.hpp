@@ -70,8 +70,6 @@
                              std::int32_t*);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_OPERATIONS, extern template)
 }  // namespace distil_xlstm
 #endif
