@@ -53,8 +53,8 @@ struct bf16_mixed {
   /// @}
 };
 
-/// What operands of type T are multiplied as: a precision rounds its own scalar; any other type stays what it is, so that
-/// doubles are computed in double on every device.
+/// What operands of type T are multiplied as: a precision rounds its own scalar; any other type stays what it is, so
+/// that doubles are computed in double on every device.
 template <Precision P, class T>
 using product_t = std::conditional_t<std::is_same_v<T, typename P::scalar>, typename P::product, T>;
 

@@ -57,8 +57,8 @@ inline index layer_of(const std::string& name) {
   return -1;
 }
 /// Where each layer's numbers begin, and where the last one's end. Nothing where they do not lie one after another, and
-/// no other tensor's between them. What lies behind the last layer must come behind it in the forward pass, too: several
-/// ranks sum its gradients first.
+/// no other tensor's between them. What lies behind the last layer must come behind it in the forward pass, too:
+/// several ranks sum its gradients first.
 inline std::vector<index> layer_starts(const manifest& names, index layers) {
   std::vector<index> starts;
   index end = 0;
@@ -86,10 +86,10 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 /// What every trainer shares: which windows a step reads, AdamW's memory and step, what is done where a step is not
 /// finite, counters, times.
 ///
-/// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those of
-/// another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows is
-/// the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order. All
-/// begin with rank 0's weights.
+/// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those
+/// of another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows
+/// is the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order.
+/// All begin with rank 0's weights.
 ///
 /// `Derived`, which has it for a friend, adds
 ///

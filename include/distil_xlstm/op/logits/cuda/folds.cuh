@@ -9,8 +9,8 @@
 #include <distil_xlstm/math/log_sum_exp.hpp>
 #include <distil_xlstm/op/logits/cuda/rows.cuh>
 
-// What a row of logits is folded to: sums of softmaxes where those are all that the terms ask for, any folds else, and the
-// k-th largest of the teacher's.
+// What a row of logits is folded to: sums of softmaxes where those are all that the terms ask for, any folds else, and
+// the k-th largest of the teacher's.
 namespace distil_xlstm::device::detail {
 
 /// Whether a row is folded by `softmax_row_sums`, and its gradient is a sum of softmaxes.

@@ -50,8 +50,8 @@ __device__ inline void write4(float* to, const float* from, int count, bool vect
 }
 
 /// The rows of the recurrent matrix that a warp multiplies with h, in registers: `Tiles` k tiles of 16 channels hold a
-/// head. One product's rows are the gates i and f of the warp's channels, the other's z and o, so that the four gates of
-/// a cell meet in one thread. `TwoChains`: sums of every other tile, where few warps need more products in flight.
+/// head. One product's rows are the gates i and f of the warp's channels, the other's z and o, so that the four gates
+/// of a cell meet in one thread. `TwoChains`: sums of every other tile, where few warps need more products in flight.
 template <int Tiles, bool TwoChains>
 struct slstm_recurrent_rows {
   std::uint32_t rows[Tiles][2][4];
@@ -313,8 +313,8 @@ struct slstm_backward_cut {
   __device__ int slot(int sequences) const { return channels * sequences; }
 };
 
-/// What a warp multiplies with the gradients of its block's gates, in registers: `Rows` row tiles, which are channels of
-/// the head, by the `Tiles` k tiles of one part, which are gates and channels of the block.
+/// What a warp multiplies with the gradients of its block's gates, in registers: `Rows` row tiles, which are channels
+/// of the head, by the `Tiles` k tiles of one part, which are gates and channels of the block.
 template <int Rows, int Tiles, int Cells, bool Cluster>
 struct slstm_recurrent_columns {
   static constexpr int sequences = 4 * Cells;
@@ -392,8 +392,8 @@ struct slstm_backward_place {
   index b, at, width, time;
 };
 
-/// Where those are read and written, from the last step on. What lies far away is fetched some steps ahead: lane l fetches
-/// array l / 4 of a sequence.
+/// Where those are read and written, from the last step on. What lies far away is fetched some steps ahead: lane l
+/// fetches array l / 4 of a sequence.
 struct slstm_backward_rows {
   static constexpr int ahead = 4;
   slstm_rows<float> raw;
@@ -512,8 +512,8 @@ class slstm_backward_step {
   }
 };
 
-/// A block has some channels of the head, eight a warp: it makes their gates' gradients, then from these what they add to
-/// dh of every channel of the head.
+/// A block has some channels of the head, eight a warp: it makes their gates' gradients, then from these what they add
+/// to dh of every channel of the head.
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1)
     slstm_backward_bf16(slstm_backward_arguments<float> a, float* carry, int channels, int parts) {
