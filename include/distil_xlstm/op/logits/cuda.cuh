@@ -17,10 +17,10 @@ namespace detail {
 /// for them, folds the row once or twice, reports it, and writes its gradient, which may take the student's place.
 /// `gradient` may be null. The first `kept` bytes of the dynamic shared memory are the row's, the others are for
 /// folding.
-template <int Threads, class Row, class Rows, class L, class G>
+template <int Threads, class Row, class Rows, class L>
 __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
     head_rows_kernel(Rows rows, int count, int each, const L* student, const L* teacher, index stride,
-                     G* gradient, index gradient_stride, int cols, int kept, bool second_pass) {
+                     L* gradient, index gradient_stride, int cols, int kept, bool second_pass) {
   using T = typename Rows::scalar;
   using list = typename Rows::list;
   using target = typename Rows::target;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Threads, Row::blocks_at_once)
     for (; r < end && !rows.takes(r); ++r) {
       if (any.thread == 0) rows.skip(r);
       if (gradient)
-        for (int c = any.thread; c < cols; c += any.threads) gradient[index{r} * gradient_stride + c] = G(0.f);
+        for (int c = any.thread; c < cols; c += any.threads) gradient[index{r} * gradient_stride + c] = L(0.f);
     }
     return r;
   };
@@ -90,9 +90,9 @@ constexpr std::size_t fold_bytes() {
   return first > second ? first : second;
 }
 
-template <int Threads, class Rows, class L, class G>
+template <int Threads, class Rows, class L>
 void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* student, const L* teacher,
-                   index stride, G* gradient, index gradient_stride, index cols) {
+                   index stride, L* gradient, index gradient_stride, index cols) {
   constexpr index folding = Threads / 2 * static_cast<index>(fold_bytes<Rows>());
   static_assert(folding < 160 * 1024, "an accumulator of a row is not as large as this");
   const auto facts = rows.terms.facts();
@@ -111,12 +111,12 @@ void run_head_rows(cuda_base& device, const Rows& rows, index count, const L* st
       // So many rows that a cluster's start costs little, and so few that none works long when others have ended.
       const index clusters = std::max<index>(1, row::blocks_at_once * device.multiprocessors() / blocks);
       const index each = std::min<index>(8, blocks_for(count, clusters));
-      return run(head_rows_kernel<threads, row, Rows, L, G>,
+      return run(head_rows_kernel<threads, row, Rows, L>,
                  {static_cast<unsigned>(blocks_for(count, each) * blocks), threads, shared, blocks}, each,
                  row::bytes(cols));
     }
   }
-  run(head_rows_kernel<Threads, cached_row<Threads, L>, Rows, L, G>,
+  run(head_rows_kernel<Threads, cached_row<Threads, L>, Rows, L>,
       {static_cast<unsigned>(count), Threads, folding}, 1, 0);
 }
 
@@ -150,55 +150,46 @@ class head_weight {
   blas_operand<P> transposed() const { return {input_.data, input_.stride, true}; }
 };
 
-/// The pass with products of P's and logits stored as L's; their gradient takes their place, or, as P's, a
-/// place beside.
-template <class P, class L, int Threads, class Rows, class T, class Head>
+/// The pass with products and logits of L's; the logits' gradient takes their place.
+template <class L, int Threads, class Rows, class T, class Head>
 void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, matrix_view<const T> ht,
                  const Head& head, matrix_view<T> dhs, index bytes) {
-  constexpr bool in_place = std::is_same_v<P, L>;
-  constexpr index unit = 16 / static_cast<index>(std::min(sizeof(L), sizeof(P)));
+  constexpr index unit = 16 / static_cast<index>(sizeof(L));
   const auto padded = [](index n) { return (n + unit - 1) / unit * unit; };
   const auto heads = distil_xlstm::detail::as_head_pair<T>(head);
   const bool teaches = ht.data, one_product = teaches && heads.shared();
   const bool wants_gradient = dhs.data || heads.gradient.data;
   const index n = hs.rows, d = hs.cols, vocabulary = heads.student.rows, sides = teaches ? 2 : 1;
   const index width = padded(d), teacher_width = padded(ht.cols), stride = padded(vocabulary);
-  const index row = stride * (sides * static_cast<index>(sizeof(L)) + (in_place ? 0 : index{sizeof(P)}));
+  const index row = stride * sides * static_cast<index>(sizeof(L));
   index chunk = std::clamp<index>(bytes / row, 1, n);
   if (chunk > 128) chunk -= chunk % 128;  // whole tiles of a product
-  const head_weight<P> weight(device, heads.student, width);
-  std::optional<head_weight<P>> teacher_weight;
+  const head_weight<L> weight(device, heads.student, width);
+  std::optional<head_weight<L>> teacher_weight;
   if (teaches && !one_product) teacher_weight.emplace(device, heads.teacher, teacher_width);
-  auto hidden = device.template scratch<P>(chunk * (width + (teaches ? teacher_width : 0)));
+  auto hidden = device.template scratch<L>(chunk * (width + (teaches ? teacher_width : 0)));
   auto logits = device.template scratch<L>(sides * chunk * stride);
-  auto beside = device.template scratch<P>(in_place || !wants_gradient ? 0 : chunk * stride);
   for (index first = 0; first < n; first += chunk) {
     const index m = std::min(chunk, n - first);
-    P* hidden_teacher = hidden.data() + m * width;
-    const blas_operand<P> student_rows{hidden.data(), width};
+    L* hidden_teacher = hidden.data() + m * width;
+    const blas_operand<L> student_rows{hidden.data(), width};
     convert(device, 1, hs.row(first), hs.stride, 0, hidden.data(), width, 0, m, d);
     if (teaches) convert(device, 1, ht.row(first), ht.stride, 0, hidden_teacher, teacher_width, 0, m, ht.cols);
     blas_product(device, one_product ? 2 * m : m, vocabulary, d, student_rows, weight.transposed(), 0,
                  logits.data(), stride);
     if (teacher_weight)
-      blas_product(device, m, vocabulary, ht.cols, blas_operand<P>{hidden_teacher, teacher_width},
+      blas_product(device, m, vocabulary, ht.cols, blas_operand<L>{hidden_teacher, teacher_width},
                    teacher_weight->transposed(), 0, logits.data() + m * stride, stride);
     // A teacher that no weight asks for is the student itself: its divergence is 0.
     const L* teacher = logits.data() + (teaches ? m * stride : 0);
-    P* gradient = nullptr;
-    if (wants_gradient) {
-      if constexpr (in_place)
-        gradient = logits.data();
-      else
-        gradient = beside.data();
-    }
+    L* gradient = wants_gradient ? logits.data() : nullptr;
     run_head_rows<Threads>(device, rows.from(first), m, static_cast<const L*>(logits.data()), teacher, stride,
                            gradient, stride, vocabulary);
     if (dhs.data)
-      blas_product(device, m, d, vocabulary, blas_operand<P>{gradient, stride}, weight.plain(), 0,
+      blas_product(device, m, d, vocabulary, blas_operand<L>{gradient, stride}, weight.plain(), 0,
                    dhs.row(first), dhs.stride);
     if (heads.gradient.data)
-      blas_product(device, vocabulary, d, m, blas_operand<P>{gradient, stride, true}, student_rows, 1,
+      blas_product(device, vocabulary, d, m, blas_operand<L>{gradient, stride, true}, student_rows, 1,
                    heads.gradient.data, heads.gradient.stride);
   }
 }
@@ -207,8 +198,8 @@ void head_chunks(cuda_base& device, const Rows& rows, matrix_view<const T> hs, m
 
 /// A pass of `rows` over the logits of student and teacher, as loss/head.hpp says: a product of both with a shared
 /// head, one of the gradient, and one kernel a chunk; a product more for a teacher's own head, and for the
-/// gradient of the student's. Where products are in bfloat16, so are the logits and their gradient in memory, as in a network in
-/// mixed precision: float logits take half as long again, and lower the hidden gradient's error from 1.74e-3
+/// gradient of the student's. Where products are in bfloat16, so are the logits and their gradient in memory, as in a
+/// network in mixed precision: float logits take half as long again, and lower the hidden gradient's error from 1.74e-3
 /// to 1.68e-3.
 template <Precision P, class Rows, class T, class Head>
 requires(!Head::capped) void head_pass(basic_cuda<P>& device, const Rows& rows, matrix_view<const T> hs,
@@ -219,7 +210,7 @@ requires(!Head::capped) void head_pass(basic_cuda<P>& device, const Rows& rows, 
   constexpr std::size_t acc = detail::fold_bytes<Rows>();
   constexpr int threads = acc <= 64 ? 1024 : acc <= 256 ? 512 : 128;
   using stored = product_t<P, T>;
-  detail::head_chunks<stored, stored, threads>(device, rows, hs, ht, head, dhs, bytes);
+  detail::head_chunks<stored, threads>(device, rows, hs, ht, head, dhs, bytes);
 }
 
 }  // namespace distil_xlstm::device
