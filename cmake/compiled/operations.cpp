@@ -11,7 +11,5 @@ template void device::detail::gemm_block(index, index, index, device::detail::ge
                                          device::detail::gemm_scratch<double>&);
 template struct device::detail::gemm_rows<float>;
 template struct device::detail::gemm_rows<double>;
-DISTIL_XLSTM_COMPILED_OPERATIONS(template, fp64, double)
-DISTIL_XLSTM_COMPILED_OPERATIONS(template, fp32, float)
-DISTIL_XLSTM_COMPILED_OPERATIONS(template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_OPERATIONS, template)
 }  // namespace distil_xlstm

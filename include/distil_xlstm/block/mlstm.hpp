@@ -262,15 +262,8 @@ using mlstm = basic_mlstm<>;
 }  // namespace distil_xlstm
 
 #ifdef DISTIL_XLSTM_COMPILED
-/// What describes its memory in numbers of T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_COMPILED_MLSTM_LAYOUTS(keyword, T) \
-  keyword auto mlstm::params(layout<T>&) const;         \
-  keyword auto mlstm::params(layout<const T>&) const;   \
-  keyword auto mlstm::state(layout<T>&) const;          \
-  keyword auto mlstm::tape(layout<T>&, sequence_view) const;
-
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_MLSTM_LAYOUTS(extern template, double)
-DISTIL_XLSTM_COMPILED_MLSTM_LAYOUTS(extern template, float)
+DISTIL_XLSTM_COMPILED_LAYOUTS(extern template, mlstm, double)
+DISTIL_XLSTM_COMPILED_LAYOUTS(extern template, mlstm, float)
 }  // namespace distil_xlstm
 #endif

@@ -194,15 +194,8 @@ using slstm = basic_slstm<>;
 }  // namespace distil_xlstm
 
 #ifdef DISTIL_XLSTM_COMPILED
-/// What describes its memory in numbers of T, with `keyword` extern template or template.
-#define DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(keyword, T) \
-  keyword auto slstm::params(layout<T>&) const;         \
-  keyword auto slstm::params(layout<const T>&) const;   \
-  keyword auto slstm::state(layout<T>&) const;          \
-  keyword auto slstm::tape(layout<T>&, sequence_view) const;
-
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(extern template, double)
-DISTIL_XLSTM_COMPILED_SLSTM_LAYOUTS(extern template, float)
+DISTIL_XLSTM_COMPILED_LAYOUTS(extern template, slstm, double)
+DISTIL_XLSTM_COMPILED_LAYOUTS(extern template, slstm, float)
 }  // namespace distil_xlstm
 #endif

@@ -31,9 +31,9 @@ struct bare_layer {
 };
 }  // namespace detail
 
-/// `stack{repeated(n, layer)}`: N layers (`dynamic`: as many as the program says) one after another, then a norm unless it is switched off:
-/// what lies between the embedding and the head of a language model. Each layer's output is a tap, as in
-/// `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm, the layers
+/// `stack{repeated(n, layer)}`: N layers (`dynamic`: as many as the program says) one after another, then a norm unless
+/// it is switched off: what lies between the embedding and the head of a language model. Each layer's output is a tap,
+/// as in `repeat`. NX-AI/xlstm's xLSTMBlockStack is one of mLSTM and sLSTM blocks. `Norm` is a named norm, the layers
 /// are called `Name`.0, `Name`.1, ...
 template <class Layer, index N = dynamic, class Norm = named<"post_blocks_norm", layer_norm<>>,
           fixed_string Name = "blocks">

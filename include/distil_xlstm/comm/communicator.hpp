@@ -26,10 +26,10 @@ namespace distil_xlstm {
 ///
 /// Errors: `comm::communication_error`, after which the ranks do not agree any more on what was exchanged.
 ///
-/// Laws (testing/check_communicator.hpp): every call gives what its formula gives, bit for bit, and so the same on all ranks
-/// and whenever it is made again; it touches nothing else.
-/// Models: comm::single, comm::mpi (comm/mpi.hpp, CMake target distil_xlstm::mpi), comm::tcp (comm/tcp.hpp), comm::nccl of
-/// GPUs (comm/nccl.cuh, CMake target distil_xlstm::nccl), comm::any.
+/// Laws (testing/check_communicator.hpp): every call gives what its formula gives, bit for bit, and so the same on all
+/// ranks and whenever it is made again; it touches nothing else.
+/// Models: comm::single, comm::mpi (comm/mpi.hpp, CMake target distil_xlstm::mpi), comm::tcp (comm/tcp.hpp), comm::nccl
+/// of GPUs (comm/nccl.cuh, CMake target distil_xlstm::nccl), comm::any.
 template <class C>
 concept Communicator = requires(C c, const C k, comm::memory where, double* d, float* f, std::int64_t* i,
                                 void* p, std::span<const index> starts, index n) {
@@ -44,8 +44,8 @@ concept Communicator = requires(C c, const C k, comm::memory where, double* d, f
 
 namespace comm {
 
-/// Communicators whose sums can go on beside a device's work: what was asked of the device before is summed, what is asked
-/// of it next does not wait for that, until `join`.
+/// Communicators whose sums can go on beside a device's work: what was asked of the device before is summed, what is
+/// asked of it next does not wait for that, until `join`.
 template <class C>
 concept SumsBeside = requires(C c, memory where, double* d, float* f, index n) {
   c.sum_beside(where, d, n), c.sum_beside(where, f, n);

@@ -25,8 +25,8 @@ struct message_sizes {
   index at_once = index{16} << 10;  ///< of MPI: sums up to this go to every rank whole: one exchange, not two
 };
 
-/// What communicators share that exchange what lies in the host's memory: large ones go in parts, and of a device's memory
-/// a part at a time goes through the host's. `Derived` has rank() and size(), and of the host's memory
+/// What communicators share that exchange what lies in the host's memory: large ones go in parts, and of a device's
+/// memory a part at a time goes through the host's. `Derived` has rank() and size(), and of the host's memory
 ///
 ///     sum_bucket(p, n)              of at most sizes().sum bytes, of each type that a communicator sums
 ///     send_all(p, bytes, root)      p <- root's, at most sizes().other bytes

@@ -6,8 +6,8 @@
 namespace distil_xlstm::comm {
 
 /// Where the numbers lie that ranks exchange: in the host's memory, or in that of a device, to which this refers. The
-/// host reads and writes a device's memory by `download` and `upload`, which come after all that was asked of the device
-/// before.
+/// host reads and writes a device's memory by `download` and `upload`, which come after all that was asked of the
+/// device before.
 class memory {
  public:
   /// The host's.

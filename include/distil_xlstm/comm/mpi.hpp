@@ -22,9 +22,9 @@
 
 namespace distil_xlstm::comm {
 
-/// The processes that an MPI launcher (mpirun, mpiexec, srun) has started. Numbers are summed in the order of ranks, bucket
-/// by bucket: each rank sums a slice of a bucket and gives it to all, so that all have the same bits, whatever the
-/// implementation's own sums do. Of a device's memory a bucket at a time goes through the host's.
+/// The processes that an MPI launcher (mpirun, mpiexec, srun) has started. Numbers are summed in the order of ranks,
+/// bucket by bucket: each rank sums a slice of a bucket and gives it to all, so that all have the same bits, whatever
+/// the implementation's own sums do. Of a device's memory a bucket at a time goes through the host's.
 ///
 /// Nothing but calls of MPI 3 is used. MPI is initialised (comm/mpi_session.hpp) as long as this lives; one thread at a
 /// time uses it. After a `communication_error` the process can but end by MPI_Abort.

@@ -5,8 +5,8 @@
 
 namespace distil_xlstm::comm {
 
-/// MPI from its initialisation to its end, once a process; several threads may call it. What was made of it must be gone
-/// before. Throws `communication_error` where the implementation does not let several threads in.
+/// MPI from its initialisation to its end, once a process; several threads may call it. What was made of it must be
+/// gone before. Throws `communication_error` where the implementation does not let several threads in.
 class mpi_session {
  public:
   mpi_session() {

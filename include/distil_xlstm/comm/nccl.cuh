@@ -43,17 +43,17 @@ inline void check(cudaError_t status, const char* what) {
 /// between the GPUs, on their streams and without waiting for the host; what lies in the host's memory by another
 /// communicator of the same ranks, `comm::tcp` or `comm::mpi`, which gives out NCCL's id, too.
 ///
-/// Sums are added up in the order of ranks, whatever the GPUs are connected by: of two ranks by NCCL's all-reduce, of more
-/// each rank adds up its slice of a bucket, in one kernel behind the exchange, and gives it to all. It travels as much
-/// as a ring's all-reduce would.
+/// Sums are added up in the order of ranks, whatever the GPUs are connected by: of two ranks by NCCL's all-reduce, of
+/// more each rank adds up its slice of a bucket, in one kernel behind the exchange, and gives it to all. It travels as
+/// much as a ring's all-reduce would.
 ///
 /// The first call for a GPU's memory, which all ranks make, starts NCCL on the GPU that is current. After a
 /// `communication_error` the process can but end. What was asked of it must be done before it goes. Compiled by nvcc.
 class nccl {
  public:
-  /// Refers to `host`. `bucket`: bytes that are summed at once where there are more than two ranks, and the memory that is
-  /// kept for them, twice; `all_reduce`: up to how many ranks NCCL's own sum is taken. Throws `communication_error` where
-  /// the NCCL that is found is not one like that it was compiled with.
+  /// Refers to `host`. `bucket`: bytes that are summed at once where there are more than two ranks, and the memory that
+  /// is kept for them, twice; `all_reduce`: up to how many ranks NCCL's own sum is taken. Throws `communication_error`
+  /// where the NCCL that is found is not one like that it was compiled with.
   template <class Host>
   explicit nccl(Host& host, index bucket = index{64} << 20, index all_reduce = 2)
       : nccl(any(host), host.progress(), bucket, all_reduce) {}

@@ -15,9 +15,9 @@
 
 namespace distil_xlstm::comm {
 
-/// Processes that are connected with rank 0 (comm/tcp_session.hpp): all that they exchange goes through it, added up in the
-/// order of ranks. It needs no library, and is for few numbers: what GPUs agree on beside NCCL's sums, and students that
-/// are small. Where gradients are large, `comm::mpi` is faster.
+/// Processes that are connected with rank 0 (comm/tcp_session.hpp): all that they exchange goes through it, added up in
+/// the order of ranks. It needs no library, and is for few numbers: what GPUs agree on beside NCCL's sums, and students
+/// that are small. Where gradients are large, `comm::mpi` is faster.
 ///
 /// One thread at a time uses it. After a `communication_error` the process can but end.
 class tcp : public host_exchange<tcp> {

@@ -104,14 +104,15 @@ class tcp_socket {
 
 }  // namespace detail
 
-/// The connections of a run's processes, each rank's with rank 0: three, for what they exchange, for how each ends, and for
-/// signs of life. A rank may come before rank 0 does; one of another run, or another program's, is turned away.
+/// The connections of a run's processes, each rank's with rank 0: three, for what they exchange, for how each ends, and
+/// for signs of life. A rank may come before rank 0 does; one of another run, or another program's, is turned away.
 class tcp_session {
  public:
   /// What a connection is for.
   enum class use : std::uint32_t { exchange, ending, signs };
 
-  /// All ranks make it. Throws `communication_error` where they do not find each other in time, and names who is missing.
+  /// All ranks make it. Throws `communication_error` where they do not find each other in time, and names who is
+  /// missing.
   explicit tcp_session(tcp_place place) : place_(std::move(place)) {
     detail::tcp_socket given(place_.listening);
     if (place_.port < 1 || place_.ports < 1 || place_.port > 65536 - place_.ports)
@@ -139,8 +140,8 @@ class tcp_session {
   }
   /// @endcond
 
-  /// A socket of this machine that listens at a port of the system's choice, and that port: for who starts processes and
-  /// gives the first `tcp_place::listening`.
+  /// A socket of this machine that listens at a port of the system's choice, and that port: for who starts processes
+  /// and gives the first `tcp_place::listening`.
   static std::pair<int, int> listen_here() {
     sockaddr_in at{};
     at.sin_family = AF_INET, at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

@@ -49,11 +49,11 @@ class sign_channel {
   virtual bool closed(index from) const = 0;
 };
 
-/// Watches that every rank lives and comes to what the others wait for: a thread of each rank and rank 0's tell each other
-/// so. A process that has died, is stopped or cannot be reached falls silent; one whose main thread hangs does not come.
-/// Where one is lost the others are told, and `on_fault` is called once, from that thread, with a sentence that names the
-/// rank, or with none where another rank has broken off and said why: it ends the process, or lets the caller's thread
-/// throw (`stop` of the communicator).
+/// Watches that every rank lives and comes to what the others wait for: a thread of each rank and rank 0's tell each
+/// other so. A process that has died, is stopped or cannot be reached falls silent; one whose main thread hangs does
+/// not come. Where one is lost the others are told, and `on_fault` is called once, from that thread, with a sentence
+/// that names the rank, or with none where another rank has broken off and said why: it ends the process, or lets the
+/// caller's thread throw (`stop` of the communicator).
 class watch {
  public:
   /// All of `size` ranks make it, and end it. Refers to `own`, what this rank has called.

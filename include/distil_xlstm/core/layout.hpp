@@ -286,3 +286,13 @@ class frozen_layout {
 };
 
 }  // namespace distil_xlstm
+
+#ifdef DISTIL_XLSTM_COMPILED
+/// What describes the memory of `block`, a type such as mlstm, in numbers of T, with `keyword` extern template or
+/// template.
+#define DISTIL_XLSTM_COMPILED_LAYOUTS(keyword, block, T) \
+  keyword auto block::params(layout<T>&) const;          \
+  keyword auto block::params(layout<const T>&) const;    \
+  keyword auto block::state(layout<T>&) const;           \
+  keyword auto block::tape(layout<T>&, sequence_view) const;
+#endif

@@ -22,8 +22,8 @@
 #include <distil_xlstm/op/slstm_inputs/op.hpp>
 #include <distil_xlstm/op/slstm_layer/op.hpp>
 
-/// Operations that distil_xlstm::compiled instantiates, with `keyword` extern template or template, of a precision P and
-/// its scalar T.
+/// Operations that distil_xlstm::compiled instantiates, with `keyword` extern template or template, of a precision P
+/// and its scalar T.
 #define DISTIL_XLSTM_COMPILED_OPERATIONS(keyword, P, T)                                                        \
   keyword void device::detail::multiply(device::basic_cpu<P>&, index, device::detail::gemm_operand,            \
                                         device::detail::gemm_operand, matrix_view<T>, T);                      \
@@ -70,8 +70,6 @@
                              std::int32_t*);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_OPERATIONS(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_OPERATIONS, extern template)
 }  // namespace distil_xlstm
 #endif

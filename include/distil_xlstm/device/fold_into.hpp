@@ -4,8 +4,8 @@
 
 namespace distil_xlstm {
 
-/// The base of a functor of `fold_rows` or `fold_columns` that folds into an accumulator of math/, such as `math::sum` or
-/// `math::log_sum_exp`: it has their beginning and their merge. `visit` and `finish` are the functor's own:
+/// The base of a functor of `fold_rows` or `fold_columns` that folds into an accumulator of math/, such as `math::sum`
+/// or `math::log_sum_exp`: it has their beginning and their merge. `visit` and `finish` are the functor's own:
 ///
 ///     struct row_sums : fold_into<math::sum, T> {
 ///       matrix_view<const T> x;

@@ -164,7 +164,8 @@ std::vector<double> middle_row(D& device, const frozen_matrix& m) {
                                 [&](index, const double* row) { out.assign(row, row + m.cols); });
   return out;
 }
-/// Whether two rows may be one teacher's, but for how each is stored: |a - b|² <= (|a|² + |b|²) / 4. Nothing may be any.
+/// Whether two rows may be one teacher's, but for how each is stored: |a - b|² <= (|a|² + |b|²) / 4. Nothing may be
+/// any.
 inline bool alike(const std::vector<double>& a, const std::vector<double>& b) {
   if (a.empty() || b.empty()) return true;
   if (a.size() != b.size()) return false;

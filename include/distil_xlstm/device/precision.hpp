@@ -53,8 +53,8 @@ struct bf16_mixed {
   /// @}
 };
 
-/// What operands of type T are multiplied as: a precision rounds its own scalar; any other type stays what it is, so that
-/// doubles are computed in double on every device.
+/// What operands of type T are multiplied as: a precision rounds its own scalar; any other type stays what it is, so
+/// that doubles are computed in double on every device.
 template <Precision P, class T>
 using product_t = std::conditional_t<std::is_same_v<T, typename P::scalar>, typename P::product, T>;
 
@@ -63,3 +63,10 @@ template <Precision P, class T>
 inline constexpr bool multiplies_in_bf16 = std::is_same_v<product_t<P, T>, bf16>;
 
 }  // namespace distil_xlstm
+
+#ifdef DISTIL_XLSTM_COMPILED
+/// `macro`(keyword, P, T) for each precision P and its scalar T, with `keyword` extern template or template: what
+/// distil_xlstm::compiled instantiates.
+#define DISTIL_XLSTM_EACH_PRECISION(macro, keyword) \
+  macro(keyword, fp64, double) macro(keyword, fp32, float) macro(keyword, bf16_mixed, float)
+#endif

@@ -41,8 +41,8 @@ std::vector<std::vector<head_reach>> attention_reach_of(typename Teacher::device
   return out;
 }
 
-/// What the gates' biases of a layer begin with, from such a reach: a memory remembers over the mean distance of what it
-/// takes over, f~ = ln(max(distance, 1)) + 1, and is mixed by as much as it takes over, o~ = logit(mass in
+/// What the gates' biases of a layer begin with, from such a reach: a memory remembers over the mean distance of what
+/// it takes over, f~ = ln(max(distance, 1)) + 1, and is mixed by as much as it takes over, o~ = logit(mass in
 /// [0.05, 0.5]); i~ = 0. Without a window there is no o~.
 inline std::vector<double> calibrated_gates(const std::vector<head_reach>& reach, bool has_window) {
   std::vector<double> bias(reach.size(), 0.0);
@@ -55,8 +55,8 @@ inline std::vector<double> calibrated_gates(const std::vector<head_reach>& reach
   return bias;
 }
 
-/// Sets the biases of all gates of a linearised student so, from its teacher: a hybrid's from what lies beyond its window
-/// (at most a quarter of the text's windows), a memory's alone from all but the sinks.
+/// Sets the biases of all gates of a linearised student so, from its teacher: a hybrid's from what lies beyond its
+/// window (at most a quarter of the text's windows), a memory's alone from all but the sinks.
 template <class Student, class Teacher>
 void calibrate_gates(typename Student::device_type& d, const Teacher& teacher, Student& student,
                      const token_windows& text, index sequences = 8) {

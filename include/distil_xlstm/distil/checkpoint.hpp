@@ -107,8 +107,8 @@ class trainer_state final : public training_state {
 }  // namespace detail
 
 /// Folders step-00000042 of one run's checkpoints: everything that moves, weights, both moments and counters, as
-/// safetensors beside a manifest, of a `trainer` or a `mixer_trainer`. A checkpoint is written aside, synced and renamed,
-/// so that it is whole or not there. Who saves or restores includes io/json.hpp, too.
+/// safetensors beside a manifest, of a `trainer` or a `mixer_trainer`. A checkpoint is written aside, synced and
+/// renamed, so that it is whole or not there. Who saves or restores includes io/json.hpp, too.
 class checkpoints {
  public:
   static constexpr index format = 1;  ///< of manifest.json; another is not restored

@@ -28,8 +28,8 @@ inline index bytes_of(const training_state& state, const manifest_entry& e) {
   return e.size * static_cast<index>(state.type() == dtype::f64 ? sizeof(double) : sizeof(float));
 }
 
-/// All tensors of all arenas, for rank 0, which writes. The others take part in reading the moments that are spread over
-/// them, as often as rank 0 would have, whatever it throws.
+/// All tensors of all arenas, for rank 0, which writes. The others take part in reading the moments that are spread
+/// over them, as often as rank 0 would have, whatever it throws.
 class state_reader {
  public:
   explicit state_reader(const training_state& s) : s_(&s) {}

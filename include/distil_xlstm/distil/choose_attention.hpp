@@ -17,8 +17,8 @@ struct kept_attention {
 };
 
 /// Which layers of a transformer keep their attention where all others have a window, found without training: one after
-/// another, that which lowers cost(mixers) most, given those before. `mixers` are attention or window, one a layer. Throws
-/// `error` where there are not so many layers.
+/// another, that which lowers cost(mixers) most, given those before. `mixers` are attention or window, one a layer.
+/// Throws `error` where there are not so many layers.
 template <class Cost>
 std::vector<kept_attention> choose_attention(index layers, index keep, const Cost& cost) {
   require(keep >= 0 && keep <= layers, "of ", layers, " layers ", keep, " cannot keep their attention");

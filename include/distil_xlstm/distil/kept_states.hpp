@@ -10,9 +10,10 @@
 
 namespace distil_xlstm {
 
-/// The vectors that a model's head reads of one text, kept on the host, so that the model reads the text once in windows
-/// of each length, however many others are compared with it there. They are `width` numbers a token and a length of
-/// windows; at most `bytes` are kept, and what comes after the first batch that does not fit is read anew in every pass.
+/// The vectors that a model's head reads of one text, kept on the host, so that the model reads the text once in
+/// windows of each length, however many others are compared with it there. They are `width` numbers a token and a
+/// length of windows; at most `bytes` are kept, and what comes after the first batch that does not fit is read anew in
+/// every pass.
 template <class T>
 class kept_states {
  public:

@@ -14,8 +14,8 @@ constexpr bool is_added(std::string_view tensor) {
 }
 
 /// What multiplies the learning rate of each tensor while mixers are aligned, `training_options::rate_of`: 1 of new
-/// matrices; `gate_bias` of the gates' biases; `projections` of q, k, v and o, biases and norms of heads among them; 0 of
-/// all else, and of layers that keep attention.
+/// matrices; `gate_bias` of the gates' biases; `projections` of q, k, v and o, biases and norms of heads among them; 0
+/// of all else, and of layers that keep attention.
 struct alignment_rates {
   const linearised_config* config;  ///< the student's, which must live as long
   /// @{

@@ -78,8 +78,8 @@ struct mixer_inputs {
 
 }  // namespace detail
 
-/// Teaches the mixers of a linearised student, all at once and each for itself: layer i's mixer reads what the teacher's
-/// attention i reads, u, and learns what that gives, a,
+/// Teaches the mixers of a linearised student, all at once and each for itself: layer i's mixer reads what the
+/// teacher's attention i reads, u, and learns what that gives, a,
 ///
 ///   loss = sum over layers of  mean_t |a_t - y_t| / mean_t |a_t|      y: the mixer's output, after its projection
 ///
@@ -88,8 +88,8 @@ struct mixer_inputs {
 /// No gradient passes from layer to layer and there are no logits, so that memory is one layer's at a time. Layers that
 /// keep attention learn nothing. The metrics' `alignment` is the mean over the layers that do.
 ///
-/// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from, of which `live_teacher` says
-/// what it makes of long windows. What it shares with `trainer` is said there.
+/// `Student` is a `linearised_model`, fully trainable; `Teacher` the `llama` that it comes from, of which
+/// `live_teacher` says what it makes of long windows. What it shares with `trainer` is said there.
 template <class Student, class Teacher, Communicator C = comm::single>
 class mixer_trainer : public trainer_base<mixer_trainer<Student, Teacher, C>, Student, C> {
   using base = trainer_base<mixer_trainer, Student, C>;

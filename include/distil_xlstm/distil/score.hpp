@@ -15,8 +15,8 @@ struct score_options {
   index batch = 8;     ///< windows at a time
 };
 
-/// What a model makes of a text, a token file or a `token_text`: nats over its tokens, and their perplexity. Windows are
-/// independent, their first tokens context only, as are those of documents. Several ranks share the text's batches,
+/// What a model makes of a text, a token file or a `token_text`: nats over its tokens, and their perplexity. Windows
+/// are independent, their first tokens context only, as are those of documents. Several ranks share the text's batches,
 /// and errors, as in `score_text`.
 template <class D, class Model, class Text, Communicator C = comm::single>
 text_score score(D& device, const Model& model, const Text& text, score_options how = {},

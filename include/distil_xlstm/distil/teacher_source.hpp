@@ -198,8 +198,6 @@ class live_teacher final : public teacher_source<typename Teacher::scalar, typen
                                     const device_batch<device::basic_cpu<P>>&, const teacher_signals<T>&);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_LLAMA_SIGNALS, extern template)
 }  // namespace distil_xlstm
 #endif

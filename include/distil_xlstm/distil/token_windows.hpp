@@ -160,11 +160,11 @@ window_order window_order_named(std::string_view name);
 /// epoch has beyond its last whole step are not read in it.
 ///
 /// Of texts k = 0, 1, ... with shares p_k: row g = s * rows + i of the run is the g-th of all numbers (n + 1/2) / p_k,
-/// n = 0, 1, ..., sorted (the earlier text's first where two are equal), and reads window n of text k: the apportionment
-/// by Webster's method. The first g rows have g p_k of text k, to within 1/2 + p_k K / 2 where there are K texts. The
-/// windows of text k have an order, and epochs, of their own: its n-th is the (n mod count_k)-th of the order of its
-/// epoch floor(n / count_k), whatever the other texts are. An epoch of the mixture is as many steps as read as many
-/// windows as all texts have, some texts more than once and others in part.
+/// n = 0, 1, ..., sorted (the earlier text's first where two are equal), and reads window n of text k: the
+/// apportionment by Webster's method. The first g rows have g p_k of text k, to within 1/2 + p_k K / 2 where there are
+/// K texts. The windows of text k have an order, and epochs, of their own: its n-th is the (n mod count_k)-th of the
+/// order of its epoch floor(n / count_k), whatever the other texts are. An epoch of the mixture is as many steps as
+/// read as many windows as all texts have, some texts more than once and others in part.
 class window_sampler {
  public:
   /// `rows` windows a step (batch times accumulation), of the texts' `ranges`. Throws `error` when they have fewer.

@@ -57,8 +57,8 @@ inline index layer_of(const std::string& name) {
   return -1;
 }
 /// Where each layer's numbers begin, and where the last one's end. Nothing where they do not lie one after another, and
-/// no other tensor's between them. What lies behind the last layer must come behind it in the forward pass, too: several
-/// ranks sum its gradients first.
+/// no other tensor's between them. What lies behind the last layer must come behind it in the forward pass, too:
+/// several ranks sum its gradients first.
 inline std::vector<index> layer_starts(const manifest& names, index layers) {
   std::vector<index> starts;
   index end = 0;
@@ -89,19 +89,19 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 /// A step, in order:
 ///
 ///   begin_step        ids of its windows; Derived::begin: what the schedules say
-///   forward_backward  upload; then for each micro-batch (`options().accumulate` of them), as one recorded pass: gradients
-///                     and sums = 0 and weights rounded (the first), Derived::run_micro_batch: teacher, student forward,
-///                     objective, student backward
+///   forward_backward  upload; then for each micro-batch (`options().accumulate` of them), as one recorded pass:
+///                     gradients and sums = 0 and weights rounded (the first), Derived::run_micro_batch: teacher,
+///                     student forward, objective, student backward
 ///   update_weights    squared norm of the gradients, clipping, AdamW
 ///   end_step          waits; reads the sums
 ///
 /// Weights, gradients and moments are arenas of one layout: number i of each belongs to the same parameter (of moments
 /// that are sharded, number i - first_kept()).
 ///
-/// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those of
-/// another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows is
-/// the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order. All
-/// begin with rank 0's weights.
+/// Several ranks of `C` train as one would. Of each batch a rank reads its share, the windows of one rank after those
+/// of another; losses and gradients are summed over the ranks, each knowing how many tokens all score, and what follows
+/// is the same on all: clipping, steps that are passed over, weights. So every rank calls the same, in the same order.
+/// All begin with rank 0's weights.
 ///
 /// `Derived`, which has it for a friend, adds
 ///
@@ -109,9 +109,9 @@ inline std::vector<index> layer_starts(const manifest& names, index layers) {
 ///   upload_inputs()                   to the device, in a buffer `inputs_` whose element has `lr` and `updates`: all
 ///                                     else that is asked of the device stays, so that it can be recorded
 ///   prepare_micro_batch(i)            before micro-batch i of the step, never recorded
-///   run_micro_batch()                 asks the device for the losses of `batch_`: adds them to the sums, and gradients;
+///   run_micro_batch()                 asks the device for the losses of `batch_`: adds them to sums, and gradients;
 ///                                     of several ranks each its share of both; writes no weights
-///   sums_gradients                    whether run_micro_batch() calls `sum_gradients_from` where `sums_beside()`, down to 0
+///   sums_gradients                    whether that calls `sum_gradients_from` where `sums_beside()`, down to 0
 ///   read(metrics, sums)               says what the sums from step_sums::own on are called
 template <class Derived, class Student, Communicator C>
 class trainer_base {

@@ -32,8 +32,8 @@ struct training_options {
   /// What the learning rate of a tensor of this name is multiplied by, 0 or more; empty: 1 for all.
   std::function<double(const std::string&)> rate_of{};
   double clip = 1.0;  ///< largest norm of all gradients together; 0: no clipping
-  /// Of several ranks each keeps AdamW's moments for its part of the weights only, and updates that part (ZeRO, stage 1):
-  /// the same numbers in less memory, and the weights travel once more a step.
+  /// Of several ranks each keeps AdamW's moments for its part of the weights only, and updates that part (ZeRO, stage
+  /// 1): the same numbers in less memory, and the weights travel once more a step.
   bool shard_optimiser = false;
   /// Several ranks sum gradients while backward goes on, whenever so many bytes of whole layers are there.
   index sum_bytes = index{32} << 20;

@@ -26,8 +26,8 @@ int close(int fd);
 std::ptrdiff_t write(int fd, const char* from, std::size_t bytes);
 /// Brings what a file holds, or the names in a folder, to the disk itself.
 int sync(int fd);
-/// Whether `sync` failed with this errno value because there is nothing to bring to a disk: a pipe, a device, the folders
-/// of some file systems.
+/// Whether `sync` failed with this errno value because there is nothing to bring to a disk: a pipe, a device, the
+/// folders of some file systems.
 bool has_no_disk(int code);
 
 struct file_status {

@@ -31,8 +31,8 @@ std::string_view after_byte_order_mark(std::string_view text, std::string_view n
 
 /// The text that the bytes of a text file are, whatever wrote it: UTF-8, without a byte order mark, its lines ended by
 /// LF (a CR that no LF follows stands). Throws `error` beginning with `name` where they are no UTF-8 text: another
-/// encoding's byte order mark, a NUL, a byte that begins no character (with its offset in the file, its line, and the offset there), a compressed file,
-/// a Git LFS pointer. Takes time linear in the size, and no second copy.
+/// encoding's byte order mark, a NUL, a byte that begins no character (with its offset in the file, its line, and the
+/// offset there), a compressed file, a Git LFS pointer. Takes time linear in the size, and no second copy.
 text_content clean_text(std::string bytes, std::string_view name);
 
 /// All that a stream gives, as `clean_text` does.

@@ -21,13 +21,13 @@ enum class model_kind {
   xlstm_7b      ///< Hugging Face's model type xlstm
 };
 
-/// By the config.json of a folder or of a GGUF file; without one it is a transformer's. Throws `error` where there is no
-/// such file or folder, or it is none of these.
+/// By the config.json of a folder or of a GGUF file; without one it is a transformer's. Throws `error` where there is
+/// no such file or folder, or it is none of these.
 model_kind kind_of_model(const std::filesystem::path& path);
 
-/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Matrices stay as they are stored where
-/// the device multiplies them so (on the CPU: floats, Q8_0, Q4_0 and Q4_1); of other kinds they become F32 once. Throws
-/// `error` as the families' loaders do.
+/// A GGUF file, a Hugging Face folder or the folder of a student of either method. Matrices stay as they are stored
+/// where the device multiplies them so (on the CPU: floats, Q8_0, Q4_0 and Q4_1); of other kinds they become F32 once.
+/// Throws `error` as the families' loaders do.
 template <class T, class D>
 language_model<T, D> load_language_model(D& device, const std::filesystem::path& path) {
   const auto load = [&]<class Files>(const std::shared_ptr<Files>& files) -> language_model<T, D> {

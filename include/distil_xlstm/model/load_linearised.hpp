@@ -49,11 +49,11 @@ struct linearised_files {
 };
 }  // namespace detail
 
-/// Loads a linearised student: a folder (config.json, model.safetensors or its shards) or a GGUF file of `quantise`. Every
-/// tensor is under the teacher's name, and where a layer's mixer has them there are self_attn.feature_q.weight and
-/// feature_k.weight [heads, head_dim, features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every head's
-/// i~, then f~, then o~; an mlstm layer has no o~). Throws `error` that lists every tensor that is missing, unused or
-/// of another shape, or names one that is not finite.
+/// Loads a linearised student: a folder (config.json, model.safetensors or its shards) or a GGUF file of `quantise`.
+/// Every tensor is under the teacher's name, and where a layer's mixer has them there are self_attn.feature_q.weight
+/// and feature_k.weight [heads, head_dim, features], self_attn.gates.weight [3 heads, hidden] and gates.bias (every
+/// head's i~, then f~, then o~; an mlstm layer has no o~). Throws `error` that lists every tensor that is missing,
+/// unused or of another shape, or names one that is not finite.
 template <class T, class D>
 linearised_model<T, D> load_linearised(D& device, const std::filesystem::path& model) {
   const detail::linearised_files files(model);
@@ -71,9 +71,9 @@ void save_linearised(D& device, const linearised_model<T, D>& m, const std::file
   write_linearised_config(m.config(), folder);
 }
 
-/// A teacher's files as a student with other mixers: the teacher's tensors, and new ones that begin as their blocks say,
-/// from `seed`. Of `mixers` the llama's part is not read: it is the teacher's. `calibrate_gates` is what follows. Throws
-/// `error` as `load_llama` does, or where the mixers do not fit.
+/// A teacher's files as a student with other mixers: the teacher's tensors, and new ones that begin as their blocks
+/// say, from `seed`. Of `mixers` the llama's part is not read: it is the teacher's. `calibrate_gates` is what follows.
+/// Throws `error` as `load_llama` does, or where the mixers do not fit.
 template <class T, class D>
 linearised_model<T, D> linearise(D& device, const std::filesystem::path& teacher, linearised_config mixers,
                                  std::uint64_t seed) {

@@ -95,9 +95,7 @@ model<Family, T, D, frozen> load_llama(D& device, const std::filesystem::path& p
                                                     llama_load_options);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_LOAD_LLAMA(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_LOAD_LLAMA, extern template)
 }  // namespace distil_xlstm
 #endif
 #ifndef DISTIL_XLSTM_COMPILED

@@ -82,8 +82,8 @@ auto all_weights_of(const Family& f) {
 
 /// A language model: logits = stack(embedding[ids]) headᵀ, softly capped where the family says so. `Weights` says what
 /// it owns: the stack's weights, embedding and head being frozen and borrowed from a teacher (`trainable`), or all
-/// (`fully_trainable`), or nothing, sharing a file's (`frozen`). Const use from several threads is safe, each with its own device, state and tape. A frozen model can
-/// be copied, and copies share the weights.
+/// (`fully_trainable`), or nothing, sharing a file's (`frozen`). Const use from several threads is safe, each with its
+/// own device, state and tape. A frozen model can be copied, and copies share the weights.
 ///
 /// `Family` is a configuration, such as `llama_config`, or a block of one's own that maps the embedding's width to
 /// itself, such as `stack<Layer, N>`; its sizes may be known to the compiler or only to the program.
@@ -331,8 +331,8 @@ class model {
     run(device, seq, ids, state, hidden, on_layer);
   }
 
-  /// Tells this model from others: a hash of names and shapes, of each tensor's middle row (where it is trainable, as it
-  /// is now), and of what the family's `identify` adds. Two that differ elsewhere alone are taken for one.
+  /// Tells this model from others: a hash of names and shapes, of each tensor's middle row (where it is trainable, as
+  /// it is now), and of what the family's `identify` adds. Two that differ elsewhere alone are taken for one.
   model_fingerprint fingerprint(D& device) const {
     fnv_hash hash;
     for (const auto& e : names_) {

@@ -17,9 +17,9 @@ struct quantised_model {
 };
 
 /// Writes a model, whatever `load_language_model` reads, into one GGUF file: its matrices as `type`, Q8_0 or Q4_0,
-/// embedding and head as Q8_0, and the rest as F32. A matrix is a tensor of two dimensions whose rows are multiples of 32,
-/// but for the small ones that gate a cell (igate, fgate, gates, igate_preact, fgate_preact). What is stored as that
-/// already is copied as it is.
+/// embedding and head as Q8_0, and the rest as F32. A matrix is a tensor of two dimensions whose rows are multiples of
+/// 32, but for the small ones that gate a cell (igate, fgate, gates, igate_preact, fgate_preact). What is stored as
+/// that already is copied as it is.
 ///
 /// A transformer gets the names and keys of its architecture, as llama.cpp's converter gives them; those of a GGUF
 /// file are copied. Every other family keeps the names of its safetensors, and the key distil_xlstm.config holds its

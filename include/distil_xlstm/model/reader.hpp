@@ -75,9 +75,9 @@ class reader {
     require_ready(seq.rows(), hidden);
     model_->forward(*device_, seq, ids, state_, hidden, on_layer);
   }
-  /// The same, of the host's ids; a long part goes through in pieces of 256, of which those that the capacity holds have
-  /// been read where it is exceeded. Throws `error` naming an id that the vocabulary does not have; nothing has changed
-  /// then.
+  /// The same, of the host's ids; a long part goes through in pieces of 256, of which those that the capacity holds
+  /// have been read where it is exceeded. Throws `error` naming an id that the vocabulary does not have; nothing has
+  /// changed then.
   void read(std::span<const std::int32_t> ids, matrix_view<T> hidden) {
     require_ids(ids, model_->vocabulary());
     require_ready(std::ssize(ids), hidden);

@@ -279,8 +279,6 @@ void step(D& device, const adamw& h, const adamw_scalars<T>* scalars, T* p, cons
                            const T*, T*, T*, index, std::span<const optim::parameter_range>);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_ADAMW(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_ADAMW(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_ADAMW(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_ADAMW, extern template)
 }  // namespace distil_xlstm
 #endif

@@ -123,8 +123,6 @@ DISTIL_XLSTM_HD inline double clip_factor(double norm, double max_norm) {
   keyword void optim::squared_norm(device::basic_cpu<P>&, const T*, index, double*);
 
 namespace distil_xlstm {
-DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, fp64, double)
-DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, fp32, float)
-DISTIL_XLSTM_COMPILED_GRADIENT_NORM(extern template, bf16_mixed, float)
+DISTIL_XLSTM_EACH_PRECISION(DISTIL_XLSTM_COMPILED_GRADIENT_NORM, extern template)
 }  // namespace distil_xlstm
 #endif

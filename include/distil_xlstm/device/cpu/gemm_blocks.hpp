@@ -12,12 +12,13 @@
 #include <distil_xlstm/device/cpu/gemm_operand.hpp>
 #include <distil_xlstm/device/cpu/gemm_x86.hpp>
 
-/// Products of a few rows with a matrix of Q8_0, Q4_0 or Q4_1, read as it is stored. The rows are rounded to 8 bits, each 32
-/// numbers with a scale of their own; what is multiplied within a block are whole numbers, whose sums are exact.
+/// Products of a few rows with a matrix of Q8_0, Q4_0 or Q4_1, read as it is stored. The rows are rounded to 8 bits,
+/// each 32 numbers with a scale of their own; what is multiplied within a block are whole numbers, whose sums are
+/// exact.
 namespace distil_xlstm::device::detail {
 
-/// How a kind lies in memory: `bytes` a block, its numbers from byte `at` on, as signed bytes or as 4 bits each; a number is
-/// d (q - zero), or d q + m where blocks have a minimum.
+/// How a kind lies in memory: `bytes` a block, its numbers from byte `at` on, as signed bytes or as 4 bits each; a
+/// number is d (q - zero), or d q + m where blocks have a minimum.
 struct q8_0_blocks {
   static constexpr index bytes = 34, at = 2;
   static constexpr bool nibbles = false, minimum = false;
@@ -34,8 +35,8 @@ struct q4_1_blocks {
   static constexpr float zero = 0;
 };
 
-/// A row of x: 8-bit numbers q and for each block of 32 the scale d and the sum of d q; up to a multiple of 8 blocks, zero
-/// behind the last.
+/// A row of x: 8-bit numbers q and for each block of 32 the scale d and the sum of d q; up to a multiple of 8 blocks,
+/// zero behind the last.
 struct rounded_row {
   float *scale, *sum;
   std::int8_t* q;
@@ -170,8 +171,8 @@ struct block_functions {
     set_kind<V, q4_1_blocks>(to, 2);                                                                           \
   }
 
-/// Plain C++. Where it is the last resort, its parts are called: in line, in loops unrolled, they are more code than all the
-/// rest of the product.
+/// Plain C++. Where it is the last resort, its parts are called: in line, in loops unrolled, they are more code than
+/// all the rest of the product.
 #if defined(DISTIL_XLSTM_X86)
 #define DISTIL_XLSTM_PART [[gnu::noinline]]
 #else

@@ -12,9 +12,9 @@
 #include <distil_xlstm/device/cpu/gemm_operand.hpp>
 #include <distil_xlstm/device/cpu/gemm_x86.hpp>
 
-/// How the matrix product of one thread is made: the blocking of Goto and van de Geijn (ACM TOMS 34, 2008). Both operands
-/// are packed into panels, and unpacked from their stored kind on the way; a register kernel of the machine's instruction
-/// set multiplies the panels.
+/// How the matrix product of one thread is made: the blocking of Goto and van de Geijn (ACM TOMS 34, 2008). Both
+/// operands are packed into panels, and unpacked from their stored kind on the way; a register kernel of the machine's
+/// instruction set multiplies the panels.
 namespace distil_xlstm::device::detail {
 
 /// How one instruction set multiplies. A panel of A holds `rows` numbers for each unit of k, one of B

@@ -42,8 +42,8 @@ class cpu_base {
   /// Products of up to so many rows, and of more (up to 512), sum in two orders: within either, what a row
   /// gives does not depend on how many there are.
   static constexpr index few_rows = detail::direct_rows;
-  /// Whether few rows of floats are multiplied with a matrix of this kind as it is stored. They are rounded to 8 bits, 32
-  /// numbers with a scale of their own: `testing::tolerance`.
+  /// Whether few rows of floats are multiplied with a matrix of this kind as it is stored. They are rounded to 8 bits,
+  /// 32 numbers with a scale of their own: `testing::tolerance`.
   static constexpr bool multiplies_stored(dtype type) { return detail::multiplies_blocks(type); }
 
   /// 0 threads: as many as there are `usable_cores`. Throws `error` for a negative number.
@@ -141,8 +141,8 @@ class cpu_base {
   detail::host_scratch scratch_;
 };
 
-/// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are `usable_cores`. One
-/// device serves one caller at a time, and says so to a second; several share a const model through a device each.
+/// The host: Eigen's packs, our own product kernels, a pool of threads; 0 threads: as many as there are `usable_cores`.
+/// One device serves one caller at a time, and says so to a second; several share a const model through a device each.
 /// Throws `error` for a negative number of threads.
 ///
 /// `basic_cpu<bf16_mixed>` is twice as fast where the machine has AVX512-BF16.

@@ -10,16 +10,17 @@
 
 namespace distil_xlstm::device {
 
-/// What a Linux control group's cpu.max allows, rounded up to whole cores: "quota period" in microseconds of processor time
-/// each so many. 0: "max", no bound, or no such line.
+/// What a Linux control group's cpu.max allows, rounded up to whole cores: "quota period" in microseconds of processor
+/// time each so many. 0: "max", no bound, or no such line.
 inline int cores_of_quota(const char* cpu_max) {
   long quota = 0, period = 0;
   if (std::sscanf(cpu_max, "%ld %ld", &quota, &period) != 2 || quota <= 0 || period <= 0) return 0;
   return static_cast<int>(std::max(1L, std::min((quota + period - 1) / period, 1L << 20)));
 }
 
-/// Cores that this process may use, at least 1: the machine's, of which taskset, a batch system or a container may have left
-/// it a few (Linux: its affinity, and a container's quota as cgroup v2 shows it). More threads would wait for one another.
+/// Cores that this process may use, at least 1: the machine's, of which taskset, a batch system or a container may have
+/// left it a few (Linux: its affinity, and a container's quota as cgroup v2 shows it). More threads would wait for one
+/// another.
 inline int usable_cores() {
   int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 #if defined(__linux__)

@@ -338,8 +338,8 @@ inline void require_product(const char* verb, const cuda_operand& a, const cuda_
 
 }  // namespace detail
 
-/// c = beta c + a b, through cuBLAS; in `bf16_mixed` few rows by xWᵀ through a kernel of our own. Into a bfloat16 c: sums in float, rounded
-/// once where beta is 0.
+/// c = beta c + a b, through cuBLAS; in `bf16_mixed` few rows by xWᵀ through a kernel of our own. Into a bfloat16 c:
+/// sums in float, rounded once where beta is 0.
 template <Precision P, class A, class B, class T>
 void gemm(basic_cuda<P>& device, A a, B b, matrix_view<T> c, std::type_identity_t<T> beta) {
   const auto oa = detail::product_operand(a), ob = detail::product_operand(b);

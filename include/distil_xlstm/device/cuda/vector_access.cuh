@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include <distil_xlstm/core/dtype.hpp>
@@ -115,6 +116,12 @@ struct read_pack {
   __device__ static read_pack first(const S* p) { return read_pack(*reinterpret_cast<const uint4*>(p)); }
   /// For the last time.
   __device__ static read_pack last(const S* p) { return read_pack(__ldcs(reinterpret_cast<const uint4*>(p))); }
+  /// One element, and zeros.
+  __device__ static read_pack alone(S x) {
+    read_pack pack(uint4{0, 0, 0, 0});
+    memcpy(&pack.words, &x, sizeof x);
+    return pack;
+  }
   /// Element i, where the compiler knows i.
   template <class T>
   __device__ T at(int i) const {

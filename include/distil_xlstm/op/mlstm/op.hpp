@@ -318,6 +318,19 @@ struct mlstm_chunkwise {
     }
   }
 
+  /// d log f: the sum of e, what `backward` has found of each position, over the rest of the document.
+  DISTIL_XLSTM_HD void forget_gates_backward(const T* e, double inner, T* df, index lddf) const {
+    const bool forgets_nothing = shape.empty_m == -std::numeric_limits<double>::infinity();
+    double sum = inner;
+    for (index t = time - 1; t >= 0; --t) {
+      sum += static_cast<double>(e[t]);
+      const bool begins = begin_of(t) == t;
+      const double slope = static_cast<double>(math::sigmoid(-f[t * ldf]));
+      df[t * lddf] = begins && forgets_nothing ? T(0) : static_cast<T>(slope * sum);
+      if (begins) sum = 0;
+    }
+  }
+
   /// dq dk dv di df of the whole sequence. `dc`, `dn`: in the gradients of the last state, out of the initial
   /// one. `inner` is <dC_last, C_last> + <dn_last, n_last>: the last state decays with every forget gate.
   DISTIL_XLSTM_HD void backward(const T* chunk_states, const T* h, index ldh, const T* dh, index lddh, T* dc,
@@ -414,16 +427,7 @@ struct mlstm_chunkwise {
         e[t] += qdq - kdk;
       }
     }
-    // d log f: the sum of e over the rest of the document.
-    const bool forgets_nothing = shape.empty_m == -std::numeric_limits<double>::infinity();
-    double sum = inner;
-    for (index t = time - 1; t >= 0; --t) {
-      sum += static_cast<double>(e[t]);
-      const bool begins = begin_of(t) == t;
-      const double slope = static_cast<double>(math::sigmoid(-f[t * ldf]));
-      df[t * lddf] = begins && forgets_nothing ? T(0) : static_cast<T>(slope * sum);
-      if (begins) sum = 0;
-    }
+    forget_gates_backward(e, inner, df, lddf);
   }
 
   /// One token of the recurrent form: no products, the state is read and written once.

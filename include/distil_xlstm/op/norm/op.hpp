@@ -23,7 +23,8 @@ struct norm_view {
   /// @}
   T epsilon;        ///< beside the variance
   const T* weight;  ///< [groups * width]
-  /// y goes into products, and dx into those of the block before: a device that rounds their operands may do it at once.
+  /// y goes into products, and dx into those of the block before: a device that rounds their operands may do it at
+  /// once.
   bool for_products = false;
   /// @{ The row of x and the column in it where short row r starts.
   DISTIL_XLSTM_HD index row(index r) const { return r / groups; }
@@ -192,8 +193,9 @@ void norm_forward(D& d, const norm_view<T>& n, matrix_view<const T> x, T* statis
   transform_groups(d, n.groups, y, math::times{}, norm_scale<T>{n}, normalised<T>{x, statistics});
   if (skip.data) transform(d, y, math::plus{}, y, skip);
 }
-/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip`, which is no part of
-/// dx, added to it where that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance + eps).
+/// dx [rows, groups * width] (overwritten) from dy, by the statistics that forward left, and `skip`, which is no part
+/// of dx, added to it where that has data; dw [groups * width] += sum over rows of dy (x - mean) / sqrt(variance +
+/// eps).
 template <class D, class T>
 void norm_backward(D& d, const norm_view<T>& n, matrix_view<const T> x, const T* statistics,
                    matrix_view<const T> dy, T* dw, matrix_view<T> dx, const_view<T> skip = {}) {

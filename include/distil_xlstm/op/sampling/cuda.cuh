@@ -17,6 +17,7 @@ namespace detail {
 
 using distil_xlstm::detail::drawn_tokens;
 using distil_xlstm::detail::walk_sums;
+using distil_xlstm::detail::walk_weights;
 
 /// The larger of two numbers, of equal ones the first in its row.
 struct number_at {
@@ -145,14 +146,8 @@ __global__ void __launch_bounds__(32) draw_kernel(earlier_kernels earlier, drawn
   __syncwarp();
   if (lane < count) near[lane] = t.weight(r, begin + lane);
   __syncwarp();
-  index chosen = t.ids[r];
-  bool found = false;
-  for (index i = 0; i < count; ++i) {
-    const double w = near[i];
-    if (w <= 0 || found) continue;
-    chosen = begin + i;
-    found = (left -= w) < 0;
-  }
+  const auto weight = [&](index c) { return near[c - begin]; };
+  const index chosen = walk_weights(weight, begin, begin + count, left, t.ids[r]);
   if (lane == 0) t.ids[r] = static_cast<std::int32_t>(chosen);
 }
 

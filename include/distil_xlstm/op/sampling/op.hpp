@@ -108,6 +108,20 @@ DISTIL_XLSTM_HD inline index walk_sums(const double* sums, index begin, index en
   }
   return at;
 }
+/// The same of weight(begin .. end - 1), of those above 0; `otherwise` where rounding led to a span that has none. Both
+/// walk to the end: what is looked at next does not wait for what was found.
+template <class F>
+DISTIL_XLSTM_HD index walk_weights(const F& weight, index begin, index end, double left, index otherwise) {
+  index at = otherwise;
+  bool found = false;
+  for (index i = begin; i < end; ++i) {
+    const double w = weight(i);
+    if (w <= 0 || found) continue;
+    at = i;
+    found = (left -= w) < 0;
+  }
+  return at;
+}
 template <class T>
 struct draw_token {
   drawn_tokens<T> t;
@@ -120,17 +134,9 @@ struct draw_token {
     left *= t.uniform[r];
     const index g = walk_sums(group, 0, groups, left);
     const index s = walk_sums(span, g * t.group, t.least((g + 1) * t.group, spans), left);
-    // To the end, as in `walk_sums`: what is looked at next does not wait for what was found. Where rounding led to
-    // numbers of probability 0 alone, the likeliest stays.
-    index chosen = t.ids[r];
-    bool found = false;
-    for (index c = s * t.span, end = t.least(c + t.span, t.logits.cols); c < end; ++c) {
-      const double w = t.weight(r, c);
-      if (w <= 0 || found) continue;
-      chosen = c;
-      found = (left -= w) < 0;
-    }
-    t.ids[r] = static_cast<std::int32_t>(chosen);
+    const auto weight = [&](index c) { return t.weight(r, c); };
+    const index end = t.least((s + 1) * t.span, t.logits.cols);
+    t.ids[r] = static_cast<std::int32_t>(walk_weights(weight, s * t.span, end, left, t.ids[r]));
   }
 };
 

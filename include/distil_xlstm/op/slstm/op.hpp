@@ -133,8 +133,8 @@ struct slstm_previous_h {
 
 }  // namespace detail
 
-/// The sLSTM time loop (math/slstm_cell.hpp; Beck et al. 2024, arXiv 2405.04517) over sequences and heads. The default of any device; a device with
-/// better overloads it.
+/// The sLSTM time loop (math/slstm_cell.hpp; Beck et al. 2024, arXiv 2405.04517) over sequences and heads. The default
+/// of any device; a device with better overloads it.
 template <class D, class T>
 void slstm_forward(D& d, const slstm_arguments<T>& a) {
   parallel_for(d, a.seq.batch * a.heads, detail::slstm_forward_task<T>{a});

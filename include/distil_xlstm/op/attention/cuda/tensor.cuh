@@ -446,6 +446,44 @@ struct backward_keys_tile : tensor_tile<Width, Width <= 64 ? 32 : 16, 64> {
     }
   }
 
+  /// Adds what the queries from m on give to dk and dv of the thread's keys; `scale`: of scores, in exponents of 2.
+  static __device__ void take(results& dk, results& dv, const rows_held& k, const rows_held& v, const place& of,
+                              const part& p, const int (&key)[2], int m, float scale) {
+    typename tile::scores s, dp;
+    tile::multiply_rows(s, k, of.q);
+    tile::multiply_rows(dp, v, of.dy);
+#pragma unroll
+    for (int c = 0; c < moving / 8; ++c)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const seen_from& from = of.seen[column_of(c, e)];
+        const float shift = from.shift, mean = from.mean;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          s[c][2 * h + e] = exp2_approx(fmaf(s[c][2 * h + e], scale, -shift));
+          dp[c][2 * h + e] -= mean;
+        }
+      }
+    const bool all = m + moving <= p.rows && of.seen[0].keys.high >= p.past + key[1] &&
+                     of.seen[moving - 1].keys.recent <= p.past + key[0];
+    if (!__all_sync(~0u, all))
+#pragma unroll
+      for (int c = 0; c < moving / 8; ++c)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const seen_keys keys = of.seen[column_of(c, e)].keys;
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            if (!keys.sees(p.past + key[h])) s[c][2 * h + e] = 0;
+        }
+#pragma unroll
+    for (int c = 0; c < moving / 8; ++c)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) dp[c][e] *= s[c][e];
+    tile::combine(dv, s, of.dy);
+    tile::combine(dk, dp, of.q);
+  }
+
   /// A warp's results in a place of the ring, rows `pitch` apart.
   static __device__ float* sums_at(place& at) {
     static_assert(16 * pitch * sizeof(float) <= sizeof(place));
@@ -459,6 +497,21 @@ struct backward_keys_tile : tensor_tile<Width, Width <= 64 ? 32 : 16, 64> {
         float* to = sums_at(at) + (tile::lane() / 4 + 8 * h) * pitch + column_of(i, 0);
         *reinterpret_cast<float2*>(to) = {x[i][2 * h], x[i][2 * h + 1]};
       }
+  }
+  /// rows(r) += factor times the results that the warps keep, in the order of their `shares` of the queries: of
+  /// `sixteens` times 16 keys from `first` on, as far as `end`.
+  template <class Rows>
+  static __device__ void add_shares(const Rows& rows, place* ring, int first, int end, int sixteens, int shares,
+                                    float factor, int n) {
+    constexpr int vectors = Width / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < 16 * sixteens * vectors; i += threads) {
+      const int r = i / vectors, c = i % vectors * 4, to = first + r;
+      if (to >= end || c >= n) continue;
+      float4 sum = load4(rows(to), c, n, Vectorised);
+      for (int k = 0; k < shares; ++k)
+        sum = add_product(sum, factor, load4(sums_at(ring[k * sixteens + r / 16]) + r % 16 * pitch + c));
+      store4(rows(to), c, n, Vectorised, sum);
+    }
   }
 };
 /// dk and dv of 64 of this call's keys, over all queries that see one of them. First over those whose window reaches
@@ -506,41 +559,8 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
       for (int e = 0; e < 4; ++e) dk[i][e] = dv[i][e] = 0;
   };
   start(tile::warp());
-  // Adds what the queries from m on give to the keys.
   const auto take = [&](const typename tile::place& of, int m) {
-    typename tile::scores s, dp;
-    tile::multiply_rows(s, k, of.q);
-    tile::multiply_rows(dp, v, of.dy);
-#pragma unroll
-    for (int c = 0; c < queries / 8; ++c)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const seen_from& from = of.seen[tile::column_of(c, e)];
-        const float shift = from.shift, mean = from.mean;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          s[c][2 * h + e] = exp2_approx(fmaf(s[c][2 * h + e], scale, -shift));
-          dp[c][2 * h + e] -= mean;
-        }
-      }
-    const bool all = m + queries <= p.rows && of.seen[0].keys.high >= p.past + key[1] &&
-                     of.seen[queries - 1].keys.recent <= p.past + key[0];
-    if (!__all_sync(~0u, all))
-#pragma unroll
-      for (int c = 0; c < queries / 8; ++c)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const seen_keys keys = of.seen[tile::column_of(c, e)].keys;
-#pragma unroll
-          for (int h = 0; h < 2; ++h)
-            if (!keys.sees(p.past + key[h])) s[c][2 * h + e] = 0;
-        }
-#pragma unroll
-    for (int c = 0; c < queries / 8; ++c)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) dp[c][e] *= s[c][e];
-    tile::combine(dv, s, of.dy);
-    tile::combine(dk, dp, of.q);
+    tile::take(dk, dv, k, v, of, p, key, m, scale);
   };
 
   const int first_key = begin + 16 * tile::warp();
@@ -581,21 +601,11 @@ __global__ void __launch_bounds__(128, backward_keys_tile<Width, Vectorised>::bl
     take(own, m);
     __syncwarp();
   }
-  // dk or dv += factor times the shares, in the order of warps.
   const auto add = [&](const auto& rows, const typename tile::results& x, float factor) {
-    constexpr int vectors = Width / 4;
     __syncthreads();
     tile::keep(own, x);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < 16 * sixteens * vectors; i += tile::threads) {
-      const int r = i / vectors, c = i % vectors * 4, to = s0 + first_sink / 16 * 16 + r;
-      if (to >= end_key || c >= n) continue;
-      float4 sum = load4(rows(to), c, n, Vectorised);
-      for (int k = 0; k < shares; ++k)
-        sum = add_product(sum, factor,
-                          load4(tile::sums_at(ring[k * sixteens + r / 16]) + r % 16 * tile::pitch + c));
-      store4(rows(to), c, n, Vectorised, sum);
-    }
+    tile::add_shares(rows, ring, s0 + first_sink / 16 * 16, end_key, sixteens, shares, factor, n);
   };
   add(p.now(g.dk), dk, score_scale);
   add(p.now(g.dv), dv, 1);

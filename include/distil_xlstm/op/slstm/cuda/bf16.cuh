@@ -50,8 +50,8 @@ __device__ inline void write4(float* to, const float* from, int count, bool vect
 }
 
 /// The rows of the recurrent matrix that a warp multiplies with h, in registers: `Tiles` k tiles of 16 channels hold a
-/// head. One product's rows are the gates i and f of the warp's channels, the other's z and o, so that the four gates of
-/// a cell meet in one thread. `TwoChains`: sums of every other tile, where few warps need more products in flight.
+/// head. One product's rows are the gates i and f of the warp's channels, the other's z and o, so that the four gates
+/// of a cell meet in one thread. `TwoChains`: sums of every other tile, where few warps need more products in flight.
 template <int Tiles, bool TwoChains>
 struct slstm_recurrent_rows {
   std::uint32_t rows[Tiles][2][4];
@@ -145,6 +145,46 @@ struct slstm_warp_rows {
   float *to_, *states_to_;
 };
 
+/// What a thread's cells pass on from step to step.
+template <int Cells>
+struct slstm_forward_cells {
+  float h[Cells] = {}, c[Cells] = {}, n[Cells] = {}, m[Cells] = {};
+
+  /// A document's start finds zeros.
+  __device__ void reset(int q, bool begins) {
+    if (begins) h[q] = c[q] = n[q] = m[q] = 0;
+  }
+  /// `out`, which is what a step writes, gets its h, which others wait for.
+  __device__ void step_h(float (&out)[Cells][4], const float (&pre)[Cells][4], const bool (&begins)[Cells]) {
+    for (int q = 0; q < Cells; ++q) {
+      out[q][0] =
+          math::slstm_hidden<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]).x;
+      h[q] = begins[q] ? 0.0f : out[q][0];
+    }
+  }
+  /// The rest of it; the next step begins a document where `begins`.
+  __device__ void step(float (&out)[Cells][4], const float (&pre)[Cells][4], const bool (&begins)[Cells]) {
+    for (int q = 0; q < Cells; ++q) {
+      const auto s =
+          math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
+      out[q][1] = c[q] = s.c.x, out[q][2] = n[q] = s.n.x, out[q][3] = m[q] = s.m.x;
+      reset(q, begins[q]);
+    }
+  }
+};
+
+/// Writes h of a thread's cells, a pair, to shared memory, that of all blocks of a cluster.
+template <bool Cluster>
+__device__ void slstm_publish(std::uint32_t pair, std::uint32_t to, const arrival& come, int blocks) {
+  if constexpr (Cluster) {
+#pragma unroll 1
+    for (int block = 0; block < blocks; ++block)
+      send(address_in(block, to), address_in(block, come.address), pair);
+  } else {
+    store_shared(to, pair);
+  }
+}
+
 /// A thread keeps c, n and m of its cells; h goes to all warps, of all blocks of the cluster, in bfloat16.
 template <int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_arguments<float> a) {
@@ -172,37 +212,27 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
     const slstm_recurrent_rows<Tiles, Cluster> recurrent(
         a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, head, channel, column);
 
-    // The state; a document's start finds zeros.
-    float bias[4], h[Cells], c[Cells], n[Cells], m[Cells];
+    float bias[4];
     for (int g = 0; g < 4; ++g) bias[g] = channel < head ? a.bias[g * width + of_warp + lane / 4] : 0.0f;
-    const auto reset = [&](int q, bool begins) {
-      if (begins) h[q] = c[q] = n[q] = m[q] = 0;
-    };
+    slstm_forward_cells<Cells> now;
     const auto each_cell = [&](const auto& f) {  // that is one
       for (int q = 0; q < Cells; ++q)
         if (channel < head && first_b + column + 4 * q < a.seq.batch) f(q, first_b + column + 4 * q);
     };
-    for (int q = 0; q < Cells; ++q) h[q] = c[q] = n[q] = m[q] = 0;
     each_cell([&](int q, index b) {
       const float* from = a.state.of(b) + of_warp + lane / 4;
-      h[q] = from[0], c[q] = from[width], n[q] = from[2 * width], m[q] = from[3 * width];
+      now.h[q] = from[0], now.c[q] = from[width], now.n[q] = from[2 * width], now.m[q] = from[3 * width];
       float* to = a.initial + b * 4 * width + of_warp + lane / 4;
-      to[0] = h[q], to[width] = c[q], to[2 * width] = n[q], to[3 * width] = m[q];
-      reset(q, a.seq.begins(b, 0));
+      to[0] = now.h[q], to[width] = now.c[q], to[2 * width] = now.n[q], to[3 * width] = now.m[q];
+      now.reset(q, a.seq.begins(b, 0));
     });
     // Addresses are at hand when h is there, for all blocks wait for it.
     std::uint32_t published = shared_address(&hidden[0][channel][column]);
     hold(published);
     const auto publish = [&](int t) {
-      const std::uint32_t pair = pack_bf16(h[0], Cells > 1 ? h[Cells - 1] : 0.0f);
+      const std::uint32_t pair = pack_bf16(now.h[0], Cells > 1 ? now.h[Cells - 1] : 0.0f);
       const std::uint32_t to = published + t % 2 * static_cast<std::uint32_t>(sizeof hidden[0]);
-      if constexpr (Cluster) {
-#pragma unroll 1
-        for (int block = 0; block < blocks; ++block)
-          send(address_in(block, to), address_in(block, come(t).address), pair);
-      } else {
-        store_shared(to, pair);
-      }
+      slstm_publish<Cluster>(pair, to, come(t), blocks);
     };
 
     slstm_warp_rows<Cells> moved(a, reinterpret_cast<float*>(slstm_memory) + warp * slstm_forward_ring(Cells),
@@ -237,30 +267,21 @@ __global__ void __launch_bounds__(32 * Warps, 1) slstm_forward_bf16(slstm_argume
 
         recurrent.add_product(pre, shared_address(hidden[t & 1][lane]));
 
-        float state[Cells][4];
-        for (int q = 0; q < Cells; ++q) {
-          state[q][0] =
-              math::slstm_hidden<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]).x;
-          h[q] = begins[q] ? 0.0f : state[q][0];
-        }
+        float out[Cells][4];
+        now.step_h(out, pre, begins);
         if (t + 1 < time) publish(t + 1);
-        for (int q = 0; q < Cells; ++q) {
-          const auto s =
-              math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c[q], n[q], m[q]);
-          state[q][1] = c[q] = s.c.x, state[q][2] = n[q] = s.n.x, state[q][3] = m[q] = s.m.x;
-          reset(q, begins[q]);
-        }
+        now.step(out, pre, begins);
         for (int q = 0; q < Cells; ++q)
           for (int g = 0; g < 4; ++g) {
             cell[(g * sequences + 4 * q) * 8] = pre[q][g];
-            moved.states[(g * sequences + column + 4 * q) * 8 + lane / 4] = state[q][g];
+            moved.states[(g * sequences + column + 4 * q) * 8 + lane / 4] = out[q][g];
           }
         __syncwarp();
         moved.write(t);
       }
       each_cell([&](int q, index b) {
         float* last = a.state.of(b) + of_warp + lane / 4;
-        last[0] = h[q], last[width] = c[q], last[2 * width] = n[q], last[3 * width] = m[q];
+        last[0] = now.h[q], last[width] = now.c[q], last[2 * width] = now.n[q], last[3 * width] = now.m[q];
       });
     }
     if constexpr (Cluster) cluster_sync();
@@ -292,8 +313,8 @@ struct slstm_backward_cut {
   __device__ int slot(int sequences) const { return channels * sequences; }
 };
 
-/// What a warp multiplies with the gradients of its block's gates, in registers: `Rows` row tiles, which are channels of
-/// the head, by the `Tiles` k tiles of one part, which are gates and channels of the block.
+/// What a warp multiplies with the gradients of its block's gates, in registers: `Rows` row tiles, which are channels
+/// of the head, by the `Tiles` k tiles of one part, which are gates and channels of the block.
 template <int Rows, int Tiles, int Cells, bool Cluster>
 struct slstm_recurrent_columns {
   static constexpr int sequences = 4 * Cells;
@@ -366,8 +387,133 @@ struct slstm_recurrent_columns {
   }
 };
 
-/// A block has some channels of the head, eight a warp: it makes their gates' gradients, then from these what they add to
-/// dh of every channel of the head.
+/// Which cells a thread has on the way back: those of channel `at` of the width, of the sequences from b.
+struct slstm_backward_place {
+  index b, at, width, time;
+};
+
+/// Where those are read and written, from the last step on. What lies far away is fetched some steps ahead: lane l
+/// fetches array l / 4 of a sequence.
+struct slstm_backward_rows {
+  static constexpr int ahead = 4;
+  slstm_rows<float> raw;
+  slstm_rows<const float> states, above, fetched;
+  const std::int32_t* starts;
+
+  /// `first`: of its warp's channels.
+  __device__ slstm_backward_rows(const slstm_backward_arguments<float>& a, const slstm_backward_place& cells,
+                                 index first, int array)
+      : raw(a.raw, a.seq.time, cells.b, a.seq.time - 1, cells.at),
+        states(a.states, a.seq.time, cells.b, a.seq.time - 2, cells.at),
+        above(a.dh, a.seq.time, cells.b, a.seq.time - 1, cells.at),
+        fetched(array < 4 ? slstm_rows<const float>(a.raw, a.seq.time, cells.b, a.seq.time - 1 - ahead,
+                                                    array * a.width() + first)
+                : array < 7
+                    ? slstm_rows<const float>(a.states, a.seq.time, cells.b, a.seq.time - 1 - ahead,
+                                              (array - 3) * a.width() + first)
+                    : slstm_rows<const float>(a.dh, a.seq.time, cells.b, a.seq.time - 1 - ahead, first)),
+        starts(a.seq.start ? a.seq.start + cells.b * a.seq.time + a.seq.time - 1 : nullptr) {}
+  /// Begins to fetch what step t - `ahead` reads.
+  template <int Cells>
+  __device__ void prefetch(const slstm_backward_place& cells, int t, index batch) {
+    for (int q = 0; q < Cells; ++q)
+      if (t >= ahead && cells.b + q < batch) prefetch_far(fetched.of(q));
+    fetched.advance(-1);
+  }
+  /// Writes the gradients of a step's pre-activations in their place, and steps back.
+  template <int Cells>
+  __device__ void write(const slstm_backward_place& cells, const bool (&valid)[Cells],
+                        const float (&gradient)[Cells][4]) {
+    for (int q = 0; q < Cells; ++q)
+      if (valid[q])
+        for (int g = 0; g < 4; ++g) __stcg(raw.of(q) + g * cells.width, gradient[q][g]);
+    raw.advance(-1), states.advance(-1), above.advance(-1);
+    if (starts) --starts, hold(starts);
+  }
+};
+
+/// What a thread's cells read of a step, loaded a step ahead.
+template <int Cells>
+struct slstm_backward_inputs {
+  float pre[Cells][4] = {}, before[Cells][3] = {};  ///< pre-activations; c, n and m of the step before
+  float above[Cells] = {};                          ///< dh
+  std::int32_t start[Cells] = {};                   ///< of the document, where there are several
+
+  /// Of step t, which is `steps` before that where the rows are.
+  __device__ void load(const slstm_backward_arguments<float>& a, const slstm_backward_rows& rows,
+                       const slstm_backward_place& cells, const bool (&valid)[Cells], int t, int steps) {
+    for (int q = 0; q < Cells; ++q) {
+      if (!valid[q] || t < 0) continue;
+      const float* p = rows.raw.of(q) - steps * rows.raw.stride;
+      for (int g = 0; g < 4; ++g) pre[q][g] = __ldcg(p + g * cells.width);
+      p = t > 0 ? rows.states.of(q) - steps * rows.states.stride
+                : a.initial + (cells.b + q) * 4 * cells.width + cells.at;
+      for (int s = 0; s < 3; ++s) before[q][s] = __ldcg(p + (s + 1) * cells.width);
+      above[q] = __ldcg(rows.above.of(q) - steps * rows.above.stride);
+      if (rows.starts) start[q] = __ldcg(rows.starts + q * cells.time - steps);
+    }
+  }
+};
+
+/// What a thread's cells pass on from step to step, and from call to call, on the way back.
+template <int Cells>
+struct slstm_backward_carry {
+  float dh[Cells], dc[Cells], dn[Cells];
+
+  __device__ slstm_backward_carry(const float* carry, const slstm_backward_place& cells,
+                                  const bool (&valid)[Cells]) {
+    for (int q = 0; q < Cells; ++q) {
+      const float* from = carry + (cells.b + q) * 3 * cells.width + cells.at;
+      dh[q] = valid[q] ? from[0] : 0.0f, dc[q] = valid[q] ? from[cells.width] : 0.0f;
+      dn[q] = valid[q] ? from[2 * cells.width] : 0.0f;
+    }
+  }
+  __device__ void write(float* carry, const slstm_backward_place& cells, const bool (&valid)[Cells]) const {
+    for (int q = 0; q < Cells; ++q)
+      if (valid[q]) {
+        float* to = carry + (cells.b + q) * 3 * cells.width + cells.at;
+        to[0] = dh[q], to[cells.width] = dc[q], to[2 * cells.width] = dn[q];
+      }
+  }
+};
+
+/// A step of a thread's cells on the way back.
+template <int Cells>
+class slstm_backward_step {
+  bool keep_[Cells];  ///< else nothing flows into the document before
+  float c0_[Cells], n0_[Cells], above_[Cells];
+  math::slstm_step<slstm_scalar> step_[Cells];
+
+ public:
+  float gradient[Cells][4];  ///< of the pre-activations
+
+  /// The cell again.
+  __device__ void forward(const slstm_backward_inputs<Cells>& in, const slstm_backward_rows& rows, int t) {
+    for (int q = 0; q < Cells; ++q) {
+      keep_[q] = !rows.starts || in.start[q] != t;
+      c0_[q] = keep_[q] ? in.before[q][0] : 0.0f, n0_[q] = keep_[q] ? in.before[q][1] : 0.0f;
+      above_[q] = in.above[q];
+      step_[q] = math::slstm_cell<slstm_scalar>(in.pre[q][0], in.pre[q][1], in.pre[q][2], in.pre[q][3], c0_[q],
+                                                n0_[q], keep_[q] ? in.before[q][2] : 0.0f);
+    }
+  }
+  __device__ void backward(slstm_backward_carry<Cells>& carry) {
+    for (int q = 0; q < Cells; ++q) {
+      const auto g = math::slstm_cell_backward<slstm_scalar>(step_[q], c0_[q], n0_[q], carry.dh[q] + above_[q],
+                                                             carry.dc[q], carry.dn[q]);
+      gradient[q][0] = g.i.x, gradient[q][1] = g.f.x, gradient[q][2] = g.z.x, gradient[q][3] = g.o.x;
+      carry.dc[q] = keep_[q] ? g.c.x : 0.0f, carry.dn[q] = keep_[q] ? g.n.x : 0.0f;
+    }
+  }
+  /// What flows of gate g into the step before.
+  __device__ std::uint32_t passed_on(int g) const {
+    return pack_bf16(keep_[0] ? gradient[0][g] : 0.0f,
+                     Cells > 1 && keep_[Cells - 1] ? gradient[Cells - 1][g] : 0.0f);
+  }
+};
+
+/// A block has some channels of the head, eight a warp: it makes their gates' gradients, then from these what they add
+/// to dh of every channel of the head.
 template <int Rows, int Tiles, int Cells, int Warps, bool Cluster>
 __global__ void __launch_bounds__(32 * Warps, 1)
     slstm_backward_bf16(slstm_backward_arguments<float> a, float* carry, int channels, int parts) {
@@ -375,8 +521,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     static_assert(Tiles % 2 == 0);
     extern __shared__ float4 slstm_memory[];
     __shared__ alignas(8) std::uint64_t arrivals[2];
-    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4;
-    const int warp = warp_number();
+    const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 4, warp = warp_number();
     const int rank = Cluster ? cluster_rank() : 0, blocks = Cluster ? cluster_size() : 1;
     const int head = static_cast<int>(a.head_dim), groups = (head + 7) / 8;
     const slstm_backward_cut cut{head, blocks, rank, channels, parts};
@@ -401,6 +546,7 @@ __global__ void __launch_bounds__(32 * Warps, 1)
     arrival come{arrivals_at}, come_before{arrivals_at + 8};
     const int bytes = blocks * parts * (min(groups - own / 8, channels / 8) * 8) * 4 * Cells * 4;
     const bool cells = local < channels && own + 8 * warp < head;
+    const slstm_backward_place mine{b, at, width, time};
     bool valid[Cells];
     for (int q = 0; q < Cells; ++q) valid[q] = cells && channel < head && b + q < a.seq.batch;
 
@@ -413,40 +559,10 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         a.recurrent + static_cast<index>(blockIdx.y) * 4 * head * head, cut, warp, lane);
     const std::uint32_t read_gates = kept(gates_at + 16 * (recurrent.part * Tiles * 16 + lane));
 
-    // What a step reads, loaded a step ahead, and fetched from far away some steps ahead: lane l fetches array
-    // l / 4 of a sequence.
-    constexpr int ahead = 4;
-    slstm_rows<float> raw(a.raw, time, b, time - 1, at);
-    slstm_rows<const float> states(a.states, time, b, time - 2, at), above(a.dh, time, b, time - 1, at);
-    const index skipped = blockIdx.y * a.head_dim + own + 8 * warp, fetched = time - 1 - ahead;
-    const int array = lane / 4;
-    slstm_rows<const float> prefetched(
-        array < 4   ? slstm_rows<const float>(a.raw, time, b, fetched, array * width + skipped)
-        : array < 7 ? slstm_rows<const float>(a.states, time, b, fetched, (array - 3) * width + skipped)
-                    : slstm_rows<const float>(a.dh, time, b, fetched, skipped));
-    const std::int32_t* starts = a.seq.start ? a.seq.start + b * time + time - 1 : nullptr;
-    float pre[Cells][4] = {}, before[Cells][3] = {}, from_above[Cells] = {};
-    std::int32_t start[Cells] = {};
-    // Of step t, which is the one before that where the pointers are, or, for the last, that.
-    const auto load = [&](int t, int steps) {
-      for (int q = 0; q < Cells; ++q) {
-        if (!valid[q] || t < 0) continue;
-        const float* p = raw.of(q) - steps * raw.stride;
-        for (int g = 0; g < 4; ++g) pre[q][g] = __ldcg(p + g * width);
-        p = t > 0 ? states.of(q) - steps * states.stride : a.initial + (b + q) * 4 * width + at;
-        for (int s = 0; s < 3; ++s) before[q][s] = __ldcg(p + (s + 1) * width);
-        from_above[q] = __ldcg(above.of(q) - steps * above.stride);
-        if (starts) start[q] = __ldcg(starts + q * time - steps);
-      }
-    };
-
-    float dh[Cells], dc[Cells], dn[Cells];
-    for (int q = 0; q < Cells; ++q) {
-      const float* from = carry + (b + q) * 3 * width + at;
-      dh[q] = valid[q] ? from[0] : 0.0f, dc[q] = valid[q] ? from[width] : 0.0f;
-      dn[q] = valid[q] ? from[2 * width] : 0.0f;
-    }
-    load(time - 1, 0);
+    slstm_backward_rows rows(a, mine, blockIdx.y * a.head_dim + own + 8 * warp, lane / 4);
+    slstm_backward_inputs<Cells> inputs;
+    slstm_backward_carry<Cells> flow(carry, mine, valid);
+    inputs.load(a, rows, mine, valid, static_cast<int>(time) - 1, 0);
 
     if constexpr (Cluster)
       cluster_sync();
@@ -463,67 +579,39 @@ __global__ void __launch_bounds__(32 * Warps, 1)
         if (threadIdx.x == 0) come_before.announce(bytes);
       }
       std::uint32_t sums = own_sums + received_before;
-      for (int q = 0; q < Cells; ++q) dh[q] = 0;
+      for (int q = 0; q < Cells; ++q) flow.dh[q] = 0;
 #pragma unroll 1
       for (int i = 0; i < blocks * parts; i += 2, sums += 2 * slot)  // two at once
         for (int q = 0; q < Cells; ++q) {
           const float first = load_shared(sums + 4 * q);
           const float second = i + 1 < blocks * parts ? load_shared(sums + slot + 4 * q) : 0.0f;
-          dh[q] = dh[q] + first + second;
+          flow.dh[q] = flow.dh[q] + first + second;
         }
     };
 
     for (int t = static_cast<int>(time) - 1; t >= 0; --t) {
       const int e = static_cast<int>(time) - 1 - t;  // the exchange that follows this step
-      bool keep[Cells];
-      float gradient[Cells][4], c0[Cells], n0[Cells], dh_above[Cells];
-      math::slstm_step<slstm_scalar> s[Cells];
-      if (cells) {  // the cell again, while the sums are on their way
-        for (int q = 0; q < Cells; ++q) {
-          keep[q] = !starts || start[q] != t;  // else nothing flows into the document before
-          c0[q] = keep[q] ? before[q][0] : 0.0f, n0[q] = keep[q] ? before[q][1] : 0.0f;
-          dh_above[q] = from_above[q];
-          s[q] = math::slstm_cell<slstm_scalar>(pre[q][0], pre[q][1], pre[q][2], pre[q][3], c0[q], n0[q],
-                                                keep[q] ? before[q][2] : 0.0f);
-        }
-        load(t - 1, 1);
-        for (int q = 0; q < Cells; ++q)
-          if (t >= ahead && b + q < a.seq.batch) prefetch_far(prefetched.of(q));
-        prefetched.advance(-1);
+      slstm_backward_step<Cells> step;
+      if (cells) {
+        step.forward(inputs, rows, t);  // while the sums are on their way
+        inputs.load(a, rows, mine, valid, t - 1, 1);
+        rows.prefetch<Cells>(mine, t, a.seq.batch);
       }
       if constexpr (!Cluster) __syncthreads();
       if (cells) {
         if (e > 0) receive(e - 1);
-        for (int q = 0; q < Cells; ++q) {
-          const auto g =
-              math::slstm_cell_backward<slstm_scalar>(s[q], c0[q], n0[q], dh[q] + dh_above[q], dc[q], dn[q]);
-          gradient[q][0] = g.i.x, gradient[q][1] = g.f.x, gradient[q][2] = g.z.x, gradient[q][3] = g.o.x;
-          dc[q] = keep[q] ? g.c.x : 0.0f, dn[q] = keep[q] ? g.n.x : 0.0f;
-        }
-        for (int g = 0; g < 4; ++g)
-          store_shared(own_gates + gates_now + g * gate_size,
-                       pack_bf16(keep[0] ? gradient[0][g] : 0.0f,
-                                 Cells > 1 && keep[Cells - 1] ? gradient[Cells - 1][g] : 0.0f));
+        step.backward(flow);
+        for (int g = 0; g < 4; ++g) store_shared(own_gates + gates_now + g * gate_size, step.passed_on(g));
       }
       __syncthreads();
       if (recurrent.any) recurrent.send_products(read_gates + gates_now, received + received_now, come);
-      if (cells) {
-        for (int q = 0; q < Cells; ++q)
-          if (valid[q])
-            for (int g = 0; g < 4; ++g) __stcg(raw.of(q) + g * width, gradient[q][g]);
-        raw.advance(-1), states.advance(-1), above.advance(-1);
-        if (starts) --starts, hold(starts);
-      }
+      if (cells) rows.write(mine, valid, step.gradient);
       swap(gates_now, gates_before), swap(received_now, received_before), swap(come, come_before);
     }
     if constexpr (!Cluster) __syncthreads();
     if (cells) {
       receive(static_cast<int>(time) - 1);
-      for (int q = 0; q < Cells; ++q)
-        if (valid[q]) {
-          float* to = carry + (b + q) * 3 * width + at;
-          to[0] = dh[q], to[width] = dc[q], to[2 * width] = dn[q];
-        }
+      flow.write(carry, mine, valid);
     }
     if constexpr (Cluster) cluster_sync();
   }

@@ -83,6 +83,24 @@ __device__ inline void put(float* to, const float (&sums)[Sequences]) {
     *reinterpret_cast<float4*>(to + s) = make_float4(sums[s], sums[s + 1], sums[s + 2], sums[s + 3]);
 }
 
+/// Writes h, or zero, to shared memory, of all blocks of a cluster.
+template <bool Cluster>
+__device__ inline void slstm_put_hidden(float* to, float h, int blocks) {
+  if constexpr (Cluster)
+    for (int block = 0; block < blocks; ++block) write_in(block, to, h);
+  else
+    *to = h;
+}
+
+/// Adds to a cell's pre-activations what each part of the sums has of them.
+template <int Sequences>
+__device__ inline void slstm_add_parts(float (&pre)[4], const float* partial, const slstm_cut& cut, int channel,
+                                       int s) {
+  for (int part = 0; part < cut.parts; ++part)
+    for (int g = 0; g < 4; ++g)
+      pre[g] += partial[(part * 4 * cut.channels + g * cut.channels + channel) * Sequences + s];
+}
+
 /// Floats of shared memory, in order: h before the step [2][head, padded][Sequences]; partial sums [parts][4
 /// channels] [Sequences]; input contributions [2][4][cells]; c, n, m [3][cells]; bias [4 channels]; weights.
 inline index slstm_forward_floats(index head, const slstm_cut& cut, int sequences) {
@@ -137,10 +155,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       const bool begins = a.seq.begins(first_b + s, t);
       memory[i] = begins ? 0 : c, memory[cells + i] = begins ? 0 : n, memory[2 * cells + i] = begins ? 0 : m;
       float* to = hidden + (t & 1) * h_size + (own + channel) * Sequences + s;
-      if constexpr (Cluster)
-        for (int block = 0; block < blocks; ++block) write_in(block, to, begins ? 0 : h);
-      else
-        *to = begins ? 0 : h;
+      slstm_put_hidden<Cluster>(to, begins ? 0 : h, blocks);
     };
     each_cell([&](int i, int channel, int s, index b) {
       const float* state = a.state.of(b) + first + channel;
@@ -181,9 +196,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
       each_cell([&](int i, int channel, int s, index b) {
         float pre[4];
         for (int g = 0; g < 4; ++g) pre[g] = bias[g * cut.channels + channel];
-        for (int part = 0; part < cut.parts; ++part)
-          for (int g = 0; g < 4; ++g)
-            pre[g] += partial[(part * rows + g * cut.channels + channel) * Sequences + s];
+        slstm_add_parts<Sequences>(pre, partial, cut, channel, s);
         for (int g = 0; g < 4; ++g) {
           pre[g] += input[((t & 1) * 4 + g) * cells + i];
           a.raw.row(b * time + t)[g * width + first + channel] = pre[g];
@@ -207,6 +220,21 @@ inline index slstm_backward_floats(index head, const slstm_cut& cut, int sequenc
   const index cells = cut.channels * sequences, blocks = (head + cut.channels - 1) / cut.channels;
   return 2 * blocks * cells + cut.parts * head * sequences + 22 * cells +
          (cut.resident ? head * 4 * cut.channels : 0);
+}
+
+/// Sums the parts of each product, and sends them to the blocks whose channels they are of: to `received` there.
+template <int Sequences, bool Cluster>
+__device__ inline void slstm_send_sums(const float* partial, const slstm_cut& cut, int head, float* received) {
+  const int cells = cut.channels * Sequences;
+  for (int i = static_cast<int>(threadIdx.x); i < head * Sequences; i += slstm_threads) {
+    float sum = 0;
+    for (int part = 0; part < cut.parts; ++part) sum += partial[part * head * Sequences + i];
+    float* to = received + i % cells;
+    if constexpr (Cluster)
+      write_in(i / cells, to, sum);
+    else
+      *to = sum;
+  }
 }
 
 template <int Sequences, bool Cluster>
@@ -297,16 +325,7 @@ __global__ void __launch_bounds__(slstm_threads, 1)
         put(partial + (part * head + row) * Sequences, sums);
       });
       __syncthreads();
-      for (int i = thread; i < head * Sequences; i += slstm_threads) {
-        float sum = 0;
-        for (int part = 0; part < cut.parts; ++part) sum += partial[part * head * Sequences + i];
-        const int owner = i / cells;
-        float* to = received + ((e & 1) * blocks + rank) * cells + i % cells;
-        if constexpr (Cluster)
-          write_in(owner, to, sum);
-        else
-          *to = sum;
-      }
+      slstm_send_sums<Sequences, Cluster>(partial, cut, head, received + ((e & 1) * blocks + rank) * cells);
       if constexpr (Cluster)
         cluster_sync();
       else
