@@ -36,6 +36,7 @@ if [ -x "$sanitizer" ]; then
          'slstm:step_by_step*' mlstm:many_documents 'mlstm:no_state_enters*' 'features:runs_are_equal*' 'features:several_maps*'
          'attention:rows_may_lie_anywhere*' teacher:nothing_even layers:gradients_of_the_inputs
          'batch:tokens_are_chosen*' layer_steps:a_step_of_an_slstm_layer layer_steps:a_step_of_an_mlstm_layer
+         'teacher:single_tokens_behind*'
          launch:kernels_of_all_kinds_wait_for_one_another)
   for tool in memcheck racecheck; do
     echo "== $tool"

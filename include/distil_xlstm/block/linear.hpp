@@ -21,8 +21,8 @@ struct linear_params {
 };
 
 namespace detail {
-/// @{ The weights of maps of one x as those of one map, where they lie one below another, as a layout without biases places
-/// them; else, and of frozen ones, without data.
+/// @{ The weights of maps of one x as those of one map, where they lie one below another, as a layout without biases
+/// places them; else, and of frozen ones, without data.
 template <class T, class Pointer, class... Rest>
 linear_params<matrix_view<T>, Pointer> joined(const linear_params<matrix_view<T>, Pointer>& first,
                                               const Rest&... rest) {

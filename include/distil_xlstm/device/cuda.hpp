@@ -28,8 +28,8 @@
 // A program's own source may use a model on a GPU when a source that nvcc compiles instantiates that model
 // (cmake: distil_xlstm_instantiate); what is missing there, the linker names.
 //
-// An `extern template` of the model would not do: what a class defines within itself is inline, and compilers instantiate
-// that all the same, so that the verbs are needed here and must not be inlined there.
+// An `extern template` of the model would not do: what a class defines within itself is inline, and compilers
+// instantiate that all the same, so that the verbs are needed here and must not be inlined there.
 #if defined(__clang__)
 #define DISTIL_XLSTM_LINKED [[gnu::noinline]]
 #else

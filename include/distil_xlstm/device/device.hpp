@@ -32,10 +32,10 @@ namespace distil_xlstm {
 /// On these are written, once for all devices: transform, transform_groups and fill (device/transform.hpp),
 /// add_column_sums (device/column_sums.hpp), make_scratch and scratch_matrices (device/scratch_layout.hpp).
 ///
-/// So are the operations of op/: op.hpp has a default for any device, and where a device is faster by a kernel of its own,
-/// cpu.hpp or cuda.cuh has an overload in the device's namespace. Verbs and operations are called unqualified, device
-/// first: argument-dependent lookup finds the overload, which is more specialised than the default. One that has nothing
-/// for its arguments calls the default by its qualified name.
+/// So are the operations of op/: op.hpp has a default for any device, and where a device is faster by a kernel of its
+/// own, cpu.hpp or cuda.cuh has an overload in the device's namespace. Verbs and operations are called unqualified,
+/// device first: argument-dependent lookup finds the overload, which is more specialised than the default. One that has
+/// nothing for its arguments calls the default by its qualified name.
 ///
 /// Laws (testing/check_device.hpp): each verb gives what the naive loop gives, to rounding; results do not
 /// depend on the number of workers.

@@ -61,8 +61,8 @@ struct add_micro_batch {
   }
 };
 
-/// What is done behind each layer of the backward: the gradient of its output takes what the objective adds to it (nothing
-/// where layers are not compared), and several ranks sum the gradients that are whole.
+/// What is done behind each layer of the backward: the gradient of its output takes what the objective adds to it
+/// (nothing where layers are not compared), and several ranks sum the gradients that are whole.
 /// No part of `trainer`, so that a stack's backward is compiled once for all objectives.
 ///
 /// `whole(trainer, i)` is called where the gradients of all weights behind layer i are there.

@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(block_columns* block_lanes)
   }
 }
 
-/// c[i] = a b[i] + addend[i], whose stride may be 0, or that has no data, where few rows take one kernel for all. Returns
-/// whether they do.
+/// c[i] = a b[i] + addend[i], whose stride may be 0, or that has no data, where few rows take one kernel for all.
+/// Returns whether they do.
 template <Precision P, class A, class B, class U, class T, std::size_t N>
 bool few_rows_plus(basic_cuda<P>& device, const A& a, const std::array<B, N>& b,
                    const std::array<matrix_view<const U>, N>& addend, const std::array<matrix_view<T>, N>& c) {

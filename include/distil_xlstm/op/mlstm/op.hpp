@@ -71,8 +71,8 @@ struct mlstm_shape {
   static constexpr index rounded_chunk = 128;  ///< tokens of such a chunk
 };
 
-/// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`); `H`: what
-/// h is.
+/// What the cell reads and writes. `Operand`: what q, k and v are stored as, which products read (`operand_t`); `H`:
+/// what h is.
 template <class T, class Operand = T, class H = T>
 struct mlstm_arguments {
   sequence_view seq;  ///< of the call

@@ -200,7 +200,8 @@ __global__ void __launch_bounds__(mlstm_state_tile<P, Rows, Columns>::threads,
   const step_operand<typename P::number> a_rows = walk.a.at(z, task, 0, row0),
                                          b_rows = walk.b.at(z, task, 0, column0);
   float decay = walk.decay[chunk0 + chunk_of(0)];
-  // What leaves the last chunk may not be wanted: then of that chunk's steps one is left, which has nothing to multiply.
+  // What leaves the last chunk may not be wanted: then of that chunk's steps one is left, which has nothing to
+  // multiply.
   const int products = (chunks - (walk.last.c ? 0 : 1)) * steps;
   run_steps<P>(
       products + (walk.last.c ? 0 : 1),

@@ -287,8 +287,8 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
 }
 
 /// All of a step of few sequences, whose blocks are a tile each, of all rows: every block of a head makes i, f, n and m
-/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a sequence and
-/// head, 0 before and behind.
+/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a sequence
+/// and head, 0 before and behind.
 constexpr int mlstm_step_most_rows = 288;
 template <class Operand>
 __global__ void __launch_bounds__(256, 1)

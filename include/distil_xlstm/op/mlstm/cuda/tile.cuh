@@ -64,7 +64,8 @@ struct whole_operand {
 
 /// The tile C [32 Down, N] of a block of Down * Across warps, each of which has 32 rows and its share of the columns.
 ///
-/// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where `TransposeB`.
+/// Operands as they lie in memory: A is [M, K], or [K, M] where `TransposeA`; B is [K, N], or [N, K] where
+/// `TransposeB`.
 template <class P, int Down, int N, int Across = 2>
 struct product_tile {
   using number = typename P::number;
@@ -197,8 +198,8 @@ struct product_tile {
     copy<TransposeA ? step : rows, TransposeA ? rows : step>(at, a, thread, wanted);
     copy<TransposeB ? N : step, TransposeB ? step : N>(at + b_at, b, thread);
   }
-  /// Thread `thread` sends for its pieces of an operand that are wanted(row, column); rows come to lie Columns + padding
-  /// apart.
+  /// Thread `thread` sends for its pieces of an operand that are wanted(row, column); rows come to lie Columns +
+  /// padding apart.
   template <int Rows, int Columns, class Wanted = all_pieces>
   __device__ static void copy(number* to, step_operand<number> from, int thread = static_cast<int>(threadIdx.x),
                               const Wanted& wanted = {}) {
@@ -359,8 +360,8 @@ struct no_tail {
   __device__ void operator()(int, int) const {}
 };
 /// Runs `steps` steps through the tile's stages: fetch(step, stage), then multiply(step, stage) in order. As the last
-/// P::stages - 1 are multiplied, tail(0, stage), tail(1, next stage) and so on may send for what is read after them: who
-/// has a tail has as many steps.
+/// P::stages - 1 are multiplied, tail(0, stage), tail(1, next stage) and so on may send for what is read after them:
+/// who has a tail has as many steps.
 template <class P, class Fetch, class Multiply, class Tail = no_tail>
 __device__ void run_steps(int steps, const Fetch& fetch, const Multiply& multiply, const Tail& tail = {}) {
 #pragma unroll
