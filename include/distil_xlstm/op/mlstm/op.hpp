@@ -33,8 +33,8 @@ struct mlstm_shape {
   /// @{ Heads, and the width dq of one head's q and k, dv of its v.
   index heads = 1, query = 0, value = 0;
   /// @}
-  index chunk =
-      64;  ///< tokens of a chunk: results do not depend on it, to rounding. CUDA's kernels have chunks of their own
+  /// Tokens of a chunk: results do not depend on it, to rounding. CUDA's kernels have chunks of their own.
+  index chunk = 64;
   double empty_m =
       -std::numeric_limits<double>::infinity();  ///< m of an empty state: -inf (Family A), 0 (Family B)
   double epsilon = 1e-6;                         ///< beside what h is divided by
