@@ -45,6 +45,7 @@ template <Precision P>
 void table(const std::set<std::string>& asked) {
   const auto wanted = [&](const char* what) { return asked.empty() || asked.count(what) > 0; };
   device::basic_cuda<P> d;
+  timed = &d;
   std::printf("| %s, %d multiprocessors, %s | | |\n|---|---|---|\n", d.name().c_str(), d.multiprocessors(),
               std::is_same_v<P, fp32> ? "float" : "bfloat16 products");
   if (wanted("limits")) {

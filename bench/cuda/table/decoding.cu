@@ -87,7 +87,6 @@ void ragged(D& d, const random_decoder<D>& model, const char* name, decoder_opti
   };
   steps(300);
   joined = 0;
-  timed = &d;
   std::vector<double> rates;
   const int each = 300;
   double seconds = 0, drawn = 0;

@@ -26,7 +26,6 @@ namespace {
 template <class D, class Trainer>
 void time_steps(D& d, const std::string& name, Trainer& run, std::size_t free_before, const char* peer) {
   std::size_t free_after = 0, total = 0;
-  timed = &d;
   std::vector<double> steps;
   for (int i = 0; i < 12; ++i) {
     const double begin = now();
