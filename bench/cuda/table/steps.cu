@@ -23,8 +23,8 @@ namespace distil_xlstm::bench {
 namespace {
 
 /// Twelve steps, and what parts of them take. `free_before` is the card's memory before anything was made.
-template <class D, class Trainer>
-void time_steps(D& d, const std::string& name, Trainer& run, std::size_t free_before, const char* peer) {
+template <class Trainer>
+void time_steps(const std::string& name, Trainer& run, std::size_t free_before, const char* peer) {
   std::size_t free_after = 0, total = 0;
   std::vector<double> steps;
   for (int i = 0; i < 12; ++i) {
@@ -67,7 +67,7 @@ void step(device::basic_cuda<P>& d, const char* name, const std::filesystem::pat
   const std::size_t free_before = free_memory();
   const auto teacher = load_llama<float>(d, teacher_folder);
   distillation_step training(d, teacher, batch, length);
-  time_steps(d, name, training.run, free_before, peer);
+  time_steps(name, training.run, free_before, peer);
 }
 template <Precision P>
 void linearised_steps(device::basic_cuda<P>& d, const std::filesystem::path& teacher_folder) {
@@ -88,12 +88,12 @@ void linearised_steps(device::basic_cuda<P>& d, const std::filesystem::path& tea
   {
     o.rate_of = alignment_rates{&student.config()};
     mixer_trainer align(d, student, windows, teacher, o);
-    time_steps(d, "linearise, mixers,", align, free_before, "peer 113k tokens/s");
+    time_steps("linearise, mixers,", align, free_before, "peer 113k tokens/s");
   }
   o.rate_of = distillation_rates{};
   live_teacher source(teacher);
   trainer distil(d, student, windows, source, loss::kl(1.0), o);
-  time_steps(d, "linearise, end to end,", distil, free_before, "peer 108k tokens/s, 28.6 GiB");
+  time_steps("linearise, end to end,", distil, free_before, "peer 108k tokens/s, 28.6 GiB");
 }
 
 template void step(device::basic_cuda<fp32>&, const char*, const std::filesystem::path&, index, index,
