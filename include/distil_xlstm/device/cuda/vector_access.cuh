@@ -90,6 +90,12 @@ template <class P>
 __device__ inline void hold(P*& p) {
   asm volatile("" : "+l"(p));
 }
+/// The same of one that points to global memory, which the compiler then still knows.
+template <class P>
+__device__ inline void hold_global(P*& p) {
+  hold(p);
+  __builtin_assume(__isGlobal(p));
+}
 /// The same of a number, for instance an address within shared memory.
 __device__ inline void hold(std::uint32_t& x) { asm volatile("" : "+r"(x)); }
 /// @{ Shared memory at an address of `shared_address`.

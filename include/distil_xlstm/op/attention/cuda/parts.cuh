@@ -77,12 +77,16 @@ struct part_of {
   int b, kv, group, past, rows;
   int window, sinks;  ///< window: `far` where there is none
 
-  __device__ part_of(const attention_arguments<S>& arguments, int task)
+  __device__ part_of(const attention_arguments<S>& arguments, int task) : part_of(arguments, task, 0) {
+    if constexpr (std::is_same_v<S, float>) past = static_cast<int>(a.past_length(b));
+  }
+  /// Of a past whose length is known already, or is not yet.
+  __device__ part_of(const attention_arguments<S>& arguments, int task, int past_tokens)
       : a(arguments),
         b(task / static_cast<int>(a.shape.kv_heads)),
         kv(task % static_cast<int>(a.shape.kv_heads)),
         group(static_cast<int>(a.shape.heads) / static_cast<int>(a.shape.kv_heads)),
-        past(std::is_same_v<S, float> ? static_cast<int>(a.past_length(b)) : 0),
+        past(past_tokens),
         rows(static_cast<int>(a.seq.time) * group),
         window(count(a.shape.window > 0 ? a.shape.window : far)),
         sinks(count(a.shape.sinks)) {}
