@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <distil_xlstm/op/gated_activation/op.hpp>
 #include <distil_xlstm/op/mlstm_layer/op.hpp>
 #include <distil_xlstm/op/slstm_layer/op.hpp>
 
@@ -106,6 +107,18 @@ numbers mlstm_layer_step(D& d, index rows, index heads, index head, index window
           before.numbers(), past.numbers(), c.numbers(), n.numbers(),   m.numbers()};
 }
 
+/// A gated product of numbers that bfloat16 holds.
+template <class T, class D>
+numbers gated_product(D& d, index rows, index width, index n, activation act) {
+  const on_device<T, D> x(d, rounded_numbers(rows * width, 1)), w(d, rounded_numbers(2 * n * width, 2)),
+      up(d, rows * 2 * n), y(d, rows * n);
+  gated_product_forward(d,
+                        gated_product_arguments<T, T, matrix_view<const T>>{
+                            act, {x.data(), rows, width}, {w.data(), 2 * n, width}, {up.data(), rows, 2 * n}},
+                        matrix_view<T>(y.data(), rows, n));
+  return {y.numbers()};
+}
+
 /// As the CPU's, and the first rows are the same whoever is beside them.
 template <class F>
 void check_steps(const std::string& what, const std::vector<index>& rows, double limit, const F& results) {
@@ -129,6 +142,15 @@ BOOST_AUTO_TEST_CASE(a_step_of_an_slstm_layer) {
       check_steps("slstm", {1, 3, 12, 40, 64}, 3e-5,
                   [heads = heads, head = head, documents](auto& d, auto number, index rows) {
                     return slstm_layer_step<decltype(number)>(d, rows, heads, head, documents, !documents);
+                  });
+}
+
+BOOST_AUTO_TEST_CASE(gated_products) {
+  for (const auto& [width, n] : {std::array<index, 2>{768, 1024}, {1024, 40}, {72, 12}, {400, 1056}})
+    for (const activation act : {activation::gelu, activation::silu})
+      check_steps("gated product", {1, 3, 12, 40, 64}, 3e-5,
+                  [width = width, n = n, act](auto& d, auto number, index rows) {
+                    return gated_product<decltype(number)>(d, rows, width, n, act);
                   });
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include <distil_xlstm/block/initial_deviation.hpp>
 #include <distil_xlstm/block/linear.hpp>
 #include <distil_xlstm/device/scratch_layout.hpp>
@@ -64,6 +66,14 @@ struct feed_forward {
   template <class T, class X = const T>
   void forward(auto& d, sequence_view, const auto& p, const auto&, const auto& k, matrix_view<X> x,
                matrix_view<T> y, const_view<T> skip = {}) const {
+    if (!bias && !k.before_backward) {
+      using matrix = std::remove_cvref_t<decltype(p.proj_up.weight)>;
+      const auto inner_y = detail::stored_as<T>(k.y);
+      gated_product_forward(
+          d, gated_product_arguments<T, std::remove_const_t<X>, matrix>{act, x, p.proj_up.weight, k.up},
+          inner_y);
+      return down().forward(d, p.proj_down, inner_y, y, skip);
+    }
     up().forward(d, p.proj_up, x, k.up);
     const auto through = [&]<class Y>(Y) {
       const auto inner_y = detail::stored_as<Y>(k.y);

@@ -149,6 +149,10 @@ DISTIL_XLSTM_LINKED void feature_map_backward(
 template <Precision P, class S, class Y>
 DISTIL_XLSTM_LINKED void gated_activation_forward(basic_cuda<P>& device, const gated_activation_arguments<S>& a,
                                                   matrix_view<Y> y);
+template <Precision P, class T, class X, class Matrix>
+DISTIL_XLSTM_LINKED void gated_product_forward(basic_cuda<P>& device,
+                                               const gated_product_arguments<T, X, Matrix>& a,
+                                               matrix_view<T> y);
 template <Precision P, class S, class G>
 DISTIL_XLSTM_LINKED void gated_activation_backward(basic_cuda<P>& device,
                                                    const gated_activation_backward_arguments<S, G>& g);

@@ -51,11 +51,16 @@ struct products {
   rms_scale norm;  ///< of x, as `handling` says
   bf16* gated;     ///< [rows, n]; as `handling` says
   index stride_gated;
+  activation act = activation::silu;  ///< of gated products
 };
-/// What a kernel does beside its products. `normed`: x is the norm's, c = (x (base + weight)) wᵀ / sqrt(mean(x²) +
-/// epsilon). `normed_and_gated`: so it is, and of two such products of one shape SiLU(c0) c1, rounded, is all that is
-/// written.
-enum class handling { none, normed, normed_and_gated };
+/// What a kernel knows, and does, beside its products. `frozen`: no earlier kernel writes w, so that it is read before
+/// they have ended. `gated`: of two such products of one shape act(c0) c1 is all that is written, as c0. `normed`:
+/// frozen, and x is the norm's, c = (x (base + weight)) wᵀ / sqrt(mean(x²) + epsilon). `normed_and_gated`: both, and
+/// what is written is rounded.
+enum class handling { none, frozen, gated, normed, normed_and_gated };
+constexpr bool is_normed(handling h) { return h == handling::normed || h == handling::normed_and_gated; }
+constexpr bool is_gated(handling h) { return h == handling::gated || h == handling::normed_and_gated; }
+constexpr bool reads_frozen(handling h) { return h == handling::frozen || is_normed(h); }
 
 /// Eight numbers as they are stored.
 template <class S>
@@ -107,13 +112,14 @@ constexpr int chunk = 32;
 
 /// Of a kernel's blocks on a multiprocessor.
 constexpr int blocks_at_once(int products, int warps, std::size_t bytes, handling h) {
+  if (products == 2 && h == handling::gated) return 8 / warps;
   return (bytes == 2 && products == 1 && h == handling::none ? 24 : 16) / warps;
 }
-/// Chunks of k whose loads are under way at once: of a norm's, so many that rows of 768 are one round.
-constexpr int chunks_ahead(int products, handling h) {
-  return products >= 4 ? 1 : products == 2 && h != handling::none ? 3 : 4 / products;
+/// Chunks of k whose loads are under way at once: of two matrices, so many that rows of 768 are one round.
+constexpr int chunks_ahead(int products, handling h, bool all_bf16) {
+  if (h == handling::frozen && products == 1 && all_bf16) return 6;
+  return products >= 4 ? 1 : products == 2 && (is_normed(h) || is_gated(h)) ? 3 : 4 / products;
 }
-
 /// Leaves what a warp has summed of c, by row and column.
 template <int Strips, int Tiles, int Columns>
 __device__ void leave_sums(const float (&sum)[Strips][Tiles][4], float (&to)[8 * Tiles][Columns]) {
@@ -153,10 +159,11 @@ __device__ float sum_of_warps(const Of& of) {
 template <int Strips, int Tiles, int Warps, class X, class W, handling H>
 __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warps, sizeof(W), H))
     kernel(earlier_kernels earlier, const __grid_constant__ products<X, W> p) {
-  constexpr bool normed = H != handling::none, gated = H == handling::normed_and_gated;
+  constexpr bool normed = is_normed(H), gated = is_gated(H), frozen = reads_frozen(H);
   // Half of a gated block's columns are the second product's.
   constexpr int columns = 16 * Strips, rows = 8 * Tiles, own = gated ? columns / 2 : columns;
-  constexpr int ahead = chunks_ahead(Strips * Tiles, H);
+  constexpr int ahead = chunks_ahead(Strips * Tiles, H, sizeof(X) + sizeof(W) == 4),
+                step = ahead * Warps * chunk;
   static_assert(!gated || Strips % 2 == 0);
   __shared__ float sums[Warps][rows][columns + 4];  // 4: lanes of a warp write to 32 banks
   __shared__ float row_squares[normed ? Warps : 1][rows];
@@ -168,6 +175,21 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
   const X* x = set.x + item * p.step_x + (row0 + of_eight) * set.stride_x + part;
   const W* w = set.w + item * set.step_w + (column0 + of_eight) * p.stride_w + part;
   const W* second = gated ? p.sets[1].w + (column0 + of_eight) * p.stride_w + part : nullptr;
+  hold_global(x), hold_global(w);
+  eight<W> left[ahead][Strips][2];
+  const auto load_weights = [&](int first) {
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      const int at = first + u * Warps * chunk;
+      const bool there = at + part < p.k;
+#pragma unroll
+      for (int s = 0; s < 2 * Strips; ++s) {
+        const int c = gated ? 8 * s % own : 8 * s;
+        left[u][s / 2][s % 2].load((gated && c < 8 * s ? second : w) + c * p.stride_w + at,
+                                   there && column0 + of_eight + c < set.n);
+      }
+    }
+  };
   // The first blocks have their rows of w fetched, and all of them those of the block that will follow.
   const int bytes = min(p.k * static_cast<int>(sizeof(W)), 1 << 16);
   const auto fetch = [&](int block) {
@@ -183,23 +205,18 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
     if constexpr (normed)
       for (int c = 8 * static_cast<int>(threadIdx.x); block == 0 && c < p.k; c += 8 * 32 * Warps)
         prefetch_far(p.norm.weight + c);
+    if constexpr (frozen) load_weights(warp * chunk);
   });
   if (column0 >= set.n) return;  // the whole block
   float sum[Strips][Tiles][4] = {}, squares[Tiles] = {};
-  for (int first = warp * chunk; first < p.k; first += ahead * Warps * chunk) {
-    eight<W> left[ahead][Strips][2];
+  for (int first = warp * chunk; first < p.k;) {
     eight<X> right[ahead][Tiles];
     eight<float> scale[normed ? ahead : 1];
+    if constexpr (!frozen) load_weights(first);
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
       const int at = first + u * Warps * chunk;
       const bool there = at + part < p.k;
-#pragma unroll
-      for (int s = 0; s < 2 * Strips; ++s) {
-        const int c = gated ? 8 * s % own : 8 * s;
-        left[u][s / 2][s % 2].load((gated && c < 8 * s ? second : w) + c * p.stride_w + at,
-                                   there && column0 + of_eight + c < set.n);
-      }
 #pragma unroll
       for (int t = 0; t < Tiles; ++t)
         right[u][t].load(x + 8 * t * set.stride_x + at, there && row0 + of_eight + 8 * t < p.rows);
@@ -225,6 +242,8 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
           for (int t = 0; t < Tiles; ++t) multiply_add(sum[s][t], a, r[t][half], r[t][half + 1]);
         }
     }
+    first += step;
+    if (frozen && first < p.k) load_weights(first);
   }
   leave_sums(sum, sums[warp]);
   if constexpr (normed) leave_squares(squares, row_squares[warp]);
@@ -232,18 +251,20 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
   for (int i = static_cast<int>(threadIdx.x); i < rows * own; i += 32 * Warps) {
     const int r = i / own, c = i % own;
     if (row0 + r >= p.rows || column0 + c >= set.n) continue;
-    float total = sum_of_warps<Warps>([&](int of) { return sums[of][r][c]; });
+    float total = sum_of_warps<Warps>([&](int of) { return sums[of][r][c]; }), inverse = 1;
     if constexpr (normed) {
-      const float all = sum_of_warps<Warps>([&](int of) { return row_squares[of][r]; }),
-                  inverse = 1 / sqrtf(all / static_cast<float>(p.k) + p.norm.epsilon);
+      const float all = sum_of_warps<Warps>([&](int of) { return row_squares[of][r]; });
+      inverse = 1 / sqrtf(all / static_cast<float>(p.k) + p.norm.epsilon);
       total = __fmul_rn(total, inverse);
-      if constexpr (gated) {
-        const float value =
-            __fmul_rn(sum_of_warps<Warps>([&](int of) { return sums[of][r][own + c]; }), inverse);
-        p.gated[(row0 + r) * p.stride_gated + column0 + c] =
-            bf16(math::activate(activation::silu, total).value * value);
-        continue;
-      }
+    }
+    if constexpr (gated) {
+      float value = sum_of_warps<Warps>([&](int of) { return sums[of][r][own + c]; });
+      if constexpr (normed) value = __fmul_rn(value, inverse);
+      total = math::activate(p.act, total).value * value;
+    }
+    if constexpr (gated && normed) {
+      p.gated[(row0 + r) * p.stride_gated + column0 + c] = bf16(total);
+      continue;
     }
     float* to = set.c + item * p.step_c + (row0 + r) * set.stride_c + column0 + c;
     if (p.beta != 0) total = fmaf(p.beta, *to, total);
@@ -256,7 +277,7 @@ __global__ void __launch_bounds__(32 * Warps, blocks_at_once(Strips* Tiles, Warp
 /// they are gated.
 template <handling H = handling::none, class X, class W>
 void run(cuda_base& device, products<X, W> p, int sets) {
-  constexpr int matrices = H == handling::normed_and_gated ? 2 : 1;
+  constexpr int matrices = is_gated(H) ? 2 : 1;
   const auto with = [&]<int Strips, int Tiles, int Warps>() {
     p.wave = blocks_at_once(matrices * Strips * Tiles, Warps, sizeof(W), H) * device.multiprocessors();
     const dim3 blocks(static_cast<unsigned>(blocks_for(p.n, 16 * Strips)),
@@ -278,7 +299,7 @@ void run(cuda_base& device, products<X, W> p, int sets) {
       with.template operator()<1, 1, Warps>();
   };
   // More or fewer warps add another way, so that it is not for the rows to say how many there are.
-  if constexpr (H == handling::none) {
+  if constexpr (H == handling::none || H == handling::frozen) {
     if (p.n <= 32 && p.k >= 2048) return with.template operator()<1, 1, 16>();
     if (p.k <= 5 * chunk) return of_warps.template operator()<4>();
   }

@@ -25,14 +25,14 @@ struct cuda_operand {
   const void* bf16_copy;
   distil_xlstm::dtype dtype;
   index rows, cols, stride;
-  bool transposed;
+  bool transposed, frozen = false;
 };
 template <class T>
 cuda_operand product_operand(matrix_view<T> m) {
   return {m.data, nullptr, dtype_of<std::remove_const_t<T>>, m.rows, m.cols, m.stride, false};
 }
 inline cuda_operand product_operand(frozen_matrix m) {
-  return {m.data, m.bf16_copy, m.dtype, m.rows, m.cols, m.cols, false};
+  return {m.data, m.bf16_copy, m.dtype, m.rows, m.cols, m.cols, false, true};
 }
 template <class M>
 cuda_operand product_operand(transposed_matrix<M> m) {
@@ -263,18 +263,31 @@ struct few_rows_set {
   matrix_view<const float> addend = {};
   index step_b = 0;
 };
+/// Rows first .. first + count - 1 of a matrix of floats or bfloat16.
+inline cuda_operand rows_of(const cuda_operand& o, index first, index count) {
+  const auto further = [&](const void* p, index bytes) -> const void* {
+    return p ? static_cast<const char*>(p) + first * o.stride * bytes : nullptr;
+  };
+  cuda_operand part = o;
+  part.data = further(o.data, o.dtype == dtype::bf16 ? 2 : 4);
+  part.bf16_copy = further(o.bf16_copy, 2), part.rows = count;
+  return part;
+}
 /// Computes up to `few_rows::most_sets` in one kernel, of as many rows and with operands stored alike, where b is read
 /// the way it lies, as Wᵀ: any product of up to 4 rows, and up to 64 rows while blocks that read one another's operands
 /// again cost less than what else a product needs. Returns whether it does.
-inline bool few_rows_product(cuda_base& device, index count, index step_a, index step_c, float beta,
-                             std::span<const few_rows_set> sets) {
+template <few_rows::handling H = few_rows::handling::none>
+bool few_rows_product(cuda_base& device, index count, index step_a, index step_c, float beta,
+                      std::span<const few_rows_set> sets, activation act = activation::silu) {
   const cuda_operand &a = sets.front().a, &b = sets.front().b;
   const index rows = sets.front().c.rows, k = b.cols;
   const auto rounded = [](const cuda_operand& o) { return o.dtype == dtype::bf16 || o.bf16_copy; };
   const bool bf16_b = rounded(b), bf16_a = a.dtype == dtype::bf16;
   if (count > 4096 || std::ssize(sets) > few_rows::most_sets) return false;
   index n = 0;
+  bool frozen = bf16_b;
   for (const few_rows_set& s : sets) {
+    frozen = frozen && s.b.frozen;
     if (s.a.transposed || !s.b.transposed || s.a.dtype != a.dtype || rounded(s.b) != bf16_b) return false;
     if (s.b.stride != b.stride || s.b.cols != k || s.c.rows != rows) return false;
     n = std::max(n, s.c.cols);
@@ -303,8 +316,13 @@ inline bool few_rows_product(cuda_base& device, index count, index step_a, index
     p.stride_w = b.stride, p.step_x = step_a, p.step_c = step_c;
     p.rows = static_cast<int>(rows), p.n = static_cast<int>(n), p.k = static_cast<int>(k);
     p.count = static_cast<int>(count), p.beta = beta;
-    few_rows::run(device, p, static_cast<int>(sets.size()));
-    for (const few_rows_set& s : sets)
+    p.act = act;
+    const int runs = few_rows::is_gated(H) ? 1 : static_cast<int>(sets.size());
+    bool done = false;
+    if constexpr (H == few_rows::handling::none && std::is_same_v<W, bf16>)
+      if (frozen) few_rows::run<few_rows::handling::frozen>(device, p, runs), done = true;
+    if (!done) few_rows::run<H>(device, p, runs);
+    for (const few_rows_set& s : sets.first(static_cast<std::size_t>(runs)))
       device.operand_copies().written(s.c.data, s.c.row(rows - 1) + (count - 1) * step_c + s.c.cols);
     return true;
   };

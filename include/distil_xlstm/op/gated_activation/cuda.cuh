@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <type_traits>
 
 #include <distil_xlstm/device/cuda/fast_scalar.cuh>
+#include <distil_xlstm/device/cuda/gemm.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
 #include <distil_xlstm/device/cuda/verbs.cuh>
@@ -91,6 +93,21 @@ void gated_activation_backward(basic_cuda<P>& device, const gated_activation_bac
     if (!g.y.data && detail::silu_gate::fits(g.forward, g.dy, g.dgate, g.dvalue))
       return detail::silu_gate::run(device, detail::silu_gate::backward{g}, outputs{g.dgate, g.dvalue});
   distil_xlstm::gated_activation_backward<basic_cuda<P>, S, G>(device, g);
+}
+/// Few rows in one kernel, with products in bfloat16.
+template <Precision P, class T, class X, class Matrix>
+void gated_product_forward(basic_cuda<P>& device, const gated_product_arguments<T, X, Matrix>& a,
+                           matrix_view<T> y) {
+  const auto x = detail::product_operand(a.x), w = detail::product_operand(transposed(a.weight));
+  detail::require_product("gated_product_forward", x, w, y.rows, 2 * y.cols);
+  if constexpr (multiplies_in_bf16<P, T> && std::is_same_v<T, float>) {
+    const std::array sets{detail::few_rows_set{x, detail::rows_of(w, 0, y.cols), y},
+                          detail::few_rows_set{x, detail::rows_of(w, y.cols, y.cols), y}};
+    if (y.size() > 0 &&
+        detail::few_rows_product<detail::few_rows::handling::gated>(device, 1, 0, 0, 0, sets, a.act))
+      return;
+  }
+  distil_xlstm::gated_product_forward<basic_cuda<P>, T, X, Matrix>(device, a, y);
 }
 
 }  // namespace distil_xlstm::device

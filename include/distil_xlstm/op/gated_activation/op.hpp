@@ -25,6 +25,15 @@ struct gated_activation_backward_arguments {
   matrix_view<G> y{};  ///< what forward wrote, [rows, cols], or nothing
 };
 
+/// y = act(gate) value of [gate, value] = x Wᵀ, where no backward follows.
+template <class T, class X, class Matrix>
+struct gated_product_arguments {
+  activation act;          ///< of the gate
+  matrix_view<const X> x;  ///< [rows, k], which may be stored as the device's `operand_t`
+  Matrix weight;           ///< W [2 n, k], the gate's rows first
+  matrix_view<T> up;       ///< [rows, 2 n]: may be written
+};
+
 namespace detail {
 /// y = act(gate) value
 struct gated_activation {
@@ -66,6 +75,14 @@ struct gated_activation_backward {
 template <class D, class S, class Y>
 void gated_activation_forward(D& d, const gated_activation_arguments<S>& a, matrix_view<Y> y) {
   transform(d, y, detail::gated_activation{a.act}, a.gate, a.value);
+}
+/// Writes y [rows, n]. The default of any device.
+template <class D, class T, class X, class Matrix>
+void gated_product_forward(D& d, const gated_product_arguments<T, X, Matrix>& a, matrix_view<T> y) {
+  gemm(d, a.x, transposed(a.weight), a.up);
+  const matrix_view<const T> up = a.up;
+  gated_activation_forward(
+      d, gated_activation_arguments<T>{a.act, up.columns(0, y.cols), up.columns(y.cols, y.cols)}, y);
 }
 /// The gradients. The default of any device.
 template <class D, class S, class G>
