@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <distil_xlstm/device/cuda/async_copy.cuh>
 #include <distil_xlstm/device/cuda/launch.cuh>
 #include <distil_xlstm/device/cuda/reduce.cuh>
 #include <distil_xlstm/device/cuda/vector_access.cuh>
@@ -22,25 +23,39 @@ struct mlstm_step_products {
   matrix_view<const float> weight[2];  ///< of i, f: [heads, k], rows at 16 bytes
   const float* bias[2];                ///< [heads]
   matrix_view<float> y[2];             ///< i, f: [batch, heads]
+  static constexpr int ahead = 4;      ///< times four numbers of x that a thread reads at once
 };
-/// i and f of a sequence and head, for all threads of a block, which may be one that `keeps` them.
-template <int Threads>
-__device__ void mlstm_step_gates(const mlstm_step_products& p, index b, index e, bool keeps, float (&gate)[2]) {
-  constexpr int ahead = 4;
+/// Where a thread's first numbers of sequence b's x and of head e's weights lie, and the head's biases.
+struct mlstm_step_rows {
+  const float *x, *w[2], *bias[2];
+  __device__ mlstm_step_rows(const mlstm_step_products& p, index b, index e) {
+    const int first = 4 * static_cast<int>(threadIdx.x);
+    x = p.x.row(b) + first, hold_global(x);
+    for (int g = 0; g < 2; ++g) {
+      w[g] = p.weight[g].row(e) + first, bias[g] = p.bias[g] + e;
+      hold_global(w[g]), hold_global(bias[g]);
+    }
+  }
+};
+/// i and f of a sequence and head, for all threads of a block, which may be one that `keeps` them. `Once`: x has no more
+/// numbers than are read at once, so that no loop lies between their loads and others.
+template <int Threads, bool Once = false>
+__device__ void mlstm_step_gates(const mlstm_step_products& p, const mlstm_step_rows& rows, index b, index e,
+                                 bool keeps, float (&gate)[2]) {
+  constexpr int ahead = mlstm_step_products::ahead;
   __shared__ float sums[2][Threads / 32];
-  const int k = static_cast<int>(p.x.cols);
-  const float *x = p.x.row(b), *w[2] = {p.weight[0].row(e), p.weight[1].row(e)};
-  const float bias[2] = {p.bias[0][e], p.bias[1][e]};
+  const int k = static_cast<int>(p.x.cols) - 4 * static_cast<int>(threadIdx.x);
+  const float bias[2] = {*rows.bias[0], *rows.bias[1]};
   const float4 zero{0, 0, 0, 0};
   float sum[2] = {0, 0};
-  for (int first = 0; first < k; first += 4 * Threads * ahead) {
+  for (int first = 0; Once ? first == 0 : first < p.x.cols; first += 4 * Threads * ahead) {
     float4 in[ahead], of[2][ahead];
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
-      const int at = first + 4 * (Threads * u + static_cast<int>(threadIdx.x));
-      in[u] = at < k ? load4(x + at) : zero;
+      const int at = first + 4 * Threads * u;
+      in[u] = at < k ? load4(rows.x + at) : zero;
 #pragma unroll
-      for (int g = 0; g < 2; ++g) of[g][u] = at < k ? load4(w[g] + at) : zero;
+      for (int g = 0; g < 2; ++g) of[g][u] = at < k ? load4(rows.w[g] + at) : zero;
     }
 #pragma unroll
     for (int u = 0; u < ahead; ++u)
@@ -74,10 +89,9 @@ __device__ inline mlstm_step_decay mlstm_step_decay_of(const float (&gate)[2], b
 __device__ inline float mlstm_step_n(const mlstm_step_decay& by, float old, float key) {
   return (by.forget > 0 ? by.forget * old : 0.0f) + by.input * key;
 }
-/// r = q . n
-__device__ inline mlstm_step_factors mlstm_step_factors_of(const mlstm_shape& shape, const mlstm_step_decay& by,
-                                                           float r) {
-  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(shape);
+/// r = q . n; `scale` is that of queries.
+__device__ inline mlstm_step_factors mlstm_step_factors_of(const mlstm_shape& shape, float scale,
+                                                           const mlstm_step_decay& by, float r) {
   const auto norm = distil_xlstm::detail::mlstm_norm_of(shape.normaliser, scale * r, expf(-by.m));
   return {by.forget, by.input, scale / (norm.value + static_cast<float>(shape.epsilon))};
 }
@@ -93,6 +107,7 @@ __global__ void __launch_bounds__(Threads, 2)
   const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
   float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
   const bool multiplies = products.x.data != nullptr;
+  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
   earlier.wait([&] {
     for (index d = threadIdx.x; d < dq; d += Threads) prefetch_far(n + d);
     prefetch_far(m);
@@ -114,7 +129,7 @@ __global__ void __launch_bounds__(Threads, 2)
   const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
   float gate[2];
   if (multiplies)
-    mlstm_step_gates<Threads>(products, b, e, true, gate);
+    mlstm_step_gates<Threads>(products, {products, b, e}, b, e, true, gate);
   else
     gate[0] = a.i.row(b)[e], gate[1] = a.f.row(b)[e];
   const mlstm_step_decay by = mlstm_step_decay_of(gate, begins, m0);
@@ -138,7 +153,7 @@ __global__ void __launch_bounds__(Threads, 2)
 #pragma unroll
   for (const float part : sums) r += part;
   *m = by.m;
-  factors[blockIdx.x] = mlstm_step_factors_of(a.shape, by, r);
+  factors[blockIdx.x] = mlstm_step_factors_of(a.shape, scale, by, r);
 }
 
 /// Packs of columns that a block has side by side.
@@ -287,15 +302,17 @@ __global__ void __launch_bounds__(256, mlstm_step_blocks(Streams))
 }
 
 /// All of a step of few sequences, whose blocks are a tile each, of all rows: every block of a head makes i, f, n and m
-/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. `counters`: one a sequence
-/// and head, 0 before and behind.
-constexpr int mlstm_step_most_rows = 288;
+/// anew, as `mlstm_step_gates_kernel` does, and the last that has read n and m writes them. C is on its way to shared
+/// memory meanwhile: loads into registers would move behind the first use of others. `counters`: one a sequence and
+/// head, 0 before and behind.
+constexpr int mlstm_step_most_rows = 288, mlstm_step_most_inputs = 256 * 4 * mlstm_step_products::ahead;
 template <class Operand>
 __global__ void __launch_bounds__(256, 1)
     mlstm_whole_step_kernel(earlier_kernels earlier, mlstm_arguments<float, Operand> a,
                             const __grid_constant__ mlstm_step_products products, unsigned strips,
                             unsigned* counters) {
   constexpr int lanes = mlstm_step_lanes, groups = 256 / lanes, ahead = mlstm_step_most_rows / groups, of_n = 2;
+  __shared__ float4 rows[ahead][256];  // of C, a thread's own
   __shared__ float4 sums[256];
   __shared__ alignas(16) float inputs[2][mlstm_step_most_rows];  // k and q
   __shared__ float parts[256 / 32];
@@ -307,7 +324,14 @@ __global__ void __launch_bounds__(256, 1)
   const int column = (static_cast<int>(strip) * lanes + thread % lanes) * 4,
             left = column < dv ? dq - group : 0;
   float* c = a.state.c.of(b) + (e * dq + group) * dv + column;
-  float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e;
+  float *n = a.state.n.of(b) + e * dq, *m = a.state.m.of(b) + e, *h = a.h.row(b) + e * dv + column;
+  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
+  const Operand* v =
+      a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv + column;
+  hold_global(c), hold_global(n), hold_global(m), hold_global(h), hold_global(q), hold_global(k),
+      hold_global(v);
+  const mlstm_step_rows of_gates(products, b, e);
+  const float scale = distil_xlstm::detail::mlstm_query_scale<float>(a.shape);
   earlier.wait([&] {
     for (int r = 0; r * groups < left; ++r) prefetch_far(c + r * groups * dv);
     if (strip > 0) return;
@@ -317,23 +341,24 @@ __global__ void __launch_bounds__(256, 1)
       prefetch_far(products.weight[thread].row(e), min(4 * static_cast<int>(products.x.cols), 1 << 16));
   });
   // All of it is on its way before anything is made of it.
-  float4 x[ahead], value{};
 #pragma unroll
   for (int r = 0; r < ahead; ++r)
-    if (r * groups < left) x[r] = load4(c + r * groups * dv);
-  const Operand *q = a.q.row(b) + e * dq, *k = a.k.row(b) + e * dq;
-  if (left > 0)
-    value =
-        load4(a.v.row(b) + static_cast<unsigned>(e) / static_cast<unsigned>(a.shape.value_group) * dv + column);
+    if (r * groups < left) copy_async_16(shared_address(&rows[r][thread]), c + r * groups * dv);
+  commit_copies();
+  __syncwarp();  // the assembler moves no access over it: else some would wait for the use of others
+  float4 value{};
+  if (left > 0) value = load4(v);
   float old[of_n], key[of_n], query[of_n];
 #pragma unroll
   for (int j = 0; j < of_n; ++j)
     if (const int d = thread + 256 * j; d < dq)
       old[j] = n[d], key[j] = static_cast<float>(k[d]), query[j] = static_cast<float>(q[d]);
   const bool begins = a.seq.begins(b, 0);
-  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : *m;
+  const float m_before = *m;
+  __syncwarp();
   float gate[2];
-  mlstm_step_gates<256>(products, b, e, strip == 0, gate);
+  mlstm_step_gates<256, true>(products, of_gates, b, e, strip == 0, gate);
+  const float m0 = begins ? static_cast<float>(a.shape.empty_m) : m_before;
   const mlstm_step_decay by = mlstm_step_decay_of(gate, begins, m0);
   float r = 0;
 #pragma unroll
@@ -347,28 +372,25 @@ __global__ void __launch_bounds__(256, 1)
   r = warp_sum(r);
   if (thread % 32 == 0) parts[thread / 32] = r;
   __syncthreads();
-  // n and m have been read by the whole block, of which the others are told.
+  // The block has used n and m, so that no write can change what it read: the others are told, and the last of them
+  // writes.
   bool last = false;
-  if (thread == 0) {
-    __threadfence();
-    last = counts_last(counters + task, static_cast<int>(strips));
-  }
+  if (thread == 0) last = counts_last(counters + task, static_cast<int>(strips));
   r = 0;
 #pragma unroll
   for (const float part : parts) r += part;
-  const mlstm_step_factors f = mlstm_step_factors_of(a.shape, by, r);
+  const mlstm_step_factors f = mlstm_step_factors_of(a.shape, scale, by, r);
+  wait_for_copies<0>();
   float4 sum{};
 #pragma unroll
   for (int i = 0; i < ahead; ++i) {
     if (i * groups >= left) break;
-    mlstm_step_row(x[i], sum, f, inputs[0][group + i * groups], inputs[1][group + i * groups], value);
-    store4_global(c + i * groups * dv, x[i]);
+    float4 x = rows[i][thread];
+    mlstm_step_row(x, sum, f, inputs[0][group + i * groups], inputs[1][group + i * groups], value);
+    store4_global(c + i * groups * dv, x);
   }
   sums[thread] = sum;
-  if (thread == 0) {
-    if (last) __threadfence();
-    keeps = last;
-  }
+  if (thread == 0) keeps = last;
   __syncthreads();
 #pragma unroll
   for (int j = 0; j < of_n; ++j)
@@ -377,8 +399,7 @@ __global__ void __launch_bounds__(256, 1)
   if (thread >= 32) return;
   sum = mlstm_step_sum<groups>(sums);
   if (group == 0 && column < dv)
-    store4_global(a.h.row(b) + e * dv + column,
-                  {sum.x * f.output, sum.y * f.output, sum.z * f.output, sum.w * f.output});
+    store4_global(h, {sum.x * f.output, sum.y * f.output, sum.z * f.output, sum.w * f.output});
 }
 
 /// i and f are those of the arguments, or made on the way.
@@ -392,7 +413,7 @@ void mlstm_step(cuda_base& device, const mlstm_arguments<float, Operand>& a,
   // Where the blocks are few, what they all read again is near.
   const index strips_of_four = blocks_for(a.shape.value, 4 * mlstm_step_lanes);
   if (packs && products.x.data && is_vectorised(a.h) && a.shape.query <= mlstm_step_most_rows &&
-      tasks * strips_of_four <= device.multiprocessors() / 2)
+      products.x.cols <= mlstm_step_most_inputs && tasks * strips_of_four <= device.multiprocessors() / 2)
     return launch(device, "mlstm: a step", {static_cast<unsigned>(tasks * strips_of_four), 256},
                   mlstm_whole_step_kernel<Operand>, a, products, static_cast<unsigned>(strips_of_four),
                   device.counters());
