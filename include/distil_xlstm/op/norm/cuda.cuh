@@ -10,6 +10,9 @@ namespace distil_xlstm::device {
 
 namespace detail::norms {
 
+/// So many blocks share little.
+inline constexpr unsigned few_blocks = 64;
+
 /// `Threads` threads, a warp or a block of 256, hold a short row in registers: `Vectors` times four elements each.
 template <int Threads, int Vectors>
 struct held_row {
@@ -22,7 +25,7 @@ struct held_row {
   /// f(column) of each vector, where there are so few blocks that what they share is not there already.
   template <class F>
   static __device__ void each_of_few_blocks(int width, const F& f) {
-    if (gridDim.x > 64) return;
+    if (gridDim.x > few_blocks) return;
 #pragma unroll
     for (int i = 0; i < Vectors; ++i)
       if (column(i) < width) f(column(i));
@@ -42,14 +45,16 @@ struct held_row {
     for (int i = 0; i < Vectors; ++i)
       store4(row, column(i), width, vectorised, {v[i][0], v[i][1], v[i][2], v[i][3]});
   }
-  /// f(x, vector, e) for each element within the width.
-  template <class F>
+  /// f(x, vector, e) for each element within the width, which `Whole` vectors fill.
+  template <bool Whole = false, class F>
   __device__ void each(int width, const F& f) {
 #pragma unroll
-    for (int i = 0; i < Vectors; ++i)
+    for (int i = 0; i < Vectors; ++i) {
+      if (Whole && column(i) >= width) continue;
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        if (column(i) + e < width) f(v[i][e], i, e);
+        if (Whole || column(i) + e < width) f(v[i][e], i, e);
+    }
   }
   /// The sums of each of `Count` numbers over the row's threads, the same for all of them.
   template <int Count>
@@ -71,27 +76,53 @@ struct held_row {
       __syncthreads();
     }
   }
+  /// A sum over the row, the same for all of its threads: of each vector by sum = f(sum, x) from 0 on, over the vectors
+  /// of a lane, over lanes. A block whose threads have one vector each takes its warps for the vectors of a lane, so that
+  /// the sum is the one that a warp has.
+  template <bool Whole = false, class F>
+  __device__ float fold(int width, const F& f) {
+    float total[1] = {0};
+#pragma unroll
+    for (int i = 0; i < Vectors; ++i) {
+      float of_vector = 0;
+      if (Whole && column(i) >= width) continue;
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        if (Whole || column(i) + e < width) of_vector = f(of_vector, v[i][e]);
+      total[0] += of_vector;
+    }
+    if constexpr (Threads > 32 && Vectors == 1) {
+      __shared__ float parts[Threads / 32][32];
+      parts[lane() / 32][lane() % 32] = total[0];
+      __syncthreads();
+      total[0] = 0;
+#pragma unroll
+      for (int w = 0; w < Threads / 32; ++w) total[0] += parts[w][lane() % 32];
+      __syncthreads();
+      held_row<32, 1>::sum(total);
+    } else {
+      sum(total);
+    }
+    return total[0];
+  }
 };
 
-/// What a row is normalised by; h <- h - mean.
+/// What a row is normalised by; h <- h - mean. `Whole`: of a width that is a multiple of four.
 struct row_statistics {
   float mean, inverse;
 };
-template <class Held>
+template <bool Whole = false, class Held>
 __device__ row_statistics statistics_of(const norm_view<float>& n, Held& h) {
   const int width = static_cast<int>(n.width);
-  float mean[1] = {0}, variance[1] = {0};
-  if (n.subtract_mean) {
-    h.each(width, [&](float v, int, int) { mean[0] += v; });
-    Held::sum(mean);
-    mean[0] /= static_cast<float>(width);
-  }
-  h.each(width, [&](float& v, int, int) {
-    v -= mean[0];
-    variance[0] = fmaf(v, v, variance[0]);
+  float mean = 0;
+  if (n.subtract_mean)
+    mean =
+        h.template fold<Whole>(width, [](float sum, float v) { return sum + v; }) / static_cast<float>(width);
+  const float squares = h.template fold<Whole>(width, [mean](float sum, float& v) {
+    v -= mean;
+    return fmaf(v, v, sum);
   });
-  Held::sum(variance);
-  return {mean[0], 1 / sqrtf(variance[0] / static_cast<float>(width) + n.epsilon)};
+  return {mean, 1 / sqrtf(squares / static_cast<float>(width) + n.epsilon)};
 }
 
 /// Statistics, and y where `Write`, with `skip` where there is one, and rounded, too, where there is a place for
@@ -115,14 +146,17 @@ __global__ void __launch_bounds__(256, Vectorised&& Vectors <= 5 ? 4 : 1)
   h.load(x.row(row) + at, width, Vectorised);
   if constexpr (Write) scale.load(n.weight + at, width, Vectorised);
   if (Vectorised && skip.data && held::lane() == 0) prefetch_far(skip.row(row) + at, 4 * width);
-  const row_statistics by = statistics_of(n, h);
+  // (Five vectors just fit their registers with the checks of every number.)
+  constexpr bool whole = Vectorised && Vectors > 5;
+  const row_statistics by = statistics_of<whole>(n, h);
   if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
   if constexpr (Write) {
     const float base = n.residual_weight ? 1 : 0;
-    h.each(width, [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
+    h.template each<whole>(width,
+                           [&](float& v, int i, int e) { v = (base + scale.v[i][e]) * (v * by.inverse); });
     if (skip.data) {  // what it is added to has been rounded, as in the default
       scale.load(skip.row(row) + at, width, Vectorised);
-      h.each(width, [&](float& v, int i, int e) { v = __fadd_rn(v, scale.v[i][e]); });
+      h.template each<whole>(width, [&](float& v, int i, int e) { v = __fadd_rn(v, scale.v[i][e]); });
     }
     h.store(y.row(row) + at, width, Vectorised);
     if (rounded.data) h.store(rounded.row(row) + at, width, Vectorised);
@@ -142,8 +176,32 @@ __device__ void prefetch_operands(const distil_xlstm::detail::operands<Xs...>& x
 }
 /// @}
 
-/// Statistics, and y = f(scale, u, ...) of rows of whole packs.
-template <int Threads, int Vectors, class Y, class F, class Operands>
+/// A value that an operand had.
+template <class V>
+struct value_of_operand {
+  V value;
+  template <class>
+  __device__ const V& load(const element&) const {
+    return value;
+  }
+};
+/// Operands of what another's elements are.
+struct keep_values {
+  template <class... Vs>
+  __device__ auto operator()(const Vs&... values) const {
+    return kept(values...);
+  }
+  static __device__ distil_xlstm::detail::operands<> kept() { return {}; }
+  template <class V, class... Vs>
+  static __device__ distil_xlstm::detail::operands<value_of_operand<V>, value_of_operand<Vs>...> kept(
+      const V& first, const Vs&... rest) {
+    return {{first}, kept(rest...)};
+  }
+};
+
+/// Statistics, and y = f(scale, u, ...) of rows of whole packs. `Few`: of so few rows that what f takes is read before the
+/// statistics are there, for which registers are at hand.
+template <int Threads, int Vectors, bool Few, class Y, class F, class Operands>
 __global__ void __launch_bounds__(256)
     transform_kernel(earlier_kernels earlier, norm_view<float> n, matrix_view<const float> x, float* statistics,
                      matrix_view<Y> y, F f, Operands operands) {
@@ -160,16 +218,27 @@ __global__ void __launch_bounds__(256)
   if (row >= x.rows) return;  // a whole warp, or a whole block
   held h;
   h.load(x.row(row) + at, width, is_vectorised(x, width));
-  const row_statistics by = statistics_of(n, h);
+  const auto element_of = [&](int i) { return element{row, at + held::column(i), short_row}; };
+  const auto read = [&](const element& e) {
+    return operands.template apply<V>(keep_values(), e, n.template scale<V>(e.column));
+  };
+  decltype(read(element())) early[Few ? Vectors : 1];
+  if constexpr (Few) {
+#pragma unroll
+    for (int i = 0; i < Vectors; ++i)
+      if (held::column(i) < width) early[i] = read(element_of(i));
+  }
+  const row_statistics by = statistics_of<true>(n, h);
   if (held::lane() == 0) statistics[2 * short_row] = by.mean, statistics[2 * short_row + 1] = by.inverse;
 #pragma unroll
   for (int i = 0; i < Vectors; ++i) {
     if (held::column(i) >= width) break;
-    const element e{row, at + held::column(i), short_row};
+    const element e = element_of(i);
     V u;
 #pragma unroll
     for (int j = 0; j < 4; ++j) u.v[j] = h.v[i][j] * by.inverse;
-    distil_xlstm::detail::write<V>(y, e, operands.template apply<V>(f, e, n.template scale<V>(e.column), u));
+    const auto& [scale, others] = Few ? early[i] : read(e);
+    distil_xlstm::detail::write<V>(y, e, others.template apply<V>(f, e, scale.value, u));
   }
 }
 
@@ -276,9 +345,13 @@ __global__ void __launch_bounds__(512) weight_kernel(const T* partial, index par
 inline bool held(const norm_view<float>& n, index rows) {
   return n.width <= 8192 && rows * n.groups <= 0x7fffffff;
 }
+/// Short rows of which each has a block, as a step of a decoder has them: nothing else hides how long a warp would take,
+/// whose sums are the same.
+constexpr bool are_few(index short_rows) { return short_rows <= 16; }
 /// f<Threads, Vectors>() for a width that registers hold.
 template <class F>
-void choose(index width, const F& f) {
+void choose(index width, const F& f, bool few = false) {
+  if (few && width > 128 && width <= 1024) return f.template operator()<256, 1>();
   if (width <= 128) return f.template operator()<32, 1>();
   if (width <= 256) return f.template operator()<32, 2>();
   if (width <= 384) return f.template operator()<32, 3>();
@@ -299,16 +372,20 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
   const bool vectorised =
       is_vectorised(x, n.width) && (!Write || (is_vectorised(n.weight) && is_vectorised(skip, n.width) &&
                                                y.stride % 4 == 0 && is_aligned(y.data)));
-  choose(n.width, [&]<int Threads, int Vectors>() {
-    const auto run = [&](auto* kernel) {
-      const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-      enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, kernel, n, x, statistics, y, skip, rounded);
-    };
-    if (vectorised)
-      run(forward_kernel<Threads, Vectors, Write, true, Y>);
-    else
-      run(forward_kernel<Threads, Vectors, Write, false, Y>);
-  });
+  choose(
+      n.width,
+      [&]<int Threads, int Vectors>() {
+        const auto run = [&](auto* kernel) {
+          const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
+          enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, kernel, n, x, statistics, y, skip,
+                  rounded);
+        };
+        if (vectorised)
+          run(forward_kernel<Threads, Vectors, Write, true, Y>);
+        else
+          run(forward_kernel<Threads, Vectors, Write, false, Y>);
+      },
+      are_few(x.rows * n.groups));
 }
 /// y in bfloat16, of rows that are one group.
 template <class T>
@@ -357,12 +434,19 @@ void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<co
       (distil_xlstm::detail::require_fit(y, operands), ...);
       const auto all = distil_xlstm::detail::operands_of(operands...);
       using all_type = std::remove_const_t<decltype(all)>;
-      return detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
-        const auto blocks = static_cast<unsigned>(detail::blocks_for(x.rows * n.groups, 256 / Threads));
-        detail::launch(device, "norm", {blocks, 256},
-                       detail::norms::transform_kernel<Threads, Vectors, Y, F, all_type>, n, x, statistics, y,
-                       f, all);
-      });
+      return detail::norms::choose(
+          n.width,
+          [&]<int Threads, int Vectors>() {
+            const auto blocks = static_cast<unsigned>(detail::blocks_for(x.rows * n.groups, 256 / Threads));
+            const auto run = [&](auto* kernel) {
+              detail::launch(device, "norm", {blocks, 256}, kernel, n, x, statistics, y, f, all);
+            };
+            if (blocks <= detail::norms::few_blocks)
+              run(detail::norms::transform_kernel<Threads, Vectors, true, Y, F, all_type>);
+            else
+              run(detail::norms::transform_kernel<Threads, Vectors, false, Y, F, all_type>);
+          },
+          detail::norms::are_few(x.rows * n.groups));
     }
   distil_xlstm::norm_transform<basic_cuda<P>, T, Y, F, Xs...>(device, n, x, statistics, y, f, operands...);
 }
