@@ -45,7 +45,8 @@ struct matrix_view {
 template <class T>
 using const_view = std::type_identity_t<matrix_view<const T>>;
 
-/// A frozen matrix, kept as its file stores it (rows x cols, rows contiguous); products unpack it as they go.
+/// A frozen matrix, kept as its file stores it (rows x cols, rows contiguous); products unpack it as they go. No kernel
+/// writes it: a GPU may read it while earlier ones still run.
 struct frozen_matrix {
   const void* data = nullptr;              ///< of whoever made it, which must live as long; null: none
   distil_xlstm::dtype dtype = dtype::f32;  ///< how each number, or block of a row's numbers, is stored

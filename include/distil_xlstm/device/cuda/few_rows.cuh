@@ -120,6 +120,7 @@ constexpr int chunks_ahead(int products, handling h, bool all_bf16) {
   if (h == handling::frozen && products == 1 && all_bf16) return 6;
   return products >= 4 ? 1 : products == 2 && (is_normed(h) || is_gated(h)) ? 3 : 4 / products;
 }
+
 /// Leaves what a warp has summed of c, by row and column.
 template <int Strips, int Tiles, int Columns>
 __device__ void leave_sums(const float (&sum)[Strips][Tiles][4], float (&to)[8 * Tiles][Columns]) {
