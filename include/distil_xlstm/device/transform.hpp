@@ -97,9 +97,9 @@ struct operands<X, Rest...> {
     return rest.template apply<V>(f, e, values..., read<V>(first, e));
   }
 };
-inline operands<> operands_of() { return {}; }
+DISTIL_XLSTM_HD inline operands<> operands_of() { return {}; }
 template <class X, class... Rest>
-operands<X, Rest...> operands_of(const X& x, const Rest&... rest) {
+DISTIL_XLSTM_HD operands<X, Rest...> operands_of(const X& x, const Rest&... rest) {
   return {x, operands_of(rest...)};
 }
 

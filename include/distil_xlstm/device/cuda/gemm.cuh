@@ -318,10 +318,10 @@ bool few_rows_product(cuda_base& device, index count, index step_a, index step_c
     p.count = static_cast<int>(count), p.beta = beta;
     p.act = act;
     const int runs = few_rows::is_gated(H) ? 1 : static_cast<int>(sets.size());
-    bool done = false;
     if constexpr (H == few_rows::handling::none && std::is_same_v<W, bf16>)
-      if (frozen) few_rows::run<few_rows::handling::frozen>(device, p, runs), done = true;
-    if (!done) few_rows::run<H>(device, p, runs);
+      frozen ? few_rows::run<few_rows::handling::frozen>(device, p, runs) : few_rows::run<H>(device, p, runs);
+    else
+      few_rows::run<H>(device, p, runs);
     for (const few_rows_set& s : sets.first(static_cast<std::size_t>(runs)))
       device.operand_copies().written(s.c.data, s.c.row(rows - 1) + (count - 1) * step_c + s.c.cols);
     return true;

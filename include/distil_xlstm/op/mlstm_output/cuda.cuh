@@ -89,7 +89,7 @@ void mlstm_output_backward(basic_cuda<P>& device, const mlstm_output_backward_ar
   if (a.h.rows == 0) return;
   if constexpr (std::is_same_v<T, float> && multiplies_in_bf16<P, T>)
     if (detail::norms::fits(a))
-      return detail::norms::choose(a.norm.width, [&]<int Threads, int Vectors>() {
+      return detail::norms::choose(a.norm.width, false, [&]<int Threads, int Vectors>() {
         if constexpr (Threads == 32 && Vectors <= 5) {
           const index groups = a.norm.groups, cols = groups * a.norm.width;
           const index blocks =

@@ -189,13 +189,7 @@ struct value_of_operand {
 struct keep_values {
   template <class... Vs>
   __device__ auto operator()(const Vs&... values) const {
-    return kept(values...);
-  }
-  static __device__ distil_xlstm::detail::operands<> kept() { return {}; }
-  template <class V, class... Vs>
-  static __device__ distil_xlstm::detail::operands<value_of_operand<V>, value_of_operand<Vs>...> kept(
-      const V& first, const Vs&... rest) {
-    return {{first}, kept(rest...)};
+    return distil_xlstm::detail::operands_of(value_of_operand<Vs>{values}...);
   }
 };
 
@@ -350,7 +344,7 @@ inline bool held(const norm_view<float>& n, index rows) {
 constexpr bool are_few(index short_rows) { return short_rows <= 16; }
 /// f<Threads, Vectors>() for a width that registers hold.
 template <class F>
-void choose(index width, const F& f, bool few = false) {
+void choose(index width, bool few, const F& f) {
   if (few && width > 128 && width <= 1024) return f.template operator()<256, 1>();
   if (width <= 128) return f.template operator()<32, 1>();
   if (width <= 256) return f.template operator()<32, 2>();
@@ -372,27 +366,23 @@ void forward(cuda_base& device, const norm_view<float>& n, matrix_view<const flo
   const bool vectorised =
       is_vectorised(x, n.width) && (!Write || (is_vectorised(n.weight) && is_vectorised(skip, n.width) &&
                                                y.stride % 4 == 0 && is_aligned(y.data)));
-  choose(
-      n.width,
-      [&]<int Threads, int Vectors>() {
-        const auto run = [&](auto* kernel) {
-          const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
-          enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, kernel, n, x, statistics, y, skip,
-                  rounded);
-        };
-        if (vectorised)
-          run(forward_kernel<Threads, Vectors, Write, true, Y>);
-        else
-          run(forward_kernel<Threads, Vectors, Write, false, Y>);
-      },
-      are_few(x.rows * n.groups));
+  choose(n.width, are_few(x.rows * n.groups), [&]<int Threads, int Vectors>() {
+    const auto run = [&](auto* kernel) {
+      const index blocks = blocks_for(x.rows * n.groups, 256 / Threads);
+      enqueue(device, "norm", {static_cast<unsigned>(blocks), 256}, kernel, n, x, statistics, y, skip, rounded);
+    };
+    if (vectorised)
+      run(forward_kernel<Threads, Vectors, Write, true, Y>);
+    else
+      run(forward_kernel<Threads, Vectors, Write, false, Y>);
+  });
 }
 /// y in bfloat16, of rows that are one group.
 template <class T>
 void forward_bf16(cuda_base& device, const norm_view<T>& n, matrix_view<const T> x, matrix_view<bf16> y) {
   const bool vectorised =
       is_vectorised(x, n.width) && y.stride % 4 == 0 && is_aligned(y.data) && is_aligned(n.weight);
-  choose(n.width, [&]<int Threads, int Vectors>() {
+  choose(n.width, false, [&]<int Threads, int Vectors>() {
     const unsigned blocks =
         static_cast<unsigned>(std::min(blocks_for(x.rows, 256 / Threads), index{8} * device.multiprocessors()));
     if (vectorised)
@@ -435,8 +425,7 @@ void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<co
       const auto all = distil_xlstm::detail::operands_of(operands...);
       using all_type = std::remove_const_t<decltype(all)>;
       return detail::norms::choose(
-          n.width,
-          [&]<int Threads, int Vectors>() {
+          n.width, detail::norms::are_few(x.rows * n.groups), [&]<int Threads, int Vectors>() {
             const auto blocks = static_cast<unsigned>(detail::blocks_for(x.rows * n.groups, 256 / Threads));
             const auto run = [&](auto* kernel) {
               detail::launch(device, "norm", {blocks, 256}, kernel, n, x, statistics, y, f, all);
@@ -445,8 +434,7 @@ void norm_transform(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<co
               run(detail::norms::transform_kernel<Threads, Vectors, true, Y, F, all_type>);
             else
               run(detail::norms::transform_kernel<Threads, Vectors, false, Y, F, all_type>);
-          },
-          detail::norms::are_few(x.rows * n.groups));
+          });
     }
   distil_xlstm::norm_transform<basic_cuda<P>, T, Y, F, Xs...>(device, n, x, statistics, y, f, operands...);
 }
@@ -463,7 +451,7 @@ void norm_backward(basic_cuda<P>& device, const norm_view<T>& n, matrix_view<con
       const auto fits = [&](auto m) { return detail::is_vectorised(m, n.width); };
       const bool vectorised =
           fits(x) && fits(dy) && fits(dx) && fits(skip) && detail::is_vectorised(n.weight, 0, n.width);
-      detail::norms::choose(n.width, [&]<int Threads, int Vectors>() {
+      detail::norms::choose(n.width, false, [&]<int Threads, int Vectors>() {
         const index blocks =
             std::min(detail::blocks_for(x.rows, 256 / Threads),
                      std::max<index>(1, detail::blocks_for(index{2} * device.multiprocessors(), n.groups)));
